@@ -1,0 +1,476 @@
+//! Money: whole micro-units, checked arithmetic, no floats.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// An amount of money in micro-units of the account's currency: 1 USD is 1 000 000, 1 cent is 10 000.
+///
+/// It may be negative (a refund's entry is). Arithmetic is checked or saturates; there is no `+` that could wrap.
+///
+/// As text it is in units, with at most six decimals: `12.50`. **In JSON it is a number of cents** with at most four
+/// decimals: `1250`, or `0.03` for 300 micro-units. A number with a fraction is exact below 10¹¹ cents (a billion
+/// units), where an IEEE 754 double has digits to spare; beyond that, fractions of a cent are refused on the way in
+/// and rounded to the nearest double on the way out.
+///
+/// ```
+/// use agentkey::Amount;
+///
+/// let price = Amount::cents(1_250);
+/// assert_eq!(price, "12.50".parse()?);
+/// assert_eq!(price.as_micros(), 12_500_000);
+/// assert_eq!(price.checked_add(Amount::micros(300)), Some("12.5003".parse()?));
+/// assert_eq!(price.to_string(), "12.50");
+/// # Ok::<(), agentkey::AmountError>(())
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Amount(i64);
+
+const MICROS_PER_UNIT: i64 = 1_000_000;
+const MICROS_PER_CENT: i64 = 10_000;
+const DECIMALS_OF_UNIT: u32 = 6;
+const DECIMALS_OF_CENT: u32 = 4;
+
+impl Amount {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+    /// The largest amount: 9 223 372 036 854.775 807 units.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// So many millionths of a unit.
+    pub const fn micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// So many hundredths of a unit. For numbers read at run time, see [`try_cents`](Self::try_cents).
+    pub const fn cents(cents: i32) -> Self {
+        Self(cents as i64 * MICROS_PER_CENT)
+    }
+
+    /// So many whole units.
+    pub const fn units(units: i32) -> Self {
+        Self(units as i64 * MICROS_PER_UNIT)
+    }
+
+    /// So many hundredths of a unit.
+    ///
+    /// # Errors
+    ///
+    /// [`AmountError::OutOfRange`] beyond ±922 337 203 685 477 cents.
+    ///
+    /// ```
+    /// use agentkey::{Amount, AmountError};
+    ///
+    /// assert_eq!(Amount::try_cents(1_250), Ok(Amount::cents(1_250)));
+    /// assert_eq!(Amount::try_cents(i64::MAX), Err(AmountError::OutOfRange));
+    /// ```
+    pub const fn try_cents(cents: i64) -> Result<Self, AmountError> {
+        match cents.checked_mul(MICROS_PER_CENT) {
+            Some(micros) => Ok(Self(micros)),
+            None => Err(AmountError::OutOfRange),
+        }
+    }
+
+    /// The amount in millionths of a unit.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// The sum; `None` where it is out of range.
+    pub const fn checked_add(self, other: Self) -> Option<Self> {
+        wrap(self.0.checked_add(other.0))
+    }
+
+    /// The difference; `None` where it is out of range.
+    pub const fn checked_sub(self, other: Self) -> Option<Self> {
+        wrap(self.0.checked_sub(other.0))
+    }
+
+    /// `times` the amount; `None` where it is out of range.
+    pub const fn checked_mul(self, times: i64) -> Option<Self> {
+        wrap(self.0.checked_mul(times))
+    }
+
+    /// The sum, held at the ends of the range.
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// The difference, held at the ends of the range. It may be negative.
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// Whether it is nothing.
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether it is below zero.
+    pub const fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+
+    /// Whether it is above zero.
+    pub const fn is_positive(self) -> bool {
+        self.0 > 0
+    }
+
+    /// The amount itself, if it is zero or more.
+    ///
+    /// # Errors
+    ///
+    /// [`AmountError::Negative`] where it is below zero.
+    ///
+    /// ```
+    /// use agentkey::{Amount, AmountError};
+    ///
+    /// assert_eq!(Amount::ZERO.non_negative(), Ok(Amount::ZERO));
+    /// assert_eq!(Amount::cents(-1).non_negative(), Err(AmountError::Negative));
+    /// ```
+    pub const fn non_negative(self) -> Result<Self, AmountError> {
+        if self.is_negative() { Err(AmountError::Negative) } else { Ok(self) }
+    }
+
+    /// A number of cents as JSON libraries hand it over. Its shortest decimal text is what was written, so that
+    /// text is read; multiplying the float would drift.
+    fn from_float_cents(cents: f64) -> Result<Self, AmountError> {
+        const FRACTIONS_BELOW: f64 = 1e11;
+        const ALL_BELOW: f64 = 1e15;
+        if !cents.is_finite() {
+            return Err(AmountError::NotANumber);
+        }
+        if cents.abs() >= ALL_BELOW {
+            return Err(AmountError::OutOfRange);
+        }
+        if cents.abs() >= FRACTIONS_BELOW && cents.fract() != 0.0 {
+            return Err(AmountError::TooLargeForFraction);
+        }
+        parse_decimal(&cents.to_string(), DECIMALS_OF_CENT)
+    }
+}
+
+const fn wrap(micros: Option<i64>) -> Option<Amount> {
+    match micros {
+        Some(micros) => Some(Amount(micros)),
+        None => None,
+    }
+}
+
+/// Reads `-?[0-9]+(\.[0-9]+)?` with at most `decimals` digits after the point, of which the last is a micro-unit.
+fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if text.is_empty() {
+        return Err(AmountError::Empty);
+    }
+    if !all_digits(whole) || !all_digits(fraction) {
+        return Err(AmountError::NotANumber);
+    }
+    let missing = usize::try_from(decimals).ok().and_then(|most| most.checked_sub(fraction.len()));
+    let missing = missing.ok_or(AmountError::TooPrecise)?;
+    let zeros = std::iter::repeat_n(b'0', missing);
+    let micros = whole.bytes().chain(fraction.bytes()).chain(zeros).try_fold(0_i64, |sum, byte| {
+        // Counted downwards: the range reaches one further there.
+        sum.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))
+    });
+    let micros = if negative { micros } else { micros.and_then(i64::checked_neg) };
+    micros.map(Amount).ok_or(AmountError::OutOfRange)
+}
+
+impl FromStr for Amount {
+    type Err = AmountError;
+
+    /// Reads decimal units: digits, after a `-` or not, with or without a point and up to six decimals.
+    fn from_str(text: &str) -> Result<Self, AmountError> {
+        parse_decimal(text, DECIMALS_OF_UNIT)
+    }
+}
+
+/// Units with two to six decimals: `12.50`, `-0.01`, `0.0003`.
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_unit = MICROS_PER_UNIT.unsigned_abs();
+        let micros = self.0.unsigned_abs();
+        let (units, mut fraction, mut digits) = (micros / per_unit, micros % per_unit, 6);
+        while digits > 2 && fraction % 10 == 0 {
+            fraction /= 10;
+            digits -= 1;
+        }
+        f.pad_integral(!self.is_negative(), "", &format!("{units}.{fraction:0digits$}"))
+    }
+}
+
+impl fmt::Debug for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Amount({self})")
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 % MICROS_PER_CENT == 0 {
+            serializer.serialize_i64(self.0 / MICROS_PER_CENT)
+        } else {
+            // Below 10¹¹ cents both are exact doubles, and a division rounds to the one nearest to the true quotient.
+            serializer.serialize_f64(self.0 as f64 / MICROS_PER_CENT as f64)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The hint says "number"; self-describing formats still hand over integers as integers.
+        deserializer.deserialize_f64(Cents)
+    }
+}
+
+struct Cents;
+
+impl Visitor<'_> for Cents {
+    type Value = Amount;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of cents with at most four decimals")
+    }
+
+    fn visit_i64<E: de::Error>(self, cents: i64) -> Result<Amount, E> {
+        Amount::try_cents(cents).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, cents: u64) -> Result<Amount, E> {
+        let cents = i64::try_from(cents).map_err(|_| E::custom(AmountError::OutOfRange))?;
+        self.visit_i64(cents)
+    }
+
+    fn visit_f64<E: de::Error>(self, cents: f64) -> Result<Amount, E> {
+        Amount::from_float_cents(cents).map_err(E::custom)
+    }
+}
+
+/// Why something is no amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AmountError {
+    /// There is no text.
+    #[error("an amount is empty; give units with at most six decimals, such as 12.50")]
+    Empty,
+    /// The text is no decimal number, or the number is infinite or NaN.
+    #[error("an amount is a decimal number, such as 12.50")]
+    NotANumber,
+    /// More decimals than a micro-unit has.
+    #[error("an amount has at most six decimals of a unit, which is four of a cent")]
+    TooPrecise,
+    /// More than fits.
+    #[error("an amount lies between -9223372036854.775808 and 9223372036854.775807 units")]
+    OutOfRange,
+    /// A JSON number that is too large to hold its fraction exactly.
+    #[error("an amount of 100000000000 cents or more must be whole cents")]
+    TooLargeForFraction,
+    /// Below zero where that makes no sense.
+    #[error("an amount must be zero or more here")]
+    Negative,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(json: &str) -> Result<Amount, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    fn written(amount: Amount) -> String {
+        serde_json::to_string(&amount).unwrap()
+    }
+
+    #[test]
+    fn text_is_units() {
+        for (text, micros) in [
+            ("12.50", 12_500_000),
+            ("-3", -3_000_000),
+            ("0.000001", 1),
+            ("-0.01", -10_000),
+            ("-0", 0),
+            ("007", 7_000_000),
+            ("9223372036854.775807", i64::MAX),
+            ("-9223372036854.775808", i64::MIN),
+        ] {
+            assert_eq!(text.parse(), Ok(Amount::micros(micros)), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_amount_is_refused() {
+        use AmountError::*;
+        for (text, error) in [
+            ("", Empty),
+            ("-", NotANumber),
+            ("+1", NotANumber),
+            ("1.", NotANumber),
+            (".5", NotANumber),
+            ("1.2.3", NotANumber),
+            ("1e3", NotANumber),
+            (" 1", NotANumber),
+            ("1,50", NotANumber),
+            ("--1", NotANumber),
+            ("1.-5", NotANumber),
+            ("٣", NotANumber),
+            ("NaN", NotANumber),
+            ("0.0000001", TooPrecise),
+            ("1.0000000", TooPrecise),
+            ("9223372036854.775808", OutOfRange),
+            ("-9223372036854.775809", OutOfRange),
+            ("99999999999999999999999999", OutOfRange),
+        ] {
+            assert_eq!(text.parse::<Amount>(), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_accepted() {
+        for (error, text) in [
+            (AmountError::Empty, "an amount is empty; give units with at most six decimals, such as 12.50"),
+            (AmountError::NotANumber, "an amount is a decimal number, such as 12.50"),
+            (AmountError::TooPrecise, "an amount has at most six decimals of a unit, which is four of a cent"),
+            (AmountError::OutOfRange, "an amount lies between -9223372036854.775808 and 9223372036854.775807 units"),
+            (AmountError::TooLargeForFraction, "an amount of 100000000000 cents or more must be whole cents"),
+            (AmountError::Negative, "an amount must be zero or more here"),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn shown_with_two_to_six_decimals() {
+        for (micros, text) in [
+            (0, "0.00"),
+            (12_500_000, "12.50"),
+            (300, "0.0003"),
+            (-10_000, "-0.01"),
+            (-1, "-0.000001"),
+            (100_000_000, "100.00"),
+            (i64::MIN, "-9223372036854.775808"),
+        ] {
+            assert_eq!(Amount::micros(micros).to_string(), text);
+        }
+        assert_eq!(format!("{:?}", Amount::cents(1_250)), "Amount(12.50)");
+        assert_eq!(format!("{:>8}", Amount::cents(-1_250)), "  -12.50");
+    }
+
+    #[test]
+    fn json_is_cents() {
+        for (micros, json) in [
+            (0, "0"),
+            (12_500_000, "1250"),
+            (-10_000, "-1"),
+            (300, "0.03"),
+            (1, "0.0001"),
+            (-15_001, "-1.5001"),
+            (999_999_999_999_999, "99999999999.9999"),
+        ] {
+            assert_eq!(written(Amount::micros(micros)), json);
+            assert_eq!(read(json), Ok(Amount::micros(micros)));
+        }
+        for (json, micros) in [
+            ("1250.0", 12_500_000),
+            ("1.10", 11_000),
+            ("1e2", 1_000_000),
+            ("-0.0", 0),
+            ("1e12", 10_000_000_000_000_000),
+            ("922337203685477", 9_223_372_036_854_770_000),
+            ("922337203685477.0", 9_223_372_036_854_770_000),
+            ("-922337203685477", -9_223_372_036_854_770_000),
+        ] {
+            assert_eq!(read(json), Ok(Amount::micros(micros)), "{json}");
+        }
+    }
+
+    #[test]
+    fn json_that_is_no_amount_is_refused() {
+        let too_precise = "an amount has at most six decimals of a unit, which is four of a cent";
+        let out_of_range = "an amount lies between -9223372036854.775808 and 9223372036854.775807 units";
+        let too_large = "an amount of 100000000000 cents or more must be whole cents";
+        for (json, text) in [
+            ("0.00001", too_precise),
+            ("1e-300", too_precise),
+            ("1.00009", too_precise),
+            ("922337203685478", out_of_range),
+            ("922337203685478.0", out_of_range),
+            ("9223372036854775808", out_of_range),
+            ("1e300", out_of_range),
+            ("-1e15", out_of_range),
+            ("100000000000.5", too_large),
+            ("-100000000000.5", too_large),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.starts_with(text), "{json}: {error}");
+        }
+        let error = read("\"12\"").unwrap_err();
+        assert!(error.contains("expected a number of cents with at most four decimals"), "{error}");
+        assert!(read("null").is_err());
+        for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(Amount::from_float_cents(float), Err(AmountError::NotANumber));
+        }
+    }
+
+    #[test]
+    fn a_missing_amount_is_an_error() {
+        #[derive(serde::Deserialize, Debug)]
+        struct Ask {
+            #[allow(dead_code)]
+            cost: Amount,
+        }
+        assert!(serde_json::from_str::<Ask>("{}").is_err());
+        assert_eq!(
+            serde_json::from_value::<Ask>(serde_json::json!({"cost": 1.5})).unwrap().cost,
+            Amount::micros(15_000)
+        );
+    }
+
+    #[test]
+    fn arithmetic_never_wraps() {
+        let (most, one) = (Amount::MAX, Amount::micros(1));
+        let least = Amount::micros(i64::MIN);
+        assert_eq!(most.checked_add(one), None);
+        assert_eq!(least.checked_sub(one), None);
+        assert_eq!(most.checked_mul(2), None);
+        assert_eq!(most.saturating_add(one), most);
+        assert_eq!(least.saturating_sub(one), least);
+        assert_eq!(Amount::cents(i32::MIN).as_micros(), i64::from(i32::MIN) * 10_000);
+        assert_eq!(Amount::units(i32::MAX).as_micros(), i64::from(i32::MAX) * 1_000_000);
+        assert!(Amount::default().is_zero() && one.is_positive() && least.is_negative());
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(micros: i64) {
+            let amount = Amount::micros(micros);
+            prop_assert_eq!(amount.to_string().parse(), Ok(amount));
+        }
+
+        #[test]
+        fn json_round_trips_below_a_billion_units(micros in -999_999_999_999_999_i64..=999_999_999_999_999) {
+            let amount = Amount::micros(micros);
+            prop_assert_eq!(read(&written(amount)), Ok(amount));
+        }
+
+        #[test]
+        fn whole_cents_round_trip(cents in -922_337_203_685_477_i64..=922_337_203_685_477) {
+            let amount = Amount::try_cents(cents).unwrap();
+            prop_assert_eq!(written(amount), cents.to_string());
+            prop_assert_eq!(read(&cents.to_string()), Ok(amount));
+        }
+
+        #[test]
+        fn nothing_panics(text in "\\PC*", float: f64) {
+            let _ = text.parse::<Amount>();
+            let _ = Amount::from_float_cents(float);
+        }
+    }
+}

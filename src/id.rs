@@ -1,0 +1,237 @@
+//! Identifiers: whose, which key, which posting, which entry.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The number of a key's record. It survives rotation; the token does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(i64);
+
+impl KeyId {
+    /// The id with this number.
+    pub const fn new(id: i64) -> Self {
+        Self(id)
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        text.parse().map(Self).map_err(|_| InvalidId::Key)
+    }
+}
+
+/// Who owns keys: the boundary that nobody crosses. The host's own id of a user, team or organisation.
+///
+/// 1 to 255 characters, none of them a control character.
+///
+/// ```
+/// use agentkey::AccountId;
+///
+/// let account: AccountId = "acme".parse()?;
+/// assert_eq!(account.as_str(), "acme");
+/// assert!("".parse::<AccountId>().is_err());
+/// # Ok::<(), agentkey::InvalidId>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AccountId(Arc<str>);
+
+impl AccountId {
+    const MAX_LEN: usize = 255;
+
+    /// The id with this text.
+    ///
+    /// # Errors
+    ///
+    /// When the text is empty, longer than 255 characters, or has a control character.
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
+        let text = text.into();
+        let fits = !text.is_empty() && text.chars().count() <= Self::MAX_LEN;
+        if fits && !text.chars().any(char::is_control) { Ok(Self(text)) } else { Err(InvalidId::Account) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<&str> for AccountId {
+    type Error = InvalidId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidId> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for AccountId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::new(text)
+    }
+}
+
+impl From<AccountId> for String {
+    fn from(id: AccountId) -> Self {
+        id.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountId({:?})", &*self.0)
+    }
+}
+
+/// Names one attempt to change the ledger. It takes effect at most once, however often it is sent.
+///
+/// A version 7 UUID (RFC 9562 §5.7): new ids sort together, so an index on them grows at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PostingId(Uuid);
+
+impl PostingId {
+    /// A new id.
+    #[allow(clippy::new_without_default)] // two defaults would differ
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id as 16 bytes, as stores keep it.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for PostingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one line of the ledger. It has the bytes of the posting that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EntryId(PostingId);
+
+impl EntryId {
+    const REVERSAL: [u8; 16] = *b"agentkey-reverse";
+
+    /// The id as 16 bytes, as stores keep it.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(PostingId::from_bytes(bytes))
+    }
+
+    /// The id of the entry that the ledger itself writes to take this one back. It follows from this one, so
+    /// that taking back twice writes once.
+    pub(crate) fn reversal(self) -> Self {
+        let mut bytes = *self.as_bytes();
+        for (byte, mask) in bytes.iter_mut().zip(Self::REVERSAL) {
+            *byte ^= mask;
+        }
+        Self::from_bytes(bytes)
+    }
+}
+
+impl From<PostingId> for EntryId {
+    fn from(id: PostingId) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Uuid::try_parse(text).map(|id| Self(PostingId(id))).map_err(|_| InvalidId::Entry)
+    }
+}
+
+/// A text that is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidId {
+    /// Not an account id.
+    #[error("an account id is 1 to 255 characters without control characters")]
+    Account,
+    /// Not a key id.
+    #[error("a key id is a whole number")]
+    Key,
+    /// Not an entry id.
+    #[error("an entry id is a UUID")]
+    Entry,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reversal_is_another_id_and_always_the_same() {
+        let id = EntryId::from(PostingId::new());
+        assert_ne!(id.reversal(), id);
+        assert_eq!(id.reversal(), id.reversal());
+    }
+
+    #[test]
+    fn ids_made_later_sort_later() {
+        let ids: Vec<_> = (0..1000).map(|_| PostingId::new()).collect();
+        assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn account_ids_refuse_what_no_log_line_should_hold() {
+        for bad in ["", "a\nb", "a\0", &"x".repeat(256)] {
+            assert_eq!(bad.parse::<AccountId>(), Err(InvalidId::Account), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! What a key may do: scopes, and sets of them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// One thing that may be done: `proxy.chat`, `read:user`, `claim_free`.
+///
+/// A scope-token as in RFC 6749 §3.3, of 1 to 128 characters: visible ASCII other than `"` and `\`. A scope that is
+/// *held* may be `*`, or end in `.*` or `:*`, and then [covers](Self::covers) others.
+///
+/// ```
+/// use agentkey::Scope;
+///
+/// let held: Scope = "proxy.*".parse()?;
+/// assert!(held.covers(&"proxy.chat".parse()?));
+/// assert!(!held.covers(&"proxy".parse()?));
+/// assert!("two words".parse::<Scope>().is_err());
+/// # Ok::<(), agentkey::ScopeError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    const MAX_LEN: usize = 128;
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether who holds this scope may do what needs `required`.
+    ///
+    /// `*` covers everything. `a.*` covers whatever starts with `a.` and goes on after it: `a.b`, `a.b.c` and
+    /// `a.b.*`, but neither `a` nor `a.`; `a:*` likewise. Any other scope covers itself alone.
+    pub fn covers(&self, required: &Self) -> bool {
+        let (held, required) = (self.as_str(), required.as_str());
+        match held.strip_suffix('*') {
+            Some("") => true,
+            Some(stem) if stem.ends_with(['.', ':']) => required.len() > stem.len() && required.starts_with(stem),
+            _ => held == required,
+        }
+    }
+}
+
+impl TryFrom<&str> for Scope {
+    type Error = ScopeError;
+
+    fn try_from(text: &str) -> Result<Self, ScopeError> {
+        let token = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(token) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ScopeError::Malformed)
+        }
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = ScopeError;
+
+    fn try_from(text: String) -> Result<Self, ScopeError> {
+        text.as_str().try_into()
+    }
+}
+
+impl FromStr for Scope {
+    type Err = ScopeError;
+
+    fn from_str(text: &str) -> Result<Self, ScopeError> {
+        text.try_into()
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> Self {
+        scope.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scope({self})")
+    }
+}
+
+/// Everything a key may do: a list of scopes, sorted and each there once, or no restriction at all.
+///
+/// In JSON an array of strings, or `null` for unrestricted; a member that is not there is an error, never `null`.
+/// The default is [`none`](Self::none).
+///
+/// ```
+/// use agentkey::ScopeSet;
+///
+/// let parent = ScopeSet::parse(["read", "proxy.*"])?;
+/// let child = ScopeSet::parse(["proxy.chat", "admin"])?;
+/// assert!(parent.allows(&"proxy.chat".parse()?));
+/// assert!(!child.is_within(&parent));
+/// assert_eq!(child.intersect(&parent), ScopeSet::parse(["proxy.chat"])?);
+/// # Ok::<(), agentkey::ScopeError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ScopeSet(Option<Arc<[Scope]>>);
+
+impl ScopeSet {
+    /// Everything.
+    pub const fn unrestricted() -> Self {
+        Self(None)
+    }
+
+    /// Nothing.
+    pub fn none() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// These scopes.
+    ///
+    /// # Errors
+    ///
+    /// [`ScopeError::Malformed`] where one of them is no scope.
+    ///
+    /// ```
+    /// use agentkey::ScopeSet;
+    ///
+    /// let scopes = ScopeSet::parse(["write", "read", "read"])?;
+    /// assert_eq!(scopes.to_string(), "read write");
+    /// # Ok::<(), agentkey::ScopeError>(())
+    /// ```
+    pub fn parse<T: AsRef<str>>(scopes: impl IntoIterator<Item = T>) -> Result<Self, ScopeError> {
+        scopes.into_iter().map(|scope| scope.as_ref().parse()).collect()
+    }
+
+    /// Whether it has no restriction. A list with `*` in it allows as much, but is a list.
+    pub const fn is_unrestricted(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The scopes of the list, sorted. An unrestricted set has no list, so there are none: ask
+    /// [`is_unrestricted`](Self::is_unrestricted) first, or [`allows`](Self::allows) instead.
+    pub fn iter(&self) -> impl Iterator<Item = &Scope> {
+        self.0.iter().flat_map(|list| list.iter())
+    }
+
+    /// Whether it may be done.
+    pub fn allows(&self, required: &Scope) -> bool {
+        self.is_unrestricted() || self.iter().any(|held| held.covers(required))
+    }
+
+    /// Whether `parent` allows everything that this set allows.
+    pub fn is_within(&self, parent: &Self) -> bool {
+        if self.is_unrestricted() {
+            // What allows the scope `*` allows them all.
+            return parent.is_unrestricted() || parent.iter().any(|held| held.as_str() == "*");
+        }
+        self.iter().all(|scope| parent.allows(scope))
+    }
+
+    /// What both sets allow. Where they have nothing in common that is nothing, never everything.
+    pub fn intersect(&self, other: &Self) -> Self {
+        match (self.is_unrestricted(), other.is_unrestricted()) {
+            (true, _) => other.clone(),
+            (_, true) => self.clone(),
+            // Of two scopes that overlap one covers the other, so the narrower one is what they share.
+            _ => {
+                let mine = self.iter().filter(|scope| other.allows(scope));
+                let others = other.iter().filter(|scope| self.allows(scope));
+                mine.chain(others).cloned().collect()
+            }
+        }
+    }
+}
+
+impl Default for ScopeSet {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl FromIterator<Scope> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        let mut list: Vec<Scope> = scopes.into_iter().collect();
+        list.sort_unstable();
+        list.dedup();
+        Self(Some(list.into()))
+    }
+}
+
+/// The scopes with a space between them, as in RFC 6749 §3.3; `*` where it is unrestricted.
+impl fmt::Display for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unrestricted() {
+            return f.write_str("*");
+        }
+        for (n, scope) in self.iter().enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{}", scope.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_unrestricted() {
+            true => f.write_str("ScopeSet(unrestricted)"),
+            false => write!(f, "ScopeSet({self})"),
+        }
+    }
+}
+
+impl Serialize for ScopeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.is_unrestricted() {
+            true => serializer.serialize_none(),
+            false => serializer.collect_seq(self.iter()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ScopeSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not `deserialize_option`: serde answers that with `None` for a member that is missing, and a forgotten
+        // list would be read as "unrestricted".
+        deserializer.deserialize_any(NullOrList)
+    }
+}
+
+struct NullOrList;
+
+impl<'de> Visitor<'de> for NullOrList {
+    type Value = ScopeSet;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of scopes, or null for unrestricted")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<ScopeSet, E> {
+        Ok(ScopeSet::unrestricted())
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<ScopeSet, E> {
+        Ok(ScopeSet::unrestricted())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<ScopeSet, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ScopeSet, A::Error> {
+        std::iter::from_fn(|| list.next_element().transpose()).collect()
+    }
+}
+
+/// Why something is no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScopeError {
+    /// Empty, too long, or with a character that a scope cannot have.
+    #[error("a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat")]
+    Malformed,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        text.parse().unwrap()
+    }
+
+    fn set(scopes: &[&str]) -> ScopeSet {
+        ScopeSet::parse(scopes).unwrap()
+    }
+
+    #[test]
+    fn scopes_are_rfc_6749_tokens() {
+        for text in ["a", "proxy.chat", "read:user", "claim_free", "!", "~", "#[]", "*", &"x".repeat(128)] {
+            assert_eq!(scope(text).as_str(), text);
+        }
+        for text in ["", " ", "a b", "a\"", "a\\b", "a\n", "a\x7f", "é", &"x".repeat(129)] {
+            assert_eq!(text.parse::<Scope>(), Err(ScopeError::Malformed), "{text:?}");
+        }
+        assert_eq!(
+            ScopeError::Malformed.to_string(),
+            "a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat"
+        );
+    }
+
+    #[test]
+    fn a_star_covers_what_goes_on_after_it() {
+        for (held, required, covers) in [
+            ("*", "anything", true),
+            ("*", "a.*", true),
+            ("*", "*", true),
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", true),
+            ("a.*", "a.b.*", true),
+            ("a.*", "a.*", true),
+            ("a.*", "a", false),
+            ("a.*", "a.", false),
+            ("a.*", "ab", false),
+            ("a.*", "a:b", false),
+            ("a.*", "*", false),
+            ("a.*", "A.b", false),
+            ("a.b.*", "a.*", false),
+            ("a:*", "a:b", true),
+            ("a:*", "a:b:c", true),
+            ("a:*", "a", false),
+            ("a*", "ab", false),
+            ("a*", "a*", true),
+            ("a", "a", true),
+            ("a", "a.b", false),
+            ("a.b", "a.*", false),
+        ] {
+            assert_eq!(scope(held).covers(&scope(required)), covers, "{held} {required}");
+        }
+    }
+
+    #[test]
+    fn disjoint_sets_share_nothing() {
+        let both = set(&["read"]).intersect(&set(&["write"]));
+        assert_eq!(both, ScopeSet::none());
+        assert!(!both.is_unrestricted());
+        assert_eq!(ScopeSet::none().intersect(&ScopeSet::unrestricted()), ScopeSet::none());
+    }
+
+    #[test]
+    fn intersections_keep_the_narrower() {
+        let all = ScopeSet::unrestricted();
+        assert_eq!(all.intersect(&all), all);
+        assert_eq!(all.intersect(&set(&["a"])), set(&["a"]));
+        assert_eq!(set(&["a.*", "b"]).intersect(&set(&["a.b", "*"])), set(&["a.*", "a.b", "b"]));
+        assert_eq!(set(&["a.*"]).intersect(&set(&["a.b.*"])), set(&["a.b.*"]));
+    }
+
+    #[test]
+    fn within() {
+        let all = ScopeSet::unrestricted();
+        assert!(all.is_within(&all) && all.is_within(&set(&["*"])) && set(&["*"]).is_within(&all));
+        assert!(!all.is_within(&set(&["a.*"])) && !all.is_within(&ScopeSet::none()));
+        assert!(ScopeSet::none().is_within(&ScopeSet::none()));
+        assert!(set(&["a.b", "a.c.*"]).is_within(&set(&["a.*"])));
+        assert!(!set(&["a.*"]).is_within(&set(&["a.b"])));
+    }
+
+    #[test]
+    fn json_is_a_list_or_null() {
+        for (scopes, json) in
+            [(ScopeSet::unrestricted(), "null"), (ScopeSet::none(), "[]"), (set(&["b", "a", "b"]), r#"["a","b"]"#)]
+        {
+            assert_eq!(serde_json::to_string(&scopes).unwrap(), json);
+            assert_eq!(serde_json::from_str::<ScopeSet>(json).unwrap(), scopes);
+            assert_eq!(serde_json::from_value::<ScopeSet>(serde_json::to_value(&scopes).unwrap()).unwrap(), scopes);
+        }
+        let error = serde_json::from_str::<ScopeSet>("\"read\"").unwrap_err().to_string();
+        assert!(error.contains("expected an array of scopes, or null for unrestricted"), "{error}");
+        let error = serde_json::from_str::<ScopeSet>(r#"["a b"]"#).unwrap_err().to_string();
+        assert!(error.starts_with("a scope is 1 to 128"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_list_is_never_unrestricted() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Ask {
+            #[allow(dead_code)]
+            scopes: ScopeSet,
+        }
+        let error = serde_json::from_str::<Ask>("{}").unwrap_err().to_string();
+        assert!(error.starts_with("missing field `scopes`"), "{error}");
+        assert!(!ScopeSet::default().is_unrestricted());
+        assert_eq!(ScopeSet::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn shown_with_spaces() {
+        assert_eq!(set(&["b", "a.*"]).to_string(), "a.* b");
+        assert_eq!(ScopeSet::none().to_string(), "");
+        assert_eq!(ScopeSet::unrestricted().to_string(), "*");
+        assert_eq!(format!("{:?}", ScopeSet::unrestricted()), "ScopeSet(unrestricted)");
+        assert_eq!(format!("{:?}", set(&["a"])), "ScopeSet(a)");
+        assert_eq!(format!("{:?}", scope("a")), "Scope(a)");
+    }
+
+    /// Few letters, so that scopes often meet.
+    fn scopes() -> impl Strategy<Value = Scope> {
+        "\\*|[ab]?[.:]?\\*|([ab][.:]){0,2}[ab*]|[ab]\\.".prop_map(|text| text.parse().unwrap())
+    }
+
+    fn sets() -> impl Strategy<Value = ScopeSet> {
+        prop_oneof![
+            1 => Just(ScopeSet::unrestricted()),
+            9 => prop::collection::vec(scopes(), 0..5).prop_map(ScopeSet::from_iter),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_intersection_allows_what_both_allow(a in sets(), b in sets(), scope in scopes()) {
+            let both = a.intersect(&b);
+            prop_assert_eq!(both.allows(&scope), a.allows(&scope) && b.allows(&scope));
+            prop_assert!(both.is_within(&a) && both.is_within(&b));
+            prop_assert_eq!(&both, &b.intersect(&a));
+        }
+
+        #[test]
+        fn within_means_nothing_more_is_allowed(a in sets(), b in sets(), scope in scopes()) {
+            if a.is_within(&b) {
+                prop_assert!(!a.allows(&scope) || b.allows(&scope));
+            } else {
+                let beyond = a.is_unrestricted() && !b.allows(&"*".parse().unwrap());
+                prop_assert!(beyond || a.iter().any(|scope| !b.allows(scope)));
+            }
+        }
+
+        #[test]
+        fn covering_is_transitive(a in scopes(), b in scopes(), c in scopes()) {
+            prop_assert!(a.covers(&a));
+            prop_assert!(!(a.covers(&b) && b.covers(&c)) || a.covers(&c));
+        }
+
+        #[test]
+        fn nothing_panics(text in "\\PC*") {
+            let _ = text.parse::<Scope>();
+        }
+    }
+}
