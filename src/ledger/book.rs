@@ -1,0 +1,724 @@
+//! The loaded state of some accounts, and what postings make of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use super::{fits, remaining, roll, standing};
+use crate::clock::later;
+use crate::refusal::{BlockedBy, Shortfall};
+use crate::{
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, Key, KeyId, Note, PostingId, Refusal,
+};
+
+/// What the ledger knows of some accounts while they are locked.
+///
+/// A store fills it with what [`Needs`] asks for, posts, and writes back [`Changes`]. Held whole in memory it is
+/// the reference model.
+#[derive(Debug, Default)]
+pub struct Book {
+    accounts: HashMap<AccountId, OpenAccount>,
+    keys: HashMap<KeyId, Key>,
+    holds: HashMap<PostingId, HoldRow>,
+    live: HashSet<PostingId>,
+    entries: HashMap<EntryId, EntryRow>,
+    claims: HashMap<(KeyId, Arc<str>), ClaimRow>,
+    touched: Touched,
+}
+
+#[derive(Debug)]
+struct OpenAccount {
+    account: Account,
+    now: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Touched {
+    accounts: HashSet<AccountId>,
+    keys: HashSet<KeyId>,
+    new_holds: HashSet<PostingId>,
+    old_holds: HashSet<PostingId>,
+    entries: Vec<EntryId>,
+    claims: HashSet<(KeyId, Arc<str>)>,
+}
+
+/// Money set aside. The row stays when the hold is over, so that its id stays known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct HoldRow {
+    pub id: PostingId,
+    pub account: AccountId,
+    pub key: KeyId,
+    pub amount: Amount,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub on_expiry: OnExpiry,
+    pub note: Note,
+    pub state: HoldState,
+}
+
+/// Whether a hold still sets money aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldState {
+    /// It does, until it expires.
+    Live,
+    /// It was settled, or ran out and was released.
+    Over,
+    /// It ran out and was charged whole.
+    Charged,
+}
+
+/// An entry, and what refunds took of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct EntryRow {
+    pub entry: Entry,
+    pub refunded: Amount,
+}
+
+/// A client's `Idempotency-Key`, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ClaimRow {
+    pub key: KeyId,
+    pub claim: Claim,
+    pub owner: PostingId,
+    /// Until when it keeps others out; `None` once its request has ended.
+    pub in_flight_until: Option<Timestamp>,
+    /// What was charged under it.
+    pub entry: Option<EntryId>,
+}
+
+/// What a store has to write after a batch. Every row is there once.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Changes {
+    /// Accounts in which anything changed, with the instant of the change.
+    pub accounts: Vec<(Account, Timestamp)>,
+    pub balances: Vec<(KeyId, Balance)>,
+    pub new_holds: Vec<HoldRow>,
+    /// Holds whose `expires_at` or `state` changed.
+    pub changed_holds: Vec<HoldRow>,
+    pub entries: Vec<Entry>,
+    pub claims: Vec<ClaimRow>,
+    pub dropped_claims: Vec<(KeyId, Arc<str>)>,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+}
+
+/// What a book must hold before postings are put to it. Rows that do not exist are left out.
+///
+/// A store loads, in this order: the accounts; their live holds that have run out and the `holds`; the `claims`;
+/// the `entries` and those that loaded claims name, with the sum of their refunds; last the lineages of the
+/// `keys` and of [`Book::row_keys`].
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Needs {
+    pub accounts: Vec<AccountId>,
+    pub keys: Vec<KeyId>,
+    pub holds: Vec<PostingId>,
+    pub entries: Vec<EntryId>,
+    pub claims: Vec<(KeyId, Arc<str>)>,
+}
+
+impl Needs {
+    /// What these postings need. Accounts are sorted and named once, so that they can be locked in that order.
+    pub fn of(postings: &[Posting]) -> Self {
+        let mut needs = Self::default();
+        for posting in postings {
+            needs.accounts.push(posting.account.clone());
+            needs.keys.push(posting.key);
+            needs.add(posting);
+        }
+        needs.accounts.sort_unstable();
+        needs.accounts.dedup();
+        needs.keys.sort_unstable();
+        needs.keys.dedup();
+        needs
+    }
+
+    fn add(&mut self, posting: &Posting) {
+        match &posting.action {
+            Action::Open { claim, .. } => {
+                self.claims.extend(claim.iter().map(|claim| (posting.key, claim.key.clone())));
+            }
+            Action::Hold { .. } => self.holds.push(posting.id),
+            Action::Renew { holds, claim, .. } => {
+                self.holds.extend(holds);
+                self.add_claim(posting.key, claim.as_ref());
+            }
+            Action::Settle { holds, void, claim, .. } => {
+                self.entries.push(posting.id.into());
+                self.holds.extend(holds);
+                for id in holds.iter().chain(void) {
+                    let entry = EntryId::from(*id);
+                    self.entries.extend([entry, entry.reversal()]);
+                }
+                self.add_claim(posting.key, claim.as_ref());
+            }
+            Action::Pay { claim, .. } => {
+                self.entries.push(posting.id.into());
+                self.add_claim(posting.key, claim.as_ref());
+            }
+            Action::Refund { entry, .. } => self.entries.extend([posting.id.into(), *entry]),
+        }
+    }
+
+    fn add_claim(&mut self, key: KeyId, claim: Option<&ClaimRef>) {
+        self.claims.extend(claim.map(|claim| (key, claim.key.clone())));
+    }
+}
+
+/// Loading and writing back, for stores.
+impl Book {
+    /// An empty book.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens a locked account at `now`, read after the lock was taken; time never goes back behind `last`, the
+    /// instant of the account's last change.
+    pub fn open(&mut self, account: Account, last: Timestamp, now: Timestamp) {
+        self.accounts.insert(account.id.clone(), OpenAccount { account, now: now.max(last) });
+    }
+
+    /// Adds a key of a lineage.
+    pub fn add_key(&mut self, key: Key) {
+        self.keys.insert(key.id, key);
+    }
+
+    /// Adds a hold.
+    pub fn add_hold(&mut self, hold: HoldRow) {
+        if hold.state == HoldState::Live {
+            self.live.insert(hold.id);
+        }
+        self.holds.insert(hold.id, hold);
+    }
+
+    /// Adds an entry.
+    pub fn add_entry(&mut self, row: EntryRow) {
+        self.entries.insert(row.entry.id, row);
+    }
+
+    /// Adds a claim.
+    pub fn add_claim(&mut self, claim: ClaimRow) {
+        self.claims.insert((claim.key, claim.claim.key.clone()), claim);
+    }
+
+    /// The entries that the loaded claims name, to be loaded too.
+    pub fn claimed_entries(&self) -> impl Iterator<Item = EntryId> {
+        self.claims.values().filter_map(|claim| claim.entry)
+    }
+
+    /// The keys that loaded holds and entries name, whose lineages must be loaded too.
+    pub fn row_keys(&self) -> impl Iterator<Item = KeyId> {
+        let holds = self.holds.values().map(|hold| hold.key);
+        holds.chain(self.entries.values().map(|row| row.entry.key))
+    }
+
+    /// What has to be written, and from here on counts as written.
+    pub fn take_changes(&mut self) -> Changes {
+        let touched = std::mem::take(&mut self.touched);
+        let (kept, dropped): (Vec<_>, Vec<_>) =
+            touched.claims.into_iter().partition(|claim| self.claims.contains_key(claim));
+        let mut changes = Changes {
+            accounts: Vec::new(),
+            balances: touched.keys.iter().filter_map(|id| Some((*id, self.keys.get(id)?.balance))).collect(),
+            new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
+            changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
+            entries: touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())).collect(),
+            claims: kept.iter().filter_map(|claim| self.claims.get(claim).cloned()).collect(),
+            dropped_claims: dropped,
+        };
+        for id in touched.accounts {
+            changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
+        }
+        changes
+    }
+}
+
+/// Reading and editing, for a store that keeps its book whole.
+impl Book {
+    pub(crate) fn account(&self, id: &AccountId) -> Option<&Account> {
+        self.accounts.get(id).map(|open| &open.account)
+    }
+
+    pub(crate) fn account_mut(&mut self, id: &AccountId) -> Option<&mut Account> {
+        self.accounts.get_mut(id).map(|open| &mut open.account)
+    }
+
+    /// Moves an account's time on, and says what it is now.
+    pub(crate) fn tick(&mut self, id: &AccountId, now: Timestamp) -> Timestamp {
+        self.accounts.get_mut(id).map_or(now, |open| {
+            open.now = open.now.max(now);
+            open.now
+        })
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.values()
+    }
+
+    pub(crate) fn key(&self, id: KeyId) -> Option<&Key> {
+        self.keys.get(&id)
+    }
+
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &AccountId> {
+        self.accounts.keys()
+    }
+
+    pub(crate) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
+        self.entries.get(&id)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &EntryRow> {
+        self.entries.values()
+    }
+
+    /// The keys from `key` to the root, as far as they are there.
+    pub(crate) fn path(&self, key: KeyId) -> Vec<KeyId> {
+        let mut path = Vec::with_capacity(4);
+        let mut next = Some(key);
+        while let Some(key) = next.and_then(|id| self.keys.get(&id)) {
+            if path.contains(&key.id) {
+                break;
+            }
+            path.push(key.id);
+            next = key.parent;
+        }
+        path
+    }
+}
+
+/// Deciding.
+impl Book {
+    /// Ends the loaded holds of `account` that have run out: each is released, or charged whole.
+    pub fn expire(&mut self, account: &AccountId) {
+        let Some(now) = self.accounts.get(account).map(|open| open.now) else { return };
+        let mut over: Vec<_> = (self.live.iter().filter_map(|id| self.holds.get(id)))
+            .filter(|hold| hold.account == *account && hold.expires_at <= now)
+            .map(|hold| (hold.expires_at, hold.id))
+            .collect();
+        over.sort_unstable();
+        for (_, id) in over {
+            self.run_out(id, now);
+        }
+    }
+
+    fn run_out(&mut self, id: PostingId, now: Timestamp) {
+        let Some(hold) = self.holds.get(&id) else { return };
+        let (on_expiry, key, account) = (hold.on_expiry, hold.key, hold.account.clone());
+        let (amount, note) = (hold.amount, hold.note.clone());
+        match on_expiry {
+            OnExpiry::Release => self.end_hold(id, HoldState::Over),
+            OnExpiry::Charge => {
+                self.end_hold(id, HoldState::Charged);
+                let mut entry = Entry::stored(id.into(), account, key, EntryKind::Expiry, amount, now);
+                entry.note = note;
+                self.charge(entry);
+            }
+        }
+    }
+
+    /// Decides one posting, and takes its effect if it is accepted. Call [`expire`](Self::expire) first.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, with nothing changed.
+    pub fn post(&mut self, posting: &Posting) -> Result<Posted, Refusal> {
+        let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
+        let outcome = match &posting.action {
+            Action::Open { claim, ttl } => self.begin(posting, claim.as_ref(), *ttl, now)?,
+            Action::Hold { amount, ttl, on_expiry, note } => {
+                self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, now)?
+            }
+            Action::Renew { holds, ttl, max_age, claim } => {
+                self.renew(posting, holds, *ttl, *max_age, claim.as_ref(), now)?
+            }
+            Action::Settle { holds, void, cost, note, claim } => {
+                self.settle(posting, holds, void, *cost, note, claim.as_ref(), now)
+            }
+            Action::Pay { amount, note, claim } => self.pay(posting, *amount, note, claim.as_ref(), now)?,
+            Action::Refund { entry, amount } => self.refund(posting, *entry, *amount, now)?,
+        };
+        Ok(Posted { outcome, remaining: self.lineage_remaining(&posting.account, posting.key, now) })
+    }
+
+    fn begin(
+        &mut self,
+        posting: &Posting,
+        claim: Option<&Claim>,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
+        self.in_force(posting, now)?;
+        if let Some(claim) = claim
+            && let Some(row) = self.claims.get(&(posting.key, claim.key.clone()))
+        {
+            let running = row.in_flight_until.is_some_and(|until| until > now);
+            if row.owner == posting.id {
+                return Ok(Outcome::Opened);
+            }
+            if running || row.entry.is_some() {
+                if row.claim.fingerprint != claim.fingerprint {
+                    return Err(Refusal::Conflict);
+                }
+                let charged = row.entry.and_then(|entry| self.entries.get(&entry)).filter(|_| !running);
+                return charged.map_or(Err(Refusal::InFlight), |row| Ok(Outcome::Claimed(row.entry.clone().into())));
+            }
+        }
+        self.affordable(posting, Amount::micros(1), now)?;
+        if let Some(claim) = claim {
+            self.put_claim(ClaimRow {
+                key: posting.key,
+                claim: claim.clone(),
+                owner: posting.id,
+                in_flight_until: Some(later(now, ttl)),
+                entry: None,
+            });
+            self.touched.accounts.insert(posting.account.clone());
+        }
+        Ok(Outcome::Opened)
+    }
+
+    fn hold(
+        &mut self,
+        posting: &Posting,
+        amount: Amount,
+        expires_at: Timestamp,
+        on_expiry: OnExpiry,
+        note: &Note,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
+        if let Some(known) = self.holds.get(&posting.id) {
+            let lives = known.state == HoldState::Live && known.expires_at > now;
+            return if lives { Ok(Outcome::Held { until: known.expires_at }) } else { Err(Refusal::HoldOver) };
+        }
+        let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
+        self.in_force(posting, now)?;
+        self.affordable(posting, amount, now)?;
+        self.each_member(&posting.account, posting.key, now, |_, balance| {
+            balance.held = balance.held.saturating_add(amount);
+        });
+        self.holds.insert(
+            posting.id,
+            HoldRow {
+                id: posting.id,
+                account: posting.account.clone(),
+                key: posting.key,
+                amount,
+                created_at: now,
+                expires_at,
+                on_expiry,
+                note: note.clone(),
+                state: HoldState::Live,
+            },
+        );
+        self.live.insert(posting.id);
+        self.touched.new_holds.insert(posting.id);
+        Ok(Outcome::Held { until: expires_at })
+    }
+
+    fn renew(
+        &mut self,
+        posting: &Posting,
+        holds: &[PostingId],
+        ttl: Duration,
+        max_age: Duration,
+        claim: Option<&ClaimRef>,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
+        self.in_force(posting, now)?;
+        let mut renewed: Option<Timestamp> = None;
+        for id in holds {
+            let Some(hold) = self.holds.get_mut(id) else { continue };
+            if hold.account != posting.account || hold.state != HoldState::Live || hold.expires_at <= now {
+                continue;
+            }
+            let until = later(now, ttl).min(later(hold.created_at, max_age)).max(hold.expires_at);
+            renewed = Some(renewed.map_or(until, |first| first.min(until)));
+            if until > hold.expires_at {
+                hold.expires_at = until;
+                self.touch_hold(*id);
+                self.touched.accounts.insert(posting.account.clone());
+            }
+        }
+        if let Some(row) = claim.and_then(|claim| self.owned_claim(posting.key, claim))
+            && row.in_flight_until.is_some()
+        {
+            self.put_claim(ClaimRow { in_flight_until: Some(later(now, ttl)), ..row });
+            self.touched.accounts.insert(posting.account.clone());
+        } else if renewed.is_none() {
+            return Err(Refusal::HoldOver);
+        }
+        Ok(Outcome::Renewed { until: renewed })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn settle(
+        &mut self,
+        posting: &Posting,
+        holds: &[PostingId],
+        void: &[PostingId],
+        cost: Amount,
+        note: &Note,
+        claim: Option<&ClaimRef>,
+        now: Timestamp,
+    ) -> Outcome {
+        let id = EntryId::from(posting.id);
+        if self.entries.contains_key(&id) {
+            return Outcome::Settled { entry: Some(id) };
+        }
+        for hold in holds {
+            match self.holds.get(hold).filter(|row| row.account == posting.account).map(|row| row.state) {
+                Some(HoldState::Live) => self.end_hold(*hold, HoldState::Over),
+                Some(HoldState::Charged) => self.take_back((*hold).into(), now),
+                Some(HoldState::Over) | None => {}
+            }
+        }
+        for payment in void {
+            self.take_back((*payment).into(), now);
+        }
+        let cost = cost.max(Amount::ZERO);
+        let entry = (!cost.is_zero()).then_some(id);
+        if entry.is_some() {
+            let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Settle, cost, now);
+            entry.note = note.clone();
+            self.charge(entry);
+        }
+        if let Some(row) = claim.and_then(|claim| self.owned_claim(posting.key, claim)) {
+            let voided = |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
+            match row.entry.filter(|entry| !voided(entry)).or(entry) {
+                Some(entry) => self.put_claim(ClaimRow { in_flight_until: None, entry: Some(entry), ..row }),
+                None => self.drop_claim(&row),
+            }
+            self.touched.accounts.insert(posting.account.clone());
+        }
+        Outcome::Settled { entry }
+    }
+
+    fn pay(
+        &mut self,
+        posting: &Posting,
+        amount: Amount,
+        note: &Note,
+        claim: Option<&ClaimRef>,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
+        let id = EntryId::from(posting.id);
+        if self.entries.contains_key(&id) {
+            return Ok(Outcome::Paid { entry: id });
+        }
+        let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
+        self.in_force(posting, now)?;
+        let claim = match claim {
+            // Another attempt took the claim over: this one was given up for dead and must not pay.
+            Some(claim) => Some(self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)?),
+            None => None,
+        };
+        self.affordable(posting, amount, now)?;
+        let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Pay, amount, now);
+        entry.note = note.clone();
+        self.charge(entry);
+        if let Some(row) = claim.filter(|row| row.entry.is_none()) {
+            self.put_claim(ClaimRow { entry: Some(id), ..row });
+        }
+        Ok(Outcome::Paid { entry: id })
+    }
+
+    fn refund(&mut self, posting: &Posting, of: EntryId, amount: Amount, now: Timestamp) -> Result<Outcome, Refusal> {
+        let id = EntryId::from(posting.id);
+        if self.entries.contains_key(&id) {
+            return Ok(Outcome::Refunded { entry: id });
+        }
+        let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
+        let row = self.entries.get(&of).ok_or(Refusal::UnknownEntry)?;
+        if row.entry.account != posting.account || row.entry.kind == EntryKind::Refund {
+            return Err(Refusal::UnknownEntry);
+        }
+        let left = row.entry.amount.saturating_sub(row.refunded);
+        if amount > left {
+            return Err(Refusal::RefundTooLarge { left });
+        }
+        self.give_back(id, of, amount, now);
+        Ok(Outcome::Refunded { entry: id })
+    }
+}
+
+/// The parts that decisions are made of.
+impl Book {
+    /// Every key of the lineage is there and in force.
+    fn in_force(&self, posting: &Posting, now: Timestamp) -> Result<(), Refusal> {
+        let mut next = Some(posting.key);
+        for id in self.path(posting.key) {
+            let key = self.keys.get(&id).filter(|key| key.account == posting.account).ok_or(Refusal::InvalidKey)?;
+            standing(key, now)?;
+            next = key.parent;
+        }
+        // A lineage that does not reach its root is broken: nothing is known of what its ancestors allow.
+        next.map_or(Ok(()), |_| Err(Refusal::InvalidKey))
+    }
+
+    fn affordable(&self, posting: &Posting, amount: Amount, now: Timestamp) -> Result<(), Refusal> {
+        let mut blocked: Option<BlockedBy> = None;
+        let mut resets_at = Some(now);
+        self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
+            if fits(budget, balance, amount) {
+                return;
+            }
+            blocked = blocked.or(Some(by));
+            let end = budget.period.window(anchor, now).end;
+            let end = end.filter(|end| fits(budget, &Balance::empty(*end), amount));
+            resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
+        });
+        let Some(blocked_by) = blocked else { return Ok(()) };
+        let key = self.keys.get(&posting.key);
+        let balance = key.map_or(Balance::empty(now), |key| rolled(&key.budget, key.created_at, key.balance, now));
+        Err(Refusal::BudgetExceeded(Box::new(Shortfall {
+            limit: key.and_then(|key| key.budget.limit),
+            spent: balance.spent,
+            held: balance.held,
+            remaining: self.lineage_remaining(&posting.account, posting.key, now).unwrap_or(Amount::ZERO),
+            required: amount,
+            resets_at,
+            blocked_by,
+            at: now,
+        })))
+    }
+
+    fn lineage_remaining(&self, account: &AccountId, key: KeyId, now: Timestamp) -> Option<Amount> {
+        let mut least: Option<Amount> = None;
+        self.for_each_member(account, key, now, |_, budget, _, balance| {
+            least = least.into_iter().chain(remaining(budget, balance)).min();
+        });
+        least
+    }
+
+    /// Shows `look` each member of the lineage, key first, account last, with its windows rolled to `now`.
+    fn for_each_member(
+        &self,
+        account: &AccountId,
+        key: KeyId,
+        now: Timestamp,
+        mut look: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
+    ) {
+        let mut by = BlockedBy::Key;
+        for key in self.path(key).iter().filter_map(|id| self.keys.get(id)) {
+            look(by, &key.budget, key.created_at, &rolled(&key.budget, key.created_at, key.balance, now));
+            by = BlockedBy::Ancestor;
+        }
+        if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {
+            look(BlockedBy::Account, budget, *created_at, &rolled(budget, *created_at, *balance, now));
+        }
+    }
+
+    /// Changes the balance of every member of the lineage, rolled to `now` first. The start of the member's
+    /// window goes with it.
+    fn each_member(
+        &mut self,
+        account: &AccountId,
+        key: KeyId,
+        now: Timestamp,
+        change: impl Fn(Timestamp, &mut Balance),
+    ) {
+        for id in self.path(key) {
+            if let Some(key) = self.keys.get_mut(&id).filter(|key| key.account == *account) {
+                roll(&key.budget, key.created_at, &mut key.balance, now);
+                change(key.balance.since, &mut key.balance);
+                self.touched.keys.insert(id);
+            }
+        }
+        if let Some(OpenAccount { account, .. }) = self.accounts.get_mut(account) {
+            roll(&account.budget, account.created_at, &mut account.balance, now);
+            change(account.balance.since, &mut account.balance);
+            self.touched.accounts.insert(account.id.clone());
+        }
+    }
+
+    /// Writes a charge: `spent` grows along the lineage, at the largest amount it stays.
+    fn charge(&mut self, entry: Entry) {
+        let amount = entry.amount;
+        self.each_member(&entry.account.clone(), entry.key, entry.at, |_, balance| {
+            balance.spent = balance.spent.saturating_add(amount);
+        });
+        self.write(entry);
+    }
+
+    /// Writes a refund: `spent` shrinks for each member whose window of the refunded entry is still current.
+    fn give_back(&mut self, id: EntryId, of: EntryId, amount: Amount, now: Timestamp) {
+        let Some(row) = self.entries.get_mut(&of) else { return };
+        row.refunded = row.refunded.saturating_add(amount);
+        let Entry { account, key, counts_at, note, .. } = row.entry.clone();
+        self.each_member(&account, key, now, |since, balance| {
+            if counts_at >= since {
+                balance.spent = balance.spent.saturating_sub(amount);
+            }
+        });
+        let mut entry = Entry::stored(id, account, key, EntryKind::Refund, Amount::ZERO.saturating_sub(amount), now);
+        entry.counts_at = counts_at;
+        entry.refunds = Some(of);
+        entry.note = note;
+        self.write(entry);
+    }
+
+    /// Takes an entry back that the ledger or a lost answer made, as far as it was not refunded, once.
+    fn take_back(&mut self, of: EntryId, now: Timestamp) {
+        let Some(row) = self.entries.get(&of) else { return };
+        let left = row.entry.amount.saturating_sub(row.refunded);
+        if left.is_positive() && !self.entries.contains_key(&of.reversal()) {
+            self.give_back(of.reversal(), of, left, now);
+        }
+    }
+
+    fn write(&mut self, entry: Entry) {
+        self.touched.entries.push(entry.id);
+        self.entries.insert(entry.id, EntryRow { entry, refunded: Amount::ZERO });
+    }
+
+    fn end_hold(&mut self, id: PostingId, state: HoldState) {
+        let Some(hold) = self.holds.get_mut(&id) else { return };
+        hold.state = state;
+        self.live.remove(&id);
+        let (account, key, amount) = (hold.account.clone(), hold.key, hold.amount);
+        self.touch_hold(id);
+        let now = self.accounts.get(&account).map_or(Timestamp::MIN, |open| open.now);
+        self.each_member(&account, key, now, |_, balance| {
+            balance.held = balance.held.saturating_sub(amount).max(Amount::ZERO);
+        });
+    }
+
+    fn touch_hold(&mut self, id: PostingId) {
+        if !self.touched.new_holds.contains(&id) {
+            self.touched.old_holds.insert(id);
+        }
+    }
+
+    fn owned_claim(&self, key: KeyId, claim: &ClaimRef) -> Option<ClaimRow> {
+        self.claims.get(&(key, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
+    }
+
+    fn put_claim(&mut self, row: ClaimRow) {
+        let id = (row.key, row.claim.key.clone());
+        self.claims.insert(id.clone(), row);
+        self.touched.claims.insert(id);
+    }
+
+    fn drop_claim(&mut self, row: &ClaimRow) {
+        let id = (row.key, row.claim.key.clone());
+        self.claims.remove(&id);
+        self.touched.claims.insert(id);
+    }
+}
+
+fn rolled(budget: &Budget, anchor: Timestamp, mut balance: Balance, now: Timestamp) -> Balance {
+    roll(budget, anchor, &mut balance, now);
+    balance
+}

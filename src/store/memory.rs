@@ -1,0 +1,333 @@
+//! The reference model: everything in one book, under one lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::{Timestamp, Unit};
+
+use super::{
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
+};
+use crate::ledger::{Book, Change, ChangeError, EntryRow, NewToken, Posted, Posting, Rules, not_revoked};
+use crate::{
+    Account, AccountId, Amount, Balance, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+};
+
+/// A store in memory, gone with its process: for tests, and the model that every other store is compared with.
+///
+/// ```
+/// use agentkey::{AgentKeys, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let keys = AgentKeys::new(MemoryStore::new());
+/// # drop(keys); }
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    book: Book,
+    tokens: HashMap<TokenHash, TokenRow>,
+    /// Entries in the order they were written.
+    order: Vec<EntryId>,
+    last_key: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TokenRow {
+    key: KeyId,
+    retires_at: Option<Timestamp>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store with a clock of one's own.
+    pub fn with_clock(clock: impl Into<Clock>) -> Self {
+        Self { clock: clock.into(), state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+        let state = self.lock();
+        let now = self.clock.now();
+        let found = hashes.iter().map(|hash| state.find(hash, now)).collect();
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+        let mut state = self.lock();
+        for posting in postings {
+            state.expire(&posting.account, self.clock.now());
+        }
+        let posted = postings.iter().map(|posting| state.book.post(posting)).collect();
+        state.record();
+        Box::pin(std::future::ready(Ok(posted)))
+    }
+
+    fn change<'a>(
+        &'a self,
+        change: &'a Change,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
+        let changed = self.lock().change(change, rules, &self.clock);
+        Box::pin(std::future::ready(Ok(changed)))
+    }
+
+    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
+        let lineage = self.lock().current_lineage(key, &self.clock);
+        Box::pin(std::future::ready(Ok(lineage)))
+    }
+
+    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+        let mut state = self.lock();
+        let now = state.expire(account, self.clock.now());
+        let account = state.book.account(account).cloned().map(|account| account.rolled(now));
+        Box::pin(std::future::ready(Ok(account)))
+    }
+
+    fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
+        let keys = self.lock().keys(query, &self.clock);
+        Box::pin(std::future::ready(Ok(keys)))
+    }
+
+    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+        let entries = self.lock().entries(query);
+        Box::pin(std::future::ready(Ok(entries)))
+    }
+
+    fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
+        let entry = self.lock().book.entry(id).map(|row| row.entry.clone());
+        Box::pin(std::future::ready(Ok(entry)))
+    }
+
+    fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
+        let usage = self.lock().usage(query);
+        Box::pin(std::future::ready(Ok(usage)))
+    }
+
+    fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
+        let mut state = self.lock();
+        let accounts: Vec<_> = state.book.accounts().cloned().collect();
+        for account in accounts {
+            state.book.tick(&account, self.clock.now());
+            state.book.expire(&account);
+        }
+        let ended = state.record();
+        Box::pin(std::future::ready(Ok(ended)))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl State {
+    fn find(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
+        let token = self.tokens.get(hash).filter(|token| token.retires_at.is_none_or(|at| at > now))?;
+        Some(Found::new(self.lineage(token.key, now)?, token.retires_at))
+    }
+
+    fn lineage(&self, key: KeyId, now: Timestamp) -> Option<Lineage> {
+        let mut keys = self.book.path(key).into_iter().filter_map(|id| self.book.key(id).cloned());
+        let key = keys.next()?;
+        let account = self.book.account(&key.account)?.clone();
+        Some(Lineage::new(key, keys.collect(), account, now))
+    }
+
+    fn current_lineage(&mut self, key: KeyId, clock: &Clock) -> Option<Lineage> {
+        let account = self.book.key(key)?.account.clone();
+        let now = self.expire(&account, clock.now());
+        self.lineage(key, now)
+    }
+
+    /// Moves the account's time on and ends its holds that have run out.
+    fn expire(&mut self, account: &AccountId, now: Timestamp) -> Timestamp {
+        let now = self.book.tick(account, now);
+        self.book.expire(account);
+        self.record();
+        now
+    }
+
+    /// Takes note of new entries; tells how many holds changed.
+    fn record(&mut self) -> usize {
+        let changes = self.book.take_changes();
+        self.order.extend(changes.entries.iter().map(|entry| entry.id));
+        changes.changed_holds.len()
+    }
+
+    fn change(&mut self, change: &Change, rules: &Rules, clock: &Clock) -> Result<Changed, ChangeError> {
+        let now = clock.now();
+        match change {
+            Change::Create { draft, token } => {
+                let parent = match draft.parent {
+                    Some(id) => {
+                        let parent = self.current_lineage(id, clock).filter(|it| *it.account_id() == draft.account);
+                        Some(parent.ok_or(ChangeError::UnknownKey(id))?)
+                    }
+                    None => None,
+                };
+                let now = parent.as_ref().map_or(now, Lineage::at);
+                let mut key = draft.admit(parent.as_ref(), rules, now)?;
+                self.make_account(&draft.account, now);
+                self.last_key += 1;
+                key.id = KeyId::new(self.last_key);
+                self.set_token(&mut key, token);
+                self.book.add_key(key.clone());
+                Ok(Changed::Key(key))
+            }
+            Change::EnsureAccount { account, budget } => {
+                self.make_account(account, now);
+                let now = self.expire(account, now);
+                let Some(old) = self.book.account(account).cloned() else { return Err(no_account()) };
+                let update = old.rolled(now).admit(*budget, now)?;
+                let mut record = update.record;
+                if let Some(since) = update.recount_from {
+                    record.balance.spent = self.spent(|row| row.entry.account == *account, since);
+                    record.balance.since = since;
+                }
+                if let Some(kept) = self.book.account_mut(account) {
+                    kept.clone_from(&record);
+                }
+                Ok(Changed::Account(record))
+            }
+            Change::Update { key: id, patch } => {
+                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
+                let parent = lineage.key().parent.and_then(|parent| self.lineage(parent, lineage.at()));
+                let update = patch.admit(&lineage, parent.as_ref(), rules)?;
+                let mut key = update.record;
+                if let Some(since) = update.recount_from {
+                    key.balance.spent = self.spent(|row| self.book.path(row.entry.key).contains(id), since);
+                    key.balance.since = since;
+                }
+                self.book.add_key(key.clone());
+                Ok(Changed::Key(key))
+            }
+            Change::Rotate { key: id, token, grace } => {
+                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
+                not_revoked(&lineage)?;
+                let retires_at = crate::clock::later(lineage.at(), *grace);
+                for old in self.tokens.values_mut().filter(|old| old.key == *id && old.retires_at.is_none()) {
+                    old.retires_at = Some(retires_at);
+                }
+                let mut key = lineage.key().clone();
+                self.set_token(&mut key, token);
+                self.book.add_key(key.clone());
+                Ok(Changed::Key(key))
+            }
+            Change::Revoke { key: id } => {
+                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
+                let mut key = lineage.key().clone();
+                key.revoked_at = key.revoked_at.or(Some(lineage.at()));
+                self.book.add_key(key.clone());
+                Ok(Changed::Key(key))
+            }
+        }
+    }
+
+    fn make_account(&mut self, id: &AccountId, now: Timestamp) {
+        if self.book.account(id).is_none() {
+            let budget = Budget::unlimited();
+            let since = budget.period.window(now, now).start;
+            self.book.open(Account::stored(id.clone(), budget, now, Balance::empty(since)), now, now);
+        }
+    }
+
+    fn set_token(&mut self, key: &mut Key, token: &NewToken) {
+        key.prefix.clone_from(&token.prefix);
+        key.start.clone_from(&token.start);
+        self.tokens.insert(token.hash, TokenRow { key: key.id, retires_at: None });
+    }
+
+    fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
+        let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
+        rows.fold(Amount::ZERO, |sum, row| sum.saturating_add(row.entry.amount))
+    }
+
+    fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
+        let wanted = |key: &&Key| match &query.of {
+            KeysOf::Account(account) => key.account == *account,
+            KeysOf::Parent(parent) => key.parent == Some(*parent),
+        };
+        let after = |key: &&Key| query.after.is_none_or(|after| key.id > after);
+        let mut ids: Vec<_> = self.book.keys().filter(wanted).filter(after).map(|key| key.id).collect();
+        ids.sort_unstable();
+        ids.truncate(query.limit as usize);
+        ids.into_iter().filter_map(|id| Some(self.current_lineage(id, clock)?.key().clone())).collect()
+    }
+
+    fn entries(&self, query: &EntryQuery) -> Vec<(Cursor, Entry)> {
+        let all = self.order.iter().enumerate().filter_map(|(place, id)| {
+            let place = i64::try_from(place).ok()?.checked_add(1)?;
+            Some((Cursor(place), &self.book.entry(*id)?.entry))
+        });
+        all.filter(|(place, entry)| {
+            entry.account == query.account
+                && query.key.is_none_or(|key| entry.key == key)
+                && query.since.is_none_or(|since| entry.at >= since)
+                && query.until.is_none_or(|until| entry.at < until)
+                && query.after.is_none_or(|after| *place > after)
+        })
+        .take(query.limit as usize)
+        .map(|(place, entry)| (place, entry.clone()))
+        .collect()
+    }
+
+    fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
+        let mut groups: BTreeMap<String, (Amount, u64)> = BTreeMap::new();
+        for EntryRow { entry, .. } in self.book.entries() {
+            let counts = entry.account == query.account
+                && query.key.is_none_or(|key| entry.key == key)
+                && query.since.is_none_or(|since| entry.counts_at >= since)
+                && query.until.is_none_or(|until| entry.counts_at < until);
+            if !counts {
+                continue;
+            }
+            let group = match &query.by {
+                UsageBy::Key => entry.key.to_string(),
+                UsageBy::Label(name) => entry.note.labels.get(name).unwrap_or("").to_owned(),
+                UsageBy::Hour => bucket(entry.counts_at, Unit::Hour),
+                UsageBy::Day => bucket(entry.counts_at, Unit::Day),
+                UsageBy::Month => bucket(entry.counts_at, Unit::Month),
+            };
+            let (amount, charges) = groups.entry(group).or_default();
+            *amount = amount.saturating_add(entry.amount);
+            *charges += u64::from(entry.refunds.is_none());
+        }
+        groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, amount, charges)).collect()
+    }
+}
+
+impl Account {
+    pub(crate) fn rolled(mut self, now: Timestamp) -> Self {
+        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
+        self
+    }
+}
+
+/// The start of the hour, day or month in UTC that `at` is in.
+pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
+    let text = at.to_string();
+    let (kept, rest) = match unit {
+        Unit::Month => (7, "-01T00:00:00Z"),
+        Unit::Day => (10, "T00:00:00Z"),
+        _ => (13, ":00:00Z"),
+    };
+    text.get(..kept).map_or_else(|| text.clone(), |start| format!("{start}{rest}"))
+}
+
+fn no_account() -> ChangeError {
+    ChangeError::Invalid { field: "account", reason: "is not there".into() }
+}

@@ -1,0 +1,356 @@
+//! Stores: where keys, balances, holds and entries are kept.
+//!
+//! A store locks, loads and writes back; what is decided is decided by the [`ledger`](crate::ledger). To write one:
+//! implement [`Store`], then let the suite of the `testing` feature run against it.
+
+mod memory;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+
+use jiff::Timestamp;
+
+use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
+use crate::{Account, AccountId, Amount, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+
+pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteOptions, SqliteStore};
+
+/// A boxed future, as the methods of a [`Store`] return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The answer of a store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Where keys and money are kept.
+///
+/// # What a store promises
+///
+/// - **Current.** [`find`](Self::find) sees every change that was acknowledged before it was called, by any process.
+/// - **Locked.** [`post`](Self::post), [`change`](Self::change) and [`sweep`](Self::sweep) take the row of every
+///   account they touch as a lock, in the order of the account ids, before they read anything they decide by, and
+///   hold it until they have committed.
+/// - **Timed.** Their instant is read from the store's clock after the lock is held, and is never before that of
+///   the account's last change.
+/// - **Atomic and durable.** A batch is one transaction. When a method returns `Ok`, everything it accepted will
+///   survive the death of the process and of the machine. When it returns an error, either nothing of it took
+///   effect or all of it did: ids make it safe to send the same postings again.
+/// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post) and of the
+///   `admit` functions of [`ledger`](crate::ledger), never the store's own.
+///
+/// Methods are called from many tasks at once. A future that is dropped leaves either no effect or all of it.
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// The lineages of the keys with these token hashes, in the same order; `None` where no key has the hash. A
+    /// hash that was rotated away is found until its grace has run out.
+    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
+
+    /// Puts postings to the ledger, in this order, in one transaction; answers in the same order. A refused
+    /// posting does not hinder the others.
+    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
+
+    /// Makes a change of policy and tells the key or account as it is after it.
+    fn change<'a>(
+        &'a self,
+        change: &'a Change,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>>;
+
+    /// The lineage of a key, as a change would see it now: holds that have run out are not counted.
+    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;
+
+    /// An account, as a change would see it now.
+    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>>;
+
+    /// Keys, in the order of their ids.
+    fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>>;
+
+    /// Entries, oldest first, each with its place in the ledger.
+    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
+
+    /// One entry.
+    fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>>;
+
+    /// Sums of entries by group, in the order of the groups.
+    fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>>;
+
+    /// Ends holds that have run out, of all accounts, some at a time; tells how many there were.
+    fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>>;
+
+    /// How many look-ups and how many batches of postings the store can work on at once.
+    fn width(&self) -> Width {
+        Width::default()
+    }
+
+    /// Lets go of files and connections. Nothing is called after it.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// How much a store can do at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Width {
+    pub lookups: usize,
+    pub postings: usize,
+}
+
+impl Default for Width {
+    fn default() -> Self {
+        Self { lookups: 1, postings: 1 }
+    }
+}
+
+/// What a look-up by token found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Found {
+    /// The key and all that decides about it.
+    pub lineage: Lineage,
+    /// Set where the token was rotated away: until when it still works.
+    pub retires_at: Option<Timestamp>,
+}
+
+impl Found {
+    /// A key found by its token.
+    pub const fn new(lineage: Lineage, retires_at: Option<Timestamp>) -> Self {
+        Self { lineage, retires_at }
+    }
+}
+
+/// What a change made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Changed {
+    /// The key as it is now.
+    Key(Key),
+    /// The account as it is now.
+    Account(Account),
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyQuery {
+    /// Of whom.
+    pub of: KeysOf,
+    /// Only ids after this one.
+    pub after: Option<KeyId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl KeyQuery {
+    /// The first page.
+    pub const fn new(of: KeysOf, after: Option<KeyId>, limit: u32) -> Self {
+        Self { of, after, limit }
+    }
+}
+
+/// Whose keys to list.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum KeysOf {
+    /// All keys of an account.
+    Account(AccountId),
+    /// The keys minted directly from a key.
+    Parent(KeyId),
+}
+
+/// Which entries to read or sum: those of an account, narrowed by what is set.
+///
+/// ```
+/// use agentkey::EntryQuery;
+///
+/// let query = EntryQuery::of("acme".parse()?).since("2026-01-01T00:00:00Z".parse()?).limit(50);
+/// # let _ = query; Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EntryQuery {
+    /// Whose.
+    pub account: AccountId,
+    /// Of this key alone, not of its children.
+    pub key: Option<KeyId>,
+    /// Written at this instant or later.
+    pub since: Option<Timestamp>,
+    /// Written before this instant.
+    pub until: Option<Timestamp>,
+    /// After this place.
+    pub after: Option<Cursor>,
+    /// At most so many: 1 to 1,000.
+    pub limit: u32,
+}
+
+impl EntryQuery {
+    /// The first 100 entries of an account.
+    pub const fn of(account: AccountId) -> Self {
+        Self { account, key: None, since: None, until: None, after: None, limit: 100 }
+    }
+
+    /// Only those of one key.
+    pub fn key(mut self, key: KeyId) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Only those written at `at` or later.
+    pub fn since(mut self, at: Timestamp) -> Self {
+        self.since = Some(at);
+        self
+    }
+
+    /// Only those written before `at`.
+    pub fn until(mut self, at: Timestamp) -> Self {
+        self.until = Some(at);
+        self
+    }
+
+    /// Goes on behind the last entry of a page.
+    pub fn after(mut self, cursor: Cursor) -> Self {
+        self.after = Some(cursor);
+        self
+    }
+
+    /// At most `limit` entries; held between 1 and 1,000.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit.clamp(1, 1_000);
+        self
+    }
+}
+
+/// A place in the ledger, behind which the next page starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub(crate) i64);
+
+impl Cursor {
+    /// The place with this number. For stores.
+    pub const fn new(place: i64) -> Self {
+        Self(place)
+    }
+
+    /// Its number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+/// Which entries to sum, and by what. An entry counts at the instant that decides its window: a refund counts when
+/// the refunded entry did, so that sums agree with what budgets say was spent.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UsageQuery {
+    /// Whose.
+    pub account: AccountId,
+    /// Of this key alone.
+    pub key: Option<KeyId>,
+    /// Counting at this instant or later.
+    pub since: Option<Timestamp>,
+    /// Counting before this instant.
+    pub until: Option<Timestamp>,
+    /// What a group is.
+    pub by: UsageBy,
+}
+
+impl UsageQuery {
+    /// All entries of an account.
+    pub const fn of(account: AccountId, by: UsageBy) -> Self {
+        Self { account, key: None, since: None, until: None, by }
+    }
+
+    /// Only those of one key.
+    pub fn key(mut self, key: KeyId) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Only those that count at `at` or later.
+    pub fn since(mut self, at: Timestamp) -> Self {
+        self.since = Some(at);
+        self
+    }
+
+    /// Only those that count before `at`.
+    pub fn until(mut self, at: Timestamp) -> Self {
+        self.until = Some(at);
+        self
+    }
+}
+
+/// What a group of a usage sum is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UsageBy {
+    /// The key; the group is its id.
+    Key,
+    /// The value of a label; entries without it are in the group "".
+    Label(String),
+    /// The hour in UTC; the group is its start, as `2026-01-31T14:00:00Z`.
+    Hour,
+    /// The day in UTC; the group is its start.
+    Day,
+    /// The month in UTC; the group is its start.
+    Month,
+}
+
+/// The sum of a group.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Which group.
+    pub group: String,
+    /// What was charged, less what was refunded.
+    #[serde(rename = "amount_cents")]
+    pub amount: Amount,
+    /// How many charges there were; refunds are not counted.
+    pub charges: u64,
+}
+
+impl Usage {
+    /// A sum.
+    pub const fn new(group: String, amount: Amount, charges: u64) -> Self {
+        Self { group, amount, charges }
+    }
+}
+
+/// A store could not do its part.
+#[derive(Debug, thiserror::Error)]
+#[error("the store {}: {source}", if *transient { "is not available" } else { "failed" })]
+pub struct StoreError {
+    transient: bool,
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+impl StoreError {
+    /// The store is locked, down or out of reach: another attempt may succeed.
+    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { transient: true, source: source.into() }
+    }
+
+    /// The store answered something it never should: another attempt will not help.
+    pub fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { transient: false, source: source.into() }
+    }
+
+    /// Whether another attempt may succeed.
+    pub const fn is_transient(&self) -> bool {
+        self.transient
+    }
+}
+
+/// Awaits what a store does, and takes a panic in it for a failure, so that no lane dies of it.
+pub(crate) async fn unwinding<'a, T>(call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+    let panicked = |_| StoreError::failed("the store panicked");
+    let mut future = catch_unwind(AssertUnwindSafe(call)).map_err(panicked)?;
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(panic))))
+    })
+    .await
+}

@@ -1,0 +1,241 @@
+//! From rows to records.
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Row, Sqlite, Type};
+
+use super::error::corrupt;
+use crate::clock::from_micros;
+use crate::ledger::{Claim, EntryRow};
+use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::{
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, Key, KeyId, Labels, Note, Period,
+    PostingId, Scope, ScopeSet,
+};
+
+/// The columns of a key `k` and its balance `b`, as [`Cells::key`] reads them.
+macro_rules! key_columns {
+    () => {
+        "k.id, k.account_id, k.parent_id, k.name, k.prefix, k.start, k.scopes, k.limit_micros, k.period, \
+         k.created_at, k.expires_at, k.revoked_at, b.spent, b.held, b.since"
+    };
+}
+
+/// The columns of an account `a`, as [`Cells::account`] reads them.
+macro_rules! account_columns {
+    () => {
+        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.changed_at"
+    };
+}
+
+/// The columns of a hold `h`, as [`Cells::hold`] reads them.
+macro_rules! hold_columns {
+    () => {
+        "h.id, h.account_id, h.key_id, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
+    };
+}
+
+/// The columns of an entry `e`, as [`Cells::entry`] reads them.
+macro_rules! entry_columns {
+    () => {
+        "e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference"
+    };
+}
+
+/// Whether holds of the account `a` have run out at `?2`, or at its last change if that was later.
+macro_rules! has_overdue {
+    () => {
+        "EXISTS (SELECT 1 FROM agentkey_holds h \
+         WHERE h.account_id = a.id AND h.state = 'live' AND h.expires_at <= max(?2, a.changed_at))"
+    };
+}
+
+pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns};
+
+/// The cells of a row, read from left to right.
+pub(super) struct Cells<'r> {
+    row: &'r SqliteRow,
+    next: usize,
+}
+
+impl<'r> Cells<'r> {
+    pub(super) const fn of(row: &'r SqliteRow) -> Self {
+        Self { row, next: 0 }
+    }
+
+    pub(super) fn read<T: Decode<'r, Sqlite> + Type<Sqlite>>(&mut self) -> sqlx::Result<T> {
+        let cell = self.row.try_get(self.next)?;
+        self.next += 1;
+        Ok(cell)
+    }
+
+    pub(super) fn key_id(&mut self) -> sqlx::Result<KeyId> {
+        self.read().map(KeyId::new)
+    }
+
+    pub(super) fn account_id(&mut self) -> sqlx::Result<AccountId> {
+        account_id(self.read()?)
+    }
+
+    pub(super) fn instant(&mut self) -> sqlx::Result<Timestamp> {
+        self.read().map(from_micros)
+    }
+
+    pub(super) fn maybe_instant(&mut self) -> sqlx::Result<Option<Timestamp>> {
+        Ok(self.read::<Option<i64>>()?.map(from_micros))
+    }
+
+    fn amount(&mut self) -> sqlx::Result<Amount> {
+        self.read().map(Amount::micros)
+    }
+
+    fn bytes<const N: usize>(&mut self) -> sqlx::Result<[u8; N]> {
+        bytes(self.read()?)
+    }
+
+    fn maybe_entry_id(&mut self) -> sqlx::Result<Option<EntryId>> {
+        let id: Option<&[u8]> = self.read()?;
+        id.map(|id| Ok(EntryId::from_bytes(bytes(id)?))).transpose()
+    }
+
+    fn note(&mut self) -> sqlx::Result<Note> {
+        let labels: Labels = serde_json::from_str(self.read()?).map_err(corrupt)?;
+        Ok(Note::new(labels, self.read()?))
+    }
+
+    /// A key. Hosts may write to the table of keys, so a row of it need not make sense. One that does not is
+    /// `None`, and reported: it is refused, and its neighbours are not.
+    pub(super) fn key(&mut self) -> sqlx::Result<Option<Key>> {
+        let row = KeyCells {
+            id: self.key_id()?,
+            account: self.read()?,
+            parent: self.read::<Option<i64>>()?.map(KeyId::new),
+            name: self.read()?,
+            prefix: self.read()?,
+            start: self.read()?,
+            scopes: self.read()?,
+            limit: self.read::<Option<i64>>()?.map(Amount::micros),
+            period: self.read()?,
+            created_at: self.instant()?,
+            expires_at: self.maybe_instant()?,
+            revoked_at: self.maybe_instant()?,
+            balance: self.maybe_balance()?,
+        };
+        let id = row.id;
+        let key = row.into_key();
+        Ok(key.inspect_err(|error| tracing::error!(key = id.get(), %error, "this key's row makes no sense")).ok())
+    }
+
+    fn maybe_balance(&mut self) -> sqlx::Result<Option<Balance>> {
+        let (spent, held, since) = (self.read()?, self.read()?, self.read()?);
+        let (Some(spent), Some(held), Some(since)) = (spent, held, since) else { return Ok(None) };
+        Ok(Some(Balance::stored(Amount::micros(spent), Amount::micros(held), from_micros(since))))
+    }
+
+    /// An account, and the instant of its last change.
+    pub(super) fn account(&mut self) -> sqlx::Result<(Account, Timestamp)> {
+        let id = self.account_id()?;
+        let limit = self.read::<Option<i64>>()?.map(Amount::micros);
+        let budget = Budget::new(limit, period(self.read()?)?);
+        let created_at = self.instant()?;
+        let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
+        Ok((Account::stored(id, budget, created_at, balance), self.instant()?))
+    }
+
+    pub(super) fn hold(&mut self) -> sqlx::Result<HoldRow> {
+        Ok(HoldRow {
+            id: PostingId::from_bytes(self.bytes()?),
+            account: self.account_id()?,
+            key: self.key_id()?,
+            amount: self.amount()?,
+            created_at: self.instant()?,
+            expires_at: self.instant()?,
+            on_expiry: match self.read()? {
+                "charge" => OnExpiry::Charge,
+                _ => OnExpiry::Release,
+            },
+            note: self.note()?,
+            state: match self.read()? {
+                "live" => HoldState::Live,
+                "charged" => HoldState::Charged,
+                _ => HoldState::Over,
+            },
+        })
+    }
+
+    pub(super) fn entry(&mut self) -> sqlx::Result<Entry> {
+        let (id, account, key) = (EntryId::from_bytes(self.bytes()?), self.account_id()?, self.key_id()?);
+        let kind = EntryKind::from_name(self.read()?).ok_or_else(|| corrupt("an entry is of an unknown kind"))?;
+        let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
+        entry.counts_at = self.instant()?;
+        entry.refunds = self.maybe_entry_id()?;
+        entry.note = self.note()?;
+        Ok(entry)
+    }
+
+    /// An entry, and behind it what refunds took of it.
+    pub(super) fn entry_row(&mut self) -> sqlx::Result<EntryRow> {
+        Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
+    }
+
+    pub(super) fn claim(&mut self) -> sqlx::Result<ClaimRow> {
+        Ok(ClaimRow {
+            key: self.key_id()?,
+            claim: Claim::new(self.read::<&str>()?, self.bytes()?),
+            owner: PostingId::from_bytes(self.bytes()?),
+            in_flight_until: self.maybe_instant()?,
+            entry: self.maybe_entry_id()?,
+        })
+    }
+}
+
+/// The cells of a key, not yet understood.
+struct KeyCells<'r> {
+    id: KeyId,
+    account: &'r str,
+    parent: Option<KeyId>,
+    name: &'r str,
+    prefix: &'r str,
+    start: &'r str,
+    scopes: Option<&'r str>,
+    limit: Option<Amount>,
+    period: &'r str,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+    balance: Option<Balance>,
+}
+
+impl KeyCells<'_> {
+    fn into_key(self) -> sqlx::Result<Key> {
+        let budget = Budget::new(self.limit, period(self.period)?);
+        let first = budget.period.window(self.created_at, self.created_at).start;
+        let balance = self.balance.unwrap_or(Balance::empty(first));
+        let mut key = Key::stored(self.id, account_id(self.account)?, self.created_at, balance);
+        key.parent = self.parent;
+        key.name = self.name.to_owned();
+        key.prefix = self.prefix.to_owned();
+        key.start = self.start.to_owned();
+        // Not read as a `ScopeSet`: the JSON text `null` would be unrestricted, and only a NULL is meant to be.
+        key.scopes = match self.scopes.map(serde_json::from_str::<Vec<Scope>>) {
+            Some(scopes) => scopes.map_err(corrupt)?.into_iter().collect(),
+            None => ScopeSet::unrestricted(),
+        };
+        key.budget = budget;
+        key.expires_at = self.expires_at;
+        key.revoked_at = self.revoked_at;
+        Ok(key)
+    }
+}
+
+fn account_id(text: &str) -> sqlx::Result<AccountId> {
+    AccountId::new(text).map_err(corrupt)
+}
+
+fn period(name: &str) -> sqlx::Result<Period> {
+    name.parse().map_err(corrupt)
+}
+
+fn bytes<const N: usize>(cell: &[u8]) -> sqlx::Result<[u8; N]> {
+    cell.try_into().map_err(corrupt)
+}

@@ -1,0 +1,166 @@
+//! Filling a book with what postings need, under the lock.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::decode::{Cells, account_columns, entry_columns, has_overdue, hold_columns, key_columns};
+use super::error::corrupt;
+use crate::ledger::{Book, Needs};
+use crate::{AccountId, EntryId, KeyId, PostingId};
+
+/// Loads what `needs` names and ends the holds of its accounts that have run out.
+pub(super) async fn book(connection: &mut SqliteConnection, needs: &Needs, now: Timestamp) -> sqlx::Result<Book> {
+    let mut book = Book::new();
+    let overdue = accounts(connection, &mut book, &needs.accounts, now).await?;
+    holds(connection, &mut book, &overdue, &needs.holds, now).await?;
+    claims(connection, &mut book, needs).await?;
+    let claimed: Vec<_> = book.claimed_entries().collect();
+    entries(connection, &mut book, needs.entries.iter().copied().chain(claimed)).await?;
+    let keys: BTreeSet<_> = needs.keys.iter().copied().chain(book.row_keys()).collect();
+    lineages(connection, &mut book, &keys).await?;
+    for account in &overdue {
+        book.expire(account);
+    }
+    Ok(book)
+}
+
+/// Opens accounts; tells in which of them holds have run out.
+async fn accounts(
+    connection: &mut SqliteConnection,
+    book: &mut Book,
+    ids: &[AccountId],
+    now: Timestamp,
+) -> sqlx::Result<Vec<AccountId>> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        has_overdue!(),
+        ", ",
+        account_columns!(),
+        " FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
+    );
+    let mut overdue = Vec::new();
+    for row in fetch(connection, sqlx::query(SQL).bind(json(ids)?).bind(now.as_microsecond())).await? {
+        let mut cells = Cells::of(&row);
+        let has_overdue: bool = cells.read()?;
+        let (account, last) = cells.account()?;
+        if has_overdue {
+            overdue.push(account.id.clone());
+        }
+        book.open(account, last, now);
+    }
+    Ok(overdue)
+}
+
+/// Adds the live holds of `overdue` that have run out, and those with these ids.
+async fn holds(
+    connection: &mut SqliteConnection,
+    book: &mut Book,
+    overdue: &[AccountId],
+    ids: &[PostingId],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        hold_columns!(),
+        " FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
+        " CROSS JOIN agentkey_holds h ON h.account_id = a.id",
+        " WHERE h.state = 'live' AND h.expires_at <= max(?3, a.changed_at)",
+        " UNION ALL SELECT ",
+        hold_columns!(),
+        " FROM json_each(?2) w CROSS JOIN agentkey_holds h ON h.id = unhex(w.value)",
+    );
+    if overdue.is_empty() && ids.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = ids.iter().map(|id| Hex(*id.as_bytes())).collect();
+    let query = sqlx::query(SQL).bind(json(overdue)?).bind(json(&ids)?).bind(now.as_microsecond());
+    for row in fetch(connection, query).await? {
+        book.add_hold(Cells::of(&row).hold()?);
+    }
+    Ok(())
+}
+
+async fn claims(connection: &mut SqliteConnection, book: &mut Book, needs: &Needs) -> sqlx::Result<()> {
+    const SQL: &str = "SELECT c.key_id, c.idempotency_key, c.fingerprint, c.owner, c.in_flight_until, c.entry \
+         FROM json_each(?1) w CROSS JOIN agentkey_claims c \
+         ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1";
+    if needs.claims.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = needs.claims.iter().map(|(key, claim)| (key, &**claim)).collect();
+    for row in fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await? {
+        book.add_claim(Cells::of(&row).claim()?);
+    }
+    Ok(())
+}
+
+async fn entries(
+    connection: &mut SqliteConnection,
+    book: &mut Book,
+    ids: impl Iterator<Item = EntryId>,
+) -> sqlx::Result<()> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        entry_columns!(),
+        ", coalesce((SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0)",
+        " FROM json_each(?1) w CROSS JOIN agentkey_entries e ON e.id = unhex(w.value)",
+    );
+    let ids: Vec<_> = ids.map(|id| Hex(*id.as_bytes())).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for row in fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await? {
+        book.add_entry(Cells::of(&row).entry_row()?);
+    }
+    Ok(())
+}
+
+/// Adds keys and all their ancestors. Every key is there once, so a circle of parents ends by itself.
+async fn lineages(connection: &mut SqliteConnection, book: &mut Book, ids: &BTreeSet<KeyId>) -> sqlx::Result<()> {
+    const SQL: &str = concat!(
+        "WITH RECURSIVE chain (id) AS (SELECT value FROM json_each(?1) UNION ",
+        "SELECT k.parent_id FROM chain c CROSS JOIN agent_keys k ON k.id = c.id WHERE k.parent_id IS NOT NULL) ",
+        "SELECT ",
+        key_columns!(),
+        " FROM chain c CROSS JOIN agent_keys k ON k.id = c.id",
+        " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
+    );
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for row in fetch(connection, sqlx::query(SQL).bind(json(ids)?)).await? {
+        if let Some(key) = Cells::of(&row).key()? {
+            book.add_key(key);
+        }
+    }
+    Ok(())
+}
+
+pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+pub(super) async fn fetch(connection: &mut SqliteConnection, query: Query<'_>) -> sqlx::Result<Vec<SqliteRow>> {
+    query.fetch_all(connection).await
+}
+
+/// A list of rows, as one parameter.
+pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> sqlx::Result<String> {
+    serde_json::to_string(rows).map_err(corrupt)
+}
+
+/// Bytes as `unhex` reads them.
+pub(super) struct Hex<const N: usize>(pub(super) [u8; N]);
+
+impl<const N: usize> Serialize for Hex<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<const N: usize> std::fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,160 @@
+//! Where a database is, and how it is opened.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::Clock;
+
+/// How to open a [`SqliteStore`](crate::SqliteStore).
+///
+/// ```
+/// use agentkey::{SqliteOptions, SqliteStore};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+/// let options = SqliteOptions::new("sqlite::memory:").busy_timeout(Duration::from_secs(2));
+/// let store = SqliteStore::open(options).await?;
+/// # drop(store); Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options take effect through `SqliteStore::open`"]
+pub struct SqliteOptions {
+    target: PathBuf,
+    pub(super) clock: Clock,
+    pub(super) busy_timeout: Duration,
+    pub(super) readers: u32,
+}
+
+impl SqliteOptions {
+    /// The database at a path, `keys.db`; at an URL, `sqlite:keys.db` or `sqlite:///var/lib/keys.db`, in which `%`
+    /// encodes; or in memory, `:memory:` or `sqlite::memory:`.
+    ///
+    /// A file that is missing is made, unless the URL says `?mode=rw`. No other parameter of an URL is known.
+    pub fn new(path_or_url: impl AsRef<Path>) -> Self {
+        Self {
+            target: path_or_url.as_ref().to_owned(),
+            clock: Clock::default(),
+            busy_timeout: Duration::from_secs(5),
+            readers: 2,
+        }
+    }
+
+    /// Another clock.
+    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
+    /// How long to wait for the lock of another process, and for a connection of our own. Default: 5 seconds.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout.min(Duration::from_secs(3_600));
+        self
+    }
+
+    /// How many connections look-ups have; at least one. Default: 2. In memory everything shares one.
+    pub fn readers(mut self, readers: u32) -> Self {
+        self.readers = readers.max(1);
+        self
+    }
+
+    pub(super) fn place(&self) -> Result<Place, String> {
+        let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
+            return Place::at(self.target.clone(), true);
+        };
+        let url = url.strip_prefix("//").unwrap_or(url);
+        let (path, mode) = url.split_once('?').unwrap_or((url, "mode=rwc"));
+        let create = match mode {
+            "mode=rwc" => true,
+            "mode=rw" => false,
+            _ => return Err(format!("sqlite:{path}: an URL takes ?mode=rwc or ?mode=rw and nothing else")),
+        };
+        if path == ":memory:" {
+            return Place::at(path.into(), create);
+        }
+        let decoded = SqliteConnectOptions::from_str(path).map_err(|error| format!("sqlite:{path}: {error}"))?;
+        Place::at(decoded.get_filename().to_owned(), create)
+    }
+}
+
+/// Where a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Memory,
+    File { path: PathBuf, create: bool },
+}
+
+impl Place {
+    fn at(path: PathBuf, create: bool) -> Result<Self, String> {
+        if path.as_os_str() == ":memory:" {
+            return Ok(Self::Memory);
+        }
+        let shown = path.display();
+        if path.as_os_str().is_empty() {
+            return Err("the path of the database is empty".into());
+        }
+        // SQLite itself would read these as URIs.
+        if path.to_str().is_none_or(|text| text.starts_with("file:")) {
+            return Err(format!("{shown}: a path is in UTF-8 and does not start with `file:`"));
+        }
+        if path.is_dir() {
+            return Err(format!("{shown} is a directory; name a file in it"));
+        }
+        match path.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir()) {
+            Some(directory) => Err(format!("{shown}: there is no directory {}", directory.display())),
+            None => Ok(Self::File { path, create }),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str(":memory:"),
+            Self::File { path, .. } => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_urls_name_the_same_files() {
+        let file = |path: &str| Place::File { path: path.into(), create: true };
+        for (target, place) in [
+            ("keys.db", file("keys.db")),
+            ("sqlite:keys.db", file("keys.db")),
+            ("sqlite://keys.db", file("keys.db")),
+            ("sqlite://keys.db?mode=rwc", file("keys.db")),
+            ("sqlite:///tmp/keys.db", file("/tmp/keys.db")),
+            ("sqlite:a%20b.db", file("a b.db")),
+            ("a%20b?c.db", file("a%20b?c.db")),
+            ("sqlite:keys.db?mode=rw", Place::File { path: "keys.db".into(), create: false }),
+            (":memory:", Place::Memory),
+            ("sqlite::memory:", Place::Memory),
+            ("sqlite://:memory:", Place::Memory),
+        ] {
+            assert_eq!(SqliteOptions::new(target).place(), Ok(place), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        for (target, names) in [
+            ("/no/such/keys.db", "there is no directory /no/such"),
+            ("/tmp", "/tmp is a directory"),
+            ("", "is empty"),
+            ("file:keys.db", "does not start with `file:`"),
+            ("sqlite:keys.db?mode=ro", "?mode=rwc or ?mode=rw"),
+            ("sqlite:keys.db?cache=shared", "?mode=rwc or ?mode=rw"),
+        ] {
+            let error = SqliteOptions::new(target).place().unwrap_err();
+            assert!(error.contains(names), "{target}: {error}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Keys and accounts, as they stand.
+
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::Seen;
+use super::decode::{Cells, account_columns, has_overdue, key_columns};
+use super::load::{Hex, fetch, json};
+use super::write::micros;
+use crate::ledger::roll;
+use crate::store::{Found, KeyQuery, KeysOf};
+use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+
+/// No lineage is longer, whatever the rules say.
+macro_rules! climb {
+    () => {
+        " UNION ALL SELECT c.place, k.parent_id, c.retires_at, c.depth + 1 FROM chain c \
+         CROSS JOIN agent_keys k ON k.id = c.id WHERE k.parent_id IS NOT NULL AND c.depth < 64) "
+    };
+}
+
+/// The rows of lineages: for each place the key, then its parent, and so on.
+macro_rules! from_chain {
+    () => {
+        concat!(
+            " FROM chain c CROSS JOIN agent_keys k ON k.id = c.id CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
+            " LEFT JOIN agentkey_balances b ON b.key_id = k.id ORDER BY c.place, c.depth",
+        )
+    };
+}
+
+/// This runs on every request: one statement for all of them.
+pub(super) async fn find(
+    connection: &mut SqliteConnection,
+    hashes: &[TokenHash],
+    now: Timestamp,
+) -> sqlx::Result<Vec<Option<Found>>> {
+    const SQL: &str = concat!(
+        "WITH RECURSIVE chain (place, id, retires_at, depth) AS (",
+        "SELECT w.key, k.id, NULL, 0 FROM json_each(?1) w CROSS JOIN agent_keys k ON k.key_hash = w.value",
+        " UNION ALL ",
+        "SELECT w.key, t.key_id, t.retires_at, 0 FROM json_each(?1) w",
+        " CROSS JOIN agentkey_retired_tokens t ON t.key_hash = w.value WHERE t.retires_at > ?2",
+        climb!(),
+        "SELECT c.place, c.retires_at, c.depth, 0, ",
+        key_columns!(),
+        ", ",
+        account_columns!(),
+        from_chain!(),
+    );
+    let wanted: Vec<_> = hashes.iter().map(|hash| Hex(*hash.as_bytes())).collect();
+    let rows = fetch(connection, sqlx::query(SQL).bind(json(&wanted)?).bind(micros(now))).await?;
+    let mut found: Vec<Option<Found>> = Vec::new();
+    found.resize_with(hashes.len(), || None);
+    for lineage in rows.chunk_by(|row, next| place(row).is_some_and(|place| Some(place) == self::place(next))) {
+        let Some(first) = lineage.first() else { continue };
+        let Some(slot) = place(first).and_then(|place| found.get_mut(place)) else { continue };
+        let retires_at = member(first)?.retires_at;
+        *slot = assemble(lineage, |_| now)?.map(|it| Found::new(it, retires_at));
+    }
+    Ok(found)
+}
+
+/// The lineage of one key, at the account's own time.
+pub(super) async fn lineage(
+    connection: &mut SqliteConnection,
+    key: KeyId,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Option<Lineage>>> {
+    const SQL: &str = concat!(
+        "WITH RECURSIVE chain (place, id, retires_at, depth) AS (SELECT 0, ?1, NULL, 0",
+        climb!(),
+        "SELECT c.place, c.retires_at, c.depth, c.depth = 0 AND ",
+        has_overdue!(),
+        ", ",
+        key_columns!(),
+        ", ",
+        account_columns!(),
+        from_chain!(),
+    );
+    let rows = fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
+    let overdue = rows.first().map(member).transpose()?.filter(|it| it.overdue).map(|it| it.account.id);
+    let value = assemble(&rows, |last| now.max(last))?;
+    Ok(Seen { value, overdue: overdue.into_iter().collect() })
+}
+
+/// An account, not rolled to its time, which is told too.
+pub(super) async fn account(
+    connection: &mut SqliteConnection,
+    id: &AccountId,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
+    const SQL: &str =
+        concat!("SELECT ", has_overdue!(), ", ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+    let rows = fetch(connection, sqlx::query(SQL).bind(id.as_str()).bind(micros(now))).await?;
+    let Some(row) = rows.first() else { return Ok(Seen { value: None, overdue: Vec::new() }) };
+    let mut cells = Cells::of(row);
+    let overdue: bool = cells.read()?;
+    let (account, last) = cells.account()?;
+    let overdue = overdue.then(|| id.clone()).into_iter().collect();
+    Ok(Seen { value: Some((account, now.max(last))), overdue })
+}
+
+pub(super) async fn keys(
+    connection: &mut SqliteConnection,
+    query: &KeyQuery,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Vec<Key>>> {
+    macro_rules! listing {
+        ($of:literal) => {
+            concat!(
+                "SELECT ",
+                has_overdue!(),
+                ", a.changed_at, ",
+                key_columns!(),
+                " FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
+                " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
+                " WHERE ",
+                $of,
+                " = ?1 AND k.id > ?3 ORDER BY k.id LIMIT ?4",
+            )
+        };
+    }
+    let listing = match &query.of {
+        KeysOf::Account(account) => sqlx::query(listing!("k.account_id")).bind(account.as_str()),
+        KeysOf::Parent(parent) => sqlx::query(listing!("k.parent_id")).bind(parent.get()),
+    };
+    let after = query.after.map_or(i64::MIN, KeyId::get);
+    let listing = listing.bind(micros(now)).bind(after).bind(query.limit);
+    let mut seen = Seen { value: Vec::new(), overdue: Vec::new() };
+    for row in fetch(connection, listing).await? {
+        let mut cells = Cells::of(&row);
+        let overdue: bool = cells.read()?;
+        let at = now.max(cells.instant()?);
+        let Some(mut key) = cells.key()? else { continue };
+        if overdue && !seen.overdue.contains(&key.account) {
+            seen.overdue.push(key.account.clone());
+        }
+        roll(&key.budget, key.created_at, &mut key.balance, at);
+        seen.value.push(key);
+    }
+    Ok(seen)
+}
+
+/// Some accounts in which holds have run out, those first that wait longest.
+pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<Vec<AccountId>> {
+    const SQL: &str = "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
+         WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
+    let rows = fetch(connection, sqlx::query(SQL).bind(micros(now))).await?;
+    let mut accounts: Vec<_> = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+    accounts.sort_unstable();
+    Ok(accounts)
+}
+
+fn place(row: &SqliteRow) -> Option<usize> {
+    Cells::of(row).read::<i64>().ok().and_then(|place| usize::try_from(place).ok())
+}
+
+/// A row of a lineage.
+struct Member {
+    retires_at: Option<Timestamp>,
+    depth: i64,
+    overdue: bool,
+    key: Option<Key>,
+    account: Account,
+    changed_at: Timestamp,
+}
+
+fn member(row: &SqliteRow) -> sqlx::Result<Member> {
+    let mut cells = Cells::of(row);
+    let _place: i64 = cells.read()?;
+    let (retires_at, depth, overdue, key) = (cells.maybe_instant()?, cells.read()?, cells.read()?, cells.key()?);
+    let (account, changed_at) = cells.account()?;
+    Ok(Member { retires_at, depth, overdue, key, account, changed_at })
+}
+
+/// Puts a lineage together. One that does not climb from the key to a root, step by step and in one account, is
+/// none: nothing is known of what the missing member allows.
+fn assemble(rows: &[SqliteRow], at: impl Fn(Timestamp) -> Timestamp) -> sqlx::Result<Option<Lineage>> {
+    let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
+    let mut root = None;
+    for (row, step) in rows.iter().zip(0_i64..) {
+        let member = member(row)?;
+        let Some(key) = member.key.filter(|_| member.depth == step) else { return Ok(None) };
+        if keys.last().is_some_and(|child| child.parent != Some(key.id) || child.account != key.account) {
+            return Ok(None);
+        }
+        keys.push(key);
+        root = Some((member.account, member.changed_at));
+    }
+    let reaches_root = keys.last().is_some_and(|last| last.parent.is_none());
+    let Some((account, changed_at)) = root.filter(|_| reaches_root) else { return Ok(None) };
+    let mut keys = keys.into_iter();
+    Ok(keys.next().map(|key| Lineage::new(key, keys.collect(), account, at(changed_at))))
+}

@@ -1,0 +1,165 @@
+//! Reading the ledger: entries, and sums of them.
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, Unit};
+use sqlx::sqlite::SqliteConnection;
+
+use super::decode::{Cells, entry_columns};
+use super::load::fetch;
+use super::write::micros;
+use crate::clock::from_micros;
+use crate::store::memory::bucket;
+use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
+use crate::{AccountId, Amount, Entry, EntryId, KeyId};
+
+pub(super) async fn entries(
+    connection: &mut SqliteConnection,
+    query: &EntryQuery,
+) -> sqlx::Result<Vec<(Cursor, Entry)>> {
+    macro_rules! page {
+        ($of:literal) => {
+            concat!(
+                "SELECT e.seq, ",
+                entry_columns!(),
+                " FROM agentkey_entries e WHERE ",
+                $of,
+                " AND e.seq > ?3 AND e.at >= ?4 AND e.at < ?5 ORDER BY e.seq LIMIT ?6",
+            )
+        };
+    }
+    // The plus keeps SQLite from walking all entries of the account for those of one key.
+    let sql = match query.key {
+        Some(_) => page!("+e.account_id = ?1 AND e.key_id = ?2"),
+        None => page!("e.account_id = ?1 AND ?2 IS NULL"),
+    };
+    let page = sqlx::query(sql)
+        .bind(query.account.as_str())
+        .bind(query.key.map(KeyId::get))
+        .bind(query.after.map_or(i64::MIN, Cursor::get))
+        .bind(query.since.map_or(i64::MIN, ceiling))
+        .bind(query.until.map_or(i64::MAX, ceiling))
+        .bind(query.limit);
+    let rows = fetch(connection, page).await?;
+    let entries = rows.iter().map(|row| {
+        let mut cells = Cells::of(row);
+        Ok((Cursor::new(cells.read()?), cells.entry()?))
+    });
+    entries.collect()
+}
+
+pub(super) async fn entry(connection: &mut SqliteConnection, id: EntryId) -> sqlx::Result<Option<Entry>> {
+    const SQL: &str = concat!("SELECT ", entry_columns!(), " FROM agentkey_entries e WHERE e.id = ?1");
+    let rows = fetch(connection, sqlx::query(SQL).bind(id.as_bytes().as_slice())).await?;
+    rows.first().map(|row| Cells::of(row).entry()).transpose()
+}
+
+/// The columns of a sum, as [`sum`] puts it together. In two halves, because a `sum` of SQLite fails where it
+/// would overflow.
+macro_rules! sum_columns {
+    () => {
+        "coalesce(sum(e.amount / 4294967296), 0), coalesce(sum(e.amount % 4294967296), 0)"
+    };
+}
+
+pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
+    macro_rules! groups {
+        ($group:literal) => {
+            concat!(
+                "SELECT ",
+                $group,
+                ", ",
+                sum_columns!(),
+                ", count(*) FILTER (WHERE e.refunds IS NULL) ",
+                "FROM agentkey_entries e WHERE e.account_id = ?1 AND (?2 IS NULL OR e.key_id = ?2) ",
+                "AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY 1",
+            )
+        };
+    }
+    const SLICES: &str = groups!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5");
+    const HOUR: i64 = 3_600_000_000;
+    let (sql, unit) = match &query.by {
+        UsageBy::Key => (groups!("e.key_id"), Unit::Hour),
+        UsageBy::Label(_) => {
+            (groups!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), Unit::Hour)
+        }
+        UsageBy::Hour => (SLICES, Unit::Hour),
+        UsageBy::Day => (SLICES, Unit::Day),
+        // Months are of no fixed length: they are put together from days.
+        UsageBy::Month => (SLICES, Unit::Month),
+    };
+    let sums = sqlx::query(sql)
+        .bind(query.account.as_str())
+        .bind(query.key.map(KeyId::get))
+        .bind(query.since.map_or(i64::MIN, ceiling))
+        .bind(query.until.map_or(i64::MAX, ceiling));
+    let sums = match &query.by {
+        UsageBy::Label(name) => sums.bind(name.as_str()),
+        UsageBy::Hour => sums.bind(HOUR),
+        UsageBy::Key | UsageBy::Day | UsageBy::Month => sums.bind(24 * HOUR),
+    };
+    let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
+    for row in fetch(connection, sums).await? {
+        let mut cells = Cells::of(&row);
+        let group = match &query.by {
+            UsageBy::Key => cells.key_id()?.to_string(),
+            UsageBy::Label(_) => cells.read()?,
+            UsageBy::Hour | UsageBy::Day | UsageBy::Month => bucket(from_micros(cells.read()?), unit),
+        };
+        let (amount, charges) = groups.entry(group).or_default();
+        *amount += sum(&mut cells)?;
+        *charges += cells.read::<u32>().map(u64::from)?;
+    }
+    let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
+    Ok(usage.collect())
+}
+
+/// What a key and everything minted from it was charged since then.
+pub(super) async fn spent_by_key(
+    connection: &mut SqliteConnection,
+    key: KeyId,
+    since: Timestamp,
+) -> sqlx::Result<Amount> {
+    const SQL: &str = concat!(
+        "WITH RECURSIVE family (id) AS (SELECT ?1 UNION ",
+        "SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id) ",
+        "SELECT ",
+        sum_columns!(),
+        " FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
+        " WHERE e.counts_at >= ?2",
+    );
+    total(connection, sqlx::query(SQL).bind(key.get()).bind(micros(since))).await
+}
+
+/// What all keys of an account were charged since then.
+pub(super) async fn spent_by_account(
+    connection: &mut SqliteConnection,
+    account: &AccountId,
+    since: Timestamp,
+) -> sqlx::Result<Amount> {
+    const SQL: &str =
+        concat!("SELECT ", sum_columns!(), " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",);
+    total(connection, sqlx::query(SQL).bind(account.as_str()).bind(micros(since))).await
+}
+
+async fn total(connection: &mut SqliteConnection, query: super::load::Query<'_>) -> sqlx::Result<Amount> {
+    let row = query.fetch_one(connection).await?;
+    sum(&mut Cells::of(&row)).map(saturated)
+}
+
+fn sum(cells: &mut Cells<'_>) -> sqlx::Result<i128> {
+    let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
+    Ok(i128::from(high) * (1 << 32) + i128::from(low))
+}
+
+fn saturated(micros: i128) -> Amount {
+    let end = if micros < 0 { i64::MIN } else { i64::MAX };
+    Amount::micros(i64::try_from(micros).unwrap_or(end))
+}
+
+/// The first whole microsecond that is not before `at`: stored instants have no finer parts.
+fn ceiling(at: Timestamp) -> i64 {
+    let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
+    // A cut goes towards zero, which before 1970 is upwards already.
+    at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH)
+}
