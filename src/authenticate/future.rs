@@ -1,0 +1,227 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{AgentKeyLayer, idempotency};
+use crate::body::{BodyError, ResponseBody};
+use crate::charge::{Guard, Tab, Unsettled};
+use crate::context::{Caller, KeyContext};
+use crate::http_options::HttpOptions;
+use crate::lanes::UNAVAILABLE;
+use crate::store::{BoxFuture, Found};
+use crate::{Refusal, problem};
+
+pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
+
+pin_project! {
+    /// The future of [`Authenticate`](super::Authenticate).
+    pub struct ResponseFuture<S, ReqBody, ResBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future, ResBody>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, ReqBody, F, ResBody> {
+        Finding { lookup: Lookup, call: Option<Call<S, ReqBody>> },
+        Anonymous { #[pin] inner: F },
+        Calling { #[pin] calling: Calling<F> },
+        Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
+        Ready { response: Option<Response<ResponseBody<ResBody>>> },
+    }
+}
+
+/// The inner service and what it is called with, once the key is found.
+struct Call<S, ReqBody> {
+    inner: S,
+    request: Request<ReqBody>,
+    layer: AgentKeyLayer,
+}
+
+pin_project! {
+    /// The inner service at work, watched by the guard.
+    struct Calling<F> {
+        #[pin]
+        inner: Option<F>,
+        // Dropped after `inner`, so that handles in the inner future are gone when the guard settles.
+        guard: Option<Guard>,
+        is_head: bool,
+    }
+
+    impl<F> PinnedDrop for Calling<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(guard) = this.guard {
+                guard.interrupt();
+            }
+            this.inner.set(None);
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
+        Self { state: State::refused(refusal, http) }
+    }
+
+    pub(super) fn anonymous(inner: S::Future) -> Self {
+        Self { state: State::Anonymous { inner } }
+    }
+
+    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, layer: AgentKeyLayer) -> Self {
+        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer }) } }
+    }
+}
+
+impl<S, ReqBody, F, ResBody> State<S, ReqBody, F, ResBody> {
+    fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
+        Self::Ready { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
+    }
+}
+
+impl<S, ReqBody> Call<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    /// Calls the inner service if the key is in force.
+    fn after<ResBody>(mut self, found: Result<Option<Arc<Found>>, Refusal>) -> State<S, ReqBody, S::Future, ResBody> {
+        let AgentKeyLayer { keys, http, fail_open, .. } = self.layer;
+        let in_force = found.and_then(|found| {
+            let found = found.ok_or(Refusal::InvalidKey)?;
+            found.lineage.standing()?;
+            Ok(found)
+        });
+        let found = match in_force {
+            Ok(found) => found,
+            Err(Refusal::Unavailable { .. }) if fail_open => {
+                self.request.extensions_mut().insert(Caller::Anonymous(http));
+                return State::Anonymous { inner: self.inner.call(self.request) };
+            }
+            Err(refusal) => return State::refused(&refusal, &http),
+        };
+        let claim = idempotency::claim(&self.request);
+        let tab = Arc::new(Tab::new(keys, found, http, claim));
+        let context = KeyContext::new(tab.clone());
+        self.request.extensions_mut().insert(Caller::Key(context.clone()));
+        self.request.extensions_mut().insert(context);
+        let is_head = self.request.method() == Method::HEAD;
+        let guard = Guard::new(tab);
+        let inner = self.inner.call(self.request);
+        State::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), is_head } }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BodyError>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Finding { lookup, call } => {
+                    let found = ready!(lookup.as_mut().poll(cx));
+                    let Some(call) = call.take() else { return Poll::Pending };
+                    call.after(found)
+                }
+                StateProj::Anonymous { inner } => {
+                    return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
+                }
+                StateProj::Calling { calling } => {
+                    let (response, guard, is_head) = ready!(calling.poll_head(cx))?;
+                    finish(response, guard, is_head)
+                }
+                StateProj::Settling { guard, response } => {
+                    let settled = ready!(guard.poll_end(cx));
+                    let response = match settled {
+                        Ok(()) => response.take().map(|response| with_remaining(response, guard)),
+                        Err(Unsettled) => {
+                            Some(problem::respond(&UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole))
+                        }
+                    };
+                    State::Ready { response }
+                }
+                StateProj::Ready { response } => {
+                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<F> Calling<F> {
+    fn poll_head<R, E>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(R, Guard, bool), E>>
+    where
+        F: Future<Output = Result<R, E>>,
+    {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+        let response = ready!(inner.poll(cx))?;
+        this.inner.set(None);
+        let Some(guard) = this.guard.take() else { return Poll::Pending };
+        Poll::Ready(Ok((response, guard, *this.is_head)))
+    }
+}
+
+/// Decides where the charge ends: before the response head, or with the body.
+fn finish<S, ReqBody, F, ResBody>(
+    response: Response<ResBody>,
+    guard: Guard,
+    is_head: bool,
+) -> State<S, ReqBody, F, ResBody>
+where
+    ResBody: Body<Data = Bytes>,
+{
+    let (mut head, body) = response.into_parts();
+    if never_polled(head.status, is_head) || body.is_end_stream() {
+        let length = body.size_hint().exact();
+        drop(body);
+        if is_head && let Some(length) = length {
+            head.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        let unread =
+            if is_head && length.is_none() { ResponseBody::unread() } else { ResponseBody::whole(Bytes::new()) };
+        let response = Response::from_parts(head, unread);
+        State::Settling { guard, response: Some(response) }
+    } else if guard.has_handles() {
+        // A server that knows the length would not wait for the end of the body.
+        head.headers.remove(CONTENT_LENGTH);
+        let response = with_remaining(Response::from_parts(head, ()), &guard);
+        State::Ready { response: Some(response.map(|()| ResponseBody::charged(body, guard))) }
+    } else {
+        State::Settling { guard, response: Some(Response::from_parts(head, ResponseBody::inner(body))) }
+    }
+}
+
+/// Whether a server throws the body away unread (RFC 9110 §6.4.1).
+fn never_polled(status: StatusCode, is_head: bool) -> bool {
+    is_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
+    let tab = guard.tab();
+    if tab.http().remaining_header {
+        problem::add_remaining(response.headers_mut(), tab.remaining());
+    }
+    response
+}

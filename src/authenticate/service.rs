@@ -1,0 +1,53 @@
+use std::mem;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{AgentKeyLayer, ResponseFuture};
+use crate::Refusal;
+use crate::body::{BodyError, ResponseBody};
+use crate::context::Caller;
+
+/// The service of [`AgentKeyLayer`].
+#[derive(Clone, Debug)]
+pub struct Authenticate<S> {
+    pub(super) inner: S,
+    pub(super) layer: AgentKeyLayer,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Authenticate<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BodyError>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        // The service that was polled ready is the one to call; its clone waits for the next request.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let layer = &self.layer;
+        match layer.credentials.read(request.headers()) {
+            Ok(hash) => {
+                let keys = layer.keys.clone();
+                let found = Box::pin(async move { keys.lanes.find(hash).await });
+                ResponseFuture::finding(found, inner, request, layer.clone())
+            }
+            Err(Refusal::MissingKey) if layer.optional => {
+                request.extensions_mut().insert(Caller::Anonymous(layer.http.clone()));
+                ResponseFuture::anonymous(inner.call(request))
+            }
+            Err(refusal) => ResponseFuture::refused(&refusal, &layer.http),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Options of a handle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::handle::AgentKeys;
+use crate::lanes::LaneOptions;
+use crate::ledger::Rules;
+use crate::{Scope, Store, TokenPrefix};
+
+/// Options of [`AgentKeys`]; see [`AgentKeys::builder`].
+///
+/// ```
+/// use agentkey::{AgentKeys, MemoryStore};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = AgentKeys::builder()
+///     .prefix("ak_test".parse()?)
+///     .hold_ttl(Duration::from_secs(30))
+///     .build(MemoryStore::new());
+/// # drop(keys); Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "a `Builder` makes a handle with `build`"]
+pub struct Builder {
+    options: Options,
+    rules: Rules,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) prefix: TokenPrefix,
+    pub(crate) hold_ttl: Duration,
+    pub(crate) max_hold_age: Duration,
+    pub(crate) sweep_every: Duration,
+    pub(crate) lanes: LaneOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            prefix: TokenPrefix::default(),
+            hold_ttl: Duration::from_secs(60),
+            max_hold_age: Duration::from_secs(15 * 60),
+            sweep_every: Duration::from_secs(30),
+            lanes: LaneOptions::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// The prefix of new tokens. Default: `ak`.
+    pub fn prefix(mut self, prefix: TokenPrefix) -> Self {
+        self.options.prefix = prefix;
+        self
+    }
+
+    /// The scope that stands for every other, such as `admin`. Default: there is none.
+    pub fn superscope(mut self, scope: Scope) -> Self {
+        self.rules.superscope = Some(scope);
+        self
+    }
+
+    /// How many keys a lineage may have, from a key up to the one without a parent. Default: 8.
+    pub fn max_depth(mut self, keys: usize) -> Self {
+        self.rules.max_depth = keys.max(1);
+        self
+    }
+
+    /// For how long a killed process keeps money set aside. While its charge lives, a hold is renewed every third of
+    /// it. Default: 60 s; at least 1 s.
+    pub fn hold_ttl(mut self, ttl: Duration) -> Self {
+        self.options.hold_ttl = ttl.max(Duration::from_secs(1));
+        self
+    }
+
+    /// The age that no hold gets over, however long its charge lives. Default: 15 min.
+    pub fn max_hold_age(mut self, age: Duration) -> Self {
+        self.options.max_hold_age = age;
+        self
+    }
+
+    /// How often holds that ran out are ended in accounts that nobody asks for. Default: every 30 s.
+    pub fn sweep_every(mut self, period: Duration) -> Self {
+        self.options.sweep_every = period.max(Duration::from_millis(100));
+        self
+    }
+
+    /// How many look-ups, and how many postings, may wait for the store; more are answered with 503 after
+    /// [`answer_within`](Self::answer_within). Default: 8,192.
+    pub fn queue(mut self, places: usize) -> Self {
+        self.options.lanes.queue = places.max(1);
+        self
+    }
+
+    /// How many requests may be charged at once, responses still streaming included; more are answered with 503.
+    /// Default: 65,536.
+    pub fn open_charges(mut self, charges: usize) -> Self {
+        self.options.lanes.charges = charges.clamp(1, u32::MAX as usize >> 3);
+        self
+    }
+
+    /// How long a store that is not available is asked again before a request is answered with 503. Default: 5 s.
+    pub fn answer_within(mut self, bound: Duration) -> Self {
+        self.options.lanes.answer_within = bound;
+        self
+    }
+
+    /// How long a store that is not available is asked again to post the end of a charge, before it is given up and
+    /// logged with all that is needed to post it by hand. Default: 30 s.
+    pub fn settle_within(mut self, bound: Duration) -> Self {
+        self.options.lanes.settle_within = bound;
+        self
+    }
+
+    /// The handle.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn build(self, store: impl Store) -> AgentKeys {
+        AgentKeys::start(Arc::new(store), self.options, self.rules)
+    }
+}

@@ -1,0 +1,360 @@
+//! What one request owes: shared by its handles and the guard on its response.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::OnInterrupt;
+use super::renew::RenewalKey;
+use crate::handle::Inner;
+use crate::http_options::HttpOptions;
+use crate::lanes::{ChargePermit, Settling};
+use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use crate::store::Found;
+use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal};
+
+/// What one request owes.
+#[derive(Debug)]
+pub(crate) struct Tab {
+    keys: Arc<Inner>,
+    found: Arc<Found>,
+    http: Arc<HttpOptions>,
+    /// The client's `Idempotency-Key`, or why it cannot be used.
+    claim: Result<Option<Claim>, Refusal>,
+    /// What the claim was charged before, once the charge was begun.
+    begun: OnceCell<Option<Entry>>,
+    owed: Mutex<Owed>,
+}
+
+#[derive(Debug, Default)]
+struct Owed {
+    /// Handles alive.
+    handles: usize,
+    /// Whether the response has ended, or nobody waits for it any more.
+    ended: bool,
+    detached: bool,
+    interrupted: bool,
+    on_interrupt: OnInterrupt,
+    added: Amount,
+    holds: Vec<OwedHold>,
+    /// Payments sent and not answered.
+    unanswered: Vec<PostingId>,
+    /// The claim, while this request has it.
+    claim: Option<ClaimRef>,
+    replay_taken: bool,
+    note: Note,
+    /// What the lineage had left after the last posting, once there was one.
+    remaining: Option<Option<Amount>>,
+    permit: Option<Arc<ChargePermit>>,
+    renewal: Option<RenewalKey>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OwedHold {
+    id: PostingId,
+    amount: Amount,
+    ttl: Duration,
+    answered: bool,
+}
+
+impl Tab {
+    pub(crate) fn new(
+        keys: Arc<Inner>,
+        found: Arc<Found>,
+        http: Arc<HttpOptions>,
+        claim: Result<Option<Claim>, Refusal>,
+    ) -> Self {
+        Self { keys, found, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
+    }
+
+    pub(crate) fn lineage(&self) -> &Lineage {
+        &self.found.lineage
+    }
+
+    pub(crate) fn found(&self) -> &Found {
+        &self.found
+    }
+
+    pub(crate) fn http(&self) -> &Arc<HttpOptions> {
+        &self.http
+    }
+
+    pub(crate) fn keys(&self) -> &Arc<Inner> {
+        &self.keys
+    }
+
+    /// What the lineage has left, as far as this request knows.
+    pub(crate) fn remaining(&self) -> Option<Amount> {
+        self.owed().remaining.unwrap_or_else(|| self.lineage().remaining())
+    }
+
+    /// The entry that this request repeats.
+    pub(super) fn replayed(&self) -> Option<Entry> {
+        self.begun.get().cloned().flatten()
+    }
+
+    pub(super) fn take_replay(&self) -> bool {
+        !std::mem::replace(&mut self.owed().replay_taken, true)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What handles do.
+impl Tab {
+    pub(super) fn take_handle(&self) {
+        self.owed().handles += 1;
+    }
+
+    pub(super) fn drop_handle(self: &Arc<Self>, panicking: bool) {
+        let mut owed = self.owed();
+        owed.handles -= 1;
+        owed.interrupted |= panicking;
+        if owed.handles == 0 && owed.ended {
+            // Nobody waits: the lane logs it if it is lost.
+            drop(self.settle(&mut owed));
+        }
+    }
+
+    /// Begins the charge, once for a request: checks that something is left, and takes the claim.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<(), Refusal> {
+        self.take_permit()?;
+        self.begun.get_or_try_init(|| self.open()).await.map(drop)
+    }
+
+    fn take_permit(&self) -> Result<(), Refusal> {
+        let mut owed = self.owed();
+        if owed.permit.is_none() {
+            owed.permit = Some(Arc::new(self.keys.lanes.open_charge()?));
+        }
+        Ok(())
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Option<Entry>, Refusal> {
+        let claim = self.claim.clone()?;
+        // What was looked up a moment ago will do to let work begin: a hold or payment asks the store again. It
+        // will not do to refuse by, since holds that have run out still count in it.
+        let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
+        if claim.is_none() && something_left {
+            return Ok(None);
+        }
+        let ttl = self.keys.options.hold_ttl;
+        let posting = self.posting(Action::Open { claim: claim.clone(), ttl });
+        let taken = claim.map(|claim| ClaimRef::new(claim.key, posting.id));
+        self.owed().claim = taken;
+        let posted = self.submit(posting).await;
+        match posted.map(|posted| posted.outcome) {
+            Ok(Outcome::Claimed(entry)) => {
+                self.owed().claim = None;
+                Ok(Some(*entry))
+            }
+            Ok(_) => {
+                self.renew_later(ttl);
+                Ok(None)
+            }
+            Err(refusal) => {
+                // An attempt whose fate is unknown may have taken the claim; the settle lets go of it.
+                if !matches!(refusal, Refusal::Unavailable { .. }) {
+                    self.owed().claim = None;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    pub(super) async fn hold(
+        self: &Arc<Self>,
+        amount: Amount,
+        ttl: Option<Duration>,
+        on_expiry: OnExpiry,
+    ) -> Result<(), Refusal> {
+        let ttl = ttl.unwrap_or(self.keys.options.hold_ttl);
+        let note = self.owed().note.clone();
+        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note });
+        let id = posting.id;
+        self.owed().holds.push(OwedHold { id, amount, ttl, answered: false });
+        match self.submit(posting).await {
+            Ok(_) => {
+                self.owed().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
+                self.renew_later(ttl);
+                Ok(())
+            }
+            Err(refusal) => {
+                if !matches!(refusal, Refusal::Unavailable { .. }) {
+                    self.owed().holds.retain(|hold| hold.id != id);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
+        let (note, claim) = {
+            let owed = self.owed();
+            (owed.note.clone(), owed.claim.clone())
+        };
+        let posting = self.posting(Action::Pay { amount, note, claim });
+        let id = posting.id;
+        self.owed().unanswered.push(id);
+        let posted = self.submit(posting).await;
+        if !matches!(posted, Err(Refusal::Unavailable { .. })) {
+            self.owed().unanswered.retain(|payment| *payment != id);
+        }
+        posted.map(|posted| (id.into(), posted.remaining))
+    }
+
+    pub(super) async fn post(&self, action: Action) -> Result<Posted, Refusal> {
+        self.submit(self.posting(action)).await
+    }
+
+    pub(super) fn add(&self, cost: Amount) {
+        let mut owed = self.owed();
+        owed.added = owed.added.saturating_add(cost.max(Amount::ZERO));
+    }
+
+    pub(super) fn label(&self, name: String, value: String) -> Result<(), LabelError> {
+        self.owed().note.labels.insert(name, value)
+    }
+
+    pub(super) fn refer(&self, reference: String) {
+        self.owed().note.reference = Some(reference);
+    }
+
+    pub(super) fn reference(&self) -> Option<String> {
+        self.owed().note.reference.clone()
+    }
+
+    pub(super) fn on_interrupt(&self, policy: OnInterrupt) {
+        self.owed().on_interrupt = policy;
+    }
+
+    pub(super) fn detach(&self) {
+        self.owed().detached = true;
+    }
+
+    pub(super) fn held(&self) -> Amount {
+        self.owed().held()
+    }
+
+    pub(super) fn added(&self) -> Amount {
+        self.owed().added
+    }
+
+    fn posting(&self, action: Action) -> Posting {
+        let lineage = self.lineage();
+        Posting::new(lineage.account_id().clone(), lineage.id(), action)
+    }
+
+    async fn submit(&self, posting: Posting) -> Result<Posted, Refusal> {
+        let posted = self.keys.lanes.post(posting).await?;
+        self.owed().remaining = Some(posted.remaining);
+        Ok(posted)
+    }
+}
+
+/// What the guard does.
+impl Tab {
+    pub(super) fn has_handles(&self) -> bool {
+        self.owed().handles > 0
+    }
+
+    pub(super) fn interrupt(&self) {
+        self.owed().interrupted = true;
+    }
+
+    /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
+    /// a handle keeps a detached charge.
+    pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
+        let mut owed = self.owed();
+        owed.ended = true;
+        if owed.handles > 0 && owed.detached {
+            return None;
+        }
+        self.settle(&mut owed)
+    }
+
+    pub(super) fn settled(&self, posted: &Posted) {
+        self.owed().remaining = Some(posted.remaining);
+    }
+
+    /// Sends what is owed. Needs no runtime and does not wait, so that it works in a destructor.
+    ///
+    /// While handles are alive, what they have under way stays with them: postings not answered, and the claim.
+    fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
+        let last = owed.handles == 0;
+        let cost = owed.cost();
+        owed.added = Amount::ZERO;
+        let (holds, kept): (Vec<_>, Vec<_>) = owed.holds.drain(..).partition(|hold| last || hold.answered);
+        owed.holds = kept;
+        let (mut void, mut claim, mut permit) = (Vec::new(), None, owed.permit.clone());
+        if last {
+            void = std::mem::take(&mut owed.unanswered);
+            claim = owed.claim.take();
+            permit = owed.permit.take();
+            if let Some(renewal) = owed.renewal.take() {
+                self.keys.renewals.forget(renewal);
+            }
+        }
+        if holds.is_empty() && void.is_empty() && claim.is_none() && cost.is_zero() {
+            return None;
+        }
+        let holds = holds.into_iter().map(|hold| hold.id).collect();
+        let posting = self.posting(Action::Settle { holds, void, cost, note: owed.note.clone(), claim });
+        Some(self.keys.lanes.settle(posting, permit))
+    }
+}
+
+/// What keeps holds alive.
+impl Tab {
+    fn renew_later(self: &Arc<Self>, ttl: Duration) {
+        let mut owed = self.owed();
+        if owed.renewal.is_none() {
+            owed.renewal = Some(self.keys.renewals.remember(self, ttl / 3));
+        }
+    }
+
+    /// Renews the holds and the claim; tells when to come again, if ever.
+    pub(super) async fn renew(&self) -> Option<Duration> {
+        let (holds, claim, ttl) = {
+            let owed = self.owed();
+            let answered = owed.holds.iter().filter(|hold| hold.answered);
+            let ttl = answered.clone().map(|hold| hold.ttl).min().unwrap_or(self.keys.options.hold_ttl);
+            (answered.map(|hold| hold.id).collect::<Vec<_>>(), owed.claim.clone(), ttl)
+        };
+        if holds.is_empty() && claim.is_none() {
+            return None;
+        }
+        let max_age = self.keys.options.max_hold_age;
+        match self.post(Action::Renew { holds, ttl, max_age, claim }).await {
+            Ok(_) => Some(ttl / 3),
+            Err(Refusal::Unavailable { retry_after }) => Some(retry_after.min(ttl / 6)),
+            Err(refusal) => {
+                tracing::debug!(%refusal, key = %self.lineage().id(), "agentkey does not renew a hold");
+                None
+            }
+        }
+    }
+
+    pub(super) fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
+        let mut owed = self.owed();
+        let needed = !owed.holds.is_empty() || owed.claim.is_some();
+        owed.renewal = after.filter(|_| needed).map(|after| self.keys.renewals.remember(self, after));
+    }
+}
+
+impl Owed {
+    /// What is to be charged now.
+    fn cost(&self) -> Amount {
+        match self.on_interrupt {
+            OnInterrupt::WholeHold if self.interrupted => self.added.max(self.held()),
+            OnInterrupt::WholeHold | OnInterrupt::Added => self.added,
+        }
+    }
+
+    fn held(&self) -> Amount {
+        self.holds.iter().filter(|hold| hold.answered).fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
+    }
+}

@@ -1,0 +1,125 @@
+//! Who is calling: the validated key, for everything behind the layer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::Extensions;
+use jiff::Timestamp;
+
+use crate::charge::Tab;
+use crate::http_options::HttpOptions;
+use crate::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
+
+/// The key of a request, found and in force. [`AgentKeyLayer`](crate::AgentKeyLayer) puts it into the request's
+/// extensions; in axum it is an extractor, and so is `Option<KeyContext>` behind an
+/// [optional](crate::AgentKeyLayer::optional) layer.
+///
+/// ```
+/// use agentkey::KeyContext;
+///
+/// async fn me(key: KeyContext) -> String {
+///     format!("{} of {}", key.key().name, key.account_id())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct KeyContext {
+    tab: Arc<Tab>,
+}
+
+impl KeyContext {
+    pub(crate) fn new(tab: Arc<Tab>) -> Self {
+        Self { tab }
+    }
+
+    pub(crate) fn tab(&self) -> &Arc<Tab> {
+        &self.tab
+    }
+
+    /// The number of the key.
+    pub fn id(&self) -> KeyId {
+        self.lineage().id()
+    }
+
+    /// The key's record, as it was when the request came in.
+    pub fn key(&self) -> &Key {
+        self.lineage().key()
+    }
+
+    /// The account's id.
+    pub fn account_id(&self) -> &AccountId {
+        self.lineage().account_id()
+    }
+
+    /// The account.
+    pub fn account(&self) -> &Account {
+        self.lineage().account()
+    }
+
+    /// The key with its ancestors.
+    pub fn lineage(&self) -> &Lineage {
+        self.tab.lineage()
+    }
+
+    /// Whether the key, and every ancestor of it, allows `scope`.
+    pub fn allows(&self, scope: &Scope) -> bool {
+        self.lineage().allows(scope, self.tab.keys().rules.superscope.as_ref())
+    }
+
+    /// What the key may do: what it and every ancestor of it allow.
+    pub fn scopes(&self) -> ScopeSet {
+        self.lineage().scopes()
+    }
+
+    /// What the key can still spend, as far as this request knows; `None` where nothing limits it.
+    pub fn remaining(&self) -> Option<Amount> {
+        self.tab.remaining()
+    }
+
+    /// Set where the request came with a token that was rotated away: until when it still works. Such a token may be
+    /// used, but must not be let change keys.
+    pub fn retires_at(&self) -> Option<Timestamp> {
+        self.tab.found().retires_at
+    }
+}
+
+impl fmt::Debug for KeyContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyContext").field("key", &self.id()).field("account", self.account_id()).finish()
+    }
+}
+
+/// Who a request behind the layer comes from.
+#[derive(Clone)]
+pub(crate) enum Caller {
+    Key(KeyContext),
+    /// Let through without a credential by an optional layer, or without an answer by one that fails open.
+    Anonymous(Arc<HttpOptions>),
+}
+
+impl Caller {
+    /// The caller of a request, or a refusal whose log line tells how to mend the service.
+    pub(crate) fn of<'a>(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a Self, Refusal> {
+        extensions.get().ok_or_else(|| {
+            tracing::error!(
+                "{wanted_by} found no key in the request's extensions. Is `AgentKeyLayer` missing, or added below it? \
+                 In axum, layers added later run earlier: add `.layer(AgentKeyLayer::new(&keys))` after the routes \
+                 and layers that need it."
+            );
+            Refusal::Misconfigured
+        })
+    }
+
+    pub(crate) fn http(&self) -> &Arc<HttpOptions> {
+        match self {
+            Self::Key(context) => context.tab().http(),
+            Self::Anonymous(http) => http,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Result<&KeyContext, Refusal> {
+        match self {
+            Self::Key(context) => Ok(context),
+            Self::Anonymous(_) => Err(Refusal::MissingKey),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Where a request carries its token.
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use crate::{Refusal, Token, TokenHash};
+
+/// Where to look for a token, in order. Default: `Authorization: Bearer`, else `X-Api-Key`.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    sources: Vec<Source>,
+    foreign: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Bearer,
+    Header(HeaderName),
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        let api_key = Source::Header(HeaderName::from_static("x-api-key"));
+        Self { sources: vec![Source::Bearer, api_key], foreign: false }
+    }
+}
+
+impl Credentials {
+    /// Only these headers; `Authorization` means its `Bearer` scheme.
+    pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        let source = |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
+        self.sources = names.into_iter().map(source).collect();
+    }
+
+    /// Tokens of any format.
+    pub(crate) fn foreign(&mut self, foreign: bool) {
+        self.foreign = foreign;
+    }
+
+    /// The hash of the request's token. Noise is refused here, without asking the store.
+    pub(crate) fn read(&self, headers: &HeaderMap) -> Result<TokenHash, Refusal> {
+        let mut credential: Option<&[u8]> = None;
+        for source in &self.sources {
+            for value in headers.get_all(source.name()) {
+                let Some(value) = source.token(value) else { continue };
+                if credential.is_some_and(|first| first != value) {
+                    return Err(Refusal::AmbiguousCredentials);
+                }
+                credential = Some(value);
+            }
+        }
+        let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?).map_err(|_| Refusal::InvalidKey)?;
+        let token = if self.foreign { Token::parse_foreign(text) } else { Token::parse(text) };
+        token.map(|token| token.hash()).map_err(|_| Refusal::InvalidKey)
+    }
+}
+
+impl Source {
+    fn name(&self) -> &HeaderName {
+        match self {
+            Self::Bearer => &AUTHORIZATION,
+            Self::Header(name) => name,
+        }
+    }
+
+    /// The token in a header's value; another scheme than Bearer has none of ours (RFC 9110 §11.1: schemes are
+    /// case-insensitive).
+    fn token<'a>(&self, value: &'a HeaderValue) -> Option<&'a [u8]> {
+        let value = value.as_bytes();
+        match self {
+            Self::Header(_) => Some(value.trim_ascii()),
+            Self::Bearer => {
+                let end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
+                let (scheme, rest) = value.split_at(end);
+                scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+            }
+        }
+    }
+}

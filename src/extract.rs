@@ -1,0 +1,64 @@
+//! Extractors for axum: `KeyContext`, `Option<KeyContext>`, `Charge` and `Replayable`.
+
+use axum_core::body::Body;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use crate::charge::{Charge, ChargeError, Replayable};
+use crate::context::{Caller, KeyContext};
+
+impl IntoResponse for ChargeError {
+    fn into_response(self) -> Response {
+        self.to_response().map(Body::from)
+    }
+}
+
+impl KeyContext {
+    fn of(parts: &Parts, wanted_by: &str) -> Result<Self, ChargeError> {
+        let caller = Caller::of(&parts.extensions, wanted_by);
+        let caller = caller.map_err(|refusal| ChargeError::new(refusal, Default::default()))?;
+        caller.key().cloned().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))
+    }
+}
+
+/// Refused with 401 without a key, and with 500 where the layer is missing.
+impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Self::of(parts, "KeyContext")
+    }
+}
+
+/// `None` for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a key; refused
+/// with 500 where the layer is missing.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, ChargeError> {
+        match Caller::of(&parts.extensions, "Option<KeyContext>") {
+            Ok(caller) => Ok(caller.key().ok().cloned()),
+            Err(refusal) => Err(ChargeError::new(refusal, Default::default())),
+        }
+    }
+}
+
+/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated.
+impl<S: Send + Sync> FromRequestParts<S> for Charge {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Self::begin(&KeyContext::of(parts, "Charge")?).await
+    }
+}
+
+/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated that was not charged by
+/// a payment.
+impl<S: Send + Sync> FromRequestParts<S> for Replayable {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Self::begin(&KeyContext::of(parts, "Replayable")?).await
+    }
+}

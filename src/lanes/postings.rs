@@ -1,0 +1,180 @@
+//! Postings, many in one transaction.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::UNAVAILABLE;
+use crate::ledger::{Action, Posted, Posting};
+use crate::store::{StoreError, unwinding};
+use crate::{Refusal, Store};
+
+/// At most so many postings in one transaction.
+const BATCH: usize = 512;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+type Answer = Result<Posted, Refusal>;
+
+/// The queue has no bound of its own: every job in it has its place in a bounded number of places.
+#[derive(Debug)]
+pub(super) struct PostingLane(mpsc::UnboundedSender<Job>);
+
+#[derive(Debug)]
+pub(super) struct Job {
+    posting: Posting,
+    answer: oneshot::Sender<Answer>,
+    /// Until when a store that is not available is asked again.
+    deadline: Instant,
+    place: Place,
+}
+
+/// The place that a job takes up until it is answered.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// One of those that wait for an answer.
+    Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
+    /// That of a charge, kept for its settle.
+    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<OwnedSemaphorePermit>>),
+}
+
+impl Job {
+    pub(super) fn new(posting: Posting, answer: oneshot::Sender<Answer>, deadline: Instant, place: Place) -> Self {
+        Self { posting, answer, deadline, place }
+    }
+
+    /// A settle is posted even if nobody waits for the answer.
+    fn is_settle(&self) -> bool {
+        matches!(self.place, Place::Charge(_))
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.is_settle() || !self.answer.is_closed()
+    }
+
+    fn reply(self, answer: Answer) {
+        if self.is_settle() && answer.is_err() {
+            log_lost(&self.posting);
+        }
+        let _ = self.answer.send(answer);
+    }
+}
+
+impl PostingLane {
+    pub(super) fn start(store: Arc<dyn Store>) -> Self {
+        let (sender, waiting) = mpsc::unbounded_channel();
+        tokio::spawn(run(store, waiting));
+        Self(sender)
+    }
+
+    pub(super) fn send(&self, job: Job) -> Result<(), Refusal> {
+        self.0.send(job).map_err(|mpsc::error::SendError(job)| {
+            job.reply(Err(UNAVAILABLE));
+            UNAVAILABLE
+        })
+    }
+}
+
+async fn run(store: Arc<dyn Store>, mut waiting: mpsc::UnboundedReceiver<Job>) {
+    let mut jobs = Vec::new();
+    while waiting.recv_many(&mut jobs, BATCH).await > 0 {
+        let mut pause = FIRST_PAUSE;
+        // What a store that is not available leaves unanswered goes first into the next attempt.
+        loop {
+            jobs = attempt(&*store, mem::take(&mut jobs)).await;
+            if jobs.is_empty() {
+                break;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            while jobs.len() < BATCH
+                && let Ok(job) = waiting.try_recv()
+            {
+                jobs.push(job);
+            }
+        }
+    }
+}
+
+/// Posts and answers; returns the jobs that are worth another attempt.
+async fn attempt(store: &dyn Store, mut jobs: Vec<Job>) -> Vec<Job> {
+    jobs.retain(Job::is_wanted);
+    if jobs.is_empty() {
+        return jobs;
+    }
+    match post(store, &jobs).await {
+        Ok(answers) => {
+            jobs.into_iter().zip(answers).for_each(|(job, answer)| job.reply(answer));
+            Vec::new()
+        }
+        Err(error) if error.is_transient() => {
+            tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
+            let now = Instant::now();
+            let (again, late): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline > now);
+            late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
+            again
+        }
+        Err(error) => {
+            let size = jobs.len();
+            tracing::error!(%error, postings = size, "agentkey could not post; each posting is tried by itself");
+            let mut again: Vec<Job> = Vec::new();
+            for job in jobs {
+                // What waits for its account's turn must not be overtaken.
+                if again.iter().any(|earlier| earlier.posting.account == job.posting.account) {
+                    again.push(job);
+                } else {
+                    again.extend(attempt_one(store, job, size).await);
+                }
+            }
+            again
+        }
+    }
+}
+
+async fn attempt_one(store: &dyn Store, job: Job, batch: usize) -> Option<Job> {
+    let answer = match batch {
+        1 => Err(None),
+        _ => post(store, std::slice::from_ref(&job)).await.map_err(Some),
+    };
+    match answer {
+        Ok(answers) => job.reply(answers.into_iter().next().unwrap_or(Err(UNAVAILABLE))),
+        Err(Some(error)) if error.is_transient() && job.deadline > Instant::now() => return Some(job),
+        Err(error) => {
+            if let Some(error) = error {
+                tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
+            }
+            job.reply(Err(UNAVAILABLE));
+        }
+    }
+    None
+}
+
+async fn post(store: &dyn Store, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
+    let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
+    let answers = unwinding(|| store.post(&postings)).await?;
+    if answers.len() == postings.len() {
+        Ok(answers)
+    } else {
+        Err(StoreError::failed("the store did not answer every posting"))
+    }
+}
+
+/// The last resort for a charge that could not be posted: everything that is needed to post it by hand.
+fn log_lost(posting: &Posting) {
+    if let Action::Settle { holds, void, cost, note, .. } = &posting.action {
+        tracing::error!(
+            posting = %posting.id,
+            account = %posting.account,
+            key = %posting.key,
+            cost_micros = cost.as_micros(),
+            holds = ?holds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            void = ?void.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            labels = ?note.labels,
+            reference = ?note.reference,
+            "agentkey could not post a charge; post it by hand"
+        );
+    }
+}

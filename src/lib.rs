@@ -1,0 +1,120 @@
+//! Scoped, budgeted, time-bounded API keys for AI agents, on any axum or tower service.
+//!
+//! agentkey gives each agent a key that says what it may do (scopes), how much it may spend (budget), until when
+//! (expiry), and on whose behalf (delegation), and holds it to all four on every request: no overspend under
+//! concurrency, no lost charge, and revocation from the very next request on.
+//!
+//! ```text
+//! request ─► credentials ─► AgentKeyLayer ─► RequireScope ─► handler(KeyContext, Charge) ─► body ends ─► settle ─► ledger
+//!             (token)        find + check      (may it?)        hold / pay / add              (guard)      (store)
+//! ```
+//!
+//! # Quick start
+//!
+//! ```
+//! # #[cfg(all(feature = "axum", feature = "sqlite"))] mod app {
+//! use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, NewKey, RequireScope, ScopeSet};
+//! use axum::{Router, routing::post};
+//!
+//! async fn answer(charge: Charge) -> Result<&'static str, ChargeError> {
+//!     charge.hold(Amount::cents(5)).await?; // refused here: 402 before any work is done
+//!     charge.add(Amount::cents(3)); // what it really cost; the rest goes back
+//!     Ok("42")
+//! }
+//!
+//! pub async fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//!     let keys = AgentKeys::sqlite("sqlite::memory:").await?;
+//!     let created = keys
+//!         .create(
+//!             NewKey::new("acme".parse()?)
+//!                 .scopes(ScopeSet::parse(["answer"])?)
+//!                 .budget(Budget::monthly(Amount::units(20)))
+//!                 .expires_in("30d".parse()?),
+//!         )
+//!         .await?;
+//!     println!("the token, shown once: {}", created.token.expose());
+//!
+//!     Ok(Router::new()
+//!         .route("/answer", post(answer).layer(RequireScope::one("answer")?))
+//!         .layer(AgentKeyLayer::new(&keys)))
+//! }
+//! # }
+//! # #[cfg(all(feature = "axum", feature = "sqlite"))]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() { app::app().await.unwrap(); }
+//! # #[cfg(not(all(feature = "axum", feature = "sqlite")))] fn main() {}
+//! ```
+//!
+//! # Where things are
+//!
+//! - [`AgentKeys`]: make, find, change, rotate and revoke keys; read entries and usage.
+//! - [`authenticate`]: [`AgentKeyLayer`], which finds the key of a request and puts a [`KeyContext`] into it.
+//! - [`RequireScope`], [`RequireBudget`]: what a route asks of a key.
+//! - [`charge`]: [`Charge`], and when what is posted.
+//! - [`ledger`]: where money is decided; [`store`]: where it is kept.
+//!
+//! # Features
+//!
+//! | Feature | Default | What it brings |
+//! |---|---|---|
+//! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
+//! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
+//! | `testing` | no | `testing`: the suite that every store has to pass |
+
+#![warn(unreachable_pub)]
+// Nothing that a request can reach may panic. Tests and examples are other crates, and may stop at a surprise.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod amount;
+pub mod authenticate;
+mod body;
+mod budget;
+mod builder;
+pub mod charge;
+mod clock;
+mod context;
+mod credentials;
+mod entry;
+#[cfg(feature = "axum")]
+mod extract;
+mod handle;
+mod http_options;
+mod id;
+mod key;
+mod lanes;
+pub mod ledger;
+mod lineage;
+mod period;
+mod price;
+mod problem;
+mod refusal;
+mod require;
+mod scope;
+pub mod store;
+mod token;
+mod validity;
+
+pub use amount::{Amount, AmountError};
+pub use authenticate::AgentKeyLayer;
+pub use body::{BodyError, ResponseBody};
+pub use budget::{Budget, BudgetError};
+pub use builder::Builder;
+pub use charge::{Charge, ChargeError, Hold, OnInterrupt, Receipt, Replayable};
+pub use clock::{Clock, ManualClock};
+pub use context::KeyContext;
+pub use entry::{Entry, EntryKind, LabelError, Labels, Note};
+pub use handle::{AgentKeys, Created, Error, Page};
+pub use id::{AccountId, EntryId, InvalidId, KeyId, PostingId};
+pub use key::{Account, Balance, Grace, Key, KeyPatch, NewKey};
+pub use ledger::{ChangeError, OnExpiry};
+pub use lineage::Lineage;
+pub use period::{Period, PeriodError, Window};
+pub use price::{TokenPrice, TokenUsage};
+pub use refusal::{BlockedBy, MissingScope, Refusal, Shortfall};
+pub use require::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
+pub use require::{RequireScope, RequireScopeFuture, RequireScopeService};
+pub use scope::{Scope, ScopeError, ScopeSet};
+pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
+#[cfg(feature = "sqlite")]
+pub use store::{SqliteOptions, SqliteStore};
+pub use token::{Token, TokenError, TokenHash, TokenPrefix};
+pub use validity::{Validity, ValidityError};

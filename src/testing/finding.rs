@@ -1,0 +1,146 @@
+//! Look-ups by token.
+
+use super::world::*;
+use crate::store::Found;
+use crate::{Amount, Budget, Clock, NewKey, Period, Refusal, ScopeSet, Store, TokenHash};
+
+fn id(found: &Option<Found>) -> Option<i64> {
+    found.as_ref().map(|found| found.lineage.id().get())
+}
+
+/// Answers are in the order of the hashes, also where a hash is asked for twice or unknown.
+pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (a, token_a) = w.create_with_token(acme()).await;
+    let (b, token_b) = w.create_with_token(NewKey::new(account("other"))).await;
+    let unknown = TokenHash::of("nobody has this");
+
+    let found = w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
+    let [a, b] = [a.id.get(), b.id.get()].map(Some);
+    assert_eq!(found.iter().map(id).collect::<Vec<_>>(), [b, None, a, b, None, a]);
+    assert_eq!(w.store.find(&[]).await.unwrap(), [], "nothing asked, nothing found");
+}
+
+/// Every field of a record, of its ancestors and of its account comes back as it was written.
+pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let made_at = w.clock.now();
+    w.ceiling(&account("acme"), Budget::new(Some(Amount::MAX), Period::CalendarWeek)).await;
+    let name = "l'agent \"nächtlich\" %_\\ \u{1F916}; DROP TABLE keys";
+    let root = w.create(acme().name(name).expires_at(at("2030-01-01T00:00:00.000001Z"))).await;
+    assert_eq!((root.name.as_str(), root.created_at, root.parent), (name, made_at, None));
+    assert_eq!((root.revoked_at, root.scopes.is_unrestricted()), (None, true));
+
+    w.clock.advance(std::time::Duration::from_micros(1_234_567));
+    let scopes = ScopeSet::parse(["read", "proxy.*", "a:b"]).unwrap();
+    let mid = NewKey::child_of(root.id).scopes(scopes.clone()).budget(Budget::monthly(Amount::micros(1)).calendar());
+    let mid = w.create(mid.expires_in("3d".parse().unwrap())).await;
+    let (leaf, token) = w.create_with_token(NewKey::child_of(mid.id).budget(Budget::daily(Amount::ZERO))).await;
+    assert_eq!((leaf.prefix.as_str(), leaf.start.as_str(), leaf.parent), ("ak_test", "00000002", Some(mid.id)));
+    assert_eq!((&mid.scopes, leaf.scopes.is_unrestricted(), leaf.scopes.iter().count()), (&scopes, false, 0));
+
+    let found = w.find(token).await.expect("the key is there");
+    assert_eq!(found.retires_at, None);
+    let lineage = found.lineage;
+    assert_eq!(lineage.key(), &leaf);
+    assert_eq!(lineage.ancestors(), [mid, root], "ancestors come parent first");
+    assert_eq!(lineage.at(), w.clock.now());
+    assert_eq!(lineage.account_id(), &account("acme"));
+    assert_eq!(lineage.account().budget, Budget::new(Some(Amount::MAX), Period::CalendarWeek));
+    assert_eq!(lineage.account().created_at, made_at);
+    assert_eq!(w.store.lineage(leaf.id).await.unwrap(), Some(lineage), "by id as by token");
+    assert_eq!(w.store.account(&account("nobody")).await.unwrap(), None);
+
+    for period in ["lifetime", "day", "week", "month", "calendar_day", "calendar_week", "calendar_month"] {
+        for limit in [None, Some(Amount::ZERO), Some(Amount::MAX)] {
+            let budget = Budget::new(limit, period.parse().unwrap());
+            let (key, token) = w.create_with_token(acme().budget(budget)).await;
+            assert_eq!(key.budget, budget);
+            assert_eq!(w.find(token).await.expect("it is there").lineage.key(), &key);
+        }
+    }
+}
+
+/// A token that was rotated away is found until its grace ends, and says so; the new one is found at once.
+pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, first) = w.create_with_token(acme()).await;
+    let (_, second) = w.rotate(&key, MINUTE).await;
+    let ends = w.clock.now() + secs(MINUTE);
+
+    let old = w.find(first).await.expect("the old token is in its grace");
+    assert_eq!((old.lineage.id(), old.retires_at), (key.id, Some(ends)));
+    let new = w.find(second).await.expect("the new token works at once");
+    assert_eq!((new.lineage.id(), new.retires_at), (key.id, None));
+
+    // Another rotation does not give the first token more time, nor less.
+    w.clock.advance(secs(10));
+    let (_, third) = w.rotate(&key, 0).await;
+    assert!(w.find(second).await.is_none(), "without grace the old token is gone at once");
+    assert_eq!(w.find(first).await.map(|found| found.retires_at), Some(Some(ends)));
+    assert_eq!(w.find(third).await.map(|found| found.retires_at), Some(None));
+
+    w.clock.set(ends - std::time::Duration::from_micros(1));
+    assert!(w.find(first).await.is_some(), "a microsecond before its end");
+    w.clock.set(ends);
+    assert!(w.find(first).await.is_none(), "the grace ends at its instant");
+    assert!(w.find(third).await.is_some());
+}
+
+/// A key is still found when it or an ancestor was revoked, and its lineage says so.
+pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (root, root_token) = w.create_with_token(acme()).await;
+    let (mid, mid_token) = w.create_with_token(NewKey::child_of(root.id)).await;
+    let (_, leaf_token) = w.create_with_token(NewKey::child_of(mid.id)).await;
+    let (_, sibling_token) = w.create_with_token(NewKey::child_of(root.id)).await;
+    w.revoke(&mid).await;
+
+    for (token, standing) in [
+        (root_token, Ok(())),
+        (mid_token, Err(Refusal::RevokedKey)),
+        (leaf_token, Err(Refusal::RevokedKey)),
+        (sibling_token, Ok(())),
+    ] {
+        assert_eq!(w.find(token).await.expect("found all the same").lineage.standing(), standing);
+    }
+}
+
+/// A key, and what was minted from it, is in force until the instant of its expiry.
+pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let ends = w.clock.now() + secs(MINUTE);
+    let (root, root_token) = w.create_with_token(acme().expires_at(ends)).await;
+    let (_, leaf_token) = w.create_with_token(NewKey::child_of(root.id)).await;
+    for (now, standing) in [
+        (ends - std::time::Duration::from_micros(1), Ok(())),
+        (ends, Err(Refusal::ExpiredKey)),
+        (ends + secs(DAY), Err(Refusal::ExpiredKey)),
+    ] {
+        w.clock.set(now);
+        for token in [root_token, leaf_token] {
+            assert_eq!(w.find(token).await.expect("found all the same").lineage.standing(), standing, "at {now}");
+        }
+    }
+}
+
+/// A look-up shows what was acknowledged before it, and windows as they are at its instant.
+pub async fn what_was_charged_shows_at_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (root, _) = w.create_with_token(acme().budget(Budget::monthly(c(100)))).await;
+    let (leaf, token) = w.create_with_token(NewKey::child_of(root.id).budget(Budget::daily(c(50)))).await;
+    w.paid(&leaf, 7).await;
+    w.accept(&hold(&leaf, c(3), 2 * DAY)).await;
+
+    let lineage = w.find(token).await.expect("it is there").lineage;
+    for balance in [lineage.key().balance, lineage.ancestors()[0].balance, lineage.account().balance] {
+        assert_eq!((balance.spent, balance.held), (c(7), c(3)));
+    }
+    assert_eq!(lineage.remaining(), Some(c(40)));
+
+    w.clock.advance(secs(DAY));
+    let lineage = w.find(token).await.expect("it is there").lineage;
+    assert_eq!((lineage.key().balance.spent, lineage.key().balance.held), (NOTHING, c(3)), "the day is over");
+    assert_eq!(lineage.ancestors()[0].balance.spent, c(7), "the month is not");
+    assert_eq!(lineage.remaining(), Some(c(47)));
+}

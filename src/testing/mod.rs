@@ -1,0 +1,212 @@
+//! The suite that every store has to pass.
+//!
+//! Each check is a function of its own, named by what must hold, in the module of its subject; it asks for an empty
+//! store that reads the time from the clock it is given, and panics where the store breaks what
+//! [`Store`](crate::Store) promises.
+//! [`conformance_tests!`](crate::conformance_tests) makes a `#[tokio::test]` of each; [`conformance`] runs them one
+//! after the other.
+//!
+//! ```
+//! use agentkey::{Clock, MemoryStore};
+//!
+//! async fn empty(clock: Clock) -> MemoryStore {
+//!     MemoryStore::with_clock(clock)
+//! }
+//!
+//! mod memory_store {
+//!     agentkey::conformance_tests!(super::empty); // in tests/conformance.rs: one test for each check
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! agentkey::testing::conformance(empty).await; // or all of them in one place
+//! # }
+//! ```
+//!
+//! A store that keeps less than it should is refused:
+//!
+//! ```should_panic
+//! use agentkey::{Clock, MemoryStore, testing::posting};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! // This one reads the machine's clock instead of the one it was given.
+//! posting::a_note_is_kept(async |_: Clock| MemoryStore::new()).await;
+//! # }
+//! ```
+
+// A check stops at the first surprise, as a test does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::missing_panics_doc)] // every check panics where it fails
+
+pub mod changing;
+pub mod claiming;
+pub mod finding;
+pub mod holding;
+pub mod listing;
+pub mod posting;
+pub mod racing;
+pub mod refunding;
+pub mod windows;
+mod world;
+
+use crate::{Clock, Store};
+
+pub use world::World;
+
+/// Names a check that panics, since the panic itself names only a line.
+struct Running(&'static str);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the store does not conform: {}", self.0);
+        }
+    }
+}
+
+/// Defines `conformance` and `conformance_tests!` from one list, so that no check is forgotten in one of them.
+macro_rules! suite {
+    ($dollar:tt $($module:ident { $($check:ident)* })*) => {
+        /// Runs every check. `make` makes an empty store that reads the time from the clock it is given.
+        ///
+        /// # Panics
+        ///
+        /// At the first check that fails; its name is on standard error.
+        pub async fn conformance<S: Store>(make: impl AsyncFn(Clock) -> S) {
+            $($({
+                let _running = Running(concat!(stringify!($module), "::", stringify!($check)));
+                $module::$check(&make).await;
+            })*)*
+        }
+
+        /// Makes a `#[tokio::test]` of every check of [`testing`](crate::testing), for the stores that an
+        /// `async fn(Clock) -> impl Store` makes. The calling crate needs tokio with `macros` and `rt-multi-thread`.
+        #[macro_export]
+        macro_rules! conformance_tests {
+            ($dollar make:expr) => {
+                $($(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $check() {
+                        let make = $dollar make;
+                        $crate::testing::$module::$check(&make).await;
+                    }
+                )*)*
+            };
+        }
+    };
+}
+
+suite! { $
+    finding {
+        answers_come_in_the_order_of_the_hashes
+        a_record_is_found_as_it_was_made
+        a_retired_token_works_until_its_grace_ends
+        revocation_shows_at_once_on_the_whole_subtree
+        expiry_shows_at_its_instant
+        what_was_charged_shows_at_once
+    }
+    posting {
+        a_payment_counts_on_the_whole_lineage
+        a_limit_can_be_spent_to_the_last_micro
+        a_refusal_changes_nothing_and_names_the_member
+        refusals_are_not_remembered
+        negative_amounts_are_refused
+        keys_outside_the_account_are_refused
+        keys_not_in_force_are_refused_new_work_only
+        opening_needs_something_left
+        a_payment_takes_effect_once
+        a_settlement_takes_effect_once
+        cost_is_posted_past_the_limit
+        a_settlement_that_cost_nothing_writes_nothing
+        a_settlement_outlives_its_key
+        a_voided_payment_is_taken_back_once
+        figures_saturate_and_never_wrap
+        a_batch_is_answered_in_order
+        a_refused_posting_does_not_hinder_its_neighbours
+        a_batch_may_touch_many_accounts
+        a_long_batch_is_one_batch
+        a_note_is_kept
+    }
+    refunding {
+        an_entry_is_given_back_in_parts_and_no_further
+        a_refund_takes_effect_once
+        only_charges_of_the_account_are_refunded
+        a_refund_into_a_past_window_leaves_the_current_one
+        a_refund_counts_for_each_member_by_its_own_window
+    }
+    holding {
+        a_hold_sets_money_aside_on_the_whole_lineage
+        a_settled_hold_makes_room_for_its_cost
+        only_the_named_holds_are_settled
+        a_hold_takes_effect_once
+        a_hold_that_is_over_is_never_held_again
+        a_hold_that_runs_out_is_released
+        a_hold_that_runs_out_is_charged_where_asked
+        a_settlement_takes_a_charged_expiry_back
+        a_late_settlement_posts_its_whole_cost
+        a_renewed_hold_lives_longer
+        a_hold_gets_no_older_than_the_maximum
+        what_is_over_is_not_renewed
+        holds_live_through_the_end_of_a_window
+        a_sweep_ends_what_ran_out
+        a_hold_may_last_to_the_end_of_time
+    }
+    claiming {
+        a_claim_keeps_others_out_while_it_runs
+        a_claim_belongs_to_one_key
+        a_charged_claim_answers_with_its_entry
+        a_claim_that_cost_nothing_is_free_again
+        a_dead_claim_is_taken_over
+        a_dead_claim_that_paid_is_charged
+        a_voided_payment_frees_its_claim
+        a_renewed_claim_stays_in_flight
+        a_refused_claim_is_free
+        a_claim_may_be_any_text
+    }
+    windows {
+        every_member_counts_in_its_own_window
+        months_do_not_drift
+        debt_ends_with_its_window
+        a_refusal_says_when_waiting_helps
+        time_never_goes_back_for_an_account
+        a_key_is_not_made_in_the_past_of_its_account
+    }
+    changing {
+        a_child_stays_inside_its_parent
+        a_lineage_has_a_greatest_depth
+        a_child_needs_a_parent_in_force
+        a_parent_must_exist_in_the_account
+        a_refused_change_leaves_nothing
+        an_account_is_made_once
+        an_account_has_a_ceiling_over_its_keys
+        an_update_changes_what_it_names
+        an_update_stays_inside_the_parent
+        another_period_counts_anew
+        another_period_of_the_account_counts_anew
+        a_rotation_keeps_everything_but_the_token
+        revoking_again_changes_nothing
+        revoked_keys_are_not_changed
+        unknown_keys_are_not_changed
+        holds_that_ran_out_do_not_count_against_a_change
+    }
+    listing {
+        keys_come_in_pages
+        entries_come_in_pages
+        entries_are_narrowed_by_key_and_time
+        one_entry_is_found
+        usage_by_key
+        usage_by_label_of_any_name
+        usage_by_time
+        usage_counts_a_refund_where_its_charge_was
+        usage_saturates
+        accounts_do_not_see_each_other
+    }
+    racing {
+        payments_never_pass_a_limit_together
+        children_never_pass_their_parent_together
+        holds_never_pass_a_limit_together
+        one_posting_sent_often_takes_effect_once
+        one_claim_is_opened_by_one
+        accounts_in_opposite_order_do_not_deadlock
+        a_revocation_stops_what_starts_after_it
+    }
+}

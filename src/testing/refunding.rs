@@ -1,0 +1,97 @@
+//! Refunds.
+
+use super::world::*;
+use crate::ledger::Outcome;
+use crate::{Budget, Clock, EntryId, EntryKind, EntryQuery, NewKey, PostingId, Refusal, Store};
+
+/// Parts of an entry can be given back until nothing of it is left; the refusal says how much there is.
+pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let root = w.key(100).await;
+    let key = w.child(&root, 50).await;
+    let entry = w.paid(&key, 10).await;
+    assert_eq!(w.refuse(&refund(&key, entry, c(11))).await, Refusal::RefundTooLarge { left: c(10) });
+    let back = refund(&key, entry, c(4));
+    w.clock.advance(secs(MINUTE));
+    let posted = w.accept(&back).await;
+    assert_eq!(posted.outcome, Outcome::Refunded { entry: back.id.into() });
+    assert_eq!(posted.remaining, Some(c(44)));
+    assert_eq!(w.refuse(&refund(&key, entry, c(7))).await, Refusal::RefundTooLarge { left: c(6) });
+    w.accept(&refund(&key, entry, c(6))).await;
+    assert_eq!(w.refuse(&refund(&key, entry, c(1))).await, Refusal::RefundTooLarge { left: NOTHING });
+    for key in [&key, &root] {
+        assert_eq!(w.balance(key).await, (NOTHING, NOTHING));
+    }
+    assert_eq!(w.account_balance(&key).await, (NOTHING, NOTHING));
+    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let second = &entries[1];
+    assert_eq!((second.id, second.kind, second.amount), (back.id.into(), EntryKind::Refund, c(-4)));
+    assert_eq!((second.refunds, second.key), (Some(entry), key.id));
+    assert_eq!((second.at, second.counts_at), (w.clock.now(), entries[0].at));
+
+    let end = settle(&key, &[], c(8));
+    w.accept(&end).await;
+    w.accept(&refund(&key, end.id.into(), c(8))).await;
+    assert_eq!(w.balance(&key).await, (NOTHING, NOTHING), "settlements are refunded as payments are");
+}
+
+/// A refund sent again answers as it did, and gives nothing back.
+pub async fn a_refund_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.key(100).await;
+    let entry = w.paid(&key, 10).await;
+    let back = refund(&key, entry, c(7));
+    let first = w.accept(&back).await;
+    assert_eq!(w.accept(&back).await.outcome, first.outcome, "though 7 more are not left");
+    assert_eq!(w.balance(&key).await, (c(3), NOTHING));
+    assert_eq!(w.ledger(&key.account).await.len(), 2);
+}
+
+/// An entry that is not there, is of another account, or is itself a refund cannot be refunded.
+pub async fn only_charges_of_the_account_are_refunded<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, theirs) = (w.key(100).await, w.create(NewKey::new(account("other"))).await);
+    let (entry, foreign) = (w.paid(&key, 10).await, w.paid(&theirs, 10).await);
+    let back = refund(&key, entry, c(5));
+    w.accept(&back).await;
+    for of in [EntryId::from(PostingId::new()), foreign, back.id.into()] {
+        assert_eq!(w.refuse(&refund(&key, of, NOTHING)).await, Refusal::UnknownEntry);
+        assert_eq!(w.refuse(&refund(&key, of, c(1))).await, Refusal::UnknownEntry);
+    }
+    assert_eq!(w.balance(&theirs).await, (c(10), NOTHING));
+}
+
+/// What is given back of a past window is not spent anew in the current one.
+pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.create(acme().budget(Budget::daily(c(10)))).await;
+    let old = w.paid(&key, 10).await;
+    w.clock.advance(secs(DAY));
+    let new = w.paid(&key, 4).await;
+    assert_eq!(w.accept(&refund(&key, old, c(10))).await.remaining, Some(c(6)));
+    assert_eq!(w.balance(&key).await, (c(4), NOTHING));
+    w.accept(&refund(&key, new, c(1))).await;
+    assert_eq!(w.balance(&key).await, (c(3), NOTHING));
+    assert_eq!(w.account_balance(&key).await, (c(3), NOTHING), "the account's lifetime counts both");
+
+    // Also where the refund is what rolls the window over.
+    w.clock.advance(secs(DAY));
+    w.accept(&refund(&key, new, c(3))).await;
+    assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
+}
+
+/// One refund can count in the parent's month and not in the child's day.
+pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let parent = w.create(acme().budget(Budget::monthly(c(100)))).await;
+    let child = w.create(NewKey::child_of(parent.id).budget(Budget::daily(c(50)))).await;
+    let entry = w.paid(&child, 10).await;
+    w.clock.advance(secs(DAY));
+    w.paid(&child, 1).await;
+    w.accept(&refund(&child, entry, c(10))).await;
+    assert_eq!(w.balance(&child).await, (c(1), NOTHING));
+    assert_eq!(w.balance(&parent).await, (c(1), NOTHING));
+    w.clock.set(at("2026-02-28T12:00:00Z"));
+    w.accept(&refund(&child, w.paid(&child, 3).await, c(2))).await;
+    assert_eq!(w.balance(&parent).await, (c(1), NOTHING));
+}

@@ -1,0 +1,300 @@
+//! A store, its clock, and short ways to ask it things.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::key::Owner;
+use crate::ledger::{Action, Change, ChangeError, ClaimRef, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules};
+use crate::refusal::Shortfall;
+use crate::store::{Changed, Found};
+use crate::{
+    AccountId, Amount, Budget, Clock, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, KeyPatch, ManualClock, NewKey,
+    Note, PostingId, Refusal, ScopeSet, Store, TokenHash,
+};
+
+/// An empty store, and the clock it reads.
+///
+/// Its methods panic where the store fails, as a store under test never should.
+#[derive(Debug)]
+pub struct World<S> {
+    /// The store.
+    pub store: Arc<S>,
+    /// Its clock. It starts on 31 January 2026 at noon, UTC.
+    pub clock: ManualClock,
+    /// What changes are held to.
+    pub rules: Rules,
+    tokens: AtomicU64,
+}
+
+impl<S: Store> World<S> {
+    /// A world with the store that `make` makes.
+    pub async fn new(make: impl AsyncFn(Clock) -> S) -> Self {
+        let clock = ManualClock::at(at("2026-01-31T12:00:00Z"));
+        let store = Arc::new(make(Clock::from(&clock)).await);
+        Self { store, clock, rules: Rules::default(), tokens: AtomicU64::new(0) }
+    }
+
+    /// Makes a key with the next token of a fixed row of them.
+    ///
+    /// # Errors
+    ///
+    /// As the store does.
+    pub async fn try_create(&self, new: NewKey) -> Result<(Key, TokenHash), ChangeError> {
+        let (account, parent) = match &new.owner {
+            Owner::Account(account) => (account.clone(), None),
+            Owner::Parent(parent) => {
+                let lineage = self.store.lineage(*parent).await.unwrap();
+                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
+                (lineage.account_id().clone(), Some(*parent))
+            }
+        };
+        self.create_in(account, parent, new).await
+    }
+
+    /// Makes a key with this owner, whoever `new` says.
+    pub(super) async fn create_in(
+        &self,
+        account: AccountId,
+        parent: Option<KeyId>,
+        new: NewKey,
+    ) -> Result<(Key, TokenHash), ChangeError> {
+        let NewKey { name, scopes, budget, expiry, .. } = new;
+        let token = self.token();
+        let hash = token.hash;
+        let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
+        Ok((self.change_key(Change::Create { draft, token }).await?, hash))
+    }
+
+    pub(super) fn token(&self) -> NewToken {
+        let n = self.tokens.fetch_add(1, Ordering::Relaxed);
+        NewToken { hash: TokenHash::of(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    ///
+    /// As the store does.
+    pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
+        self.store.change(&change, &self.rules).await.unwrap()
+    }
+
+    /// Makes a change of a key.
+    ///
+    /// # Errors
+    ///
+    /// As the store does.
+    pub async fn change_key(&self, change: Change) -> Result<Key, ChangeError> {
+        match self.change(change).await? {
+            Changed::Key(key) => Ok(key),
+            Changed::Account(account) => panic!("a change of a key was answered with {account:?}"),
+        }
+    }
+
+    /// Puts one posting to the store.
+    ///
+    /// # Errors
+    ///
+    /// As the store does.
+    pub async fn post(&self, posting: &Posting) -> Result<Posted, Refusal> {
+        let mut posted = self.post_all(std::slice::from_ref(posting)).await;
+        posted.pop().unwrap()
+    }
+
+    /// Puts postings to the store in one batch.
+    pub async fn post_all(&self, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
+        let posted = self.store.post(postings).await.unwrap();
+        assert_eq!(posted.len(), postings.len(), "a batch gets one answer for each posting");
+        posted
+    }
+}
+
+impl<S: Store> World<S> {
+    pub(super) async fn create(&self, new: NewKey) -> Key {
+        self.create_with_token(new).await.0
+    }
+
+    pub(super) async fn create_with_token(&self, new: NewKey) -> (Key, TokenHash) {
+        self.try_create(new).await.expect("the key may be made")
+    }
+
+    /// A key with a lifetime budget of so many cents in the account "acme".
+    pub(super) async fn key(&self, cents: i32) -> Key {
+        self.create(acme().budget(Budget::lifetime(c(cents)))).await
+    }
+
+    pub(super) async fn child(&self, parent: &Key, cents: i32) -> Key {
+        let budget = Budget::lifetime(c(cents));
+        self.create(NewKey::child_of(parent.id).scopes(ScopeSet::none()).budget(budget)).await
+    }
+
+    pub(super) async fn update(&self, key: &Key, patch: KeyPatch) -> Result<Key, ChangeError> {
+        self.change_key(Change::Update { key: key.id, patch }).await
+    }
+
+    pub(super) async fn revoke(&self, key: &Key) -> Key {
+        self.change_key(Change::Revoke { key: key.id }).await.expect("a key can always be revoked")
+    }
+
+    pub(super) async fn rotate(&self, key: &Key, grace: u64) -> (Key, TokenHash) {
+        let token = self.token();
+        let hash = token.hash;
+        let change = Change::Rotate { key: key.id, token, grace: secs(grace) };
+        (self.change_key(change).await.expect("the key may be rotated"), hash)
+    }
+
+    pub(super) async fn ceiling(&self, account: &AccountId, budget: Budget) -> crate::Account {
+        match self.change(Change::EnsureAccount { account: account.clone(), budget }).await {
+            Ok(Changed::Account(account)) => account,
+            other => panic!("a ceiling was answered with {other:?}"),
+        }
+    }
+
+    pub(super) async fn accept(&self, posting: &Posting) -> Posted {
+        match self.post(posting).await {
+            Ok(posted) => posted,
+            Err(refusal) => panic!("refused as {refusal:?}, though it is to be accepted: {posting:?}"),
+        }
+    }
+
+    pub(super) async fn refuse(&self, posting: &Posting) -> Refusal {
+        match self.post(posting).await {
+            Ok(posted) => panic!("accepted as {posted:?}, though it is to be refused: {posting:?}"),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// The figures of a posting refused for money.
+    pub(super) async fn short(&self, posting: &Posting) -> Shortfall {
+        match self.refuse(posting).await {
+            Refusal::BudgetExceeded(shortfall) => *shortfall,
+            other => panic!("refused as {other:?}, though it is the money that lacks: {posting:?}"),
+        }
+    }
+
+    pub(super) async fn find(&self, hash: TokenHash) -> Option<Found> {
+        let mut found = self.store.find(&[hash]).await.unwrap();
+        assert_eq!(found.len(), 1, "a look-up gets one answer for each hash");
+        found.pop().unwrap()
+    }
+
+    /// Spent and held.
+    pub(super) async fn balance(&self, key: &Key) -> (Amount, Amount) {
+        let lineage = self.store.lineage(key.id).await.unwrap().expect("a key that was made is there");
+        (lineage.key().balance.spent, lineage.key().balance.held)
+    }
+
+    pub(super) async fn account_balance(&self, key: &Key) -> (Amount, Amount) {
+        let account = self.store.account(&key.account).await.unwrap().expect("an account with keys is there");
+        (account.balance.spent, account.balance.held)
+    }
+
+    pub(super) async fn entries(&self, query: EntryQuery) -> Vec<Entry> {
+        let page: Vec<(Cursor, Entry)> = self.store.entries(&query).await.unwrap();
+        let places: Vec<_> = page.iter().map(|(place, _)| *place).collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "entries come in the order of their places: {places:?}");
+        page.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Kind and amount of every entry of an account.
+    pub(super) async fn ledger(&self, account: &AccountId) -> Vec<(&'static str, Amount)> {
+        let entries = self.entries(EntryQuery::of(account.clone()).limit(1_000)).await;
+        entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect()
+    }
+
+    /// Charges so many cents, and gives the id of the entry.
+    pub(super) async fn paid(&self, key: &Key, cents: i32) -> EntryId {
+        let posting = pay(key, c(cents));
+        let posted = self.accept(&posting).await;
+        assert_eq!(posted.outcome, Outcome::Paid { entry: posting.id.into() }, "an entry has the id of its posting");
+        posting.id.into()
+    }
+}
+
+pub(super) fn at(text: &str) -> Timestamp {
+    text.parse().expect("a timestamp")
+}
+
+pub(super) const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(super) const fn c(cents: i32) -> Amount {
+    Amount::cents(cents)
+}
+
+pub(super) const MINUTE: u64 = 60;
+pub(super) const DAY: u64 = 24 * 60 * MINUTE;
+pub(super) const NOTHING: Amount = Amount::ZERO;
+
+pub(super) fn account(name: &str) -> AccountId {
+    name.parse().expect("an account id")
+}
+
+pub(super) fn acme() -> NewKey {
+    NewKey::new(account("acme")).scopes(ScopeSet::unrestricted())
+}
+
+pub(super) fn posting(key: &Key, action: Action) -> Posting {
+    Posting::new(key.account.clone(), key.id, action)
+}
+
+pub(super) fn pay(key: &Key, amount: Amount) -> Posting {
+    pay_claimed(key, amount, None)
+}
+
+pub(super) fn pay_claimed(key: &Key, amount: Amount, claim: Option<ClaimRef>) -> Posting {
+    posting(key, Action::Pay { amount, note: Note::default(), claim })
+}
+
+pub(super) fn hold(key: &Key, amount: Amount, ttl: u64) -> Posting {
+    let (ttl, on_expiry, note) = (secs(ttl), OnExpiry::Release, Note::default());
+    posting(key, Action::Hold { amount, ttl, on_expiry, note })
+}
+
+pub(super) fn hold_or_charge(key: &Key, amount: Amount, ttl: u64) -> Posting {
+    let (ttl, on_expiry, note) = (secs(ttl), OnExpiry::Charge, Note::default());
+    posting(key, Action::Hold { amount, ttl, on_expiry, note })
+}
+
+pub(super) fn renew(key: &Key, holds: &[&Posting], ttl: u64, max_age: u64) -> Posting {
+    renew_claimed(key, holds, ttl, max_age, None)
+}
+
+pub(super) fn renew_claimed(key: &Key, holds: &[&Posting], ttl: u64, max_age: u64, claim: Option<ClaimRef>) -> Posting {
+    let holds = ids(holds);
+    posting(key, Action::Renew { holds, ttl: secs(ttl), max_age: secs(max_age), claim })
+}
+
+pub(super) fn settle(key: &Key, holds: &[&Posting], cost: Amount) -> Posting {
+    settle_with(key, holds, &[], cost, None)
+}
+
+pub(super) fn settle_with(
+    key: &Key,
+    holds: &[&Posting],
+    void: &[&Posting],
+    cost: Amount,
+    claim: Option<ClaimRef>,
+) -> Posting {
+    let (holds, void) = (ids(holds), ids(void));
+    posting(key, Action::Settle { holds, void, cost, note: Note::default(), claim })
+}
+
+pub(super) fn refund(key: &Key, entry: EntryId, amount: Amount) -> Posting {
+    posting(key, Action::Refund { entry, amount })
+}
+
+fn ids(postings: &[&Posting]) -> Vec<PostingId> {
+    postings.iter().map(|posting| posting.id).collect()
+}
+
+/// A note with one label and a reference.
+pub(super) fn note(name: &str, value: &str, reference: &str) -> Note {
+    let mut labels = crate::Labels::new();
+    labels.insert(name, value).expect("a label");
+    Note::new(labels, Some(reference.to_owned()))
+}
