@@ -1,0 +1,111 @@
+//! Requests per second of keyed routes, as a share of the bare axum route: `cargo bench --bench http`.
+//!
+//! Server and client share this process and its cores. Each round runs every route once, so that a share compares
+//! runs that are seconds apart; the table shows medians over the rounds. SQLite is on a file, with every commit
+//! synced. `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults.
+
+mod client;
+
+use std::net::SocketAddr;
+
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, NewKey, RequireScope, ScopeSet,
+};
+use axum::{Router, routing::get};
+
+const KEYS: usize = 1_000;
+
+struct Case {
+    name: &'static str,
+    path: &'static str,
+    keys: usize,
+}
+
+const CASES: [Case; 6] = [
+    Case { name: "bare axum", path: "/bare", keys: 0 },
+    Case { name: "authenticate + scope, 1,000 keys", path: "/read", keys: KEYS },
+    Case { name: "authenticate + scope, one hot key", path: "/read", keys: 1 },
+    Case { name: "authenticate + one posting, 1,000 keys", path: "/charge", keys: KEYS },
+    Case { name: "authenticate + one posting, one hot key", path: "/charge", keys: 1 },
+    Case { name: "authenticate + hold + settle, 1,000 keys", path: "/hold", keys: KEYS },
+];
+
+async fn read(key: KeyContext) -> &'static str {
+    std::hint::black_box(key.id());
+    "ok"
+}
+
+async fn charge(charge: Charge) -> &'static str {
+    charge.add(Amount::micros(1));
+    "ok"
+}
+
+async fn hold(charge: Charge) -> Result<&'static str, ChargeError> {
+    charge.hold(Amount::micros(2)).await?;
+    charge.add(Amount::micros(1));
+    Ok("ok")
+}
+
+fn app(keys: &AgentKeys) -> Router {
+    Router::new()
+        .route("/read", get(read))
+        .route("/charge", get(charge))
+        .route("/hold", get(hold))
+        .layer(RequireScope::one("read").expect("a scope"))
+        .layer(AgentKeyLayer::new(keys))
+        .route("/bare", get(async || "ok"))
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+async fn serve(keys: &AgentKeys) -> std::io::Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?;
+    let app = app(keys);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(addr)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 3));
+    let connections = usize::try_from(setting("CONNECTIONS", 64))?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("keys.db");
+    let keys = AgentKeys::sqlite(file.to_str().ok_or("a path in UTF-8")?).await?;
+    let mut tokens = Vec::with_capacity(KEYS);
+    for _ in 0..KEYS {
+        let new = NewKey::new("acme".parse()?)
+            .scopes(ScopeSet::parse(["read"])?)
+            .budget(Budget::monthly(Amount::units(1_000)));
+        tokens.push(keys.create(new).await?.token.expose().to_owned());
+    }
+    let addr = serve(&keys).await?;
+
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); CASES.len()];
+    for round in 0..rounds {
+        for (case, rates) in CASES.iter().zip(&mut rates) {
+            let requests = client::requests(case.path, &tokens[..case.keys]);
+            let rate = client::load(addr, &requests, connections, std::time::Duration::from_secs(seconds)).await?;
+            eprintln!("round {round}: {:<44} {rate:>9.0}/s", case.name);
+            rates.push(rate);
+        }
+    }
+
+    println!("\n{connections} connections, {rounds} rounds of {seconds} s, medians\n");
+    println!("| SQLite | requests/s | share of bare axum |\n|---|---|---|");
+    let bare = rates[0].clone();
+    for (case, rates) in CASES.iter().zip(rates) {
+        let shares = rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
+        println!("| {} | {:.0} | {:.2} |", case.name, median(rates), median(shares));
+    }
+    keys.shutdown().await;
+    Ok(())
+}

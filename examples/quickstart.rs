@@ -1,0 +1,64 @@
+//! The main job on one SQLite file: a scoped route, a paid route, and the ledger behind them.
+//!
+//! `cargo run --example quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
+
+use std::env;
+
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, NewKey};
+use agentkey::{RequireScope, ScopeSet};
+use axum::{Json, Router, routing::get, routing::post};
+use serde_json::{Value, json};
+
+/// Free, for keys with the scope `read`.
+async fn read(key: KeyContext) -> Json<Value> {
+    Json(json!({ "hello": key.key().name, "remaining_cents": key.remaining() }))
+}
+
+/// Paid: sets 5 cents aside, works, and is charged the 3 that the work cost.
+async fn answer(charge: Charge) -> Result<Json<Value>, ChargeError> {
+    charge.hold(Amount::cents(5)).await?;
+    charge.label("route", "answer")?;
+    charge.add(Amount::cents(3));
+    Ok(Json(json!({ "answer": 42 })))
+}
+
+fn app(keys: &AgentKeys) -> Result<Router, Box<dyn std::error::Error>> {
+    Ok(Router::new()
+        .route("/read", get(read).layer(RequireScope::one("read")?))
+        .route("/answer", post(answer).layer(RequireScope::one("answer")?))
+        .layer(AgentKeyLayer::new(keys)))
+}
+
+/// On the first start, makes a key and shows its token, this once.
+async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let account: agentkey::AccountId = "demo".parse()?;
+    if keys.account(&account).await?.is_some() {
+        println!("The demo key was shown on the first start. Remove the database to start anew.");
+        return Ok(());
+    }
+    let demo = NewKey::new(account)
+        .name("demo")
+        .scopes(ScopeSet::parse(["read", "answer"])?)
+        .budget(Budget::daily(Amount::cents(12)))
+        .expires_in("7d".parse()?);
+    let created = keys.create(demo).await?;
+    let auth = format!("-H 'Authorization: Bearer {}'", created.token.expose());
+    println!("A key with the scopes read and answer, 12 cents a day, for 7 days. Try:\n");
+    println!("  curl -i {auth} http://{addr}/read");
+    println!("  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time: 402");
+    println!("  curl -i http://{addr}/read                    # no key: 401\n");
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let addr = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let database = env::var("DATABASE").unwrap_or_else(|_| "agentkey-quickstart.db".into());
+    let keys = AgentKeys::sqlite(&database).await?;
+    let listener = tokio::net::TcpListener::bind(&addr).await?;
+    mint_demo_key(&keys, &listener.local_addr()?.to_string()).await?;
+    println!("Listening on http://{}, keys in {database}. Ctrl-C ends it.", listener.local_addr()?);
+    axum::serve(listener, app(&keys)?).with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    keys.shutdown().await; // every charge is posted before the process ends
+    Ok(())
+}

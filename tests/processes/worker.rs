@@ -1,0 +1,151 @@
+//! A process that serves charged routes, and a client for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError};
+use axum::extract::Query;
+use axum::{Router, routing::post};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+pub const DATABASE: &str = "AGENTKEY_TEST_WORKER_DATABASE";
+
+#[derive(serde::Deserialize)]
+struct Ask {
+    reference: Option<String>,
+}
+
+/// Handlers of this process that did their work.
+static WORKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts, and tells the test with a line, before the answer.
+fn worked() {
+    WORKED.fetch_add(1, Ordering::SeqCst);
+    let mut out = std::io::stdout().lock();
+    out.write_all(b"WORKED\n").and_then(|()| out.flush()).expect("the test reads on");
+}
+
+async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
+    ask.reference.into_iter().for_each(|reference| charge.reference(reference));
+    charge.hold(Amount::cents(1)).await?;
+    worked();
+    charge.add(Amount::cents(1));
+    Ok("worked")
+}
+
+async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
+    ask.reference.into_iter().for_each(|reference| charge.reference(reference));
+    charge.pay(Amount::cents(1)).await?;
+    worked();
+    Ok("worked")
+}
+
+/// Serves until the test that started the process is gone.
+pub fn serve(database: &str) {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let keys = AgentKeys::sqlite(database).await.unwrap();
+        let app = Router::new().route("/hold", post(hold)).route("/pay", post(pay)).layer(AgentKeyLayer::new(&keys));
+        let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("\nADDR {}", listener.local_addr().unwrap());
+        axum::serve(listener, app).await.unwrap();
+    });
+}
+
+/// A worker process; it ends with the test.
+pub struct Worker {
+    process: Child,
+    _stdin: ChildStdin,
+    addr: String,
+    worked: Arc<Worked>,
+}
+
+#[derive(Default)]
+struct Worked {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Worker {
+    pub fn start(database: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["a_worker_process", "--exact", "--nocapture"])
+            .env(DATABASE, database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = process.stdin.take().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let addr = lines.find_map(|line| line.strip_prefix("ADDR ").map(str::to_owned)).expect("the worker serves");
+        let worked = Arc::new(Worked::default());
+        let counts = worked.clone();
+        std::thread::spawn(move || {
+            for _ in lines.filter(|line| line == "WORKED") {
+                *counts.count.lock().unwrap() += 1;
+                counts.changed.notify_all();
+            }
+        });
+        Self { process, _stdin: stdin, addr, worked }
+    }
+
+    pub fn client(&self) -> Client {
+        let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+        Client { addr: self.addr.clone(), pool }
+    }
+
+    pub async fn handlers_that_worked(&self) -> usize {
+        self.client().post("/worked", "").await.unwrap().1.parse().unwrap()
+    }
+
+    /// `kill -9`, as soon as so many handlers have worked.
+    pub fn kill_after_handlers(&mut self, handlers: usize) {
+        let count = self.worked.count.lock().unwrap();
+        let enough = |count: &mut usize| *count < handlers;
+        let waited = self.worked.changed.wait_timeout_while(count, super::HANG, enough).unwrap();
+        assert!(!waited.1.timed_out(), "no load");
+        drop(waited);
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[derive(Clone)]
+pub struct Client {
+    addr: String,
+    pool: hyper_util::client::legacy::Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Client {
+    /// The status and the whole body; an error where the process is gone.
+    pub async fn post(
+        &self,
+        path: &str,
+        token: &str,
+    ) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+        let request = Request::post(format!("http://{}{path}", self.addr))
+            .header("authorization", format!("Bearer {token}"))
+            .body(Empty::new())?;
+        let response = self.pool.request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
