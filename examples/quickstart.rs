@@ -26,6 +26,7 @@ fn app(keys: &AgentKeys) -> Result<Router, Box<dyn std::error::Error>> {
     Ok(Router::new()
         .route("/read", get(read).layer(RequireScope::one("read")?))
         .route("/answer", post(answer).layer(RequireScope::one("answer")?))
+        .route("/admin", get(read).layer(RequireScope::one("admin")?))
         .layer(AgentKeyLayer::new(keys)))
 }
 
@@ -46,7 +47,8 @@ async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::
     println!("A key with the scopes read and answer, 12 cents a day, for 7 days. Try:\n");
     println!("  curl -i {auth} http://{addr}/read");
     println!("  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time: 402");
-    println!("  curl -i http://{addr}/read                    # no key: 401\n");
+    println!("  curl -i {auth} http://{addr}/admin   # the key lacks the scope: 403");
+    println!("  curl -i http://{addr}/read   # no key: 401\n");
     Ok(())
 }
 

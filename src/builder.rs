@@ -101,7 +101,8 @@ impl Builder {
         self
     }
 
-    /// How long a store that is not available is asked again before a request is answered with 503. Default: 5 s.
+    /// How long a store that is not available is asked again before a request is answered with 503; also, from 1 s
+    /// up, for how long one that says nothing is waited for at a time. Default: 5 s.
     pub fn answer_within(mut self, bound: Duration) -> Self {
         self.options.lanes.answer_within = bound;
         self

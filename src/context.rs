@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Extensions;
 use jiff::Timestamp;
 
-use crate::charge::Tab;
+use crate::charge::{ChargeError, Tab};
 use crate::http_options::HttpOptions;
 use crate::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
 
@@ -33,6 +33,16 @@ impl KeyContext {
 
     pub(crate) fn tab(&self) -> &Arc<Tab> {
         &self.tab
+    }
+
+    /// The key in the extensions of a request, for a service without extractors.
+    ///
+    /// # Errors
+    ///
+    /// 401 for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a key; 500 where
+    /// the layer is missing, with a line in the log that tells how to mend it.
+    pub fn from_extensions(extensions: &Extensions) -> Result<&Self, ChargeError> {
+        Caller::key_of(extensions, "KeyContext")
     }
 
     /// The number of the key.
@@ -92,8 +102,9 @@ impl fmt::Debug for KeyContext {
 #[derive(Clone)]
 pub(crate) enum Caller {
     Key(KeyContext),
-    /// Let through without a credential by an optional layer, or without an answer by one that fails open.
-    Anonymous(Arc<HttpOptions>),
+    /// Let through without a credential by an optional layer, or without an answer by one that fails open; with the
+    /// refusal for what needs a key.
+    Anonymous(Arc<HttpOptions>, Refusal),
 }
 
 impl Caller {
@@ -109,17 +120,23 @@ impl Caller {
         })
     }
 
+    /// The key of a request, or the refusal as a response.
+    pub(crate) fn key_of<'a>(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, ChargeError> {
+        let caller = Self::of(extensions, wanted_by).map_err(|refusal| ChargeError::new(refusal, Arc::default()))?;
+        caller.key().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))
+    }
+
     pub(crate) fn http(&self) -> &Arc<HttpOptions> {
         match self {
             Self::Key(context) => context.tab().http(),
-            Self::Anonymous(http) => http,
+            Self::Anonymous(http, _) => http,
         }
     }
 
     pub(crate) fn key(&self) -> Result<&KeyContext, Refusal> {
         match self {
             Self::Key(context) => Ok(context),
-            Self::Anonymous(_) => Err(Refusal::MissingKey),
+            Self::Anonymous(_, refusal) => Err(refusal.clone()),
         }
     }
 }

@@ -89,6 +89,28 @@ impl Note {
     }
 }
 
+impl Note {
+    const MAX_REFERENCE: usize = 255;
+
+    /// Sets the reference.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, over 255 characters, or has a control character.
+    pub fn refer(&mut self, reference: impl Into<String>) -> Result<(), LabelError> {
+        let reference = reference.into();
+        if reference.is_empty() || !is_text(&reference, Self::MAX_REFERENCE) {
+            return Err(LabelError::Reference);
+        }
+        self.reference = Some(reference);
+        Ok(())
+    }
+}
+
+fn is_text(text: &str, most: usize) -> bool {
+    text.chars().count() <= most && !text.chars().any(char::is_control)
+}
+
 /// Names and values to sum usage by: up to 16, names up to 64 and values up to 256 characters.
 ///
 /// ```
@@ -118,13 +140,14 @@ impl Labels {
     ///
     /// # Errors
     ///
-    /// When there are 16 already, the name is empty or over 64 characters, or the value is over 256 characters.
+    /// When there are 16 already, the name is empty or over 64 characters, the value is over 256 characters, or one of
+    /// them has a control character.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), LabelError> {
         let (name, value) = (name.into(), value.into());
-        if name.is_empty() || name.chars().count() > Self::MAX_NAME {
+        if name.is_empty() || !is_text(&name, Self::MAX_NAME) {
             return Err(LabelError::Name);
         }
-        if value.chars().count() > Self::MAX_VALUE {
+        if !is_text(&value, Self::MAX_VALUE) {
             return Err(LabelError::Value);
         }
         if self.0.len() >= Self::MAX && !self.0.contains_key(&name) {
@@ -155,11 +178,14 @@ impl Labels {
 #[non_exhaustive]
 pub enum LabelError {
     /// The name is empty or too long.
-    #[error("a label's name is 1 to 64 characters")]
+    #[error("a label's name is 1 to 64 characters, none of them a control character")]
     Name,
     /// The value is too long.
-    #[error("a label's value is at most 256 characters")]
+    #[error("a label's value is at most 256 characters, none of them a control character")]
     Value,
+    /// The reference is empty or too long.
+    #[error("a reference is 1 to 255 characters, none of them a control character")]
+    Reference,
     /// One more than a charge can carry.
     #[error("a charge has at most 16 labels")]
     TooMany,

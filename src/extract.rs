@@ -14,20 +14,12 @@ impl IntoResponse for ChargeError {
     }
 }
 
-impl KeyContext {
-    fn of(parts: &Parts, wanted_by: &str) -> Result<Self, ChargeError> {
-        let caller = Caller::of(&parts.extensions, wanted_by);
-        let caller = caller.map_err(|refusal| ChargeError::new(refusal, Default::default()))?;
-        caller.key().cloned().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))
-    }
-}
-
 /// Refused with 401 without a key, and with 500 where the layer is missing.
 impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
     type Rejection = ChargeError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
-        Self::of(parts, "KeyContext")
+        Caller::key_of(&parts.extensions, "KeyContext").cloned()
     }
 }
 
@@ -49,7 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Charge {
     type Rejection = ChargeError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
-        Self::begin(&KeyContext::of(parts, "Charge")?).await
+        Self::begin(Caller::key_of(&parts.extensions, "Charge")?).await
     }
 }
 
@@ -59,6 +51,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Replayable {
     type Rejection = ChargeError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
-        Self::begin(&KeyContext::of(parts, "Replayable")?).await
+        Self::begin(Caller::key_of(&parts.extensions, "Replayable")?).await
     }
 }

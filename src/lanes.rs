@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Posted, Posting};
-use crate::store::Found;
+use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
 use crate::{AccountId, Refusal, Store, TokenHash};
 
 use lookups::LookupLane;
@@ -28,7 +28,7 @@ pub(crate) struct LaneOptions {
     pub(crate) queue: usize,
     /// Charges that may be open at once.
     pub(crate) charges: usize,
-    /// For how long a look-up or a posting is tried.
+    /// For how long a look-up or a posting is tried, and for how long the store is waited for at a time.
     pub(crate) answer_within: Duration,
     /// For how long a settle is tried.
     pub(crate) settle_within: Duration,
@@ -44,6 +44,18 @@ impl Default for LaneOptions {
         }
     }
 }
+
+impl LaneOptions {
+    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
+    async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+        let patience = self.answer_within.max(LEAST_PATIENCE);
+        let answer = timeout(patience, unwinding(call)).await;
+        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
+    }
+}
+
+/// How long a store may always take to answer.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a client is told to wait when the store does not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -61,7 +73,8 @@ pub(crate) struct Lanes {
     options: LaneOptions,
 }
 
-/// A settle on its way. Dropped or not, it arrives.
+/// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
+/// runtime, and a charge may end on a thread that has none.
 pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
 
 /// The right to have a charge open: keeps a place for its settle.
@@ -72,8 +85,8 @@ impl Lanes {
     pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
         let width = store.width();
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options.queue)).collect(),
-            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone())).collect(),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options)).collect(),
+            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
             waiting: Arc::new(Semaphore::new(options.queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,

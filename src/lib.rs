@@ -90,6 +90,8 @@ mod refusal;
 mod require;
 mod scope;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod token;
 mod validity;
 
@@ -118,3 +120,8 @@ pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, Usage
 pub use store::{SqliteOptions, SqliteStore};
 pub use token::{Token, TokenError, TokenHash, TokenPrefix};
 pub use validity::{Validity, ValidityError};
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "axum", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

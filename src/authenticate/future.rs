@@ -108,8 +108,8 @@ where
         });
         let found = match in_force {
             Ok(found) => found,
-            Err(Refusal::Unavailable { .. }) if fail_open => {
-                self.request.extensions_mut().insert(Caller::Anonymous(http));
+            Err(refusal @ Refusal::Unavailable { .. }) if fail_open => {
+                self.request.extensions_mut().insert(Caller::Anonymous(http, refusal));
                 return State::Anonymous { inner: self.inner.call(self.request) };
             }
             Err(refusal) => return State::refused(&refusal, &http),

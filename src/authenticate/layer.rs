@@ -41,8 +41,8 @@ impl AgentKeyLayer {
         self
     }
 
-    /// Lets requests through without a key while the store does not answer, instead of refusing them with 503.
-    /// [`RequireScope`](crate::RequireScope) and [`Charge`](crate::Charge) refuse them as requests without a key.
+    /// Lets requests through without a key while the store does not answer, instead of refusing them with 503. What
+    /// needs a key, such as [`RequireScope`](crate::RequireScope) and [`Charge`](crate::Charge), still does.
     pub fn fail_open(mut self) -> Self {
         self.fail_open = true;
         self

@@ -43,8 +43,8 @@ where
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
                 ResponseFuture::finding(found, inner, request, layer.clone())
             }
-            Err(Refusal::MissingKey) if layer.optional => {
-                request.extensions_mut().insert(Caller::Anonymous(layer.http.clone()));
+            Err(refusal @ Refusal::MissingKey) if layer.optional => {
+                request.extensions_mut().insert(Caller::Anonymous(layer.http.clone(), refusal));
                 ResponseFuture::anonymous(inner.call(request))
             }
             Err(refusal) => ResponseFuture::refused(&refusal, &layer.http),

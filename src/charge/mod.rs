@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::context::KeyContext;
 use crate::ledger::Posted;
 use crate::ledger::{Action, Outcome};
-use crate::{Amount, Entry, EntryId, KeyId, OnExpiry, Refusal};
+use crate::{Amount, Entry, EntryId, EntryKind, KeyId, OnExpiry, Refusal};
 
 pub use error::ChargeError;
 pub(crate) use guard::{Guard, Unsettled};
@@ -64,7 +64,7 @@ impl Charge {
     pub async fn begin(context: &KeyContext) -> Result<Self, ChargeError> {
         let charge = Self::begin_replayable(context).await?;
         match charge.tab.replayed() {
-            Some(entry) => Err(charge.error(Refusal::AlreadyCharged(entry.id))),
+            Some(first) => Err(charge.error(Refusal::AlreadyCharged(first.entry.id))),
             None => Ok(charge),
         }
     }
@@ -106,6 +106,19 @@ impl Charge {
         self.tab.add(cost);
     }
 
+    /// Says what the work has cost so far, in place of all that was added: for a stream that is metered by estimate
+    /// until its real usage is known. As with [`add`](Self::add), a negative amount counts as zero. What was posted
+    /// already, when a handle outlived its response, stays posted.
+    pub fn set_cost(&self, cost: Amount) {
+        self.tab.set_cost(cost);
+    }
+
+    /// The payment that this request repeats, behind [`Replayable`]: for a handler that answers from its own records
+    /// rather than by [`pay`](Self::pay).
+    pub fn replayed(&self) -> Option<Receipt> {
+        self.tab.replayed().map(|first| self.receipt(&first.entry))
+    }
+
     /// Charges a known price at once. Money that was set aside by this charge is not used for it.
     ///
     /// Dropping the future takes the payment back when the charge ends. Under an `Idempotency-Key`, a request pays
@@ -116,7 +129,7 @@ impl Charge {
     /// As for [`hold`](Self::hold).
     pub async fn pay(&self, amount: Amount) -> Result<Receipt, ChargeError> {
         if let Some(first) = self.tab.replayed() {
-            return self.replay(&first, amount).map_err(|refusal| self.error(refusal));
+            return self.replay(&first.entry, amount).map_err(|refusal| self.error(refusal));
         }
         let (entry, remaining) = self.tab.pay(amount).await.map_err(|refusal| self.error(refusal))?;
         Ok(Receipt { entry, amount, remaining, replayed: false })
@@ -147,8 +160,12 @@ impl Charge {
 
     /// The host's own reference for what is charged from now on, such as an order number. A replay under the same
     /// `Idempotency-Key` with another reference is refused as a conflict.
-    pub fn reference(&self, reference: impl Into<String>) {
-        self.tab.refer(reference.into());
+    ///
+    /// # Errors
+    ///
+    /// When it is not 1 to 255 characters, or has a control character.
+    pub fn reference(&self, reference: impl Into<String>) -> Result<(), ChargeError> {
+        self.tab.refer(reference.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
     /// What to charge if the request is cut short. Default: what was added.
@@ -174,7 +191,7 @@ impl Charge {
 
     fn refuse_replay(&self) -> Result<(), ChargeError> {
         match self.tab.replayed() {
-            Some(entry) => Err(self.error(Refusal::AlreadyCharged(entry.id))),
+            Some(first) => Err(self.error(Refusal::AlreadyCharged(first.entry.id))),
             None => Ok(()),
         }
     }
@@ -187,7 +204,11 @@ impl Charge {
         if !self.tab.take_replay() {
             return Err(Refusal::AlreadyCharged(first.id));
         }
-        Ok(Receipt { entry: first.id, amount, remaining: self.tab.remaining(), replayed: true })
+        Ok(self.receipt(first))
+    }
+
+    fn receipt(&self, first: &Entry) -> Receipt {
+        Receipt { entry: first.id, amount: first.amount, remaining: self.tab.remaining(), replayed: true }
     }
 
     fn error(&self, refusal: Refusal) -> ChargeError {
@@ -209,9 +230,10 @@ impl Drop for Charge {
 
 /// A [`Charge`] whose payment may be the answer to a repeated request.
 ///
-/// Taken instead of `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment before.
-/// Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
-/// amount and [reference](Charge::reference) are the same; anything else is refused with 409.
+/// Taken instead of `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment before, of
+/// which nothing was refunded. Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
+/// amount and [reference](Charge::reference) are the same; anything else is refused with 409. A payment that its own
+/// request refunded whole bought nothing: the client may try again, and pays anew.
 ///
 /// ```
 /// use agentkey::{Amount, ChargeError, Replayable};
@@ -233,7 +255,10 @@ impl Replayable {
     pub async fn begin(context: &KeyContext) -> Result<Self, ChargeError> {
         let charge = Charge::begin_replayable(context).await?;
         match charge.tab.replayed() {
-            Some(entry) if entry.kind != crate::EntryKind::Pay => Err(charge.error(Refusal::AlreadyCharged(entry.id))),
+            // What was given back, if only in part, is no proof of a purchase.
+            Some(first) if first.entry.kind != EntryKind::Pay || first.refunded.is_positive() => {
+                Err(charge.error(Refusal::AlreadyCharged(first.entry.id)))
+            }
             _ => Ok(Self(charge)),
         }
     }

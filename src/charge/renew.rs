@@ -29,6 +29,13 @@ pub(crate) struct RenewalKey {
     number: u64,
 }
 
+impl RenewalKey {
+    /// Whether its time comes within `after`, or has come.
+    pub(super) fn is_within(&self, after: Duration) -> bool {
+        self.at <= Instant::now() + after
+    }
+}
+
 impl Renewals {
     pub(super) fn remember(&self, tab: &Arc<Tab>, after: Duration) -> RenewalKey {
         let mut due = self.due();

@@ -23,8 +23,15 @@ pub(crate) struct Tab {
     /// The client's `Idempotency-Key`, or why it cannot be used.
     claim: Result<Option<Claim>, Refusal>,
     /// What the claim was charged before, once the charge was begun.
-    begun: OnceCell<Option<Entry>>,
+    begun: OnceCell<Option<Replayed>>,
     owed: Mutex<Owed>,
+}
+
+/// The charge that a request repeats.
+#[derive(Clone, Debug)]
+pub(super) struct Replayed {
+    pub(super) entry: Entry,
+    pub(super) refunded: Amount,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +63,8 @@ struct OwedHold {
     amount: Amount,
     ttl: Duration,
     answered: bool,
+    /// It ran out: the money is not set aside any more.
+    over: bool,
 }
 
 impl Tab {
@@ -89,9 +98,9 @@ impl Tab {
         self.owed().remaining.unwrap_or_else(|| self.lineage().remaining())
     }
 
-    /// The entry that this request repeats.
-    pub(super) fn replayed(&self) -> Option<Entry> {
-        self.begun.get().cloned().flatten()
+    /// The charge that this request repeats.
+    pub(super) fn replayed(&self) -> Option<&Replayed> {
+        self.begun.get()?.as_ref()
     }
 
     pub(super) fn take_replay(&self) -> bool {
@@ -133,7 +142,7 @@ impl Tab {
         Ok(())
     }
 
-    async fn open(self: &Arc<Self>) -> Result<Option<Entry>, Refusal> {
+    async fn open(self: &Arc<Self>) -> Result<Option<Replayed>, Refusal> {
         let claim = self.claim.clone()?;
         // What was looked up a moment ago will do to let work begin: a hold or payment asks the store again. It
         // will not do to refuse by, since holds that have run out still count in it.
@@ -147,9 +156,9 @@ impl Tab {
         self.owed().claim = taken;
         let posted = self.submit(posting).await;
         match posted.map(|posted| posted.outcome) {
-            Ok(Outcome::Claimed(entry)) => {
+            Ok(Outcome::Claimed { entry, refunded }) => {
                 self.owed().claim = None;
-                Ok(Some(*entry))
+                Ok(Some(Replayed { entry: *entry, refunded }))
             }
             Ok(_) => {
                 self.renew_later(ttl);
@@ -175,7 +184,7 @@ impl Tab {
         let note = self.owed().note.clone();
         let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note });
         let id = posting.id;
-        self.owed().holds.push(OwedHold { id, amount, ttl, answered: false });
+        self.owed().holds.push(OwedHold { id, amount, ttl, answered: false, over: false });
         match self.submit(posting).await {
             Ok(_) => {
                 self.owed().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
@@ -200,8 +209,12 @@ impl Tab {
         let id = posting.id;
         self.owed().unanswered.push(id);
         let posted = self.submit(posting).await;
+        let mut owed = self.owed();
         if !matches!(posted, Err(Refusal::Unavailable { .. })) {
-            self.owed().unanswered.retain(|payment| *payment != id);
+            owed.unanswered.retain(|payment| *payment != id);
+        }
+        if let (Some(claim), Ok(_)) = (&mut owed.claim, &posted) {
+            claim.paid.push(id);
         }
         posted.map(|posted| (id.into(), posted.remaining))
     }
@@ -215,12 +228,16 @@ impl Tab {
         owed.added = owed.added.saturating_add(cost.max(Amount::ZERO));
     }
 
+    pub(super) fn set_cost(&self, cost: Amount) {
+        self.owed().added = cost.max(Amount::ZERO);
+    }
+
     pub(super) fn label(&self, name: String, value: String) -> Result<(), LabelError> {
         self.owed().note.labels.insert(name, value)
     }
 
-    pub(super) fn refer(&self, reference: String) {
-        self.owed().note.reference = Some(reference);
+    pub(super) fn refer(&self, reference: String) -> Result<(), LabelError> {
+        self.owed().note.refer(reference)
     }
 
     pub(super) fn reference(&self) -> Option<String> {
@@ -280,7 +297,8 @@ impl Tab {
         self.owed().remaining = Some(posted.remaining);
     }
 
-    /// Sends what is owed. Needs no runtime and does not wait, so that it works in a destructor.
+    /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
+    /// wait itself, so that it works in a destructor.
     ///
     /// While handles are alive, what they have under way stays with them: postings not answered, and the claim.
     fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
@@ -301,36 +319,56 @@ impl Tab {
         if holds.is_empty() && void.is_empty() && claim.is_none() && cost.is_zero() {
             return None;
         }
+        // What failed for want of the store is undone when the store is back; where nothing is owed, the client need
+        // not wait for that.
+        let in_doubt = !void.is_empty() || holds.iter().any(|hold| !hold.answered) || self.begun.get().is_none();
+        let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
         let posting = self.posting(Action::Settle { holds, void, cost, note: owed.note.clone(), claim });
-        Some(self.keys.lanes.settle(posting, permit))
+        Some(self.keys.lanes.settle(posting, permit)).filter(|_| awaited)
     }
 }
 
 /// What keeps holds alive.
 impl Tab {
+    /// Sees to it that something with this time to live is renewed in time, what else there may be to renew.
     fn renew_later(self: &Arc<Self>, ttl: Duration) {
         let mut owed = self.owed();
-        if owed.renewal.is_none() {
-            owed.renewal = Some(self.keys.renewals.remember(self, ttl / 3));
+        let after = ttl / 3;
+        if owed.renewal.is_some_and(|planned| planned.is_within(after)) {
+            return;
         }
+        if let Some(too_late) = owed.renewal.take() {
+            self.keys.renewals.forget(too_late);
+        }
+        owed.renewal = Some(self.keys.renewals.remember(self, after));
     }
 
     /// Renews the holds and the claim; tells when to come again, if ever.
     pub(super) async fn renew(&self) -> Option<Duration> {
         let (holds, claim, ttl) = {
             let owed = self.owed();
-            let answered = owed.holds.iter().filter(|hold| hold.answered);
-            let ttl = answered.clone().map(|hold| hold.ttl).min().unwrap_or(self.keys.options.hold_ttl);
-            (answered.map(|hold| hold.id).collect::<Vec<_>>(), owed.claim.clone(), ttl)
+            (
+                owed.live().map(|hold| hold.id).collect::<Vec<_>>(),
+                owed.claim.clone(),
+                owed.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
+            )
         };
         if holds.is_empty() && claim.is_none() {
             return None;
         }
         let max_age = self.keys.options.max_hold_age;
-        match self.post(Action::Renew { holds, ttl, max_age, claim }).await {
-            Ok(_) => Some(ttl / 3),
+        match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
+            Ok(Posted { outcome: Outcome::Renewed { over, .. }, .. }) => {
+                self.owed().run_out(&over);
+                Some(ttl / 3)
+            }
+            Ok(_) => None,
             Err(Refusal::Unavailable { retry_after }) => Some(retry_after.min(ttl / 6)),
+            Err(Refusal::HoldOver) => {
+                self.owed().run_out(&holds);
+                None
+            }
             Err(refusal) => {
                 tracing::debug!(%refusal, key = %self.lineage().id(), "agentkey does not renew a hold");
                 None
@@ -340,21 +378,45 @@ impl Tab {
 
     pub(super) fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
         let mut owed = self.owed();
-        let needed = !owed.holds.is_empty() || owed.claim.is_some();
-        owed.renewal = after.filter(|_| needed).map(|after| self.keys.renewals.remember(self, after));
+        if let Some(planned) = owed.renewal.take() {
+            self.keys.renewals.forget(planned);
+        }
+        let needed = owed.live().next().is_some() || owed.claim.is_some();
+        // A hold may have come meanwhile that lives shorter than those renewed.
+        let soonest = owed.shortest_ttl().map_or(Duration::MAX, |ttl| ttl / 3);
+        owed.renewal = after.filter(|_| needed).map(|after| self.keys.renewals.remember(self, after.min(soonest)));
     }
 }
 
 impl Owed {
-    /// What is to be charged now.
+    /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out.
     fn cost(&self) -> Amount {
         match self.on_interrupt {
-            OnInterrupt::WholeHold if self.interrupted => self.added.max(self.held()),
+            OnInterrupt::WholeHold if self.interrupted => {
+                self.added.max(sum(self.holds.iter().filter(|hold| hold.answered)))
+            }
             OnInterrupt::WholeHold | OnInterrupt::Added => self.added,
         }
     }
 
-    fn held(&self) -> Amount {
-        self.holds.iter().filter(|hold| hold.answered).fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
+    /// The holds that set money aside.
+    fn live(&self) -> impl Iterator<Item = &OwedHold> {
+        self.holds.iter().filter(|hold| hold.answered && !hold.over)
     }
+
+    fn held(&self) -> Amount {
+        sum(self.live())
+    }
+
+    fn shortest_ttl(&self) -> Option<Duration> {
+        self.live().map(|hold| hold.ttl).min()
+    }
+
+    fn run_out(&mut self, over: &[PostingId]) {
+        self.holds.iter_mut().filter(|hold| over.contains(&hold.id)).for_each(|hold| hold.over = true);
+    }
+}
+
+fn sum<'a>(holds: impl Iterator<Item = &'a OwedHold>) -> Amount {
+    holds.fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::UNAVAILABLE;
-use crate::store::{Found, StoreError, unwinding};
+use super::{LaneOptions, UNAVAILABLE};
+use crate::store::{Found, StoreError};
 use crate::{Refusal, Store, TokenHash};
 
 /// At most so many look-ups in one question.
@@ -26,9 +26,9 @@ struct Lookup {
 }
 
 impl LookupLane {
-    pub(super) fn start(store: Arc<dyn Store>, queue: usize) -> Self {
-        let (sender, waiting) = mpsc::channel(queue.max(1));
-        tokio::spawn(run(store, waiting));
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
+        let (sender, waiting) = mpsc::channel(options.queue.max(1));
+        tokio::spawn(run(store, options, waiting));
         Self(sender)
     }
 
@@ -43,7 +43,7 @@ impl LookupLane {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         batch.retain(|lookup| !lookup.answer.is_closed());
@@ -55,7 +55,7 @@ async fn run(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Lookup>) {
         if hashes.is_empty() {
             continue;
         }
-        match unwinding(|| store.find(&hashes)).await {
+        match options.ask(|| store.find(&hashes)).await {
             Ok(found) => {
                 for (hash, found) in hashes.iter().zip(found) {
                     let answer = Ok(found.map(Arc::new));

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::UNAVAILABLE;
+use super::{LaneOptions, UNAVAILABLE};
 use crate::ledger::{Action, Posted, Posting};
-use crate::store::{StoreError, unwinding};
+use crate::store::StoreError;
 use crate::{Refusal, Store};
 
 /// At most so many postings in one transaction.
@@ -64,9 +64,9 @@ impl Job {
 }
 
 impl PostingLane {
-    pub(super) fn start(store: Arc<dyn Store>) -> Self {
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
         let (sender, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(run(store, waiting));
+        tokio::spawn(run(Patient { store, options }, waiting));
         Self(sender)
     }
 
@@ -78,13 +78,31 @@ impl PostingLane {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut waiting: mpsc::UnboundedReceiver<Job>) {
+/// A store, and for how long it is waited for.
+struct Patient {
+    store: Arc<dyn Store>,
+    options: LaneOptions,
+}
+
+impl Patient {
+    async fn post(&self, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
+        let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
+        let answers = self.options.ask(|| self.store.post(&postings)).await?;
+        if answers.len() == postings.len() {
+            Ok(answers)
+        } else {
+            Err(StoreError::failed("the store did not answer every posting"))
+        }
+    }
+}
+
+async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
     while waiting.recv_many(&mut jobs, BATCH).await > 0 {
         let mut pause = FIRST_PAUSE;
         // What a store that is not available leaves unanswered goes first into the next attempt.
         loop {
-            jobs = attempt(&*store, mem::take(&mut jobs)).await;
+            jobs = attempt(&store, mem::take(&mut jobs)).await;
             if jobs.is_empty() {
                 break;
             }
@@ -100,12 +118,12 @@ async fn run(store: Arc<dyn Store>, mut waiting: mpsc::UnboundedReceiver<Job>) {
 }
 
 /// Posts and answers; returns the jobs that are worth another attempt.
-async fn attempt(store: &dyn Store, mut jobs: Vec<Job>) -> Vec<Job> {
+async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
         return jobs;
     }
-    match post(store, &jobs).await {
+    match store.post(&jobs).await {
         Ok(answers) => {
             jobs.into_iter().zip(answers).for_each(|(job, answer)| job.reply(answer));
             Vec::new()
@@ -134,10 +152,10 @@ async fn attempt(store: &dyn Store, mut jobs: Vec<Job>) -> Vec<Job> {
     }
 }
 
-async fn attempt_one(store: &dyn Store, job: Job, batch: usize) -> Option<Job> {
+async fn attempt_one(store: &Patient, job: Job, batch: usize) -> Option<Job> {
     let answer = match batch {
         1 => Err(None),
-        _ => post(store, std::slice::from_ref(&job)).await.map_err(Some),
+        _ => store.post(std::slice::from_ref(&job)).await.map_err(Some),
     };
     match answer {
         Ok(answers) => job.reply(answers.into_iter().next().unwrap_or(Err(UNAVAILABLE))),
@@ -150,16 +168,6 @@ async fn attempt_one(store: &dyn Store, job: Job, batch: usize) -> Option<Job> {
         }
     }
     None
-}
-
-async fn post(store: &dyn Store, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
-    let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
-    let answers = unwinding(|| store.post(&postings)).await?;
-    if answers.len() == postings.len() {
-        Ok(answers)
-    } else {
-        Err(StoreError::failed("the store did not answer every posting"))
-    }
 }
 
 /// The last resort for a charge that could not be posted: everything that is needed to post it by hand.

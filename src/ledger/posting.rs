@@ -132,12 +132,14 @@ pub struct ClaimRef {
     pub key: Arc<str>,
     /// The `Open` posting that it is bound to.
     pub owner: PostingId,
+    /// What was paid under it, in order.
+    pub paid: Vec<PostingId>,
 }
 
 impl ClaimRef {
     /// The claim on `key` that `owner` opened.
     pub fn new(key: impl Into<Arc<str>>, owner: PostingId) -> Self {
-        Self { key: key.into(), owner }
+        Self { key: key.into(), owner, paid: Vec::new() }
     }
 }
 
@@ -164,8 +166,13 @@ impl Posted {
 pub enum Outcome {
     /// Paid work may begin.
     Opened,
-    /// The claim was charged before, by this entry.
-    Claimed(Box<Entry>),
+    /// The claim was charged before.
+    Claimed {
+        /// By this entry.
+        entry: Box<Entry>,
+        /// What was given back of it.
+        refunded: Amount,
+    },
     /// The money is set aside until then.
     Held {
         /// When the hold runs out.
@@ -175,6 +182,8 @@ pub enum Outcome {
     Renewed {
         /// When the first of them runs out; `None` where none lived.
         until: Option<Timestamp>,
+        /// Those that live no more.
+        over: Vec<PostingId>,
     },
     /// The holds are gone; `entry` is there when the work cost something.
     Settled {

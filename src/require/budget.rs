@@ -17,7 +17,8 @@ use crate::store::BoxFuture;
 
 /// Sets money aside before a route is called, for routes whose ceiling is known.
 ///
-/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), and refuses with 402 when the key has not so much left.
+/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), in axum best in one tuple with the scope that the route
+/// needs, outermost first: `.layer((RequireScope::one("chat")?, RequireBudget::hold(amount)))`. It refuses with 402 when the key has not so much left.
 /// The handler takes the same [`Charge`] and adds what the work really cost; what it does not add goes back when
 /// the handler has returned, or when the body has ended that it moved its `Charge` into.
 ///
@@ -97,12 +98,10 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let caller = Caller::of(request.extensions(), "RequireBudget").cloned();
+        let key = Caller::key_of(request.extensions(), "RequireBudget").cloned();
         let hold = self.hold;
         let held = Box::pin(async move {
-            let caller = caller.map_err(|refusal| ChargeError::new(refusal, Default::default()))?;
-            let key = caller.key().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))?;
-            let charge = Charge::begin(key).await?;
+            let charge = Charge::begin(&key?).await?;
             charge.hold(hold).await?;
             Ok(charge)
         });

@@ -105,7 +105,7 @@ impl RequireScope {
     fn check<B>(&self, request: &Request<B>) -> Result<(), (Refusal, Arc<HttpOptions>)> {
         let caller = Caller::of(request.extensions(), "RequireScope").map_err(|it| (it, Arc::default()))?;
         let key = match caller {
-            Caller::Anonymous(_) if self.anonymous => return Ok(()),
+            Caller::Anonymous(..) if self.anonymous => return Ok(()),
             caller => caller.key().map_err(|refusal| (refusal, caller.http().clone()))?,
         };
         let (allowed, required) = match &*self.needs {

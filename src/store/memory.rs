@@ -179,7 +179,7 @@ impl State {
                     }
                     None => None,
                 };
-                let now = parent.as_ref().map_or(now, Lineage::at);
+                let now = self.expire(&draft.account, now);
                 let mut key = draft.admit(parent.as_ref(), rules, now)?;
                 self.make_account(&draft.account, now);
                 self.last_key += 1;
@@ -189,10 +189,10 @@ impl State {
                 Ok(Changed::Key(key))
             }
             Change::EnsureAccount { account, budget } => {
-                self.make_account(account, now);
                 let now = self.expire(account, now);
-                let Some(old) = self.book.account(account).cloned() else { return Err(no_account()) };
+                let old = self.book.account(account).cloned().unwrap_or_else(|| new_account(account, now));
                 let update = old.rolled(now).admit(*budget, now)?;
+                self.make_account(account, now);
                 let mut record = update.record;
                 if let Some(since) = update.recount_from {
                     record.balance.spent = self.spent(|row| row.entry.account == *account, since);
@@ -239,9 +239,7 @@ impl State {
 
     fn make_account(&mut self, id: &AccountId, now: Timestamp) {
         if self.book.account(id).is_none() {
-            let budget = Budget::unlimited();
-            let since = budget.period.window(now, now).start;
-            self.book.open(Account::stored(id.clone(), budget, now, Balance::empty(since)), now, now);
+            self.book.open(new_account(id, now), now, now);
         }
     }
 
@@ -253,7 +251,7 @@ impl State {
 
     fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
         let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
-        rows.fold(Amount::ZERO, |sum, row| sum.saturating_add(row.entry.amount))
+        held_in_range(rows.map(|row| i128::from(row.entry.amount.as_micros())).sum())
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
@@ -286,7 +284,7 @@ impl State {
     }
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
-        let mut groups: BTreeMap<String, (Amount, u64)> = BTreeMap::new();
+        let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
         for EntryRow { entry, .. } in self.book.entries() {
             let counts = entry.account == query.account
                 && query.key.is_none_or(|key| entry.key == key)
@@ -303,10 +301,10 @@ impl State {
                 UsageBy::Month => bucket(entry.counts_at, Unit::Month),
             };
             let (amount, charges) = groups.entry(group).or_default();
-            *amount = amount.saturating_add(entry.amount);
+            *amount += i128::from(entry.amount.as_micros());
             *charges += u64::from(entry.refunds.is_none());
         }
-        groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, amount, charges)).collect()
+        groups.into_iter().map(|(group, (sum, charges))| Usage::new(group, held_in_range(sum), charges)).collect()
     }
 }
 
@@ -328,6 +326,13 @@ pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
     text.get(..kept).map_or_else(|| text.clone(), |start| format!("{start}{rest}"))
 }
 
-fn no_account() -> ChangeError {
-    ChangeError::Invalid { field: "account", reason: "is not there".into() }
+/// A sum of entries. It is held in the range only at its end, so that the order of the entries does not matter.
+fn held_in_range(sum: i128) -> Amount {
+    Amount::micros(i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX }))
+}
+
+fn new_account(id: &AccountId, now: Timestamp) -> Account {
+    let budget = Budget::unlimited();
+    let since = budget.period.window(now, now).start;
+    Account::stored(id.clone(), budget, now, Balance::empty(since))
 }

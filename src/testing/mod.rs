@@ -154,6 +154,7 @@ suite! { $
         a_claim_keeps_others_out_while_it_runs
         a_claim_belongs_to_one_key
         a_charged_claim_answers_with_its_entry
+        a_payment_given_back_whole_frees_its_claim
         a_claim_that_cost_nothing_is_free_again
         a_dead_claim_is_taken_over
         a_dead_claim_that_paid_is_charged

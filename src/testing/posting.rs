@@ -287,6 +287,15 @@ pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Cl
     assert_eq!((back.at, back.counts_at), (w.clock.now(), entries[0].at), "it counts where the payment did");
     let left = w.refuse(&refund(&key, payment.id.into(), c(1))).await;
     assert_eq!(left, Refusal::RefundTooLarge { left: NOTHING });
+
+    // That of another account is not.
+    let theirs = w.create(NewKey::new(account("other"))).await;
+    let payment = pay(&theirs, c(9));
+    w.accept(&payment).await;
+    w.accept(&settle_with(&key, &[], &[&payment], NOTHING, None)).await;
+    assert_eq!(w.balance(&theirs).await, (c(9), NOTHING));
+    assert_eq!(w.account_balance(&theirs).await, (c(9), NOTHING));
+    assert_eq!(w.ledger(&theirs.account).await, [("pay", c(9))]);
 }
 
 /// At the largest amount figures stay; what would pass it is refused, or held there, and never wraps.
@@ -324,7 +333,8 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
     let (payment, held) = (pay(&key, c(4)), hold(&key, c(6), MINUTE));
     let back = refund(&key, payment.id.into(), c(4));
     let end = settle(&key, &[&held], c(5));
-    let batch = [payment.clone(), payment.clone(), held.clone(), held.clone(), back.clone(), end.clone(), end, back, held];
+    let batch =
+        [payment.clone(), payment.clone(), held.clone(), held.clone(), back.clone(), end.clone(), end, back, held];
     let outcomes: Vec<_> = w.post_all(&batch).await.into_iter().map(|posted| posted.map(|it| it.outcome)).collect();
     let entry = EntryId::from(payment.id);
     let until = w.clock.now() + secs(MINUTE);
@@ -418,15 +428,14 @@ pub async fn a_note_is_kept<S: Store>(make: impl AsyncFn(Clock) -> S) {
         ("a.b", "dot"),
         ("quote\"'`", "\"'`\\"),
         ("$.x[0]", ""),
-        ("größe", "\u{1F916} zero\u{0} tab\t"),
+        ("größe", "\u{1F916}  two"),
         (" ", "{\"a\":1}"),
     ] {
         labels.insert(name, value).unwrap();
     }
-    let note = Note::new(labels, Some("order 'nr' \u{0} \u{10FFFF}".to_owned()));
+    let note = Note::new(labels, Some("order 'nr' \u{10FFFF}".to_owned()));
     let payment = posting(&key, Action::Pay { amount: c(1), note: note.clone(), claim: None });
-    let end =
-        Action::Settle { holds: Vec::new(), void: Vec::new(), cost: c(1), note: note.clone(), claim: None };
+    let end = Action::Settle { holds: Vec::new(), void: Vec::new(), cost: c(1), note: note.clone(), claim: None };
     let end = posting(&key, end);
     w.accept(&payment).await;
     w.accept(&end).await;

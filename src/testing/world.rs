@@ -7,7 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::key::Owner;
-use crate::ledger::{Action, Change, ChangeError, ClaimRef, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules};
+use crate::ledger::{
+    Action, Change, ChangeError, ClaimRef, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
+};
 use crate::refusal::Shortfall;
 use crate::store::{Changed, Found};
 use crate::{

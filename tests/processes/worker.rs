@@ -32,7 +32,7 @@ fn worked() {
 }
 
 async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
-    ask.reference.into_iter().for_each(|reference| charge.reference(reference));
+    charge.reference(ask.reference.as_deref().unwrap_or("none"))?;
     charge.hold(Amount::cents(1)).await?;
     worked();
     charge.add(Amount::cents(1));
@@ -40,7 +40,7 @@ async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Ch
 }
 
 async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
-    ask.reference.into_iter().for_each(|reference| charge.reference(reference));
+    charge.reference(ask.reference.as_deref().unwrap_or("none"))?;
     charge.pay(Amount::cents(1)).await?;
     worked();
     Ok("worked")

@@ -44,6 +44,11 @@ impl Connections {
         Ok(connections)
     }
 
+    /// How many can read at once.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.len().max(1)
+    }
+
     /// The connection that writes. Who has it is the only writer of this process.
     pub(super) async fn writer(&self) -> sqlx::Result<Held<'_>> {
         self.writer.take().await

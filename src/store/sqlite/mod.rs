@@ -29,7 +29,7 @@ use self::connection::{Connections, Held};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -213,6 +213,10 @@ impl Store for SqliteStore {
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
         self.answer(self.swept())
+    }
+
+    fn width(&self) -> Width {
+        Width { lookups: self.connections.readers(), postings: 1 }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -48,17 +48,22 @@ pub(super) async fn find(
         account_columns!(),
         from_chain!(),
     );
-    let wanted: Vec<_> = hashes.iter().map(|hash| Hex(*hash.as_bytes())).collect();
-    let rows = fetch(connection, sqlx::query(SQL).bind(json(&wanted)?).bind(micros(now))).await?;
+    // Requests that come together often come with the same key.
+    let mut wanted = hashes.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let list: Vec<_> = wanted.iter().map(|hash| Hex(*hash.as_bytes())).collect();
+    let rows = fetch(connection, sqlx::query(SQL).bind(json(&list)?).bind(micros(now))).await?;
     let mut found: Vec<Option<Found>> = Vec::new();
-    found.resize_with(hashes.len(), || None);
+    found.resize_with(wanted.len(), || None);
     for lineage in rows.chunk_by(|row, next| place(row).is_some_and(|place| Some(place) == self::place(next))) {
         let Some(first) = lineage.first() else { continue };
         let Some(slot) = place(first).and_then(|place| found.get_mut(place)) else { continue };
-        let retires_at = member(first)?.retires_at;
+        let retires_at = member(first)?.0.retires_at;
         *slot = assemble(lineage, |_| now)?.map(|it| Found::new(it, retires_at));
     }
-    Ok(found)
+    let of = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get(place)?.clone());
+    Ok(hashes.iter().map(of).collect())
 }
 
 /// The lineage of one key, at the account's own time.
@@ -79,9 +84,10 @@ pub(super) async fn lineage(
         from_chain!(),
     );
     let rows = fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
-    let overdue = rows.first().map(member).transpose()?.filter(|it| it.overdue).map(|it| it.account.id);
+    let overdue = rows.first().map(member).transpose()?.is_some_and(|(key, _)| key.overdue);
     let value = assemble(&rows, |last| now.max(last))?;
-    Ok(Seen { value, overdue: overdue.into_iter().collect() })
+    let overdue = value.iter().filter(|_| overdue).map(|lineage| lineage.account_id().clone()).collect();
+    Ok(Seen { value, overdue })
 }
 
 /// An account, not rolled to its time, which is told too.
@@ -156,40 +162,38 @@ fn place(row: &SqliteRow) -> Option<usize> {
     Cells::of(row).read::<i64>().ok().and_then(|place| usize::try_from(place).ok())
 }
 
-/// A row of a lineage.
+/// A row of a lineage, but for its key and its account.
 struct Member {
     retires_at: Option<Timestamp>,
     depth: i64,
     overdue: bool,
-    key: Option<Key>,
-    account: Account,
-    changed_at: Timestamp,
 }
 
-fn member(row: &SqliteRow) -> sqlx::Result<Member> {
+/// What a row says first; the cells that follow are those of the key and the account.
+fn member(row: &SqliteRow) -> sqlx::Result<(Member, Cells<'_>)> {
     let mut cells = Cells::of(row);
     let _place: i64 = cells.read()?;
-    let (retires_at, depth, overdue, key) = (cells.maybe_instant()?, cells.read()?, cells.read()?, cells.key()?);
-    let (account, changed_at) = cells.account()?;
-    Ok(Member { retires_at, depth, overdue, key, account, changed_at })
+    let member = Member { retires_at: cells.maybe_instant()?, depth: cells.read()?, overdue: cells.read()? };
+    Ok((member, cells))
 }
 
 /// Puts a lineage together. One that does not climb from the key to a root, step by step and in one account, is
 /// none: nothing is known of what the missing member allows.
 fn assemble(rows: &[SqliteRow], at: impl Fn(Timestamp) -> Timestamp) -> sqlx::Result<Option<Lineage>> {
     let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
-    let mut root = None;
+    let mut last = None;
     for (row, step) in rows.iter().zip(0_i64..) {
-        let member = member(row)?;
-        let Some(key) = member.key.filter(|_| member.depth == step) else { return Ok(None) };
+        let (member, mut cells) = member(row)?;
+        let Some(key) = cells.key()?.filter(|_| member.depth == step) else { return Ok(None) };
         if keys.last().is_some_and(|child| child.parent != Some(key.id) || child.account != key.account) {
             return Ok(None);
         }
         keys.push(key);
-        root = Some((member.account, member.changed_at));
+        last = Some(cells);
     }
     let reaches_root = keys.last().is_some_and(|last| last.parent.is_none());
-    let Some((account, changed_at)) = root.filter(|_| reaches_root) else { return Ok(None) };
+    let Some(mut root) = last.filter(|_| reaches_root) else { return Ok(None) };
+    let (account, changed_at) = root.account()?;
     let mut keys = keys.into_iter();
     Ok(keys.next().map(|key| Lineage::new(key, keys.collect(), account, at(changed_at))))
 }

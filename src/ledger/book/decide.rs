@@ -1,302 +1,15 @@
-//! The loaded state of some accounts, and what postings make of it.
+//! Deciding: what postings make of a book.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
-use super::{fits, remaining, roll, standing};
+use super::{Book, ClaimRow, EntryRow, HoldRow, HoldState, OpenAccount};
 use crate::clock::later;
+use crate::ledger::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use crate::ledger::{fits, remaining, roll, standing};
 use crate::refusal::{BlockedBy, Shortfall};
-use crate::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, Key, KeyId, Note, PostingId, Refusal,
-};
-
-/// What the ledger knows of some accounts while they are locked.
-///
-/// A store fills it with what [`Needs`] asks for, posts, and writes back [`Changes`]. Held whole in memory it is
-/// the reference model.
-#[derive(Debug, Default)]
-pub struct Book {
-    accounts: HashMap<AccountId, OpenAccount>,
-    keys: HashMap<KeyId, Key>,
-    holds: HashMap<PostingId, HoldRow>,
-    live: HashSet<PostingId>,
-    entries: HashMap<EntryId, EntryRow>,
-    claims: HashMap<(KeyId, Arc<str>), ClaimRow>,
-    touched: Touched,
-}
-
-#[derive(Debug)]
-struct OpenAccount {
-    account: Account,
-    now: Timestamp,
-}
-
-#[derive(Debug, Default)]
-struct Touched {
-    accounts: HashSet<AccountId>,
-    keys: HashSet<KeyId>,
-    new_holds: HashSet<PostingId>,
-    old_holds: HashSet<PostingId>,
-    entries: Vec<EntryId>,
-    claims: HashSet<(KeyId, Arc<str>)>,
-}
-
-/// Money set aside. The row stays when the hold is over, so that its id stays known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct HoldRow {
-    pub id: PostingId,
-    pub account: AccountId,
-    pub key: KeyId,
-    pub amount: Amount,
-    pub created_at: Timestamp,
-    pub expires_at: Timestamp,
-    pub on_expiry: OnExpiry,
-    pub note: Note,
-    pub state: HoldState,
-}
-
-/// Whether a hold still sets money aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldState {
-    /// It does, until it expires.
-    Live,
-    /// It was settled, or ran out and was released.
-    Over,
-    /// It ran out and was charged whole.
-    Charged,
-}
-
-/// An entry, and what refunds took of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct EntryRow {
-    pub entry: Entry,
-    pub refunded: Amount,
-}
-
-/// A client's `Idempotency-Key`, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct ClaimRow {
-    pub key: KeyId,
-    pub claim: Claim,
-    pub owner: PostingId,
-    /// Until when it keeps others out; `None` once its request has ended.
-    pub in_flight_until: Option<Timestamp>,
-    /// What was charged under it.
-    pub entry: Option<EntryId>,
-}
-
-/// What a store has to write after a batch. Every row is there once.
-#[derive(Debug, Default)]
-#[allow(missing_docs)]
-pub struct Changes {
-    /// Accounts in which anything changed, with the instant of the change.
-    pub accounts: Vec<(Account, Timestamp)>,
-    pub balances: Vec<(KeyId, Balance)>,
-    pub new_holds: Vec<HoldRow>,
-    /// Holds whose `expires_at` or `state` changed.
-    pub changed_holds: Vec<HoldRow>,
-    pub entries: Vec<Entry>,
-    pub claims: Vec<ClaimRow>,
-    pub dropped_claims: Vec<(KeyId, Arc<str>)>,
-}
-
-impl Changes {
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.accounts.is_empty()
-    }
-}
-
-/// What a book must hold before postings are put to it. Rows that do not exist are left out.
-///
-/// A store loads, in this order: the accounts; their live holds that have run out and the `holds`; the `claims`;
-/// the `entries` and those that loaded claims name, with the sum of their refunds; last the lineages of the
-/// `keys` and of [`Book::row_keys`].
-#[derive(Debug, Default)]
-#[allow(missing_docs)]
-pub struct Needs {
-    pub accounts: Vec<AccountId>,
-    pub keys: Vec<KeyId>,
-    pub holds: Vec<PostingId>,
-    pub entries: Vec<EntryId>,
-    pub claims: Vec<(KeyId, Arc<str>)>,
-}
-
-impl Needs {
-    /// What these postings need. Accounts are sorted and named once, so that they can be locked in that order.
-    pub fn of(postings: &[Posting]) -> Self {
-        let mut needs = Self::default();
-        for posting in postings {
-            needs.accounts.push(posting.account.clone());
-            needs.keys.push(posting.key);
-            needs.add(posting);
-        }
-        needs.accounts.sort_unstable();
-        needs.accounts.dedup();
-        needs.keys.sort_unstable();
-        needs.keys.dedup();
-        needs
-    }
-
-    fn add(&mut self, posting: &Posting) {
-        match &posting.action {
-            Action::Open { claim, .. } => {
-                self.claims.extend(claim.iter().map(|claim| (posting.key, claim.key.clone())));
-            }
-            Action::Hold { .. } => self.holds.push(posting.id),
-            Action::Renew { holds, claim, .. } => {
-                self.holds.extend(holds);
-                self.add_claim(posting.key, claim.as_ref());
-            }
-            Action::Settle { holds, void, claim, .. } => {
-                self.entries.push(posting.id.into());
-                self.holds.extend(holds);
-                for id in holds.iter().chain(void) {
-                    let entry = EntryId::from(*id);
-                    self.entries.extend([entry, entry.reversal()]);
-                }
-                self.add_claim(posting.key, claim.as_ref());
-            }
-            Action::Pay { claim, .. } => {
-                self.entries.push(posting.id.into());
-                self.add_claim(posting.key, claim.as_ref());
-            }
-            Action::Refund { entry, .. } => self.entries.extend([posting.id.into(), *entry]),
-        }
-    }
-
-    fn add_claim(&mut self, key: KeyId, claim: Option<&ClaimRef>) {
-        self.claims.extend(claim.map(|claim| (key, claim.key.clone())));
-    }
-}
-
-/// Loading and writing back, for stores.
-impl Book {
-    /// An empty book.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Opens a locked account at `now`, read after the lock was taken; time never goes back behind `last`, the
-    /// instant of the account's last change.
-    pub fn open(&mut self, account: Account, last: Timestamp, now: Timestamp) {
-        self.accounts.insert(account.id.clone(), OpenAccount { account, now: now.max(last) });
-    }
-
-    /// Adds a key of a lineage.
-    pub fn add_key(&mut self, key: Key) {
-        self.keys.insert(key.id, key);
-    }
-
-    /// Adds a hold.
-    pub fn add_hold(&mut self, hold: HoldRow) {
-        if hold.state == HoldState::Live {
-            self.live.insert(hold.id);
-        }
-        self.holds.insert(hold.id, hold);
-    }
-
-    /// Adds an entry.
-    pub fn add_entry(&mut self, row: EntryRow) {
-        self.entries.insert(row.entry.id, row);
-    }
-
-    /// Adds a claim.
-    pub fn add_claim(&mut self, claim: ClaimRow) {
-        self.claims.insert((claim.key, claim.claim.key.clone()), claim);
-    }
-
-    /// The entries that the loaded claims name, to be loaded too.
-    pub fn claimed_entries(&self) -> impl Iterator<Item = EntryId> {
-        self.claims.values().filter_map(|claim| claim.entry)
-    }
-
-    /// The keys that loaded holds and entries name, whose lineages must be loaded too.
-    pub fn row_keys(&self) -> impl Iterator<Item = KeyId> {
-        let holds = self.holds.values().map(|hold| hold.key);
-        holds.chain(self.entries.values().map(|row| row.entry.key))
-    }
-
-    /// What has to be written, and from here on counts as written.
-    pub fn take_changes(&mut self) -> Changes {
-        let touched = std::mem::take(&mut self.touched);
-        let (kept, dropped): (Vec<_>, Vec<_>) =
-            touched.claims.into_iter().partition(|claim| self.claims.contains_key(claim));
-        let mut changes = Changes {
-            accounts: Vec::new(),
-            balances: touched.keys.iter().filter_map(|id| Some((*id, self.keys.get(id)?.balance))).collect(),
-            new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
-            changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
-            entries: touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())).collect(),
-            claims: kept.iter().filter_map(|claim| self.claims.get(claim).cloned()).collect(),
-            dropped_claims: dropped,
-        };
-        for id in touched.accounts {
-            changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
-        }
-        changes
-    }
-}
-
-/// Reading and editing, for a store that keeps its book whole.
-impl Book {
-    pub(crate) fn account(&self, id: &AccountId) -> Option<&Account> {
-        self.accounts.get(id).map(|open| &open.account)
-    }
-
-    pub(crate) fn account_mut(&mut self, id: &AccountId) -> Option<&mut Account> {
-        self.accounts.get_mut(id).map(|open| &mut open.account)
-    }
-
-    /// Moves an account's time on, and says what it is now.
-    pub(crate) fn tick(&mut self, id: &AccountId, now: Timestamp) -> Timestamp {
-        self.accounts.get_mut(id).map_or(now, |open| {
-            open.now = open.now.max(now);
-            open.now
-        })
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.keys.values()
-    }
-
-    pub(crate) fn key(&self, id: KeyId) -> Option<&Key> {
-        self.keys.get(&id)
-    }
-
-    pub(crate) fn accounts(&self) -> impl Iterator<Item = &AccountId> {
-        self.accounts.keys()
-    }
-
-    pub(crate) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
-        self.entries.get(&id)
-    }
-
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &EntryRow> {
-        self.entries.values()
-    }
-
-    /// The keys from `key` to the root, as far as they are there.
-    pub(crate) fn path(&self, key: KeyId) -> Vec<KeyId> {
-        let mut path = Vec::with_capacity(4);
-        let mut next = Some(key);
-        while let Some(key) = next.and_then(|id| self.keys.get(&id)) {
-            if path.contains(&key.id) {
-                break;
-            }
-            path.push(key.id);
-            next = key.parent;
-        }
-        path
-    }
-}
+use crate::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal};
 
 /// Deciding.
 impl Book {
@@ -372,7 +85,8 @@ impl Book {
                     return Err(Refusal::Conflict);
                 }
                 let charged = row.entry.and_then(|entry| self.entries.get(&entry)).filter(|_| !running);
-                return charged.map_or(Err(Refusal::InFlight), |row| Ok(Outcome::Claimed(row.entry.clone().into())));
+                let Some(EntryRow { entry, refunded }) = charged else { return Err(Refusal::InFlight) };
+                return Ok(Outcome::Claimed { entry: entry.clone().into(), refunded: *refunded });
             }
         }
         self.affordable(posting, Amount::micros(1), now)?;
@@ -438,11 +152,15 @@ impl Book {
     ) -> Result<Outcome, Refusal> {
         self.in_force(posting, now)?;
         let mut renewed: Option<Timestamp> = None;
+        let mut over = Vec::new();
         for id in holds {
-            let Some(hold) = self.holds.get_mut(id) else { continue };
-            if hold.account != posting.account || hold.state != HoldState::Live || hold.expires_at <= now {
+            let hold = self.holds.get_mut(id).filter(|hold| {
+                hold.account == posting.account && hold.state == HoldState::Live && hold.expires_at > now
+            });
+            let Some(hold) = hold else {
+                over.push(*id);
                 continue;
-            }
+            };
             let until = later(now, ttl).min(later(hold.created_at, max_age)).max(hold.expires_at);
             renewed = Some(renewed.map_or(until, |first| first.min(until)));
             if until > hold.expires_at {
@@ -459,7 +177,7 @@ impl Book {
         } else if renewed.is_none() {
             return Err(Refusal::HoldOver);
         }
-        Ok(Outcome::Renewed { until: renewed })
+        Ok(Outcome::Renewed { until: renewed, over })
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -484,8 +202,10 @@ impl Book {
                 Some(HoldState::Over) | None => {}
             }
         }
-        for payment in void {
-            self.take_back((*payment).into(), now);
+        for payment in void.iter().map(|payment| EntryId::from(*payment)) {
+            if self.entries.get(&payment).is_some_and(|row| row.entry.account == posting.account) {
+                self.take_back(payment, now);
+            }
         }
         let cost = cost.max(Amount::ZERO);
         let entry = (!cost.is_zero()).then_some(id);
@@ -494,9 +214,13 @@ impl Book {
             entry.note = note.clone();
             self.charge(entry);
         }
-        if let Some(row) = claim.and_then(|claim| self.owned_claim(posting.key, claim)) {
-            let voided = |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
-            match row.entry.filter(|entry| !voided(entry)).or(entry) {
+        if let Some(claim) = claim
+            && let Some(row) = self.owned_claim(posting.key, claim)
+        {
+            // What was given back whole, by a void or a refund, bought nothing: the client may try again.
+            let paid =
+                claim.paid.iter().map(|paid| EntryId::from(*paid)).filter(|paid| self.entries.contains_key(paid));
+            match row.entry.into_iter().chain(paid).find(|entry| !self.is_given_back(*entry)).or(entry) {
                 Some(entry) => self.put_claim(ClaimRow { in_flight_until: None, entry: Some(entry), ..row }),
                 None => self.drop_claim(&row),
             }
@@ -676,6 +400,11 @@ impl Book {
         if left.is_positive() && !self.entries.contains_key(&of.reversal()) {
             self.give_back(of.reversal(), of, left, now);
         }
+    }
+
+    fn is_given_back(&self, entry: EntryId) -> bool {
+        let row = self.entries.get(&entry);
+        row.is_some_and(|row| row.refunded.is_positive() && row.refunded >= row.entry.amount)
     }
 
     fn write(&mut self, entry: Entry) {

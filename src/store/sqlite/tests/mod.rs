@@ -1,0 +1,222 @@
+mod model;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::{ConnectOptions, Connection};
+
+use super::*;
+use crate::ledger::{Action, KeyDraft, NewToken};
+use crate::store::{KeysOf, UsageBy};
+use crate::{Amount, Budget, NewKey, Note, ScopeSet};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn account(name: &str) -> AccountId {
+    name.parse().unwrap()
+}
+
+fn token(n: u32) -> NewToken {
+    NewToken { hash: TokenHash::of(&format!("token {n}")), prefix: "ak".into(), start: format!("{n:08}") }
+}
+
+fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
+    let key = NewKey::new(account(owner));
+    KeyDraft {
+        account: account(owner),
+        parent,
+        name: "a key".into(),
+        scopes: ScopeSet::parse(["read", "proxy.*"]).unwrap(),
+        budget,
+        expiry: key.expiry,
+    }
+}
+
+async fn create(store: &dyn Store, n: u32, draft: KeyDraft) -> Key {
+    match store.change(&Change::Create { draft, token: token(n) }, &Rules::default()).await.unwrap().unwrap() {
+        Changed::Key(key) => key,
+        Changed::Account(_) => unreachable!(),
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+async fn raw(path: &Path, sql: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).foreign_keys(false);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_may_be_opened_by_many_at_once() {
+    let directory = directory();
+    for round in 0..5 {
+        let path = directory.path().join(format!("{round}.db"));
+        let opened = (0..8).map(|n| {
+            let path = path.clone();
+            tokio::spawn(async move {
+                let store = SqliteStore::connect(&path).await?;
+                create(&store, n, draft("acme", None, Budget::unlimited())).await;
+                store.close().await;
+                Ok::<_, StoreError>(())
+            })
+        });
+        for opened in opened.collect::<Vec<_>>() {
+            opened.await.unwrap().unwrap();
+        }
+        let store = SqliteStore::connect(&path).await.unwrap();
+        let keys = store.keys(&KeyQuery::new(KeysOf::Account(account("acme")), None, 100)).await.unwrap();
+        assert_eq!(keys.len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_version_are_refused() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    SqliteStore::connect(&path).await.unwrap().close().await;
+    raw(&path, "INSERT INTO agentkey_migrations VALUES (2, 0)").await;
+    let error = SqliteStore::connect(&path).await.unwrap_err();
+    assert!(!error.is_transient());
+    assert!(error.to_string().contains("keys.db: "), "{error}");
+    assert!(error.to_string().contains("upgrade agentkey"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_lineage_is_none() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let root = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    let child = create(&store, 1, draft("acme", Some(root.id), Budget::unlimited())).await;
+    create(&store, 2, draft("acme", Some(child.id), Budget::unlimited())).await;
+    create(&store, 3, draft("other", None, Budget::unlimited())).await;
+    let hashes = [2, 2, 3, 0, 9, 2].map(|n| token(n).hash);
+    let depths = async || {
+        let found = store.find(&hashes).await.unwrap();
+        found.iter().map(|found| found.as_ref().map(|found| found.lineage.depth())).collect::<Vec<_>>()
+    };
+    let whole = [Some(3), Some(3), Some(1), Some(1), None, Some(3)];
+    assert_eq!(depths().await, whole);
+    for (breaks, mends, broken) in [
+        (
+            "UPDATE agent_keys SET parent_id = 99 WHERE id = 2",
+            "UPDATE agent_keys SET parent_id = 1 WHERE id = 2",
+            [None, None, Some(1), Some(1), None, None],
+        ),
+        (
+            "UPDATE agent_keys SET parent_id = 3 WHERE id = 1",
+            "UPDATE agent_keys SET parent_id = NULL WHERE id = 1",
+            [None, None, Some(1), None, None, None],
+        ),
+        (
+            "UPDATE agent_keys SET account_id = 'other' WHERE id = 1",
+            "UPDATE agent_keys SET account_id = 'acme' WHERE id = 1",
+            [None, None, Some(1), Some(1), None, None],
+        ),
+        (
+            "UPDATE agent_keys SET scopes = 'null' WHERE id = 1",
+            "UPDATE agent_keys SET scopes = '[\"read\", \"proxy.*\"]' WHERE id = 1",
+            [None, None, Some(1), None, None, None],
+        ),
+        (
+            "UPDATE agentkey_accounts SET id = 'gone' WHERE id = 'acme'",
+            "UPDATE agentkey_accounts SET id = 'acme' WHERE id = 'gone'",
+            [None, None, Some(1), None, None, None],
+        ),
+    ] {
+        raw(&path, breaks).await;
+        assert_eq!(depths().await, broken, "{breaks}");
+        let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
+        let posting = Posting::new(account("acme"), KeyId::new(3), pay);
+        assert_eq!(store.post(&[posting]).await.unwrap(), [Err(Refusal::InvalidKey)], "{breaks}");
+        assert_eq!(store.lineage(KeyId::new(3)).await.unwrap(), None, "{breaks}");
+        raw(&path, mends).await;
+        assert_eq!(depths().await, whole, "{mends}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_lasts_is_unavailable_and_then_over() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let options = SqliteOptions::new(&path).busy_timeout(Duration::from_millis(20));
+    let store = SqliteStore::open(options.clone()).await.unwrap();
+    let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
+    let postings = [Posting::new(account("acme"), key.id, pay)];
+    assert!(store.post(&postings).await.unwrap_err().is_transient());
+    assert!(SqliteStore::open(options).await.unwrap_err().is_transient());
+    assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some(), "who reads does not wait");
+    lock.rollback().await.unwrap();
+    assert!(store.post(&postings).await.unwrap()[0].is_ok());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_goes_is_missed_and_may_come_back() {
+    let directory = directory();
+    let (path, aside) = (directory.path().join("keys.db"), directory.path().join("aside.db"));
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    store.close().await;
+    let store = SqliteStore::connect(&path).await.unwrap();
+    std::fs::copy(&path, &aside).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
+    let postings = [Posting::new(account("acme"), key.id, pay)];
+    assert!(store.post(&postings).await.unwrap_err().is_transient());
+    assert!(store.find(&[token(0).hash]).await.unwrap_err().is_transient());
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(store.post(&postings).await.unwrap()[0].is_ok());
+    assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some());
+}
+
+#[tokio::test]
+async fn sums_beyond_the_range_of_amounts_are_held_at_its_end() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    for _ in 0..3 {
+        let settle =
+            Action::Settle { holds: vec![], void: vec![], cost: Amount::MAX, note: Note::default(), claim: None };
+        store.post(&[Posting::new(account("acme"), key.id, settle)]).await.unwrap()[0].as_ref().unwrap();
+    }
+    let usage = store.usage(&UsageQuery::of(account("acme"), UsageBy::Month)).await.unwrap();
+    assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 3));
+    let change = Change::EnsureAccount { account: account("acme"), budget: Budget::monthly(Amount::cents(1)) };
+    let Changed::Account(account) = store.change(&change, &Rules::default()).await.unwrap().unwrap() else { panic!() };
+    assert_eq!(account.balance.spent, Amount::MAX);
+}
+
+#[tokio::test]
+async fn lists_are_looked_up_through_indexes() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let mut held = store.connections.writer().await.unwrap();
+    for sql in [
+        "EXPLAIN QUERY PLAN SELECT 1 FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value \
+         CROSS JOIN agentkey_holds h ON h.account_id = a.id WHERE h.state = 'live' AND h.expires_at <= max(?3, a.changed_at)",
+        "EXPLAIN QUERY PLAN SELECT 1 FROM json_each(?1) w CROSS JOIN agentkey_holds h ON h.id = unhex(w.value)",
+        "EXPLAIN QUERY PLAN SELECT 1 FROM json_each(?1) w CROSS JOIN agentkey_claims c \
+         ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1",
+        "EXPLAIN QUERY PLAN SELECT (SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id) \
+         FROM json_each(?1) w CROSS JOIN agentkey_entries e ON e.id = unhex(w.value)",
+        "EXPLAIN QUERY PLAN SELECT 1 FROM json_each(?1) w CROSS JOIN agent_keys k ON k.key_hash = w.value",
+        "EXPLAIN QUERY PLAN SELECT 1 FROM agentkey_entries e WHERE +e.account_id = ?1 AND e.key_id = ?2 AND e.seq > ?3",
+        "EXPLAIN QUERY PLAN DELETE FROM agentkey_claims WHERE (key_id, idempotency_key) IN \
+         (SELECT value ->> 0, value ->> 1 FROM json_each(?1))",
+        "EXPLAIN QUERY PLAN SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
+         WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id",
+    ] {
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sql).fetch_all(&mut held.connection).await.unwrap();
+        for (.., step) in plan {
+            assert!(!step.starts_with("SCAN") || step.contains("VIRTUAL TABLE"), "{sql}: {step}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The store beside the model: the same questions, the same answers.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::ledger::{Claim, ClaimRef, OnExpiry};
+use crate::{KeyPatch, Labels, ManualClock, MemoryStore, PostingId};
+
+/// A little randomness that is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % end as u64).unwrap()
+    }
+
+    fn of<T: Clone>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())].clone()
+    }
+}
+
+/// What has happened so far, to be happened to again.
+struct Past {
+    dice: Dice,
+    keys: Vec<Key>,
+    holds: Vec<PostingId>,
+    pays: Vec<PostingId>,
+    claims: Vec<ClaimRef>,
+    sent: Vec<Posting>,
+}
+
+const NAMES: [&str; 4] = ["model", "a.b \"c\" $[0]'", "\\u0041 \\", "é"];
+
+impl Past {
+    fn note(&mut self) -> Note {
+        let mut labels = Labels::new();
+        for _ in 0..self.dice.below(3) {
+            labels.insert(self.dice.of(&NAMES), self.dice.of(&["x", "Y\"'", "", "\\n %", "ü"])).unwrap();
+        }
+        Note::new(labels, self.dice.of(&[None, Some("order \0 \"7\"".to_owned())]))
+    }
+
+    fn some_holds(&mut self) -> Vec<PostingId> {
+        (0..self.dice.below(3)).filter(|_| !self.holds.is_empty()).map(|_| self.dice.of(&self.holds)).collect()
+    }
+
+    fn some_claim(&mut self) -> Option<ClaimRef> {
+        (self.dice.below(2) == 0 && !self.claims.is_empty()).then(|| self.dice.of(&self.claims))
+    }
+
+    fn posting(&mut self) -> Posting {
+        if self.dice.below(12) == 0 && !self.sent.is_empty() {
+            return self.dice.of(&self.sent);
+        }
+        let key = self.dice.of(&self.keys);
+        let amount = Amount::micros(self.dice.below(3_000_000) as i64);
+        let ttl = Duration::from_secs(self.dice.of(&[1, 60, 3_600, 90_000]));
+        let action = match self.dice.below(10) {
+            0 => {
+                let fingerprint = [self.dice.below(2) as u8; 32];
+                let claim = Claim::new(self.dice.of(&["one", "two", "\"3\" \0 '"]), fingerprint);
+                Action::Open { claim: Some(claim), ttl }
+            }
+            1..=3 => {
+                let on_expiry = self.dice.of(&[OnExpiry::Release, OnExpiry::Charge]);
+                Action::Hold { amount, ttl, on_expiry, note: self.note() }
+            }
+            4 => Action::Renew {
+                holds: self.some_holds(),
+                ttl,
+                max_age: Duration::from_secs(7_200),
+                claim: self.some_claim(),
+            },
+            5..=6 => {
+                let void = if self.pays.is_empty() { vec![] } else { vec![self.dice.of(&self.pays)] };
+                let void = if self.dice.below(4) == 0 { void } else { vec![] };
+                Action::Settle {
+                    holds: self.some_holds(),
+                    void,
+                    cost: amount,
+                    note: self.note(),
+                    claim: self.some_claim(),
+                }
+            }
+            7..=8 => Action::Pay { amount, note: self.note(), claim: self.some_claim() },
+            _ if self.pays.is_empty() => Action::Pay { amount, note: self.note(), claim: None },
+            _ => Action::Refund {
+                entry: self.dice.of(&self.pays).into(),
+                amount: Amount::micros(amount.as_micros() / 4),
+            },
+        };
+        let wrong_account =
+            self.dice.below(40) == 0 && !matches!(&action, Action::Settle { void, .. } if !void.is_empty());
+        let owner = if wrong_account { account("beta") } else { key.account };
+        let posting = Posting::new(owner, key.id, action);
+        match &posting.action {
+            Action::Hold { .. } => self.holds.push(posting.id),
+            Action::Pay { .. } | Action::Settle { .. } => self.pays.push(posting.id),
+            Action::Open { claim: Some(claim), .. } => self.claims.push(ClaimRef::new(claim.key.clone(), posting.id)),
+            _ => {}
+        }
+        self.sent.push(posting.clone());
+        posting
+    }
+
+    fn change(&mut self, n: u32) -> Change {
+        let budget = self.dice.of(&[
+            Budget::unlimited(),
+            Budget::lifetime(Amount::units(2_000)),
+            Budget::daily(Amount::units(9)),
+            Budget::weekly(Amount::units(20)).calendar(),
+            Budget::monthly(Amount::units(40)),
+            Budget::monthly(Amount::units(30)).calendar(),
+            Budget::lifetime(Amount::cents(-1)),
+        ]);
+        let key = self.dice.of(&self.keys);
+        match self.dice.below(8) {
+            0 | 1 => Change::Create { draft: draft(key.account.as_str(), Some(key.id), budget), token: token(n) },
+            2 => Change::Create { draft: draft(&format!("new {n}"), None, budget), token: token(n) },
+            3 => Change::EnsureAccount { account: key.account, budget },
+            4 | 5 => Change::Update { key: key.id, patch: KeyPatch::new().budget(budget).name(format!("key {n}")) },
+            6 => Change::Rotate { key: key.id, token: token(n), grace: Duration::from_secs(self.dice.of(&[0, 3_600])) },
+            _ if self.dice.below(3) == 0 && key.id.get() > 3 => Change::Revoke { key: key.id },
+            _ => Change::Revoke { key: KeyId::new(9_999) },
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_does_as_the_model_does() {
+    for seed in 0..4 {
+        let directory = directory();
+        let hand = ManualClock::at(at("2026-01-31T12:00:00.000001Z"));
+        let model = MemoryStore::with_clock(&hand);
+        let target = if seed % 2 == 0 { directory.path().join("keys.db") } else { ":memory:".into() };
+        let store = SqliteStore::open(SqliteOptions::new(target).clock(&hand)).await.unwrap();
+        let stores: [Arc<dyn Store>; 2] = [Arc::new(model), Arc::new(store)];
+        compare(&stores, &hand, seed).await;
+    }
+}
+
+/// Asks both the same, and wants the same answer.
+macro_rules! same {
+    ($stores:ident.$ask:ident($($with:expr),*)) => {{
+        let model = $stores[0].$ask($($with),*).await.unwrap();
+        let answer = $stores[1].$ask($($with),*).await.unwrap();
+        assert_eq!(answer, model, stringify!($ask));
+        answer
+    }};
+}
+
+async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
+    let rules = Rules::default();
+    let mut past = Past { dice: Dice(seed), keys: vec![], holds: vec![], pays: vec![], claims: vec![], sent: vec![] };
+    for (n, (owner, parent, budget)) in [
+        ("acme", None, Budget::monthly(Amount::units(50))),
+        ("acme", Some(KeyId::new(1)), Budget::daily(Amount::units(5))),
+        ("beta", None, Budget::unlimited()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let change = Change::Create { draft: draft(owner, parent, budget), token: token(n as u32) };
+        let changed = same!(stores.change(&change, &rules));
+        if let Ok(Changed::Key(key)) = changed {
+            past.keys.push(key);
+        }
+    }
+    for round in 0..300_u32 {
+        let postings: Vec<_> = (0..past.dice.below(6)).map(|_| past.posting()).collect();
+        same!(stores.post(&postings));
+        hand.advance(Duration::from_secs(past.dice.of(&[0, 0, 1, 30, 900, 20_000, 200_000])));
+        if past.dice.below(6) == 0 {
+            let change = past.change(100 + round);
+            let changed = same!(stores.change(&change, &rules));
+            match changed {
+                Ok(Changed::Key(key)) if matches!(change, Change::Create { .. }) => past.keys.push(key),
+                _ => {}
+            }
+        }
+        let key = past.dice.of(&past.keys);
+        match past.dice.below(5) {
+            0 => drop(same!(stores.lineage(key.id))),
+            1 => drop(same!(stores.account(&key.account))),
+            2 => {
+                same!(stores.sweep());
+            }
+            3 => {
+                let of = past.dice.of(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
+                let query = KeyQuery::new(of, past.dice.of(&[None, Some(KeyId::new(2))]), 3);
+                same!(stores.keys(&query));
+            }
+            _ => {
+                let hashes: Vec<_> =
+                    (0..4).map(|_| token(past.dice.of(&[0, 1, 2, 100 + round, 90 + round])).hash).collect();
+                same!(stores.find(&hashes));
+            }
+        }
+    }
+    same!(stores.sweep());
+    for key in &past.keys {
+        same!(stores.lineage(key.id));
+    }
+    let since = at("2026-03-01T00:00:00.0000005Z");
+    for owner in [account("acme"), account("beta"), account("nobody")] {
+        same!(stores.account(&owner));
+        let pages = [pages(&*stores[0], &owner, since).await, pages(&*stores[1], &owner, since).await];
+        assert!(pages[0] == pages[1], "{owner}: other entries, or in another order");
+        assert_eq!(pages[0].is_empty(), owner.as_str() == "nobody");
+        if let Some(entry) = pages[0].first() {
+            same!(stores.entry(entry.id));
+        }
+        let labels = NAMES.map(|name| UsageBy::Label(name.into()));
+        for by in labels.into_iter().chain([UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month]) {
+            let query = UsageQuery::of(owner.clone(), by);
+            same!(stores.usage(&query));
+            let query = query.key(KeyId::new(2)).since(since).until(at("2026-06-01T00:00:00Z"));
+            same!(stores.usage(&query));
+        }
+    }
+}
+
+/// All entries of an account, and a page of some. Places are not told: in which order accounts are swept is left
+/// to the store.
+async fn pages(store: &dyn Store, owner: &AccountId, since: Timestamp) -> Vec<Entry> {
+    let mut all = store.entries(&EntryQuery::of(owner.clone()).limit(1_000)).await.unwrap();
+    assert!(all.is_sorted_by_key(|(place, _)| *place));
+    if let Some((place, _)) = all.get(20) {
+        let page = EntryQuery::of(owner.clone()).key(KeyId::new(2)).since(since).after(*place).limit(5);
+        all.extend(store.entries(&page).await.unwrap());
+    }
+    all.into_iter().map(|(_, entry)| entry).collect()
+}

@@ -1,0 +1,300 @@
+//! Lists: keys, entries, and sums of them.
+
+use super::world::*;
+use crate::ledger::{Action, Posting};
+use crate::store::{KeyQuery, KeysOf};
+use crate::{
+    Account, AccountId, Amount, Budget, Clock, EntryId, EntryQuery, Key, KeyId, NewKey, PostingId, Store, Usage,
+    UsageBy, UsageQuery,
+};
+
+async fn key_ids<S: Store>(w: &World<S>, of: KeysOf, after: Option<KeyId>, limit: u32) -> Vec<KeyId> {
+    let keys = w.store.keys(&KeyQuery::new(of, after, limit)).await.unwrap();
+    keys.iter().map(|key| key.id).collect()
+}
+
+/// Keys come in the order of their ids, page by page, of an account or of a parent, with the balances they have.
+pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let root = w.create(acme().budget(Budget::daily(c(10)))).await;
+    let (mut children, mut all) = (Vec::new(), vec![root.id]);
+    for n in 0..12 {
+        let child = w.create(NewKey::child_of(root.id)).await;
+        let grandchild = w.create(NewKey::child_of(child.id)).await;
+        let theirs = w.create(NewKey::new(account("other"))).await;
+        assert!(child.id < grandchild.id && grandchild.id < theirs.id, "ids grow");
+        children.push(child.id);
+        all.extend([child.id, grandchild.id]);
+        if n == 5 {
+            w.revoke(&child).await;
+        }
+    }
+    for (of, wanted) in [(KeysOf::Account(account("acme")), all), (KeysOf::Parent(root.id), children)] {
+        assert_eq!(key_ids(&w, of.clone(), None, 1_001).await, wanted);
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = key_ids(&w, of.clone(), after, 5).await;
+            assert!(page.len() <= 5);
+            after = page.last().copied();
+            if page.is_empty() {
+                break;
+            }
+            seen.extend(page);
+        }
+        assert_eq!(seen, wanted);
+    }
+    assert!(key_ids(&w, KeysOf::Account(account("nobody")), None, 10).await.is_empty());
+    assert!(key_ids(&w, KeysOf::Parent(KeyId::new(987_654)), None, 10).await.is_empty());
+
+    w.paid(&root, 7).await;
+    let first = |w: &World<S>| {
+        let store = w.store.clone();
+        async move {
+            let query = KeyQuery::new(KeysOf::Account(account("acme")), None, 1);
+            store.keys(&query).await.unwrap().pop().expect("the root")
+        }
+    };
+    let listed: Key = first(&w).await;
+    assert_eq!((listed.id, &listed.scopes, listed.budget), (root.id, &root.scopes, root.budget));
+    assert_eq!(listed.balance.spent, c(7));
+    w.clock.advance(secs(DAY));
+    assert_eq!(first(&w).await.balance.spent, NOTHING, "the day is over");
+}
+
+/// Entries come oldest first, page by page; those written meanwhile come last.
+pub async fn entries_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
+    let mut wanted = Vec::new();
+    for n in 1..=12 {
+        wanted.push(w.paid(&key, n).await);
+        w.paid(&theirs, n).await;
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let query = EntryQuery::of(account("acme")).limit(5);
+        let query = if let Some(after) = after { query.after(after) } else { query };
+        let page = w.store.entries(&query).await.unwrap();
+        let Some((last, _)) = page.last() else { break };
+        assert!(page.len() <= 5 && page.iter().all(|(place, _)| Some(*place) > after));
+        after = Some(*last);
+        if seen.is_empty() {
+            wanted.push(w.paid(&key, 100).await);
+        }
+        seen.extend(page.into_iter().map(|(_, entry)| entry.id));
+    }
+    assert_eq!(seen, wanted);
+    assert!(w.entries(EntryQuery::of(account("nobody"))).await.is_empty());
+}
+
+/// Entries can be narrowed to one key, and to the time they were written: from `since` on, before `until`.
+pub async fn entries_are_narrowed_by_key_and_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let root = w.create(acme()).await;
+    let child = w.create(NewKey::child_of(root.id)).await;
+    let start = w.clock.now();
+    let mut paid = Vec::new();
+    for _ in 0..3 {
+        paid.push(w.paid(&root, 1).await);
+        paid.push(w.paid(&child, 2).await);
+        w.clock.advance(secs(MINUTE));
+    }
+    let back = refund(&root, paid[0], c(1));
+    w.accept(&back).await; // written now, though it counts at the start
+    let back = EntryId::from(back.id);
+    let all = || EntryQuery::of(account("acme"));
+    let minute = |n| start + secs(n * MINUTE);
+    for (query, wanted) in [
+        (all().key(child.id), vec![paid[1], paid[3], paid[5]]),
+        (all().key(root.id), vec![paid[0], paid[2], paid[4], back]),
+        (all().since(minute(1)), vec![paid[2], paid[3], paid[4], paid[5], back]),
+        (all().until(minute(1)), vec![paid[0], paid[1]]),
+        (all().since(minute(1)).until(minute(2)), vec![paid[2], paid[3]]),
+        (all().since(minute(2)).key(child.id), vec![paid[5]]),
+        (all().since(minute(3)), vec![back]),
+        (all().since(minute(4)), vec![]),
+        (all().key(child.id).limit(2), vec![paid[1], paid[3]]),
+    ] {
+        let seen: Vec<_> = w.entries(query.clone()).await.iter().map(|entry| entry.id).collect();
+        assert_eq!(seen, wanted, "{query:?}");
+    }
+}
+
+/// One entry is found by its id, as it stands in the list.
+pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.create(acme()).await;
+    let payment = w.paid(&key, 3).await;
+    w.accept(&refund(&key, payment, c(1))).await;
+    for listed in w.entries(EntryQuery::of(account("acme"))).await {
+        assert_eq!(w.store.entry(listed.id).await.unwrap(), Some(listed));
+    }
+    assert_eq!(w.store.entry(PostingId::new().into()).await.unwrap(), None);
+}
+
+fn sums(usage: &[Usage]) -> Vec<(&str, Amount, u64)> {
+    usage.iter().map(|usage| (usage.group.as_str(), usage.amount, usage.charges)).collect()
+}
+
+/// Sums by key, in the order of the groups as text; refunds lower the amount and are not counted as charges.
+pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let mut wanted = Vec::new();
+    for n in 1..=12 {
+        let key = w.create(acme()).await;
+        let entry = w.paid(&key, n).await;
+        w.paid(&key, 10).await;
+        w.accept(&refund(&key, entry, c(1))).await;
+        wanted.push((key.id.to_string(), c(n + 9), 2));
+    }
+    wanted.sort();
+    let usage = w.store.usage(&UsageQuery::of(account("acme"), UsageBy::Key)).await.unwrap();
+    let wanted: Vec<_> = wanted.iter().map(|(group, amount, charges)| (group.as_str(), *amount, *charges)).collect();
+    assert_eq!(sums(&usage), wanted);
+    assert!(w.store.usage(&UsageQuery::of(account("nobody"), UsageBy::Key)).await.unwrap().is_empty());
+}
+
+fn labelled(key: &Key, name: &str, value: &str, cents: i32) -> Posting {
+    posting(key, Action::Pay { amount: c(cents), note: note(name, value, "r"), claim: None })
+}
+
+/// Sums by the value of a label, whatever characters its name has; what lacks it is in the group "".
+pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    for (n, name) in ["model", "a.b", "a", "\"", "'", "a\"b.c", "\\", "$", "[0]", "größe \u{1F916}", " ", "*", "%", "0"]
+        .into_iter()
+        .enumerate()
+    {
+        let key = w.create(NewKey::new(account(&format!("account {n}")))).await;
+        for (value, cents) in [("x", 1), ("é\"'.\\", 2), ("x", 4), ("", 8), ("1", 32), ("null", 64)] {
+            w.accept(&labelled(&key, name, value, cents)).await;
+        }
+        w.accept(&labelled(&key, "another", "y", 16)).await;
+        let by = UsageBy::Label(name.to_owned());
+        let usage = w.store.usage(&UsageQuery::of(key.account.clone(), by)).await.unwrap();
+        let wanted = [("", c(24), 2), ("1", c(32), 1), ("null", c(64), 1), ("x", c(5), 2), ("é\"'.\\", c(2), 1)];
+        assert_eq!(sums(&usage), wanted, "label {name:?}");
+    }
+    // A name that is the path to another one is no such path.
+    let key = w.create(acme()).await;
+    w.accept(&labelled(&key, "a", "{\"b\":\"x\"}", 1)).await;
+    let by = UsageBy::Label("a.b".to_owned());
+    let usage = w.store.usage(&UsageQuery::of(account("acme"), by)).await.unwrap();
+    assert_eq!(sums(&usage), [("", c(1), 1)]);
+}
+
+/// Sums by hour, day and month in UTC, narrowed by key and time.
+pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, other) = (w.create(acme()).await, w.create(acme()).await);
+    for (instant, cents) in [
+        ("2026-01-31T14:00:00Z", 1),
+        ("2026-01-31T14:59:59.999999Z", 2),
+        ("2026-01-31T15:00:00Z", 4),
+        ("2026-01-31T23:59:59.999999Z", 8),
+        ("2026-02-01T00:00:00Z", 16),
+        ("2027-01-01T00:00:00.5Z", 32),
+    ] {
+        w.clock.set(at(instant));
+        w.paid(&key, cents).await;
+        w.paid(&other, 100).await;
+    }
+    let mine = |by| UsageQuery::of(account("acme"), by).key(key.id);
+    for (query, wanted) in [
+        (
+            mine(UsageBy::Hour),
+            &[
+                ("2026-01-31T14:00:00Z", c(3), 2),
+                ("2026-01-31T15:00:00Z", c(4), 1),
+                ("2026-01-31T23:00:00Z", c(8), 1),
+                ("2026-02-01T00:00:00Z", c(16), 1),
+                ("2027-01-01T00:00:00Z", c(32), 1),
+            ][..],
+        ),
+        (
+            mine(UsageBy::Day),
+            &[
+                ("2026-01-31T00:00:00Z", c(15), 4),
+                ("2026-02-01T00:00:00Z", c(16), 1),
+                ("2027-01-01T00:00:00Z", c(32), 1),
+            ],
+        ),
+        (
+            mine(UsageBy::Month),
+            &[
+                ("2026-01-01T00:00:00Z", c(15), 4),
+                ("2026-02-01T00:00:00Z", c(16), 1),
+                ("2027-01-01T00:00:00Z", c(32), 1),
+            ],
+        ),
+        (
+            mine(UsageBy::Day).since(at("2026-01-31T15:00:00Z")).until(at("2026-02-01T00:00:00Z")),
+            &[("2026-01-31T00:00:00Z", c(12), 2)],
+        ),
+        (
+            UsageQuery::of(account("acme"), UsageBy::Month).since(at("2026-12-31T00:00:00Z")),
+            &[("2027-01-01T00:00:00Z", c(132), 2)],
+        ),
+        (mine(UsageBy::Hour).since(at("2028-01-01T00:00:00Z")), &[]),
+    ] {
+        assert_eq!(sums(&w.store.usage(&query).await.unwrap()), wanted, "{query:?}");
+    }
+}
+
+/// A refund is summed where its charge was, so that sums agree with what budgets say was spent.
+pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.create(acme().budget(Budget::daily(c(100)).calendar())).await;
+    let entry = w.paid(&key, 10).await;
+    w.clock.advance(secs(DAY));
+    w.paid(&key, 5).await;
+    w.accept(&refund(&key, entry, c(4))).await;
+    let usage = w.store.usage(&UsageQuery::of(account("acme"), UsageBy::Day)).await.unwrap();
+    assert_eq!(sums(&usage), [("2026-01-31T00:00:00Z", c(6), 1), ("2026-02-01T00:00:00Z", c(5), 1)]);
+    let today = UsageQuery::of(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
+    let usage = w.store.usage(&today).await.unwrap();
+    assert_eq!(usage[0].amount, w.balance(&key).await.0);
+}
+
+/// A sum past the largest amount is held there, in lists as in balances that are counted anew.
+pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.create(acme()).await;
+    let first = settle(&key, &[], Amount::MAX);
+    w.accept(&first).await;
+    w.accept(&settle(&key, &[], Amount::MAX)).await;
+    for by in [UsageBy::Key, UsageBy::Label("x".to_owned()), UsageBy::Hour, UsageBy::Day, UsageBy::Month] {
+        let usage = w.store.usage(&UsageQuery::of(account("acme"), by.clone())).await.unwrap();
+        assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 2), "{by:?}");
+    }
+    let budget = Budget::new(None, crate::Period::Day);
+    let updated = w.update(&key, crate::KeyPatch::new().budget(budget)).await.expect("another period");
+    assert_eq!(updated.balance.spent, Amount::MAX);
+    let account: Account = w.ceiling(&account("acme"), budget).await;
+    assert_eq!(account.balance.spent, Amount::MAX);
+    // The order of the entries does not matter: MAX + MAX - MAX is MAX.
+    w.accept(&refund(&key, first.id.into(), Amount::MAX)).await;
+    let usage = w.store.usage(&UsageQuery::of(key.account.clone(), UsageBy::Key)).await.unwrap();
+    assert_eq!(usage[0].amount, Amount::MAX);
+}
+
+/// What one account asks for never shows anything of another.
+pub async fn accounts_do_not_see_each_other<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let names: [AccountId; 4] = ["a", "A", "a%", "_"].map(account);
+    let mut keys = Vec::new();
+    for (name, cents) in names.iter().zip([1, 2, 4, 8]) {
+        let key = w.create(NewKey::new(name.clone())).await;
+        w.paid(&key, cents).await;
+        keys.push(key);
+    }
+    for (key, cents) in keys.iter().zip([1, 2, 4, 8]) {
+        assert_eq!(w.account_balance(key).await, (c(cents), NOTHING));
+        assert_eq!(w.ledger(&key.account).await, [("pay", c(cents))]);
+        assert_eq!(key_ids(&w, KeysOf::Account(key.account.clone()), None, 10).await, [key.id]);
+        let usage = w.store.usage(&UsageQuery::of(key.account.clone(), UsageBy::Key)).await.unwrap();
+        assert_eq!(sums(&usage), [(key.id.to_string().as_str(), c(cents), 1)]);
+        let theirs = EntryQuery::of(key.account.clone()).key(keys[0].id);
+        assert_eq!(w.entries(theirs).await.is_empty(), key.id != keys[0].id);
+    }
+}

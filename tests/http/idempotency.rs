@@ -1,0 +1,408 @@
+//! Repeated requests under one `Idempotency-Key`: charged once, however they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkey::{Amount, Budget, Charge, ChargeError, EntryQuery, KeyPatch, NewKey, Replayable, Token};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::routing::post;
+use http::Method;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::support::{
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, clock, is_open, is_pay, is_settle, serve, soon,
+};
+
+/// Handlers tell that they have begun, and wait until they may go on.
+#[derive(Clone)]
+struct Gate {
+    begun: mpsc::UnboundedSender<()>,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    fn new(open: bool) -> (Self, mpsc::UnboundedReceiver<()>) {
+        let (begun, entered) = mpsc::unbounded_channel();
+        (Self { begun, open: watch::Sender::new(open) }, entered)
+    }
+
+    async fn pass(&self) {
+        let _ = self.begun.send(());
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+type Answer = Result<String, ChargeError>;
+
+async fn pay(State(gate): State<Gate>, charge: Charge) -> Answer {
+    gate.pass().await;
+    charge.pay(Amount::cents(5)).await?;
+    Ok("paid".into())
+}
+
+async fn pay_early(State(gate): State<Gate>, charge: Charge) -> Answer {
+    charge.pay(Amount::cents(5)).await?;
+    gate.pass().await;
+    Ok("paid".into())
+}
+
+async fn meter(State(gate): State<Gate>, charge: Charge) -> Answer {
+    charge.hold(Amount::cents(10)).await?;
+    gate.pass().await;
+    charge.add(Amount::cents(3));
+    Ok("metered".into())
+}
+
+/// Charges nothing.
+async fn look(State(gate): State<Gate>, charge: Charge) -> Answer {
+    charge.hold(Amount::cents(10)).await?;
+    gate.pass().await;
+    Ok("looked".into())
+}
+
+/// Pays the cents that the query names first, with the reference it names then; `+` does more than that.
+async fn replayable(State(gate): State<Gate>, Replayable(charge): Replayable, request: Request) -> Answer {
+    let (cents, reference) = request.uri().query().unwrap().split_once('-').unwrap();
+    charge.reference(reference.trim_end_matches(['+', '!', '*']));
+    if reference.ends_with('!') {
+        charge.hold(Amount::cents(1)).await?;
+    }
+    let receipt = charge.pay(Amount::cents(cents.parse().unwrap())).await?;
+    gate.pass().await;
+    if reference.ends_with('+') {
+        charge.pay(receipt.amount).await?;
+    }
+    if reference.ends_with('*') {
+        charge.refund(&receipt, Amount::cents(1)).await?;
+    }
+    Ok(format!("{} {} {}", receipt.entry, receipt.amount.as_micros(), receipt.replayed))
+}
+
+fn app(world: &World, gate: Gate) -> Router {
+    Router::new()
+        .route("/pay", post(pay).put(pay))
+        .route("/pay/early", post(pay_early))
+        .route("/meter", post(meter))
+        .route("/look", post(look))
+        .route("/replayable", post(replayable))
+        .layer(world.layer())
+        .with_state(gate)
+}
+
+async fn open_world() -> (World, Client) {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let client = Client::new(Version::Http1, serve(app(&world, Gate::new(true).0)).await, &token);
+    (world, client)
+}
+
+/// A world in which handlers wait in the middle.
+async fn gated_world() -> (World, Client, Gate, mpsc::UnboundedReceiver<()>) {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (gate, entered) = Gate::new(false);
+    let client = Client::new(Version::Http1, serve(app(&world, gate.clone())).await, &token);
+    (world, client, gate, entered)
+}
+
+fn in_background(client: &Client, path: &'static str, key: &'static str) -> tokio::task::JoinHandle<Seen> {
+    let client = client.clone();
+    tokio::spawn(async move { client.post(path, key).await })
+}
+
+fn refused(code: &str) -> (u16, String) {
+    (409, code.into())
+}
+
+#[tokio::test]
+async fn one_after_the_other() {
+    for (path, done, ledger) in
+        [("/pay", "paid", Ledger::of(&[("pay", 5)])), ("/meter", "metered", Ledger::of(&[("settle", 3)]))]
+    {
+        let (world, client) = open_world().await;
+        assert_eq!(client.post(path, "k").await.data, done);
+        let entry = world.keys.entries(&EntryQuery::of(acme())).await.unwrap().items[0].id;
+        for key in ["k", "\"k\"", " k "] {
+            let again = client.post(path, key).await;
+            assert_eq!(again.refused(), refused("already_charged"));
+            assert_eq!(again.json()["entry"], entry.to_string());
+        }
+        assert_eq!(world.ledger().await, ledger);
+        // Another key is another request.
+        assert_eq!(client.post(path, "K").await.data, done);
+        assert_eq!(world.ledger().await.entries.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn while_the_first_is_running() {
+    for (path, done) in [("/pay", "paid"), ("/pay/early", "paid"), ("/meter", "metered"), ("/look", "looked")] {
+        let (world, client, gate, mut entered) = gated_world().await;
+        let first = in_background(&client, path, "k");
+        soon(entered.recv()).await.unwrap();
+        let again = client.post(path, "k").await;
+        assert_eq!(again.refused(), refused("in_flight"), "{path}");
+        assert_eq!(again.header("retry-after"), Some("1"));
+        assert_eq!(client.post("/replayable?5-", "k").await.refused(), refused("conflict"), "{path}");
+        gate.open.send_replace(true);
+        assert_eq!(first.await.unwrap().data, done);
+        assert!(world.ledger().await.entries.len() <= 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_charged_once() {
+    for path in ["/pay", "/meter"] {
+        let world = World::new().await;
+        let (_, token) = world.key().await;
+        let addr = serve(app(&world, Gate::new(true).0)).await;
+        let clients = Version::BOTH.map(|version| Client::new(version, addr, &token));
+        let mut requests = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            let client = clients[number % 2].clone();
+            requests.spawn(async move { client.post(path, "k").await });
+        }
+        let mut done = 0;
+        while let Some(seen) = requests.join_next().await {
+            let seen = seen.unwrap();
+            if seen.status == 200 {
+                done += 1;
+            } else {
+                let (status, code) = seen.refused();
+                assert!(status == 409 && ["in_flight", "already_charged"].contains(&&*code), "{status} {code}");
+            }
+        }
+        assert_eq!(done, 1);
+        let ledger = world.ledger().await;
+        assert_eq!((ledger.entries.len(), ledger.held), (1, Amount::ZERO));
+    }
+}
+
+#[tokio::test]
+async fn another_method_or_path_is_a_conflict() {
+    let (world, client) = open_world().await;
+    assert_eq!(client.post("/pay", "k").await.data, "paid");
+    for (method, path) in [(Method::PUT, "/pay"), (Method::POST, "/meter"), (Method::POST, "/replayable?5-")] {
+        let mut request = client.request(method, path);
+        request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+        assert_eq!(client.send(request).await.refused(), refused("conflict"), "{path}");
+    }
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+}
+
+/// One client's key means nothing to another's.
+#[tokio::test]
+async fn the_keys_of_two_agents_do_not_meet() {
+    let world = World::new().await;
+    let addr = serve(app(&world, Gate::new(true).0)).await;
+    for _ in 0..2 {
+        let (_, token) = world.key().await;
+        assert_eq!(Client::new(Version::Http1, addr, &token).post("/pay", "k").await.data, "paid");
+    }
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("pay", 5)]));
+}
+
+/// What charged nothing may be tried again: also what was refused for want of money, once there is some.
+#[tokio::test]
+async fn the_key_is_free_again_when_nothing_was_charged() {
+    let (world, client) = open_world().await;
+    assert_eq!(client.post("/look", "k").await.data, "looked");
+    assert_eq!(client.post("/pay", "k").await.data, "paid");
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+
+    let (id, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(4)))).await;
+    let poor = Client::new(Version::Http1, serve(app(&world, Gate::new(true).0)).await, &token);
+    for _ in 0..2 {
+        assert_eq!(poor.post("/pay", "k").await.refused(), (402, "budget_exceeded".into()));
+    }
+    world.keys.update(id, KeyPatch::new().budget(Budget::lifetime(Amount::cents(5)))).await.unwrap();
+    assert_eq!(poor.post("/pay", "k").await.data, "paid");
+    // Nothing is left now, but what was charged is said first.
+    assert_eq!(poor.post("/pay", "k").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("pay", 5)]));
+}
+
+#[tokio::test]
+async fn a_handler_may_answer_a_replay_with_the_first_receipt() {
+    let (world, client) = open_world().await;
+    let first = client.post("/replayable?5-order", "k").await.data;
+    assert!(first.ends_with(" 50000 false"), "{first}");
+    for _ in 0..2 {
+        let again = client.post("/replayable?5-order", "k").await.data;
+        assert_eq!(again, first.replace("false", "true"));
+    }
+    // Another amount, another reference, or none: not the same purchase.
+    for query in ["/replayable?6-order", "/replayable?5-other", "/replayable?5-"] {
+        assert_eq!(client.post(query, "k").await.refused(), refused("conflict"), "{query}");
+    }
+    // A replay gives one receipt, and sets no money aside.
+    for query in ["/replayable?5-order+", "/replayable?5-order!"] {
+        assert_eq!(client.post(query, "k").await.refused(), refused("already_charged"), "{query}");
+    }
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+    // The receipt is good for refunds, as far as the payment goes.
+    for _ in 0..5 {
+        assert_eq!(client.post("/replayable?5-order*", "k").await.status, 200);
+    }
+    assert_eq!(client.post("/replayable?5-order*", "k").await.refused(), refused("refund_too_large"));
+    assert_eq!(world.ledger().await.spent, Amount::ZERO);
+}
+
+#[tokio::test]
+async fn a_replay_waits_its_turn_and_gets_no_receipt_of_work() {
+    let (world, client, gate, mut entered) = gated_world().await;
+    let first = in_background(&client, "/replayable?5-order", "k");
+    soon(entered.recv()).await.unwrap();
+    assert_eq!(client.post("/replayable?5-order", "k").await.refused(), refused("in_flight"));
+    gate.open.send_replace(true);
+    assert_eq!(first.await.unwrap().status, 200);
+    assert!(client.post("/replayable?5-order", "k").await.data.ends_with("true"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+
+    // What was metered is no payment; its replay is refused before the handler runs.
+    let routes = Router::new().route(
+        "/",
+        post(async |Replayable(charge): Replayable| -> Answer {
+            charge.add(Amount::cents(2));
+            Ok("metered".into())
+        }),
+    );
+    let (_, token) = world.key().await;
+    let client = Client::new(Version::Http1, serve(routes.layer(world.layer())).await, &token);
+    assert_eq!(client.post("/", "k").await.data, "metered");
+    assert_eq!(client.post("/", "k").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("settle", 2)]));
+}
+
+struct OnDrop(mpsc::UnboundedSender<()>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+async fn send_raw(addr: std::net::SocketAddr, token: &Token, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let token = token.expose();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {token}\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// The retry of a client that gave up: charged once in total, wherever the first attempt was when it was dropped.
+#[tokio::test]
+async fn a_client_that_leaves_and_retries_is_charged_once() {
+    for (dropped_in, ledger) in [
+        (is_open as fn(&agentkey::ledger::Posting) -> bool, Ledger::of(&[("pay", 5)])),
+        (is_pay, Ledger::of(&[("pay", 5), ("refund", -5), ("pay", 5)])),
+    ] {
+        let world = World::new().await;
+        let (_, token) = world.key().await;
+        let (gone, mut left) = mpsc::unbounded_channel();
+        let watched = axum::middleware::from_fn(move |request, next: Next| {
+            let on_drop = OnDrop(gone.clone());
+            async move {
+                let _on_drop = on_drop;
+                next.run(request).await
+            }
+        });
+        let addr = serve(app(&world, Gate::new(true).0).layer(watched)).await;
+        world.spy.set(Faults::posts(Fault::Hang).only(dropped_in));
+        let stream = send_raw(addr, &token, "/pay").await;
+        world.spy.arrived(1, dropped_in).await;
+        drop(stream);
+        soon(left.recv()).await.unwrap();
+        world.spy.mend();
+        world.spy.arrived(1, is_settle).await;
+        let client = Client::new(Version::Http1, addr, &token);
+        assert_eq!(client.post("/pay", "k").await.data, "paid");
+        assert_eq!(client.post("/pay", "k").await.refused(), refused("already_charged"));
+        assert_eq!(world.ledger().await, ledger);
+    }
+}
+
+/// It leaves after the payment was made and told to the handler: the payment stands, and the retry learns of it.
+#[tokio::test]
+async fn a_client_that_leaves_after_the_payment_has_paid() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (gate, mut entered) = Gate::new(false);
+    let addr = serve(app(&world, gate)).await;
+    let stream = send_raw(addr, &token, "/pay/early").await;
+    soon(entered.recv()).await.unwrap();
+    drop(stream);
+    world.spy.arrived(1, is_settle).await;
+    let client = Client::new(Version::Http1, addr, &token);
+    assert_eq!(client.post("/pay/early", "k").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+}
+
+/// The store works and loses every answer for a while: what is sent again is the same posting.
+#[tokio::test]
+async fn lost_answers_charge_once() {
+    let (world, client) = open_world().await;
+    world.spy.set(Faults::posts(Fault::LoseAnswer));
+    let request = in_background(&client, "/pay", "k");
+    world.spy.arrived(3, is_open).await;
+    world.spy.set(Faults::posts(Fault::LoseAnswer).only(is_pay));
+    world.spy.arrived(3, is_pay).await;
+    world.spy.set(Faults::posts(Fault::LoseAnswer).only(is_settle));
+    world.spy.arrived(3, is_settle).await;
+    world.spy.mend();
+    assert_eq!(request.await.unwrap().data, "paid");
+    assert_eq!(client.post("/pay", "k").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+}
+
+/// A request given up for dead loses its claim to the next one; should it live after all, it must not pay too.
+#[tokio::test]
+async fn a_claim_that_has_run_out_passes_to_the_next_and_the_first_pays_no_more() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let (_, token) = world.key().await;
+    let (gate, mut entered) = Gate::new(false);
+    let addr = serve(app(&world, gate.clone())).await;
+    let client = Client::new(Version::Http1, addr, &token);
+    let first = in_background(&client, "/pay", "k");
+    soon(entered.recv()).await.unwrap();
+    clock.advance(Duration::from_secs(59));
+    assert_eq!(client.post("/pay", "k").await.refused(), refused("in_flight"));
+    clock.advance(Duration::from_secs(1));
+    let second = in_background(&client, "/pay", "k");
+    soon(entered.recv()).await.unwrap();
+    gate.open.send_replace(true);
+    let mut answers = [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
+    answers.sort_unstable();
+    assert_eq!(answers, [200, 409]);
+    assert_eq!(client.post("/pay", "k").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+}
+
+/// `Charge` can be taken twice in a request, by a layer and a handler: it is one charge, and one claim.
+#[tokio::test]
+async fn one_request_takes_the_claim_once() {
+    let world = Arc::new(World::new().await);
+    let (_, token) = world.key().await;
+    let routes = Router::new().route(
+        "/",
+        post(async |one: Charge, two: Charge, Replayable(three): Replayable| -> Answer {
+            one.hold(Amount::cents(10)).await?;
+            two.add(Amount::cents(1));
+            three.add(Amount::cents(1));
+            assert_eq!((one.added(), three.held()), (Amount::cents(2), Amount::cents(10)));
+            Ok("once".into())
+        })
+        .layer(agentkey::RequireBudget::hold(Amount::ZERO)),
+    );
+    let client = Client::new(Version::Http2, serve(routes.layer(world.layer())).await, &token);
+    assert_eq!(client.post("/", "k").await.data, "once");
+    assert_eq!(world.spy.count(is_open), 1);
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 2)]));
+}

@@ -1,0 +1,17 @@
+//! The request path over real sockets: what clients see, and what is in the ledger when they see it.
+//!
+//! No test lets time pass. They wait for events; where the ledger changes after the client is gone, they look at it
+//! until it is as it should be, with a bound that only a hang reaches.
+
+#![cfg(feature = "axum")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod bad_input;
+mod bodies;
+mod idempotency;
+mod interrupted;
+mod outage;
+mod refusals;
+mod renewal;
+mod revocation;
+mod support;

@@ -1,0 +1,513 @@
+//! Every refusal as the client gets it: status, headers and the exact document.
+
+use std::time::Duration;
+
+use agentkey::{
+    AgentKeyLayer, Amount, BlockedBy, Budget, Charge, ChargeError, KeyContext, KeyId, KeyPatch, ManualClock, NewKey,
+    Refusal, Replayable, RequireBudget, RequireScope, ScopeSet, Token,
+};
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{get, post};
+use http::{Method, Request, StatusCode};
+use tower::ServiceExt;
+
+use super::support::{
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, clock, dollar, logged, serve,
+};
+
+fn scopes<const N: usize>(scopes: [&str; N]) -> ScopeSet {
+    ScopeSet::parse(scopes).unwrap()
+}
+
+fn ask(path: &str) -> http::request::Builder {
+    Request::get(path)
+}
+
+fn ask_with(path: &str, token: &Token) -> http::request::Builder {
+    ask(path).header("authorization", format!("Bearer {}", token.expose()))
+}
+
+async fn answer(app: &Router, request: http::request::Builder) -> Seen {
+    let request = request.body(Body::empty()).unwrap();
+    Seen::read(app.clone().oneshot(request).await.unwrap()).await
+}
+
+type Answer = Result<&'static str, ChargeError>;
+
+/// Holds 10 cents and spends them, or does what the query says.
+async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
+    match request.uri().query() {
+        Some("label") => charge.label("", "x")?,
+        Some("negative") => charge.hold(Amount::cents(-1)).await?,
+        Some("refund") => {
+            let receipt = charge.pay(Amount::cents(5)).await?;
+            charge.refund(&receipt, Amount::cents(2)).await?;
+            charge.refund(&receipt, Amount::cents(4)).await.map(drop)?;
+        }
+        _ => {
+            charge.hold(Amount::cents(10)).await?;
+            charge.add(Amount::cents(10));
+        }
+    }
+    Ok("paid")
+}
+
+fn app(layer: &AgentKeyLayer) -> Router {
+    Router::new()
+        .route("/free", get(async |_: KeyContext| "free"))
+        .route("/open", get(async |key: Option<KeyContext>| if key.is_some() { "keyed" } else { "anonymous" }))
+        .route("/scoped", get(async || "scoped").layer(RequireScope::one("docs.write").unwrap()))
+        .route("/any", get(async || "any").layer(RequireScope::any(["a.b", "docs.write"]).unwrap()))
+        .route("/all", get(async || "all").layer(RequireScope::all(["read", "docs.write"]).unwrap()))
+        .route("/mixed", get(async || "mixed").layer(RequireScope::one("docs.write").unwrap().or_anonymous()))
+        .route("/paid", get(paid).post(paid))
+        .route("/other", post(paid))
+        .route("/budget", get(async || "in budget").layer(RequireBudget::hold(Amount::cents(30))))
+        .layer(layer.clone())
+}
+
+/// A refused request, and all that its client gets.
+struct Row {
+    request: http::request::Builder,
+    status: u16,
+    document: String,
+    challenge: Option<&'static str>,
+    retry_after: Option<&'static str>,
+    code: &'static str,
+}
+
+fn row(request: http::request::Builder, status: u16, code: &'static str, document: &str) -> Row {
+    let title = StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
+    let document = format!(r#"{{"title":"{title}","status":{status},"error":"{code}","detail":{document}}}"#);
+    Row { request, status, document, challenge: None, retry_after: None, code }
+}
+
+impl Row {
+    fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
+    fn retry_after(mut self, seconds: &'static str) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    fn check(&self, seen: &Seen) {
+        assert_eq!(seen.data, self.document);
+        assert_eq!(seen.status.as_u16(), self.status, "{}", self.document);
+        assert_eq!(seen.header("content-type"), Some("application/problem+json"), "{}", self.document);
+        assert_eq!(seen.header("cache-control"), Some("no-store"), "{}", self.document);
+        assert_eq!(seen.header("www-authenticate"), self.challenge, "{}", self.document);
+        assert_eq!(seen.header("retry-after"), self.retry_after, "{}", self.document);
+    }
+}
+
+const INVALID: &str = r#"Bearer error="invalid_token", error_description="the API key is not valid""#;
+const REVOKED: &str = r#"Bearer error="invalid_token", error_description="the API key was revoked""#;
+const EXPIRED: &str = r#"Bearer error="invalid_token", error_description="the API key has expired""#;
+
+/// Every row of the contract that needs no outage and no second request in flight, in a world made for it.
+async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
+    let unknown = agentkey::Token::generate(&"ak".parse().unwrap()).unwrap();
+    let reader = world.create(NewKey::new(acme()).scopes(scopes(["read", "docs.read"])).budget(dollar())).await;
+    let revoked = world.key().await;
+    let orphan = world.create(NewKey::child_of(revoked.0)).await;
+    world.keys.revoke(revoked.0).await.unwrap();
+    let expired = world.key().await;
+    let late = world.create(NewKey::child_of(expired.0)).await;
+    world.keys.update(expired.0, KeyPatch::new().expires_in("1h".parse().unwrap())).await.unwrap();
+    clock.advance(Duration::from_secs(3_600));
+    let both = ask_with("/free", &reader.1).header("x-api-key", unknown.expose());
+    let scoped = r#""the API key lacks the scope for this route","required_scope":"docs.write","key_scopes":["docs.read","read"]"#;
+    let any = scoped.replace("docs.write", "a.b docs.write");
+    let all = scoped.replace("docs.write", "read docs.write");
+
+    let once = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(5)))).await;
+    let daily = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(5)))).await;
+    let fits_never = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(25)))).await;
+    let nothing = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
+    let budget = r#""the budget does not cover this request""#;
+    let figures = |limit: &str, remaining: &str, required: &str, resets: &str| {
+        format!(
+            r#"{budget},"limit_cents":{limit},"spent_cents":0,"held_cents":0,"remaining_cents":{remaining},"required_cents":{required},"resets_at":{resets},"blocked_by":"key""#
+        )
+    };
+    vec![
+        row(ask("/free"), 401, "missing_key", r#""this route needs an API key""#).challenge("Bearer"),
+        row(ask_with("/free", &unknown), 401, "invalid_key", r#""the API key is not valid""#).challenge(INVALID),
+        row(ask("/free").header("x-api-key", "noise"), 401, "invalid_key", r#""the API key is not valid""#)
+            .challenge(INVALID),
+        row(ask_with("/free", &revoked.1), 401, "revoked_key", r#""the API key was revoked""#).challenge(REVOKED),
+        row(ask_with("/free", &orphan.1), 401, "revoked_key", r#""the API key was revoked""#).challenge(REVOKED),
+        row(ask_with("/free", &expired.1), 401, "expired_key", r#""the API key has expired""#).challenge(EXPIRED),
+        row(ask_with("/free", &late.1), 401, "expired_key", r#""the API key has expired""#).challenge(EXPIRED),
+        row(both, 400, "ambiguous_credentials", r#""the request has more than one credential; send one""#),
+        row(ask_with("/scoped", &reader.1), 403, "insufficient_scope", scoped)
+            .challenge(r#"Bearer error="insufficient_scope", scope="docs.write""#),
+        row(ask_with("/any", &reader.1), 403, "insufficient_scope", &any)
+            .challenge(r#"Bearer error="insufficient_scope", scope="a.b docs.write""#),
+        row(ask_with("/all", &reader.1), 403, "insufficient_scope", &all)
+            .challenge(r#"Bearer error="insufficient_scope", scope="read docs.write""#),
+        row(ask_with("/paid", &once.1), 402, "budget_exceeded", &figures("5", "5", "10", "null")),
+        row(ask_with("/budget", &once.1), 402, "budget_exceeded", &figures("5", "5", "30", "null")),
+        // A new day brings 5 cents, which is never enough for 10: waiting does not help.
+        row(ask_with("/paid", &daily.1), 402, "budget_exceeded", &figures("5", "5", "10", "null")),
+        row(ask_with("/budget", &fits_never.1), 402, "budget_exceeded", &figures("25", "25", "30", "null")),
+        // A key without money is for free routes: it is refused where the handler takes its `Charge`.
+        row(ask_with("/paid", &nothing.1), 402, "budget_exceeded", &figures("0", "0", "0.0001", "null")),
+        row(ask_with("/paid?label", &reader.1), 400, "invalid_label", r#""a label's name is 1 to 64 characters""#),
+        row(ask_with("/paid?negative", &reader.1), 400, "negative_amount", r#""an amount must not be negative""#),
+        row(
+            ask_with("/paid?refund", &reader.1),
+            409,
+            "refund_too_large",
+            r#""the refund is more than the entry has left","left_cents":3"#,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn the_contract() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let app = app(&world.layer());
+    for row in rows(&world, &clock).await {
+        let request = row.request.try_clone();
+        let seen = answer(&app, request).await;
+        row.check(&seen);
+        // Typed, for the host to count.
+        assert_eq!(seen.refusal.as_ref().map(Refusal::code), Some(row.code));
+    }
+}
+
+trait TryClone {
+    fn try_clone(&self) -> Self;
+}
+
+impl TryClone for http::request::Builder {
+    fn try_clone(&self) -> Self {
+        let mut clone = Request::builder().method(self.method_ref().unwrap()).uri(self.uri_ref().unwrap());
+        *clone.headers_mut().unwrap() = self.headers_ref().unwrap().clone();
+        clone
+    }
+}
+
+/// What goes over the wire is what the service answered.
+#[tokio::test]
+async fn the_contract_over_sockets() {
+    for version in Version::BOTH {
+        let clock = clock();
+        let world = World::at(&clock).await;
+        let (_, token) = world.key().await;
+        let client = Client::new(version, serve(app(&world.layer())).await, &token);
+        for row in rows(&world, &clock).await {
+            let mut request = client.request(Method::GET, &row.request.uri_ref().unwrap().to_string());
+            request.headers_mut().remove("authorization");
+            request.headers_mut().extend(row.request.headers_ref().unwrap().clone());
+            row.check(&client.send(request).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_will_reset_says_when() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let app = app(&world.layer());
+    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(15)))).await;
+    assert_eq!(answer(&app, ask_with("/paid", &token)).await.status, 200);
+    // 0.25 s into the day: the rest of it is rounded up, so that nobody comes back too early.
+    clock.advance(Duration::from_millis(250));
+    let refused = answer(&app, ask_with("/paid", &token)).await;
+    row(
+        ask_with("/paid", &token),
+        402,
+        "budget_exceeded",
+        r#""the budget does not cover this request","limit_cents":15,"spent_cents":10,"held_cents":0,"remaining_cents":5,"required_cents":10,"resets_at":"2026-02-01T12:00:00Z","blocked_by":"key""#,
+    )
+    .retry_after("86400")
+    .check(&refused);
+    clock.set("2026-02-01T12:00:00Z".parse().unwrap());
+    assert_eq!(answer(&app, ask_with("/paid", &token)).await.status, 200);
+}
+
+/// A cost beyond the limit is posted; the next request is refused with figures that say so.
+#[tokio::test]
+async fn debt_is_shown_and_refuses_new_work() {
+    let world = World::at(&clock()).await;
+    let dear = get(async |charge: Charge| -> Answer {
+        charge.hold(Amount::cents(10)).await?;
+        charge.add(Amount::micros(1_234_567));
+        Ok("dear")
+    });
+    let app = Router::new().route("/dear", dear).layer(world.layer());
+    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::monthly(Amount::units(1)))).await;
+    let seen = answer(&app, ask_with("/dear", &token)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("agentkey-remaining-cents")), (200, Some("0")));
+    let refused = answer(&app, ask_with("/dear", &token)).await;
+    row(
+        ask_with("/dear", &token),
+        402,
+        "budget_exceeded",
+        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0.0001,"resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
+    )
+    .retry_after("2419200")
+    .check(&refused);
+    assert_eq!(world.ledger().await.entries, [("settle", Amount::micros(1_234_567))]);
+}
+
+/// A child, its parent and their account, each with another limit, and the parent's own spending.
+async fn family(world: &World, parent: i32, account: i32) -> (KeyId, Token) {
+    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(account))).await.unwrap();
+    let (parent, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(parent)))).await;
+    assert_eq!(answer(&app(&world.layer()), ask_with("/paid", &token)).await.status, 200);
+    world.create(NewKey::child_of(parent)).await
+}
+
+#[tokio::test]
+async fn figures_of_others_are_not_shown() {
+    for (parent, account, by, name) in
+        [(17, 1_000, BlockedBy::Ancestor, "ancestor"), (900, 17, BlockedBy::Account, "account")]
+    {
+        let world = World::at(&clock()).await;
+        let (_, token) = family(&world, parent, account).await;
+        let refused = answer(&app(&world.layer()), ask_with("/paid", &token)).await;
+        row(
+            ask_with("/paid", &token),
+            402,
+            "budget_exceeded",
+            &format!(
+                r#""the budget does not cover this request","limit_cents":null,"spent_cents":0,"held_cents":0,"remaining_cents":7,"required_cents":10,"resets_at":null,"blocked_by":"{name}""#
+            ),
+        )
+        .check(&refused);
+        let Some(Refusal::BudgetExceeded(shortfall)) = refused.refusal else { panic!("{:?}", refused.refusal) };
+        assert_eq!(shortfall.blocked_by, by);
+        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
+    }
+}
+
+/// The key itself is named where it refuses, even if others would too.
+#[tokio::test]
+async fn the_nearest_member_that_refuses_is_named() {
+    let world = World::at(&clock()).await;
+    let (parent, _) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(8)))).await;
+    let (_, token) = world.create(NewKey::child_of(parent).budget(Budget::lifetime(Amount::cents(6)))).await;
+    let json = answer(&app(&world.layer()), ask_with("/paid", &token)).await.json();
+    assert_eq!((&json["blocked_by"], &json["remaining_cents"]), (&"key".into(), &6.into()));
+}
+
+#[tokio::test]
+async fn holds_of_others_are_in_the_way_and_are_told_apart_from_spending() {
+    let world = World::at(&clock()).await;
+    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(15)))).await;
+    let (entered, mut inside) = tokio::sync::mpsc::unbounded_channel();
+    let leave = tokio::sync::watch::Sender::new(false);
+    let slow = {
+        let leave = leave.clone();
+        get(async move |charge: Charge| -> Answer {
+            charge.hold(Amount::cents(10)).await?;
+            entered.send(()).unwrap();
+            leave.subscribe().wait_for(|leave| *leave).await.unwrap();
+            Ok("slow")
+        })
+    };
+    let app = Router::new().route("/slow", slow).route("/paid", get(paid)).layer(world.layer());
+    let first = tokio::spawn({
+        let (app, request) = (app.clone(), ask_with("/slow", &token));
+        async move { answer(&app, request).await }
+    });
+    inside.recv().await.unwrap();
+    let json = answer(&app, ask_with("/paid", &token)).await.json();
+    assert_eq!(
+        (&json["spent_cents"], &json["held_cents"], &json["remaining_cents"]),
+        (&0.into(), &10.into(), &5.into())
+    );
+    leave.send_replace(true);
+    assert_eq!(first.await.unwrap().data, "slow");
+    assert_eq!(answer(&app, ask_with("/paid", &token)).await.data, "paid");
+}
+
+#[tokio::test]
+async fn the_status_of_a_budget_refusal_is_the_hosts_to_choose() {
+    for (status, title) in [(403, "Forbidden"), (429, "Too Many Requests")] {
+        let world = World::at(&clock()).await;
+        let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
+        let app = app(&world.layer().budget_status(StatusCode::from_u16(status).unwrap()));
+        for path in ["/paid", "/budget"] {
+            let seen = answer(&app, ask_with(path, &token)).await;
+            assert_eq!(seen.refused(), (status, "budget_exceeded".into()));
+            assert_eq!((&seen.json()["title"], &seen.json()["status"]), (&title.into(), &status.into()));
+            assert_eq!(seen.header("www-authenticate"), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_is_in_a_header_where_there_is_a_limit() {
+    let world = World::new().await;
+    let limited = world.create(NewKey::new(acme()).budget(dollar())).await.1;
+    let free = world.create(NewKey::new(acme())).await.1;
+    let app = app(&world.layer());
+    let remaining = async |app: &Router, path: &str, token: &Token| {
+        let seen = answer(app, ask_with(path, token)).await;
+        seen.header("agentkey-remaining-cents").map(str::to_owned)
+    };
+    assert_eq!(remaining(&app, "/free", &limited).await.as_deref(), Some("100"));
+    assert_eq!(remaining(&app, "/paid", &limited).await.as_deref(), Some("90"));
+    assert_eq!(remaining(&app, "/free", &limited).await.as_deref(), Some("90"));
+    assert_eq!(remaining(&app, "/paid", &free).await, None);
+    // What the account has left counts, too.
+    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(50))).await.unwrap();
+    assert_eq!(remaining(&app, "/free", &free).await.as_deref(), Some("30"));
+    assert_eq!(remaining(&app, "/paid", &limited).await.as_deref(), Some("20"));
+    let off = super::refusals::app(&world.layer().remaining_header(false));
+    assert_eq!(remaining(&off, "/free", &limited).await, None);
+    assert_eq!(remaining(&off, "/paid", &limited).await, None);
+}
+
+#[tokio::test]
+async fn the_realm_is_told_and_cannot_break_out_of_its_quotes() {
+    let world = World::new().await;
+    let (_, token) = world.create(NewKey::new(acme())).await;
+    let app = app(&world.layer().realm("my \"api\", x=\\\"1\r\n"));
+    let challenge = async |request| answer(&app, request).await.header("www-authenticate").unwrap().to_owned();
+    assert_eq!(challenge(ask("/free")).await, r#"Bearer realm="my api, x=1""#);
+    assert_eq!(
+        challenge(ask("/free").header("x-api-key", "noise")).await,
+        r#"Bearer realm="my api, x=1", error="invalid_token", error_description="the API key is not valid""#
+    );
+    assert_eq!(
+        challenge(ask_with("/scoped", &token)).await,
+        r#"Bearer realm="my api, x=1", error="insufficient_scope", scope="docs.write""#
+    );
+}
+
+#[tokio::test]
+async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_others() {
+    let world = World::new().await;
+    let (id, token) = world.key().await;
+    let app = app(&world.layer().optional().realm("r"));
+    for (path, wanted) in [("/open", "anonymous"), ("/mixed", "mixed")] {
+        assert_eq!(answer(&app, ask(path)).await.data, wanted);
+    }
+    for path in ["/free", "/scoped", "/paid", "/budget"] {
+        let seen = answer(&app, ask(path)).await;
+        assert_eq!(seen.refused(), (401, "missing_key".into()), "{path}");
+        assert_eq!(seen.header("www-authenticate"), Some("Bearer realm=\"r\""), "{path}");
+    }
+    for path in ["/open", "/mixed", "/free"] {
+        let seen = answer(&app, ask(path).header("x-api-key", "noise")).await;
+        assert_eq!(seen.refused(), (401, "invalid_key".into()), "{path}");
+    }
+    assert_eq!(answer(&app, ask_with("/open", &token)).await.data, "keyed");
+    world.keys.revoke(id).await.unwrap();
+    assert_eq!(answer(&app, ask_with("/open", &token)).await.refused(), (401, "revoked_key".into()));
+    // Without `or_anonymous`, and without `optional`, nobody gets through without a key.
+    let strict = super::refusals::app(&world.layer());
+    assert_eq!(answer(&strict, ask("/mixed")).await.refused(), (401, "missing_key".into()));
+}
+
+/// A store that is down is the service's fault, whatever the route asks for: it never looks like a bad key.
+#[tokio::test]
+async fn a_store_that_is_down_is_a_503_and_fails_open_where_told_to() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    for fault in [Fault::Down, Fault::Broken, Fault::Panic] {
+        world.spy.set(Faults::finds(fault));
+        let closed = app(&world.layer());
+        for path in ["/free", "/open", "/scoped", "/mixed", "/paid", "/budget"] {
+            let seen = answer(&closed, ask_with(path, &token)).await;
+            row(ask(path), 503, "unavailable", r#""the key store is not available""#).retry_after("1").check(&seen);
+        }
+        let open = app(&world.layer().fail_open());
+        for (path, wanted) in [("/open", "anonymous"), ("/mixed", "mixed")] {
+            assert_eq!(answer(&open, ask_with(path, &token)).await.data, wanted);
+        }
+        for path in ["/free", "/scoped", "/paid", "/budget"] {
+            let seen = answer(&open, ask_with(path, &token)).await;
+            row(ask(path), 503, "unavailable", r#""the key store is not available""#).retry_after("1").check(&seen);
+        }
+        // Noise is refused all the same.
+        assert_eq!(answer(&open, ask("/open").header("x-api-key", "noise")).await.refused().0, 401);
+        world.spy.mend();
+        assert_eq!(answer(&open, ask_with("/open", &token)).await.data, "keyed");
+    }
+}
+
+#[tokio::test]
+async fn the_host_maps_every_refusal() {
+    let world = World::new().await;
+    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
+    let app = app(&world.layer().on_refusal(|refusal, mut response| {
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        response.headers_mut().insert("x-code", refusal.code().parse().unwrap());
+        response.map(|body| [b"mapped: ", &body[..]].concat().into())
+    }));
+    for (request, code) in [
+        (ask("/free"), "missing_key"),
+        (ask("/free").header("x-api-key", "noise"), "invalid_key"),
+        (ask_with("/scoped", &token), "insufficient_scope"),
+        (ask_with("/paid", &token), "budget_exceeded"),
+        (ask_with("/budget", &token), "budget_exceeded"),
+        (ask_with("/paid", &token).header("idempotency-key", "no good"), "invalid_idempotency_key"),
+    ] {
+        let seen = answer(&app, request).await;
+        assert_eq!((seen.status.as_u16(), seen.header("x-code")), (418, Some(code)));
+        assert!(seen.data.starts_with("mapped: {\"title\""), "{}", seen.data);
+        assert_eq!(seen.header("content-length"), Some(seen.data.len().to_string().as_str()));
+        assert_eq!(seen.refusal.unwrap().code(), code);
+    }
+    world.spy.set(Faults::finds(Fault::Down));
+    assert_eq!(answer(&app, ask_with("/free", &token)).await.header("x-code"), Some("unavailable"));
+}
+
+#[tokio::test]
+async fn a_forgotten_layer_is_a_500_whose_log_tells_the_mend() {
+    capture_logs();
+    let app = Router::new()
+        .route("/key", get(async |_: KeyContext| ""))
+        .route("/option", get(async |_: Option<KeyContext>| ""))
+        .route("/charge", get(async |_: Charge| ""))
+        .route("/replayable", get(async |_: Replayable| ""))
+        .route("/scope", get(async || "").layer(RequireScope::one("read").unwrap().or_anonymous()))
+        .route("/budget", get(async || "").layer(RequireBudget::hold(Amount::cents(1))));
+    for (path, who) in [
+        ("/key", "KeyContext"),
+        ("/option", "Option<KeyContext>"),
+        ("/charge", "Charge"),
+        ("/replayable", "Replayable"),
+        ("/scope", "RequireScope"),
+        ("/budget", "RequireBudget"),
+    ] {
+        let seen = answer(&app, ask(path)).await;
+        row(ask(path), 500, "misconfigured", r#""the service is misconfigured""#).check(&seen);
+        let found = format!(" {who} found no key in the request's extensions. Is `AgentKeyLayer` missing");
+        let logged = logged(&["ERROR", &found, "add `.layer(AgentKeyLayer::new(&keys))` after the routes"]);
+        assert_eq!(logged.len(), 1, "{who}");
+    }
+}
+
+/// Refusals by the ledger in the course of a request, under an `Idempotency-Key`.
+#[tokio::test]
+async fn the_contract_of_idempotency() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let app = app(&world.layer());
+    let keyed = |request: http::request::Builder| request.header("idempotency-key", "order-1");
+    assert_eq!(answer(&app, keyed(ask_with("/paid", &token))).await.data, "paid");
+    let entries = world.keys.entries(&agentkey::EntryQuery::of(acme())).await.unwrap().items;
+    let charged = format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
+    let seen = answer(&app, keyed(ask_with("/paid", &token))).await;
+    row(ask("/paid"), 409, "already_charged", &charged).check(&seen);
+    for request in [ask_with("/paid", &token).method(Method::POST), ask_with("/other", &token).method(Method::POST)] {
+        let seen = answer(&app, keyed(request)).await;
+        row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#).check(&seen);
+    }
+    let seen = answer(&app, ask_with("/paid", &token).header("idempotency-key", "no good")).await;
+    let detail = r#""Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters""#;
+    row(ask("/paid"), 400, "invalid_idempotency_key", detail).check(&seen);
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
+}

@@ -1,0 +1,218 @@
+//! A store that tells what it was asked, and breaks when it is told to.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use agentkey::ledger::{Action, Change, Posted, Posting, Rules};
+use agentkey::store::{BoxFuture, Changed, Found, KeyQuery, StoreResult, Width};
+use agentkey::{
+    Account, AccountId, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError, TokenHash,
+    Usage, UsageQuery,
+};
+use tokio::sync::watch;
+
+/// Stands before a store.
+#[derive(Debug)]
+pub(crate) struct SpyStore {
+    store: Box<dyn Store>,
+    spy: Arc<Spy>,
+}
+
+/// What the tests see of it.
+#[derive(Debug)]
+pub(crate) struct Spy {
+    finds: AtomicUsize,
+    posted: watch::Sender<Vec<Posting>>,
+    faults: watch::Sender<Faults>,
+    closed: Mutex<bool>,
+}
+
+type Which = Arc<dyn Fn(&Posting) -> bool + Send + Sync>;
+
+/// What goes wrong from now on.
+#[derive(Clone, Default)]
+pub(crate) struct Faults {
+    pub(crate) finds: Fault,
+    pub(crate) posts: Fault,
+    /// Only batches with such a posting fail.
+    pub(crate) only: Option<Which>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    /// It cannot be reached.
+    Down,
+    /// It does its work, and the answer is lost.
+    LoseAnswer,
+    /// It fails, and will fail again.
+    Broken,
+    Panic,
+    /// It does nothing until the fault ends, and then its work.
+    Hang,
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faults({:?}, {:?})", self.finds, self.posts)
+    }
+}
+
+impl Faults {
+    pub(crate) fn posts(fault: Fault) -> Self {
+        Self { posts: fault, ..Self::default() }
+    }
+
+    pub(crate) fn finds(fault: Fault) -> Self {
+        Self { finds: fault, ..Self::default() }
+    }
+
+    pub(crate) fn only(mut self, which: impl Fn(&Posting) -> bool + Send + Sync + 'static) -> Self {
+        self.only = Some(Arc::new(which));
+        self
+    }
+
+    fn of(&self, postings: &[Posting]) -> Fault {
+        let concerned = self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
+        if concerned { self.posts } else { Fault::None }
+    }
+}
+
+pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
+    let spy = Arc::new(Spy {
+        finds: AtomicUsize::new(0),
+        posted: watch::Sender::default(),
+        faults: watch::Sender::default(),
+        closed: Mutex::new(false),
+    });
+    (SpyStore { store, spy: spy.clone() }, spy)
+}
+
+impl Spy {
+    /// How many token hashes were looked up.
+    pub(crate) fn finds(&self) -> usize {
+        self.finds.load(Ordering::SeqCst)
+    }
+
+    /// How many such postings arrived at the store, retries included.
+    pub(crate) fn count(&self, which: impl Fn(&Posting) -> bool) -> usize {
+        self.posted.borrow().iter().filter(|posting| which(posting)).count()
+    }
+
+    /// Waits until as many such postings have arrived at the store, whatever became of them.
+    pub(crate) async fn arrived(&self, times: usize, which: impl Fn(&Posting) -> bool) {
+        let mut posted = self.posted.subscribe();
+        let enough = |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
+        super::soon(posted.wait_for(enough)).await.unwrap();
+    }
+
+    pub(crate) fn set(&self, faults: Faults) {
+        self.faults.send_replace(faults);
+    }
+
+    /// All is well again.
+    pub(crate) fn mend(&self) {
+        self.set(Faults::default());
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.lock().unwrap()
+    }
+
+    async fn pass(&self, fault: impl Fn(&Faults) -> Fault) -> StoreResult<Fault> {
+        let mut faults = self.faults.subscribe();
+        let fault = fault(&faults.wait_for(|faults| fault(faults) != Fault::Hang).await.unwrap());
+        match fault {
+            Fault::Down => Err(StoreError::unavailable("SECRET: down")),
+            Fault::Broken => Err(StoreError::failed("SECRET: broken")),
+            Fault::Panic => panic!("SECRET: the store panics"),
+            fault => Ok(fault),
+        }
+    }
+}
+
+impl Store for SpyStore {
+    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+        self.spy.finds.fetch_add(hashes.len(), Ordering::SeqCst);
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.finds).await?;
+            self.store.find(hashes).await
+        })
+    }
+
+    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+        self.spy.posted.send_modify(|posted| posted.extend_from_slice(postings));
+        Box::pin(async move {
+            let fault = self.spy.pass(|faults| faults.of(postings)).await?;
+            let answers = self.store.post(postings).await?;
+            match fault {
+                Fault::LoseAnswer => Err(StoreError::unavailable("SECRET: the answer is lost")),
+                _ => Ok(answers),
+            }
+        })
+    }
+
+    fn change<'a>(
+        &'a self,
+        change: &'a Change,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Result<Changed, agentkey::ChangeError>>> {
+        self.store.change(change, rules)
+    }
+
+    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
+        self.store.lineage(key)
+    }
+
+    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+        self.store.account(account)
+    }
+
+    fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
+        self.store.keys(query)
+    }
+
+    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+        self.store.entries(query)
+    }
+
+    fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
+        self.store.entry(id)
+    }
+
+    fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
+        self.store.usage(query)
+    }
+
+    fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
+        self.store.sweep()
+    }
+
+    fn width(&self) -> Width {
+        self.store.width()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        // The store stays open, so that the tests can look into its books.
+        *self.spy.closed.lock().unwrap() = true;
+        Box::pin(std::future::ready(()))
+    }
+}
+
+pub(crate) fn is_open(posting: &Posting) -> bool {
+    matches!(posting.action, Action::Open { .. })
+}
+
+pub(crate) fn is_hold(posting: &Posting) -> bool {
+    matches!(posting.action, Action::Hold { .. })
+}
+
+pub(crate) fn is_pay(posting: &Posting) -> bool {
+    matches!(posting.action, Action::Pay { .. })
+}
+
+pub(crate) fn is_settle(posting: &Posting) -> bool {
+    matches!(posting.action, Action::Settle { .. })
+}
