@@ -2,7 +2,7 @@
 //!
 //! Each check is a function of its own, named by what must hold, in the module of its subject; it asks for an empty
 //! store that reads the time from the clock it is given, and panics where the store breaks what
-//! [`Store`](crate::Store) promises.
+//! [`Store`] promises.
 //! [`conformance_tests!`](crate::conformance_tests) makes a `#[tokio::test]` of each; [`conformance`] runs them one
 //! after the other.
 //!

@@ -67,7 +67,7 @@ async fn look(State(gate): State<Gate>, charge: Charge) -> Answer {
 /// Pays the cents that the query names first, with the reference it names then; `+` does more than that.
 async fn replayable(State(gate): State<Gate>, Replayable(charge): Replayable, request: Request) -> Answer {
     let (cents, reference) = request.uri().query().unwrap().split_once('-').unwrap();
-    charge.reference(reference.trim_end_matches(['+', '!', '*']));
+    charge.reference(reference.trim_end_matches(['+', '!', '*']))?;
     if reference.ends_with('!') {
         charge.hold(Amount::cents(1)).await?;
     }
@@ -235,8 +235,8 @@ async fn a_handler_may_answer_a_replay_with_the_first_receipt() {
         let again = client.post("/replayable?5-order", "k").await.data;
         assert_eq!(again, first.replace("false", "true"));
     }
-    // Another amount, another reference, or none: not the same purchase.
-    for query in ["/replayable?6-order", "/replayable?5-other", "/replayable?5-"] {
+    // Another amount or another reference: not the same purchase.
+    for query in ["/replayable?6-order", "/replayable?5-other"] {
         assert_eq!(client.post(query, "k").await.refused(), refused("conflict"), "{query}");
     }
     // A replay gives one receipt, and sets no money aside.
@@ -244,12 +244,24 @@ async fn a_handler_may_answer_a_replay_with_the_first_receipt() {
         assert_eq!(client.post(query, "k").await.refused(), refused("already_charged"), "{query}");
     }
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
-    // The receipt is good for refunds, as far as the payment goes.
-    for _ in 0..5 {
-        assert_eq!(client.post("/replayable?5-order*", "k").await.status, 200);
+    // The receipt is good for a refund; after it, the payment is no proof of a purchase any more.
+    assert_eq!(client.post("/replayable?5-order*", "k").await.status, 200);
+    assert_eq!(world.ledger().await.spent, Amount::cents(4));
+    assert_eq!(client.post("/replayable?5-order", "k").await.refused(), refused("already_charged"));
+}
+
+#[tokio::test]
+async fn a_payment_that_its_own_request_gave_back_is_paid_anew() {
+    let (world, client) = open_world().await;
+    for _ in 0..2 {
+        let failed = client.post("/replayable?1-order*", "k").await.data;
+        assert!(failed.ends_with(" false"), "no receipt of money that went back: {failed}");
+        assert_eq!(world.ledger().await.spent, Amount::ZERO);
     }
-    assert_eq!(client.post("/replayable?5-order*", "k").await.refused(), refused("refund_too_large"));
-    assert_eq!(world.ledger().await.spent, Amount::ZERO);
+    let bought = client.post("/replayable?1-order", "k").await.data;
+    assert!(bought.ends_with(" false"), "{bought}");
+    assert_eq!(client.post("/replayable?1-order", "k").await.data, bought.replace("false", "true"));
+    assert_eq!(world.ledger().await.spent, Amount::cents(1));
 }
 
 #[tokio::test]

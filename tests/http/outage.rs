@@ -217,7 +217,7 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
         "/",
         get(async |charge: Charge| -> Answer {
             charge.label("model", "small-1")?;
-            charge.reference("order-7");
+            charge.reference("order-7")?;
             charge.hold(Amount::cents(10)).await?;
             charge.add(Amount::cents(3));
             Ok("done")
