@@ -273,18 +273,21 @@ async fn the_end_waits_for_the_commit() {
             let committing = Arc::new(AtomicBool::new(false));
             world.spy.set(Faults::posts(Fault::Hang).only(is_settle));
             let request = client.request(case.method.clone(), case.path);
-            let client = tokio::spawn({
-                let committing = committing.clone();
+            let waiting = tokio::spawn({
+                let (client, committing) = (client.clone(), committing.clone());
                 async move {
                     let seen = client.send(request).await;
                     (seen, committing.load(Ordering::SeqCst))
                 }
             });
             world.spy.arrived(1, is_settle).await;
-            assert!(!client.is_finished(), "{version:?} {} {}", case.method, case.path);
+            // An end that was sent too early would have come before the end of another response.
+            assert_eq!(client.get("/free").await.data, "free");
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished(), "{version:?} {} {}", case.method, case.path);
             committing.store(true, Ordering::SeqCst);
             world.spy.mend();
-            let (seen, was_committing) = client.await.unwrap();
+            let (seen, was_committing) = waiting.await.unwrap();
             let ledger = world.ledger().await;
             assert!(was_committing, "{version:?} {} {}: the end came first", case.method, case.path);
             case.check(version, &seen);

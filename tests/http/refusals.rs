@@ -157,7 +157,12 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
         row(ask_with("/budget", &fits_never.1), 402, "budget_exceeded", &figures("25", "25", "30", "null")),
         // A key without money is for free routes: it is refused where the handler takes its `Charge`.
         row(ask_with("/paid", &nothing.1), 402, "budget_exceeded", &figures("0", "0", "0.0001", "null")),
-        row(ask_with("/paid?label", &reader.1), 400, "invalid_label", r#""a label's name is 1 to 64 characters, none of them a control character""#),
+        row(
+            ask_with("/paid?label", &reader.1),
+            400,
+            "invalid_label",
+            r#""a label's name is 1 to 64 characters, none of them a control character""#,
+        ),
         row(ask_with("/paid?negative", &reader.1), 400, "negative_amount", r#""an amount must not be negative""#),
         row(
             ask_with("/paid?refund", &reader.1),
