@@ -28,7 +28,7 @@ pub enum Refusal {
     #[error("the request has more than one credential; send one")]
     AmbiguousCredentials,
     /// The `Idempotency-Key` header cannot be used.
-    #[error("Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters")]
+    #[error("Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes")]
     InvalidIdempotencyKey,
     /// The lineage does not allow a scope that the route needs.
     #[error("the API key lacks the scope for this route")]

@@ -15,7 +15,7 @@ pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().map_err(|_| Refusal::InvalidIdempotencyKey)?.trim();
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    let visible = key.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     if values.next().is_some() || key.is_empty() || key.len() > MAX_LEN || !visible {
         return Err(Refusal::InvalidIdempotencyKey);
     }

@@ -74,8 +74,8 @@ impl AgentKeyLayer {
         self
     }
 
-    /// Whether accepted responses say in `agentkey-remaining-cents` what the key has left. Default: they do, where
-    /// something limits it.
+    /// Whether the responses to requests that this layer let in say in `agentkey-remaining-cents` what their key has
+    /// left. Default: they do, where something limits it.
     pub fn remaining_header(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.http).remaining_header = on;
         self

@@ -233,7 +233,8 @@ impl Drop for Charge {
 /// Taken instead of `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment before, of
 /// which nothing was refunded. Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
 /// amount and [reference](Charge::reference) are the same; anything else is refused with 409. A payment that its own
-/// request refunded whole bought nothing: the client may try again, and pays anew.
+/// request refunded whole bought nothing: the client may try again, and pays anew. Work that a handler does on a replay
+/// is work: what it [adds](Charge::add) is charged.
 ///
 /// ```
 /// use agentkey::{Amount, ChargeError, Replayable};

@@ -381,10 +381,10 @@ impl Tab {
         if let Some(planned) = owed.renewal.take() {
             self.keys.renewals.forget(planned);
         }
-        let needed = owed.live().next().is_some() || owed.claim.is_some();
-        // A hold may have come meanwhile that lives shorter than those renewed.
-        let soonest = owed.shortest_ttl().map_or(Duration::MAX, |ttl| ttl / 3);
-        owed.renewal = after.filter(|_| needed).map(|after| self.keys.renewals.remember(self, after.min(soonest)));
+        // A hold may have come meanwhile that lives shorter than those renewed, or after all of those were over.
+        let soonest = owed.shortest_ttl().map(|ttl| ttl / 3);
+        let after = after.filter(|_| soonest.is_some() || owed.claim.is_some());
+        owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.keys.renewals.remember(self, after));
     }
 }
 

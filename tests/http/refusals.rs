@@ -512,7 +512,8 @@ async fn the_contract_of_idempotency() {
         row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#).check(&seen);
     }
     let seen = answer(&app, ask_with("/paid", &token).header("idempotency-key", "no good")).await;
-    let detail = r#""Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters""#;
+    let detail =
+        r#""Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes""#;
     row(ask("/paid"), 400, "invalid_idempotency_key", detail).check(&seen);
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
 }

@@ -1,10 +1,9 @@
 //! From rows to records.
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Decode, Row, Sqlite, Type};
 
 use super::error::corrupt;
+use super::rows::{Cell, FromCell};
 use crate::clock::from_micros;
 use crate::ledger::{Claim, EntryRow};
 use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
@@ -12,6 +11,13 @@ use crate::{
     Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, Key, KeyId, Labels, Note, Period,
     PostingId, Scope, ScopeSet,
 };
+
+/// A query whose rows are the JSON arrays `j` of another; see [`Rows`](super::rows::Rows).
+macro_rules! rows {
+    ($($sql:expr),+ $(,)?) => {
+        concat!("SELECT '[' || coalesce(group_concat(j), '') || ']' FROM (", $($sql),+, ")")
+    };
+}
 
 /// The columns of a key `k` and its balance `b`, as [`Cells::key`] reads them.
 macro_rules! key_columns {
@@ -31,14 +37,15 @@ macro_rules! account_columns {
 /// The columns of a hold `h`, as [`Cells::hold`] reads them.
 macro_rules! hold_columns {
     () => {
-        "h.id, h.account_id, h.key_id, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
+        "hex(h.id), h.account_id, h.key_id, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
     };
 }
 
 /// The columns of an entry `e`, as [`Cells::entry`] reads them.
 macro_rules! entry_columns {
     () => {
-        "e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference"
+        "hex(e.id), e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, \
+         CASE WHEN e.refunds IS NOT NULL THEN hex(e.refunds) END, e.labels, e.reference"
     };
 }
 
@@ -50,23 +57,20 @@ macro_rules! has_overdue {
     };
 }
 
-pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns};
+pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
-    row: &'r SqliteRow,
-    next: usize,
+    cells: std::slice::Iter<'r, Cell<'r>>,
 }
 
 impl<'r> Cells<'r> {
-    pub(super) const fn of(row: &'r SqliteRow) -> Self {
-        Self { row, next: 0 }
+    pub(super) fn of(row: &'r [Cell<'r>]) -> Self {
+        Self { cells: row.iter() }
     }
 
-    pub(super) fn read<T: Decode<'r, Sqlite> + Type<Sqlite>>(&mut self) -> sqlx::Result<T> {
-        let cell = self.row.try_get(self.next)?;
-        self.next += 1;
-        Ok(cell)
+    pub(super) fn read<T: FromCell<'r>>(&mut self) -> sqlx::Result<T> {
+        self.cells.next().and_then(T::from_cell).ok_or_else(|| corrupt("a row has another form than was asked for"))
     }
 
     pub(super) fn key_id(&mut self) -> sqlx::Result<KeyId> {
@@ -94,7 +98,7 @@ impl<'r> Cells<'r> {
     }
 
     fn maybe_entry_id(&mut self) -> sqlx::Result<Option<EntryId>> {
-        let id: Option<&[u8]> = self.read()?;
+        let id: Option<&str> = self.read()?;
         id.map(|id| Ok(EntryId::from_bytes(bytes(id)?))).transpose()
     }
 
@@ -236,6 +240,17 @@ fn period(name: &str) -> sqlx::Result<Period> {
     name.parse().map_err(corrupt)
 }
 
-fn bytes<const N: usize>(cell: &[u8]) -> sqlx::Result<[u8; N]> {
-    cell.try_into().map_err(corrupt)
+/// Bytes from the digits that `hex` makes of them.
+fn bytes<const N: usize>(hex: &str) -> sqlx::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let (pairs, rest) = hex.as_bytes().as_chunks();
+    if pairs.len() != N || !rest.is_empty() {
+        return Err(corrupt("an id or digest has another length than it should"));
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (high, low) = digit(*high).zip(digit(*low)).ok_or_else(|| corrupt("an id or digest is not in hex"))?;
+        *byte = high << 4 | low;
+    }
+    Ok(bytes)
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, account_columns, entry_columns, has_overdue, hold_columns, key_columns};
+use super::decode::{Cells, account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
 use super::error::corrupt;
+use super::rows::Rows;
 use crate::ledger::{Book, Needs};
 use crate::{AccountId, EntryId, KeyId, PostingId};
 
@@ -34,15 +35,15 @@ async fn accounts(
     ids: &[AccountId],
     now: Timestamp,
 ) -> sqlx::Result<Vec<AccountId>> {
-    const SQL: &str = concat!(
-        "SELECT ",
+    const SQL: &str = rows!(
+        "SELECT json_array(",
         has_overdue!(),
         ", ",
         account_columns!(),
-        " FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
+        ") AS j FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
     );
     let mut overdue = Vec::new();
-    for row in fetch(connection, sqlx::query(SQL).bind(json(ids)?).bind(now.as_microsecond())).await? {
+    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(ids)?).bind(now.as_microsecond())).await?.read()? {
         let mut cells = Cells::of(&row);
         let has_overdue: bool = cells.read()?;
         let (account, last) = cells.account()?;
@@ -62,36 +63,39 @@ async fn holds(
     ids: &[PostingId],
     now: Timestamp,
 ) -> sqlx::Result<()> {
-    const SQL: &str = concat!(
-        "SELECT ",
+    const SQL: &str = rows!(
+        "SELECT json_array(",
         hold_columns!(),
-        " FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
+        ") AS j FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
         " CROSS JOIN agentkey_holds h ON h.account_id = a.id",
         " WHERE h.state = 'live' AND h.expires_at <= max(?3, a.changed_at)",
-        " UNION ALL SELECT ",
+        " UNION ALL SELECT json_array(",
         hold_columns!(),
-        " FROM json_each(?2) w CROSS JOIN agentkey_holds h ON h.id = unhex(w.value)",
+        ") AS j FROM json_each(?2) w CROSS JOIN agentkey_holds h ON h.id = unhex(w.value)",
     );
     if overdue.is_empty() && ids.is_empty() {
         return Ok(());
     }
     let ids: Vec<_> = ids.iter().map(|id| Hex(*id.as_bytes())).collect();
     let query = sqlx::query(SQL).bind(json(overdue)?).bind(json(&ids)?).bind(now.as_microsecond());
-    for row in fetch(connection, query).await? {
+    for row in Rows::fetch(connection, query).await?.read()? {
         book.add_hold(Cells::of(&row).hold()?);
     }
     Ok(())
 }
 
 async fn claims(connection: &mut SqliteConnection, book: &mut Book, needs: &Needs) -> sqlx::Result<()> {
-    const SQL: &str = "SELECT c.key_id, c.idempotency_key, c.fingerprint, c.owner, c.in_flight_until, c.entry \
-         FROM json_each(?1) w CROSS JOIN agentkey_claims c \
-         ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1";
+    const SQL: &str = rows!(
+        "SELECT json_array(c.key_id, c.idempotency_key, hex(c.fingerprint), hex(c.owner), c.in_flight_until, \
+         CASE WHEN c.entry IS NOT NULL THEN hex(c.entry) END) AS j",
+        " FROM json_each(?1) w CROSS JOIN agentkey_claims c",
+        " ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1",
+    );
     if needs.claims.is_empty() {
         return Ok(());
     }
     let ids: Vec<_> = needs.claims.iter().map(|(key, claim)| (key, &**claim)).collect();
-    for row in fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await? {
+    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await?.read()? {
         book.add_claim(Cells::of(&row).claim()?);
     }
     Ok(())
@@ -102,17 +106,17 @@ async fn entries(
     book: &mut Book,
     ids: impl Iterator<Item = EntryId>,
 ) -> sqlx::Result<()> {
-    const SQL: &str = concat!(
-        "SELECT ",
+    const SQL: &str = rows!(
+        "SELECT json_array(",
         entry_columns!(),
-        ", coalesce((SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0)",
-        " FROM json_each(?1) w CROSS JOIN agentkey_entries e ON e.id = unhex(w.value)",
+        ", coalesce((SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0))",
+        " AS j FROM json_each(?1) w CROSS JOIN agentkey_entries e ON e.id = unhex(w.value)",
     );
     let ids: Vec<_> = ids.map(|id| Hex(*id.as_bytes())).collect();
     if ids.is_empty() {
         return Ok(());
     }
-    for row in fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await? {
+    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await?.read()? {
         book.add_entry(Cells::of(&row).entry_row()?);
     }
     Ok(())
@@ -120,18 +124,18 @@ async fn entries(
 
 /// Adds keys and all their ancestors. Every key is there once, so a circle of parents ends by itself.
 async fn lineages(connection: &mut SqliteConnection, book: &mut Book, ids: &BTreeSet<KeyId>) -> sqlx::Result<()> {
-    const SQL: &str = concat!(
+    const SQL: &str = rows!(
         "WITH RECURSIVE chain (id) AS (SELECT value FROM json_each(?1) UNION ",
         "SELECT k.parent_id FROM chain c CROSS JOIN agent_keys k ON k.id = c.id WHERE k.parent_id IS NOT NULL) ",
-        "SELECT ",
+        "SELECT json_array(",
         key_columns!(),
-        " FROM chain c CROSS JOIN agent_keys k ON k.id = c.id",
+        ") AS j FROM chain c CROSS JOIN agent_keys k ON k.id = c.id",
         " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
     );
     if ids.is_empty() {
         return Ok(());
     }
-    for row in fetch(connection, sqlx::query(SQL).bind(json(ids)?)).await? {
+    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(ids)?)).await?.read()? {
         if let Some(key) = Cells::of(&row).key()? {
             book.add_key(key);
         }
@@ -140,10 +144,6 @@ async fn lineages(connection: &mut SqliteConnection, book: &mut Book, ids: &BTre
 }
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
-
-pub(super) async fn fetch(connection: &mut SqliteConnection, query: Query<'_>) -> sqlx::Result<Vec<SqliteRow>> {
-    query.fetch_all(connection).await
-}
 
 /// A list of rows, as one parameter.
 pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> sqlx::Result<String> {

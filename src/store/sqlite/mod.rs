@@ -17,6 +17,7 @@ mod migrate;
 mod options;
 mod post;
 mod read;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod usage;

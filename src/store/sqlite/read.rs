@@ -1,11 +1,12 @@
 //! Keys and accounts, as they stand.
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
 use super::Seen;
-use super::decode::{Cells, account_columns, has_overdue, key_columns};
-use super::load::{Hex, fetch, json};
+use super::decode::{Cells, account_columns, has_overdue, key_columns, rows};
+use super::load::{Hex, json};
+use super::rows::{Cell, Rows};
 use super::write::micros;
 use crate::ledger::roll;
 use crate::store::{Found, KeyQuery, KeysOf};
@@ -24,7 +25,7 @@ macro_rules! from_chain {
     () => {
         concat!(
             " FROM chain c CROSS JOIN agent_keys k ON k.id = c.id CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
-            " LEFT JOIN agentkey_balances b ON b.key_id = k.id ORDER BY c.place, c.depth",
+            " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
         )
     };
 }
@@ -35,17 +36,18 @@ pub(super) async fn find(
     hashes: &[TokenHash],
     now: Timestamp,
 ) -> sqlx::Result<Vec<Option<Found>>> {
-    const SQL: &str = concat!(
+    const SQL: &str = rows!(
         "WITH RECURSIVE chain (place, id, retires_at, depth) AS (",
         "SELECT w.key, k.id, NULL, 0 FROM json_each(?1) w CROSS JOIN agent_keys k ON k.key_hash = w.value",
         " UNION ALL ",
         "SELECT w.key, t.key_id, t.retires_at, 0 FROM json_each(?1) w",
         " CROSS JOIN agentkey_retired_tokens t ON t.key_hash = w.value WHERE t.retires_at > ?2",
         climb!(),
-        "SELECT c.place, c.retires_at, c.depth, 0, ",
+        "SELECT json_array(c.place, c.depth, c.retires_at, 0, ",
         key_columns!(),
         ", ",
         account_columns!(),
+        ") AS j",
         from_chain!(),
     );
     // Requests that come together often come with the same key.
@@ -53,7 +55,8 @@ pub(super) async fn find(
     wanted.sort_unstable();
     wanted.dedup();
     let list: Vec<_> = wanted.iter().map(|hash| Hex(*hash.as_bytes())).collect();
-    let rows = fetch(connection, sqlx::query(SQL).bind(json(&list)?).bind(micros(now))).await?;
+    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(json(&list)?).bind(micros(now))).await?;
+    let rows = in_order(rows.read()?);
     let mut found: Vec<Option<Found>> = Vec::new();
     found.resize_with(wanted.len(), || None);
     for lineage in rows.chunk_by(|row, next| place(row).is_some_and(|place| Some(place) == self::place(next))) {
@@ -72,19 +75,21 @@ pub(super) async fn lineage(
     key: KeyId,
     now: Timestamp,
 ) -> sqlx::Result<Seen<Option<Lineage>>> {
-    const SQL: &str = concat!(
+    const SQL: &str = rows!(
         "WITH RECURSIVE chain (place, id, retires_at, depth) AS (SELECT 0, ?1, NULL, 0",
         climb!(),
-        "SELECT c.place, c.retires_at, c.depth, c.depth = 0 AND ",
+        "SELECT json_array(c.place, c.depth, c.retires_at, c.depth = 0 AND ",
         has_overdue!(),
         ", ",
         key_columns!(),
         ", ",
         account_columns!(),
+        ") AS j",
         from_chain!(),
     );
-    let rows = fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
-    let overdue = rows.first().map(member).transpose()?.is_some_and(|(key, _)| key.overdue);
+    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
+    let rows = in_order(rows.read()?);
+    let overdue = rows.first().map(|row| member(row)).transpose()?.is_some_and(|(key, _)| key.overdue);
     let value = assemble(&rows, |last| now.max(last))?;
     let overdue = value.iter().filter(|_| overdue).map(|lineage| lineage.account_id().clone()).collect();
     Ok(Seen { value, overdue })
@@ -96,9 +101,15 @@ pub(super) async fn account(
     id: &AccountId,
     now: Timestamp,
 ) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
-    const SQL: &str =
-        concat!("SELECT ", has_overdue!(), ", ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
-    let rows = fetch(connection, sqlx::query(SQL).bind(id.as_str()).bind(micros(now))).await?;
+    const SQL: &str = rows!(
+        "SELECT json_array(",
+        has_overdue!(),
+        ", ",
+        account_columns!(),
+        ") AS j FROM agentkey_accounts a WHERE a.id = ?1",
+    );
+    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(id.as_str()).bind(micros(now))).await?;
+    let rows = rows.read()?;
     let Some(row) = rows.first() else { return Ok(Seen { value: None, overdue: Vec::new() }) };
     let mut cells = Cells::of(row);
     let overdue: bool = cells.read()?;
@@ -114,12 +125,12 @@ pub(super) async fn keys(
 ) -> sqlx::Result<Seen<Vec<Key>>> {
     macro_rules! listing {
         ($of:literal) => {
-            concat!(
-                "SELECT ",
+            rows!(
+                "SELECT json_array(",
                 has_overdue!(),
                 ", a.changed_at, ",
                 key_columns!(),
-                " FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
+                ") AS j FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
                 " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
                 " WHERE ",
                 $of,
@@ -134,7 +145,8 @@ pub(super) async fn keys(
     let after = query.after.map_or(i64::MIN, KeyId::get);
     let listing = listing.bind(micros(now)).bind(after).bind(query.limit);
     let mut seen = Seen { value: Vec::new(), overdue: Vec::new() };
-    for row in fetch(connection, listing).await? {
+    let rows = Rows::fetch(connection, listing).await?;
+    for row in rows.read()? {
         let mut cells = Cells::of(&row);
         let overdue: bool = cells.read()?;
         let at = now.max(cells.instant()?);
@@ -145,41 +157,56 @@ pub(super) async fn keys(
         roll(&key.budget, key.created_at, &mut key.balance, at);
         seen.value.push(key);
     }
+    seen.value.sort_unstable_by_key(|key| key.id);
     Ok(seen)
 }
 
 /// Some accounts in which holds have run out, those first that wait longest.
 pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<Vec<AccountId>> {
-    const SQL: &str = "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
-         WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
-    let rows = fetch(connection, sqlx::query(SQL).bind(micros(now))).await?;
-    let mut accounts: Vec<_> = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+    const SQL: &str = rows!(
+        "SELECT json_array(a.id) AS j",
+        " FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id",
+        " WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100",
+    );
+    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(micros(now))).await?;
+    let accounts = rows.read()?;
+    let mut accounts: Vec<_> = accounts.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
     accounts.sort_unstable();
     Ok(accounts)
 }
 
-fn place(row: &SqliteRow) -> Option<usize> {
+/// Lineages one after the other, each from its key up.
+fn in_order(mut rows: Vec<Vec<Cell<'_>>>) -> Vec<Vec<Cell<'_>>> {
+    let number = |cell: Option<&Cell<'_>>| match cell {
+        Some(Cell::Integer(number)) => *number,
+        _ => i64::MAX,
+    };
+    rows.sort_unstable_by_key(|row| (number(row.first()), number(row.get(1))));
+    rows
+}
+
+fn place(row: &[Cell<'_>]) -> Option<usize> {
     Cells::of(row).read::<i64>().ok().and_then(|place| usize::try_from(place).ok())
 }
 
 /// A row of a lineage, but for its key and its account.
 struct Member {
-    retires_at: Option<Timestamp>,
     depth: i64,
+    retires_at: Option<Timestamp>,
     overdue: bool,
 }
 
 /// What a row says first; the cells that follow are those of the key and the account.
-fn member(row: &SqliteRow) -> sqlx::Result<(Member, Cells<'_>)> {
+fn member<'r>(row: &'r [Cell<'r>]) -> sqlx::Result<(Member, Cells<'r>)> {
     let mut cells = Cells::of(row);
     let _place: i64 = cells.read()?;
-    let member = Member { retires_at: cells.maybe_instant()?, depth: cells.read()?, overdue: cells.read()? };
+    let member = Member { depth: cells.read()?, retires_at: cells.maybe_instant()?, overdue: cells.read()? };
     Ok((member, cells))
 }
 
 /// Puts a lineage together. One that does not climb from the key to a root, step by step and in one account, is
 /// none: nothing is known of what the missing member allows.
-fn assemble(rows: &[SqliteRow], at: impl Fn(Timestamp) -> Timestamp) -> sqlx::Result<Option<Lineage>> {
+fn assemble(rows: &[Vec<Cell<'_>>], at: impl Fn(Timestamp) -> Timestamp) -> sqlx::Result<Option<Lineage>> {
     let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
     let mut last = None;
     for (row, step) in rows.iter().zip(0_i64..) {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, Unit};
 use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, entry_columns};
-use super::load::fetch;
+use super::decode::{Cells, entry_columns, rows};
+use super::rows::Rows;
 use super::write::micros;
 use crate::clock::from_micros;
 use crate::store::memory::bucket;
@@ -19,10 +19,10 @@ pub(super) async fn entries(
 ) -> sqlx::Result<Vec<(Cursor, Entry)>> {
     macro_rules! page {
         ($of:literal) => {
-            concat!(
-                "SELECT e.seq, ",
+            rows!(
+                "SELECT json_array(e.seq, ",
                 entry_columns!(),
-                " FROM agentkey_entries e WHERE ",
+                ") AS j FROM agentkey_entries e WHERE ",
                 $of,
                 " AND e.seq > ?3 AND e.at >= ?4 AND e.at < ?5 ORDER BY e.seq LIMIT ?6",
             )
@@ -40,18 +40,20 @@ pub(super) async fn entries(
         .bind(query.since.map_or(i64::MIN, ceiling))
         .bind(query.until.map_or(i64::MAX, ceiling))
         .bind(query.limit);
-    let rows = fetch(connection, page).await?;
-    let entries = rows.iter().map(|row| {
-        let mut cells = Cells::of(row);
-        Ok((Cursor::new(cells.read()?), cells.entry()?))
-    });
-    entries.collect()
+    let rows = Rows::fetch(connection, page).await?;
+    let mut entries = Vec::new();
+    for row in rows.read()? {
+        let mut cells = Cells::of(&row);
+        entries.push((Cursor::new(cells.read()?), cells.entry()?));
+    }
+    entries.sort_unstable_by_key(|(place, _)| *place);
+    Ok(entries)
 }
 
 pub(super) async fn entry(connection: &mut SqliteConnection, id: EntryId) -> sqlx::Result<Option<Entry>> {
-    const SQL: &str = concat!("SELECT ", entry_columns!(), " FROM agentkey_entries e WHERE e.id = ?1");
-    let rows = fetch(connection, sqlx::query(SQL).bind(id.as_bytes().as_slice())).await?;
-    rows.first().map(|row| Cells::of(row).entry()).transpose()
+    const SQL: &str = rows!("SELECT json_array(", entry_columns!(), ") AS j FROM agentkey_entries e WHERE e.id = ?1");
+    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(id.as_bytes().as_slice())).await?;
+    rows.read()?.first().map(|row| Cells::of(row).entry()).transpose()
 }
 
 /// The columns of a sum, as [`sum`] puts it together. In two halves, because a `sum` of SQLite fails where it
@@ -65,14 +67,15 @@ macro_rules! sum_columns {
 pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
     macro_rules! groups {
         ($group:literal) => {
-            concat!(
-                "SELECT ",
+            rows!(
+                "SELECT json_array(",
                 $group,
                 ", ",
                 sum_columns!(),
-                ", count(*) FILTER (WHERE e.refunds IS NULL) ",
+                ", count(*) FILTER (WHERE e.refunds IS NULL)) AS j ",
                 "FROM agentkey_entries e WHERE e.account_id = ?1 AND (?2 IS NULL OR e.key_id = ?2) ",
-                "AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY 1",
+                "AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY ",
+                $group,
             )
         };
     }
@@ -99,7 +102,8 @@ pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery)
         UsageBy::Key | UsageBy::Day | UsageBy::Month => sums.bind(24 * HOUR),
     };
     let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
-    for row in fetch(connection, sums).await? {
+    let rows = Rows::fetch(connection, sums).await?;
+    for row in rows.read()? {
         let mut cells = Cells::of(&row);
         let group = match &query.by {
             UsageBy::Key => cells.key_id()?.to_string(),
@@ -108,7 +112,7 @@ pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery)
         };
         let (amount, charges) = groups.entry(group).or_default();
         *amount += sum(&mut cells)?;
-        *charges += cells.read::<u32>().map(u64::from)?;
+        *charges += cells.read::<i64>()?.unsigned_abs();
     }
     let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
     Ok(usage.collect())
@@ -120,12 +124,12 @@ pub(super) async fn spent_by_key(
     key: KeyId,
     since: Timestamp,
 ) -> sqlx::Result<Amount> {
-    const SQL: &str = concat!(
+    const SQL: &str = rows!(
         "WITH RECURSIVE family (id) AS (SELECT ?1 UNION ",
         "SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id) ",
-        "SELECT ",
+        "SELECT json_array(",
         sum_columns!(),
-        " FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
+        ") AS j FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
         " WHERE e.counts_at >= ?2",
     );
     total(connection, sqlx::query(SQL).bind(key.get()).bind(micros(since))).await
@@ -137,14 +141,18 @@ pub(super) async fn spent_by_account(
     account: &AccountId,
     since: Timestamp,
 ) -> sqlx::Result<Amount> {
-    const SQL: &str =
-        concat!("SELECT ", sum_columns!(), " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",);
+    const SQL: &str = rows!(
+        "SELECT json_array(",
+        sum_columns!(),
+        ") AS j FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",
+    );
     total(connection, sqlx::query(SQL).bind(account.as_str()).bind(micros(since))).await
 }
 
 async fn total(connection: &mut SqliteConnection, query: super::load::Query<'_>) -> sqlx::Result<Amount> {
-    let row = query.fetch_one(connection).await?;
-    sum(&mut Cells::of(&row)).map(saturated)
+    let rows = Rows::fetch(connection, query).await?;
+    let rows = rows.read()?;
+    rows.first().map_or(Ok(Amount::ZERO), |row| sum(&mut Cells::of(row)).map(saturated))
 }
 
 fn sum(cells: &mut Cells<'_>) -> sqlx::Result<i128> {
