@@ -49,6 +49,12 @@ impl Default for Options {
     }
 }
 
+/// What a duration is cut to: "for ever" is asked for as the longest duration there is, which no clock can add.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What semaphores can count.
+const MOST_PLACES: usize = u32::MAX as usize >> 3;
+
 impl Builder {
     /// The prefix of new tokens. Default: `ak`.
     pub fn prefix(mut self, prefix: TokenPrefix) -> Self {
@@ -62,16 +68,16 @@ impl Builder {
         self
     }
 
-    /// How many keys a lineage may have, from a key up to the one without a parent. Default: 8.
+    /// How many keys a lineage may have, from a key up to the one without a parent. Default: 8; at most 64.
     pub fn max_depth(mut self, keys: usize) -> Self {
-        self.rules.max_depth = keys.max(1);
+        self.rules.max_depth = keys.clamp(1, 64);
         self
     }
 
     /// For how long a killed process keeps money set aside. While its charge lives, a hold is renewed every third of
-    /// it. Default: 60 s; at least 1 s.
+    /// it. Default: 60 s; from 1 s to a day.
     pub fn hold_ttl(mut self, ttl: Duration) -> Self {
-        self.options.hold_ttl = ttl.max(Duration::from_secs(1));
+        self.options.hold_ttl = ttl.clamp(Duration::from_secs(1), LONGEST);
         self
     }
 
@@ -90,28 +96,29 @@ impl Builder {
     /// How many look-ups, and how many postings, may wait for the store; more are answered with 503 after
     /// [`answer_within`](Self::answer_within). Default: 8,192.
     pub fn queue(mut self, places: usize) -> Self {
-        self.options.lanes.queue = places.max(1);
+        self.options.lanes.queue = places.clamp(1, MOST_PLACES);
         self
     }
 
     /// How many requests may be charged at once, responses still streaming included; more are answered with 503.
     /// Default: 65,536.
     pub fn open_charges(mut self, charges: usize) -> Self {
-        self.options.lanes.charges = charges.clamp(1, u32::MAX as usize >> 3);
+        self.options.lanes.charges = charges.clamp(1, MOST_PLACES);
         self
     }
 
     /// How long a store that is not available is asked again before a request is answered with 503; also, from 1 s
-    /// up, for how long one that says nothing is waited for at a time. Default: 5 s.
+    /// up, for how long one that says nothing is waited for at a time. Default: 5 s; at most a day.
     pub fn answer_within(mut self, bound: Duration) -> Self {
-        self.options.lanes.answer_within = bound;
+        self.options.lanes.answer_within = bound.min(LONGEST);
         self
     }
 
     /// How long a store that is not available is asked again to post the end of a charge, before it is given up and
-    /// logged with all that is needed to post it by hand. Default: 30 s.
+    /// logged with all that is needed to post it by hand. Default: 30 s; at most
+    /// a day.
     pub fn settle_within(mut self, bound: Duration) -> Self {
-        self.options.lanes.settle_within = bound;
+        self.options.lanes.settle_within = bound.min(LONGEST);
         self
     }
 

@@ -77,7 +77,7 @@ impl KeyContext {
 
     /// What the key may do: what it and every ancestor of it allow.
     pub fn scopes(&self) -> ScopeSet {
-        self.lineage().scopes()
+        self.lineage().scopes(self.tab.keys().rules.superscope.as_ref())
     }
 
     /// What the key can still spend, as far as this request knows; `None` where nothing limits it.
@@ -98,19 +98,26 @@ impl fmt::Debug for KeyContext {
     }
 }
 
-/// Who a request behind the layer comes from.
+/// In the extensions of a request that was let through without a key: by an optional layer, or by one that fails open.
 #[derive(Clone)]
-pub(crate) enum Caller {
-    Key(KeyContext),
-    /// Let through without a credential by an optional layer, or without an answer by one that fails open; with the
-    /// refusal for what needs a key.
-    Anonymous(Arc<HttpOptions>, Refusal),
+pub(crate) struct Anonymous {
+    pub(crate) http: Arc<HttpOptions>,
+    /// What is answered where a key is needed.
+    pub(crate) refusal: Refusal,
 }
 
-impl Caller {
+/// Who a request behind the layer comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Caller<'a> {
+    Key(&'a KeyContext),
+    Anonymous(&'a Anonymous),
+}
+
+impl<'a> Caller<'a> {
     /// The caller of a request, or a refusal whose log line tells how to mend the service.
-    pub(crate) fn of<'a>(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a Self, Refusal> {
-        extensions.get().ok_or_else(|| {
+    pub(crate) fn of(extensions: &'a Extensions, wanted_by: &str) -> Result<Self, Refusal> {
+        let key = extensions.get().map(Self::Key);
+        key.or_else(|| extensions.get().map(Self::Anonymous)).ok_or_else(|| {
             tracing::error!(
                 "{wanted_by} found no key in the request's extensions. Is `AgentKeyLayer` missing, or added below it? \
                  In axum, layers added later run earlier: add `.layer(AgentKeyLayer::new(&keys))` after the routes \
@@ -121,22 +128,41 @@ impl Caller {
     }
 
     /// The key of a request, or the refusal as a response.
-    pub(crate) fn key_of<'a>(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, ChargeError> {
+    pub(crate) fn key_of(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, ChargeError> {
         let caller = Self::of(extensions, wanted_by).map_err(|refusal| ChargeError::new(refusal, Arc::default()))?;
         caller.key().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))
     }
 
-    pub(crate) fn http(&self) -> &Arc<HttpOptions> {
+    pub(crate) fn http(self) -> &'a Arc<HttpOptions> {
         match self {
             Self::Key(context) => context.tab().http(),
-            Self::Anonymous(http, _) => http,
+            Self::Anonymous(anonymous) => &anonymous.http,
         }
     }
 
-    pub(crate) fn key(&self) -> Result<&KeyContext, Refusal> {
+    pub(crate) fn key(self) -> Result<&'a KeyContext, Refusal> {
         match self {
             Self::Key(context) => Ok(context),
-            Self::Anonymous(_, refusal) => Err(refusal.clone()),
+            Self::Anonymous(anonymous) => Err(anonymous.refusal.clone()),
+        }
+    }
+
+    /// Whether the request came without a credential. One whose key could not be looked up is not of that kind.
+    pub(crate) fn has_no_credential(self) -> bool {
+        matches!(self, Self::Anonymous(Anonymous { refusal: Refusal::MissingKey, .. }))
+    }
+}
+
+/// The layer's mark on a request. Of two layers, the inner one's counts.
+pub(crate) fn mark(extensions: &mut Extensions, caller: Result<KeyContext, Anonymous>) {
+    match caller {
+        Ok(context) => {
+            extensions.remove::<Anonymous>();
+            extensions.insert(context);
+        }
+        Err(anonymous) => {
+            extensions.remove::<KeyContext>();
+            extensions.insert(anonymous);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where a request carries its token.
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, Entry, HeaderName, HeaderValue};
 
 use crate::{Refusal, Token, TokenHash};
 
@@ -50,8 +50,17 @@ impl Credentials {
             }
         }
         let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?).map_err(|_| Refusal::InvalidKey)?;
-        let token = if self.foreign { Token::parse_foreign(text) } else { Token::parse(text) };
-        token.map(|token| token.hash()).map_err(|_| Refusal::InvalidKey)
+        let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
+        hash.map_err(|_| Refusal::InvalidKey)
+    }
+
+    /// Keeps tokens out of logs that print headers.
+    pub(crate) fn hide(&self, headers: &mut HeaderMap) {
+        for source in &self.sources {
+            if let Entry::Occupied(mut values) = headers.entry(source.name()) {
+                values.iter_mut().for_each(|value| value.set_sensitive(true));
+            }
+        }
     }
 }
 

@@ -23,8 +23,9 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
     }
 }
 
-/// `None` for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a key; refused
-/// with 500 where the layer is missing.
+/// `None` for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a credential, or one
+/// that [fails open](crate::AgentKeyLayer::fail_open) without an answer of the store; refused with 500 where the layer is
+/// missing.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
     type Rejection = ChargeError;
 

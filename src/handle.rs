@@ -13,7 +13,7 @@ use crate::ledger::{Action, Change, ChangeError, KeyDraft, NewToken, Outcome, Po
 use crate::store::{Changed, KeyQuery, KeysOf, StoreResult, unwinding};
 use crate::{
     Account, AccountId, Amount, Budget, Cursor, Entry, EntryId, EntryQuery, Grace, Key, KeyId, KeyPatch, Lineage,
-    NewKey, Refusal, Store, StoreError, Token, Usage, UsageQuery,
+    NewKey, PostingId, Refusal, Store, StoreError, Token, Usage, UsageQuery,
 };
 
 /// The keys of a service: makes, finds, changes and revokes them, and stands behind [`AgentKeyLayer`].
@@ -292,8 +292,25 @@ impl AgentKeys {
     /// [`Refusal::UnknownEntry`] where there is none, or it is of another account; [`Refusal::RefundTooLarge`] where
     /// it has not so much left.
     pub async fn refund(&self, account: &AccountId, entry: EntryId, amount: Amount) -> Result<EntryId, Error> {
+        self.refund_as(PostingId::new(), account, entry, amount).await
+    }
+
+    /// The same as a posting with this id: however often it is sent, it takes effect once. Keep the id where a refund
+    /// in part may have to be tried again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`refund`](Self::refund).
+    pub async fn refund_as(
+        &self,
+        id: PostingId,
+        account: &AccountId,
+        entry: EntryId,
+        amount: Amount,
+    ) -> Result<EntryId, Error> {
         let charged = self.ask(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
-        let posting = Posting::new(account.clone(), charged.key, Action::Refund { entry, amount });
+        let action = Action::Refund { entry, amount };
+        let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
         match self.inner.lanes.post(posting).await?.outcome {
             Outcome::Refunded { entry } => Ok(entry),
             _ => Err(mixed_up().into()),
@@ -301,7 +318,8 @@ impl AgentKeys {
     }
 
     /// Waits until every open charge is posted, lets none open again, and closes the store. Call it after the server
-    /// has shut down gracefully.
+    /// has shut down gracefully. It has no bound of its own: a [`Charge`](crate::Charge) that is kept somewhere keeps it
+    /// waiting.
     pub async fn shutdown(&self) {
         self.inner.lanes.drain().await;
         self.inner.stop_helpers();

@@ -110,6 +110,11 @@ impl Key {
         crate::ledger::remaining(&self.budget, &self.balance)
     }
 
+    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
+    pub fn roll(&mut self, now: Timestamp) {
+        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
+    }
+
     /// When the window of the key's own budget ends; `None` for a lifetime budget.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.budget.period.window(self.created_at, now).end
@@ -120,6 +125,11 @@ impl Account {
     /// What the ceiling has left: limit − spent − held, not below zero; `None` where it is unlimited.
     pub fn remaining(&self) -> Option<Amount> {
         crate::ledger::remaining(&self.budget, &self.balance)
+    }
+
+    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
+    pub fn roll(&mut self, now: Timestamp) {
+        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
     }
 
     /// When the window of the ceiling ends; `None` for a lifetime ceiling.
@@ -293,10 +303,11 @@ impl KeyPatch {
 pub struct Grace(pub(crate) Duration);
 
 impl Grace {
-    /// The old token is refused from the next request on.
+    /// The old token, and every one that was retired before it, is refused from the next request on.
     pub const NONE: Self = Self(Duration::ZERO);
 
-    /// The old token works for this long. It may be used, but may not change keys.
+    /// The old token works for this long, and none that was retired before it works longer. It may be used, but may not
+    /// change keys.
     pub const fn of(duration: Duration) -> Self {
         Self(duration)
     }

@@ -128,7 +128,7 @@ impl Lanes {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.settle_within;
         if let Some(lane) = self.lane(&posting.account) {
-            // A lane that has closed has logged what it was given.
+            // A lane that has closed logs what it is given.
             let _ = lane.send(Job::new(posting, answer, deadline, Place::Charge(place)));
         }
         answered
@@ -137,8 +137,10 @@ impl Lanes {
     /// Waits until no charge is open and no posting waits any more, and lets none come again.
     pub(crate) async fn drain(&self) {
         for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.queue)] {
-            let _ = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
+            // Closed before they are given back, so that nobody takes one in between.
+            let all = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
             places.close();
+            drop(all);
         }
     }
 

@@ -22,9 +22,9 @@ impl Lineage {
     /// Windows that ended before `at` are rolled over here.
     pub fn new(mut key: Key, mut ancestors: Vec<Key>, mut account: Account, at: Timestamp) -> Self {
         for member in std::iter::once(&mut key).chain(&mut ancestors) {
-            ledger::roll(&member.budget, member.created_at, &mut member.balance, at);
+            member.roll(at);
         }
-        ledger::roll(&account.budget, account.created_at, &mut account.balance, at);
+        account.roll(at);
         Self { key, ancestors, account, at }
     }
 
@@ -82,9 +82,18 @@ impl Lineage {
         self.keys().all(|key| key.scopes.allows(scope) || superscope.is_some_and(|all| key.scopes.allows(all)))
     }
 
-    /// What the lineage may do: the scopes that every member allows.
-    pub fn scopes(&self) -> ScopeSet {
-        self.ancestors.iter().fold(self.key.scopes.clone(), |held, ancestor| held.intersect(&ancestor.scopes))
+    /// What the lineage may do: the scopes that every member allows, where one that has the `superscope` allows all.
+    pub fn scopes(&self, superscope: Option<&Scope>) -> ScopeSet {
+        let allows_all = |scopes: &ScopeSet| superscope.is_some_and(|all| scopes.allows(all));
+        self.ancestors.iter().fold(self.key.scopes.clone(), |held, ancestor| {
+            if allows_all(&ancestor.scopes) {
+                held
+            } else if allows_all(&held) {
+                ancestor.scopes.clone()
+            } else {
+                held.intersect(&ancestor.scopes)
+            }
+        })
     }
 
     /// When the first member expires, if one does.

@@ -63,7 +63,7 @@ pub enum Refusal {
     /// A label that cannot be kept.
     #[error("{0}")]
     InvalidLabel(LabelError),
-    /// The store did not answer. Nothing is known to have changed.
+    /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
         /// After which time another attempt makes sense.

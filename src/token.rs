@@ -93,14 +93,33 @@ impl Token {
     /// assert_eq!(Token::parse(mistyped).err(), Some(TokenError::Checksum));
     /// ```
     pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let prefix = Self::check(text)?;
+        Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: prefix.len() })
+    }
+
+    /// The prefix of a text that [`parse`](Self::parse) accepts.
+    fn check(text: &str) -> Result<&str, TokenError> {
         let prefix = split(text).ok_or(TokenError::Malformed)?;
         let sum_at = text.len().saturating_sub(Self::CHECKSUM_LEN);
         match text.as_bytes().split_at_checked(sum_at) {
-            Some((covered, sum)) if checksum(covered) == sum => {
-                Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: prefix.len() })
-            }
+            Some((covered, sum)) if checksum(covered) == sum => Ok(prefix),
             _ => Err(TokenError::Checksum),
         }
+    }
+
+    /// The hash of a text that [`parse`](Self::parse) accepts, without a copy of the secret.
+    pub(crate) fn hash_of(text: &str) -> Result<TokenHash, TokenError> {
+        Self::check(text).map(|_| TokenHash::of(text))
+    }
+
+    /// The hash of a text that [`parse_foreign`](Self::parse_foreign) accepts, without a copy of the secret.
+    pub(crate) fn hash_foreign(text: &str) -> Result<TokenHash, TokenError> {
+        Self::check_foreign(text).map(|()| TokenHash::of(text))
+    }
+
+    fn check_foreign(text: &str) -> Result<(), TokenError> {
+        let fits = (8..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(()) } else { Err(TokenError::Foreign) }
     }
 
     /// Takes a token that somebody else made: 8 to 512 visible ASCII characters of any format.
@@ -117,11 +136,8 @@ impl Token {
     /// # Ok::<(), agentkey::TokenError>(())
     /// ```
     pub fn parse_foreign(text: &str) -> Result<Self, TokenError> {
-        if (8..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: 0 })
-        } else {
-            Err(TokenError::Foreign)
-        }
+        Self::check_foreign(text)?;
+        Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: 0 })
     }
 
     /// The secret itself. Show it once, to whom it is for; don't log or store it.

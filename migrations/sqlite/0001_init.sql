@@ -31,9 +31,11 @@ CREATE TABLE agentkey_accounts (
     since        INTEGER NOT NULL
 ) STRICT;
 
--- Money of keys. A key without a row has spent nothing.
+-- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the host's own
+-- SQL gave the key another, it is counted anew from the entries.
 CREATE TABLE agentkey_balances (
     key_id INTEGER PRIMARY KEY,
+    period TEXT    NOT NULL,
     spent  INTEGER NOT NULL,
     held   INTEGER NOT NULL,
     since  INTEGER NOT NULL
@@ -45,11 +47,14 @@ CREATE TABLE agentkey_retired_tokens (
     key_id     INTEGER NOT NULL,
     retires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX agentkey_retired_tokens_key ON agentkey_retired_tokens (key_id);
+CREATE INDEX agentkey_retired_tokens_end ON agentkey_retired_tokens (retires_at);
 
 CREATE TABLE agentkey_holds (
     id         BLOB    PRIMARY KEY NOT NULL CHECK (length(id) = 16),
     account_id TEXT    NOT NULL,
     key_id     INTEGER NOT NULL,
+    path       TEXT    NOT NULL, -- a JSON array: the key and its ancestors
     amount     INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
@@ -76,8 +81,10 @@ CREATE TABLE agentkey_entries (
     reference  TEXT
 ) STRICT;
 CREATE INDEX agentkey_entries_account ON agentkey_entries (account_id, seq);
-CREATE INDEX agentkey_entries_account_window ON agentkey_entries (account_id, counts_at);
-CREATE INDEX agentkey_entries_key_window ON agentkey_entries (key_id, counts_at);
+CREATE INDEX agentkey_entries_key ON agentkey_entries (key_id, seq);
+CREATE INDEX agentkey_entries_time ON agentkey_entries (account_id, at, seq);
+CREATE INDEX agentkey_entries_account_window ON agentkey_entries (account_id, counts_at, amount);
+CREATE INDEX agentkey_entries_key_window ON agentkey_entries (key_id, counts_at, amount);
 CREATE INDEX agentkey_entries_refunds ON agentkey_entries (refunds) WHERE refunds IS NOT NULL;
 
 -- What clients sent as `Idempotency-Key`.

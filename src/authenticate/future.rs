@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::{AgentKeyLayer, idempotency};
 use crate::body::{BodyError, ResponseBody};
 use crate::charge::{Guard, Tab, Unsettled};
-use crate::context::{Caller, KeyContext};
+use crate::context::{Anonymous, KeyContext, mark};
 use crate::http_options::HttpOptions;
 use crate::lanes::UNAVAILABLE;
 use crate::store::{BoxFuture, Found};
@@ -109,16 +109,14 @@ where
         let found = match in_force {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if fail_open => {
-                self.request.extensions_mut().insert(Caller::Anonymous(http, refusal));
+                mark(self.request.extensions_mut(), Err(Anonymous { http, refusal }));
                 return State::Anonymous { inner: self.inner.call(self.request) };
             }
             Err(refusal) => return State::refused(&refusal, &http),
         };
         let claim = idempotency::claim(&self.request);
         let tab = Arc::new(Tab::new(keys, found, http, claim));
-        let context = KeyContext::new(tab.clone());
-        self.request.extensions_mut().insert(Caller::Key(context.clone()));
-        self.request.extensions_mut().insert(context);
+        mark(self.request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
         let is_head = self.request.method() == Method::HEAD;
         let guard = Guard::new(tab);
         let inner = self.inner.call(self.request);
@@ -196,7 +194,12 @@ where
     if never_polled(head.status, is_head) || body.is_end_stream() {
         let length = body.size_hint().exact();
         drop(body);
-        if is_head && let Some(length) = length {
+        // RFC 9110 §8.6: a 204 has no length, and a 304 has that of the answer it stands for.
+        let has_length = !never_polled(head.status, false);
+        if is_head
+            && has_length
+            && let Some(length) = length
+        {
             head.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
         }
         let unread =

@@ -9,7 +9,7 @@ use crate::ledger::Claim;
 const HEADER: &str = "idempotency-key";
 const MAX_LEN: usize = 255;
 
-/// The claim that a request makes, if it makes one. The quotes of a structured-field string are taken off.
+/// The claim that a request makes, if it makes one: on the key, for the method, path and query as this layer sees them. The quotes of a structured-field string are taken off.
 pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
     let mut values = request.headers().get_all(HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -22,6 +22,6 @@ pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
     let mut digest = Sha256::new();
     digest.update(request.method().as_str());
     digest.update(b" ");
-    digest.update(request.uri().path());
+    digest.update(request.uri().path_and_query().map_or("/", |target| target.as_str()));
     Ok(Some(Claim::new(key, digest.finalize().into())))
 }

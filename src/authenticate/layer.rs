@@ -41,8 +41,10 @@ impl AgentKeyLayer {
         self
     }
 
-    /// Lets requests through without a key while the store does not answer, instead of refusing them with 503. What
-    /// needs a key, such as [`RequireScope`](crate::RequireScope) and [`Charge`](crate::Charge), still does.
+    /// Lets requests through without a key while the store does not answer, instead of refusing them with 503: free
+    /// routes go on, and `Option<KeyContext>` is `None`, whatever the credential. What needs a key still answers with 503:
+    /// [`Charge`](crate::Charge), and every [`RequireScope`](crate::RequireScope), also one that lets anonymous requests
+    /// through.
     pub fn fail_open(mut self) -> Self {
         self.fail_open = true;
         self

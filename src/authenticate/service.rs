@@ -9,7 +9,7 @@ use tower_service::Service;
 use super::{AgentKeyLayer, ResponseFuture};
 use crate::Refusal;
 use crate::body::{BodyError, ResponseBody};
-use crate::context::Caller;
+use crate::context::{Anonymous, mark};
 
 /// The service of [`AgentKeyLayer`].
 #[derive(Clone, Debug)]
@@ -37,14 +37,16 @@ where
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
         let layer = &self.layer;
-        match layer.credentials.read(request.headers()) {
+        let credential = layer.credentials.read(request.headers());
+        layer.credentials.hide(request.headers_mut());
+        match credential {
             Ok(hash) => {
                 let keys = layer.keys.clone();
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
                 ResponseFuture::finding(found, inner, request, layer.clone())
             }
             Err(refusal @ Refusal::MissingKey) if layer.optional => {
-                request.extensions_mut().insert(Caller::Anonymous(layer.http.clone(), refusal));
+                mark(request.extensions_mut(), Err(Anonymous { http: layer.http.clone(), refusal }));
                 ResponseFuture::anonymous(inner.call(request))
             }
             Err(refusal) => ResponseFuture::refused(&refusal, &layer.http),

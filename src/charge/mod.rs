@@ -1,8 +1,8 @@
 //! Charging a request: hold before the work, settle what it really cost when the response has ended.
 //!
 //! A handler takes a [`Charge`], sets money aside, works, and says what it cost. It never posts the end of the
-//! charge itself: when the last handle is gone, or the body of the response has ended, errored or been dropped,
-//! the guard that rides on the response settles. The client does not see the end of the response before that is
+//! charge itself: when the handler has returned and the last handle is gone, or the body of the response has ended,
+//! errored or been dropped, the guard that rides on the response settles. The client does not see the end of the response before that is
 //! committed.
 //!
 //! | What happens | What is charged | When |
@@ -56,7 +56,8 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// The charge of the request that `context` belongs to, as the extractor takes it.
+    /// The charge of the request that `context` belongs to, as the extractor takes it. Begin it before the response is
+    /// returned: the guard does not wait for a charge that begins in a body.
     ///
     /// # Errors
     ///
@@ -135,7 +136,8 @@ impl Charge {
         Ok(Receipt { entry, amount, remaining, replayed: false })
     }
 
-    /// Gives back a payment of this request, or of the one it repeats, in part or whole.
+    /// Gives back a payment of this request, or of the one it repeats, in part or whole. After
+    /// [`Refusal::Unavailable`] it may have taken effect all the same.
     ///
     /// # Errors
     ///
@@ -234,7 +236,8 @@ impl Drop for Charge {
 /// which nothing was refunded. Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
 /// amount and [reference](Charge::reference) are the same; anything else is refused with 409. A payment that its own
 /// request refunded whole bought nothing: the client may try again, and pays anew. Work that a handler does on a replay
-/// is work: what it [adds](Charge::add) is charged.
+/// is work: what it [adds](Charge::add) is charged. Method, path and query are compared, the body is not: it is the
+/// reference that tells purchases apart.
 ///
 /// ```
 /// use agentkey::{Amount, ChargeError, Replayable};

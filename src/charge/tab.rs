@@ -1,5 +1,6 @@
 //! What one request owes: shared by its handles and the guard on its response.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,6 @@ use crate::store::Found;
 use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal};
 
 /// What one request owes.
-#[derive(Debug)]
 pub(crate) struct Tab {
     keys: Arc<Inner>,
     found: Arc<Found>,
@@ -112,6 +112,17 @@ impl Tab {
     }
 }
 
+impl fmt::Debug for Tab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owed = self.owed();
+        f.debug_struct("Tab")
+            .field("key", &self.lineage().id())
+            .field("added", &owed.added)
+            .field("held", &owed.held())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What handles do.
 impl Tab {
     pub(super) fn take_handle(&self) {
@@ -130,6 +141,13 @@ impl Tab {
 
     /// Begins the charge, once for a request: checks that something is left, and takes the claim.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<(), Refusal> {
+        if let Ok(Some(_)) = &self.claim {
+            let owed = self.owed();
+            if owed.ended && owed.claim.is_none() {
+                // The claim ended with the response; nothing more may be charged under it, or besides it.
+                return Err(Refusal::InFlight);
+            }
+        }
         self.take_permit()?;
         self.begun.get_or_try_init(|| self.open()).await.map(drop)
     }
@@ -151,7 +169,11 @@ impl Tab {
             return Ok(None);
         }
         let ttl = self.keys.options.hold_ttl;
-        let posting = self.posting(Action::Open { claim: claim.clone(), ttl });
+        let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
+        // An attempt before this one may have got through, its answer lost: it is the same attempt, sent again.
+        if let Some(first) = &self.owed().claim {
+            posting.id = first.owner;
+        }
         let taken = claim.map(|claim| ClaimRef::new(claim.key, posting.id));
         self.owed().claim = taken;
         let posted = self.submit(posting).await;
@@ -180,7 +202,7 @@ impl Tab {
         ttl: Option<Duration>,
         on_expiry: OnExpiry,
     ) -> Result<(), Refusal> {
-        let ttl = ttl.unwrap_or(self.keys.options.hold_ttl);
+        let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
         let note = self.owed().note.clone();
         let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note });
         let id = posting.id;
@@ -288,6 +310,8 @@ impl Tab {
         let mut owed = self.owed();
         owed.ended = true;
         if owed.handles > 0 && owed.detached {
+            // The response may have been cut short; the work was not.
+            owed.interrupted = false;
             return None;
         }
         self.settle(&mut owed)

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{LaneOptions, UNAVAILABLE};
+use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
 use crate::store::{Found, StoreError};
 use crate::{Refusal, Store, TokenHash};
 
@@ -22,6 +22,7 @@ pub(super) struct LookupLane(mpsc::Sender<Lookup>);
 #[derive(Debug)]
 struct Lookup {
     hash: TokenHash,
+    deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -34,7 +35,7 @@ impl LookupLane {
 
     pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let lookup = Lookup { hash, answer };
+        let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
             place.map_err(|_| UNAVAILABLE)?.send(lookup);
@@ -48,8 +49,13 @@ async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Rec
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         batch.retain(|lookup| !lookup.answer.is_closed());
         let mut askers: HashMap<TokenHash, Vec<oneshot::Sender<Answer>>> = HashMap::with_capacity(batch.len());
-        for Lookup { hash, answer } in batch.drain(..) {
-            askers.entry(hash).or_default().push(answer);
+        let now = Instant::now();
+        for Lookup { hash, deadline, answer } in batch.drain(..) {
+            match deadline > now {
+                true => askers.entry(hash).or_default().push(answer),
+                // Behind a store that does not answer, those who came first have waited long enough for all.
+                false => drop(answer.send(Err(UNAVAILABLE))),
+            }
         }
         let hashes: Vec<_> = askers.keys().copied().collect();
         if hashes.is_empty() {

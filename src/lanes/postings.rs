@@ -1,6 +1,5 @@
 //! Postings, many in one transaction.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,8 @@ pub(super) struct PostingLane(mpsc::UnboundedSender<Job>);
 #[derive(Debug)]
 pub(super) struct Job {
     posting: Posting,
-    answer: oneshot::Sender<Answer>,
+    /// Taken when it is answered.
+    answer: Option<oneshot::Sender<Answer>>,
     /// Until when a store that is not available is asked again.
     deadline: Instant,
     place: Place,
@@ -43,7 +43,7 @@ pub(super) enum Place {
 
 impl Job {
     pub(super) fn new(posting: Posting, answer: oneshot::Sender<Answer>, deadline: Instant, place: Place) -> Self {
-        Self { posting, answer, deadline, place }
+        Self { posting, answer: Some(answer), deadline, place }
     }
 
     /// A settle is posted even if nobody waits for the answer.
@@ -52,14 +52,25 @@ impl Job {
     }
 
     fn is_wanted(&self) -> bool {
-        self.is_settle() || !self.answer.is_closed()
+        self.is_settle() || self.answer.as_ref().is_some_and(|answer| !answer.is_closed())
     }
 
-    fn reply(self, answer: Answer) {
+    fn reply(mut self, answer: Answer) {
         if self.is_settle() && answer.is_err() {
             log_lost(&self.posting);
         }
-        let _ = self.answer.send(answer);
+        if let Some(asker) = self.answer.take() {
+            let _ = asker.send(answer);
+        }
+    }
+}
+
+impl Drop for Job {
+    /// A settle that is dropped unanswered went down with its runtime.
+    fn drop(&mut self) {
+        if self.is_settle() && self.answer.is_some() {
+            log_lost(&self.posting);
+        }
     }
 }
 
@@ -98,26 +109,33 @@ impl Patient {
 
 async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
-    while waiting.recv_many(&mut jobs, BATCH).await > 0 {
-        let mut pause = FIRST_PAUSE;
+    let mut pause = FIRST_PAUSE;
+    while !jobs.is_empty() || waiting.recv_many(&mut jobs, BATCH).await > 0 {
+        let behind = jobs.split_off(jobs.len().min(BATCH));
         // What a store that is not available leaves unanswered goes first into the next attempt.
-        loop {
-            jobs = attempt(&store, mem::take(&mut jobs)).await;
-            if jobs.is_empty() {
-                break;
-            }
+        let mut again = attempt(&store, jobs).await;
+        let stuck = !again.is_empty();
+        again.extend(behind);
+        while let Ok(job) = waiting.try_recv() {
+            again.push(job);
+        }
+        jobs = again;
+        if !stuck {
+            pause = FIRST_PAUSE;
+            continue;
+        }
+        // Nobody waits longer than his own deadline, however many are before him.
+        let now = Instant::now();
+        let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
+        late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
+        if !jobs.is_empty() {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            while jobs.len() < BATCH
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
         }
     }
 }
 
-/// Posts and answers; returns the jobs that are worth another attempt.
+/// Posts and answers; returns what the store was not available for.
 async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
@@ -130,21 +148,17 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
         }
         Err(error) if error.is_transient() => {
             tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
-            let now = Instant::now();
-            let (again, late): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.deadline > now);
-            late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
-            again
+            jobs
         }
         Err(error) => {
-            let size = jobs.len();
-            tracing::error!(%error, postings = size, "agentkey could not post; each posting is tried by itself");
+            tracing::error!(%error, postings = jobs.len(), "agentkey could not post; each posting is tried by itself");
             let mut again: Vec<Job> = Vec::new();
             for job in jobs {
                 // What waits for its account's turn must not be overtaken.
                 if again.iter().any(|earlier| earlier.posting.account == job.posting.account) {
                     again.push(job);
                 } else {
-                    again.extend(attempt_one(store, job, size).await);
+                    again.extend(attempt_one(store, job).await);
                 }
             }
             again
@@ -152,18 +166,12 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
     }
 }
 
-async fn attempt_one(store: &Patient, job: Job, batch: usize) -> Option<Job> {
-    let answer = match batch {
-        1 => Err(None),
-        _ => store.post(std::slice::from_ref(&job)).await.map_err(Some),
-    };
-    match answer {
+async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
+    match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => job.reply(answers.into_iter().next().unwrap_or(Err(UNAVAILABLE))),
-        Err(Some(error)) if error.is_transient() && job.deadline > Instant::now() => return Some(job),
+        Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
-            if let Some(error) = error {
-                tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
-            }
+            tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
             job.reply(Err(UNAVAILABLE));
         }
     }

@@ -248,8 +248,8 @@ fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
 }
 
 fn inside_scopes(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
-    let allowed = parent.scopes();
     let all = rules.superscope.as_ref();
+    let allowed = parent.scopes(all);
     if key.scopes.is_within(&allowed) || all.is_some_and(|all| parent.allows(all, None)) {
         return Ok(());
     }

@@ -22,6 +22,9 @@ use crate::store::BoxFuture;
 /// The handler takes the same [`Charge`] and adds what the work really cost; what it does not add goes back when
 /// the handler has returned, or when the body has ended that it moved its `Charge` into.
 ///
+/// A request that repeats an `Idempotency-Key` is refused here with 409, before a [`Replayable`](crate::Replayable)
+/// handler could answer it.
+///
 /// ```
 /// use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, NewKey, RequireBudget};
 /// use bytes::Bytes;

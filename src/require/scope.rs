@@ -83,7 +83,7 @@ impl RequireScope {
         Ok(Self::new(Needs::Any(parse(scopes)?)))
     }
 
-    /// The key must have all of these scopes.
+    /// The key must have all of these scopes. Without any, every key in force is let through.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl RequireScope {
     fn check<B>(&self, request: &Request<B>) -> Result<(), (Refusal, Arc<HttpOptions>)> {
         let caller = Caller::of(request.extensions(), "RequireScope").map_err(|it| (it, Arc::default()))?;
         let key = match caller {
-            Caller::Anonymous(..) if self.anonymous => return Ok(()),
+            caller if self.anonymous && caller.has_no_credential() => return Ok(()),
             caller => caller.key().map_err(|refusal| (refusal, caller.http().clone()))?,
         };
         let (allowed, required) = match &*self.needs {

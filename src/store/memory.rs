@@ -136,8 +136,11 @@ impl Store for MemoryStore {
 
 impl State {
     fn find(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
-        let token = self.tokens.get(hash).filter(|token| token.retires_at.is_none_or(|at| at > now))?;
-        Some(Found::new(self.lineage(token.key, now)?, token.retires_at))
+        let token = self.tokens.get(hash)?;
+        // By the account's own time, which does not go back when the clock does.
+        let now = self.book.now(&self.book.key(token.key)?.account)?.max(now);
+        let lineage = self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
+        Some(Found::new(lineage, token.retires_at))
     }
 
     fn lineage(&self, key: KeyId, now: Timestamp) -> Option<Lineage> {
@@ -219,8 +222,9 @@ impl State {
                 let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
                 not_revoked(&lineage)?;
                 let retires_at = crate::clock::later(lineage.at(), *grace);
-                for old in self.tokens.values_mut().filter(|old| old.key == *id && old.retires_at.is_none()) {
-                    old.retires_at = Some(retires_at);
+                // No token that was retired before outlives this one.
+                for old in self.tokens.values_mut().filter(|old| old.key == *id) {
+                    old.retires_at = Some(old.retires_at.map_or(retires_at, |end| end.min(retires_at)));
                 }
                 let mut key = lineage.key().clone();
                 self.set_token(&mut key, token);

@@ -187,7 +187,7 @@ pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Cloc
     refused(w.update(&child, KeyPatch::new().expires_at(ends + secs(1))).await, "expires_at");
     w.update(&child, KeyPatch::new().name("renamed").expires_at(ends)).await.expect("inside");
     let lineage = w.find(token).await.expect("it is there").lineage;
-    assert_eq!(lineage.scopes(), scopes(&["read"]), "narrowing a parent narrows its children at once");
+    assert_eq!(lineage.scopes(None), scopes(&["read"]), "narrowing a parent narrows its children at once");
     assert_eq!(lineage.key().scopes, scopes(&["read", "write"]));
     w.short(&pay(&child, c(41))).await;
 }

@@ -64,9 +64,10 @@ async fn look(State(gate): State<Gate>, charge: Charge) -> Answer {
     Ok("looked".into())
 }
 
-/// Pays the cents that the query names first, with the reference it names then; `+` does more than that.
+/// Pays the cents that the order names first, with the reference it names then; `+` does more than that.
 async fn replayable(State(gate): State<Gate>, Replayable(charge): Replayable, request: Request) -> Answer {
-    let (cents, reference) = request.uri().query().unwrap().split_once('-').unwrap();
+    let order = request.headers().get("x-order").unwrap().to_str().unwrap();
+    let (cents, reference) = order.split_once('-').unwrap();
     charge.reference(reference.trim_end_matches(['+', '!', '*']))?;
     if reference.ends_with('!') {
         charge.hold(Amount::cents(1)).await?;
@@ -147,7 +148,7 @@ async fn while_the_first_is_running() {
         let again = client.post(path, "k").await;
         assert_eq!(again.refused(), refused("in_flight"), "{path}");
         assert_eq!(again.header("retry-after"), Some("1"));
-        assert_eq!(client.post("/replayable?5-", "k").await.refused(), refused("conflict"), "{path}");
+        assert_eq!(client.order("5-", "k").await.refused(), refused("conflict"), "{path}");
         gate.open.send_replace(true);
         assert_eq!(first.await.unwrap().data, done);
         assert!(world.ledger().await.entries.len() <= 1);
@@ -186,7 +187,7 @@ async fn many_at_once_are_charged_once() {
 async fn another_method_or_path_is_a_conflict() {
     let (world, client) = open_world().await;
     assert_eq!(client.post("/pay", "k").await.data, "paid");
-    for (method, path) in [(Method::PUT, "/pay"), (Method::POST, "/meter"), (Method::POST, "/replayable?5-")] {
+    for (method, path) in [(Method::PUT, "/pay"), (Method::POST, "/meter"), (Method::POST, "/pay?twice")] {
         let mut request = client.request(method, path);
         request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
         assert_eq!(client.send(request).await.refused(), refused("conflict"), "{path}");
@@ -229,50 +230,51 @@ async fn the_key_is_free_again_when_nothing_was_charged() {
 #[tokio::test]
 async fn a_handler_may_answer_a_replay_with_the_first_receipt() {
     let (world, client) = open_world().await;
-    let first = client.post("/replayable?5-order", "k").await.data;
+    let first = client.order("5-order", "k").await.data;
     assert!(first.ends_with(" 50000 false"), "{first}");
     for _ in 0..2 {
-        let again = client.post("/replayable?5-order", "k").await.data;
+        let again = client.order("5-order", "k").await.data;
         assert_eq!(again, first.replace("false", "true"));
     }
     // Another amount or another reference: not the same purchase.
-    for query in ["/replayable?6-order", "/replayable?5-other"] {
-        assert_eq!(client.post(query, "k").await.refused(), refused("conflict"), "{query}");
+    for order in ["6-order", "5-other"] {
+        assert_eq!(client.order(order, "k").await.refused(), refused("conflict"), "{order}");
     }
     // A replay gives one receipt, and sets no money aside.
-    for query in ["/replayable?5-order+", "/replayable?5-order!"] {
-        assert_eq!(client.post(query, "k").await.refused(), refused("already_charged"), "{query}");
+    for order in ["5-order+", "5-order!"] {
+        assert_eq!(client.order(order, "k").await.refused(), refused("already_charged"), "{order}");
     }
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
     // The receipt is good for a refund; after it, the payment is no proof of a purchase any more.
-    assert_eq!(client.post("/replayable?5-order*", "k").await.status, 200);
+    assert_eq!(client.order("5-order*", "k").await.status, 200);
     assert_eq!(world.ledger().await.spent, Amount::cents(4));
-    assert_eq!(client.post("/replayable?5-order", "k").await.refused(), refused("already_charged"));
+    assert_eq!(client.order("5-order", "k").await.refused(), refused("already_charged"));
 }
 
 #[tokio::test]
 async fn a_payment_that_its_own_request_gave_back_is_paid_anew() {
     let (world, client) = open_world().await;
     for _ in 0..2 {
-        let failed = client.post("/replayable?1-order*", "k").await.data;
+        let failed = client.order("1-order*", "k").await.data;
         assert!(failed.ends_with(" false"), "no receipt of money that went back: {failed}");
         assert_eq!(world.ledger().await.spent, Amount::ZERO);
     }
-    let bought = client.post("/replayable?1-order", "k").await.data;
+    let bought = client.order("1-order", "k").await.data;
     assert!(bought.ends_with(" false"), "{bought}");
-    assert_eq!(client.post("/replayable?1-order", "k").await.data, bought.replace("false", "true"));
+    assert_eq!(client.order("1-order", "k").await.data, bought.replace("false", "true"));
     assert_eq!(world.ledger().await.spent, Amount::cents(1));
 }
 
 #[tokio::test]
 async fn a_replay_waits_its_turn_and_gets_no_receipt_of_work() {
     let (world, client, gate, mut entered) = gated_world().await;
-    let first = in_background(&client, "/replayable?5-order", "k");
+    let ordering = client.clone();
+    let first = tokio::spawn(async move { ordering.order("5-order", "k").await });
     soon(entered.recv()).await.unwrap();
-    assert_eq!(client.post("/replayable?5-order", "k").await.refused(), refused("in_flight"));
+    assert_eq!(client.order("5-order", "k").await.refused(), refused("in_flight"));
     gate.open.send_replace(true);
     assert_eq!(first.await.unwrap().status, 200);
-    assert!(client.post("/replayable?5-order", "k").await.data.ends_with("true"));
+    assert!(client.order("5-order", "k").await.data.ends_with("true"));
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
 
     // What was metered is no payment; its replay is refused before the handler runs.

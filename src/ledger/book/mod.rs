@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::posting::{Action, Claim, ClaimRef, OnExpiry, Posting};
-use crate::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, PostingId};
+use crate::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
 
 /// What the ledger knows of some accounts while they are locked.
 ///
@@ -48,6 +48,8 @@ pub struct HoldRow {
     pub id: PostingId,
     pub account: AccountId,
     pub key: KeyId,
+    /// The key and its ancestors when the money was set aside: it goes back to those it was taken from.
+    pub path: Vec<KeyId>,
     pub amount: Amount,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
@@ -94,7 +96,8 @@ pub struct ClaimRow {
 pub struct Changes {
     /// Accounts in which anything changed, with the instant of the change.
     pub accounts: Vec<(Account, Timestamp)>,
-    pub balances: Vec<(KeyId, Balance)>,
+    /// With the period that `spent` counts.
+    pub balances: Vec<(KeyId, Period, Balance)>,
     pub new_holds: Vec<HoldRow>,
     /// Holds whose `expires_at` or `state` changed.
     pub changed_holds: Vec<HoldRow>,
@@ -192,6 +195,18 @@ impl Book {
         self.keys.insert(key.id, key);
     }
 
+    /// Adds a key whose `spent` was counted anew, to be written.
+    pub fn add_recounted(&mut self, key: Key) {
+        self.touched.accounts.insert(key.account.clone());
+        self.touched.keys.insert(key.id);
+        self.add_key(key);
+    }
+
+    /// The present of an opened account.
+    pub fn now(&self, account: &AccountId) -> Option<Timestamp> {
+        self.accounts.get(account).map(|open| open.now)
+    }
+
     /// Adds a hold.
     pub fn add_hold(&mut self, hold: HoldRow) {
         if hold.state == HoldState::Live {
@@ -217,7 +232,7 @@ impl Book {
 
     /// The keys that loaded holds and entries name, whose lineages must be loaded too.
     pub fn row_keys(&self) -> impl Iterator<Item = KeyId> {
-        let holds = self.holds.values().map(|hold| hold.key);
+        let holds = self.holds.values().flat_map(|hold| hold.path.iter().copied());
         holds.chain(self.entries.values().map(|row| row.entry.key))
     }
 
@@ -228,7 +243,7 @@ impl Book {
             touched.claims.into_iter().partition(|claim| self.claims.contains_key(claim));
         let mut changes = Changes {
             accounts: Vec::new(),
-            balances: touched.keys.iter().filter_map(|id| Some((*id, self.keys.get(id)?.balance))).collect(),
+            balances: touched.keys.iter().filter_map(|id| self.keys.get(id)).map(balance).collect(),
             new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
             changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
             entries: touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())).collect(),
@@ -293,4 +308,8 @@ impl Book {
         }
         path
     }
+}
+
+fn balance(key: &Key) -> (KeyId, Period, Balance) {
+    (key.id, key.budget.period, key.balance)
 }

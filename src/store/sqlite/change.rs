@@ -96,7 +96,7 @@ impl Session<'_> {
         if let Some(since) = update.recount_from {
             key.balance.spent = usage::spent_by_key(self.connection, id, since).await?;
             key.balance.since = since;
-            write::balances(self.connection, &[(id, key.balance)]).await?;
+            write::balances(self.connection, &[(id, key.budget.period, key.balance)]).await?;
         }
         if key != *lineage.key() {
             let query = sqlx::query(
@@ -126,6 +126,10 @@ impl Session<'_> {
         key.start.clone_from(&token.start);
         let retires_at = crate::clock::later(lineage.at(), grace);
         let hash = token.hash.to_string();
+        // No token that was retired before outlives this one.
+        let shorten =
+            sqlx::query("UPDATE agentkey_retired_tokens SET retires_at = min(retires_at, ?2) WHERE key_id = ?1");
+        run(self.connection, shorten.bind(id.get()).bind(micros(retires_at))).await?;
         let retire = sqlx::query(
             "INSERT INTO agentkey_retired_tokens (key_hash, key_id, retires_at) \
              SELECT key_hash, id, ?3 FROM agent_keys WHERE id = ?1 AND key_hash <> ?2 \
@@ -134,8 +138,9 @@ impl Session<'_> {
         run(self.connection, retire.bind(id.get()).bind(&hash).bind(micros(retires_at))).await?;
         let replace = sqlx::query("UPDATE agent_keys SET key_hash = ?2, prefix = ?3, start = ?4 WHERE id = ?1");
         run(self.connection, replace.bind(id.get()).bind(&hash).bind(&key.prefix).bind(&key.start)).await?;
-        let forget = sqlx::query("DELETE FROM agentkey_retired_tokens WHERE retires_at <= ?1 OR key_hash = ?2");
-        run(self.connection, forget.bind(micros(self.now)).bind(&hash)).await?;
+        let forget =
+            sqlx::query("DELETE FROM agentkey_retired_tokens WHERE key_hash = ?3 OR key_id = ?1 AND retires_at <= ?2");
+        run(self.connection, forget.bind(id.get()).bind(micros(lineage.at())).bind(&hash)).await?;
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
         self.changed(&lineage, "key.rotated", &detail).await?;
         Ok(Ok(key))
@@ -156,21 +161,24 @@ impl Session<'_> {
     /// A lineage at the account's time, with its holds that have run out ended.
     async fn lineage(&mut self, id: KeyId) -> sqlx::Result<Option<Lineage>> {
         let seen = read::lineage(self.connection, id, self.now).await?;
-        if seen.overdue.is_empty() {
+        if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        post::end_overdue_in(self.connection, self.now, seen.overdue).await?;
+        post::catch_up_in(self.connection, self.now, seen.behind).await?;
         Ok(read::lineage(self.connection, id, self.now).await?.value)
     }
 
     /// An account and its time, in the same way.
     async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>> {
         let mut seen = read::account(self.connection, id, self.now).await?;
-        if !seen.overdue.is_empty() {
-            post::end_overdue_in(self.connection, self.now, seen.overdue).await?;
+        if !seen.behind.is_empty() {
+            post::catch_up_in(self.connection, self.now, seen.behind).await?;
             seen = read::account(self.connection, id, self.now).await?;
         }
-        Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
+        Ok(seen.value.map(|(mut account, at)| {
+            account.roll(at);
+            (account, at)
+        }))
     }
 
     async fn insert(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId> {

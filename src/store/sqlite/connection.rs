@@ -6,7 +6,8 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
@@ -21,7 +22,10 @@ pub(super) struct Connections {
     writer: Slot,
     /// Empty in memory, where a second connection would be a second database.
     readers: Vec<Slot>,
+    /// For lists and sums, which may take long: no look-up waits behind one. None in memory.
+    reporter: Option<Slot>,
     next: AtomicUsize,
+    closed: Arc<AtomicBool>,
 }
 
 impl Connections {
@@ -30,16 +34,20 @@ impl Connections {
             Place::Memory => 0,
             Place::File { .. } => options.readers,
         };
-        let slot = |writes| Slot::new(place, options.busy_timeout, writes);
+        let closed = Arc::new(AtomicBool::new(false));
+        let slot = |writes| Slot::new(place, options.busy_timeout, writes, &closed);
         let connections = Self {
             writer: slot(true),
             readers: (0..reader_count).map(|_| slot(false)).collect(),
+            reporter: (reader_count > 0).then(|| slot(false)),
             next: AtomicUsize::new(0),
+            closed: closed.clone(),
         };
         let create = matches!(place, Place::Memory | Place::File { create: true, .. });
         *connections.writer.open.lock().await = Some(connections.writer.connect(create).await?);
         for reader in &connections.readers {
-            reader.take().await?;
+            let ready = reader.take().await?;
+            ready.after(Ok(()))?;
         }
         Ok(connections)
     }
@@ -65,9 +73,15 @@ impl Connections {
         self.readers.get(turn).unwrap_or(&self.writer).take().await
     }
 
+    /// The connection for what may take long.
+    pub(super) async fn reporter(&self) -> sqlx::Result<Held<'_>> {
+        self.reporter.as_ref().unwrap_or(&self.writer).take().await
+    }
+
     /// Closes them, the writer last: SQLite then writes the WAL back into the file.
     pub(super) async fn close(&self) {
-        for slot in self.readers.iter().chain([&self.writer]) {
+        self.closed.store(true, Ordering::SeqCst);
+        for slot in self.readers.iter().chain(&self.reporter).chain([&self.writer]) {
             if let Some(open) = slot.open.lock().await.take()
                 && let Err(error) = open.connection.close().await
             {
@@ -88,6 +102,7 @@ struct Slot {
     place: Place,
     timeout: Duration,
     writes: bool,
+    closed: Arc<AtomicBool>,
     open: Mutex<Option<Open>>,
 }
 
@@ -99,8 +114,8 @@ pub(super) struct Open {
 }
 
 impl Slot {
-    fn new(place: &Place, timeout: Duration, writes: bool) -> Self {
-        Self { place: place.clone(), timeout, writes, open: Mutex::new(None) }
+    fn new(place: &Place, timeout: Duration, writes: bool, closed: &Arc<AtomicBool>) -> Self {
+        Self { place: place.clone(), timeout, writes, closed: closed.clone(), open: Mutex::new(None) }
     }
 
     async fn take(&self) -> sqlx::Result<Held<'_>> {
@@ -109,6 +124,9 @@ impl Slot {
     }
 
     async fn ready<'a>(&'a self, mut slot: MutexGuard<'a, Option<Open>>) -> sqlx::Result<Held<'a>> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(sqlx::Error::PoolClosed);
+        }
         if let Place::File { path, .. } = &self.place {
             let file = file_id(path);
             if slot.as_ref().is_none_or(|open| open.spoiled || open.file != file) {
@@ -116,8 +134,11 @@ impl Slot {
                 *slot = Some(self.connect(false).await?);
             }
         }
-        let open = MutexGuard::try_map(slot, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
-        Ok(Held { open, keeps: self.place == Place::Memory })
+        let mut open = MutexGuard::try_map(slot, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
+        let keeps = self.place == Place::Memory;
+        // Until the use has ended well: one that is dropped half-way leaves SQLite at work on it.
+        open.spoiled = !keeps;
+        Ok(Held { open, keeps })
     }
 
     /// Connects. While another process does the same to a file that is new, SQLite may refuse without waiting;

@@ -23,7 +23,7 @@ macro_rules! rows {
 macro_rules! key_columns {
     () => {
         "k.id, k.account_id, k.parent_id, k.name, k.prefix, k.start, k.scopes, k.limit_micros, k.period, \
-         k.created_at, k.expires_at, k.revoked_at, b.spent, b.held, b.since"
+         k.created_at, k.expires_at, k.revoked_at, b.spent, b.held, b.since, b.period"
     };
 }
 
@@ -37,7 +37,7 @@ macro_rules! account_columns {
 /// The columns of a hold `h`, as [`Cells::hold`] reads them.
 macro_rules! hold_columns {
     () => {
-        "hex(h.id), h.account_id, h.key_id, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
+        "hex(h.id), h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
     };
 }
 
@@ -109,8 +109,19 @@ impl<'r> Cells<'r> {
 
     /// A key. Hosts may write to the table of keys, so a row of it need not make sense. One that does not is
     /// `None`, and reported: it is refused, and its neighbours are not.
-    pub(super) fn key(&mut self) -> sqlx::Result<Option<Key>> {
-        let row = KeyCells {
+    pub(super) fn key(&mut self) -> sqlx::Result<Option<KeyRow>> {
+        Ok(self.key_cells()?.understood())
+    }
+
+    /// A key for the ledger. One whose policy makes no sense stands there revoked, with the money that it holds and
+    /// has spent: that must go on being counted.
+    pub(super) fn key_or_stand_in(&mut self) -> sqlx::Result<Option<KeyRow>> {
+        let cells = self.key_cells()?;
+        Ok(cells.understood().or_else(|| cells.stand_in()))
+    }
+
+    fn key_cells(&mut self) -> sqlx::Result<KeyCells<'r>> {
+        Ok(KeyCells {
             id: self.key_id()?,
             account: self.read()?,
             parent: self.read::<Option<i64>>()?.map(KeyId::new),
@@ -124,10 +135,8 @@ impl<'r> Cells<'r> {
             expires_at: self.maybe_instant()?,
             revoked_at: self.maybe_instant()?,
             balance: self.maybe_balance()?,
-        };
-        let id = row.id;
-        let key = row.into_key();
-        Ok(key.inspect_err(|error| tracing::error!(key = id.get(), %error, "this key's row makes no sense")).ok())
+            counted: self.read()?,
+        })
     }
 
     fn maybe_balance(&mut self) -> sqlx::Result<Option<Balance>> {
@@ -151,6 +160,7 @@ impl<'r> Cells<'r> {
             id: PostingId::from_bytes(self.bytes()?),
             account: self.account_id()?,
             key: self.key_id()?,
+            path: serde_json::from_str(self.read()?).map_err(corrupt)?,
             amount: self.amount()?,
             created_at: self.instant()?,
             expires_at: self.instant()?,
@@ -208,10 +218,37 @@ struct KeyCells<'r> {
     expires_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
     balance: Option<Balance>,
+    /// The period that the balance counts.
+    counted: Option<&'r str>,
+}
+
+/// A key, and whether its balance counts another period than the key's own.
+pub(super) struct KeyRow {
+    pub(super) key: Key,
+    pub(super) is_behind: bool,
 }
 
 impl KeyCells<'_> {
-    fn into_key(self) -> sqlx::Result<Key> {
+    fn understood(&self) -> Option<KeyRow> {
+        let is_behind = self.counted.is_some_and(|counted| counted != self.period);
+        match self.key() {
+            Ok(key) => Some(KeyRow { key, is_behind }),
+            Err(error) => {
+                tracing::error!(key = self.id.get(), %error, "this key's row makes no sense");
+                None
+            }
+        }
+    }
+
+    fn stand_in(&self) -> Option<KeyRow> {
+        let balance = self.balance.unwrap_or(Balance::empty(self.created_at));
+        let mut key = Key::stored(self.id, account_id(self.account).ok()?, self.created_at, balance);
+        key.parent = self.parent;
+        key.revoked_at = Some(self.created_at);
+        Some(KeyRow { key, is_behind: false })
+    }
+
+    fn key(&self) -> sqlx::Result<Key> {
         let budget = Budget::new(self.limit, period(self.period)?);
         let first = budget.period.window(self.created_at, self.created_at).start;
         let balance = self.balance.unwrap_or(Balance::empty(first));

@@ -2,12 +2,16 @@
 
 use crate::store::StoreError;
 
-const READONLY: i32 = 8;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+const NOMEM: i32 = 7;
+const READONLY: i32 = 8;
+const INTERRUPT: i32 = 9;
 const IOERR: i32 = 10;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
+/// Lost the race for the WAL's locks.
+const PROTOCOL: i32 = 15;
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     use sqlx::Error as E;
@@ -23,7 +27,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Io(_) => true,
-        error => matches!(code(error), Some(BUSY | LOCKED | READONLY | IOERR | FULL | CANTOPEN)),
+        // The connection was left in a transaction; the next one will not be.
+        E::BeginFailed | E::InvalidSavePointStatement => true,
+        error => matches!(
+            code(error),
+            Some(BUSY | LOCKED | NOMEM | READONLY | INTERRUPT | IOERR | FULL | CANTOPEN | PROTOCOL)
+        ),
     }
 }
 

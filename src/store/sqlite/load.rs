@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
+use super::decode::{Cells, KeyRow, account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
 use super::error::corrupt;
 use super::rows::Rows;
+use super::usage;
 use crate::ledger::{Book, Needs};
 use crate::{AccountId, EntryId, KeyId, PostingId};
 
@@ -136,8 +137,14 @@ async fn lineages(connection: &mut SqliteConnection, book: &mut Book, ids: &BTre
         return Ok(());
     }
     for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(ids)?)).await?.read()? {
-        if let Some(key) = Cells::of(&row).key()? {
-            book.add_key(key);
+        let Some(KeyRow { mut key, is_behind }) = Cells::of(&row).key_or_stand_in()? else { continue };
+        match book.now(&key.account).filter(|_| is_behind) {
+            Some(now) => {
+                key.balance.since = key.budget.period.window(key.created_at, now).start;
+                key.balance.spent = usage::spent_by_key(connection, key.id, key.balance.since).await?;
+                book.add_recounted(key);
+            }
+            None => book.add_key(key),
         }
     }
     Ok(())

@@ -94,8 +94,21 @@ impl SqliteStore {
 
     async fn found(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
         let mut reader = self.connections.reader().await?;
-        let found = read::find(&mut reader.connection, hashes, self.clock.now()).await;
-        reader.after(found)
+        let seen = read::find(&mut reader.connection, hashes, self.clock.now()).await;
+        let seen = reader.after(seen)?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(seen.behind).await?;
+        let mut reader = self.connections.reader().await?;
+        let seen = read::find(&mut reader.connection, hashes, self.clock.now()).await;
+        Ok(reader.after(seen)?.value)
+    }
+
+    async fn catch_up(&self, behind: Behind) -> sqlx::Result<usize> {
+        let mut writer = self.connections.writer().await?;
+        let ended = post::catch_up(&mut writer.connection, &self.clock, behind).await;
+        writer.after(ended)
     }
 
     async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Result<Posted, Refusal>>> {
@@ -110,21 +123,19 @@ impl SqliteStore {
         writer.after(changed)
     }
 
-    /// Reads; where that saw holds that have run out, ends them and reads once more.
+    /// Reads; where that saw what is behind, brings it up to date and reads once more.
     async fn current<'a, T: Send>(
         &'a self,
         look: impl for<'c> Fn(&'c mut Held<'a>) -> BoxFuture<'c, sqlx::Result<Seen<T>>> + Send,
     ) -> sqlx::Result<T> {
-        let mut reader = self.connections.reader().await?;
+        let mut reader = self.connections.reporter().await?;
         let seen = look(&mut reader).await;
         let seen = reader.after(seen)?;
-        if seen.overdue.is_empty() {
+        if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        let mut writer = self.connections.writer().await?;
-        let ended = post::end_overdue(&mut writer.connection, &self.clock, seen.overdue).await;
-        writer.after(ended)?;
-        let mut reader = self.connections.reader().await?;
+        self.catch_up(seen.behind).await?;
+        let mut reader = self.connections.reporter().await?;
         let seen = look(&mut reader).await;
         Ok(reader.after(seen)?.value)
     }
@@ -132,16 +143,14 @@ impl SqliteStore {
     async fn swept(&self) -> sqlx::Result<usize> {
         let mut total = 0;
         loop {
-            let mut reader = self.connections.reader().await?;
+            let mut reader = self.connections.reporter().await?;
             let overdue = read::overdue(&mut reader.connection, self.clock.now()).await;
             // An idle service finds none, and writes nothing.
             let overdue = reader.after(overdue)?;
             if overdue.is_empty() {
                 return Ok(total);
             }
-            let mut writer = self.connections.writer().await?;
-            let ended = post::end_overdue(&mut writer.connection, &self.clock, overdue).await;
-            match writer.after(ended)? {
+            match self.catch_up(overdue).await? {
                 0 => return Ok(total),
                 ended => total += ended,
             }
@@ -149,10 +158,36 @@ impl SqliteStore {
     }
 }
 
-/// What was read, and the accounts in which holds had run out by then.
+/// What was read, and what was behind when it was.
 struct Seen<T> {
     value: T,
-    overdue: Vec<AccountId>,
+    behind: Behind,
+}
+
+/// What has to be written before figures can be told.
+#[derive(Default)]
+struct Behind {
+    /// Accounts in which holds have run out.
+    accounts: Vec<AccountId>,
+    /// Keys that the host's own SQL gave another period.
+    keys: Vec<KeyId>,
+}
+
+impl Behind {
+    fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    fn add_account(&mut self, account: &AccountId) {
+        if !self.accounts.contains(account) {
+            self.accounts.push(account.clone());
+        }
+    }
+
+    fn add_key(&mut self, key: &Key) {
+        self.add_account(&key.account);
+        self.keys.push(key.id);
+    }
 }
 
 impl Store for SqliteStore {
@@ -190,7 +225,7 @@ impl Store for SqliteStore {
 
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.answer(async move {
-            let mut reader = self.connections.reader().await?;
+            let mut reader = self.connections.reporter().await?;
             let entries = usage::entries(&mut reader.connection, query).await;
             reader.after(entries)
         })
@@ -198,7 +233,7 @@ impl Store for SqliteStore {
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
         self.answer(async move {
-            let mut reader = self.connections.reader().await?;
+            let mut reader = self.connections.reporter().await?;
             let entry = usage::entry(&mut reader.connection, id).await;
             reader.after(entry)
         })
@@ -206,7 +241,7 @@ impl Store for SqliteStore {
 
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
         self.answer(async move {
-            let mut reader = self.connections.reader().await?;
+            let mut reader = self.connections.reporter().await?;
             let usage = usage::usage(&mut reader.connection, query).await;
             reader.after(usage)
         })

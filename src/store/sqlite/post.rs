@@ -3,9 +3,9 @@
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{load, write};
+use super::{Behind, load, write};
 use crate::ledger::{Needs, Posted, Posting};
-use crate::{AccountId, Clock, Refusal};
+use crate::{Clock, Refusal};
 
 pub(super) async fn post(
     connection: &mut SqliteConnection,
@@ -26,25 +26,23 @@ pub(super) async fn post(
     Ok(posted)
 }
 
-/// Ends the holds of these accounts that have run out, in a transaction of its own; tells how many there were.
-pub(super) async fn end_overdue(
-    connection: &mut SqliteConnection,
-    clock: &Clock,
-    accounts: Vec<AccountId>,
-) -> sqlx::Result<usize> {
+/// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
+pub(super) async fn catch_up(connection: &mut SqliteConnection, clock: &Clock, behind: Behind) -> sqlx::Result<usize> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let ended = end_overdue_in(&mut tx, clock.now(), accounts).await?;
+    let ended = catch_up_in(&mut tx, clock.now(), behind).await?;
     tx.commit().await?;
     Ok(ended)
 }
 
 /// The same, in a transaction that has begun.
-pub(super) async fn end_overdue_in(
+pub(super) async fn catch_up_in(
     connection: &mut SqliteConnection,
     now: jiff::Timestamp,
-    accounts: Vec<AccountId>,
+    behind: Behind,
 ) -> sqlx::Result<usize> {
-    let mut book = load::book(connection, &Needs { accounts, ..Needs::default() }, now).await?;
+    let Behind { mut accounts, keys } = behind;
+    accounts.sort_unstable();
+    let mut book = load::book(connection, &Needs { accounts, keys, ..Needs::default() }, now).await?;
     let changes = book.take_changes();
     write::changes(connection, &changes).await?;
     Ok(changes.changed_holds.len())

@@ -3,12 +3,11 @@
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
-use super::Seen;
-use super::decode::{Cells, account_columns, has_overdue, key_columns, rows};
+use super::decode::{Cells, KeyRow, account_columns, has_overdue, key_columns, rows};
 use super::load::{Hex, json};
 use super::rows::{Cell, Rows};
 use super::write::micros;
-use crate::ledger::roll;
+use super::{Behind, Seen};
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
@@ -35,7 +34,7 @@ pub(super) async fn find(
     connection: &mut SqliteConnection,
     hashes: &[TokenHash],
     now: Timestamp,
-) -> sqlx::Result<Vec<Option<Found>>> {
+) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
     const SQL: &str = rows!(
         "WITH RECURSIVE chain (place, id, retires_at, depth) AS (",
         "SELECT w.key, k.id, NULL, 0 FROM json_each(?1) w CROSS JOIN agent_keys k ON k.key_hash = w.value",
@@ -59,14 +58,22 @@ pub(super) async fn find(
     let rows = in_order(rows.read()?);
     let mut found: Vec<Option<Found>> = Vec::new();
     found.resize_with(wanted.len(), || None);
+    let mut behind = Behind::default();
     for lineage in rows.chunk_by(|row, next| place(row).is_some_and(|place| Some(place) == self::place(next))) {
         let Some(first) = lineage.first() else { continue };
         let Some(slot) = place(first).and_then(|place| found.get_mut(place)) else { continue };
         let retires_at = member(first)?.0.retires_at;
-        *slot = assemble(lineage, |_| now)?.map(|it| Found::new(it, retires_at));
+        // By the account's own time, which does not go back when the clock does.
+        let lineage = assemble(lineage, now, &mut behind)?;
+        let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
+        *slot = lineage.map(|lineage| Found::new(lineage, retires_at));
     }
-    let of = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get(place)?.clone());
-    Ok(hashes.iter().map(of).collect())
+    if wanted.len() != hashes.len() {
+        let of = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get(place)?.clone());
+        return Ok(Seen { value: hashes.iter().map(of).collect(), behind });
+    }
+    let mut take = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get_mut(place)?.take());
+    Ok(Seen { value: hashes.iter().map(&mut take).collect(), behind })
 }
 
 /// The lineage of one key, at the account's own time.
@@ -90,9 +97,12 @@ pub(super) async fn lineage(
     let rows = Rows::fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
     let rows = in_order(rows.read()?);
     let overdue = rows.first().map(|row| member(row)).transpose()?.is_some_and(|(key, _)| key.overdue);
-    let value = assemble(&rows, |last| now.max(last))?;
-    let overdue = value.iter().filter(|_| overdue).map(|lineage| lineage.account_id().clone()).collect();
-    Ok(Seen { value, overdue })
+    let mut behind = Behind::default();
+    let value = assemble(&rows, now, &mut behind)?;
+    for lineage in value.iter().filter(|_| overdue) {
+        behind.add_account(lineage.account_id());
+    }
+    Ok(Seen { value, behind })
 }
 
 /// An account, not rolled to its time, which is told too.
@@ -110,12 +120,15 @@ pub(super) async fn account(
     );
     let rows = Rows::fetch(connection, sqlx::query(SQL).bind(id.as_str()).bind(micros(now))).await?;
     let rows = rows.read()?;
-    let Some(row) = rows.first() else { return Ok(Seen { value: None, overdue: Vec::new() }) };
+    let Some(row) = rows.first() else { return Ok(Seen { value: None, behind: Behind::default() }) };
     let mut cells = Cells::of(row);
     let overdue: bool = cells.read()?;
     let (account, last) = cells.account()?;
-    let overdue = overdue.then(|| id.clone()).into_iter().collect();
-    Ok(Seen { value: Some((account, now.max(last))), overdue })
+    let mut behind = Behind::default();
+    if overdue {
+        behind.add_account(id);
+    }
+    Ok(Seen { value: Some((account, now.max(last))), behind })
 }
 
 pub(super) async fn keys(
@@ -144,17 +157,20 @@ pub(super) async fn keys(
     };
     let after = query.after.map_or(i64::MIN, KeyId::get);
     let listing = listing.bind(micros(now)).bind(after).bind(query.limit);
-    let mut seen = Seen { value: Vec::new(), overdue: Vec::new() };
+    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
     let rows = Rows::fetch(connection, listing).await?;
     for row in rows.read()? {
         let mut cells = Cells::of(&row);
         let overdue: bool = cells.read()?;
         let at = now.max(cells.instant()?);
-        let Some(mut key) = cells.key()? else { continue };
-        if overdue && !seen.overdue.contains(&key.account) {
-            seen.overdue.push(key.account.clone());
+        let Some(KeyRow { mut key, is_behind }) = cells.key()? else { continue };
+        if overdue {
+            seen.behind.add_account(&key.account);
         }
-        roll(&key.budget, key.created_at, &mut key.balance, at);
+        if is_behind {
+            seen.behind.add_key(&key);
+        }
+        key.roll(at);
         seen.value.push(key);
     }
     seen.value.sort_unstable_by_key(|key| key.id);
@@ -162,7 +178,7 @@ pub(super) async fn keys(
 }
 
 /// Some accounts in which holds have run out, those first that wait longest.
-pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<Vec<AccountId>> {
+pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<Behind> {
     const SQL: &str = rows!(
         "SELECT json_array(a.id) AS j",
         " FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id",
@@ -170,9 +186,8 @@ pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -
     );
     let rows = Rows::fetch(connection, sqlx::query(SQL).bind(micros(now))).await?;
     let accounts = rows.read()?;
-    let mut accounts: Vec<_> = accounts.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
-    accounts.sort_unstable();
-    Ok(accounts)
+    let accounts = accounts.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+    Ok(Behind { accounts, keys: Vec::new() })
 }
 
 /// Lineages one after the other, each from its key up.
@@ -206,14 +221,17 @@ fn member<'r>(row: &'r [Cell<'r>]) -> sqlx::Result<(Member, Cells<'r>)> {
 
 /// Puts a lineage together. One that does not climb from the key to a root, step by step and in one account, is
 /// none: nothing is known of what the missing member allows.
-fn assemble(rows: &[Vec<Cell<'_>>], at: impl Fn(Timestamp) -> Timestamp) -> sqlx::Result<Option<Lineage>> {
+fn assemble(rows: &[Vec<Cell<'_>>], now: Timestamp, behind: &mut Behind) -> sqlx::Result<Option<Lineage>> {
     let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
     let mut last = None;
     for (row, step) in rows.iter().zip(0_i64..) {
         let (member, mut cells) = member(row)?;
-        let Some(key) = cells.key()?.filter(|_| member.depth == step) else { return Ok(None) };
+        let Some(KeyRow { key, is_behind }) = cells.key()?.filter(|_| member.depth == step) else { return Ok(None) };
         if keys.last().is_some_and(|child| child.parent != Some(key.id) || child.account != key.account) {
             return Ok(None);
+        }
+        if is_behind {
+            behind.add_key(&key);
         }
         keys.push(key);
         last = Some(cells);
@@ -222,5 +240,5 @@ fn assemble(rows: &[Vec<Cell<'_>>], at: impl Fn(Timestamp) -> Timestamp) -> sqlx
     let Some(mut root) = last.filter(|_| reaches_root) else { return Ok(None) };
     let (account, changed_at) = root.account()?;
     let mut keys = keys.into_iter();
-    Ok(keys.next().map(|key| Lineage::new(key, keys.collect(), account, at(changed_at))))
+    Ok(keys.next().map(|key| Lineage::new(key, keys.collect(), account, now.max(changed_at))))
 }

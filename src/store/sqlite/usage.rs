@@ -24,7 +24,11 @@ pub(super) async fn entries(
                 entry_columns!(),
                 ") AS j FROM agentkey_entries e WHERE ",
                 $of,
-                " AND e.seq > ?3 AND e.at >= ?4 AND e.at < ?5 ORDER BY e.seq LIMIT ?6",
+                // The instants of an account never go back, so the bounds in time are bounds in the order too.
+                " AND e.seq > max(?3, coalesce((SELECT f.seq FROM agentkey_entries f WHERE f.account_id = ?1 \
+                 AND f.at < ?4 ORDER BY f.at DESC, f.seq DESC LIMIT 1), ?3))",
+                " AND e.seq < coalesce((SELECT f.seq FROM agentkey_entries f WHERE f.account_id = ?1 \
+                 AND f.at >= ?5 ORDER BY f.at, f.seq LIMIT 1), 9223372036854775807) ORDER BY e.seq LIMIT ?6",
             )
         };
     }
@@ -66,30 +70,38 @@ macro_rules! sum_columns {
 
 pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
     macro_rules! groups {
-        ($group:literal) => {
+        ($of:literal, $group:expr) => {
             rows!(
                 "SELECT json_array(",
                 $group,
                 ", ",
                 sum_columns!(),
                 ", count(*) FILTER (WHERE e.refunds IS NULL)) AS j ",
-                "FROM agentkey_entries e WHERE e.account_id = ?1 AND (?2 IS NULL OR e.key_id = ?2) ",
-                "AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY ",
+                "FROM agentkey_entries e WHERE ",
+                $of,
+                " AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY ",
                 $group,
             )
         };
     }
-    const SLICES: &str = groups!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5");
+    macro_rules! either {
+        ($group:literal) => {
+            match query.key {
+                Some(_) => groups!("+e.account_id = ?1 AND e.key_id = ?2", $group),
+                None => groups!("e.account_id = ?1 AND ?2 IS NULL", $group),
+            }
+        };
+    }
     const HOUR: i64 = 3_600_000_000;
     let (sql, unit) = match &query.by {
-        UsageBy::Key => (groups!("e.key_id"), Unit::Hour),
+        UsageBy::Key => (either!("e.key_id"), Unit::Hour),
         UsageBy::Label(_) => {
-            (groups!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), Unit::Hour)
+            (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), Unit::Hour)
         }
-        UsageBy::Hour => (SLICES, Unit::Hour),
-        UsageBy::Day => (SLICES, Unit::Day),
+        UsageBy::Hour => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Hour),
+        UsageBy::Day => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Day),
         // Months are of no fixed length: they are put together from days.
-        UsageBy::Month => (SLICES, Unit::Month),
+        UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Month),
     };
     let sums = sqlx::query(sql)
         .bind(query.account.as_str())

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::load::{Hex, Query, json};
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
-use crate::{Account, Amount, Balance, Entry, EntryId, KeyId};
+use crate::{Account, Amount, Balance, Entry, EntryId, KeyId, Period};
 
 pub(super) async fn changes(connection: &mut SqliteConnection, changes: &Changes) -> sqlx::Result<()> {
     accounts(connection, &changes.accounts).await?;
@@ -35,13 +35,17 @@ pub(super) async fn accounts(connection: &mut SqliteConnection, accounts: &[(Acc
     execute(connection, SQL, rows).await
 }
 
-pub(super) async fn balances(connection: &mut SqliteConnection, balances: &[(KeyId, Balance)]) -> sqlx::Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_balances (key_id, spent, held, since) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
-         ON CONFLICT (key_id) DO UPDATE SET spent = excluded.spent, held = excluded.held, since = excluded.since";
-    let rows = balances.iter().map(|(key, balance)| {
+pub(super) async fn balances(
+    connection: &mut SqliteConnection,
+    balances: &[(KeyId, Period, Balance)],
+) -> sqlx::Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_balances (key_id, period, spent, held, since) \
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
+         ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, held = excluded.held, \
+         since = excluded.since";
+    let rows = balances.iter().map(|(key, period, balance)| {
         let (spent, held, since) = money(balance);
-        (key, spent, held, since)
+        (key, period.as_str(), spent, held, since)
     });
     execute(connection, SQL, rows).await
 }
@@ -49,9 +53,9 @@ pub(super) async fn balances(connection: &mut SqliteConnection, balances: &[(Key
 /// Writes holds, new or not: of one that is there only its end and its state can have changed.
 async fn holds(connection: &mut SqliteConnection, holds: impl Iterator<Item = &HoldRow>) -> sqlx::Result<()> {
     const SQL: &str = "INSERT INTO agentkey_holds \
-         (id, account_id, key_id, amount, created_at, expires_at, on_expiry, labels, reference, state) \
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value -> 7, value ->> 8, value ->> 9 FROM json_each(?1) WHERE true \
+         (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
+         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value -> 3, value ->> 4, value ->> 5, value ->> 6, \
+         value ->> 7, value -> 8, value ->> 9, value ->> 10 FROM json_each(?1) WHERE true \
          ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, state = excluded.state";
     let rows = holds.map(|hold| {
         let on_expiry = match hold.on_expiry {
@@ -67,6 +71,7 @@ async fn holds(connection: &mut SqliteConnection, holds: impl Iterator<Item = &H
             Hex(*hold.id.as_bytes()),
             &hold.account,
             hold.key,
+            &hold.path,
             hold.amount.as_micros(),
             micros(hold.created_at),
             micros(hold.expires_at),

@@ -66,6 +66,14 @@ impl Client {
         self.send(self.request(Method::GET, path)).await
     }
 
+    /// Orders what a header says, at one and the same path.
+    pub(crate) async fn order(&self, order: &str, idempotency_key: &str) -> Seen {
+        let mut request = self.request(Method::POST, "/replayable");
+        request.headers_mut().insert("x-order", order.parse().unwrap());
+        request.headers_mut().insert("idempotency-key", idempotency_key.parse().unwrap());
+        self.send(request).await
+    }
+
     pub(crate) async fn post(&self, path: &str, idempotency_key: &str) -> Seen {
         let mut request = self.request(Method::POST, path);
         request.headers_mut().insert("idempotency-key", idempotency_key.parse().unwrap());
