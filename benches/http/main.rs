@@ -2,7 +2,7 @@
 //!
 //! Server and client share this process and its cores. Each round runs every route once, so that a share compares
 //! runs that are seconds apart; the table shows medians over the rounds. SQLite is on a file, with every commit
-//! synced. `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults.
+//! synced. `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults; `-- scope` runs the cases with that in their name.
 
 mod client;
 
@@ -75,6 +75,8 @@ async fn serve(keys: &AgentKeys) -> std::io::Result<SocketAddr> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let cases: Vec<_> = CASES.iter().filter(|case| case.keys == 0 || case.name.contains(&filter)).collect();
     let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 3));
     let connections = usize::try_from(setting("CONNECTIONS", 64))?;
     let dir = tempfile::tempdir()?;
@@ -89,9 +91,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let addr = serve(&keys).await?;
 
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); CASES.len()];
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for round in 0..rounds {
-        for (case, rates) in CASES.iter().zip(&mut rates) {
+        for (case, rates) in cases.iter().zip(&mut rates) {
             let requests = client::requests(case.path, &tokens[..case.keys]);
             let rate = client::load(addr, &requests, connections, std::time::Duration::from_secs(seconds)).await?;
             eprintln!("round {round}: {:<44} {rate:>9.0}/s", case.name);
@@ -102,7 +104,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("\n{connections} connections, {rounds} rounds of {seconds} s, medians\n");
     println!("| SQLite | requests/s | share of bare axum |\n|---|---|---|");
     let bare = rates[0].clone();
-    for (case, rates) in CASES.iter().zip(rates) {
+    for (case, rates) in cases.iter().zip(rates) {
         let shares = rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
         println!("| {} | {:.0} | {:.2} |", case.name, median(rates), median(shares));
     }

@@ -542,3 +542,47 @@ async fn too_many_open_charges_are_refused_and_places_come_back() {
     assert_eq!(client.get("/forever").await.data, "done");
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("settle", 3)]));
 }
+
+/// The response of a detached charge may be cut short; its work was not, and is charged what it cost.
+#[tokio::test]
+async fn detached_work_is_not_interrupted_by_a_client_that_goes() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let kept: Arc<Mutex<Option<Charge>>> = Arc::default();
+    let keep = kept.clone();
+    let app = Router::new().route(
+        "/",
+        get(async move |charge: Charge| -> Answer {
+            charge.hold(Amount::cents(10)).await?;
+            charge.on_interrupt(OnInterrupt::WholeHold);
+            charge.detach();
+            *keep.lock().unwrap() = Some(charge);
+            Ok(Body::from_stream(stream::pending::<Result<Bytes, BodyError>>()).into_response())
+        }),
+    );
+    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(app.layer(world.layer()), request).await.unwrap();
+    drop(response);
+    let charge = kept.lock().unwrap().take().unwrap();
+    charge.add(Amount::cents(2));
+    drop(charge);
+    world.until(&Ledger::of(&[("settle", 2)])).await;
+}
+
+/// "For ever" is a time like others: no clock overflows, least of all in a destructor.
+#[tokio::test]
+async fn bounds_may_be_as_long_as_they_get() {
+    let for_ever = AgentKeys::builder()
+        .answer_within(Duration::MAX)
+        .settle_within(Duration::MAX)
+        .hold_ttl(Duration::MAX)
+        .max_hold_age(Duration::MAX)
+        .queue(usize::MAX)
+        .open_charges(usize::MAX);
+    let (world, scene) = (World::with(for_ever).await, Scene::new());
+    let (_, token) = world.key().await;
+    let client = Client::new(Version::Http1, serve(app(&world, &scene)).await, &token);
+    scene.open();
+    assert_eq!(client.get("/forever").await.data, "done");
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
