@@ -84,7 +84,6 @@ CREATE INDEX agentkey_entries_account ON agentkey_entries (account_id, seq);
 CREATE INDEX agentkey_entries_key ON agentkey_entries (key_id, seq);
 CREATE INDEX agentkey_entries_time ON agentkey_entries (account_id, at, seq);
 CREATE INDEX agentkey_entries_account_window ON agentkey_entries (account_id, counts_at, amount);
-CREATE INDEX agentkey_entries_key_window ON agentkey_entries (key_id, counts_at, amount);
 CREATE INDEX agentkey_entries_refunds ON agentkey_entries (refunds) WHERE refunds IS NOT NULL;
 
 -- What clients sent as `Idempotency-Key`.

@@ -80,7 +80,7 @@ impl Session<'_> {
             account.balance.since = since;
         }
         if is_new || before != account.budget {
-            write::accounts(self.connection, &[(account.clone(), at)]).await?;
+            write::account(self.connection, &(account.clone(), at)).await?;
             self.event(id, None, at, "account.updated", &described_budget(&budget)).await?;
         }
         Ok(Ok(account))
@@ -96,7 +96,7 @@ impl Session<'_> {
         if let Some(since) = update.recount_from {
             key.balance.spent = usage::spent_by_key(self.connection, id, since).await?;
             key.balance.since = since;
-            write::balances(self.connection, &[(id, key.budget.period, key.balance)]).await?;
+            write::balance(self.connection, &(id, key.budget.period, key.balance)).await?;
         }
         if key != *lineage.key() {
             let query = sqlx::query(

@@ -1,123 +1,89 @@
 //! Filling a book with what postings need, under the lock.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, KeyRow, account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
+use super::decode::{Cells, KeyRow, account_columns, entry_columns, hold_columns, key_columns, rows};
 use super::error::corrupt;
 use super::rows::Rows;
 use super::usage;
+use crate::KeyId;
 use crate::ledger::{Book, Needs};
-use crate::{AccountId, EntryId, KeyId, PostingId};
 
 /// Loads what `needs` names and ends the holds of its accounts that have run out.
 pub(super) async fn book(connection: &mut SqliteConnection, needs: &Needs, now: Timestamp) -> sqlx::Result<Book> {
     let mut book = Book::new();
-    let overdue = accounts(connection, &mut book, &needs.accounts, now).await?;
-    holds(connection, &mut book, &overdue, &needs.holds, now).await?;
-    claims(connection, &mut book, needs).await?;
-    let claimed: Vec<_> = book.claimed_entries().collect();
-    entries(connection, &mut book, needs.entries.iter().copied().chain(claimed)).await?;
+    records(connection, &mut book, needs, now).await?;
     let keys: BTreeSet<_> = needs.keys.iter().copied().chain(book.row_keys()).collect();
     lineages(connection, &mut book, &keys).await?;
-    for account in &overdue {
+    for account in &needs.accounts {
         book.expire(account);
     }
     Ok(book)
 }
 
-/// Opens accounts; tells in which of them holds have run out.
-async fn accounts(
+/// Opens accounts, and adds their live holds that have run out, and the holds, claims and entries that are named, with
+/// the entries that those claims name: four questions, asked at once.
+async fn records(
     connection: &mut SqliteConnection,
     book: &mut Book,
-    ids: &[AccountId],
+    needs: &Needs,
     now: Timestamp,
-) -> sqlx::Result<Vec<AccountId>> {
-    const SQL: &str = rows!(
+) -> sqlx::Result<()> {
+    const ACCOUNTS: &str = rows!(
         "SELECT json_array(",
-        has_overdue!(),
-        ", ",
         account_columns!(),
         ") AS j FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
     );
-    let mut overdue = Vec::new();
-    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(ids)?).bind(now.as_microsecond())).await?.read()? {
-        let mut cells = Cells::of(&row);
-        let has_overdue: bool = cells.read()?;
-        let (account, last) = cells.account()?;
-        if has_overdue {
-            overdue.push(account.id.clone());
-        }
-        book.open(account, last, now);
-    }
-    Ok(overdue)
-}
-
-/// Adds the live holds of `overdue` that have run out, and those with these ids.
-async fn holds(
-    connection: &mut SqliteConnection,
-    book: &mut Book,
-    overdue: &[AccountId],
-    ids: &[PostingId],
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    const SQL: &str = rows!(
+    const HOLDS: &str = rows!(
         "SELECT json_array(",
         hold_columns!(),
         ") AS j FROM json_each(?1) w CROSS JOIN agentkey_accounts a ON a.id = w.value",
         " CROSS JOIN agentkey_holds h ON h.account_id = a.id",
-        " WHERE h.state = 'live' AND h.expires_at <= max(?3, a.changed_at)",
+        " WHERE h.state = 'live' AND h.expires_at <= max(?5, a.changed_at)",
         " UNION ALL SELECT json_array(",
         hold_columns!(),
         ") AS j FROM json_each(?2) w CROSS JOIN agentkey_holds h ON h.id = unhex(w.value)",
     );
-    if overdue.is_empty() && ids.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<_> = ids.iter().map(|id| Hex(*id.as_bytes())).collect();
-    let query = sqlx::query(SQL).bind(json(overdue)?).bind(json(&ids)?).bind(now.as_microsecond());
-    for row in Rows::fetch(connection, query).await?.read()? {
-        book.add_hold(Cells::of(&row).hold()?);
-    }
-    Ok(())
-}
-
-async fn claims(connection: &mut SqliteConnection, book: &mut Book, needs: &Needs) -> sqlx::Result<()> {
-    const SQL: &str = rows!(
+    const CLAIMS: &str = rows!(
         "SELECT json_array(c.key_id, c.idempotency_key, hex(c.fingerprint), hex(c.owner), c.in_flight_until, \
          CASE WHEN c.entry IS NOT NULL THEN hex(c.entry) END) AS j",
-        " FROM json_each(?1) w CROSS JOIN agentkey_claims c",
+        " FROM json_each(?3) w CROSS JOIN agentkey_claims c",
         " ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1",
     );
-    if needs.claims.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<_> = needs.claims.iter().map(|(key, claim)| (key, &**claim)).collect();
-    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await?.read()? {
-        book.add_claim(Cells::of(&row).claim()?);
-    }
-    Ok(())
-}
-
-async fn entries(
-    connection: &mut SqliteConnection,
-    book: &mut Book,
-    ids: impl Iterator<Item = EntryId>,
-) -> sqlx::Result<()> {
-    const SQL: &str = rows!(
+    const ENTRIES: &str = rows!(
         "SELECT json_array(",
         entry_columns!(),
         ", coalesce((SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0))",
-        " AS j FROM json_each(?1) w CROSS JOIN agentkey_entries e ON e.id = unhex(w.value)",
+        " AS j FROM (SELECT unhex(value) AS id FROM json_each(?4)",
+        " UNION SELECT c.entry FROM json_each(?3) w CROSS JOIN agentkey_claims c",
+        " ON c.key_id = w.value ->> 0 AND c.idempotency_key = w.value ->> 1 WHERE c.entry IS NOT NULL) w",
+        " CROSS JOIN agentkey_entries e ON e.id = w.id",
     );
-    let ids: Vec<_> = ids.map(|id| Hex(*id.as_bytes())).collect();
-    if ids.is_empty() {
-        return Ok(());
+    static SQL: LazyLock<String> = LazyLock::new(|| format!("SELECT ({ACCOUNTS}), ({HOLDS}), ({CLAIMS}), ({ENTRIES})"));
+    let claims: Vec<_> = needs.claims.iter().map(|(key, claim)| (key, &**claim)).collect();
+    let query = sqlx::query(SQL.as_str())
+        .bind(json(&needs.accounts)?)
+        .bind(json(&needs.holds.iter().map(|id| Hex(*id.as_bytes())).collect::<Vec<_>>())?)
+        .bind(json(&claims)?)
+        .bind(json(&needs.entries.iter().map(|id| Hex(*id.as_bytes())).collect::<Vec<_>>())?)
+        .bind(now.as_microsecond());
+    let [accounts, holds, claims, entries] = Rows::fetch_each(connection, query).await?;
+    for row in accounts.read()? {
+        let (account, last) = Cells::of(&row).account()?;
+        book.open(account, last, now);
     }
-    for row in Rows::fetch(connection, sqlx::query(SQL).bind(json(&ids)?)).await?.read()? {
+    for row in holds.read()? {
+        book.add_hold(Cells::of(&row).hold()?);
+    }
+    for row in claims.read()? {
+        book.add_claim(Cells::of(&row).claim()?);
+    }
+    for row in entries.read()? {
         book.add_entry(Cells::of(&row).entry_row()?);
     }
     Ok(())

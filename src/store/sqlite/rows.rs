@@ -21,6 +21,16 @@ impl Rows {
         sqlx::Row::try_get(&row, 0).map(Self)
     }
 
+    /// The answers to so many queries made by `rows!`, which are the columns of one.
+    pub(super) async fn fetch_each<const N: usize>(
+        connection: &mut SqliteConnection,
+        query: Query<'_>,
+    ) -> sqlx::Result<[Self; N]> {
+        let row = query.fetch_one(connection).await?;
+        let answers = (0..N).map(|place| sqlx::Row::try_get(&row, place).map(Self));
+        answers.collect::<sqlx::Result<Vec<_>>>()?.try_into().map_err(|_| corrupt("a query did not answer"))
+    }
+
     /// The rows, in no order that may be relied on.
     pub(super) fn read(&self) -> sqlx::Result<Vec<Vec<Cell<'_>>>> {
         serde_json::from_str(&self.0).map_err(corrupt)

@@ -142,7 +142,10 @@ pub(super) async fn spent_by_key(
         "SELECT json_array(",
         sum_columns!(),
         ") AS j FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
-        " WHERE e.counts_at >= ?2",
+        // Nothing counts later than it was written.
+        " AND e.seq > coalesce((SELECT g.seq FROM agentkey_entries g WHERE g.account_id =",
+        " (SELECT k.account_id FROM agent_keys k WHERE k.id = ?1) AND g.at < ?2",
+        " ORDER BY g.at DESC, g.seq DESC LIMIT 1), -1) WHERE e.counts_at >= ?2",
     );
     total(connection, sqlx::query(SQL).bind(key.get()).bind(micros(since))).await
 }
