@@ -6,11 +6,11 @@
 //! `cargo run --example marketplace` walks through it over loopback, printing and asserting every answer;
 //! with `-- --serve` it stays up afterwards.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, ChargeError, EntryId};
+use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, ChargeError};
 use agentkey::{EntryKind, EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
 use agentkey::{ScopeSet, Token};
 use axum::extract::{Path, State};
@@ -65,8 +65,9 @@ async fn claim(
     Ok(Json(json!({ "pack": name, "price_cents": 0 })))
 }
 
-/// Pays, delivers, and gives the money back where that fails. A repeated `Idempotency-Key` gets the same answer again,
-/// and nothing is paid, delivered or given back a second time.
+/// Pays, delivers, and gives the money back where that fails. A repeated `Idempotency-Key` comes with the first receipt:
+/// nothing is paid twice, and to deliver twice is to deliver once, also where the first request died in between. After
+/// the money went back nothing was bought, and the same `Idempotency-Key` tries anew.
 async fn purchase(
     State(market): State<Arc<Market>>,
     key: KeyContext,
@@ -78,28 +79,13 @@ async fn purchase(
     charge.label("route", "purchase")?;
     let receipt = charge.pay(price).await?; // refused here: 402, and nothing was delivered
 
-    // The entry of the payment is the number of the order: a replay comes with the first one's.
-    let order = market.shelf().orders.get(&receipt.entry).copied();
-    let order = match order {
-        Some(order) => order,
-        None => {
-            let order = match market.deliver(key.account_id(), &name) {
-                Ok(()) => Order::Delivered,
-                Err(NotDelivered) => {
-                    charge.refund(&receipt, receipt.amount).await?;
-                    Order::Refunded
-                }
-            };
-            market.shelf().orders.insert(receipt.entry, order);
-            order
-        }
-    };
-    let paid = json!({ "pack": name, "order": receipt.entry, "price_cents": price, "replayed": receipt.replayed });
-    match order {
-        Order::Delivered if receipt.replayed => Ok(Json(paid).into_response()),
-        Order::Delivered => Ok((StatusCode::CREATED, Json(paid)).into_response()),
-        Order::Refunded => Err(REFUNDED),
+    if market.deliver(key.account_id(), &name).is_err() {
+        charge.refund(&receipt, receipt.amount).await?;
+        return Err(REFUNDED);
     }
+    let paid = json!({ "pack": name, "order": receipt.entry, "price_cents": price, "replayed": receipt.replayed });
+    let status = if receipt.replayed { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(paid)).into_response())
 }
 
 async fn install(
@@ -198,7 +184,7 @@ const NAME_TAKEN: Error = Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "there
 const NEGATIVE_PRICE: Error = Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "a price is zero or more");
 const TOO_LARGE: Error = Error::Market(StatusCode::PAYLOAD_TOO_LARGE, "a pack has at most 5 kilobytes");
 const ROTATED_AWAY: Error = Error::Market(StatusCode::FORBIDDEN, "this token was rotated away; use the new one");
-const REFUNDED: Error = Error::Market(StatusCode::BAD_GATEWAY, "not delivered and paid back; to try again, order anew");
+const REFUNDED: Error = Error::Market(StatusCode::BAD_GATEWAY, "not delivered and paid back; try again");
 
 impl From<ChargeError> for Error {
     fn from(error: ChargeError) -> Self {
@@ -241,7 +227,6 @@ struct Market {
 struct Shelf {
     packs: BTreeMap<String, Pack>,
     owned: HashSet<(AccountId, String)>,
-    orders: HashMap<EntryId, Order>,
 }
 
 struct Pack {
@@ -249,12 +234,6 @@ struct Pack {
     price: Amount,
     /// `None` while its upload is not finished.
     archive: Option<String>,
-}
-
-#[derive(Clone, Copy)]
-enum Order {
-    Delivered,
-    Refunded,
 }
 
 struct NotDelivered;
@@ -357,10 +336,12 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     walker.post("/packs/quill/install", &agent).send().await?.is(200, json!({ "archive": "fn quill" }));
     assert_eq!(spent(keys, &acme).await?, Amount::cents(499));
 
-    println!("\nA pack that cannot be delivered is paid back at once, and not bought by asking again.");
+    println!(
+        "\nA pack that cannot be delivered is paid back at once; nothing was bought, so the same order may be tried again."
+    );
     for _ in 0..2 {
         let refunded = walker.post("/packs/ghost/purchase", &agent).idempotency("order-2").send().await?;
-        refunded.is(502, json!({ "error": "not delivered and paid back; to try again, order anew" }));
+        refunded.is(502, json!({ "error": "not delivered and paid back; try again" }));
         assert_eq!(spent(keys, &acme).await?, Amount::cents(499));
     }
 
@@ -398,6 +379,8 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     let lines: Vec<_> = lines.inspect(|line| println!("  {line:?}")).collect();
     let expected = [
         (EntryKind::Pay, Amount::cents(499), Some("quill")),
+        (EntryKind::Pay, Amount::cents(100), Some("ghost")),
+        (EntryKind::Refund, Amount::cents(-100), Some("ghost")),
         (EntryKind::Pay, Amount::cents(100), Some("ghost")),
         (EntryKind::Refund, Amount::cents(-100), Some("ghost")),
         (EntryKind::Pay, Amount::cents(250), Some("atlas")),

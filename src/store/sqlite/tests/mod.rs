@@ -266,7 +266,7 @@ async fn money_goes_on_being_counted_while_a_row_makes_no_sense() {
         let child = create(&store, 2, draft("acme", Some(parent.id), Budget::daily(Amount::cents(100)))).await;
         let post = async |action| {
             let posting = Posting::new(account("acme"), child.id, action);
-            store.post(&[posting.clone()]).await.unwrap().pop().unwrap().unwrap();
+            store.post(std::slice::from_ref(&posting)).await.unwrap().pop().unwrap().unwrap();
             posting.id
         };
         let (amount, ttl, note) = (Amount::cents(50), Duration::from_secs(60), Note::default());
