@@ -569,10 +569,10 @@ fn read(log: &Path) -> String {
 
 /// Says so once, past what libtest captures. Where all must be there, it is a panic.
 fn leave_out(once: &Once, what: &str, or: &str) {
-    let how = format!("{what} is not installed; ./scripts/test installs it{or}");
-    assert!(env::var_os("AGENTKEY_TEST_POSTGRES").is_none_or(|all| all != "required"), "{how}");
+    let why = format!("tests that need {what}, which is not installed; ./scripts/test installs it{or}");
+    assert!(env::var_os("AGENTKEY_TEST_POSTGRES").is_none_or(|all| all != "required"), "there are {why}");
     once.call_once(|| {
-        let _ = writeln!(io::stderr(), "left out, tests with {what}: {how}");
+        let _ = writeln!(io::stderr(), "left out: {why}");
     });
 }
 
