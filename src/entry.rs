@@ -53,6 +53,8 @@ pub enum EntryKind {
     Refund,
     /// A hold that ran out and was charged whole, as [`OnExpiry::Charge`](crate::OnExpiry::Charge) says.
     Expiry,
+    /// What a key that was taken over from elsewhere had spent there in its window.
+    Opening,
 }
 
 impl EntryKind {
@@ -63,12 +65,13 @@ impl EntryKind {
             Self::Pay => "pay",
             Self::Refund => "refund",
             Self::Expiry => "expiry",
+            Self::Opening => "opening",
         }
     }
 
     /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

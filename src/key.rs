@@ -30,8 +30,12 @@ pub struct Key {
     /// What the key itself may spend; its ancestors and its account may have less left.
     #[serde(flatten)]
     pub budget: Budget,
-    /// When it was made. Its windows are counted from here unless they follow the calendar.
+    /// When it was made.
     pub created_at: Timestamp,
+    /// Its windows are counted from here unless they follow the calendar: from when it was made, or, for a key taken
+    /// over from elsewhere, from where its window began there.
+    #[serde(skip)]
+    pub anchor: Timestamp,
     /// From when on it is refused, if ever.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked, if it was. Its descendants are refused with it.
@@ -97,6 +101,7 @@ impl Key {
             scopes: ScopeSet::none(),
             budget: Budget::unlimited(),
             created_at,
+            anchor: created_at,
             expires_at: None,
             revoked_at: None,
             balance,
@@ -112,12 +117,12 @@ impl Key {
 
     /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
     pub fn roll(&mut self, now: Timestamp) {
-        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
+        crate::ledger::roll(&self.budget, self.anchor, &mut self.balance, now);
     }
 
     /// When the window of the key's own budget ends; `None` for a lifetime budget.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.budget.period.window(self.created_at, now).end
+        self.budget.period.window(self.anchor, now).end
     }
 }
 

@@ -116,6 +116,8 @@ pub use require::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
 pub use require::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
+#[cfg(feature = "postgres")]
+pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::{SqliteOptions, SqliteStore};
 pub use token::{Token, TokenError, TokenHash, TokenPrefix};

@@ -71,3 +71,26 @@ async fn two_stores_on_one_sqlite_file_keep_one_limit() {
     let lineage = there.store.lineage(key.id).await.unwrap().unwrap();
     assert_eq!(lineage.key().balance.spent, Amount::cents(100));
 }
+
+#[cfg(feature = "postgres")]
+#[path = "support/postgres.rs"]
+mod postgres_server;
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use agentkey::{PostgresOptions, PostgresStore};
+
+    use super::*;
+    use crate::postgres_server::{Database, Server};
+
+    async fn empty(database: &Database, clock: Clock) -> PostgresStore {
+        let options = PostgresOptions::new(database.url()).clock(clock);
+        PostgresStore::open(options).await.unwrap()
+    }
+
+    agentkey::conformance_tests!({
+        let Some(server) = Server::shared() else { return };
+        let database = server.database().await;
+        async move |clock| empty(&database, clock).await
+    });
+}

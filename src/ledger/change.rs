@@ -181,7 +181,7 @@ impl KeyPatch {
         let mut recount_from = None;
         if let Some(budget) = self.budget {
             check_budget(&budget)?;
-            recount_from = recount(&key.budget, &budget, key.created_at, now);
+            recount_from = recount(&key.budget, &budget, key.anchor, now);
             key.budget = budget;
             parent.map_or(Ok(()), |parent| inside_budget(&key, parent))?;
         }

@@ -313,7 +313,7 @@ impl Book {
         });
         let Some(blocked_by) = blocked else { return Ok(()) };
         let key = self.keys.get(&posting.key);
-        let balance = key.map_or(Balance::empty(now), |key| rolled(&key.budget, key.created_at, key.balance, now));
+        let balance = key.map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
         Err(Refusal::BudgetExceeded(Box::new(Shortfall {
             limit: key.and_then(|key| key.budget.limit),
             spent: balance.spent,
@@ -344,7 +344,7 @@ impl Book {
     ) {
         let mut by = BlockedBy::Key;
         for key in self.path(key).iter().filter_map(|id| self.keys.get(id)) {
-            look(by, &key.budget, key.created_at, &rolled(&key.budget, key.created_at, key.balance, now));
+            look(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
             by = BlockedBy::Ancestor;
         }
         if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {

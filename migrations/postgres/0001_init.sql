@@ -1,0 +1,96 @@
+-- The tables beside the table of keys. {...} stands for a name of the schema in use.
+-- Money is in micro-units. Account ids sort as Rust sorts them, so that everybody locks accounts in the same order.
+
+-- The lock and version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
+-- No live hold of the account runs out before `next_expiry`.
+CREATE TABLE {accounts} (
+    id           text COLLATE "C" PRIMARY KEY,
+    version      bigint      NOT NULL,
+    changed_at   timestamptz NOT NULL,
+    limit_micros bigint,
+    period       text        NOT NULL,
+    created_at   timestamptz NOT NULL,
+    spent        bigint      NOT NULL,
+    held         bigint      NOT NULL,
+    since        timestamptz NOT NULL,
+    next_expiry  timestamptz
+) WITH (fillfactor = 50);
+
+-- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the host's own
+-- SQL gave the key another, it is counted anew from the entries. `anchor` is where windows are counted from, if that
+-- is not when the key was made.
+CREATE TABLE {balances} (
+    key_id     bigint PRIMARY KEY,
+    account_id text COLLATE "C" NOT NULL,
+    period     text        NOT NULL,
+    spent      bigint      NOT NULL,
+    held       bigint      NOT NULL,
+    since      timestamptz NOT NULL,
+    anchor     timestamptz
+) WITH (fillfactor = 70);
+
+-- Tokens that were rotated away and still work for a while.
+CREATE TABLE {retired_tokens} (
+    key_hash   text PRIMARY KEY,
+    key_id     bigint      NOT NULL,
+    retires_at timestamptz NOT NULL
+);
+CREATE INDEX ON {retired_tokens} (key_id);
+
+CREATE TABLE {holds} (
+    id         uuid PRIMARY KEY,
+    account_id text COLLATE "C" NOT NULL,
+    key_id     bigint      NOT NULL,
+    path       bigint[]    NOT NULL, -- the key and its ancestors
+    amount     bigint      NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    on_expiry  text        NOT NULL CHECK (on_expiry IN ('release', 'charge')),
+    labels     jsonb       NOT NULL,
+    reference  text,
+    state      text        NOT NULL CHECK (state IN ('live', 'over', 'charged'))
+);
+CREATE INDEX ON {holds} (account_id, expires_at) WHERE state = 'live';
+CREATE INDEX ON {holds} (expires_at, account_id) WHERE state = 'live';
+
+-- The ledger. Rows are only ever added; `seq` is the order in which they were, within an account.
+CREATE TABLE {entries} (
+    id         uuid PRIMARY KEY,
+    seq        bigint GENERATED ALWAYS AS IDENTITY,
+    account_id text COLLATE "C" NOT NULL,
+    key_id     bigint      NOT NULL,
+    kind       text        NOT NULL,
+    amount     bigint      NOT NULL,
+    at         timestamptz NOT NULL,
+    counts_at  timestamptz NOT NULL,
+    refunds    uuid,
+    labels     jsonb       NOT NULL,
+    reference  text
+);
+CREATE INDEX ON {entries} (account_id, seq);
+CREATE INDEX ON {entries} (key_id, seq);
+CREATE INDEX ON {entries} (account_id, at, seq);
+CREATE INDEX ON {entries} (account_id, counts_at);
+CREATE INDEX ON {entries} (refunds) WHERE refunds IS NOT NULL;
+
+-- What clients sent as `Idempotency-Key`.
+CREATE TABLE {claims} (
+    key_id          bigint NOT NULL,
+    idempotency_key text   NOT NULL,
+    fingerprint     bytea  NOT NULL CHECK (length(fingerprint) = 32),
+    owner           uuid   NOT NULL,
+    in_flight_until timestamptz,
+    entry           uuid,
+    PRIMARY KEY (key_id, idempotency_key)
+);
+
+-- Who got which policy when. Written in the transaction of the change; holds no secret.
+CREATE TABLE {events} (
+    seq        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    key_id     bigint,
+    kind       text        NOT NULL,
+    detail     jsonb       NOT NULL
+);
+CREATE INDEX ON {events} (account_id, seq);

@@ -1,0 +1,35 @@
+//! What a look at a database found to be behind its time.
+
+use crate::{AccountId, Key, KeyId};
+
+/// What was read, and what was behind when it was.
+pub(super) struct Seen<T> {
+    pub(super) value: T,
+    pub(super) behind: Behind,
+}
+
+/// What has to be written before figures can be told.
+#[derive(Default)]
+pub(super) struct Behind {
+    /// Accounts in which holds have run out.
+    pub(super) accounts: Vec<AccountId>,
+    /// Keys that the host's own SQL gave another period.
+    pub(super) keys: Vec<KeyId>,
+}
+
+impl Behind {
+    pub(super) fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    pub(super) fn add_account(&mut self, account: &AccountId) {
+        if !self.accounts.contains(account) {
+            self.accounts.push(account.clone());
+        }
+    }
+
+    pub(super) fn add_key(&mut self, key: &Key) {
+        self.add_account(&key.account);
+        self.keys.push(key.id);
+    }
+}

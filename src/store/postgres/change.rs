@@ -1,0 +1,341 @@
+//! Changes of policy, each with its event, in one transaction.
+
+use jiff::Timestamp;
+
+use super::connection::{Query, Statements};
+use super::error::is_contention;
+use super::layout::{Layout, Sql};
+use super::post::moving;
+use super::read::{Asking, account, lineage};
+use super::types::Instant;
+use super::write::step;
+use super::{Behind, Inner, Seen};
+use crate::ledger::{Change, ChangeError, NewToken, Rules};
+use crate::store::changing::{self, Event};
+use crate::store::{Changed, changing::new_account};
+use crate::{Account, AccountId, Amount, Key, KeyId, Lineage, TokenHash};
+
+/// The texts of changes.
+pub(super) struct Puts {
+    lock: Sql,
+    make_lock: Sql,
+    owner: Sql,
+    insert_key: Sql,
+    policy: Sql,
+    balance: Sql,
+    account: Sql,
+    touch: Sql,
+    shorten: Sql,
+    retire: Sql,
+    token: Sql,
+    forget: Sql,
+    revoked: Sql,
+    event: Sql,
+}
+
+impl Puts {
+    pub(super) fn new(layout: &Layout) -> Self {
+        let columns = &layout.columns;
+        Self {
+            lock: layout.sql("SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE"),
+            // Who makes an account's row does it alone.
+            make_lock: layout.sql("SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215))"),
+            owner: layout.sql("SELECT k.{k.account}::text FROM {keys} k WHERE k.{k.id} = $1"),
+            insert_key: layout.sql(&format!(
+                "INSERT INTO {{keys}} AS k ({{k.account}}, {{k.parent}}, {{k.name}}, {{k.prefix}}, {{k.start}}, \
+                 {{k.hash}}, {{k.scopes}}, {{k.limit}}, {{k.period}}, {{k.created_at}}, {{k.expires_at}}) \
+                 VALUES (($1::text)::{{account_type}}, $2, $3, $4, $5, $6, $7, $8, $9, {}, {}) \
+                 RETURNING k.{{k.id}}::int8",
+                columns.created_at.value(10),
+                columns.expires_at.value(11),
+            )),
+            policy: layout.sql(&format!(
+                "UPDATE {{keys}} SET {{k.name}} = $2, {{k.scopes}} = $3, {{k.limit}} = $4, {{k.period}} = $5, \
+                 {{k.expires_at}} = {} WHERE {{k.id}} = $1",
+                columns.expires_at.value(6),
+            )),
+            balance: layout.sql(
+                "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id) DO UPDATE SET \
+                 account_id = excluded.account_id, period = excluded.period, spent = excluded.spent, \
+                 held = excluded.held, since = excluded.since",
+            ),
+            account: layout.sql(
+                "INSERT INTO {accounts} AS a (id, version, changed_at, limit_micros, period, created_at, spent, held, \
+                 since) VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO UPDATE SET \
+                 version = a.version + $9, changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
+                 period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since",
+            ),
+            touch: layout.sql(
+                "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since) \
+                 VALUES ($1, 1, $2, $3, $2, 0, 0, $4) ON CONFLICT (id) DO UPDATE SET \
+                 version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
+            ),
+            shorten: layout.sql(
+                "UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1",
+            ),
+            retire: layout.sql(
+                "INSERT INTO {retired_tokens} (key_hash, key_id, retires_at) \
+                 SELECT k.{k.hash}::text, k.{k.id}::int8, $3 FROM {keys} k WHERE k.{k.id} = $1 \
+                 AND k.{k.hash} <> $2::{hash_type} ON CONFLICT (key_hash) DO UPDATE SET key_id = excluded.key_id, \
+                 retires_at = excluded.retires_at",
+            ),
+            token: layout.sql(
+                "UPDATE {keys} SET {k.hash} = $2, {k.prefix} = $3, {k.start} = $4 WHERE {k.id} = $1",
+            ),
+            forget: layout.sql(
+                "DELETE FROM {retired_tokens} WHERE key_hash = $3 OR key_id = $1 AND retires_at <= $2",
+            ),
+            revoked: layout.sql(&format!(
+                "UPDATE {{keys}} SET {{k.revoked_at}} = {} WHERE {{k.id}} = $1",
+                columns.revoked_at.value(2)
+            )),
+            event: layout.sql(
+                "INSERT INTO {events} (at, account_id, key_id, kind, detail) VALUES ($1, $2, $3, $4, $5::jsonb)",
+            ),
+        }
+    }
+}
+
+/// How often a change is begun anew because others were in the way.
+const ATTEMPTS: usize = 8;
+
+impl Inner {
+    /// Lets nobody else make this account's row until the transaction ends.
+    pub(super) fn make_lock(&self, account: &AccountId) -> Query<'static> {
+        self.puts.make_lock.query().bind(account.as_str().to_owned())
+    }
+
+    pub(super) async fn changed(
+        &self,
+        change: &Change,
+        rules: &Rules,
+    ) -> sqlx::Result<Result<Changed, ChangeError>> {
+        for _ in 0..ATTEMPTS {
+            let mut held = self.connections.other().await?;
+            let done = async {
+                let mut work = held.begin().await?;
+                let mut session = Session { inner: self, statements: work.statements(), now: self.clock.now() };
+                session.begin(change).await?;
+                let changed = changing::change(&mut session, change, rules).await?;
+                // Also what is refused has ended the holds that had run out.
+                work.commit().await?;
+                Ok(changed)
+            };
+            let done = done.await;
+            match held.after(done) {
+                Err(error) if is_contention(&error) => {}
+                done => return done,
+            }
+        }
+        Err(moving())
+    }
+}
+
+/// A transaction under way.
+struct Session<'c> {
+    inner: &'c Inner,
+    statements: Statements<'c>,
+    now: Timestamp,
+}
+
+impl Session<'_> {
+    /// Locks the account that the change is about, before anything is read that it is decided by.
+    async fn begin(&mut self, change: &Change) -> sqlx::Result<()> {
+        let account = match change {
+            Change::Create { draft, .. } => Some(draft.account.clone()),
+            Change::EnsureAccount { account, .. } => Some(account.clone()),
+            Change::Update { key, .. } | Change::Rotate { key, .. } | Change::Revoke { key } => {
+                let rows = self.statements.fetch(self.inner.puts.owner.query().bind(key.get())).await?;
+                let owner = rows.first().map(|row| sqlx::Row::try_get::<Option<String>, _>(row, 0)).transpose()?;
+                owner.flatten().and_then(|owner| AccountId::new(owner).ok())
+            }
+        };
+        let Some(account) = account else { return Ok(()) };
+        let lock = || self.inner.puts.lock.query().bind(account.as_str().to_owned());
+        if self.statements.fetch(lock()).await?.is_empty() {
+            self.statements.run(self.inner.make_lock(&account)).await?;
+            self.statements.run(lock()).await?;
+        }
+        self.now = self.inner.clock.now();
+        self.inner.known.forget([&account].into_iter());
+        Ok(())
+    }
+
+    async fn catch_up(&mut self, behind: &Behind) -> sqlx::Result<()> {
+        self.inner.catch_up_in(&mut self.statements, behind).await.map(drop)
+    }
+
+    async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
+        self.statements.run(query).await
+    }
+}
+
+impl changing::Session for Session<'_> {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    async fn lineage(&mut self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
+        let (inner, now) = (self.inner, self.now);
+        let Seen { value, behind } =
+            lineage(Asking::Within(&mut self.statements), (&inner.layout, &inner.reads), key, now).await?;
+        if behind.is_empty() {
+            return Ok(value);
+        }
+        self.catch_up(&behind).await?;
+        let seen = lineage(Asking::Within(&mut self.statements), (&inner.layout, &inner.reads), key, now).await?;
+        Ok(seen.value)
+    }
+
+    async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>> {
+        let (inner, now) = (self.inner, self.now);
+        let mut seen = account(Asking::Within(&mut self.statements), &inner.reads, id, now).await?;
+        if !seen.behind.is_empty() {
+            self.catch_up(&seen.behind).await?;
+            seen = account(Asking::Within(&mut self.statements), &inner.reads, id, now).await?;
+        }
+        Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
+    }
+
+    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> sqlx::Result<Amount> {
+        self.inner.sums.spent_by_key(&mut self.statements, key, since).await
+    }
+
+    async fn spent_by_account(&mut self, account: &AccountId, since: Timestamp) -> sqlx::Result<Amount> {
+        self.inner.sums.spent_by_account(&mut self.statements, account, since).await
+    }
+
+    fn check(&self, key: &Key) -> Result<(), ChangeError> {
+        let columns = &self.inner.layout.columns;
+        if !columns.can_hold(&key.account) {
+            let reason = format!("is not what a column of the type {} holds", columns.account_type.name());
+            return Err(ChangeError::Invalid { field: "account", reason });
+        }
+        let limit = columns.stored_limit(key.budget.limit);
+        limit.map(drop).map_err(|reason| ChangeError::Invalid { field: "limit", reason })
+    }
+
+    async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId> {
+        let columns = &self.inner.layout.columns;
+        let query = self
+            .inner
+            .puts
+            .insert_key
+            .query()
+            .bind(key.account.as_str().to_owned())
+            .bind(key.parent.map(KeyId::get))
+            .bind(key.name.clone())
+            .bind(key.prefix.clone())
+            .bind(key.start.clone())
+            .bind(hash.to_string())
+            .bind(columns.stored_scopes(&key.scopes))
+            .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
+            .bind(key.budget.period.as_str())
+            .bind(Instant(key.created_at))
+            .bind(key.expires_at.map(Instant));
+        let rows = self.statements.fetch(query).await?;
+        let id = rows.first().map(|row| sqlx::Row::try_get(row, 0)).transpose()?;
+        id.map(KeyId::new).ok_or(sqlx::Error::RowNotFound)
+    }
+
+    async fn put_policy(&mut self, key: &Key) -> sqlx::Result<()> {
+        let columns = &self.inner.layout.columns;
+        let query = self
+            .inner
+            .puts
+            .policy
+            .query()
+            .bind(key.id.get())
+            .bind(key.name.clone())
+            .bind(columns.stored_scopes(&key.scopes))
+            .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
+            .bind(key.budget.period.as_str())
+            .bind(key.expires_at.map(Instant));
+        self.run(query).await
+    }
+
+    async fn put_balance(&mut self, key: &Key) -> sqlx::Result<()> {
+        let query = self
+            .inner
+            .puts
+            .balance
+            .query()
+            .bind(key.id.get())
+            .bind(key.account.as_str().to_owned())
+            .bind(key.budget.period.as_str())
+            .bind(key.balance.spent.as_micros())
+            .bind(key.balance.held.as_micros())
+            .bind(Instant(key.balance.since));
+        self.run(query).await
+    }
+
+    async fn put_account(&mut self, account: &Account, at: Timestamp) -> sqlx::Result<()> {
+        let Account { id, budget, created_at, balance } = account;
+        let query = self
+            .inner
+            .puts
+            .account
+            .query()
+            .bind(id.as_str().to_owned())
+            .bind(Instant(at))
+            .bind(budget.limit.map(Amount::as_micros))
+            .bind(budget.period.as_str())
+            .bind(Instant(*created_at))
+            .bind(balance.spent.as_micros())
+            .bind(balance.held.as_micros())
+            .bind(Instant(balance.since))
+            .bind(step());
+        self.run(query).await
+    }
+
+    async fn put_token(
+        &mut self,
+        key: &Key,
+        token: &NewToken,
+        retires_at: Timestamp,
+        now: Timestamp,
+    ) -> sqlx::Result<()> {
+        let Puts { shorten, retire, token: replace, forget, .. } = &self.inner.puts;
+        let (id, hash) = (key.id.get(), token.hash.to_string());
+        self.run(shorten.query().bind(id).bind(Instant(retires_at))).await?;
+        self.run(retire.query().bind(id).bind(hash.clone()).bind(Instant(retires_at))).await?;
+        let replace = replace.query().bind(id).bind(hash.clone()).bind(key.prefix.clone()).bind(key.start.clone());
+        self.run(replace).await?;
+        self.run(forget.query().bind(id).bind(Instant(now)).bind(hash)).await
+    }
+
+    async fn put_revoked(&mut self, key: KeyId, at: Timestamp) -> sqlx::Result<()> {
+        let query = self.inner.puts.revoked.query().bind(key.get()).bind(Instant(at));
+        self.run(query).await
+    }
+
+    async fn touch(&mut self, id: &AccountId, at: Timestamp) -> sqlx::Result<()> {
+        let account = new_account(id, at);
+        let query = self
+            .inner
+            .puts
+            .touch
+            .query()
+            .bind(id.as_str().to_owned())
+            .bind(Instant(at))
+            .bind(account.budget.period.as_str())
+            .bind(Instant(account.balance.since))
+            .bind(step());
+        self.run(query).await
+    }
+
+    async fn event(&mut self, event: Event<'_>) -> sqlx::Result<()> {
+        let query = self
+            .inner
+            .puts
+            .event
+            .query()
+            .bind(Instant(event.at))
+            .bind(event.account.as_str().to_owned())
+            .bind(event.key.map(KeyId::get))
+            .bind(event.kind)
+            .bind(event.detail.to_string());
+        self.run(query).await
+    }
+}

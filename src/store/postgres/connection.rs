@@ -1,0 +1,274 @@
+//! Connections: a few that are kept for the lanes, and the pool for everything else.
+//!
+//! A pool of sqlx asks the server for a sign of life after each use, which would cost every batch a round trip; so the
+//! lanes keep theirs. One whose use did not end well is closed, and the next use opens another.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Executor, Transaction};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::error::is_answer;
+use super::layout::Sql;
+
+pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
+
+pub(super) struct Connections {
+    pub(super) pool: PgPool,
+    lookups: Vec<Slot>,
+    postings: Vec<Slot>,
+    next: AtomicUsize,
+    closed: AtomicBool,
+    session: Session,
+}
+
+/// How sessions are used.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    /// A pooler stands between that gives every transaction another session: nothing may be left in one.
+    pub(super) transactions_only: bool,
+    /// How long to wait for a connection.
+    pub(super) acquire_timeout: Duration,
+    begin: Sql,
+    set_up: Sql,
+}
+
+impl Session {
+    pub(super) fn new(transactions_only: bool, statement_timeout: Duration, acquire_timeout: Duration) -> Self {
+        let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
+        // Plans are made once and by index, whatever the statistics of a young table say. What a commit promises
+        // is never less than a flush of the server's own log.
+        let set = |local: bool| {
+            format!(
+                "SELECT set_config('statement_timeout', '{timeout}', {local}), \
+                 set_config('plan_cache_mode', 'force_generic_plan', {local}), \
+                 set_config('enable_seqscan', 'off', {local}), set_config('enable_hashjoin', 'off', {local}), \
+                 set_config('enable_mergejoin', 'off', {local}), set_config('jit', 'off', {local}), \
+                 set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' \
+                 ELSE current_setting('synchronous_commit') END, {local})"
+            )
+        };
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+        let isolation = "set_config('default_transaction_isolation', 'read committed', false)";
+        Self {
+            transactions_only,
+            acquire_timeout,
+            begin: if transactions_only { format!("{begin}; {}", set(true)) } else { begin.to_owned() }.into(),
+            set_up: format!("{}, {isolation}", set(false)).into(),
+        }
+    }
+
+    /// A query as these sessions take it: without a name where the next one may be in another session.
+    fn prepare<'q>(&self, query: Query<'q>) -> Query<'q> {
+        query.persistent(!self.transactions_only)
+    }
+
+    async fn begin<'c>(&self, connection: &'c mut PgConnection) -> sqlx::Result<Transaction<'c, Postgres>> {
+        connection.begin_with(AssertSqlSafe(self.begin.text())).await
+    }
+}
+
+impl Connections {
+    pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session) -> Self {
+        let slots = |count| (0..count).map(|_| Slot::default()).collect();
+        Self {
+            pool,
+            lookups: slots(lookups.max(1)),
+            postings: slots(postings.max(1)),
+            next: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            session,
+        }
+    }
+
+    pub(super) fn lookups(&self) -> usize {
+        self.lookups.len()
+    }
+
+    pub(super) fn postings(&self) -> usize {
+        self.postings.len()
+    }
+
+    pub(super) async fn lookup(&self) -> sqlx::Result<Held<'_>> {
+        self.slot(&self.lookups).await
+    }
+
+    pub(super) async fn posting(&self) -> sqlx::Result<Held<'_>> {
+        self.slot(&self.postings).await
+    }
+
+    /// A connection for what is asked now and then.
+    pub(super) async fn other(&self) -> sqlx::Result<Held<'_>> {
+        let connection = self.acquire().await?;
+        Ok(Held { place: Place::Pool(Box::new(connection)), session: &self.session, spoiled: true })
+    }
+
+    async fn slot<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<Held<'a>> {
+        let mut open = self.free(slots).await?;
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(sqlx::Error::PoolClosed);
+        }
+        if open.is_none() {
+            let mut connection = self.acquire().await?;
+            // What we set in it is nobody else's.
+            connection.close_on_drop();
+            if !self.session.transactions_only {
+                self.session.set_up.query().execute(&mut *connection).await?;
+            }
+            *open = Some(connection);
+        }
+        Ok(Held { place: Place::Slot(open), session: &self.session, spoiled: true })
+    }
+
+    async fn free<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<MutexGuard<'a, Option<PoolConnection<Postgres>>>> {
+        if let Some(open) = slots.iter().find_map(|slot| slot.try_lock().ok()) {
+            return Ok(open);
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len()).unwrap_or(0);
+        let slot = slots.get(turn).ok_or(sqlx::Error::PoolClosed)?;
+        tokio::time::timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut)
+    }
+
+    async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        let acquired = tokio::time::timeout(self.session.acquire_timeout, self.pool.acquire()).await;
+        acquired.map_err(|_| sqlx::Error::PoolTimedOut)?
+    }
+
+    /// Closes what the lanes keep, and the pool where it is ours.
+    pub(super) async fn close(&self, with_pool: bool) {
+        self.closed.store(true, Ordering::SeqCst);
+        for slot in self.lookups.iter().chain(&self.postings) {
+            if let Some(connection) = slot.lock().await.take() {
+                let _ = connection.close().await;
+            }
+        }
+        if with_pool {
+            self.pool.close().await;
+        }
+    }
+}
+
+type Slot = Mutex<Option<PoolConnection<Postgres>>>;
+
+/// A connection in use. It is closed unless [`after`](Self::after) finds that all went well.
+pub(super) struct Held<'a> {
+    place: Place<'a>,
+    session: &'a Session,
+    spoiled: bool,
+}
+
+enum Place<'a> {
+    Slot(MutexGuard<'a, Option<PoolConnection<Postgres>>>),
+    Pool(Box<PoolConnection<Postgres>>),
+}
+
+impl Held<'_> {
+    /// One statement by itself: a transaction of its own.
+    pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+        let session = self.session;
+        let query = session.prepare(query);
+        let connection = self.connection()?;
+        if !session.transactions_only {
+            return connection.fetch_all(query).await;
+        }
+        let mut tx = session.begin(connection).await?;
+        let rows = tx.fetch_all(query).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    /// A transaction. Without a commit it is undone.
+    pub(super) async fn begin(&mut self) -> sqlx::Result<Work<'_>> {
+        let session = self.session;
+        let tx = session.begin(self.connection()?).await?;
+        Ok(Work { tx, session })
+    }
+
+    /// Lets go. After an error that is not the server's own answer the connection is not trusted any more.
+    pub(super) fn after<T>(mut self, done: sqlx::Result<T>) -> sqlx::Result<T> {
+        self.spoiled = done.as_ref().is_err_and(|error| !is_answer(error));
+        done
+    }
+
+    fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
+        match &mut self.place {
+            Place::Slot(open) => open.as_deref_mut().ok_or(sqlx::Error::PoolClosed),
+            Place::Pool(connection) => Ok(connection),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.spoiled {
+            match &mut self.place {
+                Place::Slot(open) => drop(open.take()),
+                Place::Pool(connection) => connection.close_on_drop(),
+            }
+        }
+    }
+}
+
+/// A transaction under way.
+pub(super) struct Work<'c> {
+    tx: Transaction<'c, Postgres>,
+    session: &'c Session,
+}
+
+impl Work<'_> {
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        self.tx.commit().await
+    }
+
+    pub(super) async fn rollback(self) -> sqlx::Result<()> {
+        self.tx.rollback().await
+    }
+
+    /// The statements of this transaction.
+    pub(super) fn statements(&mut self) -> Statements<'_> {
+        Statements { connection: &mut self.tx, session: Some(self.session) }
+    }
+}
+
+/// A connection inside a transaction: ours or the host's.
+pub(super) struct Statements<'c> {
+    connection: &'c mut PgConnection,
+    session: Option<&'c Session>,
+}
+
+impl<'c> Statements<'c> {
+    /// Inside a transaction of the host's.
+    pub(super) fn of_host(connection: &'c mut PgConnection, session: &'c Session) -> Self {
+        Self { connection, session: Some(session) }
+    }
+
+    pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+        let query = match self.session {
+            Some(session) => session.prepare(query),
+            None => query,
+        };
+        self.connection.fetch_all(query).await
+    }
+
+    pub(super) async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
+        self.fetch(query).await.map(drop)
+    }
+}
+
+impl Deref for Statements<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.connection
+    }
+}
+
+impl DerefMut for Statements<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection
+    }
+}

@@ -1,0 +1,289 @@
+//! A store in PostgreSQL, 14 or newer, shared by as many processes as you like.
+//!
+//! The row of an account is the lock and the version of all that is under it. Where this process knows the last version
+//! from what it read or wrote itself, it decides by that and writes on condition that the version still stands: one
+//! statement, one round trip, one commit. Where the version has moved on, or more has to be known, it locks the
+//! accounts in the order of their ids, loads, decides and writes in one transaction. Either way the decision is the
+//! ledger's, and what was acknowledged has been flushed by the server.
+
+mod change;
+mod connection;
+mod decode;
+mod error;
+mod known;
+mod layout;
+mod migrate;
+mod options;
+mod post;
+mod read;
+mod types;
+mod usage;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::postgres::PgPool;
+
+use self::connection::Connections;
+use self::error::{is_lost, store_error};
+use self::known::Known;
+use self::layout::{Ident, Layout};
+pub use self::options::PostgresOptions;
+use self::read::Asking;
+use super::behind::{Behind, Seen};
+use super::{
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+};
+use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
+use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+
+/// Keys and money in a PostgreSQL database. Clones are one store and cheap.
+///
+/// ```no_run
+/// use agentkey::{AgentKeys, PostgresStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+/// let keys = AgentKeys::new(PostgresStore::connect("postgres://app@localhost/app").await?);
+/// # drop(keys); Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connections: Connections,
+    owns_pool: bool,
+    clock: Clock,
+    layout: Layout,
+    known: Known,
+    reads: read::Reads,
+    loads: post::Loads,
+    writes: write::Writes,
+    puts: change::Puts,
+    sums: usage::Sums,
+}
+
+impl PostgresStore {
+    /// Opens a database and brings its tables up to date.
+    ///
+    /// # Errors
+    ///
+    /// When the options make no sense, the database is out of reach, or a newer version of the crate made its tables.
+    pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
+        let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
+        let connections = Connections::new(pool, options.lookups, options.postings, options.session());
+        let layout = Layout::own(Ident::new(&options.schema)?);
+        if options.migrate {
+            let keys = migrate::own_keys(&layout);
+            migrate::migrate(&connections, &layout, &keys).await.map_err(store_error)?;
+        }
+        let inner = Inner {
+            connections,
+            owns_pool,
+            clock: options.clock,
+            known: Known::default(),
+            reads: read::Reads::new(&layout),
+            loads: post::Loads::new(&layout),
+            writes: write::Writes::new(),
+            puts: change::Puts::new(&layout),
+            sums: usage::Sums::new(&layout),
+            layout,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the database at an URL, `postgres://user:password@host:5432/database`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::open(PostgresOptions::new(url)).await
+    }
+
+    /// Opens the database of a pool of the host's.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and when the pool has too few connections.
+    pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
+        Self::open(PostgresOptions::pool(pool)).await
+    }
+}
+
+impl Inner {
+    async fn found(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
+        let seen = self.look_up(hashes).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(&seen.behind).await?;
+        Ok(self.look_up(hashes).await?.value)
+    }
+
+    /// A connection that was lost is replaced at once: a look-up may be asked as often as you like.
+    async fn look_up(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
+        let mut attempt = 1;
+        loop {
+            match self.look_up_once(hashes).await {
+                Err(error) if attempt < 3 && is_lost(&error) => attempt += 1,
+                looked_up => return looked_up,
+            }
+        }
+    }
+
+    async fn look_up_once(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
+        let mut held = self.connections.lookup().await?;
+        let now = self.clock.now();
+        let rows = held.fetch(self.reads.find(hashes, now)).await;
+        let rows = held.after(rows)?;
+        let members = read::members(&rows, &self.layout.columns)?;
+        self.learn(&members);
+        Ok(read::found(hashes.len(), &members, now))
+    }
+
+    /// Reads; where that saw what is behind, brings it up to date and reads once more.
+    async fn lineage(&self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
+        let seen = self.see_lineage(key).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(&seen.behind).await?;
+        Ok(self.see_lineage(key).await?.value)
+    }
+
+    async fn see_lineage(&self, key: KeyId) -> sqlx::Result<Seen<Option<Lineage>>> {
+        let mut held = self.connections.other().await?;
+        let texts = (&self.layout, &self.reads);
+        let seen = read::lineage(Asking::Alone(&mut held), texts, key, self.clock.now()).await;
+        held.after(seen)
+    }
+
+    async fn account(&self, id: &AccountId) -> sqlx::Result<Option<Account>> {
+        let mut seen = self.see_account(id).await?;
+        if !seen.behind.is_empty() {
+            self.catch_up(&seen.behind).await?;
+            seen = self.see_account(id).await?;
+        }
+        Ok(seen.value.map(|(account, at)| account.rolled(at)))
+    }
+
+    async fn see_account(&self, id: &AccountId) -> sqlx::Result<Seen<Option<(Account, jiff::Timestamp)>>> {
+        let mut held = self.connections.other().await?;
+        let seen = read::account(Asking::Alone(&mut held), &self.reads, id, self.clock.now()).await;
+        held.after(seen)
+    }
+
+    async fn keys(&self, query: &KeyQuery) -> sqlx::Result<Vec<Key>> {
+        let seen = self.see_keys(query).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(&seen.behind).await?;
+        Ok(self.see_keys(query).await?.value)
+    }
+
+    async fn see_keys(&self, query: &KeyQuery) -> sqlx::Result<Seen<Vec<Key>>> {
+        let mut held = self.connections.other().await?;
+        let seen = read::keys(&mut held, &self.layout, &self.reads, query, self.clock.now()).await;
+        held.after(seen)
+    }
+
+    async fn swept(&self) -> sqlx::Result<usize> {
+        let mut total = 0;
+        loop {
+            let mut held = self.connections.other().await?;
+            let overdue = read::overdue(&mut held, &self.reads, self.clock.now()).await;
+            // An idle service finds none, and writes nothing.
+            let overdue = held.after(overdue)?;
+            if overdue.is_empty() {
+                return Ok(total);
+            }
+            match self.catch_up(&overdue).await? {
+                0 => return Ok(total),
+                ended => total += ended,
+            }
+        }
+    }
+}
+
+impl PostgresStore {
+    fn answer<'a, T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
+        Box::pin(async move { work.await.map_err(store_error) })
+    }
+}
+
+impl Store for PostgresStore {
+    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+        self.answer(self.inner.found(hashes))
+    }
+
+    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+        self.answer(self.inner.posted(postings))
+    }
+
+    fn change<'a>(
+        &'a self,
+        change: &'a Change,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
+        self.answer(self.inner.changed(change, rules))
+    }
+
+    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
+        self.answer(self.inner.lineage(key))
+    }
+
+    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+        self.answer(self.inner.account(account))
+    }
+
+    fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
+        self.answer(self.inner.keys(query))
+    }
+
+    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+        self.answer(async move {
+            let mut held = self.inner.connections.other().await?;
+            let entries = usage::entries(&mut held, &self.inner.sums, query).await;
+            held.after(entries)
+        })
+    }
+
+    fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
+        self.answer(async move {
+            let mut held = self.inner.connections.other().await?;
+            let entry = usage::entry(&mut held, &self.inner.sums, id).await;
+            held.after(entry)
+        })
+    }
+
+    fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
+        self.answer(async move {
+            let mut held = self.inner.connections.other().await?;
+            let usage = usage::usage(&mut held, &self.inner.sums, query).await;
+            held.after(usage)
+        })
+    }
+
+    fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
+        self.answer(self.inner.swept())
+    }
+
+    fn width(&self) -> Width {
+        Width { lookups: self.inner.connections.lookups(), postings: self.inner.connections.postings() }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.connections.close(self.inner.owns_pool))
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { layout, clock, .. } = &*self.inner;
+        f.debug_struct("PostgresStore").field("keys", &layout.keys).field("clock", clock).finish()
+    }
+}

@@ -1,0 +1,412 @@
+//! The transactions of the ledger: by what is known where that is enough, else behind the lock.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::connection::{Held, Statements};
+use super::decode::{AccountRow, Cells};
+use super::error::{corrupt, is_contention, is_duplicate};
+use super::known::{Basis, is_plain};
+use super::layout::{Layout, Sql};
+use super::read::lineages;
+use super::types::Instant;
+use super::write::{Write, next_expiry, step, stood};
+use super::{Behind, Inner, read};
+use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::store::stored_key::KeyRow;
+use crate::{AccountId, EntryId, KeyId, Refusal};
+
+type Answer = Result<Posted, Refusal>;
+
+/// The texts of what is read behind the lock.
+pub(super) struct Loads {
+    lock: Sql,
+    make_accounts: Sql,
+    overdue: Sql,
+    next_expiry: Sql,
+    put_next_expiry: Sql,
+    holds: Sql,
+    claims: Sql,
+    entries: Sql,
+}
+
+impl Loads {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            lock: layout.sql(
+                "SELECT {of_account} FROM {accounts} a WHERE a.id = ANY($1::text[]) ORDER BY a.id FOR NO KEY UPDATE",
+            ),
+            // Of keys that the host's own SQL made.
+            make_accounts: layout.sql(
+                "INSERT INTO {accounts} (id, version, changed_at, period, created_at, spent, held, since) \
+                 SELECT DISTINCT k.{k.account}::text COLLATE \"C\", 0, $3::timestamptz, 'lifetime', $3, 0, 0, \
+                 '-infinity'::timestamptz FROM {keys} k WHERE k.{k.id} = ANY($2::int8[]) \
+                 AND k.{k.account}::text = ANY($1::text[]) ORDER BY 1 ON CONFLICT (id) DO NOTHING",
+            ),
+            overdue: layout.sql(
+                "SELECT {of_hold} FROM unnest($1::text[], $2::timestamptz[]) w (id, now) \
+                 JOIN {holds} h ON h.account_id = w.id WHERE h.state = 'live' AND h.expires_at <= w.now",
+            ),
+            next_expiry: layout.sql(
+                "SELECT w.id, (SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = w.id \
+                 AND h.state = 'live' AND h.expires_at > w.now) FROM unnest($1::text[], $2::timestamptz[]) w (id, now)",
+            ),
+            put_next_expiry: layout.sql(
+                "UPDATE {accounts} a SET next_expiry = w.next_expiry \
+                 FROM unnest($1::text[], $2::timestamptz[]) w (id, next_expiry) WHERE a.id = w.id",
+            ),
+            holds: layout
+                .sql("SELECT {of_hold} FROM unnest($1::uuid[]) w (id) JOIN {holds} h ON h.id = w.id"),
+            claims: layout.sql(
+                "SELECT c.key_id, c.idempotency_key, c.fingerprint, c.owner, c.in_flight_until, c.entry \
+                 FROM unnest($1::int8[], $2::text[]) w (key_id, idempotency_key) \
+                 JOIN {claims} c ON c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key",
+            ),
+            entries: layout.sql(
+                "SELECT {of_entry}, coalesce((SELECT -sum(r.amount) FROM {entries} r WHERE r.refunds = e.id), 0)::int8 \
+                 FROM unnest($1::uuid[]) w (id) JOIN {entries} e ON e.id = w.id",
+            ),
+        }
+    }
+}
+
+/// How often a transaction is begun anew because others were in the way.
+const ATTEMPTS: usize = 4;
+
+impl Inner {
+    pub(super) async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+        let mut answers: Vec<Option<Answer>> = Vec::new();
+        answers.resize_with(postings.len(), || None);
+        self.by_what_is_known(postings, &mut answers).await?;
+        let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
+        if !left.is_empty() {
+            let mut late = self.behind_the_lock(&left).await?.into_iter();
+            answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = late.next());
+        }
+        answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered"))).collect()
+    }
+
+    /// Decides by what is known, and writes if that still stands: one round trip, or two where a lineage must be looked
+    /// at first. What it leaves unanswered took more than that.
+    async fn by_what_is_known(&self, postings: &[Posting], answers: &mut [Option<Answer>]) -> sqlx::Result<()> {
+        // One posting that is not plain keeps all of its account from being decided ahead of it.
+        let others: HashSet<_> =
+            postings.iter().filter(|posting| !is_plain(posting)).map(|posting| &posting.account).collect();
+        let mut accounts: HashMap<&AccountId, Vec<usize>> = HashMap::new();
+        for (place, posting) in postings.iter().enumerate().filter(|(_, posting)| !others.contains(&posting.account)) {
+            accounts.entry(&posting.account).or_default().push(place);
+        }
+        if accounts.is_empty() {
+            return Ok(());
+        }
+        let plain: Vec<_> = postings.iter().filter(|posting| accounts.contains_key(&posting.account)).collect();
+        let unknown = self.known.unknown_keys(&plain);
+        let mut held = self.connections.posting().await?;
+        if !unknown.is_empty() {
+            match held.fetch(self.reads.lineages(&unknown)).await {
+                Ok(rows) => self.learn(&read::members(&rows, &self.layout.columns)?),
+                Err(error) => return held.after(Err(error)),
+            }
+        }
+        let mut decided = Vec::new();
+        let mut batch = Changes::default();
+        let mut owners = HashMap::new();
+        for (account, places) in accounts {
+            let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
+            let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
+            let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
+            // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
+            if posted.iter().any(Result::is_err) {
+                continue;
+            }
+            let changes = book.take_changes();
+            owners.extend(basis.keys.iter().map(|(key, _)| (*key, account.clone())));
+            add(&mut batch, &changes);
+            decided.push((basis, places, posted, changes));
+        }
+        if decided.is_empty() {
+            return held.after(Ok(()));
+        }
+        let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
+        let step = step();
+        let write = Write { bases: &bases, changes: &batch, owners: &owners, step };
+        let rows = match held.fetch(self.writes.query(&self.layout, &write)).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.known.forget(bases.iter().map(|basis| &basis.account));
+                let later = is_duplicate(&error) || is_contention(&error);
+                let ended = held.after(Err(error));
+                return if later { Ok(()) } else { ended };
+            }
+        };
+        held.after(Ok(()))?;
+        let stood = stood(&rows)?;
+        for (basis, places, posted, changes) in decided {
+            if !stood.contains(&basis.account) {
+                self.known.forget([&basis.account].into_iter());
+                continue;
+            }
+            if !changes.is_empty() {
+                self.known.wrote(&basis, basis.version + step, next_expiry(&basis, &changes), &changes);
+            }
+            for (place, answer) in places.into_iter().zip(posted) {
+                if let Some(slot) = answers.get_mut(place) {
+                    *slot = Some(answer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn behind_the_lock(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+        let needs = Needs::of(postings);
+        for _ in 0..ATTEMPTS {
+            let mut held = self.connections.posting().await?;
+            let posted = self.post_once(&mut held, postings, &needs).await;
+            match held.after(posted) {
+                Ok(Some(posted)) => return Ok(posted),
+                Ok(None) => {}
+                Err(error) if is_contention(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(moving())
+    }
+
+    async fn post_once(
+        &self,
+        held: &mut Held<'_>,
+        postings: &[Posting],
+        needs: &Needs,
+    ) -> sqlx::Result<Option<Vec<Answer>>> {
+        let mut work = held.begin().await?;
+        let posted = self.post_in(&mut work.statements(), postings, needs).await?;
+        match posted {
+            Some(_) => work.commit().await?,
+            None => work.rollback().await?,
+        }
+        Ok(posted)
+    }
+
+    /// Locks, loads, posts and writes, in a transaction that has begun; `None` where the host's own SQL changed a key
+    /// meanwhile.
+    pub(super) async fn post_in(
+        &self,
+        statements: &mut Statements<'_>,
+        postings: &[Posting],
+        needs: &Needs,
+    ) -> sqlx::Result<Option<Vec<Answer>>> {
+        let Loaded { mut book, bases } = self.load(statements, needs).await?;
+        let posted = postings.iter().map(|posting| book.post(posting)).collect();
+        let owners = postings.iter().map(|posting| (posting.key, posting.account.clone()));
+        Ok(self.write(statements, &mut book, &bases, owners).await?.map(|_| posted))
+    }
+
+    /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
+    pub(super) async fn catch_up(&self, behind: &Behind) -> sqlx::Result<usize> {
+        for _ in 0..ATTEMPTS {
+            let mut held = self.connections.other().await?;
+            let done = async {
+                let mut work = held.begin().await?;
+                let ended = self.catch_up_in(&mut work.statements(), behind).await?;
+                work.commit().await?;
+                Ok(ended)
+            };
+            let done = done.await;
+            match held.after(done) {
+                Err(error) if is_contention(&error) => {}
+                done => return done,
+            }
+        }
+        Err(moving())
+    }
+
+    /// The same, in a transaction that has begun.
+    pub(super) async fn catch_up_in(&self, statements: &mut Statements<'_>, behind: &Behind) -> sqlx::Result<usize> {
+        let mut accounts = behind.accounts.clone();
+        accounts.sort_unstable();
+        let needs = Needs { accounts, keys: behind.keys.clone(), ..Needs::default() };
+        let Loaded { mut book, bases } = self.load(statements, &needs).await?;
+        let written = self.write(statements, &mut book, &bases, std::iter::empty()).await?;
+        written.map(|changes| changes.changed_holds.len()).ok_or_else(moving)
+    }
+
+    /// Fills a book under the lock, and ends the holds of its accounts that have run out.
+    async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Loaded> {
+        let accounts = self.lock(statements, needs).await?;
+        let now = self.clock.now();
+        let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()) };
+        let due: Vec<_> = accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
+        let expiries = match due.is_empty() {
+            true => HashMap::new(),
+            false => self.load_overdue(statements, &due, &mut loaded.book).await?,
+        };
+        for AccountRow { account, version, changed_at, next_expiry } in accounts {
+            let next_expiry = expiries.get(&account.id).copied().unwrap_or(next_expiry);
+            loaded.bases.push(Basis { account: account.id.clone(), version, next_expiry, keys: Vec::new() });
+            loaded.book.open(account, changed_at, now);
+        }
+        self.load_rows(statements, needs, &mut loaded.book).await?;
+        let keys: BTreeSet<_> = needs.keys.iter().copied().chain(loaded.book.row_keys()).collect();
+        self.load_lineages(statements, keys.into_iter().collect(), &mut loaded).await?;
+        for account in &needs.accounts {
+            loaded.book.expire(account);
+        }
+        Ok(loaded)
+    }
+
+    async fn lock(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Vec<AccountRow>> {
+        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        let mut rows = statements.fetch(self.loads.lock.query().bind(ids.clone())).await?;
+        if rows.len() < ids.len() && !needs.keys.is_empty() {
+            let known: HashSet<_> = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+            for account in needs.accounts.iter().filter(|account| !known.contains(*account)) {
+                statements.run(self.make_lock(account)).await?;
+            }
+            let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
+            let make = self.loads.make_accounts.query().bind(ids.clone()).bind(keys).bind(Instant(self.clock.now()));
+            statements.run(make).await?;
+            rows = statements.fetch(self.loads.lock.query().bind(ids)).await?;
+        }
+        rows.iter().filter_map(|row| Cells::of(row).maybe_account().transpose()).collect()
+    }
+
+    /// Adds the live holds that have run out; answers when the next one does, and takes note of that.
+    async fn load_overdue(
+        &self,
+        statements: &mut Statements<'_>,
+        due: &[(&AccountRow, Timestamp)],
+        book: &mut Book,
+    ) -> sqlx::Result<HashMap<AccountId, Option<Timestamp>>> {
+        let ids: Vec<_> = due.iter().map(|(row, _)| row.account.id.as_str().to_owned()).collect();
+        let at: Vec<_> = due.iter().map(|(_, now)| Instant(*now)).collect();
+        let overdue = self.loads.overdue.query().bind(ids.clone()).bind(at.clone());
+        for row in &statements.fetch(overdue).await? {
+            book.add_hold(Cells::of(row).hold()?);
+        }
+        let rows = statements.fetch(self.loads.next_expiry.query().bind(ids).bind(at)).await?;
+        let mut expiries = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let mut cells = Cells::of(row);
+            expiries.insert(cells.account_id()?, cells.maybe_instant()?);
+        }
+        let (ids, next): (Vec<_>, Vec<_>) =
+            expiries.iter().map(|(account, next)| (account.as_str().to_owned(), next.map(Instant))).unzip();
+        statements.run(self.loads.put_next_expiry.query().bind(ids).bind(next)).await?;
+        Ok(expiries)
+    }
+
+    /// Adds the holds, claims and entries that are named, and the entries that those claims name.
+    async fn load_rows(&self, statements: &mut Statements<'_>, needs: &Needs, book: &mut Book) -> sqlx::Result<()> {
+        if !needs.holds.is_empty() {
+            let ids: Vec<_> = needs.holds.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
+            for row in &statements.fetch(self.loads.holds.query().bind(ids)).await? {
+                book.add_hold(Cells::of(row).hold()?);
+            }
+        }
+        if !needs.claims.is_empty() {
+            let keys: Vec<_> = needs.claims.iter().map(|(key, _)| key.get()).collect();
+            let claims: Vec<_> = needs.claims.iter().map(|(_, claim)| claim.to_string()).collect();
+            for row in &statements.fetch(self.loads.claims.query().bind(keys).bind(claims)).await? {
+                book.add_claim(Cells::of(row).claim()?);
+            }
+        }
+        let entries: HashSet<EntryId> = needs.entries.iter().copied().chain(book.claimed_entries()).collect();
+        if !entries.is_empty() {
+            let ids: Vec<_> = entries.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
+            for row in &statements.fetch(self.loads.entries.query().bind(ids)).await? {
+                book.add_entry(Cells::of(row).entry_row()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds keys and all their ancestors.
+    async fn load_lineages(
+        &self,
+        statements: &mut Statements<'_>,
+        keys: Vec<KeyId>,
+        loaded: &mut Loaded,
+    ) -> sqlx::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for row in &statements.fetch(self.reads.lineages(&keys)).await? {
+            let (stored, stamp) = Cells::member(row).key(&self.layout.columns)?;
+            if loaded.book.key(stored.id).is_some() {
+                continue;
+            }
+            let Some(KeyRow { mut key, is_behind }) = stored.or_stand_in() else { continue };
+            if let Some(basis) = loaded.bases.iter_mut().find(|basis| basis.account == key.account) {
+                basis.keys.push((key.id, stamp));
+            }
+            match loaded.book.now(&key.account).filter(|_| is_behind) {
+                Some(now) => {
+                    key.balance.since = key.budget.period.window(key.anchor, now).start;
+                    key.balance.spent = self.sums.spent_by_key(statements, key.id, key.balance.since).await?;
+                    loaded.book.add_recounted(key);
+                }
+                None => loaded.book.add_key(key),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the book changed; `None` where the host's own SQL changed a key meanwhile.
+    async fn write(
+        &self,
+        statements: &mut Statements<'_>,
+        book: &mut Book,
+        bases: &[Basis],
+        owners: impl Iterator<Item = (KeyId, AccountId)>,
+    ) -> sqlx::Result<Option<Changes>> {
+        let owners: HashMap<_, _> = owners.chain(book.keys().map(|key| (key.id, key.account.clone()))).collect();
+        let changes = book.take_changes();
+        if changes.is_empty() {
+            return Ok(Some(changes));
+        }
+        self.known.forget(bases.iter().map(|basis| &basis.account));
+        let write = Write { bases, changes: &changes, owners: &owners, step: step() };
+        let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
+        Ok((stood(&rows)?.len() == bases.len()).then_some(changes))
+    }
+
+    pub(super) fn learn(&self, members: &[read::Member]) {
+        for (_, lineage) in lineages(members) {
+            let Some(keys) = read::whole(lineage) else { continue };
+            let behind = lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_behind));
+            let Some(account) = lineage.first().and_then(|first| first.account.as_ref()).filter(|_| !behind) else {
+                continue;
+            };
+            let (id, version) = (&account.account.id, account.version);
+            if !keys.iter().all(|(key, stamp)| self.known.knows(id, version, key.id, *stamp)) {
+                self.known.learn(account, keys.into_iter().map(|(key, stamp)| (key.clone(), stamp)));
+            }
+        }
+    }
+}
+
+/// A book, and what its rows were when it was filled.
+struct Loaded {
+    book: Book,
+    bases: Vec<Basis>,
+}
+
+fn add(batch: &mut Changes, changes: &Changes) {
+    batch.accounts.extend_from_slice(&changes.accounts);
+    batch.balances.extend_from_slice(&changes.balances);
+    batch.new_holds.extend_from_slice(&changes.new_holds);
+    batch.changed_holds.extend_from_slice(&changes.changed_holds);
+    batch.entries.extend_from_slice(&changes.entries);
+}
+
+fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {
+    postings.iter().zip(answers).filter(|(_, answer)| answer.is_none()).map(|(posting, _)| posting)
+}
+
+/// The host's own SQL, or other processes, changed the rows again and again.
+pub(super) fn moving() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other("the rows of this account keep changing"))
+}

@@ -1,0 +1,245 @@
+//! Keys and accounts, as they stand.
+
+use jiff::Timestamp;
+use sqlx::postgres::PgRow;
+
+use super::connection::{Held, Query, Statements};
+use super::decode::{AccountRow, Cells};
+use super::layout::{KeyColumns, Layout, Sql};
+use super::types::{Instant, Stamp};
+use crate::store::behind::{Behind, Seen};
+use crate::store::changing::new_account;
+use crate::store::stored_key::KeyRow;
+use crate::store::{Found, KeyQuery, KeysOf};
+use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+
+/// The texts of what is read.
+pub(super) struct Reads {
+    pub(super) find: Sql,
+    pub(super) lineages: Sql,
+    account: Sql,
+    keys_of_account: Sql,
+    keys_of_parent: Sql,
+    overdue: Sql,
+}
+
+impl Reads {
+    pub(super) fn new(layout: &Layout) -> Self {
+        let listing = |of: &str| {
+            layout.sql(&format!(
+                "SELECT k.*, {{of_balance}}, {{of_account}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
+                 AND k.{{k.id}} > $2 ORDER BY k.{{k.id}} LIMIT $3) k \
+                 LEFT JOIN {{balances}} b ON b.key_id = k.id AND b.account_id = k.account \
+                 LEFT JOIN {{accounts}} a ON a.id = k.account ORDER BY k.id"
+            ))
+        };
+        Self {
+            // This runs on every request: one statement for all of them.
+            find: layout.sql(
+                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, {of_key} \
+                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) \
+                 JOIN {keys} k ON k.{k.hash} = w.hash::{hash_type} \
+                 UNION ALL SELECT w.place, 0, t.retires_at, {of_key} \
+                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) \
+                 JOIN {retired_tokens} t ON t.key_hash = w.hash JOIN {keys} k ON k.{k.id} = t.key_id \
+                 WHERE t.retires_at > $2{climb}) SELECT {of_chain}",
+            ),
+            lineages: layout.sql(
+                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, {of_key} \
+                 FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) JOIN {keys} k ON k.{k.id} = w.id{climb}) \
+                 SELECT {of_chain}",
+            ),
+            account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
+            keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
+            keys_of_parent: listing("k.{k.parent} = $1"),
+            overdue: layout.sql(
+                "SELECT h.account_id FROM {holds} h WHERE h.state = 'live' AND h.expires_at <= $1 \
+                 GROUP BY h.account_id ORDER BY min(h.expires_at) LIMIT 100",
+            ),
+        }
+    }
+
+    pub(super) fn find<'q>(&self, hashes: &[TokenHash], now: Timestamp) -> Query<'q> {
+        let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
+        self.find.query().bind(hashes).bind(Instant(now))
+    }
+
+    pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
+        self.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
+    }
+}
+
+/// A row of a lineage.
+pub(super) struct Member {
+    place: i64,
+    depth: i32,
+    pub(super) retires_at: Option<Timestamp>,
+    /// `None` where the row makes no sense.
+    pub(super) key: Option<(KeyRow, Stamp)>,
+    pub(super) account: Option<AccountRow>,
+}
+
+/// Lineages one after the other, each from its key up.
+pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> sqlx::Result<Vec<Member>> {
+    let mut members = rows.iter().map(|row| member(row, columns)).collect::<sqlx::Result<Vec<_>>>()?;
+    members.sort_by_key(|member| (member.place, member.depth));
+    Ok(members)
+}
+
+fn member(row: &PgRow, columns: &KeyColumns) -> sqlx::Result<Member> {
+    let mut cells = Cells::of(row);
+    let (place, depth, retires_at) = (cells.read()?, cells.read()?, cells.maybe_instant()?);
+    let (key, stamp) = cells.key(columns)?;
+    let key = key.understood().map(|key| (key, stamp));
+    Ok(Member { place, depth, retires_at, key, account: cells.maybe_account()? })
+}
+
+/// The members of each lineage, with the place that it was asked for.
+pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Member])> {
+    members.chunk_by(|member, next| member.place == next.place).filter_map(|lineage| {
+        let place = lineage.first()?.place.checked_sub(1)?;
+        Some((usize::try_from(place).ok()?, lineage))
+    })
+}
+
+/// The keys of a lineage from the key up. One that does not climb to a root, step by step and in one account, is
+/// none: nothing is known of what the missing member allows.
+pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, Stamp)>> {
+    let mut keys: Vec<(&Key, Stamp)> = Vec::with_capacity(members.len());
+    for (member, step) in members.iter().zip(0_i32..) {
+        let (KeyRow { key, .. }, stamp) = member.key.as_ref().filter(|_| member.depth == step)?;
+        if keys.last().is_some_and(|(child, _)| child.parent != Some(key.id) || child.account != key.account) {
+            return None;
+        }
+        keys.push((key, *stamp));
+    }
+    keys.last().is_some_and(|(root, _)| root.parent.is_none()).then_some(keys)
+}
+
+/// The lineage at its account's own time, which does not go back when the clock does.
+pub(super) fn assemble(members: &[Member], now: Timestamp, behind: &mut Behind) -> Option<Lineage> {
+    let keys = whole(members)?;
+    for KeyRow { key, .. } in members.iter().filter_map(|member| Some(&member.key.as_ref()?.0)).filter(|row| row.is_behind) {
+        behind.add_key(key);
+    }
+    let mut keys = keys.into_iter().map(|(key, _)| key.clone());
+    let key = keys.next()?;
+    let (account, at) = match members.first()?.account.as_ref() {
+        Some(row) => (row.account.clone(), now.max(row.changed_at)),
+        None => (new_account(&key.account, now), now),
+    };
+    Some(Lineage::new(key, keys.collect(), account, at))
+}
+
+/// What look-ups found, each in the place of its hash.
+pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> Seen<Vec<Option<Found>>> {
+    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+    seen.value.resize_with(count, || None);
+    for (place, lineage) in lineages(members) {
+        let retires_at = lineage.first().and_then(|first| first.retires_at);
+        let lineage = assemble(lineage, now, &mut seen.behind);
+        let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
+        if let Some(slot) = seen.value.get_mut(place) {
+            *slot = lineage.map(|lineage| Found::new(lineage, retires_at));
+        }
+    }
+    seen
+}
+
+/// Asks by itself or inside a transaction.
+pub(super) enum Asking<'a, 'c> {
+    Alone(&'a mut Held<'c>),
+    Within(&'a mut Statements<'c>),
+}
+
+impl Asking<'_, '_> {
+    async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+        match self {
+            Self::Alone(held) => held.fetch(query).await,
+            Self::Within(statements) => statements.fetch(query).await,
+        }
+    }
+}
+
+/// The lineage of one key, at the account's own time.
+pub(super) async fn lineage(
+    mut asking: Asking<'_, '_>,
+    (layout, reads): (&Layout, &Reads),
+    key: KeyId,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Option<Lineage>>> {
+    let rows = asking.fetch(reads.lineages(&[key])).await?;
+    let members = members(&rows, &layout.columns)?;
+    let mut behind = Behind::default();
+    let value = assemble(&members, now, &mut behind);
+    if let Some(row) = members.first().and_then(|member| member.account.as_ref())
+        && row.is_overdue(now)
+    {
+        behind.add_account(&row.account.id);
+    }
+    Ok(Seen { value, behind })
+}
+
+/// An account, not rolled to its time, which is told too.
+pub(super) async fn account(
+    mut asking: Asking<'_, '_>,
+    reads: &Reads,
+    id: &AccountId,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
+    let rows = asking.fetch(reads.account.query().bind(id.as_str().to_owned())).await?;
+    let mut behind = Behind::default();
+    let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
+        return Ok(Seen { value: None, behind });
+    };
+    if row.is_overdue(now) {
+        behind.add_account(id);
+    }
+    Ok(Seen { value: Some((row.account, now.max(row.changed_at))), behind })
+}
+
+pub(super) async fn keys(
+    held: &mut Held<'_>,
+    layout: &Layout,
+    reads: &Reads,
+    query: &KeyQuery,
+    now: Timestamp,
+) -> sqlx::Result<Seen<Vec<Key>>> {
+    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+    let listing = match &query.of {
+        KeysOf::Account(account) if !layout.columns.can_hold(account) => return Ok(seen),
+        KeysOf::Account(account) => reads.keys_of_account.query().bind(account.as_str().to_owned()),
+        KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
+    };
+    let after = query.after.map_or(i64::MIN, KeyId::get);
+    let rows = held.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
+    for row in &rows {
+        let mut cells = Cells::of(row);
+        let (key, _) = cells.key(&layout.columns)?;
+        let account = cells.maybe_account()?;
+        let Some(KeyRow { mut key, is_behind }) = key.understood() else { continue };
+        if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
+            seen.behind.add_account(&key.account);
+        }
+        if is_behind {
+            seen.behind.add_key(&key);
+        }
+        key.roll(account.map_or(now, |row| now.max(row.changed_at)));
+        seen.value.push(key);
+    }
+    Ok(seen)
+}
+
+/// Some accounts in which holds have run out, those first that wait longest.
+pub(super) async fn overdue(held: &mut Held<'_>, reads: &Reads, now: Timestamp) -> sqlx::Result<Behind> {
+    let rows = held.fetch(reads.overdue.query().bind(Instant(now))).await?;
+    let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+    Ok(Behind { accounts, keys: Vec::new() })
+}
+
+impl AccountRow {
+    /// Whether holds of it may have run out.
+    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
+        self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
+    }
+}

@@ -1,0 +1,113 @@
+//! Instants and row versions on the wire.
+
+use jiff::Timestamp;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
+use sqlx::{Decode, Encode, Postgres, Type};
+
+use crate::clock::from_micros;
+
+/// An instant as `timestamptz` has it: whole microseconds. A column `timestamp` is read as UTC.
+///
+/// Not `jiff-sqlx`: a host's own column may say `infinity`, which that refuses, and with it every row of the answer.
+/// Here the ends of jiff's range of time are the infinities of PostgreSQL's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Instant(pub(super) Timestamp);
+
+const TIMESTAMP: PgTypeInfo = PgTypeInfo::with_oid(Oid(1114));
+const TIMESTAMPTZ: PgTypeInfo = PgTypeInfo::with_oid(Oid(1184));
+const TIMESTAMPTZ_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1185));
+
+/// 2000-01-01, where PostgreSQL counts from, in microseconds since 1970.
+const EPOCH: i64 = 946_684_800_000_000;
+/// The first microsecond PostgreSQL knows (4714-11-24 BC), counted from 2000.
+const FIRST: i64 = -211_813_488_000_000_000;
+
+impl Type<Postgres> for Instant {
+    fn type_info() -> PgTypeInfo {
+        TIMESTAMPTZ
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        *ty == TIMESTAMPTZ || *ty == TIMESTAMP
+    }
+}
+
+impl PgHasArrayType for Instant {
+    fn array_type_info() -> PgTypeInfo {
+        TIMESTAMPTZ_ARRAY
+    }
+}
+
+impl Encode<'_, Postgres> for Instant {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.wire().to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+impl Decode<'_, Postgres> for Instant {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        match value.format() {
+            PgValueFormat::Binary => Ok(Self::from_wire(i64::from_be_bytes(value.as_bytes()?.try_into()?))),
+            PgValueFormat::Text => Err("an instant came as text".into()),
+        }
+    }
+}
+
+impl Instant {
+    fn wire(self) -> i64 {
+        let micros = self.0.as_microsecond();
+        if self.0 == Timestamp::MIN || micros < FIRST + EPOCH {
+            i64::MIN
+        } else if micros >= Timestamp::MAX.as_microsecond() {
+            i64::MAX
+        } else {
+            micros - EPOCH
+        }
+    }
+
+    fn from_wire(wire: i64) -> Self {
+        Self(match wire {
+            i64::MIN => Timestamp::MIN,
+            i64::MAX => Timestamp::MAX,
+            wire => from_micros(wire.saturating_add(EPOCH)),
+        })
+    }
+}
+
+/// The version of a row, `xmin`: another one after every change of the row, by whomever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(pub(super) u32);
+
+impl Type<Postgres> for Stamp {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(28))
+    }
+}
+
+impl Decode<'_, Postgres> for Stamp {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        Ok(Self(u32::from_be_bytes(value.as_bytes()?.try_into()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_survive_the_wire_and_the_ends_of_time_are_infinite() {
+        for text in ["2026-01-31T12:00:00.123456Z", "1969-12-31T23:59:59.999999Z", "-000044-03-15T00:00:00Z"] {
+            let at: Timestamp = text.parse().unwrap();
+            assert_eq!(Instant::from_wire(Instant(at).wire()).0, at, "{text}");
+        }
+        assert_eq!(Instant(Timestamp::MIN).wire(), i64::MIN);
+        assert_eq!(Instant(Timestamp::MAX).wire(), i64::MAX);
+        assert_eq!(Instant::from_wire(i64::MIN).0, Timestamp::MIN);
+        assert_eq!(Instant::from_wire(i64::MAX).0, Timestamp::MAX);
+        assert_eq!(Instant::from_wire(i64::MAX - 1).0, Timestamp::MAX);
+    }
+}

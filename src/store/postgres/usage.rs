@@ -1,0 +1,182 @@
+//! Reading the ledger: entries, and sums of them.
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, Unit};
+use sqlx::postgres::PgRow;
+
+use super::connection::{Held, Query, Statements};
+use super::decode::Cells;
+use super::layout::{Layout, Sql};
+use super::types::Instant;
+use crate::store::memory::bucket;
+use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
+use crate::{AccountId, Amount, Entry, EntryId, KeyId};
+
+/// The texts of lists and sums.
+pub(super) struct Sums {
+    entries: Sql,
+    entries_of_key: Sql,
+    entry: Sql,
+    by_key: Sums2,
+    by_label: Sums2,
+    by_time: Sums2,
+    spent_by_key: Sql,
+    spent_by_account: Sql,
+}
+
+/// Of a whole account, and of one key.
+struct Sums2 {
+    of_account: Sql,
+    of_key: Sql,
+}
+
+/// In two halves, which leave room for any number of entries.
+const SUM: &str = "coalesce(sum(e.amount >> 32), 0)::int8, coalesce(sum(e.amount & 4294967295), 0)::int8";
+
+impl Sums {
+    pub(super) fn new(layout: &Layout) -> Self {
+        let page = |of: &str| {
+            layout.sql(&format!(
+                "SELECT e.seq, {{of_entry}} FROM {{entries}} e WHERE {of} AND e.seq > greatest($3, \
+                 (SELECT f.seq FROM {{entries}} f WHERE f.account_id = $1 AND f.at < $4 \
+                 ORDER BY f.at DESC, f.seq DESC LIMIT 1)) AND e.seq < coalesce(\
+                 (SELECT f.seq FROM {{entries}} f WHERE f.account_id = $1 AND f.at >= $5 \
+                 ORDER BY f.at, f.seq LIMIT 1), 9223372036854775807) ORDER BY e.seq LIMIT $6"
+            ))
+        };
+        let sums = |group: &str| {
+            let of = |of: &str| {
+                layout.sql(&format!(
+                    "SELECT {group}, {SUM}, count(*) FILTER (WHERE e.refunds IS NULL) FROM {{entries}} e \
+                     WHERE {of} AND e.counts_at >= $3 AND e.counts_at < $4 GROUP BY 1"
+                ))
+            };
+            Sums2 { of_account: of(ACCOUNT), of_key: of(KEY) }
+        };
+        const ACCOUNT: &str = "e.account_id = $1 AND $2::int8 IS NULL";
+        const KEY: &str = "e.account_id = $1 AND e.key_id = $2";
+        Self {
+            // The instants of an account never go back, so the bounds in time are bounds in the order too.
+            entries: page(ACCOUNT),
+            entries_of_key: page(KEY),
+            entry: layout.sql("SELECT {of_entry} FROM {entries} e WHERE e.id = $1"),
+            by_key: sums("e.key_id::text"),
+            by_label: sums("coalesce(e.labels ->> $5, '')"),
+            by_time: sums("date_trunc($5, e.counts_at AT TIME ZONE 'UTC')"),
+            spent_by_key: layout.sql(&format!(
+                "WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION \
+                 SELECT k.{{k.id}}::int8 FROM family f JOIN {{keys}} k ON k.{{k.parent}} = f.id) \
+                 SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq > coalesce(\
+                 (SELECT g.seq FROM {{entries}} g WHERE g.account_id = (SELECT k.{{k.account}}::text COLLATE \"C\" \
+                 FROM {{keys}} k WHERE k.{{k.id}} = $1) AND g.at < $2 ORDER BY g.at DESC, g.seq DESC LIMIT 1), -1) \
+                 WHERE e.counts_at >= $2"
+            )),
+            spent_by_account: layout
+                .sql(&format!("SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.counts_at >= $2")),
+        }
+    }
+
+    /// What a key and everything minted from it was charged since then.
+    pub(super) async fn spent_by_key(
+        &self,
+        statements: &mut Statements<'_>,
+        key: KeyId,
+        since: Timestamp,
+    ) -> sqlx::Result<Amount> {
+        total(statements, self.spent_by_key.query().bind(key.get()).bind(Instant(since))).await
+    }
+
+    /// What all keys of an account were charged since then.
+    pub(super) async fn spent_by_account(
+        &self,
+        statements: &mut Statements<'_>,
+        account: &AccountId,
+        since: Timestamp,
+    ) -> sqlx::Result<Amount> {
+        let account = account.as_str().to_owned();
+        total(statements, self.spent_by_account.query().bind(account).bind(Instant(since))).await
+    }
+}
+
+pub(super) async fn entries(
+    held: &mut Held<'_>,
+    sums: &Sums,
+    query: &EntryQuery,
+) -> sqlx::Result<Vec<(Cursor, Entry)>> {
+    let page = match query.key {
+        Some(_) => &sums.entries_of_key,
+        None => &sums.entries,
+    };
+    let page = page
+        .query()
+        .bind(query.account.as_str().to_owned())
+        .bind(query.key.map(KeyId::get))
+        .bind(query.after.map_or(i64::MIN, Cursor::get))
+        .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
+        .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)))
+        .bind(i64::from(query.limit));
+    let read = |row: &PgRow| {
+        let mut cells = Cells::of(row);
+        Ok((Cursor::new(cells.read()?), cells.entry()?))
+    };
+    held.fetch(page).await?.iter().map(read).collect()
+}
+
+pub(super) async fn entry(held: &mut Held<'_>, sums: &Sums, id: EntryId) -> sqlx::Result<Option<Entry>> {
+    let query = sums.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()));
+    held.fetch(query).await?.first().map(|row| Cells::of(row).entry()).transpose()
+}
+
+pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
+    let (texts, unit) = match &query.by {
+        UsageBy::Key => (&sums.by_key, None),
+        UsageBy::Label(_) => (&sums.by_label, None),
+        UsageBy::Hour => (&sums.by_time, Some(("hour", Unit::Hour))),
+        UsageBy::Day => (&sums.by_time, Some(("day", Unit::Day))),
+        UsageBy::Month => (&sums.by_time, Some(("month", Unit::Month))),
+    };
+    let text = if query.key.is_some() { &texts.of_key } else { &texts.of_account };
+    let mut asked = text
+        .query()
+        .bind(query.account.as_str().to_owned())
+        .bind(query.key.map(KeyId::get))
+        .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
+        .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)));
+    match (&query.by, unit) {
+        (UsageBy::Label(name), _) => asked = asked.bind(name.clone()),
+        (_, Some((name, _))) => asked = asked.bind(name),
+        _ => {}
+    }
+    let mut groups = BTreeMap::new();
+    for row in &held.fetch(asked).await? {
+        let mut cells = Cells::of(row);
+        let group = match unit {
+            Some((_, unit)) => bucket(cells.instant()?, unit),
+            None => cells.read()?,
+        };
+        let amount = sum(&mut cells)?;
+        groups.insert(group, (amount, cells.read::<i64>()?.unsigned_abs()));
+    }
+    let usage = groups.into_iter().map(|(group, (amount, charges)): (String, _)| Usage::new(group, amount, charges));
+    Ok(usage.collect())
+}
+
+async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> sqlx::Result<Amount> {
+    let rows = statements.fetch(query).await?;
+    rows.first().map_or(Ok(Amount::ZERO), |row| sum(&mut Cells::of(row)))
+}
+
+/// Held in the range of amounts only at its end, so that the order of the entries does not matter.
+fn sum(cells: &mut Cells<'_>) -> sqlx::Result<Amount> {
+    let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
+    let micros = i128::from(high) * (1 << 32) + i128::from(low);
+    Ok(Amount::micros(i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })))
+}
+
+/// The first whole microsecond that is not before `at`: stored instants have no finer parts.
+fn ceiling(at: Timestamp) -> Timestamp {
+    let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
+    // A cut goes towards zero, which before 1970 is upwards already.
+    crate::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
+}
