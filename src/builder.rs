@@ -93,6 +93,39 @@ impl Builder {
         self
     }
 
+    /// Answers look-ups from memory, at most `max_staleness` old. Default: no; `Duration::ZERO`: no. At most a day.
+    ///
+    /// The store has to vouch that no policy has changed since, and one that cannot is asked for every look-up, as
+    /// without a cache. Holds and payments always ask the store, so nothing is overspent.
+    ///
+    /// What is given up:
+    ///
+    /// - **Figures.** What a [`KeyContext`](crate::KeyContext) says of money (spent, held, remaining) may be
+    ///   `max_staleness` old. So may be the look at what is left when a handler takes a [`Charge`](crate::Charge): one
+    ///   that only adds cost, and neither holds nor pays, may begin work for so long after other keys, or other
+    ///   processes, have spent what it shares with them; its cost is posted as debt, as ever.
+    /// - **Changes by others**, as the store learns of them. `SqliteStore` asks its file before each batch of
+    ///   look-ups, and `MemoryStore` has no others: every change holds from the next request on, as without a cache.
+    ///   A store that is told of changes, such as one on PostgreSQL, may be late with those of other processes by as
+    ///   long as the news takes; by `max_staleness` at most, whatever becomes of the news. Changes through this handle
+    ///   hold at once in any case, and so do expiry, the end of a token's grace and the end of a window.
+    ///
+    /// What a look-up refuses is never refused from memory: an unknown, revoked or expired key is looked up each time.
+    /// At most 100,000 keys are kept; those read first are forgotten first.
+    ///
+    /// ```
+    /// use agentkey::{AgentKeys, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let keys = AgentKeys::builder().cache(Duration::from_secs(5)).build(MemoryStore::new());
+    /// # drop(keys); }
+    /// ```
+    pub fn cache(mut self, max_staleness: Duration) -> Self {
+        self.options.lanes.max_staleness = Some(max_staleness.min(LONGEST)).filter(|bound| !bound.is_zero());
+        self
+    }
+
     /// How many look-ups, and how many postings, may wait for the store; more are answered with 503 after
     /// [`answer_within`](Self::answer_within). Default: 8,192.
     pub fn queue(mut self, places: usize) -> Self {

@@ -4,10 +4,13 @@
 //! their order: a settle that is sent behind a hold is decided behind it. A posting is answered after the commit of
 //! its batch; where the batch fails, each posting stands for itself.
 
+mod cache;
 mod lookups;
+mod marks;
 mod postings;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +21,10 @@ use crate::ledger::{Posted, Posting};
 use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
 use crate::{AccountId, Refusal, Store, TokenHash};
 
-use lookups::LookupLane;
+use cache::Cache;
+pub(crate) use cache::Changing;
+use lookups::{Asking, LookupLane};
+use marks::MarkLane;
 use postings::{Job, Place, PostingLane};
 
 /// How much may wait, and for how long.
@@ -32,6 +38,8 @@ pub(crate) struct LaneOptions {
     pub(crate) answer_within: Duration,
     /// For how long a settle is tried.
     pub(crate) settle_within: Duration,
+    /// For how long a look-up may be answered from memory, if at all.
+    pub(crate) max_staleness: Option<Duration>,
 }
 
 impl Default for LaneOptions {
@@ -41,6 +49,7 @@ impl Default for LaneOptions {
             charges: 65_536,
             answer_within: Duration::from_secs(5),
             settle_within: Duration::from_secs(30),
+            max_staleness: None,
         }
     }
 }
@@ -71,6 +80,15 @@ pub(crate) struct Lanes {
     waiting: Arc<Semaphore>,
     charges: Arc<Semaphore>,
     options: LaneOptions,
+    store: Arc<dyn Store>,
+    memory: Option<Memory>,
+}
+
+/// What look-ups are answered from without the store.
+#[derive(Debug)]
+struct Memory {
+    cache: Arc<Cache>,
+    marks: MarkLane,
 }
 
 /// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
@@ -84,20 +102,50 @@ impl Lanes {
     /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
     pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
         let width = store.width();
+        let cache = options.max_staleness.map(|bound| Arc::new(Cache::new(bound)));
+        let asking = || Asking { store: store.clone(), options, cache: cache.clone() };
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options)).collect(),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking())).collect(),
             postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
             waiting: Arc::new(Semaphore::new(options.queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,
+            store: store.clone(),
+            memory: cache.clone().map(|cache| Memory { cache, marks: MarkLane::start(store.clone(), options) }),
         }
     }
 
-    /// The key with this token hash, as the store has it now.
+    /// The key with this token hash, where memory can answer for the store without a wait.
+    pub(crate) fn recall(&self, hash: &TokenHash) -> Option<Arc<Found>> {
+        let Memory { cache, .. } = self.memory.as_ref()?;
+        let mark = catch_unwind(AssertUnwindSafe(|| self.store.mark_at_hand())).ok()??;
+        cache.recall(hash, cache.asked(mark))
+    }
+
+    /// Sees to it that this key is looked up the next time.
+    pub(crate) fn forget(&self, hash: &TokenHash) {
+        if let Some(Memory { cache, .. }) = &self.memory {
+            cache.forget(hash);
+        }
+    }
+
+    /// To be held while this handle changes what may have been looked up.
+    pub(crate) fn changing(&self) -> Changing<'_> {
+        Changing::new(self.memory.as_ref().map(|memory| &*memory.cache))
+    }
+
+    /// The key with this token hash, as the store has it now; as it had it, where a cache was asked for.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
         let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(UNAVAILABLE)?;
-        lane.find(hash, self.options.answer_within).await
+        let mut asked = None;
+        if let Some(Memory { cache, marks }) = &self.memory {
+            asked = marks.ask().await?.map(|mark| cache.asked(mark));
+            if let Some(found) = asked.and_then(|now| cache.recall(&hash, now)) {
+                return Ok(Some(found));
+            }
+        }
+        lane.find(hash, asked, self.options.answer_within).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it

@@ -17,7 +17,7 @@ use crate::context::{Anonymous, KeyContext, mark};
 use crate::http_options::HttpOptions;
 use crate::lanes::UNAVAILABLE;
 use crate::store::{BoxFuture, Found};
-use crate::{Refusal, problem};
+use crate::{Refusal, TokenHash, problem};
 
 pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
 
@@ -48,6 +48,7 @@ struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
     layer: AgentKeyLayer,
+    hash: TokenHash,
 }
 
 pin_project! {
@@ -83,8 +84,24 @@ where
         Self { state: State::Anonymous { inner } }
     }
 
-    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, layer: AgentKeyLayer) -> Self {
-        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer }) } }
+    pub(super) fn finding(
+        lookup: Lookup,
+        hash: TokenHash,
+        inner: S,
+        request: Request<ReqBody>,
+        layer: AgentKeyLayer,
+    ) -> Self {
+        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer, hash }) } }
+    }
+
+    pub(super) fn found(
+        found: Arc<Found>,
+        hash: TokenHash,
+        inner: S,
+        request: Request<ReqBody>,
+        layer: AgentKeyLayer,
+    ) -> Self {
+        Self { state: Call { inner, request, layer, hash }.after(Ok(Some(found))) }
     }
 }
 
@@ -115,7 +132,7 @@ where
             Err(refusal) => return State::refused(&refusal, &http),
         };
         let claim = idempotency::claim(&self.request);
-        let tab = Arc::new(Tab::new(keys, found, http, claim));
+        let tab = Arc::new(Tab::new(keys, found, self.hash, http, claim));
         mark(self.request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
         let is_head = self.request.method() == Method::HEAD;
         let guard = Guard::new(tab);

@@ -41,9 +41,12 @@ where
         layer.credentials.hide(request.headers_mut());
         match credential {
             Ok(hash) => {
+                if let Some(found) = layer.keys.lanes.recall(&hash) {
+                    return ResponseFuture::found(found, hash, inner, request, layer.clone());
+                }
                 let keys = layer.keys.clone();
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
-                ResponseFuture::finding(found, inner, request, layer.clone())
+                ResponseFuture::finding(found, hash, inner, request, layer.clone())
             }
             Err(refusal @ Refusal::MissingKey) if layer.optional => {
                 mark(request.extensions_mut(), Err(Anonymous { http: layer.http.clone(), refusal }));

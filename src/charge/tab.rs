@@ -13,12 +13,13 @@ use crate::http_options::HttpOptions;
 use crate::lanes::{ChargePermit, Settling};
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
 use crate::store::Found;
-use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal};
+use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal, TokenHash};
 
 /// What one request owes.
 pub(crate) struct Tab {
     keys: Arc<Inner>,
     found: Arc<Found>,
+    hash: TokenHash,
     http: Arc<HttpOptions>,
     /// The client's `Idempotency-Key`, or why it cannot be used.
     claim: Result<Option<Claim>, Refusal>,
@@ -71,10 +72,11 @@ impl Tab {
     pub(crate) fn new(
         keys: Arc<Inner>,
         found: Arc<Found>,
+        hash: TokenHash,
         http: Arc<HttpOptions>,
         claim: Result<Option<Claim>, Refusal>,
     ) -> Self {
-        Self { keys, found, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
+        Self { keys, found, hash, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
@@ -288,9 +290,13 @@ impl Tab {
     }
 
     async fn submit(&self, posting: Posting) -> Result<Posted, Refusal> {
-        let posted = self.keys.lanes.post(posting).await?;
-        self.owed().remaining = Some(posted.remaining);
-        Ok(posted)
+        let posted = self.keys.lanes.post(posting).await;
+        match &posted {
+            Ok(posted) => self.settled(posted),
+            Err(Refusal::BudgetExceeded(_)) => self.keys.lanes.forget(&self.hash),
+            Err(_) => {}
+        }
+        posted
     }
 }
 
@@ -318,6 +324,10 @@ impl Tab {
     }
 
     pub(super) fn settled(&self, posted: &Posted) {
+        if posted.remaining.is_some_and(|left| !left.is_positive()) {
+            // The next request is not to begin work because memory says that something is left.
+            self.keys.lanes.forget(&self.hash);
+        }
         self.owed().remaining = Some(posted.remaining);
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::cache::{Asked, Cache};
 use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
 use crate::store::{Found, StoreError};
 use crate::{Refusal, Store, TokenHash};
@@ -14,6 +15,15 @@ use crate::{Refusal, Store, TokenHash};
 /// At most so many look-ups in one question.
 const BATCH: usize = 512;
 
+/// Whom a lane asks, and how.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) options: LaneOptions,
+    pub(super) cache: Option<Arc<Cache>>,
+}
+
+type Askers = Vec<(oneshot::Sender<Answer>, Option<Asked>)>;
 type Answer = Result<Option<Arc<Found>>, Refusal>;
 
 #[derive(Debug)]
@@ -22,20 +32,22 @@ pub(super) struct LookupLane(mpsc::Sender<Lookup>);
 #[derive(Debug)]
 struct Lookup {
     hash: TokenHash,
+    /// Set where the answer may be kept.
+    asked: Option<Asked>,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
 impl LookupLane {
-    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
-        let (sender, waiting) = mpsc::channel(options.queue.max(1));
-        tokio::spawn(run(store, options, waiting));
+    pub(super) fn start(asking: Asking) -> Self {
+        let (sender, waiting) = mpsc::channel(asking.options.queue.max(1));
+        tokio::spawn(run(asking, waiting));
         Self(sender)
     }
 
-    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> Answer {
+    pub(super) async fn find(&self, hash: TokenHash, asked: Option<Asked>, within: Duration) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
+        let lookup = Lookup { hash, asked, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
             place.map_err(|_| UNAVAILABLE)?.send(lookup);
@@ -44,15 +56,15 @@ impl LookupLane {
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         batch.retain(|lookup| !lookup.answer.is_closed());
-        let mut askers: HashMap<TokenHash, Vec<oneshot::Sender<Answer>>> = HashMap::with_capacity(batch.len());
+        let mut askers: HashMap<TokenHash, Askers> = HashMap::with_capacity(batch.len());
         let now = Instant::now();
-        for Lookup { hash, deadline, answer } in batch.drain(..) {
+        for Lookup { hash, asked, deadline, answer } in batch.drain(..) {
             match deadline > now {
-                true => askers.entry(hash).or_default().push(answer),
+                true => askers.entry(hash).or_default().push((answer, asked)),
                 // Behind a store that does not answer, those who came first have waited long enough for all.
                 false => drop(answer.send(Err(UNAVAILABLE))),
             }
@@ -61,11 +73,17 @@ async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Rec
         if hashes.is_empty() {
             continue;
         }
-        match options.ask(|| store.find(&hashes)).await {
+        match asking.options.ask(|| asking.store.find(&hashes)).await {
             Ok(found) => {
                 for (hash, found) in hashes.iter().zip(found) {
-                    let answer = Ok(found.map(Arc::new));
-                    askers.remove(hash).into_iter().flatten().for_each(|asker| drop(asker.send(answer.clone())));
+                    let found = found.map(Arc::new);
+                    let askers = askers.remove(hash).unwrap_or_default();
+                    // The last one knew best what is in force.
+                    let asked = askers.iter().rev().find_map(|(_, asked)| *asked);
+                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
+                        cache.keep(*hash, found, asked);
+                    }
+                    askers.into_iter().for_each(|(asker, _)| drop(asker.send(Ok(found.clone()))));
                 }
             }
             Err(error) => refuse(&error, askers),
@@ -73,7 +91,7 @@ async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Rec
     }
 }
 
-fn refuse(error: &StoreError, askers: HashMap<TokenHash, Vec<oneshot::Sender<Answer>>>) {
+fn refuse(error: &StoreError, askers: HashMap<TokenHash, Askers>) {
     tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
-    askers.into_values().flatten().for_each(|asker| drop(asker.send(Err(UNAVAILABLE))));
+    askers.into_values().flatten().for_each(|(asker, _)| drop(asker.send(Err(UNAVAILABLE))));
 }

@@ -1,12 +1,14 @@
 //! The reference model: everything in one book, under one lock.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{Timestamp, Unit};
 
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy,
+    UsageQuery,
 };
 use crate::ledger::{Book, Change, ChangeError, EntryRow, NewToken, Posted, Posting, Rules, not_revoked};
 use crate::{
@@ -26,6 +28,8 @@ use crate::{
 pub struct MemoryStore {
     clock: Clock,
     state: Mutex<State>,
+    /// Counts the changes of policy, but for new keys.
+    policy: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl MemoryStore {
 
     /// An empty store with a clock of one's own.
     pub fn with_clock(clock: impl Into<Clock>) -> Self {
-        Self { clock: clock.into(), state: Mutex::default() }
+        Self { clock: clock.into(), ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,7 +86,12 @@ impl Store for MemoryStore {
         change: &'a Change,
         rules: &'a Rules,
     ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
-        let changed = self.lock().change(change, rules, &self.clock);
+        let mut state = self.lock();
+        let changed = state.change(change, rules, &self.clock);
+        if !matches!(change, Change::Create { .. }) {
+            self.policy.fetch_add(1, Ordering::SeqCst);
+        }
+        drop(state);
         Box::pin(std::future::ready(Ok(changed)))
     }
 
@@ -127,6 +136,10 @@ impl Store for MemoryStore {
         }
         let ended = state.record();
         Box::pin(std::future::ready(Ok(ended)))
+    }
+
+    fn mark_at_hand(&self) -> Option<Mark> {
+        Some(Mark::new(self.policy.load(Ordering::SeqCst), self.clock.now()))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

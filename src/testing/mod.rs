@@ -42,6 +42,7 @@ pub mod claiming;
 pub mod finding;
 pub mod holding;
 pub mod listing;
+pub mod marking;
 pub mod posting;
 pub mod racing;
 pub mod refunding;
@@ -200,6 +201,10 @@ suite! { $
         usage_counts_a_refund_where_its_charge_was
         usage_saturates
         accounts_do_not_see_each_other
+    }
+    marking {
+        under_one_mark_policy_is_the_same
+        a_mark_has_the_time_of_the_store
     }
     racing {
         payments_never_pass_a_limit_together

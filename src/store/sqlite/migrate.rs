@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_init.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/sqlite/0001_init.sql"),
+    include_str!("../../../migrations/sqlite/0002_policy_version.sql"),
+];
 
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     migrate_with(connection, &MIGRATIONS).await

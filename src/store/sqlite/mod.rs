@@ -30,7 +30,8 @@ use self::connection::{Connections, Held};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
+    Width,
 };
 use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -103,6 +104,13 @@ impl SqliteStore {
         let mut reader = self.connections.reader().await?;
         let seen = read::find(&mut reader.connection, hashes, self.clock.now()).await;
         Ok(reader.after(seen)?.value)
+    }
+
+    async fn policy(&self) -> sqlx::Result<Option<Mark>> {
+        let mut reader = self.connections.reader().await?;
+        let at = self.clock.now();
+        let version = read::policy(&mut reader.connection).await;
+        Ok(reader.after(version)?.map(|version| Mark::new(version.cast_unsigned(), at)))
     }
 
     async fn catch_up(&self, behind: Behind) -> sqlx::Result<usize> {
@@ -249,6 +257,10 @@ impl Store for SqliteStore {
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
         self.answer(self.swept())
+    }
+
+    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
+        self.answer(self.policy())
     }
 
     fn width(&self) -> Width {

@@ -76,6 +76,11 @@ pub(super) async fn find(
     Ok(Seen { value: hashes.iter().map(&mut take).collect(), behind })
 }
 
+/// The number of the policy in force. Triggers draw another with every change, whoever makes it.
+pub(super) async fn policy(connection: &mut SqliteConnection) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT version FROM agentkey_policy WHERE id = 0").fetch_optional(connection).await
+}
+
 /// The lineage of one key, at the account's own time.
 pub(super) async fn lineage(
     connection: &mut SqliteConnection,

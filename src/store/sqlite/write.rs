@@ -8,16 +8,19 @@ use super::load::{Hex, Query, json};
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::{Account, Amount, Balance, Entry, EntryId, KeyId, Period};
 
-/// Accounts whole, policy and money, with the instant of the change. Their version goes up by one.
+/// Accounts with the instant of the change: new ones whole, of those that are there the money, and the policy where
+/// it is said. Their version goes up by one.
+///
+/// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
 macro_rules! put_accounts {
-    () => {
+    ($($policy:literal)?) => {concat!(
             "INSERT INTO agentkey_accounts \
              (id, version, changed_at, limit_micros, period, created_at, spent, held, since) \
              SELECT value ->> 0, 1, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
              value ->> 7 FROM json_each(?) WHERE true ON CONFLICT (id) DO UPDATE SET version = version + 1, changed_at = excluded.changed_at, \
-             limit_micros = excluded.limit_micros, period = excluded.period, \
              spent = excluded.spent, held = excluded.held, since = excluded.since"
-    };
+            $(, $policy)?
+    )};
 }
 
 macro_rules! put_balances {
@@ -68,7 +71,8 @@ pub(super) async fn changes(connection: &mut SqliteConnection, changes: &Changes
 }
 
 pub(super) async fn account(connection: &mut SqliteConnection, account: &(Account, Timestamp)) -> sqlx::Result<()> {
-    run(connection, sqlx::query(put_accounts!()).bind(json(&[account_row(account)])?)).await
+    const SQL: &str = put_accounts!(", limit_micros = excluded.limit_micros, period = excluded.period");
+    run(connection, sqlx::query(SQL).bind(json(&[account_row(account)])?)).await
 }
 
 pub(super) async fn balance(connection: &mut SqliteConnection, balance: &(KeyId, Period, Balance)) -> sqlx::Result<()> {

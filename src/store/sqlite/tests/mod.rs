@@ -1,4 +1,5 @@
 mod model;
+mod policy;
 
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ async fn tables_of_a_newer_version_are_refused() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     SqliteStore::connect(&path).await.unwrap().close().await;
-    raw(&path, "INSERT INTO agentkey_migrations VALUES (2, 0)").await;
+    raw(&path, "INSERT INTO agentkey_migrations VALUES (99, 0)").await;
     let error = SqliteStore::connect(&path).await.unwrap_err();
     assert!(!error.is_transient());
     assert!(error.to_string().contains("keys.db: "), "{error}");

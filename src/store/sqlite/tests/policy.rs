@@ -1,0 +1,134 @@
+//! The number of the policy: what draws another, and what does not.
+
+use super::*;
+use crate::AgentKeys;
+use crate::ledger::OnExpiry;
+
+async fn version(store: &SqliteStore) -> u64 {
+    store.mark().await.unwrap().expect("it is there").version
+}
+
+#[tokio::test]
+async fn sql_of_the_host_draws_another_number_and_money_does_not() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
+    let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
+    let rotate = Change::Rotate { key: child.id, token: token(2), grace: Duration::from_secs(60) };
+    store.change(&rotate, &Rules::default()).await.unwrap().unwrap();
+
+    for (sql, moves) in [
+        ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 1", true),
+        ("UPDATE agent_keys SET revoked_at = NULL, expires_at = NULL", true),
+        ("UPDATE agent_keys SET scopes = '[]' WHERE id = 2", true),
+        ("UPDATE agent_keys SET parent_id = NULL WHERE id = 2", true),
+        ("UPDATE agent_keys SET limit_micros = 7", true),
+        ("UPDATE agentkey_accounts SET limit_micros = 7", true),
+        ("UPDATE agentkey_retired_tokens SET retires_at = 1", true),
+        ("DELETE FROM agentkey_retired_tokens", true),
+        ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 99", false),
+        ("ALTER TABLE agent_keys ADD COLUMN last_seen INTEGER; UPDATE agent_keys SET last_seen = 1", false),
+        ("UPDATE agentkey_balances SET spent = 1; UPDATE agentkey_accounts SET spent = 1, changed_at = 1", false),
+        ("INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('acme', 'new', 0)", false),
+        ("INSERT OR REPLACE INTO agent_keys (account_id, key_hash, created_at) VALUES ('acme', 'new', 0)", true),
+        ("INSERT OR REPLACE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (1, 'acme', 'x', 0)", true),
+        ("DELETE FROM agent_keys WHERE id = 2", true),
+        ("DELETE FROM agentkey_accounts", true),
+    ] {
+        let before = version(&store).await;
+        raw(&path, sql).await;
+        assert_eq!(version(&store).await != before, moves, "{sql}");
+    }
+    raw(&path, "DELETE FROM agentkey_policy").await;
+    assert_eq!(store.mark().await.unwrap(), None, "it is not for the store to tell");
+}
+
+#[tokio::test]
+async fn charges_and_new_keys_draw_no_number() {
+    let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
+    let directory = directory();
+    let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
+    let store = SqliteStore::open(options).await.unwrap();
+    let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
+    store
+        .change(
+            &Change::EnsureAccount { account: account("acme"), budget: Budget::daily(Amount::units(9)) },
+            &Rules::default(),
+        )
+        .await
+        .unwrap()
+        .unwrap();
+    let before = version(&store).await;
+
+    let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
+    let post = async |action| {
+        let posting = Posting::new(account("acme"), child.id, action);
+        store.post(std::slice::from_ref(&posting)).await.unwrap().pop().unwrap().unwrap();
+        posting.id
+    };
+    let (amount, note, ttl) = (Amount::cents(1), Note::default(), Duration::from_secs(60));
+    let held = post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone() }).await;
+    let paid = post(Action::Pay { amount, note: note.clone(), claim: None }).await;
+    post(Action::Refund { entry: paid.into(), amount }).await;
+    post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone() }).await;
+    post(Action::Settle { holds: vec![held], void: vec![], cost: amount, note, claim: None }).await;
+    clock.advance(Duration::from_secs(2 * 24 * 60 * 60));
+    assert_eq!(store.sweep().await.unwrap(), 1);
+    assert_eq!(version(&store).await, before);
+}
+
+/// What one process does, another one knows at its next request, though it answers from memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_by_another_is_seen_at_the_next_look_up() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let open = async || {
+        let store = SqliteStore::connect(&path).await.unwrap();
+        AgentKeys::builder().cache(Duration::from_secs(60 * 60)).build(store)
+    };
+    let (here, there) = (open().await, open().await);
+    let created = here.create(NewKey::new(account("acme"))).await.unwrap();
+    let standing = async || here.find(&created.token).await.unwrap().unwrap().standing();
+    let name = async || here.find(&created.token).await.unwrap().unwrap().key().name.clone();
+
+    assert_eq!(standing().await, Ok(()));
+    // It is from memory, or it would see what no trigger tells.
+    raw(&path, "INSERT INTO agentkey_balances VALUES (1, 'lifetime', 5, 0, 0)").await;
+    let spent = here.find(&created.token).await.unwrap().unwrap().key().balance.spent;
+    assert_eq!(spent, Amount::ZERO);
+
+    for n in 0..50 {
+        there.update(created.key.id, crate::KeyPatch::new().name(n.to_string())).await.unwrap();
+        assert_eq!(name().await, n.to_string());
+        assert_eq!(name().await, n.to_string());
+    }
+    raw(&path, "UPDATE agent_keys SET revoked_at = 1").await;
+    assert_eq!(standing().await, Err(Refusal::RevokedKey));
+    raw(&path, "UPDATE agent_keys SET revoked_at = NULL").await;
+    assert_eq!(standing().await, Ok(()));
+    there.revoke(created.key.id).await.unwrap();
+    assert_eq!(standing().await, Err(Refusal::RevokedKey));
+    here.shutdown().await;
+    there.shutdown().await;
+}
+
+/// A file that was put in place of another has the number of its own policy.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_restored_backup_is_another_policy() {
+    let directory = directory();
+    let (path, backup) = (directory.path().join("keys.db"), directory.path().join("backup.db"));
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let key = create(&store, 1, draft("acme", None, Budget::unlimited())).await;
+    store.close().await;
+    std::fs::copy(&path, &backup).unwrap();
+
+    // As many changes here as there, and not the same.
+    let renamed = SqliteStore::connect(&path).await.unwrap();
+    let rename = Change::Update { key: key.id, patch: crate::KeyPatch::new().name("renamed") };
+    renamed.change(&rename, &Rules::default()).await.unwrap().unwrap();
+    let revoked = SqliteStore::connect(&backup).await.unwrap();
+    revoked.change(&Change::Revoke { key: key.id }, &Rules::default()).await.unwrap().unwrap();
+    assert_ne!(version(&renamed).await, version(&revoked).await);
+}
