@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bodies;
+mod cache;
 mod idempotency;
 mod interrupted;
 mod outage;

@@ -66,7 +66,7 @@ async fn an_outage_is_a_503_and_never_a_bad_key() {
             let world = World::with(no_patience()).await;
             let (_, token) = world.key().await;
             let client = Client::new(version, serve(app(&world)).await, &token);
-            world.spy.set(Faults { finds: fault, posts: fault, only: None });
+            world.spy.set(Faults { finds: fault, posts: fault, ..Faults::default() });
             for path in ["/free", "/scoped", "/work", "/pay"] {
                 let seen = client.get(path).await;
                 assert_eq!(seen.refused(), unavailable());
@@ -385,7 +385,7 @@ async fn a_stream_through_an_outage_ends_well() {
         );
         let client = Client::new(version, serve(app.layer(world.layer())).await, &token);
         let head = client.head(client.request(http::Method::GET, "/")).await;
-        world.spy.set(Faults { finds: Fault::Down, posts: Fault::Down, only: None });
+        world.spy.set(Faults { finds: Fault::Down, posts: Fault::Down, ..Faults::default() });
         let rest = tokio::spawn(Seen::read(head));
         open.send_replace(true);
         world.spy.arrived(3, is_settle).await;

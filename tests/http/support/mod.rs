@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 pub(crate) use client::{Client, Seen, Version, raw};
 pub(crate) use logs::{capture_logs, logged};
-pub(crate) use spy::{Fault, Faults, Spy, is_hold, is_open, is_pay, is_settle};
+pub(crate) use spy::{Fault, Faults, Spy, Vouches, is_hold, is_open, is_pay, is_settle};
 
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);
@@ -57,7 +57,11 @@ impl World {
 
     /// With a clock that stands still.
     pub(crate) async fn at(clock: &ManualClock) -> Self {
-        Self::on(AgentKeys::builder(), store(Some(clock)).await)
+        Self::with_clock(AgentKeys::builder(), clock).await
+    }
+
+    pub(crate) async fn with_clock(builder: Builder, clock: &ManualClock) -> Self {
+        Self::on(builder, store(Some(clock)).await)
     }
 
     pub(crate) fn on(builder: Builder, store: Box<dyn Store>) -> Self {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentkey::ledger::{Action, Change, Posted, Posting, Rules};
-use agentkey::store::{BoxFuture, Changed, Found, KeyQuery, StoreResult, Width};
+use agentkey::store::{BoxFuture, Changed, Found, KeyQuery, Mark, StoreResult, Width};
 use agentkey::{
     Account, AccountId, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError, TokenHash,
     Usage, UsageQuery,
@@ -37,6 +37,18 @@ pub(crate) struct Faults {
     pub(crate) posts: Fault,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
+    pub(crate) vouches: Vouches,
+}
+
+/// For what the store vouches, where look-ups are kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Vouches {
+    #[default]
+    Well,
+    /// It cannot tell.
+    Never,
+    /// It is told of nothing.
+    Blindly,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +84,10 @@ impl Faults {
     pub(crate) fn only(mut self, which: impl Fn(&Posting) -> bool + Send + Sync + 'static) -> Self {
         self.only = Some(Arc::new(which));
         self
+    }
+
+    pub(crate) fn vouches(vouches: Vouches) -> Self {
+        Self { vouches, ..Self::default() }
     }
 
     fn of(&self, postings: &[Posting]) -> Fault {
@@ -188,6 +204,23 @@ impl Store for SpyStore {
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
         self.store.sweep()
+    }
+
+    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
+        Box::pin(async {
+            self.spy.pass(|faults| faults.finds).await?;
+            let mark = self.store.mark().await?;
+            let vouches = self.spy.faults.borrow().vouches;
+            Ok(match vouches {
+                Vouches::Well => mark,
+                Vouches::Never => None,
+                Vouches::Blindly => mark.map(|mark| Mark::new(0, mark.at)),
+            })
+        })
+    }
+
+    fn mark_at_hand(&self) -> Option<Mark> {
+        self.store.mark_at_hand().filter(|_| self.spy.faults.borrow().vouches == Vouches::Well)
     }
 
     fn width(&self) -> Width {
