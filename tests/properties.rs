@@ -19,6 +19,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, FileFailurePersistence};
 
+#[cfg(feature = "postgres")]
+#[path = "support/postgres.rs"]
+mod postgres_server;
+
 const ACCOUNTS: [&str; 2] = ["acme", "other"];
 
 /// One step of a history. An `Index` picks among what was made so far.
@@ -726,5 +730,32 @@ proptest! {
             agentkey::SqliteStore::open(agentkey::SqliteOptions::new(":memory:").clock(clock)).await.unwrap()
         };
         replay(memory, sqlite, &history);
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use agentkey::{PostgresOptions, PostgresStore};
+
+    use super::*;
+    use crate::postgres_server::Server;
+
+    /// A schema for each history, in one database.
+    #[test]
+    fn postgres_agrees_with_the_model() {
+        let Some(server) = Server::shared() else { return };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let database = runtime.block_on(server.database());
+        let histories_so_far = AtomicU32::new(0);
+        proptest!(config(24), |(history in histories())| {
+            let schema = format!("history_{}", histories_so_far.fetch_add(1, Ordering::Relaxed));
+            let postgres = async |clock: Clock| {
+                let options = PostgresOptions::new(database.url()).schema(&schema).clock(clock);
+                PostgresStore::open(options).await.unwrap()
+            };
+            replay(memory, postgres, &history);
+        });
     }
 }
