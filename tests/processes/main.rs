@@ -1,56 +1,56 @@
-//! Claims that need whole processes: several on one file, and `kill -9` in the middle of load.
+//! Claims that need whole processes: several on one database, and `kill -9` in the middle of load.
 //!
 //! The worker processes are this test binary again, told by its environment to serve instead of test.
-#![cfg(all(feature = "axum", feature = "sqlite"))]
+#![cfg(all(feature = "axum", any(feature = "postgres", feature = "sqlite")))]
 
+mod fixture;
+#[cfg(feature = "postgres")]
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 mod worker;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
-use agentkey::{AgentKeys, Amount, Budget, EntryQuery, KeyId, ManualClock, NewKey, SqliteOptions, SqliteStore};
+use agentkey::{Amount, Budget, EntryQuery, ManualClock, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
-use worker::{Client, Worker};
+use fixture::{ACCOUNT, Fixture};
+use worker::Worker;
 
-const ACCOUNT: &str = "acme";
+/// Makes of every check a test with so many processes. Without a database there is none.
+macro_rules! checks {
+    ($($check:ident)*) => {
+        checks! { @ #[cfg(feature = "sqlite")] sqlite_one_process, Fixture::sqlite, 1, $($check)* }
+        checks! { @ #[cfg(feature = "sqlite")] sqlite_two_processes, Fixture::sqlite, 2, $($check)* }
+        checks! { @ #[cfg(feature = "postgres")] postgres_two_processes, Fixture::postgres, 2, $($check)* }
+        checks! { @ #[cfg(feature = "postgres")] postgres_four_processes, Fixture::postgres, 4, $($check)* }
+    };
+    (@ #[$cfg:meta] $database:ident, $fixture:expr, $processes:literal, $($check:ident)*) => {
+        #[$cfg]
+        mod $database {
+            use super::*;
 
-struct Fixture {
-    dir: tempfile::TempDir,
-    keys: AgentKeys,
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $check() {
+                    let Some(fixture) = $fixture().await else { return };
+                    super::$check(&fixture, $processes).await;
+                }
+            )*
+        }
+    };
 }
 
-impl Fixture {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = AgentKeys::sqlite(path(&dir)).await.unwrap();
-        Self { dir, keys }
-    }
-
-    fn path(&self) -> &str {
-        path(&self.dir)
-    }
-
-    async fn key(&self, budget: Budget) -> (KeyId, String) {
-        self.create(NewKey::new(ACCOUNT.parse().unwrap()).budget(budget)).await
-    }
-
-    async fn create(&self, new: NewKey) -> (KeyId, String) {
-        let created = self.keys.create(new).await.unwrap();
-        (created.key.id, created.token.expose().to_owned())
-    }
-
-    async fn spent_and_held(&self, key: KeyId) -> (Amount, Amount) {
-        let lineage = self.keys.find_by_id(key).await.unwrap().unwrap();
-        (lineage.key().balance.spent, lineage.key().balance.held)
-    }
-}
-
-fn path(dir: &tempfile::TempDir) -> &str {
-    let file: &'static Path = Box::leak(dir.path().join("keys.db").into_boxed_path());
-    file.to_str().unwrap()
+checks! {
+    a_thousand_requests_against_a_hundred_cents_are_a_hundred
+    ten_children_with_the_parents_limit_get_the_parents_limit_together
+    an_accounts_ceiling_holds_over_ten_unlimited_keys
+    a_revocation_in_one_process_holds_at_the_next_request_of_another
+    one_idempotency_key_sent_to_all_processes_is_one_charge
+    clients_that_hang_up_pay_for_the_work_and_free_the_rest
+    kill_9_loses_no_acknowledged_charge_and_doubles_none
 }
 
 /// Sends all requests at once, spread over the workers; counts the answers by status.
@@ -58,8 +58,9 @@ async fn storm(workers: &[Worker], tokens: &[String], route: &str, requests: usi
     let clients: Vec<_> = workers.iter().map(Worker::client).collect();
     let mut storm = JoinSet::new();
     for request in 0..requests {
-        let client: Client = clients[request % clients.len()].clone();
-        let token = tokens[request % tokens.len()].clone();
+        let client = clients[request % clients.len()].clone();
+        // Each key is known to all processes.
+        let token = tokens[request / clients.len() % tokens.len()].clone();
         let route = route.to_owned();
         storm.spawn(async move { client.post(&route, &token).await.unwrap().0 });
     }
@@ -70,10 +71,9 @@ async fn storm(workers: &[Worker], tokens: &[String], route: &str, requests: usi
     answers
 }
 
-async fn a_thousand_requests_against_a_hundred_cents(processes: usize) {
-    let fixture = Fixture::new().await;
+async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(fixture: &Fixture, processes: usize) {
     let (key, token) = fixture.key(Budget::lifetime(Amount::cents(100))).await;
-    let workers: Vec<_> = (0..processes).map(|_| Worker::start(fixture.path())).collect();
+    let workers = fixture.workers(processes);
 
     let answers = storm(&workers, &[token], "/hold", 1_000).await;
 
@@ -87,76 +87,105 @@ async fn a_thousand_requests_against_a_hundred_cents(processes: usize) {
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(100), Amount::ZERO));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_process_lets_exactly_a_hundred_of_a_thousand_work() {
-    a_thousand_requests_against_a_hundred_cents(1).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_processes_on_one_file_let_exactly_a_hundred_of_a_thousand_work() {
-    a_thousand_requests_against_a_hundred_cents(2).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_children_with_the_parents_limit_get_the_parents_limit_together() {
-    let fixture = Fixture::new().await;
+async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(fixture: &Fixture, processes: usize) {
     let hundred = Budget::lifetime(Amount::cents(100));
     let (parent, _) = fixture.key(hundred).await;
     let mut tokens = Vec::new();
     for _ in 0..10 {
         tokens.push(fixture.create(NewKey::child_of(parent).budget(hundred)).await.1);
     }
-    let workers = [Worker::start(fixture.path()), Worker::start(fixture.path())];
 
-    let answers = storm(&workers, &tokens, "/pay", 300).await;
+    let answers = storm(&fixture.workers(processes), &tokens, "/pay", 300).await;
 
     assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
     assert_eq!(fixture.spent_and_held(parent).await, (Amount::cents(100), Amount::ZERO));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_accounts_ceiling_holds_over_ten_unlimited_keys() {
-    let fixture = Fixture::new().await;
+async fn an_accounts_ceiling_holds_over_ten_unlimited_keys(fixture: &Fixture, processes: usize) {
     let ceiling = Budget::monthly(Amount::cents(100));
     fixture.keys.ensure_account(ACCOUNT.parse().unwrap(), ceiling).await.unwrap();
     let mut tokens = Vec::new();
     for _ in 0..10 {
         tokens.push(fixture.key(Budget::unlimited()).await.1);
     }
-    let workers = [Worker::start(fixture.path()), Worker::start(fixture.path())];
 
-    let answers = storm(&workers, &tokens, "/pay", 300).await;
+    let answers = storm(&fixture.workers(processes), &tokens, "/pay", 300).await;
 
     assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
     let account = fixture.keys.account(&ACCOUNT.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(account.balance.spent, Amount::cents(100));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_in_one_process_holds_at_the_next_request_of_another() {
-    let fixture = Fixture::new().await;
+async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(fixture: &Fixture, processes: usize) {
     let (parent, _) = fixture.key(Budget::unlimited()).await;
     let (_, child) = fixture.create(NewKey::child_of(parent)).await;
-    let worker = Worker::start(fixture.path());
-    assert_eq!(worker.client().post("/pay", &child).await.unwrap().0, StatusCode::OK);
+    let workers = fixture.workers(processes);
+    for worker in &workers {
+        assert_eq!(worker.client().post("/pay", &child).await.unwrap().0, StatusCode::OK);
+    }
 
     fixture.keys.revoke(parent).await.unwrap();
 
-    assert_eq!(worker.client().post("/pay", &child).await.unwrap().0, StatusCode::UNAUTHORIZED);
+    for worker in &workers {
+        assert_eq!(worker.client().post("/pay", &child).await.unwrap().0, StatusCode::UNAUTHORIZED);
+    }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_loses_no_acknowledged_charge_and_doubles_none() {
-    let fixture = Fixture::new().await;
+async fn one_idempotency_key_sent_to_all_processes_is_one_charge(fixture: &Fixture, processes: usize) {
+    let (key, token) = fixture.key(Budget::unlimited()).await;
+    let workers = fixture.workers(processes);
+    let mut charged = Amount::ZERO;
+    for route in ["/pay", "/hold"] {
+        let mut storm = JoinSet::new();
+        for worker in workers.iter().cycle().take(40) {
+            let (client, token) = (worker.client(), token.clone());
+            storm.spawn(async move { client.post_once(route, &token, &format!("order{route}")).await.unwrap().0 });
+        }
+        let answers = storm.join_all().await;
+
+        charged = charged.checked_add(Amount::cents(1)).unwrap();
+        let of = |status| answers.iter().filter(|answer| **answer == status).count();
+        assert_eq!((of(StatusCode::OK), of(StatusCode::CONFLICT)), (1, 39), "{answers:?}");
+        for worker in &workers {
+            let (status, body) = worker.client().post_once(route, &token, &format!("order{route}")).await.unwrap();
+            assert_eq!(status, StatusCode::CONFLICT);
+            assert!(body.contains("already_charged"), "{body}");
+        }
+        assert_eq!(fixture.spent_and_held(key).await, (charged, Amount::ZERO));
+    }
+}
+
+async fn clients_that_hang_up_pay_for_the_work_and_free_the_rest(fixture: &Fixture, processes: usize) {
+    let (key, token) = fixture.key(Budget::lifetime(Amount::cents(100))).await;
+    let workers = fixture.workers(processes);
+    let mut requests = JoinSet::new();
+    for worker in workers.iter().cycle().take(20) {
+        let (client, token) = (worker.client(), token.clone());
+        requests.spawn(async move { client.post("/never", &token).await.map(drop) });
+    }
+    let holds_all = async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(100));
+    until(holds_all).await;
+    let mut worked = 0;
+    for worker in &workers {
+        worked += worker.handlers_that_worked().await;
+    }
+    assert_eq!(worked, 20);
+
+    requests.shutdown().await; // Every connection is closed.
+
+    until(async || fixture.spent_and_held(key).await == (Amount::cents(20), Amount::ZERO)).await;
+}
+
+async fn kill_9_loses_no_acknowledged_charge_and_doubles_none(fixture: &Fixture, processes: usize) {
     let (key, token) = fixture.key(Budget::unlimited()).await;
 
     let mut acknowledged = Vec::new();
-    for round in 0..3 {
-        let mut worker = Worker::start(fixture.path());
-        let (client, token) = (worker.client(), token.clone());
+    for round in 0..4 / processes {
+        let mut workers = fixture.workers(processes);
         let mut load = JoinSet::new();
         for lane in 0..16 {
-            let (client, token) = (client.clone(), token.clone());
+            let worker = lane % workers.len();
+            let (client, token) = (workers[worker].client(), token.clone());
             load.spawn(async move {
                 let mut acknowledged = Vec::new();
                 for request in 0.. {
@@ -171,8 +200,11 @@ async fn kill_9_loses_no_acknowledged_charge_and_doubles_none() {
                 acknowledged
             });
         }
-        // In the middle of load: killed once a few hundred handlers have worked, while others are at it.
-        worker.kill_after_handlers(300);
+        // In the middle of load, one after the other: killed once a few hundred handlers have worked, while others
+        // are at it.
+        for worker in &mut workers {
+            worker.kill_after_handlers(300);
+        }
         for of_lane in load.join_all().await {
             acknowledged.extend(of_lane);
         }
@@ -181,8 +213,7 @@ async fn kill_9_loses_no_acknowledged_charge_and_doubles_none() {
 
     // After a restart, beyond the time to live of what the dead processes held.
     let later = ManualClock::at(jiff::Timestamp::now() + jiff::SignedDuration::from_mins(2));
-    let options = SqliteOptions::new(fixture.path()).clock(&later);
-    let keys = AgentKeys::new(SqliteStore::open(options).await.unwrap());
+    let keys = fixture.open_at(&later).await;
     let mut posted: HashMap<String, usize> = HashMap::new();
     let mut total = Amount::ZERO;
     let mut query = EntryQuery::of(ACCOUNT.parse().unwrap()).limit(1_000);
@@ -214,3 +245,12 @@ fn a_worker_process() {
 
 /// A hang in a test is a failure, not a wait.
 const HANG: Duration = Duration::from_secs(60);
+
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(HANG, async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it does not happen");
+}

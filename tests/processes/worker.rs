@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError};
+use agentkey::{AgentKeyLayer, Amount, Charge, ChargeError, Clock};
 use axum::extract::Query;
 use axum::{Router, routing::post};
 use bytes::Bytes;
@@ -46,6 +46,14 @@ async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Cha
     Ok("worked")
 }
 
+/// Works for as long as the client waits, and longer.
+async fn never(charge: Charge) -> Result<&'static str, ChargeError> {
+    charge.hold(Amount::cents(5)).await?;
+    charge.add(Amount::cents(1));
+    worked();
+    std::future::pending().await
+}
+
 /// Serves until the test that started the process is gone.
 pub fn serve(database: &str) {
     std::thread::spawn(|| {
@@ -53,8 +61,9 @@ pub fn serve(database: &str) {
         std::process::exit(0);
     });
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let keys = AgentKeys::sqlite(database).await.unwrap();
-        let app = Router::new().route("/hold", post(hold)).route("/pay", post(pay)).layer(AgentKeyLayer::new(&keys));
+        let keys = crate::fixture::open(database, Clock::default()).await;
+        let app = Router::new().route("/hold", post(hold)).route("/pay", post(pay)).route("/never", post(never));
+        let app = app.layer(AgentKeyLayer::new(&keys));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("\nADDR {}", listener.local_addr().unwrap());
@@ -135,17 +144,25 @@ pub struct Client {
 
 impl Client {
     /// The status and the whole body; an error where the process is gone.
-    pub async fn post(
-        &self,
-        path: &str,
-        token: &str,
-    ) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
-        let request = Request::post(format!("http://{}{path}", self.addr))
-            .header("authorization", format!("Bearer {token}"))
-            .body(Empty::new())?;
-        let response = self.pool.request(request).await?;
+    pub async fn post(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(path, token)).await
+    }
+
+    /// The same, with an `Idempotency-Key`.
+    pub async fn post_once(&self, path: &str, token: &str, idempotency_key: &str) -> Answer {
+        self.send(self.request(path, token).header("idempotency-key", format!("\"{idempotency_key}\""))).await
+    }
+
+    fn request(&self, path: &str, token: &str) -> http::request::Builder {
+        Request::post(format!("http://{}{path}", self.addr)).header("authorization", format!("Bearer {token}"))
+    }
+
+    async fn send(&self, request: http::request::Builder) -> Answer {
+        let response = self.pool.request(request.body(Empty::new())?).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
+
+type Answer = Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>>;

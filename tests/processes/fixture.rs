@@ -1,0 +1,87 @@
+//! A database for several processes, and a handle on it.
+
+use agentkey::{AgentKeys, Amount, Budget, Clock, KeyId, NewKey};
+
+use crate::worker::Worker;
+
+pub const ACCOUNT: &str = "acme";
+
+pub struct Fixture {
+    home: Home,
+    pub keys: AgentKeys,
+}
+
+enum Home {
+    #[cfg(feature = "sqlite")]
+    Sqlite(tempfile::TempDir),
+    #[cfg(feature = "postgres")]
+    Postgres(crate::postgres_server::Database),
+}
+
+impl Fixture {
+    #[cfg(feature = "sqlite")]
+    pub async fn sqlite() -> Option<Self> {
+        Some(Self::at(Home::Sqlite(tempfile::tempdir().unwrap())).await)
+    }
+
+    /// None where no server is installed.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres() -> Option<Self> {
+        let server = crate::postgres_server::Server::shared()?;
+        Some(Self::at(Home::Postgres(server.database().await)).await)
+    }
+
+    async fn at(home: Home) -> Self {
+        let keys = open(&home.address(), Clock::default()).await;
+        Self { home, keys }
+    }
+
+    /// The same database once more, at another time.
+    pub async fn open_at(&self, clock: impl Into<Clock>) -> AgentKeys {
+        open(&self.home.address(), clock.into()).await
+    }
+
+    pub fn workers(&self, processes: usize) -> Vec<Worker> {
+        (0..processes).map(|_| Worker::start(&self.home.address())).collect()
+    }
+
+    pub async fn key(&self, budget: Budget) -> (KeyId, String) {
+        self.create(NewKey::new(ACCOUNT.parse().unwrap()).budget(budget)).await
+    }
+
+    pub async fn create(&self, new: NewKey) -> (KeyId, String) {
+        let created = self.keys.create(new).await.unwrap();
+        (created.key.id, created.token.expose().to_owned())
+    }
+
+    pub async fn spent_and_held(&self, key: KeyId) -> (Amount, Amount) {
+        let lineage = self.keys.find_by_id(key).await.unwrap().unwrap();
+        (lineage.key().balance.spent, lineage.key().balance.held)
+    }
+}
+
+impl Home {
+    fn address(&self) -> String {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(dir) => dir.path().join("keys.db").to_str().unwrap().to_owned(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => database.url().to_owned(),
+        }
+    }
+}
+
+/// A file, or a database by its URL.
+pub async fn open(address: &str, clock: Clock) -> AgentKeys {
+    #[cfg(feature = "postgres")]
+    if address.starts_with("postgres") {
+        let options = agentkey::PostgresOptions::new(address).clock(clock);
+        return AgentKeys::new(agentkey::PostgresStore::open(options).await.unwrap());
+    }
+    #[cfg(feature = "sqlite")]
+    return AgentKeys::new(
+        agentkey::SqliteStore::open(agentkey::SqliteOptions::new(address).clock(clock)).await.unwrap(),
+    );
+    #[cfg(not(feature = "sqlite"))]
+    panic!("no feature for {address}");
+}
