@@ -192,22 +192,28 @@ async fn a_token_in_memory_ends_with_its_grace() {
 #[tokio::test]
 async fn a_window_that_ends_is_not_shown_as_spent() {
     let clock = clock();
-    for ceiling in [Budget::unlimited(), Budget::daily(Amount::cents(80))] {
+    let (cents, no_limit) = (Amount::cents, Budget::unlimited());
+    for (ceiling, budget, figures) in [
+        (no_limit, Budget::daily(cents(100)), ["100", "40", "100"]),
+        (Budget::daily(cents(80)), Budget::lifetime(cents(100)), ["80", "20", "40"]),
+    ] {
         let world = World::with_clock(cached(), &clock).await;
         world.keys.ensure_account(acme(), ceiling).await.unwrap();
-        let (_, token) = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::units(1)))).await;
+        let (_, token) = world.create(NewKey::new(acme()).budget(budget)).await;
         let client = client(&world, &token).await;
-        let whole = client.get("/left").await.data;
+        let [whole, spent, next] = figures;
+        assert_eq!(client.get("/left").await.data, whole);
         assert_eq!(client.get("/hold").await.status, 200);
         assert_eq!(client.get("/left").await.data, whole, "figures from memory are old");
         assert_eq!(world.spy.finds(), 1);
-        // A new look-up in this window, and one more in the next.
-        world.keys.ensure_account("other".parse().unwrap(), Budget::unlimited()).await.unwrap();
-        assert_ne!(client.get("/left").await.data, whole);
+        // A change, of whatever it is, makes this handle look up again.
+        world.keys.ensure_account("other".parse().unwrap(), no_limit).await.unwrap();
+        assert_eq!(client.get("/left").await.data, spent);
         clock.advance(DAY - Duration::from_micros(1));
-        assert_ne!(client.get("/left").await.data, whole);
+        assert_eq!(client.get("/left").await.data, spent);
+        assert_eq!(world.spy.finds(), 2);
         clock.advance(Duration::from_micros(1));
-        assert_eq!(client.get("/left").await.data, whole);
+        assert_eq!(client.get("/left").await.data, next);
         assert_eq!(world.spy.finds(), 3);
     }
 }

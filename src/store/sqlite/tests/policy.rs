@@ -25,6 +25,7 @@ async fn sql_of_the_host_draws_another_number_and_money_does_not() {
         ("UPDATE agent_keys SET parent_id = NULL WHERE id = 2", true),
         ("UPDATE agent_keys SET limit_micros = 7", true),
         ("UPDATE agentkey_accounts SET limit_micros = 7", true),
+        ("UPDATE agentkey_accounts SET period = 'day'", true),
         ("UPDATE agentkey_retired_tokens SET retires_at = 1", true),
         ("DELETE FROM agentkey_retired_tokens", true),
         ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 99", false),
