@@ -9,7 +9,8 @@ mod client;
 use std::net::SocketAddr;
 
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, NewKey, RequireScope, ScopeSet,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, MemoryStore, NewKey, RequireScope,
+    ScopeSet, SqliteStore,
 };
 use axum::{Router, routing::get};
 
@@ -19,15 +20,24 @@ struct Case {
     name: &'static str,
     path: &'static str,
     keys: usize,
+    /// Behind which handle.
+    service: usize,
 }
 
-const CASES: [Case; 6] = [
-    Case { name: "bare axum", path: "/bare", keys: 0 },
-    Case { name: "authenticate + scope, 1,000 keys", path: "/read", keys: KEYS },
-    Case { name: "authenticate + scope, one hot key", path: "/read", keys: 1 },
-    Case { name: "authenticate + one posting, 1,000 keys", path: "/charge", keys: KEYS },
-    Case { name: "authenticate + one posting, one hot key", path: "/charge", keys: 1 },
-    Case { name: "authenticate + hold + settle, 1,000 keys", path: "/hold", keys: KEYS },
+const PLAIN: usize = 0;
+const CACHED: usize = 1;
+const IN_MEMORY: usize = 2;
+
+const CASES: [Case; 9] = [
+    Case { name: "bare axum", path: "/bare", keys: 0, service: PLAIN },
+    Case { name: "authenticate + scope, 1,000 keys", path: "/read", keys: KEYS, service: PLAIN },
+    Case { name: "authenticate + scope, one hot key", path: "/read", keys: 1, service: PLAIN },
+    Case { name: "cached authenticate + scope, 1,000 keys", path: "/read", keys: KEYS, service: CACHED },
+    Case { name: "cached authenticate + scope, one hot key", path: "/read", keys: 1, service: CACHED },
+    Case { name: "cached, MemoryStore: authenticate + scope", path: "/read", keys: KEYS, service: IN_MEMORY },
+    Case { name: "authenticate + one posting, 1,000 keys", path: "/charge", keys: KEYS, service: PLAIN },
+    Case { name: "authenticate + one posting, one hot key", path: "/charge", keys: 1, service: PLAIN },
+    Case { name: "authenticate + hold + settle, 1,000 keys", path: "/hold", keys: KEYS, service: PLAIN },
 ];
 
 async fn read(key: KeyContext) -> &'static str {
@@ -73,6 +83,17 @@ async fn serve(keys: &AgentKeys) -> std::io::Result<SocketAddr> {
     Ok(addr)
 }
 
+async fn make_keys(keys: &AgentKeys) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let mut tokens = Vec::with_capacity(KEYS);
+    for _ in 0..KEYS {
+        let new = NewKey::new("acme".parse()?)
+            .scopes(ScopeSet::parse(["read"])?)
+            .budget(Budget::monthly(Amount::units(1_000)));
+        tokens.push(keys.create(new).await?.token.expose().to_owned());
+    }
+    Ok(tokens)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
@@ -81,20 +102,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let connections = usize::try_from(setting("CONNECTIONS", 64))?;
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("keys.db");
-    let keys = AgentKeys::sqlite(file.to_str().ok_or("a path in UTF-8")?).await?;
-    let mut tokens = Vec::with_capacity(KEYS);
-    for _ in 0..KEYS {
-        let new = NewKey::new("acme".parse()?)
-            .scopes(ScopeSet::parse(["read"])?)
-            .budget(Budget::monthly(Amount::units(1_000)));
-        tokens.push(keys.create(new).await?.token.expose().to_owned());
+    let stale = std::time::Duration::from_secs(5);
+    let cached = AgentKeys::builder().cache(stale).build(SqliteStore::connect(&file).await?);
+    let handles = [
+        AgentKeys::sqlite(file.to_str().ok_or("a path in UTF-8")?).await?,
+        cached,
+        AgentKeys::builder().cache(stale).build(MemoryStore::new()),
+    ];
+    // The keys on the file are those of two handles.
+    let on_file = make_keys(&handles[PLAIN]).await?;
+    let tokens = [on_file.clone(), on_file, make_keys(&handles[IN_MEMORY]).await?];
+    let mut addrs = Vec::new();
+    for keys in &handles {
+        addrs.push(serve(keys).await?);
     }
-    let addr = serve(&keys).await?;
 
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for round in 0..rounds {
         for (case, rates) in cases.iter().zip(&mut rates) {
-            let requests = client::requests(case.path, &tokens[..case.keys]);
+            let requests = client::requests(case.path, &tokens[case.service][..case.keys]);
+            let addr = addrs[case.service];
             let rate = client::load(addr, &requests, connections, std::time::Duration::from_secs(seconds)).await?;
             eprintln!("round {round}: {:<44} {rate:>9.0}/s", case.name);
             rates.push(rate);
@@ -108,6 +135,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let shares = rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
         println!("| {} | {:.0} | {:.2} |", case.name, median(rates), median(shares));
     }
-    keys.shutdown().await;
+    for keys in &handles {
+        keys.shutdown().await;
+    }
     Ok(())
 }
