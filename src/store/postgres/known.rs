@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::decode::AccountRow;
 use super::types::Stamp;
 use crate::ledger::{Action, Book, Changes, HoldRow, HoldState, Posting};
-use crate::{AccountId, Key, KeyId, PostingId};
+use crate::store::Found;
+use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
@@ -23,6 +24,7 @@ pub(super) struct Known(Mutex<Memory>);
 #[derive(Default)]
 struct Memory {
     accounts: HashMap<AccountId, KnownAccount>,
+    tokens: HashMap<TokenHash, KnownToken>,
     keys: usize,
 }
 
@@ -30,6 +32,13 @@ struct KnownAccount {
     row: AccountRow,
     keys: HashMap<KeyId, (Key, Stamp)>,
     holds: HashMap<PostingId, HoldRow>,
+}
+
+/// Whose a token is, for as long as the key's row is as it was.
+struct KnownToken {
+    account: AccountId,
+    key: KeyId,
+    stamp: Stamp,
 }
 
 /// What a decision was based on: the account's version, and those of the keys' rows.
@@ -41,6 +50,13 @@ pub(super) struct Basis {
     pub(super) keys: Vec<(KeyId, Stamp)>,
 }
 
+/// What is known only until somebody else changes it: the versions of keys' rows, and whose they are.
+#[derive(Default)]
+pub(super) struct Doubts {
+    pub(super) keys: HashMap<KeyId, Stamp>,
+    pub(super) accounts: HashSet<AccountId>,
+}
+
 impl Known {
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -49,7 +65,7 @@ impl Known {
     /// Takes note of a lineage as it was read in one snapshot.
     pub(super) fn learn(&self, row: &AccountRow, keys: impl Iterator<Item = (Key, Stamp)>) {
         let mut memory = self.lock();
-        if memory.keys > MOST_KEYS {
+        if memory.keys.max(memory.tokens.len()) > MOST_KEYS {
             *memory = Memory::default();
         }
         let known = memory.accounts.entry(row.account.id.clone()).or_insert_with(|| KnownAccount::new(row.clone()));
@@ -63,6 +79,57 @@ impl Known {
         known.keys.extend(keys.map(|(key, stamp)| (key.id, (key, stamp))));
         let after = known.keys.len();
         memory.keys = memory.keys.saturating_sub(before) + after;
+    }
+
+    /// Takes note of a key's present token.
+    pub(super) fn learn_token(&self, hash: TokenHash, key: &Key, stamp: Stamp) {
+        let token = KnownToken { account: key.account.clone(), key: key.id, stamp };
+        self.lock().tokens.insert(hash, token);
+    }
+
+    /// What has to be asked about the keys with these tokens, as far as they are known.
+    pub(super) fn doubts(&self, hashes: &[TokenHash]) -> Doubts {
+        let memory = self.lock();
+        let mut doubts = Doubts::default();
+        for token in hashes.iter().filter_map(|hash| memory.tokens.get(hash)) {
+            let Some(known) = memory.accounts.get(&token.account).filter(|known| known.has(token)) else { continue };
+            known.each_member(token.key, |id, stamp| drop(doubts.keys.insert(id, stamp)));
+            doubts.accounts.insert(token.account.clone());
+        }
+        doubts
+    }
+
+    /// The lineages of the tokens that are still as they were; `moved` are keys of which that is not so, `versions` are
+    /// those that the accounts have.
+    pub(super) fn found(
+        &self,
+        hashes: &[TokenHash],
+        asked: &Doubts,
+        moved: &HashSet<KeyId>,
+        versions: &HashMap<AccountId, i64>,
+        now: Timestamp,
+    ) -> Vec<Option<Found>> {
+        let memory = self.lock();
+        let found = |hash: &TokenHash| {
+            let token = memory.tokens.get(hash)?;
+            let known = memory.accounts.get(&token.account).filter(|known| known.has(token))?;
+            // What is known may be newer than the answer: then it is from a commit of this process's own.
+            versions.get(&token.account).filter(|version| known.row.version >= **version)?;
+            let mut keys = Vec::new();
+            let mut next = Some(token.key);
+            while let Some(id) = next {
+                let (key, stamp) = known.keys.get(&id)?;
+                if moved.contains(&id) || asked.keys.get(&id) != Some(stamp) || keys.len() > 64 {
+                    return None;
+                }
+                keys.push(key.clone());
+                next = key.parent;
+            }
+            let mut keys = keys.into_iter();
+            let (key, now) = (keys.next()?, now.max(known.row.changed_at));
+            Some(Found::new(Lineage::new(key, keys.collect(), known.row.account.clone(), now), None))
+        };
+        hashes.iter().map(found).collect()
     }
 
     /// Whether this is known already, so that it need not be copied.
@@ -81,10 +148,6 @@ impl Known {
                 memory.keys = memory.keys.saturating_sub(known.keys.len());
             }
         }
-    }
-
-    pub(super) fn forget_all(&self) {
-        *self.lock() = Memory::default();
     }
 
     /// The keys of these postings that are not known.
@@ -156,6 +219,21 @@ impl Known {
 impl KnownAccount {
     fn new(row: AccountRow) -> Self {
         Self { row, keys: HashMap::new(), holds: HashMap::new() }
+    }
+
+    /// Whether the token's key is still the one that had it.
+    fn has(&self, token: &KnownToken) -> bool {
+        self.keys.get(&token.key).is_some_and(|(_, stamp)| *stamp == token.stamp)
+    }
+
+    /// Shows `look` a key and its ancestors, as far as they are known.
+    fn each_member(&self, key: KeyId, mut look: impl FnMut(KeyId, Stamp)) {
+        let mut next = Some(key);
+        for _ in 0..=64 {
+            let Some((key, stamp)) = next.and_then(|id| self.keys.get(&id)) else { return };
+            look(key.id, *stamp);
+            next = key.parent;
+        }
     }
 
     /// Adds a key and its ancestors, up to the root.

@@ -134,14 +134,47 @@ impl Inner {
         }
     }
 
+    /// Of the keys that are known, only the versions are asked for; what is new or has changed is read whole.
     async fn look_up_once(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
         let mut held = self.connections.lookup().await?;
+        let seen = self.look_up_by(&mut held, hashes).await;
+        held.after(seen)
+    }
+
+    async fn look_up_by(
+        &self,
+        held: &mut connection::Held<'_>,
+        hashes: &[TokenHash],
+    ) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
         let now = self.clock.now();
-        let rows = held.fetch(self.reads.find(hashes, now)).await;
-        let rows = held.after(rows)?;
-        let members = read::members(&rows, &self.layout.columns)?;
+        let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+        let doubts = self.known.doubts(hashes);
+        if doubts.keys.is_empty() {
+            seen.value.resize_with(hashes.len(), || None);
+        } else {
+            let (moved, versions) = read::settled(&held.fetch(self.reads.doubts(&doubts)).await?)?;
+            seen.value = self.known.found(hashes, &doubts, &moved, &versions, now);
+        }
+        let (places, rest): (Vec<_>, Vec<_>) =
+            seen.value.iter().zip(hashes).enumerate().filter(|(_, (found, _))| found.is_none()).map(|(place, (_, hash))| (place, *hash)).unzip();
+        if rest.is_empty() {
+            return Ok(seen);
+        }
+        let members = read::members(&held.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
         self.learn(&members);
-        Ok(read::found(hashes.len(), &members, now))
+        for (place, lineage) in read::lineages(&members) {
+            if let Some((hash, (key, stamp))) = rest.get(place).zip(read::current(lineage)) {
+                self.known.learn_token(*hash, key, stamp);
+            }
+        }
+        let late = read::found(rest.len(), &members, now);
+        for (place, found) in places.into_iter().zip(late.value) {
+            if let Some(slot) = seen.value.get_mut(place) {
+                *slot = found;
+            }
+        }
+        seen.behind = late.behind;
+        Ok(seen)
     }
 
     /// Reads; where that saw what is behind, brings it up to date and reads once more.

@@ -1,10 +1,13 @@
 //! Keys and accounts, as they stand.
 
+use std::collections::{HashMap, HashSet};
+
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
 
 use super::connection::{Held, Query, Statements};
 use super::decode::{AccountRow, Cells};
+use super::known::Doubts;
 use super::layout::{KeyColumns, Layout, Sql};
 use super::types::{Instant, Stamp};
 use crate::store::behind::{Behind, Seen};
@@ -17,6 +20,7 @@ use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 pub(super) struct Reads {
     pub(super) find: Sql,
     pub(super) lineages: Sql,
+    doubts: Sql,
     account: Sql,
     keys_of_account: Sql,
     keys_of_parent: Sql,
@@ -49,6 +53,11 @@ impl Reads {
                  FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) JOIN {keys} k ON k.{k.id} = w.id{climb}) \
                  SELECT {of_chain}",
             ),
+            doubts: layout.sql(
+                "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::xid[]) w (id, stamp) \
+                 LEFT JOIN {keys} k ON k.{k.id} = w.id WHERE k.xmin IS DISTINCT FROM w.stamp \
+                 UNION ALL SELECT NULL, a.id, a.version FROM {accounts} a WHERE a.id = ANY($3::text[])",
+            ),
             account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
             keys_of_parent: listing("k.{k.parent} = $1"),
@@ -64,9 +73,28 @@ impl Reads {
         self.find.query().bind(hashes).bind(Instant(now))
     }
 
+    pub(super) fn doubts<'q>(&self, doubts: &Doubts) -> Query<'q> {
+        let (keys, stamps): (Vec<_>, Vec<_>) = doubts.keys.iter().map(|(key, stamp)| (key.get(), *stamp)).unzip();
+        let accounts: Vec<_> = doubts.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        self.doubts.query().bind(keys).bind(stamps).bind(accounts)
+    }
+
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
         self.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
     }
+}
+
+/// The keys whose rows have changed, and the accounts' versions.
+pub(super) fn settled(rows: &[PgRow]) -> sqlx::Result<(HashSet<KeyId>, HashMap<AccountId, i64>)> {
+    let (mut moved, mut versions) = (HashSet::new(), HashMap::new());
+    for row in rows {
+        let mut cells = Cells::of(row);
+        match cells.read::<Option<i64>>()? {
+            Some(key) => drop(moved.insert(KeyId::new(key))),
+            None => drop(versions.insert(cells.account_id()?, cells.read()?)),
+        }
+    }
+    Ok((moved, versions))
 }
 
 /// A row of a lineage.
@@ -100,6 +128,12 @@ pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Mem
         let place = lineage.first()?.place.checked_sub(1)?;
         Some((usize::try_from(place).ok()?, lineage))
     })
+}
+
+/// The key whose present token was asked for.
+pub(super) fn current(members: &[Member]) -> Option<(&Key, Stamp)> {
+    let first = members.first().filter(|first| first.retires_at.is_none())?;
+    first.key.as_ref().map(|(row, stamp)| (&row.key, *stamp))
 }
 
 /// The keys of a lineage from the key up. One that does not climb to a root, step by step and in one account, is

@@ -82,9 +82,25 @@ impl Instant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(pub(super) u32);
 
+const XID: PgTypeInfo = PgTypeInfo::with_oid(Oid(28));
+const XID_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1011));
+
 impl Type<Postgres> for Stamp {
     fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(Oid(28))
+        XID
+    }
+}
+
+impl PgHasArrayType for Stamp {
+    fn array_type_info() -> PgTypeInfo {
+        XID_ARRAY
+    }
+}
+
+impl Encode<'_, Postgres> for Stamp {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.0.to_be_bytes());
+        Ok(IsNull::No)
     }
 }
 

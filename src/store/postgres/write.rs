@@ -60,9 +60,9 @@ const PARTS: [&str; 6] = [
 
 /// Accounts are locked in the order of their ids, whatever the plan of the update is. Those of which nothing changed
 /// are only looked at.
-const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::text[]) \
+const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::xid[]) \
     w (account_id, key_id, stamp) LEFT JOIN {keys} k ON k.{k.id} = w.key_id \
-    WHERE k.xmin IS DISTINCT FROM w.stamp::xid), \
+    WHERE k.xmin IS DISTINCT FROM w.stamp), \
     given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry \
     FROM unnest($4::text[], $5::int8[], $6::timestamptz[], $7::int8[], $8::int8[], $9::timestamptz[], \
     $10::timestamptz[]) w (id, version, changed_at, spent, held, since, next_expiry) \
@@ -181,7 +181,7 @@ fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64
     query
         .bind(column(&stamps, |(account, ..)| text(account)))
         .bind(column(&stamps, |(_, key, _)| key.get()))
-        .bind(column(&stamps, |(.., stamp)| stamp.0.to_string()))
+        .bind(column(&stamps, |(.., stamp)| **stamp))
         .bind(column(bases, |basis| text(&basis.account)))
         .bind(column(bases, |basis| basis.version))
         .bind(column(bases, |basis| of(basis).map(|(_, at)| Instant(at))))
