@@ -120,6 +120,16 @@ impl AgentKeys {
         Ok(Self::new(crate::SqliteStore::in_memory().await?))
     }
 
+    /// Keys in a PostgreSQL database, at an URL such as `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    ///
+    /// When the database is out of reach, or its tables cannot be brought up to date.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres(url: &str) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::PostgresStore::connect(url).await?))
+    }
+
     /// Keys in any store, with the default options.
     ///
     /// # Panics
@@ -194,7 +204,10 @@ impl AgentKeys {
     ///
     /// When the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
-        let found = self.inner.lanes.find(token.hash()).await?;
+        let found = match self.inner.lanes.recall(&token.hash()) {
+            Some(found) => Some(found),
+            None => self.inner.lanes.find(token.hash()).await?,
+        };
         Ok(found.map(|found| found.lineage.clone()))
     }
 
@@ -334,6 +347,8 @@ impl AgentKeys {
     }
 
     async fn change(&self, change: Change) -> Result<Changed, Error> {
+        // A new key is nothing that was looked up before.
+        let _changing = (!matches!(change, Change::Create { .. })).then(|| self.inner.lanes.changing());
         let rules = &self.inner.rules;
         Ok(self.ask(|store| store.change(&change, rules)).await??)
     }

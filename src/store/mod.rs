@@ -3,9 +3,17 @@
 //! A store locks, loads and writes back; what is decided is decided by the [`ledger`](crate::ledger). To write one:
 //! implement [`Store`], then let the suite of the `testing` feature run against it.
 
+#[cfg(feature = "postgres")]
+mod behind;
+#[cfg(feature = "postgres")]
+mod changing;
 mod memory;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+#[cfg(feature = "postgres")]
+mod stored_key;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,6 +28,8 @@ use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Amount, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -83,6 +93,25 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Ends holds that have run out, of all accounts, some at a time; tells how many there were.
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>>;
 
+    /// Which policy is in force, for [`Builder::cache`](crate::Builder::cache): asked before each batch of look-ups,
+    /// where a cache was asked for, and never otherwise. It must cost less than a look-up.
+    ///
+    /// While the version stays the same, [`find`](Self::find) would answer as before, but for figures of money, and
+    /// for hashes that it did not find. So the version moves, by the time that it is acknowledged, with every change,
+    /// by any process, of a key that there was, of a token rotated away, or of an account's ceiling; a store that
+    /// learns of the changes of others by being told may be late with theirs, and says in its docs how late. It need
+    /// not move with a new key, and should not move with a posting.
+    ///
+    /// `None`: the store cannot tell, and is asked for each look-up. So is a store that does not implement this.
+    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
+        Box::pin(std::future::ready(Ok(self.mark_at_hand())))
+    }
+
+    /// The same, of a store that is told of changes and need not ask: then a look-up from memory waits for nothing.
+    fn mark_at_hand(&self) -> Option<Mark> {
+        None
+    }
+
     /// How many look-ups and how many batches of postings the store can work on at once.
     fn width(&self) -> Width {
         Width::default()
@@ -103,6 +132,23 @@ pub struct Width {
 impl Default for Width {
     fn default() -> Self {
         Self { lookups: 1, postings: 1 }
+    }
+}
+
+/// Which policy was in force, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mark {
+    /// Another one for each policy. Only whether two are the same means something.
+    pub version: u64,
+    /// The instant of the answer, by the store's clock.
+    pub at: Timestamp,
+}
+
+impl Mark {
+    /// A mark of a store.
+    pub const fn new(version: u64, at: Timestamp) -> Self {
+        Self { version, at }
     }
 }
 

@@ -106,7 +106,7 @@ async fn lineages(connection: &mut SqliteConnection, book: &mut Book, ids: &BTre
         let Some(KeyRow { mut key, is_behind }) = Cells::of(&row).key_or_stand_in()? else { continue };
         match book.now(&key.account).filter(|_| is_behind) {
             Some(now) => {
-                key.balance.since = key.budget.period.window(key.created_at, now).start;
+                key.balance.since = key.budget.period.window(key.anchor, now).start;
                 key.balance.spent = usage::spent_by_key(connection, key.id, key.balance.since).await?;
                 book.add_recounted(key);
             }
