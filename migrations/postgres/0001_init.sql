@@ -2,7 +2,7 @@
 -- Money is in micro-units. Account ids sort as Rust sorts them, so that everybody locks accounts in the same order.
 
 -- The lock and version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
--- No live hold of the account runs out before `next_expiry`.
+-- No live hold of the account runs out before `next_expiry`; `last_entry` is the place of its last entry.
 CREATE TABLE {accounts} (
     id           text COLLATE "C" PRIMARY KEY,
     version      bigint      NOT NULL,
@@ -13,7 +13,8 @@ CREATE TABLE {accounts} (
     spent        bigint      NOT NULL,
     held         bigint      NOT NULL,
     since        timestamptz NOT NULL,
-    next_expiry  timestamptz
+    next_expiry  timestamptz,
+    last_entry   bigint      NOT NULL DEFAULT -9223372036854775808
 ) WITH (fillfactor = 50);
 
 -- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the host's own
@@ -53,10 +54,11 @@ CREATE TABLE {holds} (
 CREATE INDEX ON {holds} (account_id, expires_at) WHERE state = 'live';
 CREATE INDEX ON {holds} (expires_at, account_id) WHERE state = 'live';
 
--- The ledger. Rows are only ever added; `seq` is the order in which they were, within an account.
+-- The ledger. Rows are only ever added. `seq` is their order within an account: the microseconds of `at` since 1970,
+-- times 256, or one more than the entry before, whichever is more. So one index serves order and time.
 CREATE TABLE {entries} (
     id         uuid PRIMARY KEY,
-    seq        bigint GENERATED ALWAYS AS IDENTITY,
+    seq        bigint      NOT NULL,
     account_id text COLLATE "C" NOT NULL,
     key_id     bigint      NOT NULL,
     kind       text        NOT NULL,
@@ -67,10 +69,9 @@ CREATE TABLE {entries} (
     labels     jsonb       NOT NULL,
     reference  text
 );
-CREATE INDEX ON {entries} (account_id, seq);
+CREATE UNIQUE INDEX ON {entries} (account_id, seq);
 CREATE INDEX ON {entries} (key_id, seq);
-CREATE INDEX ON {entries} (account_id, at, seq);
-CREATE INDEX ON {entries} (account_id, counts_at);
+CREATE INDEX ON {entries} (account_id, counts_at) WHERE refunds IS NOT NULL;
 CREATE INDEX ON {entries} (refunds) WHERE refunds IS NOT NULL;
 
 -- What clients sent as `Idempotency-Key`.

@@ -29,6 +29,8 @@ pub(super) struct AccountRow {
     pub(super) changed_at: Timestamp,
     /// No live hold of it runs out before.
     pub(super) next_expiry: Option<Timestamp>,
+    /// The place of its last entry.
+    pub(super) last_entry: i64,
 }
 
 impl<'r> Cells<'r> {
@@ -92,8 +94,9 @@ impl<'r> Cells<'r> {
                 scopes.collect::<Result<_, _>>().map_err(Into::into)
             }
         };
-        let limit = columns.limit(self.read()?).map_err(Into::into);
-        let period = columns.period(self.read()?).map_err(Into::into);
+        let limit: Option<i64> = self.read()?;
+        let period = columns.period(self.read()?, limit.is_some()).map_err(Into::into);
+        let limit = columns.limit(limit).map_err(Into::into);
         let created_at = self.maybe_instant()?.unwrap_or(columns.absent.created_at);
         let (expires_at, revoked_at, stamp) = (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
         let money = self.money()?;
@@ -140,6 +143,7 @@ impl<'r> Cells<'r> {
             version: self.read()?,
             changed_at: self.instant()?,
             next_expiry: self.maybe_instant()?,
+            last_entry: self.read()?,
         }))
     }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::decode::AccountRow;
 use super::types::Stamp;
+use super::write::{next_expiry, places};
 use crate::ledger::{Action, Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
@@ -47,6 +48,7 @@ pub(super) struct Basis {
     pub(super) account: AccountId,
     pub(super) version: i64,
     pub(super) next_expiry: Option<Timestamp>,
+    pub(super) last_entry: i64,
     pub(super) keys: Vec<(KeyId, Stamp)>,
 }
 
@@ -165,12 +167,12 @@ impl Known {
     pub(super) fn book(&self, account: &AccountId, postings: &[&Posting], now: Timestamp) -> Option<(Book, Basis)> {
         let memory = self.lock();
         let known = memory.accounts.get(account)?;
-        let AccountRow { account: row, version, changed_at, next_expiry } = &known.row;
-        if next_expiry.is_some_and(|at| at <= now.max(*changed_at)) {
+        let AccountRow { account: row, version, changed_at, next_expiry, last_entry } = known.row.clone();
+        if next_expiry.is_some_and(|at| at <= now.max(changed_at)) {
             return None;
         }
         let mut book = Book::new();
-        book.open(row.clone(), *changed_at, now);
+        book.open(row, changed_at, now);
         let mut stamps: HashMap<KeyId, Stamp> = HashMap::new();
         for posting in postings {
             let holds = holds_of(&posting.action)?;
@@ -185,18 +187,20 @@ impl Known {
             rows.into_iter().for_each(|hold| book.add_hold(hold.clone()));
         }
         let keys = stamps.into_iter().collect();
-        Some((book, Basis { account: account.clone(), version: *version, next_expiry: *next_expiry, keys }))
+        let basis = Basis { account: account.clone(), version, next_expiry, last_entry, keys };
+        Some((book, basis))
     }
 
     /// Takes note of what was written on this basis: the account has the version after it.
-    pub(super) fn wrote(&self, basis: &Basis, version: i64, next_expiry: Option<Timestamp>, changes: &Changes) {
+    pub(super) fn wrote(&self, basis: &Basis, version: i64, changes: &Changes) {
         let mut memory = self.lock();
         let Some(known) = memory.accounts.get_mut(&basis.account) else { return };
         if known.row.version != basis.version {
             return;
         }
         known.row.version = version;
-        known.row.next_expiry = next_expiry;
+        known.row.next_expiry = next_expiry(basis, changes);
+        known.row.last_entry = places(basis, changes).last().unwrap_or(basis.last_entry);
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == basis.account) {
             known.row.account.clone_from(account);
             known.row.changed_at = *at;

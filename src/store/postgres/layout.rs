@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::postgres::{PgArguments, PgDatabaseError, Postgres};
 use sqlx::query::Query;
 
 use crate::store::StoreError;
@@ -18,10 +18,11 @@ pub(super) struct Ident(String);
 impl Ident {
     /// # Errors
     ///
-    /// When it is empty, longer than PostgreSQL keeps (63 bytes), or has a control character.
+    /// When it is empty, longer than PostgreSQL keeps (63 bytes), or has a control character, or a brace, which means
+    /// something in our templates.
     pub(super) fn new(name: &str) -> Result<Self, StoreError> {
-        if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
-            let text = format!("{name:?} is no name for PostgreSQL: 1 to 63 bytes, no control characters");
+        if name.is_empty() || name.len() > 63 || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
+            let text = format!("{name:?} is no name: 1 to 63 bytes, no control characters, no braces");
             return Err(StoreError::failed(text));
         }
         Ok(Self(format!("\"{}\"", name.replace('"', "\"\""))))
@@ -35,6 +36,30 @@ impl Ident {
 impl fmt::Display for Ident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A table of the host's.
+#[derive(Clone, Debug)]
+pub(super) struct TableName {
+    pub(super) schema: String,
+    pub(super) name: String,
+}
+
+impl TableName {
+    /// As it stands in SQL.
+    pub(super) fn quoted(&self) -> sqlx::Result<String> {
+        let quoted = |name: &str| Ident::new(name).map_err(super::error::told);
+        Ok(format!("{}.{}", quoted(&self.schema)?, quoted(&self.name)?))
+    }
+}
+
+/// A text as SQL has it, whatever `standard_conforming_strings` is.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    match quoted.contains('\\') {
+        true => format!("E'{}'", quoted.replace('\\', "\\\\")),
+        false => format!("'{quoted}'"),
     }
 }
 
@@ -68,6 +93,8 @@ pub(super) struct KeyColumns {
     pub(super) expires_at: TimeColumn,
     pub(super) revoked_at: TimeColumn,
     pub(super) absent: Absent,
+    /// Whether the table is our own, in which every row says its period.
+    pub(super) is_own: bool,
 }
 
 /// A column with an instant.
@@ -95,7 +122,8 @@ impl TimeColumn {
 /// The type of the column with the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccountType {
-    Text,
+    /// Up to so many characters, if there is a bound.
+    Text { most: Option<usize> },
     SmallInt,
     Integer,
     BigInt,
@@ -125,7 +153,7 @@ impl Layout {
         let columns = KeyColumns {
             id: Ident::known("id"),
             account: Ident::known("account_id"),
-            account_type: AccountType::Text,
+            account_type: AccountType::Text { most: None },
             hash: Ident::known("key_hash"),
             hash_type: "text",
             parent: Ident::known("parent_id"),
@@ -144,8 +172,15 @@ impl Layout {
                 budget: Budget::unlimited(),
                 created_at: Timestamp::UNIX_EPOCH,
             },
+            is_own: true,
         };
         Self { schema, keys, columns }
+    }
+
+    /// Whether an error is about the table of keys.
+    pub(super) fn is_of_keys(&self, error: &PgDatabaseError) -> bool {
+        let quoted = |name: Option<&str>| name.and_then(|name| Ident::new(name).ok());
+        quoted(error.schema()).zip(quoted(error.table())).is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
     /// SQL with its names filled in.
@@ -202,7 +237,7 @@ impl Layout {
             text = text.replace(token, &column.0);
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
-        for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "migrations"] {
+        for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "migrations", "adoption"] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
         text.replace("{schema}", &self.schema.0)
@@ -222,7 +257,7 @@ const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, c.id, c.account, c.paren
 const OF_BALANCE: &str = "b.period, b.spent, b.held, b.since, b.anchor";
 
 const OF_ACCOUNT: &str = "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, \
-    a.changed_at, a.next_expiry";
+    a.changed_at, a.next_expiry, a.last_entry";
 
 const OF_HOLD: &str = "h.id, h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, \
     h.labels::text, h.reference, h.state";
@@ -265,8 +300,10 @@ impl KeyColumns {
         }
     }
 
-    pub(super) fn period(&self, stored: Option<&str>) -> Result<Period, crate::PeriodError> {
+    /// A period as the column has it. Without one, a limit of the row's own is once and for all.
+    pub(super) fn period(&self, stored: Option<&str>, has_limit: bool) -> Result<Period, crate::PeriodError> {
         match stored {
+            None if has_limit => Ok(Period::Lifetime),
             None => Ok(self.absent.budget.period),
             // As other systems name them.
             Some("daily") => Ok(Period::Day),
@@ -275,6 +312,12 @@ impl KeyColumns {
             Some("total" | "none") => Ok(Period::Lifetime),
             Some(name) => name.parse(),
         }
+    }
+
+    /// What the column holds for a period; NULL where that means the same, as those know it who wrote it before.
+    pub(super) fn stored_period(&self, period: Period, has_limit: bool) -> Option<&'static str> {
+        let is_implied = !self.is_own && self.period(None, has_limit) == Ok(period);
+        (!is_implied).then_some(period.as_str())
     }
 
     /// Scopes as the column has them; NULL where they are what NULL means there.
@@ -288,12 +331,27 @@ impl KeyColumns {
         }
     }
 
+    /// What a caller calls the column with this name.
+    pub(super) fn field(&self, name: &str) -> Option<&'static str> {
+        let name = Ident::new(name).ok()?;
+        let fields = [
+            (&self.account, "account"),
+            (&self.parent, "parent"),
+            (&self.name, "name"),
+            (&self.scopes, "scopes"),
+            (&self.limit, "limit"),
+            (&self.period, "period"),
+            (&self.expires_at.name, "expires_at"),
+        ];
+        fields.into_iter().find(|(column, _)| **column == name).map(|(_, field)| field)
+    }
+
     /// Whether the column can hold this account and gives back the same text.
     pub(super) fn can_hold(&self, account: &AccountId) -> bool {
         let text = account.as_str();
         let whole = |number: Option<i64>| number.is_some_and(|number| number.to_string() == text);
         match self.account_type {
-            AccountType::Text => true,
+            AccountType::Text { most } => most.is_none_or(|most| text.chars().count() <= most),
             AccountType::SmallInt => whole(text.parse::<i16>().ok().map(i64::from)),
             AccountType::Integer => whole(text.parse::<i32>().ok().map(i64::from)),
             AccountType::BigInt => whole(text.parse().ok()),
@@ -305,7 +363,7 @@ impl KeyColumns {
 impl AccountType {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Text => "text",
+            Self::Text { .. } => "text",
             Self::SmallInt => "int2",
             Self::Integer => "int4",
             Self::BigInt => "int8",

@@ -12,7 +12,7 @@ use super::known::{Basis, is_plain};
 use super::layout::{Layout, Sql};
 use super::read::lineages;
 use super::types::Instant;
-use super::write::{Write, next_expiry, step, stood};
+use super::write::{Write, step, stood};
 use super::{Behind, Inner, read};
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::store::stored_key::KeyRow;
@@ -149,7 +149,7 @@ impl Inner {
                 continue;
             }
             if !changes.is_empty() {
-                self.known.wrote(&basis, basis.version + step, next_expiry(&basis, &changes), &changes);
+                self.known.wrote(&basis, basis.version + step, &changes);
             }
             for (place, answer) in places.into_iter().zip(posted) {
                 if let Some(slot) = answers.get_mut(place) {
@@ -243,9 +243,10 @@ impl Inner {
             true => HashMap::new(),
             false => self.load_overdue(statements, &due, &mut loaded.book).await?,
         };
-        for AccountRow { account, version, changed_at, next_expiry } in accounts {
+        for AccountRow { account, version, changed_at, next_expiry, last_entry } in accounts {
             let next_expiry = expiries.get(&account.id).copied().unwrap_or(next_expiry);
-            loaded.bases.push(Basis { account: account.id.clone(), version, next_expiry, keys: Vec::new() });
+            let id = account.id.clone();
+            loaded.bases.push(Basis { account: id, version, next_expiry, last_entry, keys: Vec::new() });
             loaded.book.open(account, changed_at, now);
         }
         self.load_rows(statements, needs, &mut loaded.book).await?;

@@ -9,6 +9,7 @@ use super::connection::{Held, Query, Statements};
 use super::decode::Cells;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
+use super::write::first_place;
 use crate::store::memory::bucket;
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, KeyId};
@@ -36,20 +37,23 @@ const SUM: &str = "coalesce(sum(e.amount >> 32), 0)::int8, coalesce(sum(e.amount
 
 impl Sums {
     pub(super) fn new(layout: &Layout) -> Self {
+        // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may
+        // have run a little ahead.
         let page = |of: &str| {
             layout.sql(&format!(
-                "SELECT e.seq, {{of_entry}} FROM {{entries}} e WHERE {of} AND e.seq > greatest($3, \
-                 (SELECT f.seq FROM {{entries}} f WHERE f.account_id = $1 AND f.at < $4 \
-                 ORDER BY f.at DESC, f.seq DESC LIMIT 1)) AND e.seq < coalesce(\
-                 (SELECT f.seq FROM {{entries}} f WHERE f.account_id = $1 AND f.at >= $5 \
-                 ORDER BY f.at, f.seq LIMIT 1), 9223372036854775807) ORDER BY e.seq LIMIT $6"
+                "SELECT e.seq, {{of_entry}} FROM {{entries}} e WHERE {of} AND e.seq > $3 AND e.seq >= $4 \
+                 AND e.seq < $5 AND e.at >= $6 AND e.at < $7 ORDER BY e.seq LIMIT $8"
             ))
         };
+        // A refund counts earlier than it was written; nothing counts later.
         let sums = |group: &str| {
             let of = |of: &str| {
                 layout.sql(&format!(
-                    "SELECT {group}, {SUM}, count(*) FILTER (WHERE e.refunds IS NULL) FROM {{entries}} e \
-                     WHERE {of} AND e.counts_at >= $3 AND e.counts_at < $4 GROUP BY 1"
+                    "SELECT {group}, {SUM}, count(*) FILTER (WHERE e.refunds IS NULL) FROM (\
+                     SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NULL AND e.seq >= $3 AND e.seq < $4 \
+                     AND e.counts_at >= $5 AND e.counts_at < $6 UNION ALL \
+                     SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NOT NULL \
+                     AND e.counts_at >= $5 AND e.counts_at < $6) e GROUP BY 1"
                 ))
             };
             Sums2 { of_account: of(ACCOUNT), of_key: of(KEY) }
@@ -57,23 +61,21 @@ impl Sums {
         const ACCOUNT: &str = "e.account_id = $1 AND $2::int8 IS NULL";
         const KEY: &str = "e.account_id = $1 AND e.key_id = $2";
         Self {
-            // The instants of an account never go back, so the bounds in time are bounds in the order too.
             entries: page(ACCOUNT),
             entries_of_key: page(KEY),
             entry: layout.sql("SELECT {of_entry} FROM {entries} e WHERE e.id = $1"),
             by_key: sums("e.key_id::text"),
-            by_label: sums("coalesce(e.labels ->> $5, '')"),
-            by_time: sums("date_trunc($5, e.counts_at AT TIME ZONE 'UTC')"),
+            by_label: sums("coalesce(e.labels ->> $7, '')"),
+            by_time: sums("date_trunc($7, e.counts_at AT TIME ZONE 'UTC')"),
             spent_by_key: layout.sql(&format!(
                 "WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION \
                  SELECT k.{{k.id}}::int8 FROM family f JOIN {{keys}} k ON k.{{k.parent}} = f.id) \
-                 SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq > coalesce(\
-                 (SELECT g.seq FROM {{entries}} g WHERE g.account_id = (SELECT k.{{k.account}}::text COLLATE \"C\" \
-                 FROM {{keys}} k WHERE k.{{k.id}} = $1) AND g.at < $2 ORDER BY g.at DESC, g.seq DESC LIMIT 1), -1) \
-                 WHERE e.counts_at >= $2"
+                 SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq >= $2 \
+                 WHERE e.counts_at >= $3"
             )),
-            spent_by_account: layout
-                .sql(&format!("SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.counts_at >= $2")),
+            spent_by_account: layout.sql(&format!(
+                "SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.seq >= $2 AND e.counts_at >= $3"
+            )),
         }
     }
 
@@ -84,7 +86,7 @@ impl Sums {
         key: KeyId,
         since: Timestamp,
     ) -> sqlx::Result<Amount> {
-        total(statements, self.spent_by_key.query().bind(key.get()).bind(Instant(since))).await
+        total(statements, self.spent_by_key.query().bind(key.get()).bind(first_place(since)).bind(Instant(since))).await
     }
 
     /// What all keys of an account were charged since then.
@@ -95,7 +97,7 @@ impl Sums {
         since: Timestamp,
     ) -> sqlx::Result<Amount> {
         let account = account.as_str().to_owned();
-        total(statements, self.spent_by_account.query().bind(account).bind(Instant(since))).await
+        total(statements, self.spent_by_account.query().bind(account).bind(first_place(since)).bind(Instant(since))).await
     }
 }
 
@@ -113,6 +115,8 @@ pub(super) async fn entries(
         .bind(query.account.as_str().to_owned())
         .bind(query.key.map(KeyId::get))
         .bind(query.after.map_or(i64::MIN, Cursor::get))
+        .bind(query.since.map_or(i64::MIN, first_place))
+        .bind(query.until.map_or(i64::MAX, place_after))
         .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
         .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)))
         .bind(i64::from(query.limit));
@@ -141,6 +145,8 @@ pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) 
         .query()
         .bind(query.account.as_str().to_owned())
         .bind(query.key.map(KeyId::get))
+        .bind(query.since.map_or(i64::MIN, first_place))
+        .bind(query.until.map_or(i64::MAX, place_after))
         .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
         .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)));
     match (&query.by, unit) {
@@ -172,6 +178,11 @@ fn sum(cells: &mut Cells<'_>) -> sqlx::Result<Amount> {
     let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
     let micros = i128::from(high) * (1 << 32) + i128::from(low);
     Ok(Amount::micros(i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })))
+}
+
+/// A place that no entry written before `at` can have reached.
+fn place_after(at: Timestamp) -> i64 {
+    first_place(crate::clock::later(at, std::time::Duration::from_secs(3_600)))
 }
 
 /// The first whole microsecond that is not before `at`: stored instants have no finer parts.

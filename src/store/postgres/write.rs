@@ -40,12 +40,12 @@ const PARTS: [&str; 6] = [
     "changed_holds AS (UPDATE {holds} h SET expires_at = w.expires_at, state = w.state \
      FROM unnest($?::uuid[], $?::text[], $?::timestamptz[], $?::text[]) w (id, account_id, expires_at, state) \
      WHERE h.id = w.id AND w.account_id IN (SELECT id FROM stands))",
-    "entries AS (INSERT INTO {entries} (id, account_id, key_id, kind, amount, at, counts_at, refunds, labels, \
-     reference) SELECT w.id, w.account_id, w.key_id, w.kind, w.amount, w.at, w.counts_at, w.refunds, \
-     w.labels::jsonb, w.reference FROM unnest($?::uuid[], $?::text[], $?::int8[], $?::text[], $?::int8[], \
-     $?::timestamptz[], $?::timestamptz[], $?::uuid[], $?::text[], $?::text[]) WITH ORDINALITY \
-     w (id, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference, place) \
-     WHERE w.account_id IN (SELECT id FROM stands) ORDER BY w.place)",
+    "entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, \
+     reference) SELECT w.id, w.seq, w.account_id, w.key_id, w.kind, w.amount, w.at, w.counts_at, w.refunds, \
+     w.labels::jsonb, w.reference FROM unnest($?::uuid[], $?::int8[], $?::text[], $?::int8[], $?::text[], $?::int8[], \
+     $?::timestamptz[], $?::timestamptz[], $?::uuid[], $?::text[], $?::text[]) \
+     w (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
+     WHERE w.account_id IN (SELECT id FROM stands))",
     "claims AS (INSERT INTO {claims} (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
      SELECT w.key_id, w.idempotency_key, w.fingerprint, w.owner, w.in_flight_until, w.entry \
      FROM unnest($?::int8[], $?::text[], $?::text[], $?::bytea[], $?::uuid[], $?::timestamptz[], $?::uuid[]) \
@@ -63,14 +63,14 @@ const PARTS: [&str; 6] = [
 const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::xid[]) \
     w (account_id, key_id, stamp) LEFT JOIN {keys} k ON k.{k.id} = w.key_id \
     WHERE k.xmin IS DISTINCT FROM w.stamp), \
-    given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry \
+    given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry, w.last_entry \
     FROM unnest($4::text[], $5::int8[], $6::timestamptz[], $7::int8[], $8::int8[], $9::timestamptz[], \
-    $10::timestamptz[]) w (id, version, changed_at, spent, held, since, next_expiry) \
+    $10::timestamptz[], $11::int8[]) w (id, version, changed_at, spent, held, since, next_expiry, last_entry) \
     WHERE w.id NOT IN (SELECT account_id FROM moved)), \
     locked AS (SELECT a.id FROM given w JOIN {accounts} a ON a.id = w.id AND a.version = w.version \
     WHERE w.changed_at IS NOT NULL ORDER BY a.id FOR NO KEY UPDATE OF a), \
-    stands AS (UPDATE {accounts} a SET version = a.version + $11, changed_at = w.changed_at, spent = w.spent, \
-    held = w.held, since = w.since, next_expiry = w.next_expiry FROM locked l JOIN given w ON w.id = l.id \
+    stands AS (UPDATE {accounts} a SET version = a.version + $12, changed_at = w.changed_at, spent = w.spent, \
+    held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked l JOIN given w ON w.id = l.id \
     WHERE a.id = l.id AND a.version = w.version RETURNING a.id)";
 
 const TAIL: &str = " SELECT id FROM stands UNION ALL SELECT a.id FROM given w \
@@ -101,7 +101,7 @@ impl Writes {
             }
             text.push_str(TAIL);
             let mut numbered = String::with_capacity(text.len());
-            let mut number = 11;
+            let mut number = 12;
             for (place, piece) in text.split("$?").enumerate() {
                 if place > 0 {
                     number += 1;
@@ -144,7 +144,7 @@ impl Writes {
                 .bind(column(holds, |hold| state(hold.state)));
         }
         if chosen[3] {
-            query = bind_entries(query, &changes.entries);
+            query = bind_entries(query, bases, changes);
         }
         if chosen[4] {
             query = bind_claims(query, &changes.claims, owner);
@@ -172,6 +172,24 @@ pub(super) fn next_expiry(basis: &Basis, changes: &Changes) -> Option<Timestamp>
     live.map(|hold| hold.expires_at).chain(basis.next_expiry).min()
 }
 
+fn entries_of<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item = &'a Entry> {
+    changes.entries.iter().filter(|entry| entry.account == basis.account)
+}
+
+/// Where the entries of an account stand, in their order.
+pub(super) fn places<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item = i64> + use<'a> {
+    entries_of(basis, changes).scan(basis.last_entry, |last, entry| {
+        *last = last.saturating_add(1).max(first_place(entry.at));
+        Some(*last)
+    })
+}
+
+/// Where the first entry written at `at` stands at the earliest.
+pub(super) fn first_place(at: Timestamp) -> i64 {
+    const END: i64 = 1 << 54;
+    at.as_microsecond().clamp(-END, END) << 8
+}
+
 fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64) -> Query<'q> {
     let stamps: Vec<_> =
         bases.iter().flat_map(|basis| basis.keys.iter().map(move |(key, stamp)| (&basis.account, key, stamp))).collect();
@@ -189,6 +207,7 @@ fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64
         .bind(column(bases, |basis| balance(basis).map(|balance| balance.held.as_micros())))
         .bind(column(bases, |basis| balance(basis).map(|balance| Instant(balance.since))))
         .bind(column(bases, |basis| next_expiry(basis, changes).map(Instant)))
+        .bind(column(bases, |basis| places(basis, changes).last().unwrap_or(basis.last_entry)))
         .bind(step)
 }
 
@@ -229,18 +248,25 @@ fn bind_new_holds<'q>(query: Query<'q>, holds: &[HoldRow]) -> Query<'q> {
         .bind(column(holds, |hold| state(hold.state)))
 }
 
-fn bind_entries<'q>(query: Query<'q>, entries: &[Entry]) -> Query<'q> {
+fn bind_entries<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes) -> Query<'q> {
+    let mut entries = Vec::with_capacity(changes.entries.len());
+    let mut seqs = Vec::with_capacity(changes.entries.len());
+    for basis in bases {
+        entries.extend(entries_of(basis, changes));
+        seqs.extend(places(basis, changes));
+    }
     query
-        .bind(column(entries, |entry| uuid(entry.id)))
-        .bind(column(entries, |entry| text(&entry.account)))
-        .bind(column(entries, |entry| entry.key.get()))
-        .bind(column(entries, |entry| entry.kind.as_str()))
-        .bind(column(entries, |entry| entry.amount.as_micros()))
-        .bind(column(entries, |entry| Instant(entry.at)))
-        .bind(column(entries, |entry| Instant(entry.counts_at)))
-        .bind(column(entries, |entry| entry.refunds.map(uuid)))
-        .bind(column(entries, |entry| labels(&entry.note.labels)))
-        .bind(column(entries, |entry| entry.note.reference.clone()))
+        .bind(column(&entries, |entry| uuid(entry.id)))
+        .bind(seqs)
+        .bind(column(&entries, |entry| text(&entry.account)))
+        .bind(column(&entries, |entry| entry.key.get()))
+        .bind(column(&entries, |entry| entry.kind.as_str()))
+        .bind(column(&entries, |entry| entry.amount.as_micros()))
+        .bind(column(&entries, |entry| Instant(entry.at)))
+        .bind(column(&entries, |entry| Instant(entry.counts_at)))
+        .bind(column(&entries, |entry| entry.refunds.map(uuid)))
+        .bind(column(&entries, |entry| labels(&entry.note.labels)))
+        .bind(column(&entries, |entry| entry.note.reference.clone()))
 }
 
 fn bind_claims<'q>(query: Query<'q>, claims: &[ClaimRow], owner: impl Fn(&KeyId) -> String) -> Query<'q> {
