@@ -117,6 +117,8 @@ pub use require::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "postgres")]
+pub use store::postgres::{Adoption, KeyColumn};
+#[cfg(feature = "postgres")]
 pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::{SqliteOptions, SqliteStore};

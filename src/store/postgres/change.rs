@@ -1,10 +1,11 @@
 //! Changes of policy, each with its event, in one transaction.
 
 use jiff::Timestamp;
+use sqlx::postgres::PgDatabaseError;
 
 use super::connection::{Query, Statements};
 use super::error::is_contention;
-use super::layout::{Layout, Sql};
+use super::layout::{KeyColumns, Layout, Sql};
 use super::post::moving;
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
@@ -125,11 +126,51 @@ impl Inner {
             let done = done.await;
             match held.after(done) {
                 Err(error) if is_contention(&error) => {}
+                Err(error) => return self.refused_by_table(error).map(Err),
                 done => return done,
             }
         }
         Err(moving())
     }
+
+    /// A key that the table of a host's own does not take, by a rule of the host's.
+    fn refused_by_table(&self, error: sqlx::Error) -> sqlx::Result<ChangeError> {
+        let columns = &self.layout.columns;
+        let database = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let Some(told) = database.filter(|told| !columns.is_own && self.layout.is_of_keys(told)) else {
+            return Err(error);
+        };
+        let column = told.column().unwrap_or("");
+        let field = columns.field(column);
+        let rule = told.constraint().unwrap_or("");
+        match (told.code(), field) {
+            (NOT_NULL, Some(field)) => {
+                let reason = format!("must be given: the column {column:?} is NOT NULL");
+                Ok(ChangeError::Invalid { field, reason })
+            }
+            (NOT_NULL, None) => Err(super::error::told(format!(
+                "the column {column:?} of {} is NOT NULL and has no default, and agentkey does not know what to write \
+                 there: give it a default, or drop the NOT NULL",
+                self.layout.keys
+            ))),
+            (FOREIGN_KEY | CHECK | UNIQUE | EXCLUSION, _) => {
+                let reason = format!("is not what the rule {rule:?} of {} allows", self.layout.keys);
+                Ok(ChangeError::Invalid { field: "key", reason })
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+// What PostgreSQL says where a rule of a table is not kept.
+const NOT_NULL: &str = "23502";
+const FOREIGN_KEY: &str = "23503";
+const UNIQUE: &str = "23505";
+const CHECK: &str = "23514";
+const EXCLUSION: &str = "23P01";
+
+fn stored_period(columns: &KeyColumns, key: &Key) -> Option<&'static str> {
+    columns.stored_period(key.budget.period, key.budget.limit != columns.absent.budget.limit)
 }
 
 /// A transaction under way.
@@ -231,7 +272,7 @@ impl changing::Session for Session<'_> {
             .bind(hash.to_string())
             .bind(columns.stored_scopes(&key.scopes))
             .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
-            .bind(key.budget.period.as_str())
+            .bind(stored_period(columns, key))
             .bind(Instant(key.created_at))
             .bind(key.expires_at.map(Instant));
         let rows = self.statements.fetch(query).await?;
@@ -250,7 +291,7 @@ impl changing::Session for Session<'_> {
             .bind(key.name.clone())
             .bind(columns.stored_scopes(&key.scopes))
             .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
-            .bind(key.budget.period.as_str())
+            .bind(stored_period(columns, key))
             .bind(key.expires_at.map(Instant));
         self.run(query).await
     }

@@ -51,6 +51,11 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error()?.code()
 }
 
+/// What is told in our own words.
+pub(super) fn told(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Configuration(what.into())
+}
+
 /// A row that cannot be understood.
 pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::Decode(what.into())

@@ -1,81 +1,186 @@
 //! Bringing the tables up to date.
 //!
 //! Not with sqlx's `Migrator`: its table is that of the host's own migrations, and its texts know no names that are
-//! chosen at run time.
+//! chosen at run time. What is to be run is found out first, and is then run or printed.
 
+use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
+use super::adopt::{self, Adopting};
 use super::connection::{Connections, Statements};
-use super::layout::Layout;
+use super::error::told;
+use super::layout::{Layout, Sql};
+use super::options::PostgresOptions;
 
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_init.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/postgres/0001_init.sql"),
+    include_str!("../../../migrations/postgres/0002_adoption.sql"),
+];
 
 /// Our own table of keys.
 const KEYS: &str = include_str!("../../../migrations/postgres/keys.sql");
 
-/// The SQL of all migrations, to be run by hand.
-pub(super) fn script(layout: &Layout, keys: &str) -> String {
-    let mut text = layout.fill("CREATE SCHEMA IF NOT EXISTS {schema};\n\n");
-    text.push_str(&layout.fill(TABLE));
-    text.push_str(";\n\n");
-    text.push_str(keys);
-    for (version, sql) in (1..).zip(MIGRATIONS) {
-        text.push('\n');
-        text.push_str(&layout.fill(sql));
-        text.push_str(&layout.fill(&format!("\nINSERT INTO {{migrations}} (version) VALUES ({version});\n")));
-    }
-    text
-}
-
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS {migrations} (version int PRIMARY KEY, \
+const TABLE: &str = "CREATE TABLE {migrations} (version int PRIMARY KEY, \
     applied_at timestamptz NOT NULL DEFAULT now())";
 
-pub(super) fn own_keys(layout: &Layout) -> String {
-    layout.fill(KEYS)
+/// Whoever migrates does it alone.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(6004214)";
+
+/// Something to run. It may be several statements.
+pub(super) struct Step {
+    text: String,
+    /// Whether nothing works without it.
+    is_needed: bool,
 }
 
-/// Makes what is missing, in one transaction that nobody else runs at the same time.
-pub(super) async fn migrate(connections: &Connections, layout: &Layout, keys: &str) -> sqlx::Result<()> {
-    let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
+impl Step {
+    pub(super) fn needed(text: String) -> Self {
+        Self { text, is_needed: true }
+    }
+
+    pub(super) fn useful(text: String) -> Self {
+        Self { text, is_needed: false }
+    }
+}
+
+/// The instant of a migration, and the SQL that says it.
+pub(super) struct Now {
+    pub(super) at: Timestamp,
+    pub(super) sql: String,
+}
+
+struct Plan {
+    layout: Layout,
+    steps: Vec<Step>,
+}
+
+/// Finds out where the keys are. Makes what is missing, in one transaction that nobody else runs at the same time; or,
+/// where nothing may be made, sees that nothing has to be.
+pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<Layout> {
+    let own = options.own_layout()?;
+    if !options.migrate && options.table.is_none() {
+        return Ok(own);
+    }
     let mut held = connections.other().await?;
     let done = async {
         let mut work = held.begin().await?;
         let statements = &mut work.statements();
-        run(statements, "SELECT pg_advisory_xact_lock(6004214)".to_owned()).await?;
-        // Looked for first: the right to make a schema is more than many roles have.
-        if ask::<bool>(statements, layout.fill("SELECT to_regnamespace('{schema}') IS NULL")).await? {
-            run(statements, layout.fill("CREATE SCHEMA IF NOT EXISTS {schema}")).await?;
+        if options.migrate {
+            run(statements, LOCK).await?;
         }
-        if ask::<bool>(statements, layout.fill("SELECT to_regclass('{migrations}') IS NULL")).await? {
-            run(statements, layout.fill(TABLE)).await?;
+        let at = options.clock.now();
+        let now = Now { at, sql: format!("'{at}'::timestamptz") };
+        let Plan { layout, steps } = plan(statements, own, options, now).await?;
+        if options.migrate {
+            if !steps.is_empty() {
+                run(statements, SETTINGS).await?;
+            }
+            for step in &steps {
+                run(statements, &step.text).await.map_err(by_hand)?;
+            }
+        } else if steps.iter().any(|step| step.is_needed) {
+            return Err(told(
+                "the tables are not up to date: run the SQL that `PostgresStore::migration_sql` tells, or open with \
+                 `PostgresOptions::migrate(true)`",
+            ));
         }
-        let applied: i32 = ask(statements, layout.fill("SELECT coalesce(max(version), 0) FROM {migrations}")).await?;
-        if applied > newest {
-            let text = format!(
-                "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"
-            );
-            return Err(sqlx::Error::Configuration(text.into()));
-        }
-        if !keys.is_empty() {
-            run(statements, keys.to_owned()).await?;
-        }
-        for (version, sql) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
-            run(statements, layout.fill(sql)).await?;
-            run(statements, layout.fill(&format!("INSERT INTO {{migrations}} (version) VALUES ({version})"))).await?;
-        }
-        work.commit().await
+        work.commit().await?;
+        Ok(layout)
     };
     let done = done.await;
     held.after(done)
 }
 
-async fn run(statements: &mut Statements<'_>, text: String) -> sqlx::Result<()> {
-    statements.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.map(drop)
+/// No request of the host's waits behind us for longer than this, and no time is too long for a large table.
+const SETTINGS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = 0; \
+    SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
+
+/// The SQL that opening would run.
+pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<String> {
+    let own = options.own_layout()?;
+    let mut held = connections.other().await?;
+    let done = async {
+        let mut work = held.begin().await?;
+        let now = Now { at: options.clock.now(), sql: "now()".to_owned() };
+        let plan = plan(&mut work.statements(), own, options, now).await?;
+        work.rollback().await?;
+        Ok(plan.steps)
+    };
+    let done = done.await;
+    let steps: Vec<Step> = held.after(done)?;
+    if steps.is_empty() {
+        return Ok(String::new());
+    }
+    let mut text = format!("BEGIN;\n\n{LOCK};\n");
+    for step in &steps {
+        text.push('\n');
+        text.push_str(step.text.trim_end());
+        text.push_str(if step.text.trim_end().ends_with(';') { "\n" } else { ";\n" });
+    }
+    text.push_str("\nCOMMIT;\n");
+    Ok(text)
 }
 
-async fn ask<T>(statements: &mut Statements<'_>, text: String) -> sqlx::Result<T>
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    statements.fetch_one(sqlx::raw_sql(AssertSqlSafe(text))).await?.try_get(0)
+async fn plan(
+    statements: &mut Statements<'_>,
+    own: Layout,
+    options: &PostgresOptions,
+    now: Now,
+) -> sqlx::Result<Plan> {
+    let mut steps = Vec::new();
+    // Looked for first: the right to make a schema is more than many roles have.
+    let schema: Sql = "SELECT to_regnamespace($1) IS NOT NULL".to_owned().into();
+    let schema = statements.fetch(schema.query().bind(own.schema.to_string())).await?;
+    if !schema.first().map_or(Ok(false), |row| row.try_get(0))? {
+        steps.push(Step::needed(own.fill("CREATE SCHEMA IF NOT EXISTS {schema}")));
+    }
+    let mut applied = 0;
+    if adopt::is_there(statements, &own.fill("{migrations}")).await? {
+        let version = own.sql("SELECT coalesce(max(version), 0) FROM {migrations}");
+        applied = statements.fetch(version.query()).await?.first().map_or(Ok(0), |row| row.try_get(0))?;
+    } else {
+        steps.push(Step::needed(own.fill(TABLE)));
+    }
+    let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
+    if applied > newest {
+        return Err(told(format!(
+            "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"
+        )));
+    }
+    for (version, sql) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
+        steps.push(Step::needed(own.fill(sql)));
+        steps.push(Step::needed(own.fill(&format!("INSERT INTO {{migrations}} (version) VALUES ({version})"))));
+    }
+    let Some(table) = &options.table else {
+        if let Some(table) = adopt::adopted(statements, &own).await? {
+            return Err(told(format!(
+                "the tables of the schema {} stand beside {table}: open it with `PostgresOptions::table`, or give \
+                 keys of agentkey's own another schema",
+                own.schema
+            )));
+        }
+        if !adopt::is_there(statements, &own.keys).await? {
+            steps.push(Step::needed(own.fill(KEYS)));
+        }
+        return Ok(Plan { layout: own, steps });
+    };
+    let adopting = Adopting { table: &options.table_name(table), said: options.adoption.as_ref(), now };
+    let (layout, more) = adopt::plan(statements, &own, &adopting).await?;
+    steps.extend(more);
+    Ok(Plan { layout, steps })
+}
+
+async fn run(statements: &mut Statements<'_>, text: &str) -> sqlx::Result<()> {
+    statements.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await.map(drop)
+}
+
+/// Where the role may not do it, another one may.
+fn by_hand(error: sqlx::Error) -> sqlx::Error {
+    match error.as_database_error().filter(|error| error.code().is_some_and(|code| code == "42501")) {
+        Some(error) => told(format!(
+            "{error}: let a role that may run the SQL that `PostgresStore::migration_sql` tells, then open with \
+             `PostgresOptions::migrate(false)`"
+        )),
+        None => error,
+    }
 }

@@ -6,6 +6,7 @@
 //! accounts in the order of their ids, loads, decides and writes in one transaction. Either way the decision is the
 //! ledger's, and what was acknowledged has been flushed by the server.
 
+mod adopt;
 mod change;
 mod connection;
 mod decode;
@@ -28,7 +29,8 @@ use sqlx::postgres::PgPool;
 use self::connection::Connections;
 use self::error::{is_lost, store_error};
 use self::known::Known;
-use self::layout::{Ident, Layout};
+use self::layout::Layout;
+pub use self::adopt::{Adoption, KeyColumn};
 pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
@@ -70,15 +72,12 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// When the options make no sense, the database is out of reach, or a newer version of the crate made its tables.
+    /// When the options make no sense, the database is out of reach, a newer version of the crate made its tables, or
+    /// a table of the host's cannot be adopted.
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
         let connections = Connections::new(pool, options.lookups, options.postings, options.session());
-        let layout = Layout::own(Ident::new(&options.schema)?);
-        if options.migrate {
-            let keys = migrate::own_keys(&layout);
-            migrate::migrate(&connections, &layout, &keys).await.map_err(store_error)?;
-        }
+        let layout = migrate::open(&connections, &options).await.map_err(store_error)?;
         let inner = Inner {
             connections,
             owns_pool,
@@ -92,6 +91,23 @@ impl PostgresStore {
             layout,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The SQL that [`open`](Self::open) would run for these options, as one transaction: to be looked at, or to be run
+    /// by a role that may, before others open with [`migrate(false)`](PostgresOptions::migrate). Empty where nothing
+    /// is to be done. Nothing is changed.
+    ///
+    /// It is what `open` runs, word for word, but that the instant of an adoption is `now()`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn migration_sql(options: PostgresOptions) -> Result<String, StoreError> {
+        let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
+        let connections = Connections::new(pool, options.lookups, options.postings, options.session());
+        let script = migrate::script(&connections, &options).await.map_err(store_error);
+        connections.close(owns_pool).await;
+        script
     }
 
     /// Opens the database at an URL, `postgres://user:password@host:5432/database`.

@@ -6,7 +6,10 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+use super::adopt::Adoption;
 use super::connection::Session;
+use super::error::told;
+use super::layout::{Ident, Layout, TableName};
 use crate::Clock;
 
 /// How to open a [`PostgresStore`](crate::PostgresStore).
@@ -24,6 +27,8 @@ use crate::Clock;
 pub struct PostgresOptions {
     source: Source,
     pub(super) schema: String,
+    pub(super) table: Option<String>,
+    pub(super) adoption: Option<Adoption>,
     pub(super) migrate: bool,
     pub(super) clock: Clock,
     pub(super) lookups: usize,
@@ -67,6 +72,8 @@ impl PostgresOptions {
         Self {
             source,
             schema: "public".to_owned(),
+            table: None,
+            adoption: None,
             migrate: true,
             clock: Clock::default(),
             lookups: 2,
@@ -81,6 +88,52 @@ impl PostgresOptions {
     /// The schema of our tables; made where it is missing. Default: `public`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
+        self
+    }
+
+    /// The host's own table of keys, `table` or `schema.table`, in place of one that agentkey makes. Without a schema it
+    /// is in that of [`schema`](Self::schema), and nowhere else.
+    ///
+    /// It needs an id, an account and a unique hash; [`KeyColumn`](crate::KeyColumn) lists the columns and their types.
+    /// The first opening, in one transaction that many processes may try at once:
+    ///
+    /// - adds the columns that are missing, nullable, and indexes on account and parent where there are none. Nothing is
+    ///   dropped, renamed or rewritten; rows, triggers, row security and defaults stay as they are.
+    /// - records what was said with [`adopt`](Self::adopt), which later openings may leave out.
+    /// - takes over what keys had spent, if the table is one of the npm package agentkey, or
+    ///   [`KeyColumn::UsedCents`](crate::KeyColumn::UsedCents) was named. Each key's running window comes in as an
+    ///   entry of the kind [`Opening`](crate::EntryKind::Opening), and the next window begins where it was to begin. The
+    ///   entry counts on the parents and the account too, as every entry does. Whoever spent there before must have
+    ///   stopped: what he writes later is not seen. Rows without an account have nobody to take it over for.
+    ///
+    /// From then on policy is in that table and money is not: a request reads it, and a charge writes nothing to it.
+    /// What the host's own SQL changes holds from the next request. Keys that the host did not write itself have
+    /// defaults in its other columns; one that is `NOT NULL` without a default must get one before agentkey can make keys.
+    /// A row that makes no sense, such as one without an account, is refused by itself. A table that cannot be adopted
+    /// is left as it was, and one error tells all that is wrong with it.
+    ///
+    /// Tokens of another format than agentkey's need
+    /// [`AgentKeyLayer::foreign_tokens`](crate::AgentKeyLayer::foreign_tokens).
+    ///
+    /// ```no_run
+    /// use agentkey::{Adoption, Budget, PostgresOptions, PostgresStore, ScopeSet};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+    /// // Without scopes a key may do everything, and without a budget spend nothing.
+    /// let adoption = Adoption::new(ScopeSet::unrestricted(), Budget::lifetime(agentkey::Amount::ZERO));
+    /// let options = PostgresOptions::new("postgres://app@localhost/app").table("sdk_api_keys").adopt(adoption);
+    /// let store = PostgresStore::open(options).await?;
+    /// # drop(store); Ok(()) }
+    /// ```
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.table = Some(table.into());
+        self
+    }
+
+    /// What the table of [`table`](Self::table) leaves unsaid. The first opening needs it. A later one may leave it out,
+    /// and fails where it says something else.
+    pub fn adopt(mut self, adoption: Adoption) -> Self {
+        self.adoption = Some(adoption);
         self
     }
 
@@ -135,6 +188,19 @@ impl PostgresOptions {
     pub fn transaction_pooling(mut self, is_pooled: bool) -> Self {
         self.transaction_pooling = is_pooled;
         self
+    }
+
+    /// Where everything is if the keys are in a table of our own.
+    pub(super) fn own_layout(&self) -> sqlx::Result<Layout> {
+        if self.adoption.is_some() && self.table.is_none() {
+            return Err(told("`PostgresOptions::adopt` is about a table of the host's: name it with `table`"));
+        }
+        Ok(Layout::own(Ident::new(&self.schema).map_err(told)?))
+    }
+
+    pub(super) fn table_name(&self, table: &str) -> TableName {
+        let (schema, name) = table.split_once('.').unwrap_or((&self.schema, table));
+        TableName { schema: schema.to_owned(), name: name.to_owned() }
     }
 
     pub(super) fn session(&self) -> Session {

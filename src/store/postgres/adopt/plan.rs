@@ -1,0 +1,220 @@
+//! What an adoption runs.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+
+use super::record::{self, Record};
+use super::shape::{self, Shape};
+use super::{Adoption, KeyColumn};
+use crate::store::postgres::connection::Statements;
+use crate::store::postgres::error::told;
+use crate::store::postgres::layout::{AccountType, Ident, Layout, LimitUnit, Sql, TableName, literal};
+use crate::store::postgres::migrate::{Now, Step};
+
+const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");
+
+/// What is to be adopted.
+pub(in crate::store::postgres) struct Adopting<'a> {
+    pub(in crate::store::postgres) table: &'a TableName,
+    pub(in crate::store::postgres) said: Option<&'a Adoption>,
+    pub(in crate::store::postgres) now: Now,
+}
+
+/// How the table is read, and what has to be run before. Nothing is changed here.
+pub(in crate::store::postgres) async fn plan(
+    statements: &mut Statements<'_>,
+    own: &Layout,
+    adopting: &Adopting<'_>,
+) -> sqlx::Result<(Layout, Vec<Step>)> {
+    let Adopting { table, said, now } = adopting;
+    let quoted = table.quoted()?;
+    let shape = match shape::look(statements, table).await? {
+        Ok(shape) => shape,
+        Err(problem) => return Err(refused(&quoted, &[problem])),
+    };
+    let recorded = record::read(statements, own).await?;
+    let is_first = recorded.is_none();
+    let record = match recorded {
+        Some(record) => {
+            record.agrees(&quoted, *said, own).map_err(told)?;
+            record
+        }
+        None => {
+            let said = said.ok_or_else(|| told(unsaid(&quoted)))?;
+            said.budget.validate().map_err(|error| told(format!("`PostgresOptions::adopt`: {error}")))?;
+            let columns = shape.choose(said).map_err(|problems| refused(&quoted, &problems))?;
+            Record::new(&quoted, columns, said, now.at)
+        }
+    };
+    let mut problems = shape.problems(&record.columns);
+    if is_first && problems.is_empty() {
+        problems.extend(taken(statements, own).await?);
+        problems.extend(hashes(statements, &quoted, &record.columns).await?);
+        if shape.is_filtered && record.columns.contains_key(&KeyColumn::UsedCents) {
+            problems.push(
+                "row security is in force for this role, and what it hides could not be taken over: open it once as \
+                 the table's owner, or as a role with BYPASSRLS"
+                    .to_owned(),
+            );
+        }
+    }
+    if !problems.is_empty() {
+        return Err(refused(&quoted, &problems));
+    }
+    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(told)?;
+    let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
+    let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;
+    Ok((layout, steps))
+}
+
+fn refused(table: &str, problems: &[String]) -> sqlx::Error {
+    let mut text = format!("agentkey cannot keep its keys in {table}; nothing was changed:");
+    for problem in problems {
+        text.push_str("\n- ");
+        text.push_str(problem);
+    }
+    told(text)
+}
+
+fn unsaid(table: &str) -> String {
+    format!(
+        "{table} has not been adopted yet: say with `PostgresOptions::adopt(Adoption::new(scopes, budget))` what it \
+         means where a row of it has no scopes or no budget"
+    )
+}
+
+/// Whether the side tables are in use for other keys, whose ids would be mixed up with these.
+async fn taken(statements: &mut Statements<'_>, own: &Layout) -> sqlx::Result<Option<String>> {
+    for table in [own.keys.clone(), own.fill("{accounts}"), own.fill("{entries}")] {
+        if is_there(statements, &table).await? && any(statements, &table).await? {
+            return Ok(Some(format!(
+                "the schema {} has agentkey's tables for other keys, of the same ids, in it ({table} is not empty): \
+                 choose another schema for the tables beside this one (`PostgresOptions::schema`)",
+                own.schema
+            )));
+        }
+    }
+    Ok(None)
+}
+
+async fn any(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+    let text: Sql = format!("SELECT EXISTS (SELECT FROM {table})").into();
+    statements.fetch(text.query()).await?.first().map_or(Ok(false), |row| row.try_get(0))
+}
+
+pub(in crate::store::postgres) async fn is_there(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+    let text: Sql = "SELECT to_regclass($1) IS NOT NULL".to_owned().into();
+    let rows = statements.fetch(text.query().bind(table.to_owned())).await?;
+    rows.first().map_or(Ok(false), |row| row.try_get(0))
+}
+
+/// Whether the hashes are of a kind that no token will ever have.
+async fn hashes(
+    statements: &mut Statements<'_>,
+    table: &str,
+    columns: &BTreeMap<KeyColumn, String>,
+) -> sqlx::Result<Option<String>> {
+    let name = columns.get(&KeyColumn::Hash).map_or("", String::as_str);
+    let hash = Ident::new(name).map_err(told)?;
+    let text: Sql = format!(
+        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text ~ '^[0-9a-f]{{64}}$') FROM {table} k"
+    )
+    .into();
+    let rows = statements.fetch(text.query()).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (all, good): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if all > 0 && good == 0 {
+        return Ok(Some(format!(
+            "not one of the {all} values of {name:?} is a SHA-256 in lower-case hexadecimal, so no token would be found"
+        )));
+    }
+    if good < all {
+        tracing::warn!(table, rows = all - good, "some rows have no SHA-256 in lower-case hexadecimal: no token finds them");
+    }
+    Ok(None)
+}
+
+fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &str) -> sqlx::Result<Vec<Step>> {
+    let (keys, columns) = (&layout.keys, &layout.columns);
+    let mut steps = Vec::new();
+    let added: Vec<_> = shape.lacking(&record.columns).collect();
+    if !added.is_empty() {
+        let parts: Result<Vec<_>, _> = added
+            .iter()
+            .map(|(_, name, sql_type)| Ident::new(name).map(|name| format!("\n    ADD COLUMN {name} {sql_type}")))
+            .collect();
+        steps.push(Step::needed(format!("ALTER TABLE {keys}{}", parts.map_err(told)?.join(","))));
+    }
+    if added.iter().any(|(field, ..)| *field == KeyColumn::CreatedAt) {
+        // In a step of its own: the rows that are there stay as they are.
+        let name = &columns.created_at.name;
+        steps.push(Step::needed(format!("ALTER TABLE {keys} ALTER COLUMN {name} SET DEFAULT now()")));
+    }
+    let name = |field| record.columns.get(&field).map_or("", String::as_str);
+    if !shape.is_indexed(name(KeyColumn::Account), false) {
+        steps.push(Step::useful(format!("CREATE INDEX ON {keys} ({}, {})", columns.account, columns.id)));
+    }
+    if !shape.is_indexed(name(KeyColumn::Parent), true) {
+        let parent = &columns.parent;
+        steps.push(Step::useful(format!("CREATE INDEX ON {keys} ({parent}, {}) WHERE {parent} IS NOT NULL", columns.id)));
+    }
+    if is_first {
+        // Whoever wrote spending there until now is kept out while it is taken over; readers are not.
+        steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
+        steps.push(Step::needed(record.insert(layout, now)));
+        if record.columns.contains_key(&KeyColumn::UsedCents) {
+            steps.push(Step::needed(take_over(layout, shape, record, now)?));
+        }
+    }
+    Ok(steps)
+}
+
+/// The statements that take balances and windows over.
+fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> sqlx::Result<String> {
+    let columns = &layout.columns;
+    let ident = |field| record.columns.get(&field).map(|name| Ident::new(name)).transpose().map_err(told);
+    let account = format!("k.{}::text COLLATE \"C\"", columns.account);
+    let has_account = match columns.account_type {
+        AccountType::Text { .. } => format!(
+            "coalesce({account} <> '' AND char_length({account}) <= 255 AND {account} !~ '[\\u0001-\\u001f\\u007f-\\u009f]', false)"
+        ),
+        _ => format!("k.{} IS NOT NULL", columns.account),
+    };
+    // A row that has a limit and no period is limited once and for all.
+    let period = format!(
+        "CASE k.{period}::text WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' \
+         WHEN 'total' THEN 'lifetime' WHEN 'none' THEN 'lifetime' ELSE coalesce(k.{period}::text, \
+         CASE WHEN k.{limit} IS NULL THEN {absent} ELSE 'lifetime' END) END",
+        period = columns.period,
+        limit = columns.limit,
+        absent = literal(columns.absent.budget.period.as_str()),
+    );
+    let resets_at = match ident(KeyColumn::ResetsAt)? {
+        Some(name) if shape.is_plain_time(record.columns.get(&KeyColumn::ResetsAt).map_or("", String::as_str)) => {
+            format!("(k.{name} AT TIME ZONE 'UTC')")
+        }
+        Some(name) => format!("k.{name}"),
+        None => "NULL::timestamptz".to_owned(),
+    };
+    let anchor = format!("CASE WHEN {period} <> 'lifetime' AND isfinite({resets_at}) THEN {resets_at} END");
+    let labels = match ident(KeyColumn::Subject)? {
+        Some(subject) => format!(
+            "CASE WHEN k.{subject} <> '' AND char_length(k.{subject}) <= 256 AND k.{subject} !~ \
+             '[\\u0001-\\u001f\\u007f-\\u009f]' THEN jsonb_build_object('external_subject', k.{subject}::text) ELSE '{{}}' END"
+        ),
+        None => "'{}'".to_owned(),
+    };
+    let used = ident(KeyColumn::UsedCents)?.map_or_else(|| "NULL::int8".to_owned(), |used| format!("k.{used}"));
+    debug_assert!(columns.limit_unit != LimitUnit::Micros || !record.columns.contains_key(&KeyColumn::LimitCents));
+    let text = TAKE_OVER
+        .replace("{has_account}", &has_account)
+        .replace("{key_period}", &period)
+        .replace("{anchor}", &anchor)
+        .replace("{resets_at}", &resets_at)
+        .replace("{labels}", &labels)
+        .replace("{used}", &used)
+        .replace("{account}", &account)
+        .replace("{now}", now);
+    Ok(layout.fill(&text))
+}

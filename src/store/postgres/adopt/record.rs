@@ -1,0 +1,135 @@
+//! The record of an adoption: what was said at the first opening holds for all that come after it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use sqlx::Row;
+
+use super::plan::is_there;
+use super::{Adoption, KeyColumn};
+use crate::store::postgres::connection::Statements;
+use crate::store::postgres::error::corrupt;
+use crate::store::postgres::layout::{Absent, Layout, literal};
+use crate::store::postgres::types::Instant;
+use crate::{Amount, Budget, Scope, ScopeSet};
+
+/// An adoption as it was recorded.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) table: String,
+    pub(super) columns: BTreeMap<KeyColumn, String>,
+    pub(super) absent: Absent,
+}
+
+/// The record in the side tables of `layout`, if there is one.
+pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> sqlx::Result<Option<Record>> {
+    if !is_there(statements, &layout.fill("{adoption}")).await? {
+        return Ok(None);
+    }
+    let text = layout
+        .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at FROM {adoption} WHERE is_one");
+    let rows = statements.fetch(text.query()).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(corrupt)?;
+    let column = |(field, name)| {
+        let field = KeyColumn::ALL.into_iter().find(|known| known.as_str() == field);
+        field.map(|field| (field, name)).ok_or_else(|| corrupt("a column of an adoption is for an unknown field"))
+    };
+    let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
+        None => ScopeSet::unrestricted(),
+        Some(scopes) => scopes.into_iter().map(Scope::try_from).collect::<Result<_, _>>().map_err(corrupt)?,
+    };
+    let limit = row.try_get::<Option<i64>, _>(3)?.map(Amount::micros);
+    let period = row.try_get::<&str, _>(4)?.parse().map_err(corrupt)?;
+    let Instant(created_at) = row.try_get(5)?;
+    Ok(Some(Record {
+        table: row.try_get(0)?,
+        columns: names.into_iter().map(column).collect::<sqlx::Result<_>>()?,
+        absent: Absent { scopes, budget: Budget::new(limit, period), created_at },
+    }))
+}
+
+/// The table that was adopted, if one was.
+pub(in crate::store::postgres) async fn adopted(
+    statements: &mut Statements<'_>,
+    layout: &Layout,
+) -> sqlx::Result<Option<String>> {
+    Ok(read(statements, layout).await?.map(|record| record.table))
+}
+
+impl Record {
+    pub(super) fn new(table: &str, columns: BTreeMap<KeyColumn, String>, said: &Adoption, at: Timestamp) -> Self {
+        let absent = Absent { scopes: said.scopes.clone(), budget: said.budget, created_at: at };
+        Self { table: table.to_owned(), columns, absent }
+    }
+
+    /// The statement that makes it. `now` is SQL.
+    pub(super) fn insert(&self, layout: &Layout, now: &str) -> String {
+        let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.as_str(), name)).collect();
+        let columns = serde_json::to_string(&columns).unwrap_or_default();
+        format!(
+            "INSERT INTO {} (table_name, columns, scopes, limit_micros, period, adopted_at)\nVALUES ({}, {}, {}, {now})",
+            layout.fill("{adoption}"),
+            literal(&self.table),
+            literal(&columns),
+            absent(&self.absent.scopes, &self.absent.budget).join(", "),
+        )
+    }
+
+    /// Whether another adoption says the same, as far as it says anything; if not, how to mend it.
+    pub(super) fn agrees(&self, table: &str, said: Option<&Adoption>, layout: &Layout) -> Result<(), String> {
+        let adoption = layout.fill("{adoption}");
+        if self.table != table {
+            return Err(format!(
+                "the tables of the schema {} stand beside {}, and their ids are those of its keys: for {table}, give \
+                 agentkey another schema (`PostgresOptions::schema`). If the table was renamed, say so with: \
+                 UPDATE {adoption} SET table_name = {}",
+                layout.schema,
+                self.table,
+                literal(table),
+            ));
+        }
+        let Some(said) = said else { return Ok(()) };
+        for (field, name) in &said.columns {
+            let recorded = self.columns.get(field);
+            if recorded != Some(name) {
+                let recorded = recorded.map_or_else(|| "no column".to_owned(), |name| format!("the column {name:?}"));
+                return Err(format!(
+                    "{table} was adopted with {recorded} for {field}, not with {name:?}: leave `Adoption::column` out, \
+                     or, once its values are in the other column, change `columns` in {adoption}"
+                ));
+            }
+        }
+        if said.scopes != self.absent.scopes || said.budget != self.absent.budget {
+            let [scopes, limit, period] = absent(&said.scopes, &said.budget);
+            return Err(format!(
+                "{table} was adopted with other scopes or another budget for rows that have none ({}; {}). Opening \
+                 does not change what those rows mean: leave `PostgresOptions::adopt` out, or, to change it, run: \
+                 UPDATE {adoption} SET scopes = {scopes}, limit_micros = {limit}, period = {period}",
+                self.absent.scopes,
+                shown(&self.absent.budget),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn shown(budget: &Budget) -> String {
+    match budget.limit {
+        Some(limit) => format!("{limit} per {}", budget.period),
+        None => "unlimited".to_owned(),
+    }
+}
+
+/// Scopes, limit and period, as SQL.
+fn absent(scopes: &ScopeSet, budget: &Budget) -> [String; 3] {
+    let scopes = match scopes.is_unrestricted() {
+        true => "NULL".to_owned(),
+        false => {
+            let scopes: Vec<_> = scopes.iter().map(|scope| literal(scope.as_str())).collect();
+            format!("ARRAY[{}]::text[]", scopes.join(", "))
+        }
+    };
+    let limit = budget.limit.map_or_else(|| "NULL".to_owned(), |limit| limit.as_micros().to_string());
+    [scopes, limit, literal(budget.period.as_str())]
+}

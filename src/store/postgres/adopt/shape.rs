@@ -1,0 +1,278 @@
+//! What a table of the host's looks like, and whether keys can be kept in it.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+
+use super::{Adoption, KeyColumn};
+use crate::store::postgres::connection::Statements;
+use crate::store::postgres::layout::{
+    Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn,
+};
+
+/// A table as the database describes it.
+pub(super) struct Shape {
+    columns: Vec<Column>,
+    indexes: Vec<Index>,
+    /// Whether policies hide rows from the role in use.
+    pub(super) is_filtered: bool,
+}
+
+struct Column {
+    name: String,
+    number: i16,
+    /// The type within; that of a domain is the one it is of.
+    type_name: String,
+    /// The type as it was declared.
+    type_shown: String,
+    /// Of `varchar(n)` and `char(n)`.
+    length: Option<usize>,
+    is_generated: bool,
+}
+
+struct Index {
+    first: i16,
+    /// Whether there is at most one row for a value of the first column.
+    is_unique: bool,
+    is_partial: bool,
+}
+
+/// The table, or why it cannot be looked at.
+pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> sqlx::Result<Result<Shape, String>> {
+    let found: Sql = "SELECT c.oid::int8, c.relkind::text, row_security_active(c.oid) FROM pg_catalog.pg_class c \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
+        .to_owned()
+        .into();
+    let found = found.query().bind(table.schema.to_owned()).bind(table.name.to_owned());
+    let found = statements.fetch(found).await?;
+    let Some(found) = found.first() else { return Ok(Err(missing(statements, table).await?)) };
+    let kind = match found.try_get::<&str, _>(1)? {
+        "r" => None,
+        "p" => Some("a partitioned table, in which a hash cannot be unique"),
+        "v" | "m" => Some("a view"),
+        "f" => Some("a foreign table"),
+        _ => Some("no table"),
+    };
+    if let Some(kind) = kind {
+        return Ok(Err(format!("it is {kind}: name the table that has the keys")));
+    }
+    let oid: i64 = found.try_get(0)?;
+    let columns: Sql = "SELECT a.attname::text, a.attnum, coalesce(b.typname, t.typname)::text, \
+        format_type(a.atttypid, a.atttypmod), CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
+        a.attgenerated <> '' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+        LEFT JOIN pg_catalog.pg_type b ON b.oid = nullif(t.typbasetype, 0) \
+        WHERE a.attrelid = ($1::int8)::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+        .to_owned()
+        .into();
+    let columns = statements.fetch(columns.query().bind(oid)).await?;
+    let indexes: Sql = "SELECT i.indkey[0], i.indisunique AND i.indimmediate AND i.indnkeyatts = 1, \
+        i.indpred IS NOT NULL FROM pg_catalog.pg_index i \
+        WHERE i.indrelid = ($1::int8)::oid AND i.indisvalid AND i.indkey[0] > 0"
+        .to_owned()
+        .into();
+    let indexes = statements.fetch(indexes.query().bind(oid)).await?;
+    Ok(Ok(Shape {
+        columns: columns.iter().map(column).collect::<sqlx::Result<_>>()?,
+        indexes: indexes.iter().map(index).collect::<sqlx::Result<_>>()?,
+        is_filtered: found.try_get(2)?,
+    }))
+}
+
+fn column(row: &sqlx::postgres::PgRow) -> sqlx::Result<Column> {
+    let type_name: String = row.try_get(2)?;
+    let modifier: i32 = row.try_get(4)?;
+    let has_length = type_name == "varchar" || type_name == "bpchar";
+    Ok(Column {
+        name: row.try_get(0)?,
+        number: row.try_get(1)?,
+        // PostgreSQL counts a header of four bytes with it.
+        length: usize::try_from(modifier.saturating_sub(4)).ok().filter(|_| has_length),
+        type_name,
+        type_shown: row.try_get(3)?,
+        is_generated: row.try_get(5)?,
+    })
+}
+
+fn index(row: &sqlx::postgres::PgRow) -> sqlx::Result<Index> {
+    Ok(Index { first: row.try_get(0)?, is_unique: row.try_get(1)?, is_partial: row.try_get(2)? })
+}
+
+async fn missing(statements: &mut Statements<'_>, table: &TableName) -> sqlx::Result<String> {
+    let elsewhere: Sql = "SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+        ON n.oid = c.relnamespace WHERE c.relname = $1 AND c.relkind = 'r' ORDER BY 1"
+        .to_owned()
+        .into();
+    let elsewhere = statements.fetch(elsewhere.query().bind(table.name.to_owned())).await?;
+    let mut text = "there is no such table in this database".to_owned();
+    if let Some(row) = elsewhere.first() {
+        let schema: &str = row.try_get(0)?;
+        text.push_str(&format!("; there is one in the schema {schema:?}: `.table({:?})`", format!("{schema}.{}", table.name)));
+    }
+    Ok(text)
+}
+
+impl Shape {
+    fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.column(name).is_some()
+    }
+
+    pub(super) fn is_indexed(&self, name: &str, partly: bool) -> bool {
+        self.column(name).is_some_and(|column| {
+            self.indexes.iter().any(|index| index.first == column.number && (partly || !index.is_partial))
+        })
+    }
+
+    fn is_unique(&self, column: &Column) -> bool {
+        let mut indexes = self.indexes.iter();
+        indexes.any(|index| index.first == column.number && index.is_unique && !index.is_partial)
+    }
+
+    /// Which column has which field, by what was said and what there is.
+    pub(super) fn choose(&self, said: &Adoption) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
+        let mut problems = Vec::new();
+        let is_npm = self.has("budget_cents");
+        let says_limit = [KeyColumn::LimitMicros, KeyColumn::LimitCents].map(|limit| said.columns.contains_key(&limit));
+        match says_limit {
+            [true, true] => problems.push("a limit is in LimitMicros or in LimitCents, not in both".to_owned()),
+            [false, false] if is_npm && self.has("limit_micros") => problems.push(
+                "it has both \"budget_cents\" and \"limit_micros\": say which of them is the limit, with \
+                 `.column(KeyColumn::LimitCents, …)` or `.column(KeyColumn::LimitMicros, …)`"
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+        let mut columns = BTreeMap::new();
+        for field in KeyColumn::ALL {
+            if let Some(name) = said.columns.get(&field) {
+                if let Err(error) = Ident::new(name) {
+                    problems.push(format!("{field}: {error}"));
+                }
+                columns.insert(field, name.clone());
+                continue;
+            }
+            let npm_name = field.npm_name().filter(|name| is_npm && self.has(name));
+            let name = match field {
+                KeyColumn::LimitCents if says_limit[0] => None,
+                KeyColumn::LimitMicros if says_limit[1] || is_npm => None,
+                _ => npm_name.or(field.default_name()),
+            };
+            if let Some(name) = name {
+                columns.insert(field, name.to_owned());
+            }
+        }
+        if problems.is_empty() { Ok(columns) } else { Err(problems) }
+    }
+
+    /// What is wrong with these columns. All of it at once, and each with its mend.
+    pub(super) fn problems(&self, columns: &BTreeMap<KeyColumn, String>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (field, name) in columns {
+            let map = format!("`.column(KeyColumn::{field}, …)`");
+            if let Some((other, _)) = columns.iter().find(|(other, same)| *other < field && *same == name) {
+                problems.push(format!("the column {name:?} cannot be both {other} and {field}"));
+            }
+            let Some(column) = self.column(name) else {
+                if field.added_type().is_none() {
+                    problems.push(format!("it has no column {name:?} for {field}: name the one that is, with {map}"));
+                }
+                continue;
+            };
+            let shown = &column.type_shown;
+            if !field.types().contains(&&*column.type_name) {
+                let needed = field.types_shown();
+                let mend = match field.added_type() {
+                    Some(_) => format!("take another column for it with {map}; where there is none it is added"),
+                    None => format!("change its type, or name another column with {map}"),
+                };
+                problems.push(format!("the column {name:?} is {shown}; {field} is {needed}: {mend}"));
+                continue;
+            }
+            if column.is_generated && field.is_written() {
+                problems.push(format!("the column {name:?} is generated, so {field} cannot be written: name another with {map}"));
+            }
+            if matches!(field, KeyColumn::Id | KeyColumn::Hash) && !self.is_unique(column) {
+                problems.push(format!(
+                    "the column {name:?} is not unique: {field} needs a primary key, a unique constraint or a unique \
+                     index on it alone, not partial and not deferrable"
+                ));
+            }
+            let fits = match column.type_name.as_str() {
+                "bpchar" => column.length == Some(64),
+                _ => column.length.is_none_or(|length| length >= 64),
+            };
+            if *field == KeyColumn::Hash && !fits {
+                problems.push(format!("the column {name:?} is {shown}; a hash has 64 characters"));
+            }
+        }
+        problems
+    }
+
+    /// The columns that are to be added, with their types.
+    pub(super) fn lacking<'a>(
+        &self,
+        columns: &'a BTreeMap<KeyColumn, String>,
+    ) -> impl Iterator<Item = (KeyColumn, &'a str, &'static str)> {
+        columns.iter().filter(|(_, name)| !self.has(name)).filter_map(|(field, name)| {
+            Some((*field, name.as_str(), field.added_type()?))
+        })
+    }
+
+    /// The columns as they are read, once what is lacking has been added.
+    pub(super) fn key_columns(
+        &self,
+        columns: &BTreeMap<KeyColumn, String>,
+        absent: Absent,
+    ) -> Result<KeyColumns, crate::StoreError> {
+        let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
+        let ident = |field| Ident::new(name(field));
+        let column = |field| self.column(name(field));
+        let type_name = |field| column(field).map_or("", |column| column.type_name.as_str());
+        let time = |field| Ok::<_, crate::StoreError>(TimeColumn { name: ident(field)?, is_plain: type_name(field) == "timestamp" });
+        let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {
+            Some(_) => {
+                let most = match type_name(KeyColumn::LimitCents) {
+                    "int2" => i64::from(i16::MAX),
+                    "int4" => i64::from(i32::MAX),
+                    _ => i64::MAX / 10_000,
+                };
+                (KeyColumn::LimitCents, LimitUnit::Cents { most })
+            }
+            None => (KeyColumn::LimitMicros, LimitUnit::Micros),
+        };
+        Ok(KeyColumns {
+            id: ident(KeyColumn::Id)?,
+            account: ident(KeyColumn::Account)?,
+            account_type: match type_name(KeyColumn::Account) {
+                "int2" => AccountType::SmallInt,
+                "int4" => AccountType::Integer,
+                "int8" => AccountType::BigInt,
+                "uuid" => AccountType::Uuid,
+                _ => AccountType::Text { most: column(KeyColumn::Account).and_then(|column| column.length) },
+            },
+            hash: ident(KeyColumn::Hash)?,
+            hash_type: if type_name(KeyColumn::Hash) == "bpchar" { "bpchar" } else { "text" },
+            parent: ident(KeyColumn::Parent)?,
+            name: ident(KeyColumn::Name)?,
+            prefix: ident(KeyColumn::Prefix)?,
+            start: ident(KeyColumn::Start)?,
+            scopes: ident(KeyColumn::Scopes)?,
+            limit: ident(limit)?,
+            limit_unit,
+            period: ident(KeyColumn::Period)?,
+            created_at: time(KeyColumn::CreatedAt)?,
+            expires_at: time(KeyColumn::ExpiresAt)?,
+            revoked_at: time(KeyColumn::RevokedAt)?,
+            absent,
+            is_own: false,
+        })
+    }
+
+    /// Whether an instant is kept without its zone.
+    pub(super) fn is_plain_time(&self, name: &str) -> bool {
+        self.column(name).is_some_and(|column| column.type_name == "timestamp")
+    }
+}
