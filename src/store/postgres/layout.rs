@@ -195,7 +195,7 @@ impl Layout {
              k.{name}::text AS name, k.{prefix}::text AS prefix, k.{start}::text AS start, \
              k.{scopes}::text[] AS scopes, k.{limit}::int8 AS limit_amount, k.{period}::text AS period, \
              k.{created_at} AS created_at, k.{expires_at} AS expires_at, k.{revoked_at} AS revoked_at, \
-             k.xmin AS stamp",
+             k.xmin::text AS stamp",
             id = c.id,
             account = c.account,
             parent = c.parent,

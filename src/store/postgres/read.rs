@@ -54,7 +54,7 @@ impl Reads {
                  SELECT {of_chain}",
             ),
             doubts: layout.sql(
-                "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::xid[]) w (id, stamp) \
+                "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
                  LEFT JOIN {keys} k ON k.{k.id} = w.id WHERE k.xmin IS DISTINCT FROM w.stamp \
                  UNION ALL SELECT NULL, a.id, a.version FROM {accounts} a WHERE a.id = ANY($3::text[])",
             ),

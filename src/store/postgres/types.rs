@@ -79,21 +79,24 @@ impl Instant {
 }
 
 /// The version of a row, `xmin`: another one after every change of the row, by whomever.
+///
+/// It goes to the server as `int4`, which compares with `xid`, and comes as text: sqlx asks the server what an `xid` is,
+/// and with that it destroys the statement without a name that it is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(pub(super) u32);
 
-const XID: PgTypeInfo = PgTypeInfo::with_oid(Oid(28));
-const XID_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1011));
+const INT4: PgTypeInfo = PgTypeInfo::with_oid(Oid(23));
+const INT4_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1007));
 
 impl Type<Postgres> for Stamp {
     fn type_info() -> PgTypeInfo {
-        XID
+        INT4
     }
 }
 
 impl PgHasArrayType for Stamp {
     fn array_type_info() -> PgTypeInfo {
-        XID_ARRAY
+        INT4_ARRAY
     }
 }
 
@@ -106,7 +109,7 @@ impl Encode<'_, Postgres> for Stamp {
 
 impl Decode<'_, Postgres> for Stamp {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
-        Ok(Self(u32::from_be_bytes(value.as_bytes()?.try_into()?)))
+        Ok(Self(value.as_str()?.parse()?))
     }
 }
 

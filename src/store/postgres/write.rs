@@ -60,7 +60,7 @@ const PARTS: [&str; 6] = [
 
 /// Accounts are locked in the order of their ids, whatever the plan of the update is. Those of which nothing changed
 /// are only looked at.
-const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::xid[]) \
+const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::int4[]) \
     w (account_id, key_id, stamp) LEFT JOIN {keys} k ON k.{k.id} = w.key_id \
     WHERE k.xmin IS DISTINCT FROM w.stamp), \
     given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry, w.last_entry \
