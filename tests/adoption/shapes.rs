@@ -1,0 +1,133 @@
+//! Tables that cannot be adopted are left as they were, and one error tells why.
+
+use agentkey::KeyColumn;
+
+use super::*;
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
+    let table = "CREATE TABLE sdk_api_keys (id text PRIMARY KEY, key_hash bytea, scopes text, name varchar(50), \
+        period interval, expires_at date, limit_micros integer, prefix text GENERATED ALWAYS AS ('x') STORED)";
+    let Some(mut host) = Host::with(table).await else { return };
+    let before = host.everything().await;
+    let error = host.refused(host.options().adopt(open_handed())).await;
+    assert_eq!(
+        error,
+        "the store failed: agentkey cannot keep its keys in \"public\".\"sdk_api_keys\"; nothing was changed:\n\
+         - the column \"id\" is text; Id is smallint, integer or bigint: change its type, or name another column with \
+         `.column(KeyColumn::Id, …)`\n\
+         - it has no column \"account_id\" for Account: name the one that is, with `.column(KeyColumn::Account, …)`\n\
+         - the column \"key_hash\" is bytea; Hash is text, varchar or char(64): change its type, or name another column \
+         with `.column(KeyColumn::Hash, …)`\n\
+         - the column \"prefix\" is generated, so Prefix cannot be written: name another with \
+         `.column(KeyColumn::Prefix, …)`\n\
+         - the column \"scopes\" is text; Scopes is text[] or varchar[]: take another column for it with \
+         `.column(KeyColumn::Scopes, …)`; where there is none it is added\n\
+         - the column \"limit_micros\" is integer; LimitMicros is bigint: take another column for it with \
+         `.column(KeyColumn::LimitMicros, …)`; where there is none it is added\n\
+         - the column \"period\" is interval; Period is text or varchar: take another column for it with \
+         `.column(KeyColumn::Period, …)`; where there is none it is added\n\
+         - the column \"expires_at\" is date; ExpiresAt is timestamp with or without time zone: take another column for \
+         it with `.column(KeyColumn::ExpiresAt, …)`; where there is none it is added"
+    );
+    assert_eq!(host.everything().await, before);
+}
+
+#[tokio::test]
+async fn an_id_and_a_hash_are_unique_by_themselves() {
+    for (rest, wrong) in [
+        ("UNIQUE (key_hash)", "\"id\" is not unique"),
+        ("PRIMARY KEY (id)", "\"key_hash\" is not unique"),
+        ("PRIMARY KEY (id), UNIQUE (key_hash, account_id)", "\"key_hash\" is not unique"),
+        ("PRIMARY KEY (id), UNIQUE (key_hash) DEFERRABLE", "\"key_hash\" is not unique"),
+        ("PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (key_hash) WHERE (id > 0", "\"key_hash\" is not unique"),
+        ("PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (lower(key_hash)", "\"key_hash\" is not unique"),
+        ("PRIMARY KEY (id)); CREATE INDEX ON sdk_api_keys (key_hash", "\"key_hash\" is not unique"),
+    ] {
+        let table = format!("CREATE TABLE sdk_api_keys (id int, account_id text, key_hash text, {rest})");
+        let Some(mut host) = Host::with(&table).await else { return };
+        let before = host.everything().await;
+        let error = host.refused(host.options().adopt(open_handed())).await;
+        assert!(error.contains(wrong) && error.matches("\n- ").count() == 1, "{rest}: {error}");
+        assert_eq!(host.everything().await, before, "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn other_things_than_a_table_with_keys() {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, account_id text, key_hash text UNIQUE); CREATE VIEW v AS TABLE t; \
+        CREATE SCHEMA other; CREATE TABLE other.elsewhere (); \
+        CREATE TABLE short (id int PRIMARY KEY, account_id text, key_hash varchar(63) UNIQUE); \
+        CREATE TABLE upper (id int PRIMARY KEY, account_id text, key_hash text UNIQUE); \
+        INSERT INTO upper VALUES (1, 'acme', upper(encode(sha256('a'), 'hex'))); \
+        CREATE TABLE \"both\" (id int PRIMARY KEY, account_id text, key_hash text UNIQUE, limit_micros bigint, budget_cents int); \
+        CREATE TABLE parts (id int, account_id text, key_hash text) PARTITION BY HASH (id)";
+    let Some(mut host) = Host::with(sql).await else { return };
+    let before = host.everything().await;
+    for (table, told) in [
+        ("nowhere", "there is no such table in this database"),
+        ("elsewhere", "there is one in the schema \"other\": `.table(\"other.elsewhere\")`"),
+        ("v", "it is a view"),
+        ("parts", "it is a partitioned table"),
+        ("short", "\"key_hash\" is character varying(63); a hash has 64 characters"),
+        ("upper", "not one of the 1 values of \"key_hash\" is a SHA-256 in lower-case hexadecimal"),
+        ("both", "it has both \"budget_cents\" and \"limit_micros\""),
+        ("", "\"\" is no name"),
+        ("a{b", "no braces"),
+    ] {
+        let error = host.refused(host.options().table(table).adopt(open_handed())).await;
+        assert!(error.contains(told), "{table}: {error}");
+    }
+    for (adoption, told) in [
+        (open_handed().column(KeyColumn::Account, "key_hash"), "cannot be both Account and Hash"),
+        (open_handed().column(KeyColumn::UsedCents, "used"), "it has no column \"used\" for UsedCents"),
+        (open_handed().column(KeyColumn::LimitCents, "cents"), "it has no column \"cents\" for LimitCents"),
+        (Adoption::new(ScopeSet::none(), Budget::daily(agentkey::Amount::micros(-1))), "a limit is zero or more"),
+    ] {
+        let error = host.refused(host.options().table("t").adopt(adoption)).await;
+        assert!(error.contains(told), "{error}");
+    }
+    let error = host.refused(host.options().table("t")).await;
+    assert!(error.contains("has not been adopted yet: say with `PostgresOptions::adopt"), "{error}");
+    let error = host.refused(host.options().table("t").adopt(open_handed()).migrate(false)).await;
+    assert!(error.contains("PostgresStore::migration_sql"), "{error}");
+    assert_eq!(host.everything().await, before);
+}
+
+/// The balances of an adopted table are its own: ids of two tables would be mixed up.
+#[tokio::test]
+async fn one_schema_is_for_one_table_of_keys() {
+    use agentkey::{AgentKeys, NewKey};
+
+    let sql = "CREATE TABLE sdk_api_keys (id int PRIMARY KEY, account_id text, key_hash text UNIQUE); \
+        CREATE TABLE others (LIKE sdk_api_keys INCLUDING ALL)";
+    let Some(host) = Host::with(sql).await else { return };
+    let plain = PostgresOptions::new(host.database.url());
+    let keys = AgentKeys::new(PostgresStore::open(plain.clone()).await.unwrap());
+    keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    let error = host.refused(host.options().adopt(open_handed())).await;
+    assert!(error.contains("choose another schema"), "{error}");
+    let options = host.options().table("public.sdk_api_keys").schema("beside").adopt(open_handed());
+    PostgresStore::open(options.clone()).await.unwrap();
+    let error = host.refused(options.table("public.others")).await;
+    assert!(error.contains("stand beside \"public\".\"sdk_api_keys\""), "{error}");
+    let error = host.refused(plain.schema("beside")).await;
+    assert!(error.contains("open it with `PostgresOptions::table`"), "{error}");
+}
+
+/// What the role cannot see it could not take over.
+#[tokio::test]
+async fn balances_are_not_taken_over_behind_row_security() {
+    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let role = format!("{}_role", host.database.name());
+    host.run(&format!(
+        "CREATE ROLE {role} LOGIN; ALTER TABLE sdk_api_keys OWNER TO {role}; GRANT ALL ON SCHEMA public TO {role}; \
+         ALTER TABLE sdk_api_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    ))
+    .await;
+    let error = host.refused(host.options_as(&role).adopt(open_handed())).await;
+    assert!(error.contains("row security is in force"), "{error}");
+    host.run("ALTER TABLE sdk_api_keys NO FORCE ROW LEVEL SECURITY").await;
+    drop(PostgresStore::open(host.options_as(&role).adopt(open_handed())).await.unwrap());
+    host.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
