@@ -213,6 +213,7 @@ impl Layout {
             .replace("{of_key}", &of_key)
             .replace("{climb}", CLIMB)
             .replace("{of_chain}", OF_CHAIN)
+            .replace("{with_money}", WITH_MONEY)
             .replace("{of_account}", OF_ACCOUNT)
             .replace("{of_balance}", OF_BALANCE)
             .replace("{of_hold}", OF_HOLD)
@@ -245,14 +246,18 @@ impl Layout {
 }
 
 /// From the keys found first up to their roots. No lineage is longer, whatever the rules say.
-const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, {of_key} \
-    FROM chain c JOIN {keys} k ON k.{k.id} = c.parent WHERE c.depth < 64";
+const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, k.* FROM chain c CROSS JOIN LATERAL \
+    (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = c.parent OFFSET 0) k WHERE c.parent IS NOT NULL AND c.depth < 64";
 
 /// What a lineage's rows have, as [`Cells`](super::decode::Cells) reads them.
 const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, c.id, c.account, c.parent, c.name, c.prefix, c.start, \
     c.scopes, c.limit_amount, c.period, c.created_at, c.expires_at, c.revoked_at, c.stamp, {of_balance}, {of_account} \
-    FROM chain c LEFT JOIN {balances} b ON b.key_id = c.id AND b.account_id = c.account \
-    LEFT JOIN {accounts} a ON a.id = c.account";
+    FROM chain c {with_money}";
+
+/// `OFFSET 0` keeps the planner from turning the search round: a plan made while a table is small would walk all of it.
+const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
+    AND b.account_id = c.account OFFSET 0) b ON true \
+    LEFT JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = c.account OFFSET 0) a ON true";
 
 const OF_BALANCE: &str = "b.period, b.spent, b.held, b.since, b.anchor";
 

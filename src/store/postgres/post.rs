@@ -36,7 +36,8 @@ impl Loads {
     pub(super) fn new(layout: &Layout) -> Self {
         Self {
             lock: layout.sql(
-                "SELECT {of_account} FROM {accounts} a WHERE a.id = ANY($1::text[]) ORDER BY a.id FOR NO KEY UPDATE",
+                "SELECT {of_account} FROM (SELECT w.id FROM unnest($1::text[]) w (id) ORDER BY w.id COLLATE \"C\") w \
+                 CROSS JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = w.id FOR NO KEY UPDATE) a",
             ),
             // Of keys that the host's own SQL made.
             make_accounts: layout.sql(
@@ -46,8 +47,9 @@ impl Loads {
                  AND k.{k.account}::text = ANY($1::text[]) ORDER BY 1 ON CONFLICT (id) DO NOTHING",
             ),
             overdue: layout.sql(
-                "SELECT {of_hold} FROM unnest($1::text[], $2::timestamptz[]) w (id, now) \
-                 JOIN {holds} h ON h.account_id = w.id WHERE h.state = 'live' AND h.expires_at <= w.now",
+                "SELECT {of_hold} FROM unnest($1::text[], $2::timestamptz[]) w (id, now) CROSS JOIN LATERAL \
+                 (SELECT * FROM {holds} h WHERE h.account_id = w.id AND h.state = 'live' AND h.expires_at <= w.now \
+                 OFFSET 0) h",
             ),
             next_expiry: layout.sql(
                 "SELECT w.id, (SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = w.id \
@@ -57,16 +59,20 @@ impl Loads {
                 "UPDATE {accounts} a SET next_expiry = w.next_expiry \
                  FROM unnest($1::text[], $2::timestamptz[]) w (id, next_expiry) WHERE a.id = w.id",
             ),
-            holds: layout
-                .sql("SELECT {of_hold} FROM unnest($1::uuid[]) w (id) JOIN {holds} h ON h.id = w.id"),
+            holds: layout.sql(
+                "SELECT {of_hold} FROM unnest($1::uuid[]) w (id) CROSS JOIN LATERAL \
+                 (SELECT * FROM {holds} h WHERE h.id = w.id OFFSET 0) h",
+            ),
             claims: layout.sql(
                 "SELECT c.key_id, c.idempotency_key, c.fingerprint, c.owner, c.in_flight_until, c.entry \
-                 FROM unnest($1::int8[], $2::text[]) w (key_id, idempotency_key) \
-                 JOIN {claims} c ON c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key",
+                 FROM unnest($1::int8[], $2::text[]) w (key_id, idempotency_key) CROSS JOIN LATERAL \
+                 (SELECT * FROM {claims} c WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
+                 OFFSET 0) c",
             ),
             entries: layout.sql(
                 "SELECT {of_entry}, coalesce((SELECT -sum(r.amount) FROM {entries} r WHERE r.refunds = e.id), 0)::int8 \
-                 FROM unnest($1::uuid[]) w (id) JOIN {entries} e ON e.id = w.id",
+                 FROM unnest($1::uuid[]) w (id) CROSS JOIN LATERAL \
+                 (SELECT * FROM {entries} e WHERE e.id = w.id OFFSET 0) e",
             ),
         }
     }

@@ -31,32 +31,34 @@ impl Reads {
     pub(super) fn new(layout: &Layout) -> Self {
         let listing = |of: &str| {
             layout.sql(&format!(
-                "SELECT k.*, {{of_balance}}, {{of_account}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
-                 AND k.{{k.id}} > $2 ORDER BY k.{{k.id}} LIMIT $3) k \
-                 LEFT JOIN {{balances}} b ON b.key_id = k.id AND b.account_id = k.account \
-                 LEFT JOIN {{accounts}} a ON a.id = k.account ORDER BY k.id"
+                "SELECT c.*, {{of_balance}}, {{of_account}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
+                 AND k.{{k.id}} > $2 ORDER BY k.{{k.id}} LIMIT $3) c {{with_money}} ORDER BY c.id"
             ))
         };
         Self {
             // This runs on every request: one statement for all of them.
             find: layout.sql(
-                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, {of_key} \
-                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) \
-                 JOIN {keys} k ON k.{k.hash} = w.hash::{hash_type} \
-                 UNION ALL SELECT w.place, 0, t.retires_at, {of_key} \
-                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) \
-                 JOIN {retired_tokens} t ON t.key_hash = w.hash JOIN {keys} k ON k.{k.id} = t.key_id \
-                 WHERE t.retires_at > $2{climb}) SELECT {of_chain}",
+                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
+                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
+                 (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k \
+                 UNION ALL SELECT w.place, 0, t.retires_at, k.* \
+                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
+                 (SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2 OFFSET 0) t \
+                 CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k{climb}) \
+                 SELECT {of_chain}",
             ),
             lineages: layout.sql(
-                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, {of_key} \
-                 FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) JOIN {keys} k ON k.{k.id} = w.id{climb}) \
+                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
+                 FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) CROSS JOIN LATERAL \
+                 (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k{climb}) \
                  SELECT {of_chain}",
             ),
             doubts: layout.sql(
                 "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
-                 LEFT JOIN {keys} k ON k.{k.id} = w.id WHERE k.xmin IS DISTINCT FROM w.stamp \
-                 UNION ALL SELECT NULL, a.id, a.version FROM {accounts} a WHERE a.id = ANY($3::text[])",
+                 LEFT JOIN LATERAL (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true \
+                 WHERE k.stamp IS DISTINCT FROM w.stamp \
+                 UNION ALL SELECT NULL, a.id, a.version FROM unnest($3::text[]) w (id) CROSS JOIN LATERAL \
+                 (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a",
             ),
             account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),

@@ -38,8 +38,9 @@ const PARTS: [&str; 6] = [
      w (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
      WHERE w.account_id IN (SELECT id FROM stands))",
     "changed_holds AS (UPDATE {holds} h SET expires_at = w.expires_at, state = w.state \
-     FROM unnest($?::uuid[], $?::text[], $?::timestamptz[], $?::text[]) w (id, account_id, expires_at, state) \
-     WHERE h.id = w.id AND w.account_id IN (SELECT id FROM stands))",
+     FROM (SELECT w.*, h.place FROM unnest($?::uuid[], $?::text[], $?::timestamptz[], $?::text[]) \
+     w (id, account_id, expires_at, state) CROSS JOIN LATERAL (SELECT h.ctid AS place FROM {holds} h \
+     WHERE h.id = w.id OFFSET 0) h WHERE w.account_id IN (SELECT id FROM stands)) w WHERE h.ctid = w.place)",
     "entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, \
      reference) SELECT w.id, w.seq, w.account_id, w.key_id, w.kind, w.amount, w.at, w.counts_at, w.refunds, \
      w.labels::jsonb, w.reference FROM unnest($?::uuid[], $?::int8[], $?::text[], $?::int8[], $?::text[], $?::int8[], \
@@ -58,23 +59,25 @@ const PARTS: [&str; 6] = [
      AND w.account_id IN (SELECT id FROM stands))",
 ];
 
-/// Accounts are locked in the order of their ids, whatever the plan of the update is. Those of which nothing changed
+/// Accounts are locked in the order of their ids, and then found by their place: rows that have moved on since the
+/// statement began have another version anyway. Those of which nothing changed
 /// are only looked at.
 const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::int4[]) \
-    w (account_id, key_id, stamp) LEFT JOIN {keys} k ON k.{k.id} = w.key_id \
-    WHERE k.xmin IS DISTINCT FROM w.stamp), \
+    w (account_id, key_id, stamp) LEFT JOIN LATERAL \
+    (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.key_id OFFSET 0) k ON true \
+    WHERE k.stamp IS DISTINCT FROM w.stamp), \
     given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry, w.last_entry \
     FROM unnest($4::text[], $5::int8[], $6::timestamptz[], $7::int8[], $8::int8[], $9::timestamptz[], \
     $10::timestamptz[], $11::int8[]) w (id, version, changed_at, spent, held, since, next_expiry, last_entry) \
-    WHERE w.id NOT IN (SELECT account_id FROM moved)), \
-    locked AS (SELECT a.id FROM given w JOIN {accounts} a ON a.id = w.id AND a.version = w.version \
-    WHERE w.changed_at IS NOT NULL ORDER BY a.id FOR NO KEY UPDATE OF a), \
+    WHERE w.id NOT IN (SELECT account_id FROM moved) ORDER BY 1), \
+    locked AS (SELECT w.*, a.place FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS place FROM {accounts} a \
+    WHERE a.id = w.id AND a.version = w.version FOR NO KEY UPDATE) a WHERE w.changed_at IS NOT NULL), \
     stands AS (UPDATE {accounts} a SET version = a.version + $12, changed_at = w.changed_at, spent = w.spent, \
-    held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked l JOIN given w ON w.id = l.id \
-    WHERE a.id = l.id AND a.version = w.version RETURNING a.id)";
+    held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked w \
+    WHERE a.ctid = w.place AND a.version = w.version RETURNING a.id)";
 
-const TAIL: &str = " SELECT id FROM stands UNION ALL SELECT a.id FROM given w \
-    JOIN {accounts} a ON a.id = w.id AND a.version = w.version WHERE w.changed_at IS NULL";
+const TAIL: &str = " SELECT id FROM stands UNION ALL SELECT a.id FROM given w CROSS JOIN LATERAL (SELECT a.id \
+    FROM {accounts} a WHERE a.id = w.id AND a.version = w.version OFFSET 0) a WHERE w.changed_at IS NULL";
 
 /// What is to be written, and what it was decided by.
 pub(super) struct Write<'a> {
