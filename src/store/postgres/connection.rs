@@ -93,6 +93,11 @@ impl Connections {
         self.postings.len()
     }
 
+    /// How long a connection is waited for.
+    pub(super) fn acquire_timeout(&self) -> Duration {
+        self.session.acquire_timeout
+    }
+
     pub(super) async fn lookup(&self) -> sqlx::Result<Held<'_>> {
         self.slot(&self.lookups).await
     }

@@ -23,6 +23,7 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
 
@@ -129,8 +130,27 @@ impl PostgresStore {
     }
 }
 
+/// Between attempts to look up.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
 impl Inner {
+    /// A connection that was lost is replaced, for as long as a connection is waited for: a look-up may be asked as
+    /// often as you like. It is the server that goes, and comes back, with all of them.
     async fn found(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
+        let (begun, mut pause) = (Instant::now(), Duration::ZERO);
+        loop {
+            match self.found_once(hashes).await {
+                Err(error) if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    async fn found_once(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
         let seen = self.look_up(hashes).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -139,19 +159,8 @@ impl Inner {
         Ok(self.look_up(hashes).await?.value)
     }
 
-    /// A connection that was lost is replaced at once: a look-up may be asked as often as you like.
-    async fn look_up(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
-        let mut attempt = 1;
-        loop {
-            match self.look_up_once(hashes).await {
-                Err(error) if attempt < 3 && is_lost(&error) => attempt += 1,
-                looked_up => return looked_up,
-            }
-        }
-    }
-
     /// Of the keys that are known, only the versions are asked for; what is new or has changed is read whole.
-    async fn look_up_once(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
+    async fn look_up(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
         let mut held = self.connections.lookup().await?;
         let seen = self.look_up_by(&mut held, hashes).await;
         held.after(seen)
