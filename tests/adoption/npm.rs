@@ -128,6 +128,9 @@ async fn ten_thousand_keys_are_taken_over() {
             if spent > 0 {
                 openings.insert(key.id, (Amount::cents(spent), row.get::<Option<String>, _>("external_subject")));
             }
+            if id % 4 > 0 {
+                continue;
+            }
             postings.push(Posting::new(lineage.account_id().clone(), key.id, Action::Pay {
                 amount: Amount::micros(1),
                 note: Note::default(),
@@ -135,7 +138,7 @@ async fn ten_thousand_keys_are_taken_over() {
             }));
         }
     }
-    assert!(openings.len() > 4_000 && postings.len() > 9_000);
+    assert!(openings.len() > 4_000 && postings.len() > 2_000);
     check_openings(&store, openings).await;
 
     // The windows go on from there, and charges write nothing to the table.
@@ -148,14 +151,14 @@ async fn ten_thousand_keys_are_taken_over() {
     };
     let spent = host.text("SELECT count(*) FROM agentkey_entries").await.parse::<usize>().unwrap();
     let poor = refused(&postings).await;
-    assert!(poor > 0 && poor < 2_000, "{poor}");
+    assert!(poor > 0 && poor < 500, "{poor}");
     host.clock.set("2026-03-31T12:00:00Z".parse().unwrap());
     for posting in &mut postings {
         posting.id = agentkey::PostingId::new();
     }
     assert!(refused(&postings).await < poor, "two months later only lifetime budgets are still spent");
     let entries = host.text("SELECT count(*) FROM agentkey_entries").await.parse::<usize>().unwrap();
-    assert!(entries > spent + postings.len());
+    assert!(entries > spent + postings.len() - poor);
     assert_eq!(host.text(rows).await, adopted);
     books_balance(&mut host).await;
 
@@ -188,8 +191,9 @@ async fn check_openings(store: &PostgresStore, mut openings: HashMap<agentkey::K
 async fn books_balance(host: &mut Host) {
     let wrong = "WITH RECURSIVE family AS (SELECT id AS top, id FROM sdk_api_keys UNION \
         SELECT f.top, k.id FROM family f JOIN sdk_api_keys k ON k.delegated_by = f.id) \
-        SELECT count(*) FROM agentkey_balances b WHERE b.spent <> (SELECT coalesce(sum(e.amount), 0) FROM family f \
-        JOIN agentkey_entries e ON e.key_id = f.id AND e.account_id = b.account_id AND e.counts_at >= b.since WHERE f.top = b.key_id)";
+        SELECT count(*) FROM (SELECT FROM agentkey_balances b JOIN family f ON f.top = b.key_id LEFT JOIN agentkey_entries e \
+        ON e.key_id = f.id AND e.account_id = b.account_id AND e.counts_at >= b.since \
+        GROUP BY b.key_id HAVING b.spent <> coalesce(sum(e.amount), 0)) wrong";
     assert_eq!(host.text(wrong).await, "0");
     let wrong = "SELECT count(*) FROM agentkey_accounts a WHERE a.spent <> \
         (SELECT coalesce(sum(e.amount), 0) FROM agentkey_entries e WHERE e.account_id = a.id) \
