@@ -1,0 +1,76 @@
+//! Whether the tables agree with each other and with what was acknowledged, by plain SQL.
+
+use sqlx::postgres::PgPool;
+
+/// Every key with every member above it, itself included; the accounts are added by their names.
+const MEMBERS: &str = "WITH RECURSIVE up (key_id, member) AS (SELECT id, id FROM agent_keys UNION ALL \
+    SELECT u.key_id, k.parent_id FROM up u JOIN agent_keys k ON k.id = u.member WHERE k.parent_id IS NOT NULL), \
+    members (key_id, member, limit_micros) AS ( \
+    SELECT u.key_id, u.member::text, k.limit_micros FROM up u JOIN agent_keys k ON k.id = u.member UNION ALL \
+    SELECT k.id, 'account ' || k.account_id, a.limit_micros FROM agent_keys k JOIN agentkey_accounts a ON a.id = k.account_id)";
+
+/// Every member whose figures are not the sums of its entries and of its live holds. Budgets are for a lifetime.
+const WRONG_FIGURES: &str = "figures (member, spent, held) AS ( \
+    SELECT k.id::text, coalesce(b.spent, 0), coalesce(b.held, 0) FROM agent_keys k \
+    LEFT JOIN agentkey_balances b ON b.key_id = k.id UNION ALL \
+    SELECT 'account ' || id, spent, held FROM agentkey_accounts), \
+    entries AS (SELECT m.member, sum(e.amount) AS spent FROM members m JOIN agentkey_entries e USING (key_id) GROUP BY 1), \
+    holds AS (SELECT m.member, sum(h.amount) AS held FROM members m JOIN agentkey_holds h USING (key_id) \
+    WHERE h.state = 'live' GROUP BY 1) \
+    SELECT format('%s has spent %s and holds %s: %s and %s by the rows', f.member, f.spent, f.held, e.spent, h.held) \
+    FROM figures f LEFT JOIN entries e USING (member) LEFT JOIN holds h USING (member) \
+    WHERE f.spent <> coalesce(e.spent, 0) OR f.held <> coalesce(h.held, 0)";
+
+/// Every payment after which a member had spent more than its limit.
+const OVERSPENT: &str = "history AS (SELECT m.member, m.limit_micros, e.kind, e.id, sum(e.amount) OVER \
+    (PARTITION BY m.member ORDER BY e.seq) AS spent FROM members m JOIN agentkey_entries e USING (key_id)) \
+    SELECT format('%s had spent %s of %s with %s', member, spent, limit_micros, id) FROM history \
+    WHERE kind = 'pay' AND spent > limit_micros";
+
+/// Every hold whose path is not the lineage of its key.
+const WRONG_PATHS: &str = "paths AS (SELECT key_id, array_agg(member ORDER BY member) AS path FROM up GROUP BY 1) \
+    SELECT format('hold %s has the path %s', h.id, h.path) FROM agentkey_holds h JOIN paths p USING (key_id) \
+    WHERE (SELECT array_agg(k ORDER BY k) FROM unnest(h.path) k) <> p.path";
+
+/// Panics where the tables do not agree with each other.
+pub(crate) async fn figures(pool: &PgPool) {
+    for check in [WRONG_FIGURES, OVERSPENT, WRONG_PATHS] {
+        let found: Vec<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{MEMBERS}, {check}"))).fetch_all(pool).await.unwrap();
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+}
+
+/// Panics where one of these references was not charged exactly once, with so many micro-units.
+pub(crate) async fn charged(pool: &PgPool, acknowledged: &[(String, i64)]) {
+    let (references, amounts): (Vec<_>, Vec<_>) = acknowledged.iter().cloned().unzip();
+    let wrong: Vec<String> = sqlx::query_scalar(
+        "SELECT format('%s was acknowledged with %s: charged %s times, %s', w.reference, w.amount, e.times, e.amount) \
+         FROM unnest($1::text[], $2::int8[]) w (reference, amount) LEFT JOIN \
+         (SELECT e.reference, count(*) AS times, sum(e.amount + coalesce(r.amount, 0)) AS amount \
+         FROM agentkey_entries e LEFT JOIN (SELECT refunds, sum(amount) AS amount FROM agentkey_entries GROUP BY 1) r \
+         ON r.refunds = e.id WHERE e.kind <> 'refund' GROUP BY 1) e USING (reference) \
+         WHERE e.times IS DISTINCT FROM 1 OR e.amount <> w.amount",
+    )
+    .bind(references)
+    .bind(amounts)
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Panics where one of these references was charged, and not given back.
+pub(crate) async fn not_charged(pool: &PgPool, refused: &[String]) {
+    let wrong: Vec<String> = sqlx::query_scalar(
+        "SELECT format('%s was refused and charged %s', e.reference, sum(e.amount + coalesce(r.amount, 0))) \
+         FROM agentkey_entries e LEFT JOIN (SELECT refunds, sum(amount) AS amount FROM agentkey_entries GROUP BY 1) r \
+         ON r.refunds = e.id WHERE e.kind <> 'refund' AND e.reference = ANY($1) GROUP BY e.reference \
+         HAVING sum(e.amount + coalesce(r.amount, 0)) <> 0",
+    )
+    .bind(refused)
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

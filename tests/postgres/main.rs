@@ -1,0 +1,94 @@
+//! What holds with real servers: other isolation levels, poolers, lost backends, crashes, replicas, and the host's SQL.
+#![cfg(all(feature = "postgres", feature = "axum"))]
+
+mod audit;
+mod behind_pgbouncer;
+mod host_sql;
+mod interrupted;
+mod isolation;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
+mod promoted;
+mod service;
+mod stuck;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkey::ledger::{Action, OnExpiry, Posting};
+use agentkey::testing::World;
+use agentkey::{Amount, Budget, Clock, Key, NewKey, Note, PostgresOptions, PostgresStore};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+
+/// Only a hang gets here.
+const HANG: Duration = Duration::from_secs(60);
+
+async fn store(url: &str, clock: Clock) -> PostgresStore {
+    PostgresStore::open(PostgresOptions::new(url).clock(clock)).await.unwrap()
+}
+
+async fn world(url: &str) -> World<PostgresStore> {
+    World::new(async |clock| store(url, clock).await).await
+}
+
+/// A key with a lifetime budget of so many cents.
+async fn key(world: &World<PostgresStore>, account: &str, cents: i32) -> Key {
+    let new = NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(cents)));
+    world.try_create(new).await.unwrap().0
+}
+
+fn pay(key: &Key, cents: i32) -> Posting {
+    let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
+    Posting::new(key.account.clone(), key.id, action)
+}
+
+fn hold(key: &Key, cents: i32) -> Posting {
+    let (amount, ttl) = (Amount::cents(cents), Duration::from_secs(60));
+    let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default() };
+    Posting::new(key.account.clone(), key.id, action)
+}
+
+fn settle(hold: &Posting, cents: i32) -> Posting {
+    let (holds, cost) = (vec![hold.id], Amount::cents(cents));
+    let action = Action::Settle { holds, void: Vec::new(), cost, note: Note::default(), claim: None };
+    Posting::new(hold.account.clone(), hold.key, action)
+}
+
+/// Spent and held, in cents.
+async fn cents(world: &World<PostgresStore>, key: &Key) -> (i64, i64) {
+    let lineage = agentkey::Store::lineage(&*world.store, key.id).await.unwrap().unwrap();
+    let balance = lineage.key().balance;
+    (balance.spent.as_micros() / 10_000, balance.held.as_micros() / 10_000)
+}
+
+/// A few connections of the host's own.
+async fn host(url: &str) -> PgPool {
+    PgPool::connect(url).await.unwrap()
+}
+
+async fn execute(pool: &PgPool, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(pool).await.unwrap();
+}
+
+async fn count(pool: &PgPool, sql: impl Into<String>) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.into())).fetch_one(pool).await.unwrap()
+}
+
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(HANG, async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it does not happen");
+}
+
+/// Blocking calls of the test server, where others wait for this thread.
+async fn blocking<T: Send + 'static>(
+    server: &Arc<postgres_server::Server>,
+    call: impl FnOnce(&postgres_server::Server) -> T + Send + 'static,
+) -> T {
+    let server = server.clone();
+    tokio::task::spawn_blocking(move || call(&server)).await.unwrap()
+}

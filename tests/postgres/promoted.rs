@@ -1,0 +1,99 @@
+//! A standby that takes over, and stores that remember another past than the database's.
+
+use agentkey::{ManualClock, Store};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::postgres_server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
+    let Some(primary) = Server::start(&[]) else { return };
+    let primary = Arc::new(primary);
+    let database = primary.database().await;
+    let before = world(database.url()).await;
+    let limited = key(&before, "acme", 1_000).await;
+    let replica = primary.replica(true).await;
+
+    // Killed in the middle of load.
+    let mut load = JoinSet::new();
+    let acknowledged = Arc::new(std::sync::Mutex::new(Vec::new()));
+    for _ in 0..8 {
+        let (store, limited, acknowledged) = (before.store.clone(), limited.clone(), acknowledged.clone());
+        load.spawn(async move {
+            loop {
+                let (hold, paid) = (hold(&limited, 2), pay(&limited, 1));
+                let Ok(posted) = store.post(&[hold.clone(), paid.clone()]).await else { break };
+                assert!(posted.iter().all(Result::is_ok), "{posted:?}");
+                acknowledged.lock().unwrap().push(paid.id);
+                if store.post(&[settle(&hold, 1)]).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    until(async || acknowledged.lock().unwrap().len() >= 100).await;
+    blocking(&primary, |primary| primary.stop("immediate")).await;
+    load.join_all().await;
+    replica.promote();
+
+    let url = replica.url(database.name());
+    let pool = host(&url).await;
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    let ids: Vec<String> = acknowledged.iter().map(ToString::to_string).collect();
+    let kept: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM agentkey_entries WHERE id = ANY($1::uuid[]) AND kind = 'pay'")
+            .bind(ids)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!(kept, acknowledged.len() as i64);
+    audit::figures(&pool).await;
+
+    // What the dead primary's clients had set aside is free a minute later; the rest can be spent to the cent.
+    let later = ManualClock::at(before.clock.now() + Duration::from_secs(120));
+    let after = store(&url, Clock::from(&later)).await;
+    assert!(
+        after.sweep().await.unwrap() > 0
+            || count(&pool, "SELECT count(*) FROM agentkey_holds WHERE state = 'live'").await == 0
+    );
+    let balance = after.lineage(limited.id).await.unwrap().unwrap().key().balance;
+    assert_eq!(balance.held, Amount::ZERO);
+    let left = i32::try_from(1_000 - balance.spent.as_micros() / 10_000).unwrap();
+    assert!(left > 0);
+    assert!(after.post(&[pay(&limited, left)]).await.unwrap()[0].is_ok());
+    assert!(after.post(&[pay(&limited, 1)]).await.unwrap()[0].is_err());
+    audit::figures(&pool).await;
+}
+
+/// The database goes back to how it was, as after a promotion that lost commits, under a store that saw more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_remembers_is_not_written_over_another_history() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let (one, other) = (world(database.url()).await, world(database.url()).await);
+    let limited = key(&one, "acme", 100).await;
+    let pool = host(database.url()).await;
+    let tables = ["agentkey_accounts", "agentkey_balances", "agentkey_holds", "agentkey_entries"];
+    for table in tables {
+        execute(&pool, format!("CREATE TABLE was_{table} AS TABLE {table}")).await;
+    }
+    // As many commits here as there: the same number of changes, of other content.
+    assert!(one.post(&pay(&limited, 70)).await.is_ok());
+    for table in tables {
+        // Identity columns are always generated; the order of the entries does not matter here.
+        let values = if table == "agentkey_entries" { "OVERRIDING SYSTEM VALUE" } else { "" };
+        execute(&pool, format!("TRUNCATE {table}; INSERT INTO {table} {values} SELECT * FROM was_{table}")).await;
+    }
+    assert!(other.post(&pay(&limited, 20)).await.is_ok());
+
+    // By the first store's memory 30 are left; by the database, 80.
+    assert!(one.post(&pay(&limited, 60)).await.is_ok());
+    assert_eq!(cents(&one, &limited).await, (80, 0));
+    audit::figures(&pool).await;
+
+    // And the other way round: what it remembers as more must not let through what is too much.
+    assert!(other.post(&pay(&limited, 20)).await.is_ok());
+    assert!(one.post(&pay(&limited, 1)).await.is_err());
+    audit::figures(&pool).await;
+}
