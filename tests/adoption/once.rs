@@ -71,6 +71,23 @@ async fn by_hand_it_is_the_same() {
     assert!(by_hand.connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.is_err());
 }
 
+/// Behind a pooler that gives every transaction another session, nothing is different.
+#[tokio::test]
+async fn with_transactions_only() {
+    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    host.run(ROWS).await;
+    host.clock.set(jiff::Timestamp::now());
+    let store = PostgresStore::open(host.options().adopt(open_handed()).transaction_pooling(true)).await.unwrap();
+    assert_eq!(find(&store, &["obs_20"]).await[0].as_ref().unwrap().remaining(), Some(Amount::cents(80)));
+}
+
+#[tokio::test]
+async fn an_adoption_is_of_a_table() {
+    let Some(host) = Host::with("").await else { return };
+    let options = PostgresOptions::new(host.database.url()).adopt(open_handed());
+    assert!(host.refused(options).await.contains("name it with `table`"));
+}
+
 /// Our own tables are printed as well.
 #[tokio::test]
 async fn without_a_table_of_the_host_it_is_printed_too() {

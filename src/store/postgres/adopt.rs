@@ -79,7 +79,8 @@ pub enum KeyColumn {
     Account,
     /// The SHA-256 of its token, in lower-case hexadecimal.
     Hash,
-    /// The id of the key it was minted from.
+    /// The id of the key it was minted from. A key whose parent is not in the table, and in the same account, is refused:
+    /// nothing is known of what the parent allows. Where such a column is about something else, name another.
     Parent,
     /// What people call it.
     Name,
@@ -103,9 +104,10 @@ pub enum KeyColumn {
     RevokedAt,
     /// What it has spent in its window so far, in cents.
     UsedCents,
-    /// When its window ends.
+    /// When its window ends, and the next one begins. It is taken to be one period long: one that was longer, because
+    /// the period was made shorter while it ran, ends a whole number of periods earlier.
     ResetsAt,
-    /// For whom it is used: a label `external_subject` of the opening entry.
+    /// For whom it is used: it becomes the label `external_subject` of the opening entry, if it can be one.
     Subject,
 }
 

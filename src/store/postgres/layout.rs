@@ -410,6 +410,12 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_quoted() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("\\'; DROP"), "E'\\\\''; DROP'");
+    }
+
+    #[test]
     fn an_account_must_come_back_as_it_went() {
         let mut columns = Layout::own(Ident::known("public")).columns;
         let holds = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());

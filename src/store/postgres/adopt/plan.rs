@@ -62,6 +62,9 @@ pub(in crate::store::postgres) async fn plan(
     if !problems.is_empty() {
         return Err(refused(&quoted, &problems));
     }
+    if is_first && shape.lacking(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
+        warn_of_orphans(statements, &quoted, &record.columns).await?;
+    }
     let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(told)?;
     let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
     let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;
@@ -117,13 +120,18 @@ async fn hashes(
 ) -> sqlx::Result<Option<String>> {
     let name = columns.get(&KeyColumn::Hash).map_or("", String::as_str);
     let hash = Ident::new(name).map_err(told)?;
+    let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(told)?;
     let text: Sql = format!(
-        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text ~ '^[0-9a-f]{{64}}$') FROM {table} k"
+        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text ~ '^[0-9a-f]{{64}}$'), \
+         count(*) FILTER (WHERE k.{account} IS NULL) FROM {table} k"
     )
     .into();
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let (all, good): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let (all, good, nobodys): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if nobodys > 0 {
+        tracing::warn!(table, rows = nobodys, "some rows have no account: they are refused, and their spending is not taken over");
+    }
     if all > 0 && good == 0 {
         return Ok(Some(format!(
             "not one of the {all} values of {name:?} is a SHA-256 in lower-case hexadecimal, so no token would be found"
@@ -133,6 +141,27 @@ async fn hashes(
         tracing::warn!(table, rows = all - good, "some rows have no SHA-256 in lower-case hexadecimal: no token finds them");
     }
     Ok(None)
+}
+
+/// Tells of keys whose parent is not there: nothing is known of what it allows, so they are refused.
+async fn warn_of_orphans(
+    statements: &mut Statements<'_>,
+    table: &str,
+    columns: &BTreeMap<KeyColumn, String>,
+) -> sqlx::Result<()> {
+    let ident = |field| Ident::new(columns.get(&field).map_or("", String::as_str)).map_err(told);
+    let (id, account, parent) = (ident(KeyColumn::Id)?, ident(KeyColumn::Account)?, ident(KeyColumn::Parent)?);
+    let text: Sql = format!(
+        "SELECT count(*) FROM {table} k LEFT JOIN {table} p ON p.{id} = k.{parent} AND p.{account} = k.{account} \
+         WHERE k.{parent} IS NOT NULL AND p.{id} IS NULL"
+    )
+    .into();
+    let rows = statements.fetch(text.query()).await?;
+    let orphans: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    if orphans > 0 {
+        tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
+    }
+    Ok(())
 }
 
 fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &str) -> sqlx::Result<Vec<Step>> {
