@@ -3,16 +3,16 @@
 //! A store locks, loads and writes back; what is decided is decided by the [`ledger`](crate::ledger). To write one:
 //! implement [`Store`], then let the suite of the `testing` feature run against it.
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod behind;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod changing;
 mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored_key;
 
 use std::error::Error as StdError;

@@ -6,9 +6,10 @@ use super::error::corrupt;
 use super::rows::{Cell, FromCell};
 use crate::clock::from_micros;
 use crate::ledger::{Claim, EntryRow};
+use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, StoredMoney};
 use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, Key, KeyId, Labels, Note, Period,
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period,
     PostingId, Scope, ScopeSet,
 };
 
@@ -107,42 +108,41 @@ impl<'r> Cells<'r> {
         Ok(Note::new(labels, self.read()?))
     }
 
-    /// A key. Hosts may write to the table of keys, so a row of it need not make sense. One that does not is
-    /// `None`, and reported: it is refused, and its neighbours are not.
+    /// A key; `None` where its row makes no sense.
     pub(super) fn key(&mut self) -> sqlx::Result<Option<KeyRow>> {
-        Ok(self.key_cells()?.understood())
+        Ok(self.stored_key()?.understood())
     }
 
-    /// A key for the ledger. One whose policy makes no sense stands there revoked, with the money that it holds and
-    /// has spent: that must go on being counted.
+    /// A key for the ledger.
     pub(super) fn key_or_stand_in(&mut self) -> sqlx::Result<Option<KeyRow>> {
-        let cells = self.key_cells()?;
-        Ok(cells.understood().or_else(|| cells.stand_in()))
+        Ok(self.stored_key()?.or_stand_in())
     }
 
-    fn key_cells(&mut self) -> sqlx::Result<KeyCells<'r>> {
-        Ok(KeyCells {
+    fn stored_key(&mut self) -> sqlx::Result<StoredKey<'r>> {
+        Ok(StoredKey {
             id: self.key_id()?,
             account: self.read()?,
             parent: self.read::<Option<i64>>()?.map(KeyId::new),
             name: self.read()?,
             prefix: self.read()?,
             start: self.read()?,
-            scopes: self.read()?,
-            limit: self.read::<Option<i64>>()?.map(Amount::micros),
-            period: self.read()?,
+            scopes: scopes(self.read()?),
+            limit: Ok(self.read::<Option<i64>>()?.map(Amount::micros)),
+            period: self.read::<&str>()?.parse().map_err(Into::into),
             created_at: self.instant()?,
             expires_at: self.maybe_instant()?,
             revoked_at: self.maybe_instant()?,
-            balance: self.maybe_balance()?,
-            counted: self.read()?,
+            money: self.money()?,
         })
     }
 
-    fn maybe_balance(&mut self) -> sqlx::Result<Option<Balance>> {
-        let (spent, held, since) = (self.read()?, self.read()?, self.read()?);
-        let (Some(spent), Some(held), Some(since)) = (spent, held, since) else { return Ok(None) };
-        Ok(Some(Balance::stored(Amount::micros(spent), Amount::micros(held), from_micros(since))))
+    fn money(&mut self) -> sqlx::Result<Option<StoredMoney<'r>>> {
+        let (spent, held, since, period) = (self.read()?, self.read()?, self.read()?, self.read()?);
+        let (Some(spent), Some(held), Some(since), Some(period)) = (spent, held, since, period) else {
+            return Ok(None);
+        };
+        let balance = Balance::stored(Amount::micros(spent), Amount::micros(held), from_micros(since));
+        Ok(Some(StoredMoney { balance, period, anchor: None }))
     }
 
     /// An account, and the instant of its last change.
@@ -203,70 +203,10 @@ impl<'r> Cells<'r> {
     }
 }
 
-/// The cells of a key, not yet understood.
-struct KeyCells<'r> {
-    id: KeyId,
-    account: &'r str,
-    parent: Option<KeyId>,
-    name: &'r str,
-    prefix: &'r str,
-    start: &'r str,
-    scopes: Option<&'r str>,
-    limit: Option<Amount>,
-    period: &'r str,
-    created_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
-    balance: Option<Balance>,
-    /// The period that the balance counts.
-    counted: Option<&'r str>,
-}
-
-/// A key, and whether its balance counts another period than the key's own.
-pub(super) struct KeyRow {
-    pub(super) key: Key,
-    pub(super) is_behind: bool,
-}
-
-impl KeyCells<'_> {
-    fn understood(&self) -> Option<KeyRow> {
-        let is_behind = self.counted.is_some_and(|counted| counted != self.period);
-        match self.key() {
-            Ok(key) => Some(KeyRow { key, is_behind }),
-            Err(error) => {
-                tracing::error!(key = self.id.get(), %error, "this key's row makes no sense");
-                None
-            }
-        }
-    }
-
-    fn stand_in(&self) -> Option<KeyRow> {
-        let balance = self.balance.unwrap_or(Balance::empty(self.created_at));
-        let mut key = Key::stored(self.id, account_id(self.account).ok()?, self.created_at, balance);
-        key.parent = self.parent;
-        key.revoked_at = Some(self.created_at);
-        Some(KeyRow { key, is_behind: false })
-    }
-
-    fn key(&self) -> sqlx::Result<Key> {
-        let budget = Budget::new(self.limit, period(self.period)?);
-        let first = budget.period.window(self.created_at, self.created_at).start;
-        let balance = self.balance.unwrap_or(Balance::empty(first));
-        let mut key = Key::stored(self.id, account_id(self.account)?, self.created_at, balance);
-        key.parent = self.parent;
-        key.name = self.name.to_owned();
-        key.prefix = self.prefix.to_owned();
-        key.start = self.start.to_owned();
-        // Not read as a `ScopeSet`: the JSON text `null` would be unrestricted, and only a NULL is meant to be.
-        key.scopes = match self.scopes.map(serde_json::from_str::<Vec<Scope>>) {
-            Some(scopes) => scopes.map_err(corrupt)?.into_iter().collect(),
-            None => ScopeSet::unrestricted(),
-        };
-        key.budget = budget;
-        key.expires_at = self.expires_at;
-        key.revoked_at = self.revoked_at;
-        Ok(key)
-    }
+/// Not read as a `ScopeSet`: the JSON text `null` would be unrestricted, and only a NULL is meant to be.
+fn scopes(text: Option<&str>) -> Result<ScopeSet, Nonsense> {
+    let Some(text) = text else { return Ok(ScopeSet::unrestricted()) };
+    Ok(serde_json::from_str::<Vec<Scope>>(text)?.into_iter().collect())
 }
 
 fn account_id(text: &str) -> sqlx::Result<AccountId> {

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, KeyRow, account_columns, entry_columns, hold_columns, key_columns, rows};
+use super::decode::{Cells, account_columns, entry_columns, hold_columns, key_columns, rows};
 use super::error::corrupt;
 use super::rows::Rows;
 use super::usage;
 use crate::KeyId;
 use crate::ledger::{Book, Needs};
+use crate::store::stored_key::KeyRow;
 
 /// Loads what `needs` names and ends the holds of its accounts that have run out.
 pub(super) async fn book(connection: &mut SqliteConnection, needs: &Needs, now: Timestamp) -> sqlx::Result<Book> {

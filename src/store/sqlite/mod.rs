@@ -29,6 +29,7 @@ use std::path::Path;
 use self::connection::{Connections, Held};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
+use super::behind::{Behind, Seen};
 use super::{
     BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
     Width,
@@ -163,38 +164,6 @@ impl SqliteStore {
                 ended => total += ended,
             }
         }
-    }
-}
-
-/// What was read, and what was behind when it was.
-struct Seen<T> {
-    value: T,
-    behind: Behind,
-}
-
-/// What has to be written before figures can be told.
-#[derive(Default)]
-struct Behind {
-    /// Accounts in which holds have run out.
-    accounts: Vec<AccountId>,
-    /// Keys that the host's own SQL gave another period.
-    keys: Vec<KeyId>,
-}
-
-impl Behind {
-    fn is_empty(&self) -> bool {
-        self.accounts.is_empty()
-    }
-
-    fn add_account(&mut self, account: &AccountId) {
-        if !self.accounts.contains(account) {
-            self.accounts.push(account.clone());
-        }
-    }
-
-    fn add_key(&mut self, key: &Key) {
-        self.add_account(&key.account);
-        self.keys.push(key.id);
     }
 }
 

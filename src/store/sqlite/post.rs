@@ -3,8 +3,9 @@
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Behind, load, write};
+use super::{load, write};
 use crate::ledger::{Needs, Posted, Posting};
+use crate::store::behind::Behind;
 use crate::{Clock, Refusal};
 
 pub(super) async fn post(

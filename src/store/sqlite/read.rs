@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
-use super::decode::{Cells, KeyRow, account_columns, has_overdue, key_columns, rows};
+use super::decode::{Cells, account_columns, has_overdue, key_columns, rows};
 use super::load::{Hex, json};
 use super::rows::{Cell, Rows};
 use super::write::micros;
-use super::{Behind, Seen};
+use crate::store::behind::{Behind, Seen};
+use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
