@@ -1,5 +1,6 @@
 //! Whether the tables agree with each other and with what was acknowledged, by plain SQL.
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 /// Every key with every member above it, itself included; the accounts are added by their names.
@@ -21,11 +22,11 @@ const WRONG_FIGURES: &str = "figures (member, spent, held) AS ( \
     FROM figures f LEFT JOIN entries e USING (member) LEFT JOIN holds h USING (member) \
     WHERE f.spent <> coalesce(e.spent, 0) OR f.held <> coalesce(h.held, 0)";
 
-/// Every payment after which a member had spent more than its limit.
+/// Every charge after which a member had spent more than its limit. No work costs more than was held for it.
 const OVERSPENT: &str = "history AS (SELECT m.member, m.limit_micros, e.kind, e.id, sum(e.amount) OVER \
     (PARTITION BY m.member ORDER BY e.seq) AS spent FROM members m JOIN agentkey_entries e USING (key_id)) \
     SELECT format('%s had spent %s of %s with %s', member, spent, limit_micros, id) FROM history \
-    WHERE kind = 'pay' AND spent > limit_micros";
+    WHERE kind <> 'refund' AND spent > limit_micros";
 
 /// Every hold whose path is not the lineage of its key.
 const WRONG_PATHS: &str = "paths AS (SELECT key_id, array_agg(member ORDER BY member) AS path FROM up GROUP BY 1) \
@@ -35,42 +36,43 @@ const WRONG_PATHS: &str = "paths AS (SELECT key_id, array_agg(member ORDER BY me
 /// Panics where the tables do not agree with each other.
 pub(crate) async fn figures(pool: &PgPool) {
     for check in [WRONG_FIGURES, OVERSPENT, WRONG_PATHS] {
-        let found: Vec<String> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{MEMBERS}, {check}"))).fetch_all(pool).await.unwrap();
-        assert!(found.is_empty(), "{}", found.join("\n"));
+        none(sqlx::query_scalar(AssertSqlSafe(format!("{MEMBERS}, {check}"))).fetch_all(pool).await);
     }
 }
+
+/// What every reference was charged: by how many charges that were not given back, and how much.
+const CHARGES: &str = "SELECT reference, count(*) FILTER (WHERE amount <> 0) AS times, sum(amount)::int8 AS amount FROM \
+    (SELECT e.reference, e.amount + coalesce((SELECT sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0) \
+    AS amount FROM agentkey_entries e WHERE e.kind <> 'refund') e GROUP BY 1";
 
 /// Panics where one of these references was not charged exactly once, with so many micro-units.
 pub(crate) async fn charged(pool: &PgPool, acknowledged: &[(String, i64)]) {
     let (references, amounts): (Vec<_>, Vec<_>) = acknowledged.iter().cloned().unzip();
-    let wrong: Vec<String> = sqlx::query_scalar(
-        "SELECT format('%s was acknowledged with %s: charged %s times, %s', w.reference, w.amount, e.times, e.amount) \
-         FROM unnest($1::text[], $2::int8[]) w (reference, amount) LEFT JOIN \
-         (SELECT e.reference, count(*) AS times, sum(e.amount + coalesce(r.amount, 0)) AS amount \
-         FROM agentkey_entries e LEFT JOIN (SELECT refunds, sum(amount) AS amount FROM agentkey_entries GROUP BY 1) r \
-         ON r.refunds = e.id WHERE e.kind <> 'refund' GROUP BY 1) e USING (reference) \
-         WHERE e.times IS DISTINCT FROM 1 OR e.amount <> w.amount",
-    )
-    .bind(references)
-    .bind(amounts)
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let wrong = format!(
+        "SELECT format('%s was acknowledged with %s: charged %s times, %s', w.reference, w.amount, c.times, c.amount) \
+         FROM unnest($1::text[], $2::int8[]) w (reference, amount) LEFT JOIN ({CHARGES}) c USING (reference) \
+         WHERE c.times IS DISTINCT FROM 1 OR c.amount IS DISTINCT FROM w.amount"
+    );
+    none(sqlx::query_scalar(AssertSqlSafe(wrong)).bind(references).bind(amounts).fetch_all(pool).await);
 }
 
 /// Panics where one of these references was charged, and not given back.
 pub(crate) async fn not_charged(pool: &PgPool, refused: &[String]) {
-    let wrong: Vec<String> = sqlx::query_scalar(
-        "SELECT format('%s was refused and charged %s', e.reference, sum(e.amount + coalesce(r.amount, 0))) \
-         FROM agentkey_entries e LEFT JOIN (SELECT refunds, sum(amount) AS amount FROM agentkey_entries GROUP BY 1) r \
-         ON r.refunds = e.id WHERE e.kind <> 'refund' AND e.reference = ANY($1) GROUP BY e.reference \
-         HAVING sum(e.amount + coalesce(r.amount, 0)) <> 0",
-    )
-    .bind(refused)
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let wrong = format!(
+        "SELECT format('%s was refused and charged %s', reference, amount) FROM ({CHARGES}) c \
+         WHERE reference = ANY($1) AND (times <> 0 OR amount <> 0)"
+    );
+    none(sqlx::query_scalar(AssertSqlSafe(wrong)).bind(refused).fetch_all(pool).await);
+}
+
+/// Panics where one of these entries is not there.
+pub(crate) async fn entries(pool: &PgPool, ids: &[String]) {
+    let missing = "SELECT w.id FROM unnest($1::text[]) w (id) \
+        WHERE NOT EXISTS (SELECT FROM agentkey_entries e WHERE e.id = w.id::uuid)";
+    none(sqlx::query_scalar(missing).bind(ids).fetch_all(pool).await);
+}
+
+fn none(found: sqlx::Result<Vec<String>>) {
+    let found = found.unwrap();
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -41,13 +41,7 @@ async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
     let pool = host(&url).await;
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
     let ids: Vec<String> = acknowledged.iter().map(ToString::to_string).collect();
-    let kept: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM agentkey_entries WHERE id = ANY($1::uuid[]) AND kind = 'pay'")
-            .bind(ids)
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-    assert_eq!(kept, acknowledged.len() as i64);
+    audit::entries(&pool, &ids).await;
     audit::figures(&pool).await;
 
     // What the dead primary's clients had set aside is free a minute later; the rest can be spent to the cent.
