@@ -95,3 +95,11 @@ CREATE TABLE {events} (
     detail     jsonb       NOT NULL
 );
 CREATE INDEX ON {events} (account_id, seq);
+
+-- Tells listeners that what look-ups found may have changed. Charges name none of these columns.
+CREATE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_notify('{channel}', 'policy'); RETURN NULL; END $$;
+CREATE TRIGGER agentkey_tell AFTER UPDATE OF limit_micros, period OR DELETE OR TRUNCATE ON {accounts}
+    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();
+CREATE TRIGGER agentkey_tell AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {retired_tokens}
+    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();

@@ -16,3 +16,5 @@ CREATE TABLE IF NOT EXISTS {keys} (
 );
 CREATE INDEX IF NOT EXISTS agent_keys_account ON {keys} (account_id, id);
 CREATE INDEX IF NOT EXISTS agent_keys_parent ON {keys} (parent_id, id) WHERE parent_id IS NOT NULL;
+CREATE TRIGGER agentkey_tell AFTER UPDATE OR DELETE OR TRUNCATE ON {keys}
+    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();

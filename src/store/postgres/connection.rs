@@ -85,6 +85,10 @@ impl Connections {
         }
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     pub(super) fn lookups(&self) -> usize {
         self.lookups.len()
     }

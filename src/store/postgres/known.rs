@@ -95,7 +95,9 @@ impl Known {
         let mut doubts = Doubts::default();
         for token in hashes.iter().filter_map(|hash| memory.tokens.get(hash)) {
             let Some(known) = memory.accounts.get(&token.account).filter(|known| known.has(token)) else { continue };
-            known.each_member(token.key, |id, stamp| drop(doubts.keys.insert(id, stamp)));
+            known.each_member(token.key, |id, stamp| {
+                doubts.keys.insert(id, stamp);
+            });
             doubts.accounts.insert(token.account.clone());
         }
         doubts

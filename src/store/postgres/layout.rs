@@ -183,6 +183,11 @@ impl Layout {
         quoted(error.schema()).zip(quoted(error.table())).is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
+    /// Where changes of policy are told. Channels are those of a whole database.
+    pub(super) fn channel(&self) -> String {
+        format!("agentkey_{:08x}", crc32fast::hash(self.schema.0.as_bytes()))
+    }
+
     /// SQL with its names filled in.
     pub(super) fn sql(&self, template: &str) -> Sql {
         Sql(self.fill(template).into())
@@ -241,7 +246,9 @@ impl Layout {
         for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "migrations", "adoption"] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
-        text.replace("{schema}", &self.schema.0)
+        text.replace("{tell}", &format!("{}.\"agentkey_tell\"", self.schema))
+            .replace("{channel}", &self.channel())
+            .replace("{schema}", &self.schema.0)
     }
 }
 

@@ -11,9 +11,11 @@ mod change;
 mod connection;
 mod decode;
 mod error;
+mod host;
 mod known;
 mod layout;
 mod migrate;
+mod news;
 mod options;
 mod post;
 mod read;
@@ -22,21 +24,22 @@ mod usage;
 mod write;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use self::connection::Connections;
 use self::error::{is_lost, store_error};
 use self::known::Known;
-use self::layout::Layout;
 pub use self::adopt::{Adoption, KeyColumn};
+use self::layout::Layout;
+use self::news::News;
 pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -61,6 +64,8 @@ struct Inner {
     clock: Clock,
     layout: Layout,
     known: Known,
+    /// Told of changes of policy, once somebody wants to know.
+    news: OnceLock<News>,
     reads: read::Reads,
     loads: post::Loads,
     writes: write::Writes,
@@ -84,6 +89,7 @@ impl PostgresStore {
             owns_pool,
             clock: options.clock,
             known: Known::default(),
+            news: OnceLock::new(),
             reads: read::Reads::new(&layout),
             loads: post::Loads::new(&layout),
             writes: write::Writes::new(),
@@ -267,6 +273,20 @@ impl Inner {
     }
 }
 
+/// For how long silence is believed at most: so late can a notification be without the listener knowing.
+const MAX_SILENCE: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// On connections of its own, so that no load makes it deaf.
+    fn news(&self) -> &News {
+        self.news.get_or_init(|| {
+            let options = self.connections.pool.connect_options();
+            let pool = PgPoolOptions::new().max_connections(3).connect_lazy_with((*options).clone());
+            News::start(pool, self.layout.channel(), MAX_SILENCE)
+        })
+    }
+}
+
 impl PostgresStore {
     fn answer<'a, T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
         Box::pin(async move { work.await.map_err(store_error) })
@@ -330,11 +350,20 @@ impl Store for PostgresStore {
         self.answer(self.inner.swept())
     }
 
+    fn mark_at_hand(&self) -> Option<Mark> {
+        // A host's own table has no trigger of ours that would tell.
+        let news = self.inner.layout.columns.is_own.then(|| self.inner.news())?;
+        Some(Mark::new(news.mark()?, self.inner.clock.now()))
+    }
+
     fn width(&self) -> Width {
         Width { lookups: self.inner.connections.lookups(), postings: self.inner.connections.postings() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        if let Some(news) = self.inner.news.get() {
+            news.stop();
+        }
         Box::pin(self.inner.connections.close(self.inner.owns_pool))
     }
 }

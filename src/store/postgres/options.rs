@@ -76,7 +76,7 @@ impl PostgresOptions {
             adoption: None,
             migrate: true,
             clock: Clock::default(),
-            lookups: 2,
+            lookups: 1,
             postings: 2,
             others: 4,
             acquire_timeout: Duration::from_secs(3),
@@ -151,7 +151,8 @@ impl PostgresOptions {
         self
     }
 
-    /// How many batches of look-ups may be under way at once, each on a connection of its own. Default: 2.
+    /// How many batches of look-ups may be under way at once, each on a connection of its own. More of them are smaller
+    /// and cost more in all. Default: 1.
     pub fn lookups(mut self, connections: usize) -> Self {
         self.lookups = connections.clamp(1, 64);
         self

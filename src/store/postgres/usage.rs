@@ -79,6 +79,10 @@ impl Sums {
         }
     }
 
+    pub(super) fn entry<'q>(&self, id: EntryId) -> Query<'q> {
+        self.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))
+    }
+
     /// What a key and everything minted from it was charged since then.
     pub(super) async fn spent_by_key(
         &self,
@@ -128,8 +132,7 @@ pub(super) async fn entries(
 }
 
 pub(super) async fn entry(held: &mut Held<'_>, sums: &Sums, id: EntryId) -> sqlx::Result<Option<Entry>> {
-    let query = sums.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()));
-    held.fetch(query).await?.first().map(|row| Cells::of(row).entry()).transpose()
+    held.fetch(sums.entry(id)).await?.first().map(|row| Cells::of(row).entry()).transpose()
 }
 
 pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {

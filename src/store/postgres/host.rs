@@ -1,0 +1,90 @@
+//! Money inside a transaction of the host's.
+
+use sqlx::PgConnection;
+
+use super::PostgresStore;
+use super::connection::Statements;
+use super::error::store_error;
+use super::post::moving;
+use crate::ledger::{Action, Needs, Outcome, Posting};
+use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
+
+impl PostgresStore {
+    /// Charges a known price inside a transaction of the host's: the host's own rows and the money are committed
+    /// together or not at all. Until then the account is locked, so commit soon; a transaction at a level above
+    /// `READ COMMITTED` may have to be begun anew (SQLSTATE 40001).
+    ///
+    /// ```no_run
+    /// use agentkey::{Amount, KeyContext, Note, PostgresStore};
+    ///
+    /// async fn order(store: PostgresStore, pool: sqlx::PgPool, key: KeyContext) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let mut tx = pool.begin().await?;
+    ///     sqlx::query("INSERT INTO orders (item) VALUES (7)").execute(&mut *tx).await?;
+    ///     store.pay_in(&mut tx, key.account_id(), key.id(), Amount::cents(250), Note::default()).await?;
+    ///     tx.commit().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] as a [`pay`](crate::Charge::pay) is, and [`Error::Store`] where the database fails; then roll
+    /// the transaction back.
+    pub async fn pay_in(
+        &self,
+        tx: &mut PgConnection,
+        account: &AccountId,
+        key: KeyId,
+        amount: Amount,
+        note: Note,
+    ) -> Result<EntryId, Error> {
+        let posting = Posting::new(account.clone(), key, Action::Pay { amount, note, claim: None });
+        match self.post_into(tx, posting).await? {
+            Outcome::Paid { entry } => Ok(entry),
+            _ => Err(StoreError::failed("the ledger answered another question").into()),
+        }
+    }
+
+    /// Gives back what an entry charged, in part or whole, inside a transaction of the host's.
+    ///
+    /// # Errors
+    ///
+    /// As [`AgentKeys::refund`](crate::AgentKeys::refund).
+    pub async fn refund_in(
+        &self,
+        tx: &mut PgConnection,
+        account: &AccountId,
+        entry: EntryId,
+        amount: Amount,
+    ) -> Result<EntryId, Error> {
+        let rows = self.inner.statements(tx).fetch(self.inner.sums.entry(entry)).await.map_err(store_error)?;
+        let charged = rows.first().map(|row| super::decode::Cells::of(row).entry()).transpose().map_err(store_error)?;
+        let key = charged.ok_or(Refusal::UnknownEntry)?.key;
+        let action = Action::Refund { entry, amount };
+        let posting = Posting::new(account.clone(), key, action);
+        match self.post_into(tx, posting).await? {
+            Outcome::Refunded { entry } => Ok(entry),
+            _ => Err(StoreError::failed("the ledger answered another question").into()),
+        }
+    }
+
+    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<Outcome, Error> {
+        let postings = [posting];
+        let needs = Needs::of(&postings);
+        // The host's own SQL may change the key between the look and the write.
+        for _ in 0..4 {
+            let mut statements = self.inner.statements(tx);
+            let posted = self.inner.post_in(&mut statements, &postings, &needs).await.map_err(store_error)?;
+            if let Some(posted) = posted.and_then(|posted| posted.into_iter().next()) {
+                return Ok(posted?.outcome);
+            }
+        }
+        Err(store_error(moving()).into())
+    }
+}
+
+impl super::Inner {
+    fn statements<'c>(&'c self, tx: &'c mut PgConnection) -> Statements<'c> {
+        Statements::of_host(tx, self.connections.session())
+    }
+}
