@@ -749,7 +749,9 @@ mod postgres {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let database = runtime.block_on(server.database());
         let histories_so_far = AtomicU32::new(0);
-        proptest!(config(24), |(history in histories())| {
+        // A failing history is told soon, if not at its shortest.
+        let config = Config { max_shrink_iters: 100, ..config(24) };
+        proptest!(config, |(history in histories())| {
             let schema = format!("history_{}", histories_so_far.fetch_add(1, Ordering::Relaxed));
             let postgres = async |clock: Clock| {
                 let options = PostgresOptions::new(database.url()).schema(&schema).clock(clock);
