@@ -87,7 +87,8 @@ impl Builder {
         self
     }
 
-    /// How often holds that ran out are ended in accounts that nobody asks for. Default: every 30 s.
+    /// How often holds that ran out are ended in accounts that nobody asks for, and how often it is written when keys
+    /// were last used. Default: every 30 s.
     pub fn sweep_every(mut self, period: Duration) -> Self {
         self.options.sweep_every = period.max(Duration::from_millis(100));
         self

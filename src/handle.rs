@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
 use crate::builder::{Builder, Options};
 use crate::charge::Renewals;
 use crate::key::Owner;
+use crate::uses::Uses;
 use crate::lanes::Lanes;
 use crate::ledger::{Action, Change, ChangeError, KeyDraft, NewToken, Outcome, Posting, Rules};
 use crate::store::{Changed, KeyQuery, KeysOf, StoreResult, unwinding};
@@ -58,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) options: Options,
     pub(crate) rules: Rules,
+    pub(crate) uses: Arc<Uses>,
     helpers: [AbortHandle; 2],
 }
 
@@ -148,9 +151,10 @@ impl AgentKeys {
         let lanes = Lanes::start(&store, options.lanes);
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
-        let sweeping = tokio::spawn(sweep(store.clone(), options.sweep_every));
+        let uses = Arc::new(Uses::default());
+        let sweeping = tokio::spawn(sweep(store.clone(), uses.clone(), options.sweep_every));
         let helpers = [renewing.abort_handle(), sweeping.abort_handle()];
-        Self { inner: Arc::new(Inner { store, lanes, renewals, options, rules, helpers }) }
+        Self { inner: Arc::new(Inner { store, lanes, renewals, options, rules, uses, helpers }) }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -276,6 +280,17 @@ impl AgentKeys {
         self.change_key(Change::Revoke { key }).await
     }
 
+    /// When keys were last let through by an [`AgentKeyLayer`](crate::AgentKeyLayer), in the same order; `None` where
+    /// that was never. It is written now and then ([`sweep_every`](crate::Builder::sweep_every)), so the last seconds
+    /// may be missing, and those of a killed process are.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer.
+    pub async fn last_used(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>, Error> {
+        self.ask(|store| store.last_uses(keys)).await
+    }
+
     /// Entries, oldest first.
     ///
     /// # Errors
@@ -336,6 +351,7 @@ impl AgentKeys {
     pub async fn shutdown(&self) {
         self.inner.lanes.drain().await;
         self.inner.stop_helpers();
+        self.inner.uses.write(&*self.inner.store).await;
         self.inner.store.close().await;
     }
 
@@ -391,9 +407,11 @@ impl Drop for Inner {
 }
 
 /// Ends holds that have run out now and then, so that they are in the books of accounts that nobody asks for.
-async fn sweep(store: Arc<dyn Store>, every: Duration) {
+/// Takes note of when keys were used, in the same turn.
+async fn sweep(store: Arc<dyn Store>, uses: Arc<Uses>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
+        uses.write(&*store).await;
         match unwinding(|| store.sweep()).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended holds that had run out"),

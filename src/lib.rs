@@ -93,6 +93,7 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
+mod uses;
 mod validity;
 
 pub use amount::{Amount, AmountError};

@@ -96,6 +96,12 @@ CREATE TABLE {events} (
 );
 CREATE INDEX ON {events} (account_id, seq);
 
+-- When keys were last used. Written now and then, for many keys at once.
+CREATE TABLE {uses} (
+    key_id  bigint PRIMARY KEY,
+    used_at timestamptz NOT NULL
+);
+
 -- Tells listeners that what look-ups found may have changed. Charges name none of these columns.
 CREATE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN PERFORM pg_notify('{channel}', 'policy'); RETURN NULL; END $$;

@@ -131,6 +131,7 @@ where
             }
             Err(refusal) => return State::refused(&refusal, &http),
         };
+        keys.uses.note(found.lineage.id(), found.lineage.at());
         let claim = idempotency::claim(&self.request);
         let tab = Arc::new(Tab::new(keys, found, self.hash, http, claim));
         mark(self.request.extensions_mut(), Ok(KeyContext::new(tab.clone())));

@@ -39,6 +39,7 @@ struct State {
     /// Entries in the order they were written.
     order: Vec<EntryId>,
     last_key: i64,
+    uses: HashMap<KeyId, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +141,21 @@ impl Store for MemoryStore {
 
     fn mark_at_hand(&self) -> Option<Mark> {
         Some(Mark::new(self.policy.load(Ordering::SeqCst), self.clock.now()))
+    }
+
+    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        let mut state = self.lock();
+        for (key, at) in uses {
+            let last = state.uses.entry(*key).or_insert(*at);
+            *last = (*last).max(*at);
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        let state = self.lock();
+        let uses = keys.iter().map(|key| state.uses.get(key).copied()).collect();
+        Box::pin(std::future::ready(Ok(uses)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

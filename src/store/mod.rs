@@ -93,6 +93,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Ends holds that have run out, of all accounts, some at a time; tells how many there were.
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>>;
 
+    /// Takes note of when keys were last used. Told now and then, for many keys at once, never at each use; a time
+    /// before the one that is known changes nothing.
+    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// When keys were last used, as far as it was noted, in the same order.
+    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
+
     /// Which policy is in force, for [`Builder::cache`](crate::Builder::cache): asked before each batch of look-ups,
     /// where a cache was asked for, and never otherwise. It must cost less than a look-up.
     ///

@@ -132,6 +132,18 @@ pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(w.store.entry(PostingId::new().into()).await.unwrap(), None);
 }
 
+/// When keys were last used is kept, in the order of the keys asked for, and never goes back.
+pub async fn last_uses_never_go_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let [one, two, three] = [KeyId::new(1), KeyId::new(2), KeyId::new(3)];
+    let [early, late] = [at("2026-01-31T12:00:00Z"), at("2026-01-31T12:00:00.000001Z")];
+    w.store.note_uses(&[]).await.unwrap();
+    w.store.note_uses(&[(one, early), (two, late)]).await.unwrap();
+    w.store.note_uses(&[(one, late), (two, early)]).await.unwrap();
+    let uses = w.store.last_uses(&[three, two, one, two]).await.unwrap();
+    assert_eq!(uses, [None, Some(late), Some(late), Some(late)]);
+}
+
 fn sums(usage: &[Usage]) -> Vec<(&str, Amount, u64)> {
     usage.iter().map(|usage| (usage.group.as_str(), usage.amount, usage.charges)).collect()
 }

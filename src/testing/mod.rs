@@ -195,6 +195,7 @@ suite! { $
         entries_come_in_pages
         entries_are_narrowed_by_key_and_time
         one_entry_is_found
+        last_uses_never_go_back
         usage_by_key
         usage_by_label_of_any_name
         usage_by_time

@@ -16,3 +16,4 @@ mod refusals;
 mod renewal;
 mod revocation;
 mod support;
+mod uses;

@@ -243,7 +243,7 @@ impl Layout {
             text = text.replace(token, &column.0);
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
-        for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "migrations", "adoption"] {
+        for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "uses", "migrations", "adoption"] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
         text.replace("{tell}", &format!("{}.\"agentkey_tell\"", self.schema))

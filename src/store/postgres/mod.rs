@@ -21,12 +21,14 @@ mod post;
 mod read;
 mod types;
 mod usage;
+mod uses;
 mod write;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use self::connection::Connections;
@@ -71,6 +73,7 @@ struct Inner {
     writes: write::Writes,
     puts: change::Puts,
     sums: usage::Sums,
+    uses: uses::Uses,
 }
 
 impl PostgresStore {
@@ -95,6 +98,7 @@ impl PostgresStore {
             writes: write::Writes::new(),
             puts: change::Puts::new(&layout),
             sums: usage::Sums::new(&layout),
+            uses: uses::Uses::new(&layout),
             layout,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -234,7 +238,7 @@ impl Inner {
         Ok(seen.value.map(|(account, at)| account.rolled(at)))
     }
 
-    async fn see_account(&self, id: &AccountId) -> sqlx::Result<Seen<Option<(Account, jiff::Timestamp)>>> {
+    async fn see_account(&self, id: &AccountId) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
         let mut held = self.connections.other().await?;
         let seen = read::account(Asking::Alone(&mut held), &self.reads, id, self.clock.now()).await;
         held.after(seen)
@@ -348,6 +352,22 @@ impl Store for PostgresStore {
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
         self.answer(self.inner.swept())
+    }
+
+    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(async move {
+            let mut held = self.inner.connections.other().await?;
+            let noted = uses::note(&mut held, &self.inner.uses, uses).await;
+            held.after(noted)
+        })
+    }
+
+    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        self.answer(async move {
+            let mut held = self.inner.connections.other().await?;
+            let uses = uses::last(&mut held, &self.inner.uses, keys).await;
+            held.after(uses)
+        })
     }
 
     fn mark_at_hand(&self) -> Option<Mark> {

@@ -71,7 +71,8 @@ impl Sums {
                 "WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION \
                  SELECT k.{{k.id}}::int8 FROM family f JOIN {{keys}} k ON k.{{k.parent}} = f.id) \
                  SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq >= $2 \
-                 WHERE e.counts_at >= $3"
+                 WHERE e.counts_at >= $3 AND e.account_id = (SELECT k.{{k.account}}::text COLLATE \"C\" \
+                 FROM {{keys}} k WHERE k.{{k.id}} = $1)"
             )),
             spent_by_account: layout.sql(&format!(
                 "SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.seq >= $2 AND e.counts_at >= $3"

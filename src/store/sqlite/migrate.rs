@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_init.sql"),
     include_str!("../../../migrations/sqlite/0002_policy_version.sql"),
+    include_str!("../../../migrations/sqlite/0003_uses.sql"),
 ];
 
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> sqlx::Result<()> {

@@ -21,10 +21,13 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod uses;
 mod write;
 
 use std::fmt;
 use std::path::Path;
+
+use jiff::Timestamp;
 
 use self::connection::{Connections, Held};
 use self::error::store_error;
@@ -230,6 +233,22 @@ impl Store for SqliteStore {
 
     fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
         self.answer(self.policy())
+    }
+
+    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(async move {
+            let mut writer = self.connections.writer().await?;
+            let noted = uses::note(&mut writer.connection, uses).await;
+            writer.after(noted)
+        })
+    }
+
+    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        self.answer(async move {
+            let mut reader = self.connections.reporter().await?;
+            let uses = uses::last(&mut reader.connection, keys).await;
+            reader.after(uses)
+        })
     }
 
     fn width(&self) -> Width {

@@ -10,6 +10,7 @@ use agentkey::{
     Account, AccountId, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError, TokenHash,
     Usage, UsageQuery,
 };
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 /// Stands before a store.
@@ -25,6 +26,7 @@ pub(crate) struct Spy {
     finds: AtomicUsize,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
+    uses: Mutex<Vec<(KeyId, Timestamp)>>,
     closed: Mutex<bool>,
 }
 
@@ -101,6 +103,7 @@ pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
         finds: AtomicUsize::new(0),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
+        uses: Mutex::default(),
         closed: Mutex::new(false),
     });
     (SpyStore { store, spy: spy.clone() }, spy)
@@ -122,6 +125,11 @@ impl Spy {
         let mut posted = self.posted.subscribe();
         let enough = |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
         super::soon(posted.wait_for(enough)).await.unwrap();
+    }
+
+    /// The uses of keys that were written.
+    pub(crate) fn uses(&self) -> Vec<(KeyId, Timestamp)> {
+        self.uses.lock().unwrap().clone()
     }
 
     pub(crate) fn set(&self, faults: Faults) {
@@ -204,6 +212,17 @@ impl Store for SpyStore {
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
         self.store.sweep()
+    }
+
+    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        Box::pin(async move {
+            self.spy.uses.lock().unwrap().extend_from_slice(uses);
+            self.store.note_uses(uses).await
+        })
+    }
+
+    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        self.store.last_uses(keys)
     }
 
     fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
