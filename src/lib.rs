@@ -57,6 +57,7 @@
 //! | Feature | Default | What it brings |
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
+//! | `postgres` | no | `PostgresStore`; `postgres-tls` adds TLS, by rustls with the system's certificates |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
 //! | `testing` | no | `testing`: the suite that every store has to pass |
 

@@ -31,7 +31,11 @@ fn example(name: &str) -> Command {
 }
 
 async fn walks(name: &str) {
-    let output = timeout(HANG, example(name).output()).await.unwrap().unwrap();
+    walks_with(name, example(name)).await;
+}
+
+async fn walks_with(name: &str, mut example: Command) {
+    let output = timeout(HANG, example.output()).await.unwrap().unwrap();
     let (shown, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name}: {}\n{shown}{errors}", output.status);
     assert!(!shown.is_empty());
@@ -50,6 +54,20 @@ async fn llm_proxy() {
 #[tokio::test]
 async fn tonic() {
     walks("tonic").await;
+}
+
+#[cfg(feature = "postgres")]
+#[path = "support/postgres.rs"]
+mod postgres_server;
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn postgres() {
+    let Some(server) = postgres_server::Server::shared() else { return };
+    let database = server.database().await;
+    let mut example = example("postgres");
+    example.env("DATABASE_URL", database.url());
+    walks_with("postgres", example).await;
 }
 
 /// A service that was started as an example, and what it printed about itself.

@@ -1,0 +1,86 @@
+//! Two instances of a service on one PostgreSQL database, and money in the service's own transaction.
+//!
+//! `docker compose up --wait`, then `cargo run --example postgres --features postgres`. `DATABASE_URL` overrides where.
+//! It walks through what it shows, asserts it, and leaves a schema `agentkey_example` behind.
+
+use std::env;
+
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Error, KeyContext, NewKey, Note, PostgresOptions, PostgresStore, Refusal,
+};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing::post};
+use sqlx::PgPool;
+use tower::ServiceExt;
+
+#[derive(Clone)]
+struct Shop {
+    pool: PgPool,
+    store: PostgresStore,
+}
+
+/// The order and the 20 cents it costs are committed together or not at all.
+async fn order(State(shop): State<Shop>, key: KeyContext) -> Result<&'static str, Response> {
+    let failed = |_: sqlx::Error| StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    let mut tx = shop.pool.begin().await.map_err(failed)?;
+    let insert = sqlx::query("INSERT INTO agentkey_example.orders (key_id) VALUES ($1)").bind(key.id().get());
+    insert.execute(&mut *tx).await.map_err(failed)?;
+    match shop.store.pay_in(&mut tx, key.account_id(), key.id(), Amount::cents(20), Note::default()).await {
+        Ok(_) => tx.commit().await.map(|()| "ordered\n").map_err(failed),
+        // Dropping the transaction takes the order back.
+        Err(Error::Refused(Refusal::BudgetExceeded(_))) => Err(StatusCode::PAYMENT_REQUIRED.into_response()),
+        Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE.into_response()),
+    }
+}
+
+/// One process of the service: a pool, a store and a handle of its own.
+async fn instance(url: &str) -> Result<(AgentKeys, Router), Box<dyn std::error::Error>> {
+    let pool = PgPool::connect(url).await?;
+    let store = PostgresStore::open(PostgresOptions::pool(pool.clone()).schema("agentkey_example")).await?;
+    let keys = AgentKeys::new(store.clone());
+    let layer = AgentKeyLayer::new(&keys);
+    Ok((keys, Router::new().route("/orders", post(order)).layer(layer).with_state(Shop { pool, store })))
+}
+
+async fn ask(service: &Router, token: &str) -> Result<StatusCode, Box<dyn std::error::Error>> {
+    let request = Request::post("/orders").header("authorization", format!("Bearer {token}")).body(Body::empty())?;
+    Ok(service.clone().oneshot(request).await?.status())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let default = "postgres://agentkey:agentkey@localhost:5432/agentkey";
+    let url = env::var("DATABASE_URL").unwrap_or_else(|_| default.into());
+    let (keys, first) = instance(&url).await?;
+    let (other_keys, second) = instance(&url).await?;
+    let pool = PgPool::connect(&url).await?;
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS agentkey_example.orders (id bigserial PRIMARY KEY, key_id bigint NOT NULL)")
+        .execute(&pool)
+        .await?;
+
+    let created = keys.create(NewKey::new("demo".parse()?).budget(Budget::lifetime(Amount::cents(50)))).await?;
+    let (key, token) = (created.key.id, created.token);
+    println!("A key with 50 cents. An order costs 20.");
+    for (name, service) in [("first", &first), ("second", &second)] {
+        assert_eq!(ask(service, token.expose()).await?, StatusCode::OK);
+        println!("The {name} instance takes an order.");
+    }
+    assert_eq!(ask(&first, token.expose()).await?, StatusCode::PAYMENT_REQUIRED);
+    let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM agentkey_example.orders WHERE key_id = $1")
+        .bind(key.get())
+        .fetch_one(&pool)
+        .await?;
+    assert_eq!(orders, 2);
+    println!("The third is refused with 402, and there are two orders: that of the third went with its money.");
+
+    keys.revoke(key).await?;
+    assert_eq!(ask(&second, token.expose()).await?, StatusCode::UNAUTHORIZED);
+    println!("The first instance revokes the key; the second refuses it at once, with 401.");
+
+    keys.shutdown().await;
+    other_keys.shutdown().await;
+    Ok(())
+}
