@@ -128,6 +128,6 @@ pub use token::{Token, TokenError, TokenHash, TokenPrefix};
 pub use validity::{Validity, ValidityError};
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "axum", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

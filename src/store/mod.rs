@@ -44,14 +44,15 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// # What a store promises
 ///
 /// - **Current.** [`find`](Self::find) sees every change that was acknowledged before it was called, by any process.
-/// - **Locked.** [`post`](Self::post), [`change`](Self::change) and [`sweep`](Self::sweep) take the row of every
-///   account they touch as a lock, in the order of the account ids, before they read anything they decide by, and
-///   hold it until they have committed.
-/// - **Timed.** Their instant is read from the store's clock after the lock is held, and is never before that of
-///   the account's last change.
-/// - **Atomic and durable.** A batch is one transaction. When a method returns `Ok`, everything it accepted will
-///   survive the death of the process and of the machine. When it returns an error, either nothing of it took
-///   effect or all of it did: ids make it safe to send the same postings again.
+/// - **One after the other.** [`post`](Self::post), [`change`](Self::change) and [`sweep`](Self::sweep) decide by what
+///   an account is when they commit. Either they take the rows of all their accounts as locks, in the order of the
+///   account ids, before they read anything they decide by; or they write only on condition that the version of the
+///   account, which every change moves, is still the one that they read.
+/// - **Timed.** Their instant is read from the store's clock after the lock is held, or before such a write, and is
+///   never before that of the account's last change.
+/// - **Atomic and durable.** What a batch posts to one account is one transaction. When a method returns `Ok`,
+///   everything it accepted will survive the death of the process and of the machine. When it returns an error, what is
+///   posted to an account took effect whole or not at all: ids make it safe to send the same postings again.
 /// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post) and of the
 ///   `admit` functions of [`ledger`](crate::ledger), never the store's own.
 ///
@@ -61,8 +62,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// hash that was rotated away is found until its grace has run out.
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
-    /// Puts postings to the ledger, in this order, in one transaction; answers in the same order. A refused
-    /// posting does not hinder the others.
+    /// Puts postings to the ledger, those of one account in this order; answers in the same order. A refused posting
+    /// does not hinder the others.
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
     /// Makes a change of policy and tells the key or account as it is after it.
