@@ -57,9 +57,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (keys, first) = instance(&url).await?;
     let (other_keys, second) = instance(&url).await?;
     let pool = PgPool::connect(&url).await?;
-    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS agentkey_example.orders (id bigserial PRIMARY KEY, key_id bigint NOT NULL)")
-        .execute(&pool)
-        .await?;
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS agentkey_example.orders (id bigserial PRIMARY KEY, key_id bigint NOT NULL)",
+    )
+    .execute(&pool)
+    .await?;
 
     let created = keys.create(NewKey::new("demo".parse()?).budget(Budget::lifetime(Amount::cents(50)))).await?;
     let (key, token) = (created.key.id, created.token);

@@ -71,7 +71,9 @@ impl EntryKind {
 
     /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
     }
 }
 

@@ -9,10 +9,10 @@ use tokio::task::AbortHandle;
 use crate::builder::{Builder, Options};
 use crate::charge::Renewals;
 use crate::key::Owner;
-use crate::uses::Uses;
 use crate::lanes::Lanes;
 use crate::ledger::{Action, Change, ChangeError, KeyDraft, NewToken, Outcome, Posting, Rules};
 use crate::store::{Changed, KeyQuery, KeysOf, StoreResult, unwinding};
+use crate::uses::Uses;
 use crate::{
     Account, AccountId, Amount, Budget, Cursor, Entry, EntryId, EntryQuery, Grace, Key, KeyId, KeyPatch, Lineage,
     NewKey, PostingId, Refusal, Store, StoreError, Token, Usage, UsageQuery,

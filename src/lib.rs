@@ -117,9 +117,9 @@ pub use refusal::{BlockedBy, MissingScope, Refusal, Shortfall};
 pub use require::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
 pub use require::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use scope::{Scope, ScopeError, ScopeSet};
-pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "postgres")]
 pub use store::postgres::{Adoption, KeyColumn};
+pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "postgres")]
 pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]

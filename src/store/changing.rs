@@ -181,12 +181,7 @@ async fn revoke(session: &mut impl Session, id: KeyId) -> Outcome<Key> {
 }
 
 /// Takes note of a change to a key.
-async fn changed(
-    session: &mut impl Session,
-    lineage: &Lineage,
-    kind: &'static str,
-    detail: Value,
-) -> sqlx::Result<()> {
+async fn changed(session: &mut impl Session, lineage: &Lineage, kind: &'static str, detail: Value) -> sqlx::Result<()> {
     let (account, at) = (lineage.account_id(), lineage.at());
     session.touch(account, at).await?;
     session.event(Event { at, account, key: Some(lineage.id()), kind, detail }).await

@@ -51,14 +51,16 @@ impl StoredKey<'_> {
     pub(super) fn or_stand_in(self) -> Option<KeyRow> {
         let (id, account, parent, created_at) = (self.id, self.account, self.parent, self.created_at);
         let balance = self.money.as_ref().map(|money| money.balance);
-        self.understand().or_else(|error| {
-            report(id, &error);
-            let balance = balance.unwrap_or(Balance::empty(created_at));
-            let mut key = Key::stored(id, account_id(account)?, created_at, balance);
-            key.parent = parent;
-            key.revoked_at = Some(created_at);
-            Ok::<_, Nonsense>(KeyRow { key, is_behind: false })
-        }).ok()
+        self.understand()
+            .or_else(|error| {
+                report(id, &error);
+                let balance = balance.unwrap_or(Balance::empty(created_at));
+                let mut key = Key::stored(id, account_id(account)?, created_at, balance);
+                key.parent = parent;
+                key.revoked_at = Some(created_at);
+                Ok::<_, Nonsense>(KeyRow { key, is_behind: false })
+            })
+            .ok()
     }
 
     fn understand(self) -> Result<KeyRow, Nonsense> {

@@ -72,28 +72,21 @@ impl Puts {
                  VALUES ($1, 1, $2, $3, $2, 0, 0, $4) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
             ),
-            shorten: layout.sql(
-                "UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1",
-            ),
+            shorten: layout.sql("UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1"),
             retire: layout.sql(
                 "INSERT INTO {retired_tokens} (key_hash, key_id, retires_at) \
                  SELECT k.{k.hash}::text, k.{k.id}::int8, $3 FROM {keys} k WHERE k.{k.id} = $1 \
                  AND k.{k.hash} <> $2::{hash_type} ON CONFLICT (key_hash) DO UPDATE SET key_id = excluded.key_id, \
                  retires_at = excluded.retires_at",
             ),
-            token: layout.sql(
-                "UPDATE {keys} SET {k.hash} = $2, {k.prefix} = $3, {k.start} = $4 WHERE {k.id} = $1",
-            ),
-            forget: layout.sql(
-                "DELETE FROM {retired_tokens} WHERE key_hash = $3 OR key_id = $1 AND retires_at <= $2",
-            ),
+            token: layout.sql("UPDATE {keys} SET {k.hash} = $2, {k.prefix} = $3, {k.start} = $4 WHERE {k.id} = $1"),
+            forget: layout.sql("DELETE FROM {retired_tokens} WHERE key_hash = $3 OR key_id = $1 AND retires_at <= $2"),
             revoked: layout.sql(&format!(
                 "UPDATE {{keys}} SET {{k.revoked_at}} = {} WHERE {{k.id}} = $1",
                 columns.revoked_at.value(2)
             )),
-            event: layout.sql(
-                "INSERT INTO {events} (at, account_id, key_id, kind, detail) VALUES ($1, $2, $3, $4, $5::jsonb)",
-            ),
+            event: layout
+                .sql("INSERT INTO {events} (at, account_id, key_id, kind, detail) VALUES ($1, $2, $3, $4, $5::jsonb)"),
         }
     }
 }
@@ -107,11 +100,7 @@ impl Inner {
         self.puts.make_lock.query().bind(account.as_str().to_owned())
     }
 
-    pub(super) async fn changed(
-        &self,
-        change: &Change,
-        rules: &Rules,
-    ) -> sqlx::Result<Result<Changed, ChangeError>> {
+    pub(super) async fn changed(&self, change: &Change, rules: &Rules) -> sqlx::Result<Result<Changed, ChangeError>> {
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.other().await?;
             let done = async {

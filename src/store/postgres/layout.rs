@@ -123,7 +123,9 @@ impl TimeColumn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccountType {
     /// Up to so many characters, if there is a bound.
-    Text { most: Option<usize> },
+    Text {
+        most: Option<usize>,
+    },
     SmallInt,
     Integer,
     BigInt,
@@ -135,7 +137,9 @@ pub(super) enum AccountType {
 pub(super) enum LimitUnit {
     Micros,
     /// Whole cents, up to the largest that the column can hold.
-    Cents { most: i64 },
+    Cents {
+        most: i64,
+    },
 }
 
 /// What NULL means in a row that somebody else may have written.
@@ -180,7 +184,9 @@ impl Layout {
     /// Whether an error is about the table of keys.
     pub(super) fn is_of_keys(&self, error: &PgDatabaseError) -> bool {
         let quoted = |name: Option<&str>| name.and_then(|name| Ident::new(name).ok());
-        quoted(error.schema()).zip(quoted(error.table())).is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
+        quoted(error.schema())
+            .zip(quoted(error.table()))
+            .is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
     /// Where changes of policy are told. Channels are those of a whole database.
@@ -243,7 +249,18 @@ impl Layout {
             text = text.replace(token, &column.0);
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
-        for table in ["accounts", "balances", "retired_tokens", "holds", "entries", "claims", "events", "uses", "migrations", "adoption"] {
+        for table in [
+            "accounts",
+            "balances",
+            "retired_tokens",
+            "holds",
+            "entries",
+            "claims",
+            "events",
+            "uses",
+            "migrations",
+            "adoption",
+        ] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
         text.replace("{tell}", &format!("{}.\"agentkey_tell\"", self.schema))
@@ -427,7 +444,9 @@ mod tests {
         let mut columns = Layout::own(Ident::known("public")).columns;
         let holds = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
         columns.account_type = AccountType::Integer;
-        for (text, fits) in [("42", true), ("-7", true), ("042", false), ("+1", false), ("4294967296", false), ("acme", false)] {
+        for (text, fits) in
+            [("42", true), ("-7", true), ("042", false), ("+1", false), ("4294967296", false), ("acme", false)]
+        {
             assert_eq!(holds(&columns, text), fits, "{text}");
         }
         columns.account_type = AccountType::Uuid;

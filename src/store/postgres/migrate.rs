@@ -121,12 +121,7 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     Ok(text)
 }
 
-async fn plan(
-    statements: &mut Statements<'_>,
-    own: Layout,
-    options: &PostgresOptions,
-    now: Now,
-) -> sqlx::Result<Plan> {
+async fn plan(statements: &mut Statements<'_>, own: Layout, options: &PostgresOptions, now: Now) -> sqlx::Result<Plan> {
     let mut steps = Vec::new();
     // Looked for first: the right to make a schema is more than many roles have.
     let schema: Sql = "SELECT to_regnamespace($1) IS NOT NULL".to_owned().into();

@@ -31,17 +31,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
+pub use self::adopt::{Adoption, KeyColumn};
 use self::connection::Connections;
 use self::error::{is_lost, store_error};
 use self::known::Known;
-pub use self::adopt::{Adoption, KeyColumn};
 use self::layout::Layout;
 use self::news::News;
 pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
+    Width,
 };
 use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -190,8 +191,14 @@ impl Inner {
             let (moved, versions) = read::settled(&held.fetch(self.reads.doubts(&doubts)).await?)?;
             seen.value = self.known.found(hashes, &doubts, &moved, &versions, now);
         }
-        let (places, rest): (Vec<_>, Vec<_>) =
-            seen.value.iter().zip(hashes).enumerate().filter(|(_, (found, _))| found.is_none()).map(|(place, (_, hash))| (place, *hash)).unzip();
+        let (places, rest): (Vec<_>, Vec<_>) = seen
+            .value
+            .iter()
+            .zip(hashes)
+            .enumerate()
+            .filter(|(_, (found, _))| found.is_none())
+            .map(|(place, (_, hash))| (place, *hash))
+            .unzip();
         if rest.is_empty() {
             return Ok(seen);
         }

@@ -244,7 +244,8 @@ impl Inner {
         let accounts = self.lock(statements, needs).await?;
         let now = self.clock.now();
         let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()) };
-        let due: Vec<_> = accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
+        let due: Vec<_> =
+            accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
         let expiries = match due.is_empty() {
             true => HashMap::new(),
             false => self.load_overdue(statements, &due, &mut loaded.book).await?,

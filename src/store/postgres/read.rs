@@ -155,7 +155,9 @@ pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, Stamp)>> {
 /// The lineage at its account's own time, which does not go back when the clock does.
 pub(super) fn assemble(members: &[Member], now: Timestamp, behind: &mut Behind) -> Option<Lineage> {
     let keys = whole(members)?;
-    for KeyRow { key, .. } in members.iter().filter_map(|member| Some(&member.key.as_ref()?.0)).filter(|row| row.is_behind) {
+    for KeyRow { key, .. } in
+        members.iter().filter_map(|member| Some(&member.key.as_ref()?.0)).filter(|row| row.is_behind)
+    {
         behind.add_key(key);
     }
     let mut keys = keys.into_iter().map(|(key, _)| key.clone());

@@ -102,7 +102,8 @@ impl Sums {
         since: Timestamp,
     ) -> sqlx::Result<Amount> {
         let account = account.as_str().to_owned();
-        total(statements, self.spent_by_account.query().bind(account).bind(first_place(since)).bind(Instant(since))).await
+        total(statements, self.spent_by_account.query().bind(account).bind(first_place(since)).bind(Instant(since)))
+            .await
     }
 }
 

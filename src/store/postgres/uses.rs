@@ -34,11 +34,7 @@ pub(super) async fn note(held: &mut Held<'_>, texts: &Uses, uses: &[(KeyId, Time
     held.fetch(texts.note.query().bind(keys).bind(times)).await.map(drop)
 }
 
-pub(super) async fn last(
-    held: &mut Held<'_>,
-    texts: &Uses,
-    keys: &[KeyId],
-) -> sqlx::Result<Vec<Option<Timestamp>>> {
+pub(super) async fn last(held: &mut Held<'_>, texts: &Uses, keys: &[KeyId]) -> sqlx::Result<Vec<Option<Timestamp>>> {
     let ids: Vec<_> = keys.iter().map(|key| key.get()).collect();
     let mut uses = HashMap::new();
     for row in &held.fetch(texts.last.query().bind(ids)).await? {

@@ -194,8 +194,10 @@ pub(super) fn first_place(at: Timestamp) -> i64 {
 }
 
 fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64) -> Query<'q> {
-    let stamps: Vec<_> =
-        bases.iter().flat_map(|basis| basis.keys.iter().map(move |(key, stamp)| (&basis.account, key, stamp))).collect();
+    let stamps: Vec<_> = bases
+        .iter()
+        .flat_map(|basis| basis.keys.iter().map(move |(key, stamp)| (&basis.account, key, stamp)))
+        .collect();
     let changed: HashMap<_, _> = changes.accounts.iter().map(|(account, at)| (&account.id, (account, *at))).collect();
     let of = |basis: &Basis| changed.get(&basis.account).copied();
     let balance = |basis: &Basis| of(basis).map(|(account, _)| account.balance);

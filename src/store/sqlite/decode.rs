@@ -6,11 +6,11 @@ use super::error::corrupt;
 use super::rows::{Cell, FromCell};
 use crate::clock::from_micros;
 use crate::ledger::{Claim, EntryRow};
-use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, StoredMoney};
 use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, StoredMoney};
 use crate::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period,
-    PostingId, Scope, ScopeSet,
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period, PostingId,
+    Scope, ScopeSet,
 };
 
 /// A query whose rows are the JSON arrays `j` of another; see [`Rows`](super::rows::Rows).

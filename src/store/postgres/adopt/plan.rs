@@ -130,7 +130,11 @@ async fn hashes(
     let Some(row) = rows.first() else { return Ok(None) };
     let (all, good, nobodys): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if nobodys > 0 {
-        tracing::warn!(table, rows = nobodys, "some rows have no account: they are refused, and their spending is not taken over");
+        tracing::warn!(
+            table,
+            rows = nobodys,
+            "some rows have no account: they are refused, and their spending is not taken over"
+        );
     }
     if all > 0 && good == 0 {
         return Ok(Some(format!(
@@ -138,7 +142,11 @@ async fn hashes(
         )));
     }
     if good < all {
-        tracing::warn!(table, rows = all - good, "some rows have no SHA-256 in lower-case hexadecimal: no token finds them");
+        tracing::warn!(
+            table,
+            rows = all - good,
+            "some rows have no SHA-256 in lower-case hexadecimal: no token finds them"
+        );
     }
     Ok(None)
 }
@@ -186,7 +194,10 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
     }
     if !shape.is_indexed(name(KeyColumn::Parent), true) {
         let parent = &columns.parent;
-        steps.push(Step::useful(format!("CREATE INDEX ON {keys} ({parent}, {}) WHERE {parent} IS NOT NULL", columns.id)));
+        steps.push(Step::useful(format!(
+            "CREATE INDEX ON {keys} ({parent}, {}) WHERE {parent} IS NOT NULL",
+            columns.id
+        )));
     }
     if is_first {
         // Whoever wrote spending there until now is kept out while it is taken over; readers are not.

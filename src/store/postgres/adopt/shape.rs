@@ -6,9 +6,7 @@ use sqlx::Row;
 
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
-use crate::store::postgres::layout::{
-    Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn,
-};
+use crate::store::postgres::layout::{Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
@@ -106,7 +104,10 @@ async fn missing(statements: &mut Statements<'_>, table: &TableName) -> sqlx::Re
     let mut text = "there is no such table in this database".to_owned();
     if let Some(row) = elsewhere.first() {
         let schema: &str = row.try_get(0)?;
-        text.push_str(&format!("; there is one in the schema {schema:?}: `.table({:?})`", format!("{schema}.{}", table.name)));
+        text.push_str(&format!(
+            "; there is one in the schema {schema:?}: `.table({:?})`",
+            format!("{schema}.{}", table.name)
+        ));
     }
     Ok(text)
 }
@@ -192,7 +193,9 @@ impl Shape {
                 continue;
             }
             if column.is_generated && field.is_written() {
-                problems.push(format!("the column {name:?} is generated, so {field} cannot be written: name another with {map}"));
+                problems.push(format!(
+                    "the column {name:?} is generated, so {field} cannot be written: name another with {map}"
+                ));
             }
             if matches!(field, KeyColumn::Id | KeyColumn::Hash) && !self.is_unique(column) {
                 problems.push(format!(
@@ -216,9 +219,10 @@ impl Shape {
         &self,
         columns: &'a BTreeMap<KeyColumn, String>,
     ) -> impl Iterator<Item = (KeyColumn, &'a str, &'static str)> {
-        columns.iter().filter(|(_, name)| !self.has(name)).filter_map(|(field, name)| {
-            Some((*field, name.as_str(), field.added_type()?))
-        })
+        columns
+            .iter()
+            .filter(|(_, name)| !self.has(name))
+            .filter_map(|(field, name)| Some((*field, name.as_str(), field.added_type()?)))
     }
 
     /// The columns as they are read, once what is lacking has been added.
@@ -231,7 +235,9 @@ impl Shape {
         let ident = |field| Ident::new(name(field));
         let column = |field| self.column(name(field));
         let type_name = |field| column(field).map_or("", |column| column.type_name.as_str());
-        let time = |field| Ok::<_, crate::StoreError>(TimeColumn { name: ident(field)?, is_plain: type_name(field) == "timestamp" });
+        let time = |field| {
+            Ok::<_, crate::StoreError>(TimeColumn { name: ident(field)?, is_plain: type_name(field) == "timestamp" })
+        };
         let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {
             Some(_) => {
                 let most = match type_name(KeyColumn::LimitCents) {
