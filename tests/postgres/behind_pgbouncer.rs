@@ -1,6 +1,7 @@
 //! The suite of `agentkey::testing` through PgBouncer in transaction mode, with two sessions for everybody.
 
 use agentkey::{Clock, PostgresOptions, PostgresStore};
+use sqlx::{Connection, Executor};
 use tokio::sync::OnceCell;
 
 use crate::postgres_server::{Database, PgBouncer, Server};
@@ -31,3 +32,25 @@ agentkey::conformance_tests!({
     let schema = format!("checked_{}", agentkey::PostingId::new());
     async move |clock| open(pooled, &schema, clock).await
 });
+
+/// What listens would hear, in a session that is lent to others in the middle of their statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_listens_in_sessions_that_others_get() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let Some(bouncer) = PgBouncer::start(&database, 1) else { return };
+    let options = PostgresOptions::new(bouncer.url()).transaction_pooling(true);
+    let store = PostgresStore::open(options).await.unwrap();
+    let keys = agentkey::AgentKeys::builder().cache(crate::HANG).build(store);
+    let created = keys.create(agentkey::NewKey::new("acme".parse().unwrap())).await.unwrap();
+    for _ in 0..3 {
+        assert!(keys.find(&created.token).await.unwrap().is_some());
+        let changed = keys.update(created.key.id, agentkey::KeyPatch::new().name("changed")).await.unwrap();
+        assert_eq!(changed.name, "changed");
+    }
+
+    let mut other = sqlx::postgres::PgConnection::connect(bouncer.url()).await.unwrap();
+    let listening = sqlx::raw_sql("SELECT count(*)::text FROM pg_listening_channels()");
+    let listening: String = sqlx::Row::get(&other.fetch_one(listening).await.unwrap(), 0);
+    assert_eq!(listening, "0");
+}

@@ -378,8 +378,10 @@ impl Store for PostgresStore {
     }
 
     fn mark_at_hand(&self) -> Option<Mark> {
-        // A host's own table has no trigger of ours that would tell.
-        let news = self.inner.layout.columns.is_own.then(|| self.inner.news())?;
+        // A host's own table has no trigger of ours that would tell. Behind a pooler a LISTEN would stay in a session that
+        // is lent to others, who do not expect what it hears.
+        let is_told = self.inner.layout.columns.is_own && !self.inner.connections.are_pooled();
+        let news = is_told.then(|| self.inner.news())?;
         Some(Mark::new(news.mark()?, self.inner.clock.now()))
     }
 
