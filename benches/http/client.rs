@@ -1,4 +1,6 @@
-//! A small load generator: keep-alive connections, one request at a time on each, no work but the reading.
+//! A small load generator: keep-alive connections, one request at a time on each.
+//!
+//! It shares its cores with what it measures, so it does no more than it must to know that an answer is whole.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,48 +22,87 @@ pub fn requests(path: &str, tokens: &[String]) -> Arc<[Vec<u8>]> {
 
 /// Requests per second over so many connections. Every answer must be a 200 with a length.
 pub async fn load(addr: SocketAddr, requests: &Arc<[Vec<u8>]>, connections: usize, time: Duration) -> io::Result<f64> {
+    load_evenly(&[addr], requests, connections, time).await
+}
+
+/// The same, with the connections spread over several services. What is answered in the first moments, a tenth of
+/// the time before it begins to count, is not counted.
+pub async fn load_evenly(
+    addrs: &[SocketAddr],
+    requests: &Arc<[Vec<u8>]>,
+    connections: usize,
+    time: Duration,
+) -> io::Result<f64> {
+    let begin = Instant::now() + time / 10;
+    let end = begin + time;
     let mut load = JoinSet::new();
-    let start = Instant::now();
-    for connection in 0..connections {
+    for (number, addr) in addrs.iter().copied().cycle().take(connections).enumerate() {
         let requests = requests.clone();
         load.spawn(async move {
-            let mut stream = TcpStream::connect(addr).await?;
-            stream.set_nodelay(true)?;
-            let mut buffer = Vec::with_capacity(4096);
-            let mut done: u64 = 0;
-            let mut next = connection * 7919;
-            while start.elapsed() < time {
+            let mut connection = Connection::open(addr).await?;
+            let mut counted: u64 = 0;
+            let mut next = number * 7919;
+            loop {
                 next += 1;
-                stream.write_all(&requests[next % requests.len()]).await?;
-                read_answer(&mut stream, &mut buffer).await?;
-                done += 1;
+                connection.ask(&requests[next % requests.len()]).await?;
+                let now = Instant::now();
+                if now >= end {
+                    return io::Result::Ok(counted);
+                }
+                counted += u64::from(now >= begin);
             }
-            io::Result::Ok(done)
         });
     }
     let mut total = 0;
-    while let Some(done) = load.join_next().await {
-        total += done.map_err(io::Error::other)??;
+    while let Some(counted) = load.join_next().await {
+        total += counted.map_err(io::Error::other)??;
     }
-    Ok(total as f64 / start.elapsed().as_secs_f64())
+    Ok(total as f64 / time.as_secs_f64())
 }
 
-async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
-    buffer.clear();
-    loop {
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let text = String::from_utf8_lossy(buffer);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        if !head.starts_with("HTTP/1.1 200") {
-            return Err(io::Error::other(text.into_owned()));
-        }
-        let length =
-            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        let length: usize = length.ok_or_else(|| io::Error::other("an answer without a length"))?;
-        if body.len() >= length {
-            return Ok(());
+/// A keep-alive connection.
+pub struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(addr: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; 4096] })
+    }
+
+    /// Sends a request and reads its answer.
+    pub async fn ask(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request).await?;
+        let mut filled = 0;
+        loop {
+            match self.stream.read(&mut self.buffer[filled..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => filled += read,
+            }
+            if is_whole(&self.buffer[..filled])? {
+                return Ok(());
+            }
         }
     }
+}
+
+fn is_whole(answer: &[u8]) -> io::Result<bool> {
+    const END: &[u8; 4] = b"\r\n\r\n";
+    let Some(head) = answer.windows(END.len()).position(|part| part == END) else { return Ok(false) };
+    if !answer.starts_with(b"HTTP/1.1 200 ") {
+        return Err(io::Error::other(String::from_utf8_lossy(answer)));
+    }
+    let length = content_length(&answer[..head]).ok_or_else(|| io::Error::other("an answer without a length"))?;
+    Ok(answer.len() >= head + END.len() + length)
+}
+
+/// hyper writes names in lower case.
+fn content_length(head: &[u8]) -> Option<usize> {
+    const NAME: &[u8; 18] = b"\r\ncontent-length: ";
+    let value = head.windows(NAME.len()).position(|part| part == NAME)? + NAME.len();
+    let digits = head[value..].iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
 }

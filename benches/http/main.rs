@@ -1,142 +1,129 @@
-//! Requests per second of keyed routes, as a share of the bare axum route: `cargo bench --bench http`.
+//! Requests per second of keyed routes, as a share of a bare axum route: `cargo bench --features postgres --bench http`.
 //!
-//! Server and client share this process and its cores. Each round runs every route once, so that a share compares
-//! runs that are seconds apart; the table shows medians over the rounds. SQLite is on a file, with every commit
-//! synced. `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults; `-- scope` runs the cases with that in their name.
+//! Server and client share this process and its cores; PostgreSQL has them too. In each round every case runs once,
+//! directly before or after a run of the bare route, and its share is of that run. Odd rounds go backwards. The table
+//! shows medians over the rounds. Commits wait for the disk, on SQLite and on PostgreSQL.
+//!
+//! `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults. `-- hold` runs the cases with that in their name, in
+//! whatever case. `-- instances` measures several handles on one database instead; see [`instances`].
 
+mod cases;
 mod client;
+mod instances;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, MemoryStore, NewKey, RequireScope,
-    ScopeSet, SqliteStore,
-};
-use axum::{Router, routing::get};
+use cases::{CASES, Case, Services};
+use support::{Result, argument, median, quantile, service, setting};
 
-const KEYS: usize = 1_000;
-
-struct Case {
-    name: &'static str,
-    path: &'static str,
-    keys: usize,
-    /// Behind which handle.
-    service: usize,
+/// How it is measured.
+struct Plan {
+    rounds: usize,
+    time: Duration,
+    connections: usize,
 }
 
-const PLAIN: usize = 0;
-const CACHED: usize = 1;
-const IN_MEMORY: usize = 2;
-
-const CASES: [Case; 9] = [
-    Case { name: "bare axum", path: "/bare", keys: 0, service: PLAIN },
-    Case { name: "authenticate + scope, 1,000 keys", path: "/read", keys: KEYS, service: PLAIN },
-    Case { name: "authenticate + scope, one hot key", path: "/read", keys: 1, service: PLAIN },
-    Case { name: "cached authenticate + scope, 1,000 keys", path: "/read", keys: KEYS, service: CACHED },
-    Case { name: "cached authenticate + scope, one hot key", path: "/read", keys: 1, service: CACHED },
-    Case { name: "cached, MemoryStore: authenticate + scope", path: "/read", keys: KEYS, service: IN_MEMORY },
-    Case { name: "authenticate + one posting, 1,000 keys", path: "/charge", keys: KEYS, service: PLAIN },
-    Case { name: "authenticate + one posting, one hot key", path: "/charge", keys: 1, service: PLAIN },
-    Case { name: "authenticate + hold + settle, 1,000 keys", path: "/hold", keys: KEYS, service: PLAIN },
-];
-
-async fn read(key: KeyContext) -> &'static str {
-    std::hint::black_box(key.id());
-    "ok"
-}
-
-async fn charge(charge: Charge) -> &'static str {
-    charge.add(Amount::micros(1));
-    "ok"
-}
-
-async fn hold(charge: Charge) -> Result<&'static str, ChargeError> {
-    charge.hold(Amount::micros(2)).await?;
-    charge.add(Amount::micros(1));
-    Ok("ok")
-}
-
-fn app(keys: &AgentKeys) -> Router {
-    Router::new()
-        .route("/read", get(read))
-        .route("/charge", get(charge))
-        .route("/hold", get(hold))
-        .layer(RequireScope::one("read").expect("a scope"))
-        .layer(AgentKeyLayer::new(keys))
-        .route("/bare", get(async || "ok"))
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-async fn serve(keys: &AgentKeys) -> std::io::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let addr = listener.local_addr()?;
-    let app = app(keys);
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok(addr)
-}
-
-async fn make_keys(keys: &AgentKeys) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let mut tokens = Vec::with_capacity(KEYS);
-    for _ in 0..KEYS {
-        let new = NewKey::new("acme".parse()?)
-            .scopes(ScopeSet::parse(["read"])?)
-            .budget(Budget::monthly(Amount::units(1_000)));
-        tokens.push(keys.create(new).await?.token.expose().to_owned());
-    }
-    Ok(tokens)
+/// A rate, and that of the bare route at about the same time.
+#[derive(Clone, Copy)]
+struct Measured {
+    rate: f64,
+    bare: f64,
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let cases: Vec<_> = CASES.iter().filter(|case| case.keys == 0 || case.name.contains(&filter)).collect();
-    let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 3));
-    let connections = usize::try_from(setting("CONNECTIONS", 64))?;
-    let dir = tempfile::tempdir()?;
-    let file = dir.path().join("keys.db");
-    let stale = std::time::Duration::from_secs(5);
-    let cached = AgentKeys::builder().cache(stale).build(SqliteStore::connect(&file).await?);
-    let handles = [
-        AgentKeys::sqlite(file.to_str().ok_or("a path in UTF-8")?).await?,
-        cached,
-        AgentKeys::builder().cache(stale).build(MemoryStore::new()),
-    ];
-    // The keys on the file are those of two handles.
-    let on_file = make_keys(&handles[PLAIN]).await?;
-    let tokens = [on_file.clone(), on_file, make_keys(&handles[IN_MEMORY]).await?];
-    let mut addrs = Vec::new();
-    for keys in &handles {
-        addrs.push(serve(keys).await?);
+async fn main() -> Result<()> {
+    let plan = Plan {
+        rounds: setting("ROUNDS", 5).max(1),
+        time: Duration::from_secs(setting("SECONDS", 3).max(1) as u64),
+        connections: setting("CONNECTIONS", 64).max(1),
+    };
+    match argument().as_deref() {
+        Some("instances") => instances::run(&plan).await,
+        filter => shares(&plan, &filter.unwrap_or_default().to_lowercase()).await,
     }
+}
 
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
-    for round in 0..rounds {
-        for (case, rates) in cases.iter().zip(&mut rates) {
-            let requests = client::requests(case.path, &tokens[case.service][..case.keys]);
-            let addr = addrs[case.service];
-            let rate = client::load(addr, &requests, connections, std::time::Duration::from_secs(seconds)).await?;
-            eprintln!("round {round}: {:<44} {rate:>9.0}/s", case.name);
-            rates.push(rate);
+async fn shares(plan: &Plan, filter: &str) -> Result<()> {
+    let wanted: Vec<_> = CASES.iter().filter(|case| case.name().to_lowercase().contains(filter)).collect();
+    let services = Services::start(&wanted).await?;
+    let (cases, left_out): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|case| services.has(case.on));
+    let bare = service::serve(service::bare()).await?;
+
+    let mut measured = vec![Vec::new(); cases.len()];
+    for round in 0..plan.rounds {
+        let mut order: Vec<_> = (0..cases.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        let mut before = plan.bare(bare).await?;
+        for pair in order.chunks(2) {
+            let mut rates = Vec::new();
+            for &case in pair {
+                let (addr, requests) = services.requests(cases[case]);
+                rates.push(client::load(addr, &requests, plan.connections, plan.time).await?);
+            }
+            let after = plan.bare(bare).await?;
+            for ((&case, rate), bare) in pair.iter().zip(rates).zip([before, after]) {
+                eprintln!("round {round}: {:<68} {rate:>8.0}/s of {bare:>8.0}/s", cases[case].name());
+                measured[case].push(Measured { rate, bare });
+            }
+            before = after;
         }
     }
 
-    println!("\n{connections} connections, {rounds} rounds of {seconds} s, medians\n");
-    println!("| SQLite | requests/s | share of bare axum |\n|---|---|---|");
-    let bare = rates[0].clone();
-    for (case, rates) in cases.iter().zip(rates) {
-        let shares = rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
-        println!("| {} | {:.0} | {:.2} |", case.name, median(rates), median(shares));
+    plan.head();
+    println!("{}\n", services.description());
+    print(&cases, &measured);
+    for case in left_out {
+        println!("\nleft out, as it needs PostgreSQL and the feature `postgres`: {}", case.name());
     }
-    for keys in &handles {
-        keys.shutdown().await;
-    }
+    services.stop().await;
     Ok(())
+}
+
+fn print(cases: &[&Case], measured: &[Vec<Measured>]) {
+    println!("| | requests/s | share of bare axum | lowest–highest | bar |\n|---|---|---|---|---|");
+    let bare: Vec<_> = measured.iter().flatten().map(|measured| measured.bare).collect();
+    if !bare.is_empty() {
+        println!("| bare axum | {:.0} | 1 | | |", median(&bare));
+    }
+    for (case, measured) in cases.iter().zip(measured) {
+        let (rate, share) = medians(measured);
+        let shares: Vec<_> = measured.iter().map(Measured::share).collect();
+        let (lowest, highest) = (quantile(&shares, 0.0), quantile(&shares, 1.0));
+        let bar = match case.bar {
+            Some(bar) if share < bar => format!("≥ {bar:.2}, **missed**"),
+            Some(bar) => format!("≥ {bar:.2}"),
+            None => "–".to_owned(),
+        };
+        println!("| {} | {rate:.0} | {share:.3} | {lowest:.3}–{highest:.3} | {bar} |", case.name());
+    }
+}
+
+/// Of rates, and of shares.
+fn medians(measured: &[Measured]) -> (f64, f64) {
+    let rates: Vec<_> = measured.iter().map(|measured| measured.rate).collect();
+    let shares: Vec<_> = measured.iter().map(Measured::share).collect();
+    (median(&rates), median(&shares))
+}
+
+impl Measured {
+    fn share(&self) -> f64 {
+        self.rate / self.bare
+    }
+}
+
+impl Plan {
+    async fn bare(&self, addr: SocketAddr) -> Result<f64> {
+        Ok(client::load(addr, &client::requests("/bare", &[]), self.connections, self.time).await?)
+    }
+
+    fn head(&self) {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let (connections, rounds, seconds) = (self.connections, self.rounds, self.time.as_secs());
+        println!("\n{connections} connections, {rounds} rounds of {seconds} s, medians; {cores} cores for everything");
+    }
 }

@@ -1,0 +1,211 @@
+//! What is measured, and the services it is measured on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkey::{AgentKeys, MemoryStore, SqliteStore};
+
+use crate::client;
+use crate::support::{Result, service};
+
+/// In every set of keys.
+pub const KEYS: usize = 1_000;
+
+/// How old what a cache says may be.
+const STALE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    Sqlite,
+    Postgres,
+    SqliteCached,
+    PostgresCached,
+    MemoryCached,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    InOneAccount,
+    InAccountsOfTheirOwn,
+    Hot,
+}
+
+pub struct Case {
+    pub on: On,
+    path: &'static str,
+    keys: Keys,
+    /// The least share of the bare route.
+    pub bar: Option<f64>,
+}
+
+const fn case(on: On, path: &'static str, keys: Keys, bar: Option<f64>) -> Case {
+    Case { on, path, keys, bar }
+}
+
+pub const CASES: [Case; 22] = {
+    use Keys::*;
+    use On::*;
+    [
+        case(Sqlite, "/read", InOneAccount, Some(0.60)),
+        case(Sqlite, "/read", Hot, None),
+        case(Sqlite, "/add", InOneAccount, Some(0.30)),
+        case(Sqlite, "/add", InAccountsOfTheirOwn, Some(0.30)),
+        case(Sqlite, "/add", Hot, Some(0.30)),
+        case(Sqlite, "/hold", InOneAccount, None),
+        case(Sqlite, "/hold", InAccountsOfTheirOwn, None),
+        case(Postgres, "/read", InOneAccount, Some(0.40)),
+        case(Postgres, "/read", Hot, None),
+        case(Postgres, "/add", InOneAccount, Some(0.20)),
+        case(Postgres, "/add", InAccountsOfTheirOwn, Some(0.20)),
+        case(Postgres, "/add", Hot, Some(0.20)),
+        case(Postgres, "/hold", InOneAccount, Some(0.12)),
+        case(Postgres, "/hold", InAccountsOfTheirOwn, Some(0.12)),
+        case(PostgresCached, "/read", InOneAccount, Some(0.80)),
+        case(PostgresCached, "/read", Hot, Some(0.80)),
+        case(PostgresCached, "/add", InOneAccount, None),
+        case(SqliteCached, "/read", InOneAccount, None),
+        case(SqliteCached, "/read", Hot, None),
+        case(SqliteCached, "/add", InOneAccount, None),
+        case(MemoryCached, "/read", InOneAccount, None),
+        case(MemoryCached, "/read", Hot, None),
+    ]
+};
+
+impl Case {
+    pub fn name(&self) -> String {
+        let on = match self.on {
+            On::Sqlite => "SQLite",
+            On::Postgres => "PostgreSQL",
+            On::SqliteCached => "SQLite with cache",
+            On::PostgresCached => "PostgreSQL with cache",
+            On::MemoryCached => "MemoryStore with cache",
+        };
+        let what = match self.path {
+            "/read" => "authenticate + scope",
+            "/add" => "authenticate + one posting",
+            _ => "authenticate + hold + settle",
+        };
+        let keys = match (self.keys, self.path) {
+            (Keys::Hot, _) => "one hot key",
+            (_, "/read") => "1,000 keys",
+            (Keys::InOneAccount, _) => "1,000 keys in one account",
+            (Keys::InAccountsOfTheirOwn, _) => "1,000 keys in 1,000 accounts",
+        };
+        format!("{on}: {what}, {keys}")
+    }
+}
+
+/// The services that some cases need, each with its handle and at its port.
+pub struct Services {
+    running: Vec<Service>,
+    description: String,
+    #[cfg(feature = "postgres")]
+    _postgres: Option<crate::support::database::Database>,
+    _dir: tempfile::TempDir,
+}
+
+struct Service {
+    on: On,
+    keys: AgentKeys,
+    addr: SocketAddr,
+    tokens: Arc<Tokens>,
+}
+
+struct Tokens {
+    in_one_account: Vec<String>,
+    in_accounts_of_their_own: Vec<String>,
+}
+
+impl Services {
+    pub async fn start(cases: &[&Case]) -> Result<Self> {
+        let needs = |on: On| cases.iter().any(|case| case.on == on);
+        let dir = tempfile::tempdir()?;
+        let mut running = Vec::new();
+        if needs(On::Sqlite) || needs(On::SqliteCached) {
+            let file = dir.path().join("keys.db");
+            let plain = AgentKeys::new(SqliteStore::connect(&file).await?);
+            let cached = AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?);
+            running.extend(Service::pair([(On::Sqlite, plain), (On::SqliteCached, cached)]).await?);
+        }
+        if needs(On::MemoryCached) {
+            let cached = AgentKeys::builder().cache(STALE).build(MemoryStore::new());
+            let tokens = Tokens::make(&cached).await?;
+            running.push(Service::start(On::MemoryCached, cached, tokens).await?);
+        }
+        let services = Self {
+            running,
+            description: format!("SQLite on a file in {}", dir.path().parent().unwrap_or(dir.path()).display()),
+            #[cfg(feature = "postgres")]
+            _postgres: None,
+            _dir: dir,
+        };
+        if needs(On::Postgres) || needs(On::PostgresCached) { services.with_postgres().await } else { Ok(services) }
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn with_postgres(mut self) -> Result<Self> {
+        use agentkey::PostgresStore;
+
+        let Some(database) = crate::support::database::Database::start().await else { return Ok(self) };
+        let plain = AgentKeys::new(PostgresStore::connect(database.url()).await?);
+        let cached = AgentKeys::builder().cache(STALE).build(PostgresStore::connect(database.url()).await?);
+        self.running.extend(Service::pair([(On::Postgres, plain), (On::PostgresCached, cached)]).await?);
+        self.description = format!("{}; {}", self.description, database.describe().await?);
+        self._postgres = Some(database);
+        Ok(self)
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    async fn with_postgres(self) -> Result<Self> {
+        Ok(self)
+    }
+
+    /// What they run on.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    pub fn has(&self, on: On) -> bool {
+        self.running.iter().any(|service| service.on == on)
+    }
+
+    /// Where to send what.
+    pub fn requests(&self, case: &Case) -> (SocketAddr, Arc<[Vec<u8>]>) {
+        let service = self.running.iter().find(|service| service.on == case.on).expect("a service that is there");
+        let tokens = match case.keys {
+            Keys::InOneAccount => &service.tokens.in_one_account[..],
+            Keys::InAccountsOfTheirOwn => &service.tokens.in_accounts_of_their_own[..],
+            Keys::Hot => &service.tokens.in_one_account[..1],
+        };
+        (service.addr, client::requests(case.path, tokens))
+    }
+
+    pub async fn stop(self) {
+        for service in &self.running {
+            service.keys.shutdown().await;
+        }
+    }
+}
+
+impl Service {
+    /// Two handles on the same database.
+    async fn pair([first, second]: [(On, AgentKeys); 2]) -> Result<[Self; 2]> {
+        let tokens = Tokens::make(&first.1).await?;
+        Ok([Self::start(first.0, first.1, tokens.clone()).await?, Self::start(second.0, second.1, tokens).await?])
+    }
+
+    async fn start(on: On, keys: AgentKeys, tokens: Arc<Tokens>) -> Result<Self> {
+        let addr = service::serve(service::keyed(&keys)).await?;
+        Ok(Self { on, keys, addr, tokens })
+    }
+}
+
+impl Tokens {
+    async fn make(keys: &AgentKeys) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            in_one_account: service::make_keys(keys, KEYS, 1).await?,
+            in_accounts_of_their_own: service::make_keys(keys, KEYS, KEYS).await?,
+        }))
+    }
+}
