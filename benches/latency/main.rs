@@ -1,7 +1,8 @@
 //! How long one request takes on a quiet service: `cargo bench --features postgres --bench latency`.
 //!
-//! One request at a time. Every step is timed once in each turn of one loop, so that all of them see the same machine;
-//! `TURNS` overrides how many turns there are. What agentkey does is compared with the least that a program could do
+//! One request at a time. Every step is timed once in each turn of one loop, so that all of them see the same machine,
+//! in another order each time, as what ran just before leaves caches warm or cold. `TURNS` overrides how many turns
+//! there are. What agentkey does is compared with the least that a program could do
 //! over sqlx on one connection: a prepared SELECT by primary key, and that with an UPDATE of one row, each committed by
 //! itself. Commits wait for the disk.
 //!
@@ -65,19 +66,30 @@ async fn postgres(_: usize) -> Result<()> {
 async fn measure(on: &str, bar: Option<f64>, database: Database, keys: AgentKeys, turns: usize) -> Result<()> {
     let mut subject = Subject::new(database, &keys).await?;
     let mut times = vec![Vec::with_capacity(turns); Step::ALL.len()];
+    let mut order: Vec<_> = (0..Step::ALL.len()).collect();
+    let mut random = 1;
     for turn in 0..WARM_UP + turns {
-        for (step, times) in Step::ALL.into_iter().zip(&mut times) {
+        shuffle(&mut order, &mut random);
+        for &place in &order {
             let start = Instant::now();
-            subject.take(step).await?;
+            subject.take(Step::ALL[place]).await?;
             let time = start.elapsed();
             if turn >= WARM_UP {
-                times.push(time.as_secs_f64() * 1e6);
+                times[place].push(time.as_secs_f64() * 1e6);
             }
         }
     }
     keys.shutdown().await;
     print(on, bar, &times);
     Ok(())
+}
+
+/// The same orders in every run.
+fn shuffle(order: &mut [usize], random: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (*random >> 33) as usize % (last + 1));
+    }
 }
 
 fn print(on: &str, bar: Option<f64>, times: &[Vec<f64>]) {
