@@ -19,9 +19,13 @@ pub enum Database {
 macro_rules! on {
     ($database:expr, $connection:ident => $call:expr) => {
         match $database {
-            Database::Sqlite($connection) => drop($call),
+            Database::Sqlite($connection) => {
+                $call;
+            }
             #[cfg(feature = "postgres")]
-            Database::Postgres($connection) => drop($call),
+            Database::Postgres($connection) => {
+                $call;
+            }
         }
     };
 }
