@@ -21,13 +21,14 @@ CREATE TABLE {accounts} (
 -- SQL gave the key another, it is counted anew from the entries. `anchor` is where windows are counted from, if that
 -- is not when the key was made.
 CREATE TABLE {balances} (
-    key_id     bigint PRIMARY KEY,
+    key_id     bigint      NOT NULL,
     account_id text COLLATE "C" NOT NULL,
     period     text        NOT NULL,
     spent      bigint      NOT NULL,
     held       bigint      NOT NULL,
     since      timestamptz NOT NULL,
-    anchor     timestamptz
+    anchor     timestamptz,
+    PRIMARY KEY (key_id, account_id) -- of a key that was moved, each account keeps its own
 ) WITH (fillfactor = 70);
 
 -- Tokens that were rotated away and still work for a while.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{LaneOptions, UNAVAILABLE};
 use crate::ledger::{Action, Posted, Posting};
@@ -110,10 +110,11 @@ impl Patient {
 async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
     let mut pause = FIRST_PAUSE;
+    // While there is more to do than wait, what could not be decided is tried again beside it.
     while !jobs.is_empty() || waiting.recv_many(&mut jobs, BATCH).await > 0 {
         let behind = jobs.split_off(jobs.len().min(BATCH));
         // What a store that is not available leaves unanswered goes first into the next attempt.
-        let mut again = attempt(&store, jobs).await;
+        let Attempt { mut again, is_down } = attempt(&store, jobs).await;
         let stuck = !again.is_empty();
         again.extend(behind);
         while let Ok(job) = waiting.try_recv() {
@@ -129,26 +130,48 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
         if !jobs.is_empty() {
-            sleep(pause).await;
+            if is_down {
+                sleep(pause).await;
+            } else {
+                // Only accounts that somebody else keeps are stuck: others need not wait for them.
+                let more = timeout(pause, waiting.recv_many(&mut jobs, BATCH)).await;
+                if more.is_ok_and(|count| count == 0) {
+                    sleep(pause).await; // the lane is closed, and what is left is tried to the end
+                }
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
 
-/// Posts and answers; returns what the store was not available for.
-async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
+/// What came of a batch.
+struct Attempt {
+    /// What the store was not available for.
+    again: Vec<Job>,
+    /// Whether it was available for nothing.
+    is_down: bool,
+}
+
+/// Posts and answers.
+async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
-        return jobs;
+        return Attempt { again: jobs, is_down: false };
     }
     match store.post(&jobs).await {
         Ok(answers) => {
-            jobs.into_iter().zip(answers).for_each(|(job, answer)| job.reply(answer));
-            Vec::new()
+            let mut again = Vec::new();
+            for (job, answer) in jobs.into_iter().zip(answers) {
+                match answer {
+                    Err(Refusal::Unavailable { .. }) => again.push(job),
+                    answer => job.reply(answer),
+                }
+            }
+            Attempt { again, is_down: false }
         }
         Err(error) if error.is_transient() => {
             tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
-            jobs
+            Attempt { again: jobs, is_down: true }
         }
         Err(error) => {
             tracing::error!(%error, postings = jobs.len(), "agentkey could not post; each posting is tried by itself");
@@ -161,14 +184,17 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Vec<Job> {
                     again.extend(attempt_one(store, job).await);
                 }
             }
-            again
+            Attempt { again, is_down: true }
         }
     }
 }
 
 async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
-        Ok(answers) => job.reply(answers.into_iter().next().unwrap_or(Err(UNAVAILABLE))),
+        Ok(answers) => match answers.into_iter().next() {
+            None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
+            Some(answer) => job.reply(answer),
+        },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
             tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");

@@ -6,7 +6,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::connection::{Query, Statements};
 use super::error::is_contention;
 use super::layout::{KeyColumns, Layout, Sql};
-use super::post::moving;
+use super::error::Anew;
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;
@@ -41,7 +41,7 @@ impl Puts {
             lock: layout.sql("SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE"),
             // Who makes an account's row does it alone.
             make_lock: layout.sql("SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215))"),
-            owner: layout.sql("SELECT k.{k.account}::text FROM {keys} k WHERE k.{k.id} = $1"),
+            owner: layout.sql("SELECT k.{k.account}::text FROM {keys} k WHERE k.{k.id} = $1 FOR NO KEY UPDATE"),
             insert_key: layout.sql(&format!(
                 "INSERT INTO {{keys}} AS k ({{k.account}}, {{k.parent}}, {{k.name}}, {{k.prefix}}, {{k.start}}, \
                  {{k.hash}}, {{k.scopes}}, {{k.limit}}, {{k.period}}, {{k.created_at}}, {{k.expires_at}}) \
@@ -57,19 +57,19 @@ impl Puts {
             )),
             balance: layout.sql(
                 "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id) DO UPDATE SET \
-                 account_id = excluded.account_id, period = excluded.period, spent = excluded.spent, \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id, account_id) DO UPDATE SET \
+                 period = excluded.period, spent = excluded.spent, \
                  held = excluded.held, since = excluded.since",
             ),
             account: layout.sql(
                 "INSERT INTO {accounts} AS a (id, version, changed_at, limit_micros, period, created_at, spent, held, \
-                 since) VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO UPDATE SET \
+                 since) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $9, changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
                  period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since",
             ),
             touch: layout.sql(
                 "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since) \
-                 VALUES ($1, 1, $2, $3, $2, 0, 0, $4) ON CONFLICT (id) DO UPDATE SET \
+                 VALUES ($1, $5, $2, $3, $2, 0, 0, $4) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
             ),
             shorten: layout.sql("UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1"),
@@ -105,7 +105,9 @@ impl Inner {
             let mut held = self.connections.other().await?;
             let done = async {
                 let mut work = held.begin().await?;
-                let mut session = Session { inner: self, statements: work.statements(), now: self.clock.now() };
+                let mut statements = work.statements();
+                statements.may_begin_anew = false;
+                let mut session = Session { inner: self, statements, now: self.clock.now() };
                 session.begin(change).await?;
                 let changed = changing::change(&mut session, change, rules).await?;
                 // Also what is refused has ended the holds that had run out.
@@ -119,7 +121,7 @@ impl Inner {
                 done => return done,
             }
         }
-        Err(moving())
+        Err(Anew::Moved.into())
     }
 
     /// A key that the table of a host's own does not take, by a rule of the host's.
@@ -170,7 +172,8 @@ struct Session<'c> {
 }
 
 impl Session<'_> {
-    /// Locks the account that the change is about, before anything is read that it is decided by.
+    /// Locks the key, against the host's own SQL, and the account that the change is about, before anything is read that
+    /// it is decided by.
     async fn begin(&mut self, change: &Change) -> sqlx::Result<()> {
         let account = match change {
             Change::Create { draft, .. } => Some(draft.account.clone()),

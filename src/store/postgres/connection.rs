@@ -33,7 +33,12 @@ pub(super) struct Session {
     pub(super) transactions_only: bool,
     /// How long to wait for a connection.
     pub(super) acquire_timeout: Duration,
+    /// In a session that was set up.
     begin: Sql,
+    /// The same, for postings: nobody waits long for an account that somebody else keeps.
+    begin_posting: Sql,
+    /// In any session.
+    begin_anywhere: Sql,
     set_up: Sql,
 }
 
@@ -53,12 +58,17 @@ impl Session {
             )
         };
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-        let isolation = "set_config('default_transaction_isolation', 'read committed', false)";
+        let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
+            set_config('default_transaction_read_only', 'off', false)";
+        let anywhere = format!("{begin}; {}", set(true));
+        let begin = if transactions_only { anywhere.clone() } else { begin.to_owned() };
         Self {
             transactions_only,
             acquire_timeout,
-            begin: if transactions_only { format!("{begin}; {}", set(true)) } else { begin.to_owned() }.into(),
-            set_up: format!("{}, {isolation}", set(false)).into(),
+            begin_posting: format!("{begin}; SET LOCAL lock_timeout = {LOCK_TIMEOUT}").into(),
+            begin: begin.into(),
+            begin_anywhere: anywhere.into(),
+            set_up: format!("{}, {defaults}", set(false)).into(),
         }
     }
 
@@ -67,10 +77,10 @@ impl Session {
         query.persistent(!self.transactions_only)
     }
 
-    async fn begin<'c>(&self, connection: &'c mut PgConnection) -> sqlx::Result<Transaction<'c, Postgres>> {
-        connection.begin_with(AssertSqlSafe(self.begin.text())).await
-    }
 }
+
+/// How long postings wait for the row of an account, in milliseconds: longer than other instances of ours keep one.
+const LOCK_TIMEOUT: u32 = 100;
 
 impl Connections {
     pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session) -> Self {
@@ -185,11 +195,11 @@ impl Held<'_> {
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
         let session = self.session;
         let query = session.prepare(query);
-        let connection = self.connection()?;
-        if !session.transactions_only {
-            return connection.fetch_all(query).await;
+        if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
+            return self.connection()?.fetch_all(query).await;
         }
-        let mut tx = session.begin(connection).await?;
+        let begin = self.beginning().text();
+        let mut tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
         let rows = tx.fetch_all(query).await?;
         tx.commit().await?;
         Ok(rows)
@@ -197,9 +207,28 @@ impl Held<'_> {
 
     /// A transaction. Without a commit it is undone.
     pub(super) async fn begin(&mut self) -> sqlx::Result<Work<'_>> {
+        let begin = self.beginning().text();
+        self.begin_by(begin).await
+    }
+
+    /// The same, for postings.
+    pub(super) async fn begin_posting(&mut self) -> sqlx::Result<Work<'_>> {
+        let begin = self.session.begin_posting.text();
+        self.begin_by(begin).await
+    }
+
+    async fn begin_by(&mut self, begin: std::sync::Arc<str>) -> sqlx::Result<Work<'_>> {
         let session = self.session;
-        let tx = session.begin(self.connection()?).await?;
+        let tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
         Ok(Work { tx, session })
+    }
+
+    /// A session of the pool's has the settings of its database.
+    fn beginning(&self) -> &Sql {
+        match self.place {
+            Place::Slot(_) => &self.session.begin,
+            Place::Pool(_) => &self.session.begin_anywhere,
+        }
     }
 
     /// Lets go. After an error that is not the server's own answer the connection is not trusted any more.
@@ -244,28 +273,26 @@ impl Work<'_> {
 
     /// The statements of this transaction.
     pub(super) fn statements(&mut self) -> Statements<'_> {
-        Statements { connection: &mut self.tx, session: Some(self.session) }
+        Statements { connection: &mut self.tx, session: self.session, may_begin_anew: true }
     }
 }
 
 /// A connection inside a transaction: ours or the host's.
 pub(super) struct Statements<'c> {
     connection: &'c mut PgConnection,
-    session: Option<&'c Session>,
+    session: &'c Session,
+    /// Whether it is ours to undo all of it and begin anew.
+    pub(super) may_begin_anew: bool,
 }
 
 impl<'c> Statements<'c> {
     /// Inside a transaction of the host's.
     pub(super) fn of_host(connection: &'c mut PgConnection, session: &'c Session) -> Self {
-        Self { connection, session: Some(session) }
+        Self { connection, session, may_begin_anew: false }
     }
 
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
-        let query = match self.session {
-            Some(session) => session.prepare(query),
-            None => query,
-        };
-        self.connection.fetch_all(query).await
+        self.connection.fetch_all(self.session.prepare(query)).await
     }
 
     pub(super) async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {

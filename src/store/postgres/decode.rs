@@ -87,9 +87,11 @@ impl<'r> Cells<'r> {
         let (id, account, parent) = (self.key_id()?, self.read()?, self.read::<Option<i64>>()?);
         let text = |text: Option<&'r str>| text.unwrap_or("");
         let (name, prefix, start) = (text(self.read()?), text(self.read()?), text(self.read()?));
-        let scopes = match self.read::<Option<Vec<Option<String>>>>()? {
-            None => Ok(columns.absent.scopes.clone()),
-            Some(scopes) => {
+        // An array may have any shape, and one that is no list makes no sense.
+        let scopes = match self.read::<Option<Vec<Option<String>>>>() {
+            Err(error) => Err(error.into()),
+            Ok(None) => Ok(columns.absent.scopes.clone()),
+            Ok(Some(scopes)) => {
                 let scopes = scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
                 scopes.collect::<Result<_, _>>().map_err(Into::into)
             }

@@ -1,17 +1,22 @@
 //! What an error of PostgreSQL means to those who use the store.
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use crate::store::StoreError;
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     use sqlx::Error as E;
     match error {
         // Our own words, without sqlx's in front.
+        error if anew(&error).is_some() => StoreError::unavailable(error),
         E::Configuration(error) | E::Decode(error) => StoreError::failed(error),
         error if is_transient(&error) => StoreError::unavailable(error),
         error => StoreError::failed(error),
     }
 }
 
+/// Another attempt cannot help where the statement or what it was given is wrong. All else may pass: others in the
+/// way, a server that is starting, a standby, a password or a right that is being changed.
 fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
@@ -19,22 +24,53 @@ fn is_transient(error: &sqlx::Error) -> bool {
         // The connection was left in a transaction; the next one will not be.
         E::BeginFailed | E::InvalidSavePointStatement => true,
         error => code(error).is_some_and(|code| {
-            matches!(
-                &*code,
-                // Somebody else was faster, or in the way.
-                "40001" | "40P01" | "55P03" |
-                // It took too long.
-                "57014" |
-                // The server is a standby: the one that was promoted is elsewhere.
-                "25006"
-            ) || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
+            &*code == INSUFFICIENT_PRIVILEGE || !["22", "23", "42"].iter().any(|class| code.starts_with(class))
         }),
     }
 }
 
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// Why a transaction is to be begun anew at once.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Anew {
+    /// The host's own SQL changed a key between the look and the write.
+    #[error("the rows of this account keep changing")]
+    Moved,
+    /// There are keys of accounts that have no row yet.
+    #[error("the rows of new accounts could not be made")]
+    AccountsMissing,
+}
+
+impl From<Anew> for sqlx::Error {
+    fn from(anew: Anew) -> Self {
+        Self::Decode(Box::new(anew))
+    }
+}
+
+fn anew(error: &sqlx::Error) -> Option<&Anew> {
+    match error {
+        sqlx::Error::Decode(error) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
+pub(super) fn is_accounts_missing(error: &sqlx::Error) -> bool {
+    matches!(anew(error), Some(Anew::AccountsMissing))
+}
+
+pub(super) fn is_moved(error: &sqlx::Error) -> bool {
+    matches!(anew(error), Some(Anew::Moved))
+}
+
 /// Whether others were in the way: the connection itself is fine, and another attempt may go through at once.
 pub(super) fn is_contention(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+    anew(error).is_some() || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+}
+
+/// Whether a lock was waited for too long.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "55P03")
 }
 
 /// Whether an id is taken.
@@ -42,9 +78,15 @@ pub(super) fn is_duplicate(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "23505")
 }
 
-/// Whether the server itself answered, so that what it refused was rolled back and the connection is fine.
+/// Whether the server itself answered, so that what it refused was rolled back and the connection is fine. Not where it
+/// ended the session, and not where it knows a prepared statement no more, or as another one.
 pub(super) fn is_answer(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| !["08", "57P", "58"].iter().any(|class| code.starts_with(class)))
+    let told = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    anew(error).is_some()
+        || told.is_some_and(|told| {
+            matches!(told.severity(), PgSeverity::Error)
+                && !["08", "57P", "58", "0A000", "26000"].iter().any(|class| told.code().starts_with(class))
+        })
 }
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {

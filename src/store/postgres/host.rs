@@ -4,8 +4,7 @@ use sqlx::PgConnection;
 
 use super::PostgresStore;
 use super::connection::Statements;
-use super::error::store_error;
-use super::post::moving;
+use super::error::{is_moved, store_error};
 use crate::ledger::{Action, Needs, Outcome, Posting};
 use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
 
@@ -72,14 +71,18 @@ impl PostgresStore {
         let postings = [posting];
         let needs = Needs::of(&postings);
         // The host's own SQL may change the key between the look and the write.
-        for _ in 0..4 {
+        let mut attempt = 1;
+        loop {
             let mut statements = self.inner.statements(tx);
-            let posted = self.inner.post_in(&mut statements, &postings, &needs).await.map_err(store_error)?;
-            if let Some(posted) = posted.and_then(|posted| posted.into_iter().next()) {
-                return Ok(posted?.outcome);
+            match self.inner.post_in(&mut statements, &postings, &needs).await {
+                Err(error) if is_moved(&error) && attempt < 4 => attempt += 1,
+                Err(error) => return Err(store_error(error).into()),
+                Ok(posted) => {
+                    let posted = posted.into_iter().next();
+                    return Ok(posted.ok_or_else(|| StoreError::failed("a posting was not answered"))??.outcome);
+                }
             }
         }
-        Err(store_error(moving()).into())
     }
 }
 

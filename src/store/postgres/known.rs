@@ -19,6 +19,9 @@ use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
 
+/// For so many batches an account is decided behind the lock after somebody else was faster.
+const SHARED_BATCHES: u8 = 32;
+
 #[derive(Default)]
 pub(super) struct Known(Mutex<Memory>);
 
@@ -26,6 +29,8 @@ pub(super) struct Known(Mutex<Memory>);
 struct Memory {
     accounts: HashMap<AccountId, KnownAccount>,
     tokens: HashMap<TokenHash, KnownToken>,
+    /// Accounts that others write to as well, and for how many batches more what is known of them is not tried.
+    shared: HashMap<AccountId, u8>,
     keys: usize,
 }
 
@@ -94,6 +99,10 @@ impl Known {
         let memory = self.lock();
         let mut doubts = Doubts::default();
         for token in hashes.iter().filter_map(|hash| memory.tokens.get(hash)) {
+            // Of what others write to, the versions would be others.
+            if memory.shared.contains_key(&token.account) {
+                continue;
+            }
             let Some(known) = memory.accounts.get(&token.account).filter(|known| known.has(token)) else { continue };
             known.each_member(token.key, |id, stamp| {
                 doubts.keys.insert(id, stamp);
@@ -143,6 +152,27 @@ impl Known {
             known.row.version > version
                 || known.row.version == version && known.keys.get(&key).is_some_and(|(_, known)| *known == stamp)
         })
+    }
+
+    /// Forgets an account that somebody else wrote to in between.
+    pub(super) fn lost(&self, account: &AccountId) {
+        self.forget([account].into_iter());
+        let mut memory = self.lock();
+        if memory.shared.len() > MOST_KEYS {
+            memory.shared.clear();
+        }
+        memory.shared.insert(account.clone(), SHARED_BATCHES);
+    }
+
+    /// Whether it is worth a try to decide for this account by what is known.
+    pub(super) fn is_worth_a_try(&self, account: &AccountId) -> bool {
+        let mut memory = self.lock();
+        let Some(left) = memory.shared.get_mut(account) else { return true };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            memory.shared.remove(account);
+        }
+        false
     }
 
     pub(super) fn forget<'a>(&self, accounts: impl Iterator<Item = &'a AccountId>) {

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::connection::{Held, Statements};
+use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
-use super::error::{corrupt, is_contention, is_duplicate};
+use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked};
 use super::known::{Basis, is_plain};
 use super::layout::{Layout, Sql};
 use super::read::lineages;
@@ -15,6 +15,7 @@ use super::types::Instant;
 use super::write::{Write, step, stood};
 use super::{Behind, Inner, read};
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::lanes::UNAVAILABLE;
 use crate::store::stored_key::KeyRow;
 use crate::{AccountId, EntryId, KeyId, Refusal};
 
@@ -24,6 +25,7 @@ type Answer = Result<Posted, Refusal>;
 pub(super) struct Loads {
     lock: Sql,
     make_accounts: Sql,
+    unmade_accounts: Sql,
     overdue: Sql,
     next_expiry: Sql,
     put_next_expiry: Sql,
@@ -42,9 +44,13 @@ impl Loads {
             // Of keys that the host's own SQL made.
             make_accounts: layout.sql(
                 "INSERT INTO {accounts} (id, version, changed_at, period, created_at, spent, held, since) \
-                 SELECT DISTINCT k.{k.account}::text COLLATE \"C\", 0, $3::timestamptz, 'lifetime', $3, 0, 0, \
+                 SELECT DISTINCT k.{k.account}::text COLLATE \"C\", $4::int8, $3::timestamptz, 'lifetime', $3, 0, 0, \
                  '-infinity'::timestamptz FROM {keys} k WHERE k.{k.id} = ANY($2::int8[]) \
                  AND k.{k.account}::text = ANY($1::text[]) ORDER BY 1 ON CONFLICT (id) DO NOTHING",
+            ),
+            unmade_accounts: layout.sql(
+                "SELECT 1 FROM {keys} k WHERE k.{k.id} = ANY($2::int8[]) AND k.{k.account}::text = ANY($1::text[]) \
+                 AND NOT EXISTS (SELECT 1 FROM {accounts} a WHERE a.id = k.{k.account}::text COLLATE \"C\") LIMIT 1",
             ),
             overdue: layout.sql(
                 "SELECT {of_hold} FROM unnest($1::text[], $2::timestamptz[]) w (id, now) CROSS JOIN LATERAL \
@@ -88,7 +94,16 @@ impl Inner {
         self.by_what_is_known(postings, &mut answers).await?;
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
         if !left.is_empty() {
-            let mut late = self.behind_the_lock(&left).await?.into_iter();
+            let late = match self.behind_the_lock(&left).await {
+                Ok(late) => late,
+                Err(error) if left.len() == postings.len() => return Err(error),
+                // The others have been committed, and are to be told so.
+                Err(error) => {
+                    tracing::warn!(%error, postings = left.len(), "agentkey could not post");
+                    left.iter().map(|_| Err(UNAVAILABLE)).collect()
+                }
+            };
+            let mut late = late.into_iter();
             answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = late.next());
         }
         answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered"))).collect()
@@ -104,6 +119,7 @@ impl Inner {
         for (place, posting) in postings.iter().enumerate().filter(|(_, posting)| !others.contains(&posting.account)) {
             accounts.entry(&posting.account).or_default().push(place);
         }
+        accounts.retain(|account, _| self.known.is_worth_a_try(account));
         if accounts.is_empty() {
             return Ok(());
         }
@@ -151,7 +167,7 @@ impl Inner {
         let stood = stood(&rows)?;
         for (basis, places, posted, changes) in decided {
             if !stood.contains(&basis.account) {
-                self.known.forget([&basis.account].into_iter());
+                self.known.lost(&basis.account);
                 continue;
             }
             if !changes.is_empty() {
@@ -166,48 +182,85 @@ impl Inner {
         Ok(())
     }
 
+    /// Decides under the lock of the accounts. Of those that somebody else keeps locked, the others do not wait.
     async fn behind_the_lock(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+        match self.in_one_transaction(postings).await {
+            Err(error) if is_locked(&error) => {}
+            posted => return posted,
+        }
+        let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
+        for account in Needs::of(postings).accounts {
+            let (places, own): (Vec<_>, Vec<_>) =
+                postings.iter().cloned().enumerate().filter(|(_, posting)| posting.account == account).unzip();
+            match self.in_one_transaction(&own).await {
+                Err(error) if is_locked(&error) => {}
+                posted => {
+                    for (place, answer) in places.into_iter().zip(posted?) {
+                        if let Some(slot) = answers.get_mut(place) {
+                            *slot = answer;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn in_one_transaction(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
         let needs = Needs::of(postings);
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.posting().await?;
-            let posted = self.post_once(&mut held, postings, &needs).await;
+            let posted = async {
+                let mut work = held.begin_posting().await?;
+                let posted = self.post_in(&mut work.statements(), postings, &needs).await?;
+                work.commit().await?;
+                Ok(posted)
+            };
+            let posted = posted.await;
             match held.after(posted) {
-                Ok(Some(posted)) => return Ok(posted),
-                Ok(None) => {}
+                Err(error) if is_accounts_missing(&error) => self.make_accounts(&needs).await?,
                 Err(error) if is_contention(&error) => {}
-                Err(error) => return Err(error),
+                posted => return posted,
             }
         }
-        Err(moving())
+        Err(Anew::Moved.into())
     }
 
-    async fn post_once(
-        &self,
-        held: &mut Held<'_>,
-        postings: &[Posting],
-        needs: &Needs,
-    ) -> sqlx::Result<Option<Vec<Answer>>> {
-        let mut work = held.begin().await?;
-        let posted = self.post_in(&mut work.statements(), postings, needs).await?;
-        match posted {
-            Some(_) => work.commit().await?,
-            None => work.rollback().await?,
+    /// Makes the rows of accounts that have keys of the host's own making. By itself: whoever has locked rows of others
+    /// must not wait for this.
+    async fn make_accounts(&self, needs: &Needs) -> sqlx::Result<()> {
+        let mut held = self.connections.posting().await?;
+        let made = async {
+            let mut work = held.begin().await?;
+            self.make_accounts_in(&mut work.statements(), needs).await?;
+            work.commit().await
+        };
+        let made = made.await;
+        held.after(made)
+    }
+
+    async fn make_accounts_in(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<()> {
+        for account in &needs.accounts {
+            statements.run(self.make_lock(account)).await?;
         }
-        Ok(posted)
+        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
+        let make = self.loads.make_accounts.query().bind(ids).bind(keys).bind(Instant(self.clock.now()));
+        statements.run(make.bind(step())).await
     }
 
-    /// Locks, loads, posts and writes, in a transaction that has begun; `None` where the host's own SQL changed a key
-    /// meanwhile.
+    /// Locks, loads, posts and writes, in a transaction that has begun.
     pub(super) async fn post_in(
         &self,
         statements: &mut Statements<'_>,
         postings: &[Posting],
         needs: &Needs,
-    ) -> sqlx::Result<Option<Vec<Answer>>> {
+    ) -> sqlx::Result<Vec<Answer>> {
         let Loaded { mut book, bases } = self.load(statements, needs).await?;
         let posted = postings.iter().map(|posting| book.post(posting)).collect();
         let owners = postings.iter().map(|posting| (posting.key, posting.account.clone()));
-        Ok(self.write(statements, &mut book, &bases, owners).await?.map(|_| posted))
+        self.write(statements, &mut book, &bases, owners).await?;
+        Ok(posted)
     }
 
     /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
@@ -222,11 +275,16 @@ impl Inner {
             };
             let done = done.await;
             match held.after(done) {
+                Err(error) if is_accounts_missing(&error) => {
+                    let Behind { accounts, keys } = behind;
+                    let needs = Needs { accounts: accounts.clone(), keys: keys.clone(), ..Needs::default() };
+                    self.make_accounts(&needs).await?;
+                }
                 Err(error) if is_contention(&error) => {}
                 done => return done,
             }
         }
-        Err(moving())
+        Err(Anew::Moved.into())
     }
 
     /// The same, in a transaction that has begun.
@@ -236,7 +294,7 @@ impl Inner {
         let needs = Needs { accounts, keys: behind.keys.clone(), ..Needs::default() };
         let Loaded { mut book, bases } = self.load(statements, &needs).await?;
         let written = self.write(statements, &mut book, &bases, std::iter::empty()).await?;
-        written.map(|changes| changes.changed_holds.len()).ok_or_else(moving)
+        Ok(written.changed_holds.len())
     }
 
     /// Fills a book under the lock, and ends the holds of its accounts that have run out.
@@ -268,17 +326,29 @@ impl Inner {
     async fn lock(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Vec<AccountRow>> {
         let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let mut rows = statements.fetch(self.loads.lock.query().bind(ids.clone())).await?;
-        if rows.len() < ids.len() && !needs.keys.is_empty() {
-            let known: HashSet<_> = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
-            for account in needs.accounts.iter().filter(|account| !known.contains(*account)) {
-                statements.run(self.make_lock(account)).await?;
+        if rows.len() < ids.len() && self.has_unmade_accounts(statements, needs).await? {
+            if statements.may_begin_anew {
+                return Err(Anew::AccountsMissing.into());
             }
-            let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
-            let make = self.loads.make_accounts.query().bind(ids.clone()).bind(keys).bind(Instant(self.clock.now()));
-            statements.run(make).await?;
+            self.make_accounts_in(statements, needs).await?;
             rows = statements.fetch(self.loads.lock.query().bind(ids)).await?;
         }
         rows.iter().filter_map(|row| Cells::of(row).maybe_account().transpose()).collect()
+    }
+
+    /// Whether accounts that have no row have keys.
+    async fn has_unmade_accounts(
+        &self,
+        statements: &mut Statements<'_>,
+        needs: &Needs,
+    ) -> sqlx::Result<bool> {
+        if needs.keys.is_empty() {
+            return Ok(false);
+        }
+        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
+        let rows = statements.fetch(self.loads.unmade_accounts.query().bind(ids).bind(keys)).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Adds the live holds that have run out; answers when the next one does, and takes note of that.
@@ -362,23 +432,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes what the book changed; `None` where the host's own SQL changed a key meanwhile.
+    /// Writes what the book changed.
     async fn write(
         &self,
         statements: &mut Statements<'_>,
         book: &mut Book,
         bases: &[Basis],
         owners: impl Iterator<Item = (KeyId, AccountId)>,
-    ) -> sqlx::Result<Option<Changes>> {
+    ) -> sqlx::Result<Changes> {
         let owners: HashMap<_, _> = owners.chain(book.keys().map(|key| (key.id, key.account.clone()))).collect();
         let changes = book.take_changes();
         if changes.is_empty() {
-            return Ok(Some(changes));
+            return Ok(changes);
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
         let write = Write { bases, changes: &changes, owners: &owners, step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
-        Ok((stood(&rows)?.len() == bases.len()).then_some(changes))
+        if stood(&rows)?.len() == bases.len() { Ok(changes) } else { Err(Anew::Moved.into()) }
     }
 
     pub(super) fn learn(&self, members: &[read::Member]) {
@@ -412,9 +482,4 @@ fn add(batch: &mut Changes, changes: &Changes) {
 
 fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {
     postings.iter().zip(answers).filter(|(_, answer)| answer.is_none()).map(|(posting, _)| posting)
-}
-
-/// The host's own SQL, or other processes, changed the rows again and again.
-pub(super) fn moving() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::other("the rows of this account keep changing"))
 }

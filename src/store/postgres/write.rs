@@ -29,7 +29,7 @@ const PARTS: [&str; 6] = [
     "balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
      SELECT w.* FROM unnest($?::int8[], $?::text[], $?::text[], $?::int8[], $?::int8[], $?::timestamptz[]) \
      w (key_id, account_id, period, spent, held, since) WHERE w.account_id IN (SELECT id FROM stands) \
-     ON CONFLICT (key_id) DO UPDATE SET account_id = excluded.account_id, period = excluded.period, \
+     ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
      spent = excluded.spent, held = excluded.held, since = excluded.since)",
     "new_holds AS (INSERT INTO {holds} (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, \
      labels, reference, state) SELECT w.id, w.account_id, w.key_id, w.path::int8[], w.amount, w.created_at, \
@@ -59,7 +59,7 @@ const PARTS: [&str; 6] = [
      AND w.account_id IN (SELECT id FROM stands))",
 ];
 
-/// Accounts are locked in the order of their ids, and then found by their place: rows that have moved on since the
+/// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have moved on since the
 /// statement began have another version anyway. Those of which nothing changed
 /// are only looked at.
 const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::int4[]) \
@@ -71,7 +71,7 @@ const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $
     $10::timestamptz[], $11::int8[]) w (id, version, changed_at, spent, held, since, next_expiry, last_entry) \
     WHERE w.id NOT IN (SELECT account_id FROM moved) ORDER BY 1), \
     locked AS (SELECT w.*, a.place FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS place FROM {accounts} a \
-    WHERE a.id = w.id AND a.version = w.version FOR NO KEY UPDATE) a WHERE w.changed_at IS NOT NULL), \
+    WHERE a.id = w.id AND a.version = w.version FOR NO KEY UPDATE SKIP LOCKED) a WHERE w.changed_at IS NOT NULL), \
     stands AS (UPDATE {accounts} a SET version = a.version + $12, changed_at = w.changed_at, spent = w.spent, \
     held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked w \
     WHERE a.ctid = w.place AND a.version = w.version RETURNING a.id)";
