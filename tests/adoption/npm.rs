@@ -193,7 +193,7 @@ async fn books_balance(host: &mut Host) {
         SELECT f.top, k.id FROM family f JOIN sdk_api_keys k ON k.delegated_by = f.id) \
         SELECT count(*) FROM (SELECT FROM agentkey_balances b JOIN family f ON f.top = b.key_id LEFT JOIN agentkey_entries e \
         ON e.key_id = f.id AND e.account_id = b.account_id AND e.counts_at >= b.since \
-        GROUP BY b.key_id HAVING b.spent <> coalesce(sum(e.amount), 0)) wrong";
+        GROUP BY b.key_id, b.account_id HAVING b.spent <> coalesce(sum(e.amount), 0)) wrong";
     assert_eq!(host.text(wrong).await, "0");
     let wrong = "SELECT count(*) FROM agentkey_accounts a WHERE a.spent <> \
         (SELECT coalesce(sum(e.amount), 0) FROM agentkey_entries e WHERE e.account_id = a.id) \

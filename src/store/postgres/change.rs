@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
 use super::connection::{Query, Statements};
+use super::error::Anew;
 use super::error::is_contention;
 use super::layout::{KeyColumns, Layout, Sql};
-use super::error::Anew;
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;

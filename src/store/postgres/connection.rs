@@ -76,7 +76,6 @@ impl Session {
     fn prepare<'q>(&self, query: Query<'q>) -> Query<'q> {
         query.persistent(!self.transactions_only)
     }
-
 }
 
 /// How long postings wait for the row of an account, in milliseconds: longer than other instances of ours keep one.

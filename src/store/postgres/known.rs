@@ -14,7 +14,7 @@ use super::types::Stamp;
 use super::write::{next_expiry, places};
 use crate::ledger::{Action, Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
-use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
+use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
 
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
@@ -38,6 +38,16 @@ struct KnownAccount {
     row: AccountRow,
     keys: HashMap<KeyId, (Key, Stamp)>,
     holds: HashMap<PostingId, HoldRow>,
+    /// Writes under way. Others may see that one of them was committed before its answer is here.
+    sent: Vec<Sent>,
+}
+
+/// What a write makes of an account, if it stands.
+struct Sent {
+    from: i64,
+    after: AccountRow,
+    balances: Vec<(KeyId, Period, Balance)>,
+    holds: Vec<HoldRow>,
 }
 
 /// Whose a token is, for as long as the key's row is as it was.
@@ -73,13 +83,18 @@ impl Known {
     pub(super) fn learn(&self, row: &AccountRow, keys: impl Iterator<Item = (Key, Stamp)>) {
         let mut memory = self.lock();
         if memory.keys.max(memory.tokens.len()) > MOST_KEYS {
-            *memory = Memory::default();
+            // Dropped without the lock.
+            let old = std::mem::take(&mut *memory);
+            drop(memory);
+            drop(old);
+            memory = self.lock();
         }
         let known = memory.accounts.entry(row.account.id.clone()).or_insert_with(|| KnownAccount::new(row.clone()));
         if known.row.version > row.version {
             return;
         }
         let before = known.keys.len();
+        known.catch_up(row.version);
         if known.row.version < row.version {
             *known = KnownAccount::new(row.clone());
         }
@@ -122,7 +137,12 @@ impl Known {
         versions: &HashMap<AccountId, i64>,
         now: Timestamp,
     ) -> Vec<Option<Found>> {
-        let memory = self.lock();
+        let mut memory = self.lock();
+        for (account, version) in versions {
+            if let Some(known) = memory.accounts.get_mut(account) {
+                known.catch_up(*version);
+            }
+        }
         let found = |hash: &TokenHash| {
             let token = memory.tokens.get(hash)?;
             let known = memory.accounts.get(&token.account).filter(|known| known.has(token))?;
@@ -223,38 +243,56 @@ impl Known {
         Some((book, basis))
     }
 
-    /// Takes note of what was written on this basis: the account has the version after it.
-    pub(super) fn wrote(&self, basis: &Basis, version: i64, changes: &Changes) {
+    /// Takes note of a write that is about to be sent; it gives the account this version.
+    pub(super) fn sending(&self, basis: &Basis, version: i64, changes: &Changes) {
         let mut memory = self.lock();
         let Some(known) = memory.accounts.get_mut(&basis.account) else { return };
-        if known.row.version != basis.version {
-            return;
-        }
-        known.row.version = version;
-        known.row.next_expiry = next_expiry(basis, changes);
-        known.row.last_entry = places(basis, changes).last().unwrap_or(basis.last_entry);
+        let mut after = known.row.clone();
+        after.version = version;
+        after.next_expiry = next_expiry(basis, changes);
+        after.last_entry = places(basis, changes).last().unwrap_or(basis.last_entry);
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == basis.account) {
-            known.row.account.clone_from(account);
-            known.row.changed_at = *at;
+            after.account.clone_from(account);
+            after.changed_at = *at;
         }
-        for (key, period, balance) in &changes.balances {
-            match known.keys.get_mut(key).filter(|(key, _)| key.budget.period == *period) {
-                Some((key, _)) => key.balance = *balance,
-                None => drop(known.keys.remove(key)),
-            }
-        }
-        for hold in changes.new_holds.iter().chain(&changes.changed_holds) {
-            match hold.state {
-                HoldState::Live => drop(known.holds.insert(hold.id, hold.clone())),
-                HoldState::Over | HoldState::Charged => drop(known.holds.remove(&hold.id)),
-            }
+        let holds = changes.new_holds.iter().chain(&changes.changed_holds).cloned().collect();
+        known.sent.push(Sent { from: basis.version, after, balances: changes.balances.clone(), holds });
+    }
+
+    /// Takes note that a write has been committed that gave the account this version.
+    pub(super) fn wrote(&self, account: &AccountId, version: i64) {
+        if let Some(known) = self.lock().accounts.get_mut(account) {
+            known.catch_up(version);
+            known.sent.retain(|sent| sent.after.version != version);
         }
     }
 }
 
 impl KnownAccount {
     fn new(row: AccountRow) -> Self {
-        Self { row, keys: HashMap::new(), holds: HashMap::new() }
+        Self { row, keys: HashMap::new(), holds: HashMap::new(), sent: Vec::new() }
+    }
+
+    /// The account has this version: if a write under way gives it that, it has been committed.
+    fn catch_up(&mut self, version: i64) {
+        let stood = |sent: &Sent| sent.after.version == version && sent.from == self.row.version;
+        let Some(place) = self.sent.iter().position(stood) else { return };
+        let Sent { after, balances, holds, .. } = self.sent.swap_remove(place);
+        self.row = after;
+        // Others that were sent on the same basis do not stand.
+        self.sent.retain(|sent| sent.from == version);
+        for (key, period, balance) in balances {
+            match self.keys.get_mut(&key).filter(|(key, _)| key.budget.period == period) {
+                Some((key, _)) => key.balance = balance,
+                None => drop(self.keys.remove(&key)),
+            }
+        }
+        for hold in holds {
+            match hold.state {
+                HoldState::Live => drop(self.holds.insert(hold.id, hold)),
+                HoldState::Over | HoldState::Charged => drop(self.holds.remove(&hold.id)),
+            }
+        }
     }
 
     /// Whether the token's key is still the one that had it.

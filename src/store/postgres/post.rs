@@ -14,8 +14,8 @@ use super::read::lineages;
 use super::types::Instant;
 use super::write::{Write, step, stood};
 use super::{Behind, Inner, read};
-use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::lanes::UNAVAILABLE;
+use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::store::stored_key::KeyRow;
 use crate::{AccountId, EntryId, KeyId, Refusal};
 
@@ -154,6 +154,9 @@ impl Inner {
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
         let step = step();
         let write = Write { bases: &bases, changes: &batch, owners: &owners, step };
+        for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
+            self.known.sending(basis, basis.version + step, changes);
+        }
         let rows = match held.fetch(self.writes.query(&self.layout, &write)).await {
             Ok(rows) => rows,
             Err(error) => {
@@ -171,7 +174,7 @@ impl Inner {
                 continue;
             }
             if !changes.is_empty() {
-                self.known.wrote(&basis, basis.version + step, &changes);
+                self.known.wrote(&basis.account, basis.version + step);
             }
             for (place, answer) in places.into_iter().zip(posted) {
                 if let Some(slot) = answers.get_mut(place) {
@@ -337,11 +340,7 @@ impl Inner {
     }
 
     /// Whether accounts that have no row have keys.
-    async fn has_unmade_accounts(
-        &self,
-        statements: &mut Statements<'_>,
-        needs: &Needs,
-    ) -> sqlx::Result<bool> {
+    async fn has_unmade_accounts(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<bool> {
         if needs.keys.is_empty() {
             return Ok(false);
         }

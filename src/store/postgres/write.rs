@@ -312,6 +312,6 @@ fn uuid(id: EntryId) -> Uuid {
 
 /// What a version grows by: no two histories that part ways are likely to meet again in one number.
 pub(super) fn step() -> i64 {
-    let [.., high, low] = Uuid::now_v7().into_bytes();
-    1 + i64::from(u16::from_be_bytes([high, low]))
+    let [.., high, middle, low] = Uuid::now_v7().into_bytes();
+    1 + i64::from(u32::from_be_bytes([0, high, middle, low]))
 }
