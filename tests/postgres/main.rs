@@ -6,6 +6,7 @@ mod behind_pgbouncer;
 mod host_sql;
 mod interrupted;
 mod isolation;
+mod neighbours;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod promoted;

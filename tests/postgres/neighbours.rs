@@ -1,0 +1,118 @@
+//! One odd row, one locked account, one moved key: nobody else notices.
+
+use agentkey::ledger::Change;
+use agentkey::{AccountId, KeyPatch, Note, Refusal, Scope, ScopeSet, Store};
+
+use super::*;
+use crate::postgres_server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scopes_that_are_no_list_make_one_key_unusable() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    for odd in ["{{a,b},{c,d}}", "[0:1]={a,b}"] {
+        let new = || NewKey::new("acme".parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
+        let (good, good_hash) = world.try_create(new()).await.unwrap();
+        let (bad, bad_hash) = world.try_create(new()).await.unwrap();
+        let held = hold(&bad, 10);
+        assert!(world.post(&held).await.is_ok());
+        execute(&pool, format!("UPDATE agent_keys SET scopes = '{odd}' WHERE id = {}", bad.id)).await;
+
+        let found = world.store.find(&[good_hash, bad_hash]).await.unwrap();
+        assert!(found[0].is_some() && found[1].is_none(), "{odd}");
+        let posted = world.post_all(&[pay(&good, 1), pay(&bad, 1), settle(&held, 7)]).await;
+        assert!(posted[0].is_ok() && posted[2].is_ok(), "{odd}: {posted:?}");
+        assert_eq!(posted[1], Err(Refusal::RevokedKey));
+        execute(&pool, format!("UPDATE agent_keys SET scopes = '{{a}}' WHERE id = {}", bad.id)).await;
+        assert_eq!(cents(&world, &bad).await, (7, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let mut tx = pool.begin().await.unwrap();
+    let narrow = format!("UPDATE agent_keys SET scopes = '{{read}}', limit_micros = 5 WHERE id = {}", key.id);
+    sqlx::raw_sql(AssertSqlSafe(narrow)).execute(&mut *tx).await.unwrap();
+
+    let renaming = world.clone();
+    let rename = Change::Update { key: key.id, patch: KeyPatch::new().name("renamed") };
+    let renamed = tokio::spawn(async move { renaming.change_key(rename).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until(async || count(&pool, waiting).await > 0).await;
+    tx.commit().await.unwrap();
+
+    let renamed = renamed.await.unwrap().unwrap();
+    let read: Scope = "read".parse().unwrap();
+    assert_eq!((renamed.name.as_str(), renamed.budget.limit), ("renamed", Some(Amount::micros(5))));
+    assert_eq!(renamed.scopes, [read].into_iter().collect::<ScopeSet>());
+    assert_eq!(world.store.lineage(key.id).await.unwrap().unwrap().key(), &renamed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
+    let mut tx = pool.begin().await.unwrap();
+    let price = Amount::cents(30);
+    world.store.pay_in(&mut tx, &kept.account, kept.id, price, Note::default()).await.unwrap();
+
+    let late = pay(&kept, 1);
+    for _ in 0..3 {
+        let posted = world.post_all(&[late.clone(), pay(&other, 1)]).await;
+        assert!(matches!(posted[0], Err(Refusal::Unavailable { .. })), "{posted:?}");
+        assert!(posted[1].is_ok(), "{posted:?}");
+    }
+    tx.rollback().await.unwrap();
+    assert!(world.post(&late).await.is_ok());
+    assert_eq!((cents(&world, &kept).await, cents(&world, &other).await), ((1, 0), (3, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let mut tx = pool.begin().await.unwrap();
+    let entry = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(60), Note::default()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(cents(&world, &key).await, (60, 0));
+
+    let mut tx = pool.begin().await.unwrap();
+    let too_much = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(41), Note::default()).await;
+    assert!(matches!(too_much, Err(agentkey::Error::Refused(Refusal::BudgetExceeded(_)))), "{too_much:?}");
+    world.store.refund_in(&mut tx, &key.account, entry, Amount::cents(10)).await.unwrap();
+    world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(50), Note::default()).await.unwrap();
+    drop(tx);
+    until(async || cents(&world, &key).await == (60, 0)).await;
+    audit::figures(&pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_moved_and_comes_back_has_spent_what_it_spent() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let home = key(&world, "home", 10).await;
+    assert!(world.post(&pay(&home, 9)).await.is_ok());
+    let mut away = home.clone();
+    away.account = "away".parse::<AccountId>().unwrap();
+    execute(&pool, "UPDATE agent_keys SET account_id = 'away'").await;
+    assert!(world.post(&pay(&away, 1)).await.is_ok());
+    assert_eq!(world.post(&pay(&home, 1)).await, Err(Refusal::InvalidKey));
+    execute(&pool, "UPDATE agent_keys SET account_id = 'home'").await;
+    assert!(world.post(&pay(&home, 2)).await.is_err());
+    assert!(world.post(&pay(&home, 1)).await.is_ok());
+}
