@@ -1,7 +1,7 @@
 //! One odd row, one locked account, one moved key: nobody else notices.
 
 use agentkey::ledger::Change;
-use agentkey::{AccountId, KeyPatch, Note, Refusal, Scope, ScopeSet, Store};
+use agentkey::{AccountId, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
 
 use super::*;
 use crate::postgres_server::Server;
@@ -62,19 +62,30 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
     let world = world(database.url()).await;
     let pool = host(database.url()).await;
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
+    let third = key(&world, "third", 100).await;
     let mut tx = pool.begin().await.unwrap();
     let price = Amount::cents(30);
     world.store.pay_in(&mut tx, &kept.account, kept.id, price, Note::default()).await.unwrap();
 
     let late = pay(&kept, 1);
     for _ in 0..3 {
-        let posted = world.post_all(&[late.clone(), pay(&other, 1)]).await;
+        // The last one is decided behind the lock, as the first is.
+        let posted = world.post_all(&[late.clone(), pay(&other, 1), settle_voiding(&third, 1)]).await;
         assert!(matches!(posted[0], Err(Refusal::Unavailable { .. })), "{posted:?}");
-        assert!(posted[1].is_ok(), "{posted:?}");
+        assert!(posted[1].is_ok() && posted[2].is_ok(), "{posted:?}");
     }
     tx.rollback().await.unwrap();
     assert!(world.post(&late).await.is_ok());
-    assert_eq!((cents(&world, &kept).await, cents(&world, &other).await), ((1, 0), (3, 0)));
+    for (key, spent) in [(kept, 1), (other, 3), (third, 3)] {
+        assert_eq!(cents(&world, &key).await, (spent, 0));
+    }
+}
+
+/// Takes a payment back that was never made.
+fn settle_voiding(key: &Key, cents: i32) -> Posting {
+    let (void, cost) = (vec![PostingId::new()], Amount::cents(cents));
+    let action = Action::Settle { holds: Vec::new(), void, cost, note: Note::default(), claim: None };
+    Posting::new(key.account.clone(), key.id, action)
 }
 
 #[tokio::test(flavor = "multi_thread")]
