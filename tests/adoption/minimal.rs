@@ -70,7 +70,8 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
         keys.revoke(made.key.id).await.unwrap();
         assert!(keys.find(&rotated.token).await.unwrap().unwrap().standing().is_err());
     }
-    let listed = store.keys(&KeyQuery::new(agentkey::store::KeysOf::Account("acme".parse().unwrap()), None, 100)).await.unwrap();
+    let listed =
+        store.keys(&KeyQuery::new(agentkey::store::KeysOf::Account("acme".parse().unwrap()), None, 100)).await.unwrap();
     assert_eq!(listed.len(), 7);
 
     // An old key is rotated and revoked as well.
@@ -219,7 +220,8 @@ async fn other_names() {
     let old = find(&store, &["obs_a"]).await.remove(0).unwrap();
     assert_eq!(old.key().budget, Budget::lifetime(Amount::cents(250)));
     let keys = AgentKeys::new(store);
-    let new = |cents| NewKey::new("7".parse().unwrap()).scopes(ScopeSet::none()).budget(Budget::weekly(Amount::cents(cents)));
+    let new =
+        |cents| NewKey::new("7".parse().unwrap()).scopes(ScopeSet::none()).budget(Budget::weekly(Amount::cents(cents)));
     let made = keys.create(new(i32::from(i16::MAX)).name("it's")).await.unwrap();
     let again = AgentKeys::new(PostgresStore::open(options).await.unwrap());
     assert_eq!(*again.find(&made.token).await.unwrap().unwrap().key(), made.key);

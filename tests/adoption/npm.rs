@@ -131,11 +131,11 @@ async fn ten_thousand_keys_are_taken_over() {
             if id % 4 > 0 {
                 continue;
             }
-            postings.push(Posting::new(lineage.account_id().clone(), key.id, Action::Pay {
-                amount: Amount::micros(1),
-                note: Note::default(),
-                claim: None,
-            }));
+            postings.push(Posting::new(
+                lineage.account_id().clone(),
+                key.id,
+                Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None },
+            ));
         }
     }
     assert!(openings.len() > 4_000 && postings.len() > 2_000);
@@ -218,7 +218,8 @@ async fn delegated_keys_count_on_their_parents() {
     let tokens: Vec<_> = (1..=7).map(token).collect();
     let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
     let found = find(&store, &tokens).await;
-    let spent: Vec<_> = found.iter().map(|found| found.as_ref().map(|it| it.key().balance.spent.as_micros() / 10_000)).collect();
+    let spent: Vec<_> =
+        found.iter().map(|found| found.as_ref().map(|it| it.key().balance.spent.as_micros() / 10_000)).collect();
     // The window of 4 is over. 5 is in another account than its parent, 6 has none, 7 is its own: out of service.
     assert_eq!(spent, [Some(123), Some(23), Some(3), Some(0), None, None, None]);
     assert_eq!(found[2].as_ref().unwrap().depth(), 3);

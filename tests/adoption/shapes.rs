@@ -40,7 +40,10 @@ async fn an_id_and_a_hash_are_unique_by_themselves() {
         ("PRIMARY KEY (id)", "\"key_hash\" is not unique"),
         ("PRIMARY KEY (id), UNIQUE (key_hash, account_id)", "\"key_hash\" is not unique"),
         ("PRIMARY KEY (id), UNIQUE (key_hash) DEFERRABLE", "\"key_hash\" is not unique"),
-        ("PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (key_hash) WHERE (id > 0", "\"key_hash\" is not unique"),
+        (
+            "PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (key_hash) WHERE (id > 0",
+            "\"key_hash\" is not unique",
+        ),
         ("PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (lower(key_hash)", "\"key_hash\" is not unique"),
         ("PRIMARY KEY (id)); CREATE INDEX ON sdk_api_keys (key_hash", "\"key_hash\" is not unique"),
     ] {

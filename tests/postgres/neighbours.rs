@@ -44,7 +44,8 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
     let renaming = world.clone();
     let rename = Change::Update { key: key.id, patch: KeyPatch::new().name("renamed") };
     let renamed = tokio::spawn(async move { renaming.change_key(rename).await });
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     until(async || count(&pool, waiting).await > 0).await;
     tx.commit().await.unwrap();
 
