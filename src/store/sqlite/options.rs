@@ -39,7 +39,7 @@ impl SqliteOptions {
             target: path_or_url.as_ref().to_owned(),
             clock: Clock::default(),
             busy_timeout: Duration::from_secs(5),
-            readers: 2,
+            readers: 1,
         }
     }
 
@@ -55,7 +55,7 @@ impl SqliteOptions {
         self
     }
 
-    /// How many connections look-ups have; at least one. Default: 2. In memory everything shares one.
+    /// How many connections look-ups have; at least one. More of them make smaller batches. Default: 1. In memory everything shares one.
     pub fn readers(mut self, readers: u32) -> Self {
         self.readers = readers.max(1);
         self
