@@ -423,7 +423,6 @@ mod tests {
     fn a_missing_amount_is_an_error() {
         #[derive(serde::Deserialize, Debug)]
         struct Ask {
-            #[allow(dead_code)]
             cost: Amount,
         }
         assert!(serde_json::from_str::<Ask>("{}").is_err());

@@ -374,7 +374,7 @@ mod tests {
     fn a_missing_list_is_never_unrestricted() {
         #[derive(Debug, serde::Deserialize)]
         struct Ask {
-            #[allow(dead_code)]
+            #[expect(dead_code, reason = "only that it is missing counts")]
             scopes: ScopeSet,
         }
         let error = serde_json::from_str::<Ask>("{}").unwrap_err().to_string();

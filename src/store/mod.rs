@@ -63,8 +63,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
     /// Puts postings to the ledger, those of one account in this order; answers in the same order. A refused posting
-    /// does not hinder the others; one that is answered with [`Refusal::Unavailable`] was not decided, because somebody
-    /// else keeps its account, and may be sent again.
+    /// does not hinder the others; one that is answered with [`Refusal::Unavailable`], because somebody else keeps its
+    /// account or the store failed half-way, is to be sent again.
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
     /// Makes a change of policy and tells the key or account as it is after it.

@@ -1,7 +1,7 @@
 //! One odd row, one locked account, one moved key: nobody else notices.
 
 use agentkey::ledger::Change;
-use agentkey::{AccountId, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
+use agentkey::{AccountId, AgentKeys, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
 
 use super::*;
 use crate::postgres_server::Server;
@@ -80,6 +80,31 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
     for (key, spent) in [(kept, 1), (other, 3), (third, 3)] {
         assert_eq!(cents(&world, &key).await, (spent, 0));
     }
+}
+
+/// What waits for a locked account goes on waiting in its lane, and is decided when the account is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let keys = AgentKeys::builder().answer_within(HANG).build((*world.store).clone());
+    let key = key(&world, "acme", 100).await;
+    let paid = pay(&key, 10);
+    assert!(world.post(&paid).await.is_ok());
+    let mut tx = pool.begin().await.unwrap();
+    world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(30), Note::default()).await.unwrap();
+
+    let account = key.account.clone();
+    let refund = tokio::spawn(async move { keys.refund(&account, paid.id.into(), Amount::cents(4)).await });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until(async || count(&pool, waiting).await > 0).await;
+    until(async || count(&pool, waiting).await == 0).await; // it has given up once
+    tx.rollback().await.unwrap();
+    assert!(refund.await.unwrap().is_ok());
+    assert_eq!(cents(&world, &key).await, (6, 0));
 }
 
 /// Takes a payment back that was never made.

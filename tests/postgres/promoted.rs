@@ -87,3 +87,31 @@ async fn what_a_store_remembers_is_not_written_over_another_history() {
     assert_eq!(cents(&other, &limited).await, (100, 0));
     audit::figures(&pool).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let new = NewKey::new("acme".parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
+    let (key, hash) = world.try_create(new).await.unwrap();
+    let spent = async || {
+        let found = world.store.find(&[hash]).await.unwrap().pop().flatten().unwrap();
+        found.lineage.key().balance.spent
+    };
+    for _ in 0..3 {
+        assert!(world.post(&pay(&key, 10)).await.is_ok());
+        assert!(spent().await > Amount::ZERO);
+    }
+    // The last commits are gone with the server that had them.
+    execute(
+        &pool,
+        "UPDATE agentkey_accounts SET version = 1, spent = 100000; UPDATE agentkey_balances SET spent = 100000",
+    )
+    .await;
+    let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE application_name = 'agentkey' AND datname = current_database()";
+    execute(&pool, ours).await;
+    assert_eq!(spent().await, Amount::cents(10));
+}

@@ -83,10 +83,8 @@ impl Known {
     pub(super) fn learn(&self, row: &AccountRow, keys: impl Iterator<Item = (Key, Stamp)>) {
         let mut memory = self.lock();
         if memory.keys.max(memory.tokens.len()) > MOST_KEYS {
-            // Dropped without the lock.
-            let old = std::mem::take(&mut *memory);
             drop(memory);
-            drop(old);
+            self.forget_all();
             memory = self.lock();
         }
         let known = memory.accounts.entry(row.account.id.clone()).or_insert_with(|| KnownAccount::new(row.clone()));
@@ -193,6 +191,12 @@ impl Known {
             memory.shared.remove(account);
         }
         false
+    }
+
+    /// Forgets everything: what answers from now on may be a server with another history, whose versions are lower.
+    pub(super) fn forget_all(&self) {
+        let old = std::mem::take(&mut *self.lock());
+        drop(old); // without the lock
     }
 
     pub(super) fn forget<'a>(&self, accounts: impl Iterator<Item = &'a AccountId>) {

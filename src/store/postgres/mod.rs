@@ -153,6 +153,7 @@ impl Inner {
         loop {
             match self.found_once(hashes).await {
                 Err(error) if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() => {
+                    self.known.forget_all();
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 }

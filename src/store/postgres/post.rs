@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
-use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked};
+use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked, is_lost};
 use super::known::{Basis, is_plain};
 use super::layout::{Layout, Sql};
 use super::read::lineages;
@@ -160,6 +160,9 @@ impl Inner {
         let rows = match held.fetch(self.writes.query(&self.layout, &write)).await {
             Ok(rows) => rows,
             Err(error) => {
+                if is_lost(&error) {
+                    self.known.forget_all();
+                }
                 self.known.forget(bases.iter().map(|basis| &basis.account));
                 let later = is_duplicate(&error) || is_contention(&error);
                 let ended = held.after(Err(error));
