@@ -65,6 +65,8 @@ pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock
 pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, first) = w.create_with_token(acme()).await;
+    // A store may remember what it found; it must not find it again by that.
+    assert_eq!(w.find(first).await.map(|found| found.retires_at), Some(None));
     let (_, second) = w.rotate(&key, MINUTE).await;
     let ends = w.clock.now() + secs(MINUTE);
 
