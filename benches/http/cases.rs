@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use agentkey::{AgentKeys, MemoryStore, SqliteStore};
 
-use crate::client;
 use crate::support::{Result, service};
 
 /// In every set of keys.
@@ -33,7 +32,7 @@ pub enum Keys {
 
 pub struct Case {
     pub on: On,
-    path: &'static str,
+    pub path: &'static str,
     keys: Keys,
     /// The least share of the bare route.
     pub bar: Option<f64>,
@@ -170,15 +169,15 @@ impl Services {
         self.running.iter().any(|service| service.on == on)
     }
 
-    /// Where to send what.
-    pub fn requests(&self, case: &Case) -> (SocketAddr, Arc<[Vec<u8>]>) {
+    /// Where to send requests, and with which tokens.
+    pub fn of(&self, case: &Case) -> (SocketAddr, &[String]) {
         let service = self.running.iter().find(|service| service.on == case.on).expect("a service that is there");
         let tokens = match case.keys {
             Keys::InOneAccount => &service.tokens.in_one_account[..],
             Keys::InAccountsOfTheirOwn => &service.tokens.in_accounts_of_their_own[..],
             Keys::Hot => &service.tokens.in_one_account[..1],
         };
-        (service.addr, client::requests(case.path, tokens))
+        (service.addr, tokens)
     }
 
     pub async fn stop(self) {

@@ -1,63 +1,20 @@
-//! A small load generator: keep-alive connections, one request at a time on each.
+//! A small HTTP client: a keep-alive connection, one request at a time.
 //!
 //! It shares its cores with what it measures, so it does no more than it must to know that an answer is whole.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 /// The requests to choose from: one for each token, or one without.
-pub fn requests(path: &str, tokens: &[String]) -> Arc<[Vec<u8>]> {
+pub fn requests(path: &str, tokens: &[String]) -> Vec<Vec<u8>> {
     let bare = [format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")];
     let keyed = tokens
         .iter()
         .map(|token| format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n"));
-    if tokens.is_empty() { bare.map(String::into_bytes).into() } else { keyed.map(String::into_bytes).collect() }
-}
-
-/// Requests per second over so many connections. Every answer must be a 200 with a length.
-pub async fn load(addr: SocketAddr, requests: &Arc<[Vec<u8>]>, connections: usize, time: Duration) -> io::Result<f64> {
-    load_evenly(&[addr], requests, connections, time).await
-}
-
-/// The same, with the connections spread over several services. What is answered in the first moments, a tenth of
-/// the time before it begins to count, is not counted.
-pub async fn load_evenly(
-    addrs: &[SocketAddr],
-    requests: &Arc<[Vec<u8>]>,
-    connections: usize,
-    time: Duration,
-) -> io::Result<f64> {
-    let begin = Instant::now() + time / 10;
-    let end = begin + time;
-    let mut load = JoinSet::new();
-    for (number, addr) in addrs.iter().copied().cycle().take(connections).enumerate() {
-        let requests = requests.clone();
-        load.spawn(async move {
-            let mut connection = Connection::open(addr).await?;
-            let mut counted: u64 = 0;
-            let mut next = number * 7919;
-            loop {
-                next += 1;
-                connection.ask(&requests[next % requests.len()]).await?;
-                let now = Instant::now();
-                if now >= end {
-                    return io::Result::Ok(counted);
-                }
-                counted += u64::from(now >= begin);
-            }
-        });
-    }
-    let mut total = 0;
-    while let Some(counted) = load.join_next().await {
-        total += counted.map_err(io::Error::other)??;
-    }
-    Ok(total as f64 / time.as_secs_f64())
+    if tokens.is_empty() { bare.map(String::into_bytes).to_vec() } else { keyed.map(String::into_bytes).collect() }
 }
 
 /// A keep-alive connection.

@@ -18,7 +18,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
 
     use crate::cases::KEYS;
     use crate::support::{database::Database, service};
-    use crate::{Measured, client, medians};
+    use crate::{Measured, medians};
 
     const COUNTS: [usize; 3] = [1, 2, 4];
 
@@ -34,17 +34,17 @@ pub async fn run(plan: &Plan) -> Result<()> {
     }
     let bare = service::serve(service::bare()).await?;
     let spreads = [("1,000 keys in 1,000 accounts", KEYS), ("1,000 keys in one account", 1)];
-    let mut requests = Vec::new();
+    let mut tokens = Vec::new();
     for (_, accounts) in spreads {
-        requests.push(client::requests("/add", &service::make_keys(&instances[0], KEYS, accounts).await?));
+        tokens.push(service::make_keys(&instances[0], KEYS, accounts).await?);
     }
 
     let mut measured = vec![vec![Vec::new(); COUNTS.len()]; spreads.len()];
     for round in 0..plan.rounds {
-        for (spread, requests) in requests.iter().enumerate() {
-            let bare = plan.bare(bare).await?;
+        for (spread, tokens) in tokens.iter().enumerate() {
+            let bare = plan.load(&[bare], "/bare", tokens).await?;
             for (place, count) in COUNTS.into_iter().enumerate() {
-                let rate = client::load_evenly(&addrs[..count], requests, plan.connections, plan.time).await?;
+                let rate = plan.load(&addrs[..count], "/add", tokens).await?;
                 eprintln!("round {round}: {}, {count} instances {rate:>9.0}/s of {bare:>9.0}/s", spreads[spread].0);
                 measured[spread][place].push(Measured { rate, bare });
             }

@@ -1,8 +1,8 @@
 //! Requests per second of keyed routes, as a share of a bare axum route: `cargo bench --features postgres --bench http`.
 //!
-//! Server and client share this process and its cores; PostgreSQL has them too. In each round every case runs once,
-//! directly before or after a run of the bare route, and its share is of that run. Odd rounds go backwards. The table
-//! shows medians over the rounds. Commits wait for the disk, on SQLite and on PostgreSQL.
+//! The client is a process of its own; it, the server and PostgreSQL share the cores. In each round every case runs once,
+//! directly before or after a run of the bare route with the same requests, and its share is of that run. Odd rounds go
+//! backwards. The table shows medians over the rounds. Commits wait for the disk, on SQLite and on PostgreSQL.
 //!
 //! `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults. `-- hold` runs the cases with that in their name, in
 //! whatever case. `-- instances` measures several handles on one database instead; see [`instances`].
@@ -10,6 +10,7 @@
 mod cases;
 mod client;
 mod instances;
+mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cases::{CASES, Case, Services};
+use load::Load;
 use support::{Result, argument, median, quantile, service, setting};
 
 /// How it is measured.
@@ -33,14 +35,21 @@ struct Measured {
     bare: f64,
 }
 
+fn main() -> Result<()> {
+    match argument().as_deref() {
+        Some(load::ARGUMENT) => load::client(),
+        argument => measure(argument),
+    }
+}
+
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn measure(argument: Option<&str>) -> Result<()> {
     let plan = Plan {
         rounds: setting("ROUNDS", 5).max(1),
         time: Duration::from_secs(setting("SECONDS", 3).max(1) as u64),
         connections: setting("CONNECTIONS", 64).max(1),
     };
-    match argument().as_deref() {
+    match argument {
         Some("instances") => instances::run(&plan).await,
         filter => shares(&plan, &filter.unwrap_or_default().to_lowercase()).await,
     }
@@ -58,19 +67,19 @@ async fn shares(plan: &Plan, filter: &str) -> Result<()> {
         if round % 2 == 1 {
             order.reverse();
         }
-        let mut before = plan.bare(bare).await?;
-        for pair in order.chunks(2) {
-            let mut rates = Vec::new();
-            for &case in pair {
-                let (addr, requests) = services.requests(cases[case]);
-                rates.push(client::load(addr, &requests, plan.connections, plan.time).await?);
-            }
-            let after = plan.bare(bare).await?;
-            for ((&case, rate), bare) in pair.iter().zip(rates).zip([before, after]) {
-                eprintln!("round {round}: {:<68} {rate:>8.0}/s of {bare:>8.0}/s", cases[case].name());
-                measured[case].push(Measured { rate, bare });
-            }
-            before = after;
+        for &case in &order {
+            let (addr, tokens) = services.of(cases[case]);
+            let keyed = async || plan.load(&[addr], cases[case].path, tokens).await;
+            let unkeyed = async || plan.load(&[bare], "/bare", tokens).await;
+            let (rate, bare) = if round % 2 == 0 {
+                let rate = keyed().await?;
+                (rate, unkeyed().await?)
+            } else {
+                let bare = unkeyed().await?;
+                (keyed().await?, bare)
+            };
+            eprintln!("round {round}: {:<68} {rate:>8.0}/s of {bare:>8.0}/s", cases[case].name());
+            measured[case].push(Measured { rate, bare });
         }
     }
 
@@ -117,8 +126,8 @@ impl Measured {
 }
 
 impl Plan {
-    async fn bare(&self, addr: SocketAddr) -> Result<f64> {
-        Ok(client::load(addr, &client::requests("/bare", &[]), self.connections, self.time).await?)
+    async fn load(&self, addrs: &[SocketAddr], path: &str, tokens: &[String]) -> Result<f64> {
+        Ok(Load { addrs, path, tokens, connections: self.connections, time: self.time }.run().await?)
     }
 
     fn head(&self) {
