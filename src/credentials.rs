@@ -1,7 +1,7 @@
 //! Where a request carries its token.
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, Entry, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use crate::{Refusal, Token, TokenHash};
 
@@ -38,29 +38,25 @@ impl Credentials {
     }
 
     /// The hash of the request's token. Noise is refused here, without asking the store.
-    pub(crate) fn read(&self, headers: &HeaderMap) -> Result<TokenHash, Refusal> {
+    ///
+    /// Marks every value that may be a token as sensitive, which keeps it out of logs that print headers. One walk over
+    /// the headers, of which there are few, costs less than a look-up of each source.
+    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
         let mut credential: Option<&[u8]> = None;
-        for source in &self.sources {
-            for value in headers.get_all(source.name()) {
-                let Some(value) = source.token(value) else { continue };
-                if credential.is_some_and(|first| first != value) {
-                    return Err(Refusal::AmbiguousCredentials);
-                }
-                credential = Some(value);
-            }
+        let mut is_ambiguous = false;
+        for (name, value) in headers.iter_mut() {
+            let Some(source) = self.sources.iter().find(|source| source.name() == name) else { continue };
+            value.set_sensitive(true);
+            let Some(token) = source.token(value) else { continue };
+            is_ambiguous |= credential.is_some_and(|first| first != token);
+            credential = Some(token);
+        }
+        if is_ambiguous {
+            return Err(Refusal::AmbiguousCredentials);
         }
         let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?).map_err(|_| Refusal::InvalidKey)?;
         let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
         hash.map_err(|_| Refusal::InvalidKey)
-    }
-
-    /// Keeps tokens out of logs that print headers.
-    pub(crate) fn hide(&self, headers: &mut HeaderMap) {
-        for source in &self.sources {
-            if let Entry::Occupied(mut values) = headers.entry(source.name()) {
-                values.iter_mut().for_each(|value| value.set_sensitive(true));
-            }
-        }
     }
 }
 

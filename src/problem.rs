@@ -3,6 +3,8 @@
 //! Problem documents are those of RFC 9457, `WWW-Authenticate` is that of RFC 6750 §3, `Retry-After` that of RFC 9110
 //! §10.2.3.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
@@ -34,8 +36,7 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
 
 /// Tells in a header what is left, where there is a limit.
 pub(crate) fn add_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) {
-    let value = remaining.and_then(|amount| HeaderValue::try_from(cents(amount).to_string()).ok());
-    if let Some(value) = value {
+    if let Some(value) = remaining.and_then(cents_in_header) {
         headers.insert(REMAINING, value);
     }
 }
@@ -139,6 +140,23 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
     HeaderValue::try_from(challenge).ok()
 }
 
+/// As JSON has it, in every response: without JSON.
+fn cents_in_header(amount: Amount) -> Option<HeaderValue> {
+    let micros = amount.as_micros();
+    if micros % 10_000 == 0 {
+        return Some(HeaderValue::from(micros / 10_000));
+    }
+    let sign = if micros < 0 { "-" } else { "" };
+    let (cents, fraction) = (micros.unsigned_abs() / 10_000, micros.unsigned_abs() % 10_000);
+    let mut text = [0_u8; 24];
+    let mut rest = text.as_mut_slice();
+    write!(rest, "{sign}{cents}.{fraction:04}").ok()?;
+    let unused = rest.len();
+    let text = text.get(..text.len() - unused)?;
+    let zeros = text.iter().rev().take_while(|digit| **digit == b'0').count();
+    HeaderValue::from_bytes(text.get(..text.len() - zeros)?).ok()
+}
+
 fn cents(amount: Amount) -> Value {
     serde_json::to_value(amount).unwrap_or(Value::Null)
 }
@@ -151,4 +169,27 @@ fn seconds_until(now: Timestamp, at: Timestamp) -> u64 {
 /// Rounded up, so that nobody comes back too early.
 fn whole_seconds(micros: u128) -> u64 {
     u64::try_from(micros.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_header_says_what_json_would(micros in -10_i64.pow(15)..10_i64.pow(15), round in 0..5_u32) {
+            let amount = Amount::micros(micros / 10_i64.pow(round) * 10_i64.pow(round));
+            let header = cents_in_header(amount).unwrap();
+            prop_assert_eq!(header.to_str().unwrap(), cents(amount).to_string());
+        }
+    }
+
+    #[test]
+    fn the_ends_of_amounts_fit_into_the_header() {
+        assert_eq!(cents_in_header(Amount::MAX).unwrap(), "922337203685477.5807");
+        assert_eq!(cents_in_header(Amount::micros(-i64::MAX)).unwrap(), "-922337203685477.5807");
+        assert_eq!(cents_in_header(Amount::micros(1)).unwrap(), "0.0001");
+    }
 }

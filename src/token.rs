@@ -5,7 +5,9 @@
 //! prefix    32 random bytes, 43 base62 digits           CRC-32 of all before it, 6 base62 digits
 //! ```
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
@@ -292,6 +294,28 @@ impl TokenHash {
     /// The 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// A map by token hashes. They are evenly spread already, and no client can choose those that stores know.
+pub(crate) type ByToken<V> = HashMap<TokenHash, V, BuildHasherDefault<OfToken>>;
+
+/// Takes a token's hash as its own.
+#[derive(Debug, Default)]
+pub(crate) struct OfToken(u64);
+
+impl Hasher for OfToken {
+    fn write(&mut self, bytes: &[u8]) {
+        // The first bytes choose lanes and shards: within one they are all the same.
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = u64::from_ne_bytes(*last);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

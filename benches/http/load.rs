@@ -67,12 +67,7 @@ pub async fn client() -> crate::support::Result<()> {
 }
 
 /// What is answered in the first moments, a tenth of the time before it begins to count, is not counted.
-async fn load(
-    addrs: &[SocketAddr],
-    requests: &Arc<[Vec<u8>]>,
-    connections: usize,
-    time: Duration,
-) -> io::Result<f64> {
+async fn load(addrs: &[SocketAddr], requests: &Arc<[Vec<u8>]>, connections: usize, time: Duration) -> io::Result<f64> {
     let begin = Instant::now() + time / 10;
     let end = begin + time;
     let mut load = JoinSet::new();

@@ -21,8 +21,7 @@ pub fn keyed(keys: &AgentKeys) -> Router {
         .route("/add", get(add))
         .route("/pay", get(pay))
         .route("/hold", get(hold))
-        .layer(RequireScope::one("read").expect("a scope"))
-        .layer(AgentKeyLayer::new(keys))
+        .layer((AgentKeyLayer::new(keys), RequireScope::one("read").expect("a scope")))
 }
 
 async fn read(key: KeyContext) -> &'static str {

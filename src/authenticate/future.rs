@@ -39,7 +39,7 @@ pin_project! {
         Anonymous { #[pin] inner: F },
         Calling { #[pin] calling: Calling<F> },
         Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
-        Ready { response: Option<Response<ResponseBody<ResBody>>> },
+        Refused { response: Option<Response<ResponseBody<ResBody>>> },
     }
 }
 
@@ -97,27 +97,33 @@ where
     pub(super) fn found(
         found: Arc<Found>,
         hash: TokenHash,
-        inner: S,
+        inner: &mut S,
         request: Request<ReqBody>,
-        layer: AgentKeyLayer,
+        layer: &AgentKeyLayer,
     ) -> Self {
-        Self { state: Call { inner, request, layer, hash }.after(Ok(Some(found))) }
+        Self { state: State::after(Ok(Some(found)), hash, inner, request, layer) }
     }
 }
 
 impl<S, ReqBody, F, ResBody> State<S, ReqBody, F, ResBody> {
     fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
-        Self::Ready { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
+        Self::Refused { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
     }
 }
 
-impl<S, ReqBody> Call<S, ReqBody>
+impl<S, ReqBody, ResBody> State<S, ReqBody, S::Future, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
     /// Calls the inner service if the key is in force.
-    fn after<ResBody>(mut self, found: Result<Option<Arc<Found>>, Refusal>) -> State<S, ReqBody, S::Future, ResBody> {
-        let AgentKeyLayer { keys, http, fail_open, .. } = self.layer;
+    fn after(
+        found: Result<Option<Arc<Found>>, Refusal>,
+        hash: TokenHash,
+        inner: &mut S,
+        mut request: Request<ReqBody>,
+        layer: &AgentKeyLayer,
+    ) -> Self {
+        let AgentKeyLayer { keys, http, fail_open, .. } = layer;
         let in_force = found.and_then(|found| {
             let found = found.ok_or(Refusal::InvalidKey)?;
             found.lineage.standing()?;
@@ -125,20 +131,20 @@ where
         });
         let found = match in_force {
             Ok(found) => found,
-            Err(refusal @ Refusal::Unavailable { .. }) if fail_open => {
-                mark(self.request.extensions_mut(), Err(Anonymous { http, refusal }));
-                return State::Anonymous { inner: self.inner.call(self.request) };
+            Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
+                mark(request.extensions_mut(), Err(Anonymous { http: http.clone(), refusal }));
+                return Self::Anonymous { inner: inner.call(request) };
             }
-            Err(refusal) => return State::refused(&refusal, &http),
+            Err(refusal) => return Self::refused(&refusal, http),
         };
         keys.uses.note(found.lineage.id(), found.lineage.at());
-        let claim = idempotency::claim(&self.request);
-        let tab = Arc::new(Tab::new(keys, found, self.hash, http, claim));
-        mark(self.request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
-        let is_head = self.request.method() == Method::HEAD;
+        let claim = idempotency::claim(&request);
+        let tab = Arc::new(Tab::new(keys.clone(), found, hash, http.clone(), claim));
+        mark(request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
+        let is_head = request.method() == Method::HEAD;
         let guard = Guard::new(tab);
-        let inner = self.inner.call(self.request);
-        State::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), is_head } }
+        let inner = inner.call(request);
+        Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), is_head } }
     }
 }
 
@@ -156,27 +162,28 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Finding { lookup, call } => {
                     let found = ready!(lookup.as_mut().poll(cx));
-                    let Some(call) = call.take() else { return Poll::Pending };
-                    call.after(found)
+                    let Some(Call { mut inner, request, layer, hash }) = call.take() else { return Poll::Pending };
+                    State::after(found, hash, &mut inner, request, &layer)
                 }
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
                 }
                 StateProj::Calling { calling } => {
                     let (response, guard, is_head) = ready!(calling.poll_head(cx))?;
-                    finish(response, guard, is_head)
+                    match finish(response, guard, is_head) {
+                        Finished::Answered(response) => return Poll::Ready(Ok(response)),
+                        Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
+                            Poll::Ready(settled) => return Poll::Ready(Ok(answer(settled, response, &guard))),
+                            Poll::Pending => State::Settling { guard, response: Some(response) },
+                        },
+                    }
                 }
                 StateProj::Settling { guard, response } => {
                     let settled = ready!(guard.poll_end(cx));
-                    let response = match settled {
-                        Ok(()) => response.take().map(|response| with_remaining(response, guard)),
-                        Err(Unsettled) => {
-                            Some(problem::respond(&UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole))
-                        }
-                    };
-                    State::Ready { response }
+                    let response = response.take().map(|response| Ok(answer(settled, response, guard)));
+                    return response.map_or(Poll::Pending, Poll::Ready);
                 }
-                StateProj::Ready { response } => {
+                StateProj::Refused { response } => {
                     return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
                 }
             };
@@ -199,17 +206,19 @@ impl<F> Calling<F> {
     }
 }
 
+/// What is left to do once the inner service has answered.
+enum Finished<ResBody> {
+    Answered(Response<ResponseBody<ResBody>>),
+    Settling { guard: Guard, response: Response<ResponseBody<ResBody>> },
+}
+
 /// Decides where the charge ends: before the response head, or with the body.
-fn finish<S, ReqBody, F, ResBody>(
-    response: Response<ResBody>,
-    guard: Guard,
-    is_head: bool,
-) -> State<S, ReqBody, F, ResBody>
+fn finish<ResBody>(response: Response<ResBody>, guard: Guard, is_head: bool) -> Finished<ResBody>
 where
     ResBody: Body<Data = Bytes>,
 {
-    let (mut head, body) = response.into_parts();
-    if never_polled(head.status, is_head) || body.is_end_stream() {
+    if never_polled(response.status(), is_head) || response.body().is_end_stream() {
+        let (mut head, body) = response.into_parts();
         let length = body.size_hint().exact();
         drop(body);
         // RFC 9110 §8.6: a 204 has no length, and a 304 has that of the answer it stands for.
@@ -222,15 +231,27 @@ where
         }
         let unread =
             if is_head && length.is_none() { ResponseBody::unread() } else { ResponseBody::whole(Bytes::new()) };
-        let response = Response::from_parts(head, unread);
-        State::Settling { guard, response: Some(response) }
+        Finished::Settling { guard, response: Response::from_parts(head, unread) }
     } else if guard.has_handles() {
+        let (mut head, body) = response.into_parts();
         // A server that knows the length would not wait for the end of the body.
         head.headers.remove(CONTENT_LENGTH);
         let response = with_remaining(Response::from_parts(head, ()), &guard);
-        State::Ready { response: Some(response.map(|()| ResponseBody::charged(body, guard))) }
+        Finished::Answered(response.map(|()| ResponseBody::charged(body, guard)))
     } else {
-        State::Settling { guard, response: Some(Response::from_parts(head, ResponseBody::inner(body))) }
+        Finished::Settling { guard, response: response.map(ResponseBody::inner) }
+    }
+}
+
+/// The answer once the charge has ended.
+fn answer<ResBody>(
+    settled: Result<(), Unsettled>,
+    response: Response<ResponseBody<ResBody>>,
+    guard: &Guard,
+) -> Response<ResponseBody<ResBody>> {
+    match settled {
+        Ok(()) => with_remaining(response, guard),
+        Err(Unsettled) => problem::respond(&UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole),
     }
 }
 

@@ -1,17 +1,18 @@
 //! The client's `Idempotency-Key`, as in draft-ietf-httpapi-idempotency-key-header.
 
 use http::Request;
+use http::header::HeaderName;
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
 use crate::ledger::Claim;
 
-const HEADER: &str = "idempotency-key";
+static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_LEN: usize = 255;
 
 /// The claim that a request makes, if it makes one: on the key, for the method, path and query as this layer sees them. The quotes of a structured-field string are taken off.
 pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
-    let mut values = request.headers().get_all(HEADER).iter();
+    let mut values = request.headers().get_all(&HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().map_err(|_| Refusal::InvalidIdempotencyKey)?.trim();
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);

@@ -33,19 +33,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // The service that was polled ready is the one to call; its clone waits for the next request.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
-        let layer = &self.layer;
-        let credential = layer.credentials.read(request.headers());
-        layer.credentials.hide(request.headers_mut());
-        match credential {
+        let Self { inner, layer } = self;
+        match layer.credentials.take(request.headers_mut()) {
             Ok(hash) => {
                 if let Some(found) = layer.keys.lanes.recall(&hash) {
-                    return ResponseFuture::found(found, hash, inner, request, layer.clone());
+                    return ResponseFuture::found(found, hash, inner, request, layer);
                 }
                 let keys = layer.keys.clone();
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
+                // The service that was polled ready is the one to call; its clone waits for the next request.
+                let clone = inner.clone();
+                let inner = mem::replace(inner, clone);
                 ResponseFuture::finding(found, hash, inner, request, layer.clone())
             }
             Err(refusal @ Refusal::MissingKey) if layer.optional => {

@@ -24,7 +24,7 @@ pub(crate) struct Tab {
     /// The client's `Idempotency-Key`, or why it cannot be used.
     claim: Result<Option<Claim>, Refusal>,
     /// What the claim was charged before, once the charge was begun.
-    begun: OnceCell<Option<Replayed>>,
+    begun: OnceCell<Option<Box<Replayed>>>,
     owed: Mutex<Owed>,
 }
 
@@ -102,7 +102,7 @@ impl Tab {
 
     /// The charge that this request repeats.
     pub(super) fn replayed(&self) -> Option<&Replayed> {
-        self.begun.get()?.as_ref()
+        self.begun.get()?.as_deref()
     }
 
     pub(super) fn take_replay(&self) -> bool {
@@ -162,7 +162,7 @@ impl Tab {
         Ok(())
     }
 
-    async fn open(self: &Arc<Self>) -> Result<Option<Replayed>, Refusal> {
+    async fn open(self: &Arc<Self>) -> Result<Option<Box<Replayed>>, Refusal> {
         let claim = self.claim.clone()?;
         // What was looked up a moment ago will do to let work begin: a hold or payment asks the store again. It
         // will not do to refuse by, since holds that have run out still count in it.
@@ -182,7 +182,7 @@ impl Tab {
         match posted.map(|posted| posted.outcome) {
             Ok(Outcome::Claimed { entry, refunded }) => {
                 self.owed().claim = None;
-                Ok(Some(Replayed { entry: *entry, refunded }))
+                Ok(Some(Box::new(Replayed { entry: *entry, refunded })))
             }
             Ok(_) => {
                 self.renew_later(ttl);
@@ -336,6 +336,8 @@ impl Tab {
     ///
     /// While handles are alive, what they have under way stays with them: postings not answered, and the claim.
     fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
+        // Without a permit no charge has begun, or all of it is on its way.
+        owed.permit.as_ref()?;
         let last = owed.handles == 0;
         let cost = owed.cost();
         owed.added = Amount::ZERO;

@@ -6,7 +6,6 @@
 //! answer is never adapted, only used as it is or thrown away; and since only keys in force are kept, the cache lets
 //! in and never refuses.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::TokenHash;
 use crate::store::{Found, Mark};
+use crate::token::ByToken;
 
 /// So many keys are kept at most.
 const MOST: usize = 100_000;
@@ -51,8 +51,8 @@ struct Kept {
 /// was read first goes first, and nobody has to look for it.
 #[derive(Debug)]
 struct Shard {
-    young: HashMap<TokenHash, Kept>,
-    old: HashMap<TokenHash, Kept>,
+    young: ByToken<Kept>,
+    old: ByToken<Kept>,
     young_since: Instant,
 }
 
@@ -119,13 +119,13 @@ impl Kept {
 
 impl Shard {
     fn new() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), young_since: Instant::now() }
+        Self { young: ByToken::default(), old: ByToken::default(), young_since: Instant::now() }
     }
 
     /// Makes room for one more; gives what is forgotten for it.
-    fn turn(&mut self, now: Instant, max_staleness: Duration) -> HashMap<TokenHash, Kept> {
+    fn turn(&mut self, now: Instant, max_staleness: Duration) -> ByToken<Kept> {
         if self.young.len() < MOST / SHARDS / 2 && now.saturating_duration_since(self.young_since) < max_staleness {
-            return HashMap::new();
+            return ByToken::default();
         }
         self.young_since = now;
         mem::replace(&mut self.old, mem::take(&mut self.young))

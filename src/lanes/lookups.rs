@@ -1,6 +1,5 @@
 //! Look-ups by token, many in one question.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::cache::{Asked, Cache};
 use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
-use crate::store::{Found, StoreError};
+use crate::store::Found;
 use crate::{Refusal, Store, TokenHash};
 
 /// At most so many look-ups in one question.
@@ -23,7 +22,6 @@ pub(super) struct Asking {
     pub(super) cache: Option<Arc<Cache>>,
 }
 
-type Askers = Vec<(oneshot::Sender<Answer>, Option<Asked>)>;
 type Answer = Result<Option<Arc<Found>>, Refusal>;
 
 #[derive(Debug)]
@@ -36,6 +34,12 @@ struct Lookup {
     asked: Option<Asked>,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Lookup {
+    fn reply(self, answer: Answer) {
+        let _ = self.answer.send(answer);
+    }
 }
 
 impl LookupLane {
@@ -58,40 +62,41 @@ impl LookupLane {
 
 async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
+    let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        batch.retain(|lookup| !lookup.answer.is_closed());
-        let mut askers: HashMap<TokenHash, Askers> = HashMap::with_capacity(batch.len());
         let now = Instant::now();
-        for Lookup { hash, asked, deadline, answer } in batch.drain(..) {
-            match deadline > now {
-                true => askers.entry(hash).or_default().push((answer, asked)),
-                // Behind a store that does not answer, those who came first have waited long enough for all.
-                false => drop(answer.send(Err(UNAVAILABLE))),
-            }
-        }
-        let hashes: Vec<_> = askers.keys().copied().collect();
-        if hashes.is_empty() {
+        batch.retain(|lookup| !lookup.answer.is_closed());
+        // Behind a store that does not answer, those who came first have waited long enough for all.
+        batch.extract_if(.., |lookup| lookup.deadline <= now).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+        if batch.is_empty() {
             continue;
         }
+        // Requests that come together often come with the same key. Of these the last one knew best what is in force.
+        batch.sort_by_key(|lookup| lookup.hash);
+        hashes.clear();
+        hashes.extend(batch.iter().map(|lookup| lookup.hash));
+        hashes.dedup();
         match asking.options.ask(|| asking.store.find(&hashes)).await {
             Ok(found) => {
-                for (hash, found) in hashes.iter().zip(found) {
-                    let found = found.map(Arc::new);
-                    let askers = askers.remove(hash).unwrap_or_default();
-                    // The last one knew best what is in force.
-                    let asked = askers.iter().rev().find_map(|(_, asked)| *asked);
-                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
+                let found: Vec<_> = found.into_iter().map(|found| found.map(Arc::new)).collect();
+                let same = batch.chunk_by(|lookup, next| lookup.hash == next.hash);
+                for ((hash, found), same) in hashes.iter().zip(&found).zip(same) {
+                    let asked = same.iter().rev().find_map(|lookup| lookup.asked);
+                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, found, asked) {
                         cache.keep(*hash, found, asked);
                     }
-                    askers.into_iter().for_each(|(asker, _)| drop(asker.send(Ok(found.clone()))));
+                }
+                let mut lookups = batch.drain(..).peekable();
+                for (hash, found) in hashes.iter().zip(found) {
+                    while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
+                        lookup.reply(Ok(found.clone()));
+                    }
                 }
             }
-            Err(error) => refuse(&error, askers),
+            Err(error) => {
+                tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
+                batch.drain(..).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+            }
         }
     }
-}
-
-fn refuse(error: &StoreError, askers: HashMap<TokenHash, Askers>) {
-    tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
-    askers.into_values().flatten().for_each(|(asker, _)| drop(asker.send(Err(UNAVAILABLE))));
 }
