@@ -2,42 +2,23 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection};
+use rusqlite::Connection;
 
 use crate::support::Result;
 
 const ROWS: i64 = 1_000;
 
 pub enum Database {
-    Sqlite(SqliteConnection),
+    Sqlite(Connection),
     #[cfg(feature = "postgres")]
     Postgres(sqlx::PgConnection),
 }
 
-/// On whatever connection it has.
-macro_rules! on {
-    ($database:expr, $connection:ident => $call:expr) => {
-        match $database {
-            Database::Sqlite($connection) => {
-                $call;
-            }
-            #[cfg(feature = "postgres")]
-            Database::Postgres($connection) => {
-                $call;
-            }
-        }
-    };
-}
-
 impl Database {
     pub async fn sqlite(file: &Path) -> Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
-        Self::Sqlite(options.connect().await?).filled().await
+        let connection = Connection::open(file)?;
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
+        Self::Sqlite(connection).filled().await
     }
 
     #[cfg(feature = "postgres")]
@@ -51,7 +32,11 @@ impl Database {
         let rows = "INSERT INTO plain (id, value) WITH RECURSIVE n (id) AS \
                     (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 1000) SELECT id, 0 FROM n";
         for sql in ["CREATE TABLE plain (id bigint PRIMARY KEY, value bigint NOT NULL)", rows] {
-            on!(&mut self, connection => sqlx::query(sql).execute(connection).await?);
+            match &mut self {
+                Self::Sqlite(connection) => connection.execute_batch(sql)?,
+                #[cfg(feature = "postgres")]
+                Self::Postgres(connection) => drop(sqlx::query(sql).execute(connection).await?),
+            }
         }
         Ok(self)
     }
@@ -60,7 +45,15 @@ impl Database {
     pub async fn select(&mut self, row: i64) -> Result<()> {
         const SQL: &str = "SELECT value FROM plain WHERE id = $1";
         let id = row % ROWS + 1;
-        on!(self, connection => sqlx::query_scalar::<_, i64>(SQL).bind(id).fetch_one(connection).await?);
+        match self {
+            Self::Sqlite(connection) => {
+                connection.prepare_cached(SQL)?.query_row([id], |row| row.get::<_, i64>(0)).map(|_| ())?
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(connection) => {
+                sqlx::query_scalar::<_, i64>(SQL).bind(id).fetch_one(connection).await.map(|_| ())?
+            }
+        }
         Ok(())
     }
 
@@ -68,7 +61,11 @@ impl Database {
     pub async fn update(&mut self, row: i64) -> Result<()> {
         const SQL: &str = "UPDATE plain SET value = value + 1 WHERE id = $1";
         let id = row % ROWS + 1;
-        on!(self, connection => sqlx::query(SQL).bind(id).execute(connection).await?);
+        match self {
+            Self::Sqlite(connection) => connection.prepare_cached(SQL)?.execute([id]).map(|_| ())?,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(connection) => drop(sqlx::query(SQL).bind(id).execute(connection).await?),
+        }
         Ok(())
     }
 }

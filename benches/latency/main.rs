@@ -3,7 +3,7 @@
 //! One request at a time. Every step is timed once in each turn of one loop, so that all of them see the same machine,
 //! in another order each time, as what ran just before leaves caches warm or cold. `TURNS` overrides how many turns
 //! there are. What agentkey does is compared with the least that a program could do
-//! over sqlx on one connection: a prepared SELECT by primary key, and that with an UPDATE of one row, each committed by
+//! over rusqlite or sqlx on one connection: a prepared SELECT by primary key, and that with an UPDATE of one row, each committed by
 //! itself. Commits wait for the disk.
 //!
 //! - *handle*: [`AgentKeys::find`](agentkey::AgentKeys::find), which looks a token up.

@@ -10,22 +10,24 @@ use super::Changed;
 use crate::ledger::{Change, ChangeError, KeyDraft, NewToken, Rules, not_revoked};
 use crate::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, KeyPatch, Lineage, TokenHash};
 
-type Outcome<T> = sqlx::Result<Result<T, ChangeError>>;
+type Outcome<T, S> = Result<Result<T, ChangeError>, <S as Session>::Error>;
 
 /// A transaction of a database, in which the accounts it looks at are locked.
 pub(super) trait Session {
+    type Error;
+
     /// The present where nothing is known of an account.
     fn now(&self) -> Timestamp;
 
     /// A lineage at the account's time, locked, with its holds that have run out ended.
-    async fn lineage(&mut self, key: KeyId) -> sqlx::Result<Option<Lineage>>;
+    async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>, Self::Error>;
 
     /// An account rolled to its time, and that time, in the same way.
-    async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>>;
+    async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>, Self::Error>;
 
-    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> sqlx::Result<Amount>;
+    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> Result<Amount, Self::Error>;
 
-    async fn spent_by_account(&mut self, account: &AccountId, since: Timestamp) -> sqlx::Result<Amount>;
+    async fn spent_by_account(&mut self, account: &AccountId, since: Timestamp) -> Result<Amount, Self::Error>;
 
     /// What of a key the table cannot hold.
     fn check(&self, _key: &Key) -> Result<(), ChangeError> {
@@ -33,15 +35,15 @@ pub(super) trait Session {
     }
 
     /// A new key; answers with its id.
-    async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId>;
+    async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> Result<KeyId, Self::Error>;
 
     /// The policy of a key that is there.
-    async fn put_policy(&mut self, key: &Key) -> sqlx::Result<()>;
+    async fn put_policy(&mut self, key: &Key) -> Result<(), Self::Error>;
 
-    async fn put_balance(&mut self, key: &Key) -> sqlx::Result<()>;
+    async fn put_balance(&mut self, key: &Key) -> Result<(), Self::Error>;
 
     /// An account, changed at `at`; made where it is new.
-    async fn put_account(&mut self, account: &Account, at: Timestamp) -> sqlx::Result<()>;
+    async fn put_account(&mut self, account: &Account, at: Timestamp) -> Result<(), Self::Error>;
 
     /// Gives a key another token, and retires the one it had. No token that was retired before outlives that one.
     async fn put_token(
@@ -50,14 +52,14 @@ pub(super) trait Session {
         token: &NewToken,
         retires_at: Timestamp,
         now: Timestamp,
-    ) -> sqlx::Result<()>;
+    ) -> Result<(), Self::Error>;
 
-    async fn put_revoked(&mut self, key: KeyId, at: Timestamp) -> sqlx::Result<()>;
+    async fn put_revoked(&mut self, key: KeyId, at: Timestamp) -> Result<(), Self::Error>;
 
     /// Marks an account as changed at `at`; makes it where there is none.
-    async fn touch(&mut self, id: &AccountId, at: Timestamp) -> sqlx::Result<()>;
+    async fn touch(&mut self, id: &AccountId, at: Timestamp) -> Result<(), Self::Error>;
 
-    async fn event(&mut self, event: Event<'_>) -> sqlx::Result<()>;
+    async fn event(&mut self, event: Event<'_>) -> Result<(), Self::Error>;
 }
 
 /// Who got which policy when.
@@ -69,7 +71,7 @@ pub(super) struct Event<'a> {
     pub(super) detail: Value,
 }
 
-pub(super) async fn change(session: &mut impl Session, change: &Change, rules: &Rules) -> Outcome<Changed> {
+pub(super) async fn change<S: Session>(session: &mut S, change: &Change, rules: &Rules) -> Outcome<Changed, S> {
     Ok(match change {
         Change::Create { draft, token } => create(session, draft, token, rules).await?.map(Changed::Key),
         Change::EnsureAccount { account, budget } => {
@@ -81,7 +83,7 @@ pub(super) async fn change(session: &mut impl Session, change: &Change, rules: &
     })
 }
 
-async fn create(session: &mut impl Session, draft: &KeyDraft, token: &NewToken, rules: &Rules) -> Outcome<Key> {
+async fn create<S: Session>(session: &mut S, draft: &KeyDraft, token: &NewToken, rules: &Rules) -> Outcome<Key, S> {
     let (parent, at) = match draft.parent {
         Some(id) => match session.lineage(id).await?.filter(|it| *it.account_id() == draft.account) {
             Some(parent) => {
@@ -111,7 +113,7 @@ async fn create(session: &mut impl Session, draft: &KeyDraft, token: &NewToken, 
     Ok(Ok(key))
 }
 
-async fn ensure_account(session: &mut impl Session, id: &AccountId, budget: Budget) -> Outcome<Account> {
+async fn ensure_account<S: Session>(session: &mut S, id: &AccountId, budget: Budget) -> Outcome<Account, S> {
     let known = session.account(id).await?;
     let is_new = known.is_none();
     let now = session.now();
@@ -134,7 +136,7 @@ async fn ensure_account(session: &mut impl Session, id: &AccountId, budget: Budg
     Ok(Ok(account))
 }
 
-async fn update(session: &mut impl Session, id: KeyId, patch: &KeyPatch, rules: &Rules) -> Outcome<Key> {
+async fn update<S: Session>(session: &mut S, id: KeyId, patch: &KeyPatch, rules: &Rules) -> Outcome<Key, S> {
     let Some(lineage) = session.lineage(id).await? else { return Ok(Err(ChangeError::UnknownKey(id))) };
     let admitted = patch.admit(&lineage, parent_of(&lineage).as_ref(), rules);
     let update = match admitted.and_then(|update| session.check(&update.record).map(|()| update)) {
@@ -154,7 +156,7 @@ async fn update(session: &mut impl Session, id: KeyId, patch: &KeyPatch, rules: 
     Ok(Ok(key))
 }
 
-async fn rotate(session: &mut impl Session, id: KeyId, token: &NewToken, grace: Duration) -> Outcome<Key> {
+async fn rotate<S: Session>(session: &mut S, id: KeyId, token: &NewToken, grace: Duration) -> Outcome<Key, S> {
     let Some(lineage) = session.lineage(id).await? else { return Ok(Err(ChangeError::UnknownKey(id))) };
     if let Err(refused) = not_revoked(&lineage) {
         return Ok(Err(refused));
@@ -169,7 +171,7 @@ async fn rotate(session: &mut impl Session, id: KeyId, token: &NewToken, grace: 
     Ok(Ok(key))
 }
 
-async fn revoke(session: &mut impl Session, id: KeyId) -> Outcome<Key> {
+async fn revoke<S: Session>(session: &mut S, id: KeyId) -> Outcome<Key, S> {
     let Some(lineage) = session.lineage(id).await? else { return Ok(Err(ChangeError::UnknownKey(id))) };
     let mut key = lineage.key().clone();
     if key.revoked_at.is_none() {
@@ -181,7 +183,12 @@ async fn revoke(session: &mut impl Session, id: KeyId) -> Outcome<Key> {
 }
 
 /// Takes note of a change to a key.
-async fn changed(session: &mut impl Session, lineage: &Lineage, kind: &'static str, detail: Value) -> sqlx::Result<()> {
+async fn changed<S: Session>(
+    session: &mut S,
+    lineage: &Lineage,
+    kind: &'static str,
+    detail: Value,
+) -> Result<(), S::Error> {
     let (account, at) = (lineage.account_id(), lineage.at());
     session.touch(account, at).await?;
     session.event(Event { at, account, key: Some(lineage.id()), kind, detail }).await

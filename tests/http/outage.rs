@@ -400,21 +400,20 @@ async fn a_stream_through_an_outage_ends_well() {
 #[cfg(feature = "sqlite")]
 mod locked_file {
     use agentkey::{SqliteOptions, SqliteStore};
-    use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
+    use rusqlite::Connection;
 
     use super::*;
 
     /// Another process that has the file for itself.
-    async fn lock(path: &std::path::Path) -> SqliteConnection {
-        let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-        connection.execute("BEGIN IMMEDIATE").await.unwrap();
+    fn lock(path: &std::path::Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         connection
     }
 
-    async fn unlock(mut connection: SqliteConnection) {
-        connection.execute("ROLLBACK").await.unwrap();
-        connection.close().await.unwrap();
+    fn unlock(connection: Connection) {
+        connection.execute_batch("ROLLBACK").unwrap();
+        connection.close().unwrap();
     }
 
     async fn world(builder: agentkey::Builder, directory: &tempfile::TempDir) -> (World, std::path::PathBuf) {
@@ -429,12 +428,12 @@ mod locked_file {
         let (world, path) = world(no_patience(), &directory).await;
         let (_, token) = world.key().await;
         let client = Client::new(Version::Http1, serve(app(&world)).await, &token);
-        let locked = lock(&path).await;
+        let locked = lock(&path);
         assert_eq!(client.get("/free").await.data, "free");
         for path in ["/work", "/pay"] {
             assert_eq!(client.get(path).await.refused(), unavailable());
         }
-        unlock(locked).await;
+        unlock(locked);
         assert_eq!(client.get("/work").await.data, "done");
         let ledger = world.ledger().await;
         assert_eq!((ledger.spent, ledger.held), (Amount::cents(3), Amount::ZERO));
@@ -461,11 +460,11 @@ mod locked_file {
         let client = Client::new(Version::Http1, serve(app.layer(world.layer())).await, &token);
         let answer = tokio::spawn(async move { client.get("/").await });
         soon(working.recv()).await.unwrap();
-        let locked = lock(&path).await;
+        let locked = lock(&path);
         open.send_replace(true);
         world.spy.arrived(2, is_settle).await;
         assert!(!answer.is_finished());
-        unlock(locked).await;
+        unlock(locked);
         assert_eq!(answer.await.unwrap().data, "done");
         assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
     }

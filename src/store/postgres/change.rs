@@ -205,6 +205,8 @@ impl Session<'_> {
 }
 
 impl changing::Session for Session<'_> {
+    type Error = sqlx::Error;
+
     fn now(&self) -> Timestamp {
         self.now
     }

@@ -1,53 +1,56 @@
-//! The connections of a store: one that writes, a few that read.
+//! The connections of a store: one that writes, a few that read, each in a thread of its own.
 //!
-//! Not a pool of sqlx: that one asks SQLite for a sign of life in a task of its own after every use, and keeps a
-//! connection on which SQLite itself ended a transaction (disk full, I/O error) though it can begin no other.
+//! A thread takes one job after the other, and a job is a whole batch: what SQLite is asked in it waits for no channel
+//! and no other thread. A job that has begun is done to its end, whoever waits for it.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
 
-use super::error::is_busy;
+use super::error::{Error, Result, corrupt, is_busy};
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
 
+/// More than there are texts of ours.
+const STATEMENTS: usize = 128;
+
 pub(super) struct Connections {
-    writer: Slot,
     /// Empty in memory, where a second connection would be a second database.
-    readers: Vec<Slot>,
+    readers: Vec<Worker>,
     /// For lists and sums, which may take long: no look-up waits behind one. None in memory.
-    reporter: Option<Slot>,
-    next: AtomicUsize,
-    closed: Arc<AtomicBool>,
+    reporter: Option<Worker>,
+    writer: Worker,
+    place: Place,
 }
 
 impl Connections {
-    pub(super) async fn open(place: &Place, options: &SqliteOptions) -> sqlx::Result<Self> {
+    pub(super) async fn open(place: &Place, options: &SqliteOptions) -> Result<Self> {
         let reader_count = match place {
             Place::Memory => 0,
             Place::File { .. } => options.readers,
         };
-        let closed = Arc::new(AtomicBool::new(false));
-        let slot = |writes| Slot::new(place, options.busy_timeout, writes, &closed);
-        let connections = Self {
-            writer: slot(true),
-            readers: (0..reader_count).map(|_| slot(false)).collect(),
-            reporter: (reader_count > 0).then(|| slot(false)),
-            next: AtomicUsize::new(0),
-            closed: closed.clone(),
+        let slot = |writes| Slot { place: place.clone(), timeout: options.busy_timeout, writes, open: None };
+        let mut ends = Vec::new();
+        let mut start = |slot| {
+            let (worker, end) = Worker::start(slot, Vec::new())?;
+            ends.push(end);
+            Ok(worker)
         };
+        let readers = (0..reader_count).map(|_| start(slot(false))).collect::<Result<Vec<_>>>()?;
+        let reporter = (reader_count > 0).then(|| start(slot(false))).transpose()?;
+        let (writer, _) = Worker::start(slot(true), ends)?;
+        let connections = Self { readers, reporter, writer, place: place.clone() };
         let create = matches!(place, Place::Memory | Place::File { create: true, .. });
-        *connections.writer.open.lock().await = Some(connections.writer.connect(create).await?);
+        connections.writer.send(move |slot| slot.connect(create)).await?;
         for reader in &connections.readers {
-            let ready = reader.take().await?;
-            ready.after(Ok(()))?;
+            reader.run(|_| Ok(())).await?;
         }
         Ok(connections)
     }
@@ -57,43 +60,115 @@ impl Connections {
         self.readers.len().max(1)
     }
 
-    /// The connection that writes. Who has it is the only writer of this process.
-    pub(super) async fn writer(&self) -> sqlx::Result<Held<'_>> {
-        self.writer.take().await
+    /// The connection that writes: the only one of this process.
+    pub(super) fn writer(&self) -> &Worker {
+        &self.writer
     }
 
     /// A connection that reads.
-    pub(super) async fn reader(&self) -> sqlx::Result<Held<'_>> {
-        for reader in &self.readers {
-            if let Ok(open) = reader.open.try_lock() {
-                return reader.ready(open).await;
-            }
-        }
-        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.readers.len()).unwrap_or(0);
-        self.readers.get(turn).unwrap_or(&self.writer).take().await
+    pub(super) fn reader(&self) -> &Worker {
+        let load = |reader: &&Worker| reader.waiting.load(Ordering::Relaxed);
+        self.readers.iter().min_by_key(load).unwrap_or(&self.writer)
     }
 
     /// The connection for what may take long.
-    pub(super) async fn reporter(&self) -> sqlx::Result<Held<'_>> {
-        self.reporter.as_ref().unwrap_or(&self.writer).take().await
+    pub(super) fn reporter(&self) -> &Worker {
+        self.reporter.as_ref().unwrap_or(&self.writer)
     }
 
     /// Closes them, the writer last: SQLite then writes the WAL back into the file.
     pub(super) async fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        for slot in self.readers.iter().chain(&self.reporter).chain([&self.writer]) {
-            if let Some(open) = slot.open.lock().await.take()
-                && let Err(error) = open.connection.close().await
-            {
-                tracing::warn!(%error, "an SQLite connection was not closed cleanly");
-            }
+        for worker in self.readers.iter().chain(&self.reporter).chain([&self.writer]) {
+            worker.close().await;
         }
     }
 }
 
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} readers)", self.writer.place, self.readers.len())
+        write!(f, "{} ({} readers)", self.place, self.readers.len())
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Slot) + Send>;
+
+enum Message {
+    Do(Job),
+    End(oneshot::Sender<()>),
+}
+
+/// A thread with a connection. It ends when this is dropped, and has done all jobs by then.
+pub(super) struct Worker {
+    jobs: mpsc::Sender<Message>,
+    waiting: Arc<AtomicUsize>,
+    /// How long a job may wait for its turn.
+    patience: Duration,
+}
+
+impl Worker {
+    /// It lets go of its connection after those of `others`.
+    fn start(slot: Slot, others: Vec<JoinHandle<()>>) -> Result<(Self, JoinHandle<()>)> {
+        let (jobs, queue) = mpsc::channel();
+        let patience = slot.timeout.max(Duration::from_secs(1));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counted = waiting.clone();
+        let name = if slot.writes { "agentkey-writer" } else { "agentkey-reader" };
+        let work = move || serve(slot, &queue, &counted, others);
+        let thread = thread::Builder::new().name(name.into()).spawn(work).map_err(Error::NoThread)?;
+        Ok((Self { jobs, waiting, patience }, thread))
+    }
+
+    /// Does this with the connection. If nobody waits any more when its turn comes, it is left undone.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.send(|slot| slot.run(work)).await
+    }
+
+    async fn send<T: Send + 'static>(&self, work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + self.patience;
+        let job = move |slot: &mut Slot| {
+            if answer.is_closed() {
+                return;
+            }
+            let done = if Instant::now() > deadline { Err(Error::TimedOut) } else { work(slot) };
+            drop(answer.send(done));
+        };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.jobs.send(Message::Do(Box::new(job))).map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    async fn close(&self) {
+        let (ended, end) = oneshot::channel();
+        if self.jobs.send(Message::End(ended)).is_ok() {
+            drop(end.await);
+        }
+    }
+}
+
+fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize, others: Vec<JoinHandle<()>>) {
+    let mut ended = None;
+    for message in queue {
+        match message {
+            Message::Do(job) => {
+                job(&mut slot);
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+            Message::End(end) => {
+                ended = Some(end);
+                break;
+            }
+        }
+    }
+    for other in others {
+        drop(other.join());
+    }
+    slot.close();
+    if let Some(ended) = ended {
+        let _ = ended.send(());
     }
 }
 
@@ -102,116 +177,93 @@ struct Slot {
     place: Place,
     timeout: Duration,
     writes: bool,
-    closed: Arc<AtomicBool>,
-    open: Mutex<Option<Open>>,
+    open: Option<Open>,
 }
 
 /// A connection that is open.
-pub(super) struct Open {
-    pub(super) connection: SqliteConnection,
+struct Open {
+    connection: Connection,
     file: Option<FileId>,
-    spoiled: bool,
 }
 
 impl Slot {
-    fn new(place: &Place, timeout: Duration, writes: bool, closed: &Arc<AtomicBool>) -> Self {
-        Self { place: place.clone(), timeout, writes, closed: closed.clone(), open: Mutex::new(None) }
-    }
-
-    async fn take(&self) -> sqlx::Result<Held<'_>> {
-        let open = tokio::time::timeout(self.timeout.max(Duration::from_secs(1)), self.open.lock()).await;
-        self.ready(open.map_err(|_| sqlx::Error::PoolTimedOut)?).await
-    }
-
-    async fn ready<'a>(&'a self, mut slot: MutexGuard<'a, Option<Open>>) -> sqlx::Result<Held<'a>> {
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(sqlx::Error::PoolClosed);
+    /// Does this with the connection, and leaves it outside of any transaction. After an error that says more than
+    /// "locked" it is not trusted any more: SQLite ends transactions by itself when the disk fails. But a database in
+    /// memory is gone with its connection, so that is kept whatever happens.
+    fn run<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let connection = self.ready()?;
+        let done = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(Error::Panicked));
+        let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        let is_sound = clean && done.as_ref().err().is_none_or(is_busy);
+        if !is_sound && self.place != Place::Memory {
+            self.open = None;
         }
+        done
+    }
+
+    fn ready(&mut self) -> Result<&mut Connection> {
         if let Place::File { path, .. } = &self.place {
             let file = file_id(path);
-            if slot.as_ref().is_none_or(|open| open.spoiled || open.file != file) {
-                *slot = None;
-                *slot = Some(self.connect(false).await?);
+            if self.open.as_ref().is_none_or(|open| open.file != file) {
+                self.open = None;
+                self.connect(false)?;
             }
         }
-        let mut open = MutexGuard::try_map(slot, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)?;
-        let keeps = self.place == Place::Memory;
-        // Until the use has ended well: one that is dropped half-way leaves SQLite at work on it.
-        open.spoiled = !keeps;
-        Ok(Held { open, keeps })
+        self.open.as_mut().map(|open| &mut open.connection).ok_or(Error::Closed)
     }
 
     /// Connects. While another process does the same to a file that is new, SQLite may refuse without waiting;
     /// so we wait.
-    async fn connect(&self, create: bool) -> sqlx::Result<Open> {
+    fn connect(&mut self, create: bool) -> Result<()> {
         let started = Instant::now();
         loop {
-            match self.try_connect(create).await {
+            match self.try_connect(create) {
                 Err(error) if is_busy(&error) && started.elapsed() < self.timeout => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    thread::sleep(Duration::from_millis(10));
                 }
-                connected => return connected,
+                connected => {
+                    self.open = Some(connected?);
+                    return Ok(());
+                }
             }
         }
     }
 
-    async fn try_connect(&self, create: bool) -> sqlx::Result<Open> {
-        let options = SqliteConnectOptions::new()
-            .busy_timeout(self.timeout)
-            .synchronous(SqliteSynchronous::Full)
-            .disable_statement_logging();
+    fn try_connect(&self, create: bool) -> Result<Open> {
         let (mut connection, file) = match &self.place {
-            Place::Memory => (options.filename(":memory:").connect().await?, None),
+            Place::Memory => (Connection::open_in_memory()?, None),
             Place::File { path, .. } => {
-                let connection = options.filename(path).create_if_missing(create).connect().await?;
-                (connection, file_id(path))
+                let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+                (Connection::open_with_flags(path, flags)?, file_id(path))
             }
         };
+        connection.busy_timeout(self.timeout)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.pragma_update(None, "synchronous", "FULL")?;
         if self.writes {
             if self.place != Place::Memory {
-                use_wal(&mut connection).await?;
+                use_wal(&connection)?;
             }
-            migrate(&mut connection).await?;
+            migrate(&mut connection)?;
         }
-        Ok(Open { connection, file, spoiled: false })
+        Ok(Open { connection, file })
+    }
+
+    fn close(&mut self) {
+        if let Some(open) = self.open.take()
+            && let Err((_, error)) = open.connection.close()
+        {
+            tracing::warn!(%error, "an SQLite connection was not closed cleanly");
+        }
     }
 }
 
-async fn use_wal(connection: &mut SqliteConnection) -> sqlx::Result<()> {
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(connection).await?;
+fn use_wal(connection: &Connection) -> Result<()> {
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     match mode.as_str() {
         "wal" => Ok(()),
-        _ => Err(sqlx::Error::Configuration(format!("the file cannot be used with a WAL, only as `{mode}`").into())),
-    }
-}
-
-/// A connection in use.
-pub(super) struct Held<'a> {
-    open: MappedMutexGuard<'a, Open>,
-    /// A database in memory is gone with its connection, so that is kept whatever happens.
-    keeps: bool,
-}
-
-impl Held<'_> {
-    /// Lets go. After an error that says more than "locked" the connection is not trusted any more: SQLite ends
-    /// transactions by itself when the disk fails, and sqlx does not notice.
-    pub(super) fn after<T>(mut self, done: sqlx::Result<T>) -> sqlx::Result<T> {
-        self.open.spoiled = !self.keeps && done.as_ref().is_err_and(|error| !is_busy(error));
-        done
-    }
-}
-
-impl Deref for Held<'_> {
-    type Target = Open;
-
-    fn deref(&self) -> &Open {
-        &self.open
-    }
-}
-
-impl DerefMut for Held<'_> {
-    fn deref_mut(&mut self) -> &mut Open {
-        &mut self.open
+        _ => Err(corrupt(format!("the file cannot be used with a WAL, only as `{mode}`"))),
     }
 }
 

@@ -1,24 +1,18 @@
 //! From rows to records.
 
 use jiff::Timestamp;
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
 
-use super::error::corrupt;
-use super::rows::{Cell, FromCell};
+use super::error::{Result, corrupt};
 use crate::clock::from_micros;
 use crate::ledger::{Claim, EntryRow};
 use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
-use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, StoredMoney};
+use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
 use crate::{
     Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period, PostingId,
     Scope, ScopeSet,
 };
-
-/// A query whose rows are the JSON arrays `j` of another; see [`Rows`](super::rows::Rows).
-macro_rules! rows {
-    ($($sql:expr),+ $(,)?) => {
-        concat!("SELECT '[' || coalesce(group_concat(j), '') || ']' FROM (", $($sql),+, ")")
-    };
-}
 
 /// The columns of a key `k` and its balance `b`, as [`Cells::key`] reads them.
 macro_rules! key_columns {
@@ -38,15 +32,15 @@ macro_rules! account_columns {
 /// The columns of a hold `h`, as [`Cells::hold`] reads them.
 macro_rules! hold_columns {
     () => {
-        "hex(h.id), h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, h.reference, h.state"
+        "h.id, h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, \
+         h.reference, h.state"
     };
 }
 
 /// The columns of an entry `e`, as [`Cells::entry`] reads them.
 macro_rules! entry_columns {
     () => {
-        "hex(e.id), e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, \
-         CASE WHEN e.refunds IS NOT NULL THEN hex(e.refunds) END, e.labels, e.reference"
+        "e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference"
     };
 }
 
@@ -58,67 +52,60 @@ macro_rules! has_overdue {
     };
 }
 
-pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns, rows};
+pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
-    cells: std::slice::Iter<'r, Cell<'r>>,
+    row: &'r Row<'r>,
+    next: usize,
+}
+
+/// What can be read from a cell.
+pub(super) trait FromCell<'r>: Sized {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self>;
 }
 
 impl<'r> Cells<'r> {
-    pub(super) fn of(row: &'r [Cell<'r>]) -> Self {
-        Self { cells: row.iter() }
+    pub(super) fn of(row: &'r Row<'r>) -> Self {
+        Self { row, next: 0 }
     }
 
-    pub(super) fn read<T: FromCell<'r>>(&mut self) -> sqlx::Result<T> {
-        self.cells.next().and_then(T::from_cell).ok_or_else(|| corrupt("a row has another form than was asked for"))
+    pub(super) fn read<T: FromCell<'r>>(&mut self) -> Result<T> {
+        let cell = self.row.get_ref(self.next)?;
+        self.next += 1;
+        T::from_cell(cell).ok_or_else(|| corrupt("a row has another form than was asked for"))
     }
 
-    pub(super) fn key_id(&mut self) -> sqlx::Result<KeyId> {
+    pub(super) fn key_id(&mut self) -> Result<KeyId> {
         self.read().map(KeyId::new)
     }
 
-    pub(super) fn account_id(&mut self) -> sqlx::Result<AccountId> {
+    pub(super) fn account_id(&mut self) -> Result<AccountId> {
         account_id(self.read()?)
     }
 
-    pub(super) fn instant(&mut self) -> sqlx::Result<Timestamp> {
+    pub(super) fn instant(&mut self) -> Result<Timestamp> {
         self.read().map(from_micros)
     }
 
-    pub(super) fn maybe_instant(&mut self) -> sqlx::Result<Option<Timestamp>> {
+    pub(super) fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {
         Ok(self.read::<Option<i64>>()?.map(from_micros))
     }
 
-    fn amount(&mut self) -> sqlx::Result<Amount> {
+    fn amount(&mut self) -> Result<Amount> {
         self.read().map(Amount::micros)
     }
 
-    fn bytes<const N: usize>(&mut self) -> sqlx::Result<[u8; N]> {
-        bytes(self.read()?)
+    fn maybe_entry_id(&mut self) -> Result<Option<EntryId>> {
+        Ok(self.read::<Option<_>>()?.map(EntryId::from_bytes))
     }
 
-    fn maybe_entry_id(&mut self) -> sqlx::Result<Option<EntryId>> {
-        let id: Option<&str> = self.read()?;
-        id.map(|id| Ok(EntryId::from_bytes(bytes(id)?))).transpose()
-    }
-
-    fn note(&mut self) -> sqlx::Result<Note> {
+    fn note(&mut self) -> Result<Note> {
         let labels: Labels = serde_json::from_str(self.read()?).map_err(corrupt)?;
         Ok(Note::new(labels, self.read()?))
     }
 
-    /// A key; `None` where its row makes no sense.
-    pub(super) fn key(&mut self) -> sqlx::Result<Option<KeyRow>> {
-        Ok(self.stored_key()?.understood())
-    }
-
-    /// A key for the ledger.
-    pub(super) fn key_or_stand_in(&mut self) -> sqlx::Result<Option<KeyRow>> {
-        Ok(self.stored_key()?.or_stand_in())
-    }
-
-    fn stored_key(&mut self) -> sqlx::Result<StoredKey<'r>> {
+    pub(super) fn stored_key(&mut self) -> Result<StoredKey<'r>> {
         Ok(StoredKey {
             id: self.key_id()?,
             account: self.read()?,
@@ -136,7 +123,7 @@ impl<'r> Cells<'r> {
         })
     }
 
-    fn money(&mut self) -> sqlx::Result<Option<StoredMoney<'r>>> {
+    fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
         let (spent, held, since, period) = (self.read()?, self.read()?, self.read()?, self.read()?);
         let (Some(spent), Some(held), Some(since), Some(period)) = (spent, held, since, period) else {
             return Ok(None);
@@ -146,7 +133,7 @@ impl<'r> Cells<'r> {
     }
 
     /// An account, and the instant of its last change.
-    pub(super) fn account(&mut self) -> sqlx::Result<(Account, Timestamp)> {
+    pub(super) fn account(&mut self) -> Result<(Account, Timestamp)> {
         let id = self.account_id()?;
         let limit = self.read::<Option<i64>>()?.map(Amount::micros);
         let budget = Budget::new(limit, period(self.read()?)?);
@@ -155,9 +142,9 @@ impl<'r> Cells<'r> {
         Ok((Account::stored(id, budget, created_at, balance), self.instant()?))
     }
 
-    pub(super) fn hold(&mut self) -> sqlx::Result<HoldRow> {
+    pub(super) fn hold(&mut self) -> Result<HoldRow> {
         Ok(HoldRow {
-            id: PostingId::from_bytes(self.bytes()?),
+            id: PostingId::from_bytes(self.read()?),
             account: self.account_id()?,
             key: self.key_id()?,
             path: serde_json::from_str(self.read()?).map_err(corrupt)?,
@@ -177,8 +164,8 @@ impl<'r> Cells<'r> {
         })
     }
 
-    pub(super) fn entry(&mut self) -> sqlx::Result<Entry> {
-        let (id, account, key) = (EntryId::from_bytes(self.bytes()?), self.account_id()?, self.key_id()?);
+    pub(super) fn entry(&mut self) -> Result<Entry> {
+        let (id, account, key) = (EntryId::from_bytes(self.read()?), self.account_id()?, self.key_id()?);
         let kind = EntryKind::from_name(self.read()?).ok_or_else(|| corrupt("an entry is of an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;
@@ -188,15 +175,15 @@ impl<'r> Cells<'r> {
     }
 
     /// An entry, and behind it what refunds took of it.
-    pub(super) fn entry_row(&mut self) -> sqlx::Result<EntryRow> {
+    pub(super) fn entry_row(&mut self) -> Result<EntryRow> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
     }
 
-    pub(super) fn claim(&mut self) -> sqlx::Result<ClaimRow> {
+    pub(super) fn claim(&mut self) -> Result<ClaimRow> {
         Ok(ClaimRow {
             key: self.key_id()?,
-            claim: Claim::new(self.read::<&str>()?, self.bytes()?),
-            owner: PostingId::from_bytes(self.bytes()?),
+            claim: Claim::new(self.read::<&str>()?, self.read()?),
+            owner: PostingId::from_bytes(self.read()?),
             in_flight_until: self.maybe_instant()?,
             entry: self.maybe_entry_id()?,
         })
@@ -204,30 +191,54 @@ impl<'r> Cells<'r> {
 }
 
 /// Not read as a `ScopeSet`: the JSON text `null` would be unrestricted, and only a NULL is meant to be.
-fn scopes(text: Option<&str>) -> Result<ScopeSet, Nonsense> {
+fn scopes(text: Option<&str>) -> std::result::Result<ScopeSet, Nonsense> {
     let Some(text) = text else { return Ok(ScopeSet::unrestricted()) };
     Ok(serde_json::from_str::<Vec<Scope>>(text)?.into_iter().collect())
 }
 
-fn account_id(text: &str) -> sqlx::Result<AccountId> {
+fn account_id(text: &str) -> Result<AccountId> {
     AccountId::new(text).map_err(corrupt)
 }
 
-fn period(name: &str) -> sqlx::Result<Period> {
+fn period(name: &str) -> Result<Period> {
     name.parse().map_err(corrupt)
 }
 
-/// Bytes from the digits that `hex` makes of them.
-fn bytes<const N: usize>(hex: &str) -> sqlx::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let (pairs, rest) = hex.as_bytes().as_chunks();
-    if pairs.len() != N || !rest.is_empty() {
-        return Err(corrupt("an id or digest has another length than it should"));
+impl<'r> FromCell<'r> for i64 {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        cell.as_i64().ok()
     }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (high, low) = digit(*high).zip(digit(*low)).ok_or_else(|| corrupt("an id or digest is not in hex"))?;
-        *byte = high << 4 | low;
+}
+
+impl<'r> FromCell<'r> for bool {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        i64::from_cell(cell).map(|number| number != 0)
     }
-    Ok(bytes)
+}
+
+impl<'r> FromCell<'r> for &'r str {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        cell.as_str().ok()
+    }
+}
+
+impl<'r> FromCell<'r> for String {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        <&str>::from_cell(cell).map(str::to_owned)
+    }
+}
+
+impl<'r, const N: usize> FromCell<'r> for [u8; N] {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        cell.as_blob().ok()?.try_into().ok()
+    }
+}
+
+impl<'r, T: FromCell<'r>> FromCell<'r> for Option<T> {
+    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
+        match cell {
+            ValueRef::Null => Some(None),
+            cell => T::from_cell(cell).map(Some),
+        }
+    }
 }

@@ -1,53 +1,70 @@
 //! What an error of SQLite means to those who use the store.
 
+use rusqlite::ffi;
+
 use crate::store::StoreError;
 
-const BUSY: i32 = 5;
-const LOCKED: i32 = 6;
-const NOMEM: i32 = 7;
-const READONLY: i32 = 8;
-const INTERRUPT: i32 = 9;
-const IOERR: i32 = 10;
-const FULL: i32 = 13;
-const CANTOPEN: i32 = 14;
-/// Lost the race for the WAL's locks.
-const PROTOCOL: i32 = 15;
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
-pub(super) fn store_error(error: sqlx::Error) -> StoreError {
-    use sqlx::Error as E;
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// In our own words: a file or a row that cannot be used.
+    #[error(transparent)]
+    Unusable(Box<dyn std::error::Error + Send + Sync>),
+    #[error("no thread could be started: {0}")]
+    NoThread(std::io::Error),
+    #[error("the connection was busy for too long")]
+    TimedOut,
+    #[error("the store is closed")]
+    Closed,
+    #[error("the work on the connection panicked")]
+    Panicked,
+}
+
+pub(super) fn store_error(error: Error) -> StoreError {
     match error {
-        // Our own words, without sqlx's in front.
-        E::Configuration(error) | E::Decode(error) => StoreError::failed(error),
+        Error::Unusable(error) => StoreError::failed(error),
         error if is_transient(&error) => StoreError::unavailable(error),
         error => StoreError::failed(error),
     }
 }
 
-fn is_transient(error: &sqlx::Error) -> bool {
-    use sqlx::Error as E;
+fn is_transient(error: &Error) -> bool {
     match error {
-        E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Io(_) => true,
-        // The connection was left in a transaction; the next one will not be.
-        E::BeginFailed | E::InvalidSavePointStatement => true,
+        Error::NoThread(_) | Error::TimedOut | Error::Closed => true,
         error => matches!(
             code(error),
-            Some(BUSY | LOCKED | NOMEM | READONLY | INTERRUPT | IOERR | FULL | CANTOPEN | PROTOCOL)
+            Some(
+                ffi::SQLITE_BUSY
+                    | ffi::SQLITE_LOCKED
+                    | ffi::SQLITE_NOMEM
+                    | ffi::SQLITE_READONLY
+                    | ffi::SQLITE_INTERRUPT
+                    | ffi::SQLITE_IOERR
+                    | ffi::SQLITE_FULL
+                    | ffi::SQLITE_CANTOPEN
+                    // Lost the race for the WAL's locks.
+                    | ffi::SQLITE_PROTOCOL
+            )
         ),
     }
 }
 
 /// Whether somebody else has the lock: the connection itself is fine.
-pub(super) fn is_busy(error: &sqlx::Error) -> bool {
-    matches!(code(error), Some(BUSY | LOCKED))
+pub(super) fn is_busy(error: &Error) -> bool {
+    matches!(code(error), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
 }
 
 /// The primary result code: an extended one has more in its upper bits.
-fn code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+fn code(error: &Error) -> Option<i32> {
+    let Error::Sqlite(error) = error else { return None };
+    Some(error.sqlite_error()?.extended_code & 0xff)
 }
 
 /// A row that cannot be understood.
-pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
-    sqlx::Error::Decode(what.into())
+pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Unusable(what.into())
 }

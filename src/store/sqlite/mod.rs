@@ -5,8 +5,8 @@
 //! refused when it came to write. Look-ups have connections of their own and, the file being in WAL mode, never
 //! wait for a writer. Several processes may have the file open.
 //!
-//! Lists of rows travel as one JSON array in one parameter, so that a batch of any size takes a fixed number of
-//! statements, with a text that never varies.
+//! Each connection is in a thread of its own, where a batch is one job. There a statement costs a microsecond or two,
+//! so rows are read and written one by one, by prepared statements.
 
 mod change;
 mod connection;
@@ -17,7 +17,7 @@ mod migrate;
 mod options;
 mod post;
 mod read;
-mod rows;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -26,10 +26,12 @@ mod write;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use rusqlite::Connection;
 
-use self::connection::{Connections, Held};
+use self::connection::{Connections, Worker};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
 use super::behind::{Behind, Seen};
@@ -93,72 +95,58 @@ impl SqliteStore {
         Self::connect(":memory:").await
     }
 
-    fn answer<'a, T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
-        Box::pin(async move { work.await.map_err(store_error) })
+    async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
+        let (hashes, clock) = (Arc::new(hashes), self.clock.clone());
+        let look = move |connection: &Connection| read::find(connection, &hashes, clock.now());
+        self.current(self.connections.reader(), look).await
     }
 
-    async fn found(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
-        let mut reader = self.connections.reader().await?;
-        let seen = read::find(&mut reader.connection, hashes, self.clock.now()).await;
-        let seen = reader.after(seen)?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        self.catch_up(seen.behind).await?;
-        let mut reader = self.connections.reader().await?;
-        let seen = read::find(&mut reader.connection, hashes, self.clock.now()).await;
-        Ok(reader.after(seen)?.value)
+    async fn policy(&self) -> error::Result<Option<Mark>> {
+        let clock = self.clock.clone();
+        let look = move |connection: &mut Connection| {
+            let at = clock.now();
+            Ok(read::policy(connection)?.map(|version| Mark::new(version.cast_unsigned(), at)))
+        };
+        self.connections.reader().run(look).await
     }
 
-    async fn policy(&self) -> sqlx::Result<Option<Mark>> {
-        let mut reader = self.connections.reader().await?;
-        let at = self.clock.now();
-        let version = read::policy(&mut reader.connection).await;
-        Ok(reader.after(version)?.map(|version| Mark::new(version.cast_unsigned(), at)))
+    async fn catch_up(&self, behind: Behind) -> error::Result<usize> {
+        let clock = self.clock.clone();
+        self.connections.writer().run(move |connection| post::catch_up(connection, &clock, behind)).await
     }
 
-    async fn catch_up(&self, behind: Behind) -> sqlx::Result<usize> {
-        let mut writer = self.connections.writer().await?;
-        let ended = post::catch_up(&mut writer.connection, &self.clock, behind).await;
-        writer.after(ended)
+    async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
+        let clock = self.clock.clone();
+        self.connections.writer().run(move |connection| post::post(connection, &clock, &postings)).await
     }
 
-    async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Result<Posted, Refusal>>> {
-        let mut writer = self.connections.writer().await?;
-        let posted = post::post(&mut writer.connection, &self.clock, postings).await;
-        writer.after(posted)
-    }
-
-    async fn changed(&self, change: &Change, rules: &Rules) -> sqlx::Result<Result<Changed, ChangeError>> {
-        let mut writer = self.connections.writer().await?;
-        let changed = change::change(&mut writer.connection, &self.clock, change, rules).await;
-        writer.after(changed)
+    async fn changed(&self, change: Change, rules: Rules) -> error::Result<Result<Changed, ChangeError>> {
+        let clock = self.clock.clone();
+        self.connections.writer().run(move |connection| change::change(connection, &clock, &change, &rules)).await
     }
 
     /// Reads; where that saw what is behind, brings it up to date and reads once more.
-    async fn current<'a, T: Send>(
-        &'a self,
-        look: impl for<'c> Fn(&'c mut Held<'a>) -> BoxFuture<'c, sqlx::Result<Seen<T>>> + Send,
-    ) -> sqlx::Result<T> {
-        let mut reader = self.connections.reporter().await?;
-        let seen = look(&mut reader).await;
-        let seen = reader.after(seen)?;
+    async fn current<T: Send + 'static>(
+        &self,
+        worker: &Worker,
+        look: impl Fn(&Connection) -> error::Result<Seen<T>> + Clone + Send + 'static,
+    ) -> error::Result<T> {
+        let first = look.clone();
+        let seen = worker.run(move |connection| first(connection)).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
         self.catch_up(seen.behind).await?;
-        let mut reader = self.connections.reporter().await?;
-        let seen = look(&mut reader).await;
-        Ok(reader.after(seen)?.value)
+        Ok(worker.run(move |connection| look(connection)).await?.value)
     }
 
-    async fn swept(&self) -> sqlx::Result<usize> {
+    async fn swept(&self) -> error::Result<usize> {
         let mut total = 0;
         loop {
-            let mut reader = self.connections.reporter().await?;
-            let overdue = read::overdue(&mut reader.connection, self.clock.now()).await;
+            let clock = self.clock.clone();
+            let overdue = move |connection: &mut Connection| read::overdue(connection, clock.now());
+            let overdue = self.connections.reporter().run(overdue).await?;
             // An idle service finds none, and writes nothing.
-            let overdue = reader.after(overdue)?;
             if overdue.is_empty() {
                 return Ok(total);
             }
@@ -168,15 +156,37 @@ impl SqliteStore {
             }
         }
     }
+
+    /// What may take long.
+    fn report<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> error::Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, StoreResult<T>> {
+        answer(self.connections.reporter().run(move |connection| look(connection)))
+    }
+
+    /// The same, brought up to date.
+    fn report_current<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Connection, Timestamp) -> error::Result<Seen<T>> + Clone + Send + 'static,
+    ) -> BoxFuture<'_, StoreResult<T>> {
+        let clock = self.clock.clone();
+        let look = move |connection: &Connection| look(connection, clock.now());
+        answer(self.current(self.connections.reporter(), look))
+    }
+}
+
+fn answer<'a, T>(work: impl Future<Output = error::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
+    Box::pin(async move { work.await.map_err(store_error) })
 }
 
 impl Store for SqliteStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        self.answer(self.found(hashes))
+        answer(self.found(hashes.to_vec()))
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
-        self.answer(self.posted(postings))
+        answer(self.posted(postings.to_vec()))
     }
 
     fn change<'a>(
@@ -184,71 +194,56 @@ impl Store for SqliteStore {
         change: &'a Change,
         rules: &'a Rules,
     ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
-        self.answer(self.changed(change, rules))
+        answer(self.changed(change.clone(), rules.clone()))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        self.answer(self.current(move |reader| Box::pin(read::lineage(&mut reader.connection, key, self.clock.now()))))
+        self.report_current(move |connection, now| read::lineage(connection, key, now))
     }
 
     fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
-        self.answer(async move {
-            let seen =
-                self.current(move |reader| Box::pin(read::account(&mut reader.connection, account, self.clock.now())));
-            Ok(seen.await?.map(|(account, at)| account.rolled(at)))
+        let account = account.clone();
+        self.report_current(move |connection, now| {
+            let Seen { value, behind } = read::account(connection, &account, now)?;
+            Ok(Seen { value: value.map(|(account, at)| account.rolled(at)), behind })
         })
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
-        self.answer(self.current(move |reader| Box::pin(read::keys(&mut reader.connection, query, self.clock.now()))))
+        let query = query.clone();
+        self.report_current(move |connection, now| read::keys(connection, &query, now))
     }
 
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
-        self.answer(async move {
-            let mut reader = self.connections.reporter().await?;
-            let entries = usage::entries(&mut reader.connection, query).await;
-            reader.after(entries)
-        })
+        let query = query.clone();
+        self.report(move |connection| usage::entries(connection, &query))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
-        self.answer(async move {
-            let mut reader = self.connections.reporter().await?;
-            let entry = usage::entry(&mut reader.connection, id).await;
-            reader.after(entry)
-        })
+        self.report(move |connection| usage::entry(connection, id))
     }
 
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
-        self.answer(async move {
-            let mut reader = self.connections.reporter().await?;
-            let usage = usage::usage(&mut reader.connection, query).await;
-            reader.after(usage)
-        })
+        let query = query.clone();
+        self.report(move |connection| usage::usage(connection, &query))
     }
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
-        self.answer(self.swept())
+        answer(self.swept())
     }
 
     fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
-        self.answer(self.policy())
+        answer(self.policy())
     }
 
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.answer(async move {
-            let mut writer = self.connections.writer().await?;
-            let noted = uses::note(&mut writer.connection, uses).await;
-            writer.after(noted)
-        })
+        let uses = uses.to_vec();
+        answer(self.connections.writer().run(move |connection| uses::note(connection, &uses)))
     }
 
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
-        self.answer(async move {
-            let mut reader = self.connections.reporter().await?;
-            let uses = uses::last(&mut reader.connection, keys).await;
-            reader.after(uses)
-        })
+        let keys = keys.to_vec();
+        self.report(move |connection| uses::last(connection, &keys))
     }
 
     fn width(&self) -> Width {

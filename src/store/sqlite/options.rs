@@ -2,10 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
-
-use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::Clock;
 
@@ -75,8 +72,8 @@ impl SqliteOptions {
         if path == ":memory:" {
             return Place::at(path.into(), create);
         }
-        let decoded = SqliteConnectOptions::from_str(path).map_err(|error| format!("sqlite:{path}: {error}"))?;
-        Place::at(decoded.get_filename().to_owned(), create)
+        let decoded = decoded(path).ok_or_else(|| format!("sqlite:{path}: what `%` encodes is not UTF-8"))?;
+        Place::at(decoded.into(), create)
     }
 }
 
@@ -119,6 +116,20 @@ impl fmt::Display for Place {
     }
 }
 
+/// The text of a part of an URL. A `%` that encodes nothing stands for itself.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digit = |place: usize| char::from(*behind.get(place)?).to_digit(16);
+        let encoded = digit(0).zip(digit(1)).filter(|_| *first == b'%');
+        let encoded = encoded.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        bytes.push(encoded.unwrap_or(*first));
+        rest = behind.get(if encoded.is_some() { 2 } else { 0 }..).unwrap_or_default();
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +144,7 @@ mod tests {
             ("sqlite://keys.db?mode=rwc", file("keys.db")),
             ("sqlite:///tmp/keys.db", file("/tmp/keys.db")),
             ("sqlite:a%20b.db", file("a b.db")),
+            ("sqlite:%c3%A9%2", file("é%2")),
             ("a%20b?c.db", file("a%20b?c.db")),
             ("sqlite:keys.db?mode=rw", Place::File { path: "keys.db".into(), create: false }),
             (":memory:", Place::Memory),
@@ -152,6 +164,7 @@ mod tests {
             ("file:keys.db", "does not start with `file:`"),
             ("sqlite:keys.db?mode=ro", "?mode=rwc or ?mode=rw"),
             ("sqlite:keys.db?cache=shared", "?mode=rwc or ?mode=rw"),
+            ("sqlite:%ff.db", "not UTF-8"),
         ] {
             let error = SqliteOptions::new(target).place().unwrap_err();
             assert!(error.contains(names), "{target}: {error}");

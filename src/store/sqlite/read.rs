@@ -1,11 +1,13 @@
 //! Keys and accounts, as they stand.
 
-use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
+use std::collections::HashMap;
 
-use super::decode::{Cells, account_columns, has_overdue, key_columns, rows};
-use super::load::{Hex, json};
-use super::rows::{Cell, Rows};
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::decode::{Cells, account_columns, has_overdue, key_columns};
+use super::error::Result;
+use super::statement::{in_snapshot, one};
 use super::write::micros;
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
@@ -13,143 +15,155 @@ use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
 /// No lineage is longer, whatever the rules say.
-macro_rules! climb {
-    () => {
-        " UNION ALL SELECT c.place, k.parent_id, c.retires_at, c.depth + 1 FROM chain c \
-         CROSS JOIN agent_keys k ON k.id = c.id WHERE k.parent_id IS NOT NULL AND c.depth < 64) "
-    };
+const DEEPEST: usize = 64;
+
+/// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there, or makes no sense.
+#[derive(Default)]
+struct Snapshot {
+    keys: HashMap<KeyId, Option<KeyRow>>,
+    accounts: HashMap<AccountId, Option<(Account, Timestamp)>>,
 }
 
-/// The rows of lineages: for each place the key, then its parent, and so on.
-macro_rules! from_chain {
-    () => {
-        concat!(
-            " FROM chain c CROSS JOIN agent_keys k ON k.id = c.id CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
-            " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
-        )
-    };
+/// This runs on every request.
+pub(super) fn find(connection: &Connection, hashes: &[TokenHash], now: Timestamp) -> Result<Seen<Vec<Option<Found>>>> {
+    in_snapshot(connection, |connection| {
+        let mut snapshot = Snapshot::default();
+        let mut behind = Behind::default();
+        let mut find = |hash: &TokenHash| {
+            let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { return Ok(None) };
+            let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
+            // By the account's own time, which does not go back when the clock does.
+            let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
+            Ok(lineage.map(|lineage| Found::new(lineage, retires_at)))
+        };
+        let value = hashes.iter().map(&mut find).collect::<Result<_>>()?;
+        Ok(Seen { value, behind })
+    })
 }
 
-/// This runs on every request: one statement for all of them.
-pub(super) async fn find(
-    connection: &mut SqliteConnection,
-    hashes: &[TokenHash],
-    now: Timestamp,
-) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
-    const SQL: &str = rows!(
-        "WITH RECURSIVE chain (place, id, retires_at, depth) AS (",
-        "SELECT w.key, k.id, NULL, 0 FROM json_each(?1) w CROSS JOIN agent_keys k ON k.key_hash = w.value",
-        " UNION ALL ",
-        "SELECT w.key, t.key_id, t.retires_at, 0 FROM json_each(?1) w",
-        " CROSS JOIN agentkey_retired_tokens t ON t.key_hash = w.value WHERE t.retires_at > ?2",
-        climb!(),
-        "SELECT json_array(c.place, c.depth, c.retires_at, 0, ",
-        key_columns!(),
-        ", ",
-        account_columns!(),
-        ") AS j",
-        from_chain!(),
-    );
-    // Requests that come together often come with the same key.
-    let mut wanted = hashes.to_vec();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let list: Vec<_> = wanted.iter().map(|hash| Hex(*hash.as_bytes())).collect();
-    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(json(&list)?).bind(micros(now))).await?;
-    let rows = in_order(rows.read()?);
-    let mut found: Vec<Option<Found>> = Vec::new();
-    found.resize_with(wanted.len(), || None);
-    let mut behind = Behind::default();
-    for lineage in rows.chunk_by(|row, next| place(row).is_some_and(|place| Some(place) == self::place(next))) {
-        let Some(first) = lineage.first() else { continue };
-        let Some(slot) = place(first).and_then(|place| found.get_mut(place)) else { continue };
-        let retires_at = member(first)?.0.retires_at;
-        // By the account's own time, which does not go back when the clock does.
-        let lineage = assemble(lineage, now, &mut behind)?;
-        let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
-        *slot = lineage.map(|lineage| Found::new(lineage, retires_at));
+impl Snapshot {
+    /// Whose token this is, and until when, if it was rotated away.
+    fn token(
+        &mut self,
+        connection: &Connection,
+        hash: &TokenHash,
+        now: Timestamp,
+    ) -> Result<Option<(KeyId, Option<Timestamp>)>> {
+        const PRESENT: &str = concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.key_hash = ?1"
+        );
+        const RETIRED: &str = "SELECT t.key_id, t.retires_at FROM agentkey_retired_tokens t \
+                               WHERE t.key_hash = ?1 AND t.retires_at > ?2";
+        let hash = hash.to_string();
+        let present = one(connection, PRESENT, [&hash], |mut cells| {
+            let key = cells.stored_key()?;
+            Ok((key.id, key.understood()))
+        })?;
+        if let Some((id, key)) = present {
+            self.keys.insert(id, key);
+            return Ok(Some((id, None)));
+        }
+        one(connection, RETIRED, params![hash, micros(now)], |mut cells| Ok((cells.key_id()?, Some(cells.instant()?))))
     }
-    if wanted.len() != hashes.len() {
-        let of = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get(place)?.clone());
-        return Ok(Seen { value: hashes.iter().map(of).collect(), behind });
+
+    fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
+        if !self.keys.contains_key(&id) {
+            let key = one(connection, KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
+            self.keys.insert(id, key.flatten());
+        }
+        Ok(self.keys.get(&id).and_then(Option::as_ref))
     }
-    let mut take = |hash| wanted.binary_search(hash).ok().and_then(|place| found.get_mut(place)?.take());
-    Ok(Seen { value: hashes.iter().map(&mut take).collect(), behind })
+
+    fn account(&mut self, connection: &Connection, id: &AccountId) -> Result<Option<&(Account, Timestamp)>> {
+        const SQL: &str = concat!("SELECT ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+        if !self.accounts.contains_key(id) {
+            let account = one(connection, SQL, [id.as_str()], |mut cells| cells.account())?;
+            self.accounts.insert(id.clone(), account);
+        }
+        Ok(self.accounts.get(id).and_then(Option::as_ref))
+    }
+
+    /// A lineage at its account's time. One that does not climb from the key to a root, step by step and in one
+    /// account, is none: nothing is known of what the missing member allows.
+    fn lineage(
+        &mut self,
+        connection: &Connection,
+        id: KeyId,
+        now: Timestamp,
+        behind: &mut Behind,
+    ) -> Result<Option<Lineage>> {
+        let mut keys: Vec<Key> = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let Some(KeyRow { key, is_behind }) = self.key(connection, id)? else { return Ok(None) };
+            if keys.len() > DEEPEST || keys.last().is_some_and(|child| child.account != key.account) {
+                return Ok(None);
+            }
+            if *is_behind {
+                behind.add_key(key);
+            }
+            next = key.parent;
+            keys.push(key.clone());
+        }
+        let mut keys = keys.into_iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        let Some((account, changed_at)) = self.account(connection, &key.account)? else { return Ok(None) };
+        Ok(Some(Lineage::new(key, keys.collect(), account.clone(), now.max(*changed_at))))
+    }
 }
+
+pub(super) const KEY: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    " FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.id = ?1"
+);
 
 /// The number of the policy in force. Triggers draw another with every change, whoever makes it.
-pub(super) async fn policy(connection: &mut SqliteConnection) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar("SELECT version FROM agentkey_policy WHERE id = 0").fetch_optional(connection).await
+pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
+    one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.read())
 }
 
 /// The lineage of one key, at the account's own time.
-pub(super) async fn lineage(
-    connection: &mut SqliteConnection,
-    key: KeyId,
-    now: Timestamp,
-) -> sqlx::Result<Seen<Option<Lineage>>> {
-    const SQL: &str = rows!(
-        "WITH RECURSIVE chain (place, id, retires_at, depth) AS (SELECT 0, ?1, NULL, 0",
-        climb!(),
-        "SELECT json_array(c.place, c.depth, c.retires_at, c.depth = 0 AND ",
-        has_overdue!(),
-        ", ",
-        key_columns!(),
-        ", ",
-        account_columns!(),
-        ") AS j",
-        from_chain!(),
-    );
-    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(key.get()).bind(micros(now))).await?;
-    let rows = in_order(rows.read()?);
-    let overdue = rows.first().map(|row| member(row)).transpose()?.is_some_and(|(key, _)| key.overdue);
+pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<Seen<Option<Lineage>>> {
     let mut behind = Behind::default();
-    let value = assemble(&rows, now, &mut behind)?;
-    for lineage in value.iter().filter(|_| overdue) {
-        behind.add_account(lineage.account_id());
+    let value = Snapshot::default().lineage(connection, key, now, &mut behind)?;
+    if let Some(lineage) = &value {
+        let account = account(connection, lineage.account_id(), now)?;
+        account.behind.accounts.iter().for_each(|account| behind.add_account(account));
     }
     Ok(Seen { value, behind })
 }
 
 /// An account, not rolled to its time, which is told too.
-pub(super) async fn account(
-    connection: &mut SqliteConnection,
+pub(super) fn account(
+    connection: &Connection,
     id: &AccountId,
     now: Timestamp,
-) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
-    const SQL: &str = rows!(
-        "SELECT json_array(",
-        has_overdue!(),
-        ", ",
-        account_columns!(),
-        ") AS j FROM agentkey_accounts a WHERE a.id = ?1",
-    );
-    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(id.as_str()).bind(micros(now))).await?;
-    let rows = rows.read()?;
-    let Some(row) = rows.first() else { return Ok(Seen { value: None, behind: Behind::default() }) };
-    let mut cells = Cells::of(row);
-    let overdue: bool = cells.read()?;
-    let (account, last) = cells.account()?;
+) -> Result<Seen<Option<(Account, Timestamp)>>> {
+    const SQL: &str =
+        concat!("SELECT ", has_overdue!(), ", ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
     let mut behind = Behind::default();
-    if overdue {
-        behind.add_account(id);
-    }
-    Ok(Seen { value: Some((account, now.max(last))), behind })
+    let value = one(connection, SQL, params![id.as_str(), micros(now)], |mut cells| {
+        if cells.read()? {
+            behind.add_account(id);
+        }
+        let (account, last) = cells.account()?;
+        Ok((account, now.max(last)))
+    })?;
+    Ok(Seen { value, behind })
 }
 
-pub(super) async fn keys(
-    connection: &mut SqliteConnection,
-    query: &KeyQuery,
-    now: Timestamp,
-) -> sqlx::Result<Seen<Vec<Key>>> {
+pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Seen<Vec<Key>>> {
     macro_rules! listing {
         ($of:literal) => {
-            rows!(
-                "SELECT json_array(",
-                has_overdue!(),
-                ", a.changed_at, ",
+            concat!(
+                "SELECT ",
                 key_columns!(),
-                ") AS j FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
+                ", ",
+                has_overdue!(),
+                ", a.changed_at FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
                 " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
                 " WHERE ",
                 $of,
@@ -157,94 +171,35 @@ pub(super) async fn keys(
             )
         };
     }
-    let listing = match &query.of {
-        KeysOf::Account(account) => sqlx::query(listing!("k.account_id")).bind(account.as_str()),
-        KeysOf::Parent(parent) => sqlx::query(listing!("k.parent_id")).bind(parent.get()),
-    };
     let after = query.after.map_or(i64::MIN, KeyId::get);
-    let listing = listing.bind(micros(now)).bind(after).bind(query.limit);
     let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
-    let rows = Rows::fetch(connection, listing).await?;
-    for row in rows.read()? {
-        let mut cells = Cells::of(&row);
-        let overdue: bool = cells.read()?;
-        let at = now.max(cells.instant()?);
-        let Some(KeyRow { mut key, is_behind }) = cells.key()? else { continue };
-        if overdue {
+    let mut statement = connection.prepare_cached(match &query.of {
+        KeysOf::Account(_) => listing!("k.account_id"),
+        KeysOf::Parent(_) => listing!("k.parent_id"),
+    })?;
+    let mut rows = match &query.of {
+        KeysOf::Account(account) => statement.query(params![account.as_str(), micros(now), after, query.limit]),
+        KeysOf::Parent(parent) => statement.query(params![parent.get(), micros(now), after, query.limit]),
+    }?;
+    while let Some(row) = rows.next()? {
+        let mut cells = Cells::of(row);
+        let Some(KeyRow { mut key, is_behind }) = cells.stored_key()?.understood() else { continue };
+        if cells.read()? {
             seen.behind.add_account(&key.account);
         }
         if is_behind {
             seen.behind.add_key(&key);
         }
-        key.roll(at);
+        key.roll(now.max(cells.instant()?));
         seen.value.push(key);
     }
-    seen.value.sort_unstable_by_key(|key| key.id);
     Ok(seen)
 }
 
 /// Some accounts in which holds have run out, those first that wait longest.
-pub(super) async fn overdue(connection: &mut SqliteConnection, now: Timestamp) -> sqlx::Result<Behind> {
-    const SQL: &str = rows!(
-        "SELECT json_array(a.id) AS j",
-        " FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id",
-        " WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100",
-    );
-    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(micros(now))).await?;
-    let accounts = rows.read()?;
-    let accounts = accounts.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Behind> {
+    const SQL: &str = "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
+                       WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
+    let accounts = super::statement::all(connection, SQL, [micros(now)], |mut cells| cells.account_id())?;
     Ok(Behind { accounts, keys: Vec::new() })
-}
-
-/// Lineages one after the other, each from its key up.
-fn in_order(mut rows: Vec<Vec<Cell<'_>>>) -> Vec<Vec<Cell<'_>>> {
-    let number = |cell: Option<&Cell<'_>>| match cell {
-        Some(Cell::Integer(number)) => *number,
-        _ => i64::MAX,
-    };
-    rows.sort_unstable_by_key(|row| (number(row.first()), number(row.get(1))));
-    rows
-}
-
-fn place(row: &[Cell<'_>]) -> Option<usize> {
-    Cells::of(row).read::<i64>().ok().and_then(|place| usize::try_from(place).ok())
-}
-
-/// A row of a lineage, but for its key and its account.
-struct Member {
-    depth: i64,
-    retires_at: Option<Timestamp>,
-    overdue: bool,
-}
-
-/// What a row says first; the cells that follow are those of the key and the account.
-fn member<'r>(row: &'r [Cell<'r>]) -> sqlx::Result<(Member, Cells<'r>)> {
-    let mut cells = Cells::of(row);
-    let _place: i64 = cells.read()?;
-    let member = Member { depth: cells.read()?, retires_at: cells.maybe_instant()?, overdue: cells.read()? };
-    Ok((member, cells))
-}
-
-/// Puts a lineage together. One that does not climb from the key to a root, step by step and in one account, is
-/// none: nothing is known of what the missing member allows.
-fn assemble(rows: &[Vec<Cell<'_>>], now: Timestamp, behind: &mut Behind) -> sqlx::Result<Option<Lineage>> {
-    let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
-    let mut last = None;
-    for (row, step) in rows.iter().zip(0_i64..) {
-        let (member, mut cells) = member(row)?;
-        let Some(KeyRow { key, is_behind }) = cells.key()?.filter(|_| member.depth == step) else { return Ok(None) };
-        if keys.last().is_some_and(|child| child.parent != Some(key.id) || child.account != key.account) {
-            return Ok(None);
-        }
-        if is_behind {
-            behind.add_key(&key);
-        }
-        keys.push(key);
-        last = Some(cells);
-    }
-    let reaches_root = keys.last().is_some_and(|last| last.parent.is_none());
-    let Some(mut root) = last.filter(|_| reaches_root) else { return Ok(None) };
-    let (account, changed_at) = root.account()?;
-    let mut keys = keys.into_iter();
-    Ok(keys.next().map(|key| Lineage::new(key, keys.collect(), account, now.max(changed_at))))
 }

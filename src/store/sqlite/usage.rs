@@ -3,26 +3,24 @@
 use std::collections::BTreeMap;
 
 use jiff::{Timestamp, Unit};
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, Params, params};
 
-use super::decode::{Cells, entry_columns, rows};
-use super::rows::Rows;
+use super::decode::{Cells, entry_columns};
+use super::error::Result;
+use super::statement::{all, one};
 use super::write::micros;
 use crate::clock::from_micros;
 use crate::store::memory::bucket;
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, KeyId};
 
-pub(super) async fn entries(
-    connection: &mut SqliteConnection,
-    query: &EntryQuery,
-) -> sqlx::Result<Vec<(Cursor, Entry)>> {
+pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
     macro_rules! page {
         ($of:literal) => {
-            rows!(
-                "SELECT json_array(e.seq, ",
+            concat!(
+                "SELECT e.seq, ",
                 entry_columns!(),
-                ") AS j FROM agentkey_entries e WHERE ",
+                " FROM agentkey_entries e WHERE ",
                 $of,
                 // The instants of an account never go back, so the bounds in time are bounds in the order too.
                 " AND e.seq > max(?3, coalesce((SELECT f.seq FROM agentkey_entries f WHERE f.account_id = ?1 \
@@ -37,27 +35,20 @@ pub(super) async fn entries(
         Some(_) => page!("+e.account_id = ?1 AND e.key_id = ?2"),
         None => page!("e.account_id = ?1 AND ?2 IS NULL"),
     };
-    let page = sqlx::query(sql)
-        .bind(query.account.as_str())
-        .bind(query.key.map(KeyId::get))
-        .bind(query.after.map_or(i64::MIN, Cursor::get))
-        .bind(query.since.map_or(i64::MIN, ceiling))
-        .bind(query.until.map_or(i64::MAX, ceiling))
-        .bind(query.limit);
-    let rows = Rows::fetch(connection, page).await?;
-    let mut entries = Vec::new();
-    for row in rows.read()? {
-        let mut cells = Cells::of(&row);
-        entries.push((Cursor::new(cells.read()?), cells.entry()?));
-    }
-    entries.sort_unstable_by_key(|(place, _)| *place);
-    Ok(entries)
+    let page = params![
+        query.account.as_str(),
+        query.key.map(KeyId::get),
+        query.after.map_or(i64::MIN, Cursor::get),
+        query.since.map_or(i64::MIN, ceiling),
+        query.until.map_or(i64::MAX, ceiling),
+        query.limit,
+    ];
+    all(connection, sql, page, |mut cells| Ok((Cursor::new(cells.read()?), cells.entry()?)))
 }
 
-pub(super) async fn entry(connection: &mut SqliteConnection, id: EntryId) -> sqlx::Result<Option<Entry>> {
-    const SQL: &str = rows!("SELECT json_array(", entry_columns!(), ") AS j FROM agentkey_entries e WHERE e.id = ?1");
-    let rows = Rows::fetch(connection, sqlx::query(SQL).bind(id.as_bytes().as_slice())).await?;
-    rows.read()?.first().map(|row| Cells::of(row).entry()).transpose()
+pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry>> {
+    const SQL: &str = concat!("SELECT ", entry_columns!(), " FROM agentkey_entries e WHERE e.id = ?1");
+    one(connection, SQL, [id.as_bytes()], |mut cells| cells.entry())
 }
 
 /// The columns of a sum, as [`sum`] puts it together. In two halves, because a `sum` of SQLite fails where it
@@ -68,16 +59,16 @@ macro_rules! sum_columns {
     };
 }
 
-pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
+pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
     macro_rules! groups {
         ($of:literal, $group:expr) => {
-            rows!(
-                "SELECT json_array(",
+            concat!(
+                "SELECT ",
                 $group,
                 ", ",
                 sum_columns!(),
-                ", count(*) FILTER (WHERE e.refunds IS NULL)) AS j ",
-                "FROM agentkey_entries e WHERE ",
+                ", count(*) FILTER (WHERE e.refunds IS NULL) \
+                 FROM agentkey_entries e WHERE ",
                 $of,
                 " AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY ",
                 $group,
@@ -93,84 +84,69 @@ pub(super) async fn usage(connection: &mut SqliteConnection, query: &UsageQuery)
         };
     }
     const HOUR: i64 = 3_600_000_000;
-    let (sql, unit) = match &query.by {
-        UsageBy::Key => (either!("e.key_id"), Unit::Hour),
+    // Months are of no fixed length: they are put together from days.
+    let (sql, step, unit) = match &query.by {
+        UsageBy::Key => (either!("CAST(e.key_id AS TEXT)"), None, None),
         UsageBy::Label(_) => {
-            (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), Unit::Hour)
+            (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), None, None)
         }
-        UsageBy::Hour => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Hour),
-        UsageBy::Day => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Day),
-        // Months are of no fixed length: they are put together from days.
-        UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Unit::Month),
+        UsageBy::Hour => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(HOUR), Some(Unit::Hour)),
+        UsageBy::Day => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(24 * HOUR), Some(Unit::Day)),
+        UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(24 * HOUR), Some(Unit::Month)),
     };
-    let sums = sqlx::query(sql)
-        .bind(query.account.as_str())
-        .bind(query.key.map(KeyId::get))
-        .bind(query.since.map_or(i64::MIN, ceiling))
-        .bind(query.until.map_or(i64::MAX, ceiling));
-    let sums = match &query.by {
-        UsageBy::Label(name) => sums.bind(name.as_str()),
-        UsageBy::Hour => sums.bind(HOUR),
-        UsageBy::Key | UsageBy::Day | UsageBy::Month => sums.bind(24 * HOUR),
-    };
+    let key = query.key.map(KeyId::get);
+    let (since, until) = (query.since.map_or(i64::MIN, ceiling), query.until.map_or(i64::MAX, ceiling));
     let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
-    let rows = Rows::fetch(connection, sums).await?;
-    for row in rows.read()? {
-        let mut cells = Cells::of(&row);
-        let group = match &query.by {
-            UsageBy::Key => cells.key_id()?.to_string(),
-            UsageBy::Label(_) => cells.read()?,
-            UsageBy::Hour | UsageBy::Day | UsageBy::Month => bucket(from_micros(cells.read()?), unit),
+    let read = |mut cells: Cells<'_>| {
+        let group = match unit {
+            None => cells.read()?,
+            Some(unit) => bucket(from_micros(cells.read()?), unit),
         };
         let (amount, charges) = groups.entry(group).or_default();
         *amount += sum(&mut cells)?;
         *charges += cells.read::<i64>()?.unsigned_abs();
-    }
+        Ok(())
+    };
+    match (&query.by, step) {
+        (UsageBy::Label(name), _) => {
+            all(connection, sql, params![query.account.as_str(), key, since, until, name], read)?
+        }
+        (_, Some(step)) => all(connection, sql, params![query.account.as_str(), key, since, until, step], read)?,
+        _ => all(connection, sql, params![query.account.as_str(), key, since, until], read)?,
+    };
     let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
     Ok(usage.collect())
 }
 
 /// What a key and everything minted from it was charged since then.
-pub(super) async fn spent_by_key(
-    connection: &mut SqliteConnection,
-    key: KeyId,
-    since: Timestamp,
-) -> sqlx::Result<Amount> {
-    const SQL: &str = rows!(
+pub(super) fn spent_by_key(connection: &Connection, key: KeyId, since: Timestamp) -> Result<Amount> {
+    const SQL: &str = concat!(
         "WITH RECURSIVE family (id) AS (SELECT ?1 UNION ",
         "SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id) ",
-        "SELECT json_array(",
+        "SELECT ",
         sum_columns!(),
-        ") AS j FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
+        " FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
         // Nothing counts later than it was written.
         " AND e.seq > coalesce((SELECT g.seq FROM agentkey_entries g WHERE g.account_id =",
         " (SELECT k.account_id FROM agent_keys k WHERE k.id = ?1) AND g.at < ?2",
         " ORDER BY g.at DESC, g.seq DESC LIMIT 1), -1) WHERE e.counts_at >= ?2",
     );
-    total(connection, sqlx::query(SQL).bind(key.get()).bind(micros(since))).await
+    total(connection, SQL, params![key.get(), micros(since)])
 }
 
 /// What all keys of an account were charged since then.
-pub(super) async fn spent_by_account(
-    connection: &mut SqliteConnection,
-    account: &AccountId,
-    since: Timestamp,
-) -> sqlx::Result<Amount> {
-    const SQL: &str = rows!(
-        "SELECT json_array(",
-        sum_columns!(),
-        ") AS j FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",
-    );
-    total(connection, sqlx::query(SQL).bind(account.as_str()).bind(micros(since))).await
+pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, since: Timestamp) -> Result<Amount> {
+    const SQL: &str =
+        concat!("SELECT ", sum_columns!(), " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",);
+    total(connection, SQL, params![account.as_str(), micros(since)])
 }
 
-async fn total(connection: &mut SqliteConnection, query: super::load::Query<'_>) -> sqlx::Result<Amount> {
-    let rows = Rows::fetch(connection, query).await?;
-    let rows = rows.read()?;
-    rows.first().map_or(Ok(Amount::ZERO), |row| sum(&mut Cells::of(row)).map(saturated))
+fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amount> {
+    let total = one(connection, sql, params, |mut cells| sum(&mut cells))?;
+    Ok(saturated(total.unwrap_or_default()))
 }
 
-fn sum(cells: &mut Cells<'_>) -> sqlx::Result<i128> {
+fn sum(cells: &mut Cells<'_>) -> Result<i128> {
     let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
     Ok(i128::from(high) * (1 << 32) + i128::from(low))
 }

@@ -1,163 +1,153 @@
-//! Writing back what a book changed: one statement for each table, all sent at once.
+//! Writing back what a book changed, row by row.
 
 use jiff::Timestamp;
+use rusqlite::{Connection, params};
 use serde::Serialize;
-use sqlx::sqlite::SqliteConnection;
 
-use super::load::{Hex, Query, json};
+use super::error::{Result, corrupt};
+use super::statement::run;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
-use crate::{Account, Amount, Balance, Entry, EntryId, KeyId, Period};
+use crate::{Account, Amount, Balance, Entry, KeyId, Period};
 
-/// Accounts with the instant of the change: new ones whole, of those that are there the money, and the policy where
-/// it is said. Their version goes up by one.
-///
-/// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
-macro_rules! put_accounts {
-    ($($policy:literal)?) => {concat!(
-            "INSERT INTO agentkey_accounts \
-             (id, version, changed_at, limit_micros, period, created_at, spent, held, since) \
-             SELECT value ->> 0, 1, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-             value ->> 7 FROM json_each(?) WHERE true ON CONFLICT (id) DO UPDATE SET version = version + 1, changed_at = excluded.changed_at, \
-             spent = excluded.spent, held = excluded.held, since = excluded.since"
-            $(, $policy)?
-    )};
-}
-
-macro_rules! put_balances {
-    () => {
-            "INSERT INTO agentkey_balances (key_id, period, spent, held, since) \
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?) WHERE true ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, \
-             held = excluded.held, since = excluded.since"
-    };
-}
-
-/// Writes everything that a book changed: six statements, sent at once.
-pub(super) async fn changes(connection: &mut SqliteConnection, changes: &Changes) -> sqlx::Result<()> {
-    const SQL: &str = concat!(
-        put_accounts!(),
-        "; ",
-        put_balances!(),
-        // Of a hold that is there already only its end and its state can have changed.
-        "; INSERT INTO agentkey_holds \
-         (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value -> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 7, value -> 8, value ->> 9, value ->> 10 FROM json_each(?) WHERE true \
-         ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, state = excluded.state",
-        "; INSERT INTO agentkey_entries \
-         (id, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         unhex(value ->> 7), value -> 8, value ->> 9 FROM json_each(?) ORDER BY key",
-        "; INSERT INTO agentkey_claims \
-         (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
-         SELECT value ->> 0, value ->> 1, unhex(value ->> 2), unhex(value ->> 3), value ->> 4, unhex(value ->> 5) \
-         FROM json_each(?) WHERE true ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
-         fingerprint = excluded.fingerprint, owner = excluded.owner, \
-         in_flight_until = excluded.in_flight_until, entry = excluded.entry",
-        "; DELETE FROM agentkey_claims WHERE (key_id, idempotency_key) IN \
-         (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-    );
-    if changes.is_empty() {
-        return Ok(());
+/// Writes everything that a book changed.
+pub(super) fn changes(connection: &Connection, changes: &Changes) -> Result<()> {
+    for row in &changes.accounts {
+        money_of_account(connection, row)?;
     }
-    let dropped = changes.dropped_claims.iter().map(|(key, claim)| (key, &**claim));
-    let query = sqlx::query(SQL)
-        .bind(list(changes.accounts.iter().map(account_row))?)
-        .bind(list(changes.balances.iter().map(balance_row))?)
-        .bind(list(changes.new_holds.iter().chain(&changes.changed_holds).map(hold_row))?)
-        .bind(list(changes.entries.iter().map(entry_row))?)
-        .bind(list(changes.claims.iter().map(claim_row))?)
-        .bind(list(dropped)?);
-    run(connection, query).await
+    for row in &changes.balances {
+        balance(connection, row)?;
+    }
+    for row in &changes.new_holds {
+        new_hold(connection, row)?;
+    }
+    for row in &changes.changed_holds {
+        changed_hold(connection, row)?;
+    }
+    for row in &changes.entries {
+        entry(connection, row)?;
+    }
+    for row in &changes.claims {
+        claim(connection, row)?;
+    }
+    for (key, claim) in &changes.dropped_claims {
+        const SQL: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
+        run(connection, SQL, params![key.get(), &**claim])?;
+    }
+    Ok(())
 }
 
-pub(super) async fn account(connection: &mut SqliteConnection, account: &(Account, Timestamp)) -> sqlx::Result<()> {
-    const SQL: &str = put_accounts!(", limit_micros = excluded.limit_micros, period = excluded.period");
-    run(connection, sqlx::query(SQL).bind(json(&[account_row(account)])?)).await
+/// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
+fn money_of_account(connection: &Connection, (account, at): &(Account, Timestamp)) -> Result<()> {
+    const SQL: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2, spent = ?3, held = ?4, \
+                       since = ?5 WHERE id = ?1";
+    let (spent, held, since) = money(&account.balance);
+    run(connection, SQL, params![account.id.as_str(), micros(*at), spent, held, since]).map(drop)
 }
 
-pub(super) async fn balance(connection: &mut SqliteConnection, balance: &(KeyId, Period, Balance)) -> sqlx::Result<()> {
-    run(connection, sqlx::query(put_balances!()).bind(json(&[balance_row(balance)])?)).await
-}
-
-fn account_row((account, at): &(Account, Timestamp)) -> impl Serialize {
+/// An account with its policy, changed at this instant; made where it is new.
+pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp) -> Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_accounts \
+                       (id, version, changed_at, limit_micros, period, created_at, spent, held, since) \
+                       VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET version = version + 1, \
+                       changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
+                       period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since";
     let Account { id, budget, created_at, balance } = account;
     let (spent, held, since) = money(balance);
     let limit = budget.limit.map(Amount::as_micros);
-    (id, micros(*at), limit, budget.period.as_str(), micros(*created_at), spent, held, since)
+    let (period, created_at) = (budget.period.as_str(), micros(*created_at));
+    run(connection, SQL, params![id.as_str(), micros(at), limit, period, created_at, spent, held, since]).map(drop)
 }
 
-fn balance_row((key, period, balance): &(KeyId, Period, Balance)) -> impl Serialize {
+pub(super) fn balance(connection: &Connection, (key, period, balance): &(KeyId, Period, Balance)) -> Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_balances (key_id, period, spent, held, since) VALUES (?1, ?2, ?3, ?4, ?5) \
+                       ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, \
+                       held = excluded.held, since = excluded.since";
     let (spent, held, since) = money(balance);
-    (key, period.as_str(), spent, held, since)
+    run(connection, SQL, params![key.get(), period.as_str(), spent, held, since]).map(drop)
 }
 
-fn hold_row(hold: &HoldRow) -> impl Serialize {
+fn new_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_holds \
+                       (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let on_expiry = match hold.on_expiry {
         OnExpiry::Release => "release",
         OnExpiry::Charge => "charge",
     };
-    let state = match hold.state {
-        HoldState::Live => "live",
-        HoldState::Over => "over",
-        HoldState::Charged => "charged",
-    };
-    (
-        Hex(*hold.id.as_bytes()),
-        &hold.account,
-        hold.key,
-        &hold.path,
+    let row = params![
+        hold.id.as_bytes(),
+        hold.account.as_str(),
+        hold.key.get(),
+        json(&hold.path)?,
         hold.amount.as_micros(),
         micros(hold.created_at),
         micros(hold.expires_at),
         on_expiry,
-        &hold.note.labels,
-        &hold.note.reference,
-        state,
-    )
+        json(&hold.note.labels)?,
+        hold.note.reference,
+        state(hold),
+    ];
+    run(connection, SQL, row).map(drop)
 }
 
-fn entry_row(entry: &Entry) -> impl Serialize {
-    (
-        Hex(*entry.id.as_bytes()),
-        &entry.account,
-        entry.key,
+/// Of a hold that is there already only its end and its state can have changed.
+fn changed_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
+    const SQL: &str = "UPDATE agentkey_holds SET expires_at = ?2, state = ?3 WHERE id = ?1";
+    run(connection, SQL, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)]).map(drop)
+}
+
+fn entry(connection: &Connection, entry: &Entry) -> Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_entries \
+                       (id, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let row = params![
+        entry.id.as_bytes(),
+        entry.account.as_str(),
+        entry.key.get(),
         entry.kind.as_str(),
         entry.amount.as_micros(),
         micros(entry.at),
         micros(entry.counts_at),
-        entry.refunds.map(hex),
-        &entry.note.labels,
-        &entry.note.reference,
-    )
+        entry.refunds.as_ref().map(|id| id.as_bytes()),
+        json(&entry.note.labels)?,
+        entry.note.reference,
+    ];
+    run(connection, SQL, row).map(drop)
 }
 
-fn claim_row(row: &ClaimRow) -> impl Serialize {
-    (
-        row.key,
+fn claim(connection: &Connection, row: &ClaimRow) -> Result<()> {
+    const SQL: &str = "INSERT INTO agentkey_claims \
+                       (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
+                       fingerprint = excluded.fingerprint, owner = excluded.owner, \
+                       in_flight_until = excluded.in_flight_until, entry = excluded.entry";
+    let row = params![
+        row.key.get(),
         &*row.claim.key,
-        Hex(row.claim.fingerprint),
-        Hex(*row.owner.as_bytes()),
+        row.claim.fingerprint,
+        row.owner.as_bytes(),
         row.in_flight_until.map(micros),
-        row.entry.map(hex),
-    )
-}
-
-fn list(rows: impl Iterator<Item = impl Serialize>) -> sqlx::Result<String> {
-    json(&rows.collect::<Vec<_>>())
-}
-
-pub(super) async fn run(connection: &mut SqliteConnection, query: Query<'_>) -> sqlx::Result<()> {
-    query.execute(connection).await.map(drop)
+        row.entry.as_ref().map(|id| id.as_bytes()),
+    ];
+    run(connection, SQL, row).map(drop)
 }
 
 pub(super) fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
 }
 
-fn money(balance: &Balance) -> (i64, i64, i64) {
-    (balance.spent.as_micros(), balance.held.as_micros(), micros(balance.since))
+pub(super) fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
+    serde_json::to_string(value).map_err(corrupt)
 }
 
-fn hex(id: EntryId) -> Hex<16> {
-    Hex(*id.as_bytes())
+fn state(hold: &HoldRow) -> &'static str {
+    match hold.state {
+        HoldState::Live => "live",
+        HoldState::Over => "over",
+        HoldState::Charged => "charged",
+    }
+}
+
+fn money(balance: &Balance) -> (i64, i64, i64) {
+    (balance.spent.as_micros(), balance.held.as_micros(), micros(balance.since))
 }

@@ -38,10 +38,10 @@ async fn sql_of_the_host_draws_another_number_and_money_does_not() {
         ("DELETE FROM agentkey_accounts", true),
     ] {
         let before = version(&store).await;
-        raw(&path, sql).await;
+        raw(&path, sql);
         assert_eq!(version(&store).await != before, moves, "{sql}");
     }
-    raw(&path, "DELETE FROM agentkey_policy").await;
+    raw(&path, "DELETE FROM agentkey_policy");
     assert_eq!(store.mark().await.unwrap(), None, "it is not for the store to tell");
 }
 
@@ -95,7 +95,7 @@ async fn a_revocation_by_another_is_seen_at_the_next_look_up() {
 
     assert_eq!(standing().await, Ok(()));
     // It is from memory, or it would see what no trigger tells.
-    raw(&path, "INSERT INTO agentkey_balances VALUES (1, 'lifetime', 5, 0, 0)").await;
+    raw(&path, "INSERT INTO agentkey_balances VALUES (1, 'lifetime', 5, 0, 0)");
     let spent = here.find(&created.token).await.unwrap().unwrap().key().balance.spent;
     assert_eq!(spent, Amount::ZERO);
 
@@ -104,9 +104,9 @@ async fn a_revocation_by_another_is_seen_at_the_next_look_up() {
         assert_eq!(name().await, n.to_string());
         assert_eq!(name().await, n.to_string());
     }
-    raw(&path, "UPDATE agent_keys SET revoked_at = 1").await;
+    raw(&path, "UPDATE agent_keys SET revoked_at = 1");
     assert_eq!(standing().await, Err(Refusal::RevokedKey));
-    raw(&path, "UPDATE agent_keys SET revoked_at = NULL").await;
+    raw(&path, "UPDATE agent_keys SET revoked_at = NULL");
     assert_eq!(standing().await, Ok(()));
     there.revoke(created.key.id).await.unwrap();
     assert_eq!(standing().await, Err(Refusal::RevokedKey));
