@@ -8,6 +8,8 @@ mod behind;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod changing;
 mod memory;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod plain;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]

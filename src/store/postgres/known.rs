@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use super::decode::AccountRow;
 use super::types::Stamp;
 use super::write::{next_expiry, places};
-use crate::ledger::{Action, Book, Changes, HoldRow, HoldState, Posting};
+use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
+use crate::store::plain::holds_of;
 use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
 
 /// So many keys are remembered.
@@ -326,21 +327,5 @@ impl KnownAccount {
             book.add_key(key.clone());
         }
         Some(())
-    }
-}
-
-/// Whether a posting may be decided by what is known: whether it asks for nothing but its lineage and live holds, and
-/// whether its own id, if it was taken before, makes the write fail.
-pub(super) fn is_plain(posting: &Posting) -> bool {
-    holds_of(&posting.action).is_some()
-}
-
-/// The holds that a plain posting needs.
-fn holds_of(action: &Action) -> Option<&[PostingId]> {
-    match action {
-        Action::Hold { .. } | Action::Pay { claim: None, .. } => Some(&[]),
-        Action::Renew { holds, claim: None, .. } => Some(holds),
-        Action::Settle { holds, void, claim: None, .. } if void.is_empty() => Some(holds),
-        _ => None,
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
 use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked, is_lost};
-use super::known::{Basis, is_plain};
+use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::read::lineages;
 use super::types::Instant;
@@ -16,6 +16,7 @@ use super::write::{Write, step, stood};
 use super::{Behind, Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::store::plain::is_plain;
 use crate::store::stored_key::KeyRow;
 use crate::{AccountId, EntryId, KeyId, Refusal};
 

@@ -9,8 +9,8 @@ use super::connection::{Held, Query, Statements};
 use super::decode::Cells;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
-use super::write::first_place;
 use crate::store::memory::bucket;
+use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, KeyId};
 
@@ -183,16 +183,4 @@ fn sum(cells: &mut Cells<'_>) -> sqlx::Result<Amount> {
     let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
     let micros = i128::from(high) * (1 << 32) + i128::from(low);
     Ok(Amount::micros(i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })))
-}
-
-/// A place that no entry written before `at` can have reached.
-fn place_after(at: Timestamp) -> i64 {
-    first_place(crate::clock::later(at, std::time::Duration::from_secs(3_600)))
-}
-
-/// The first whole microsecond that is not before `at`: stored instants have no finer parts.
-fn ceiling(at: Timestamp) -> Timestamp {
-    let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
-    // A cut goes towards zero, which before 1970 is upwards already.
-    crate::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
 }

@@ -17,6 +17,7 @@ use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::store::plain::next_place;
 use crate::{AccountId, Balance, Entry, EntryId, KeyId, Period};
 
 /// The texts of the write, one for each choice of its parts, made when it is first needed.
@@ -182,15 +183,9 @@ fn entries_of<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item 
 /// Where the entries of an account stand, in their order.
 pub(super) fn places<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item = i64> + use<'a> {
     entries_of(basis, changes).scan(basis.last_entry, |last, entry| {
-        *last = last.saturating_add(1).max(first_place(entry.at));
+        *last = next_place(*last, entry.at);
         Some(*last)
     })
-}
-
-/// Where the first entry written at `at` stands at the earliest.
-pub(super) fn first_place(at: Timestamp) -> i64 {
-    const END: i64 = 1 << 54;
-    at.as_microsecond().clamp(-END, END) << 8
 }
 
 fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64) -> Query<'q> {

@@ -242,6 +242,8 @@ impl Slot {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "synchronous", "FULL")?;
         if self.writes {
+            // A checkpoint waits for the disk twice, and who posts then waits for it.
+            connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
             if self.place != Place::Memory {
                 use_wal(&connection)?;
             }

@@ -25,7 +25,7 @@ macro_rules! key_columns {
 /// The columns of an account `a`, as [`Cells::account`] reads them.
 macro_rules! account_columns {
     () => {
-        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.changed_at"
+        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.changed_at, a.next_expiry, a.last_entry"
     };
 }
 
@@ -44,15 +44,26 @@ macro_rules! entry_columns {
     };
 }
 
-/// Whether holds of the account `a` have run out at `?2`, or at its last change if that was later.
-macro_rules! has_overdue {
-    () => {
-        "EXISTS (SELECT 1 FROM agentkey_holds h \
-         WHERE h.account_id = a.id AND h.state = 'live' AND h.expires_at <= max(?2, a.changed_at))"
-    };
+pub(super) use {account_columns, entry_columns, hold_columns, key_columns};
+
+/// An account, and what only a store knows of it.
+#[derive(Clone, Debug)]
+pub(super) struct AccountRow {
+    pub(super) account: Account,
+    /// The instant of its last change.
+    pub(super) changed_at: Timestamp,
+    /// No live hold of it runs out before.
+    pub(super) next_expiry: Option<Timestamp>,
+    /// The place of its last entry.
+    pub(super) last_entry: i64,
 }
 
-pub(super) use {account_columns, entry_columns, has_overdue, hold_columns, key_columns};
+impl AccountRow {
+    /// Whether holds of it may have run out.
+    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
+        self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
+    }
+}
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -132,14 +143,18 @@ impl<'r> Cells<'r> {
         Ok(Some(StoredMoney { balance, period, anchor: None }))
     }
 
-    /// An account, and the instant of its last change.
-    pub(super) fn account(&mut self) -> Result<(Account, Timestamp)> {
+    pub(super) fn account(&mut self) -> Result<AccountRow> {
         let id = self.account_id()?;
         let limit = self.read::<Option<i64>>()?.map(Amount::micros);
         let budget = Budget::new(limit, period(self.read()?)?);
         let created_at = self.instant()?;
         let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
-        Ok((Account::stored(id, budget, created_at, balance), self.instant()?))
+        Ok(AccountRow {
+            account: Account::stored(id, budget, created_at, balance),
+            changed_at: self.instant()?,
+            next_expiry: self.maybe_instant()?,
+            last_entry: self.read()?,
+        })
     }
 
     pub(super) fn hold(&mut self) -> Result<HoldRow> {

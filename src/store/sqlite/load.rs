@@ -5,45 +5,58 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{account_columns, entry_columns, hold_columns};
+use super::decode::{AccountRow, entry_columns, hold_columns};
 use super::error::Result;
-use super::statement::{all, one};
+use super::statement::{all, one, run};
 use super::write::micros;
 use super::{read, usage};
 use crate::ledger::{Book, Needs};
 use crate::store::stored_key::KeyRow;
 use crate::{EntryId, KeyId};
 
+/// A book, and the rows of its accounts when it was filled.
+pub(super) struct Loaded {
+    pub(super) book: Book,
+    pub(super) accounts: Vec<AccountRow>,
+}
+
 /// Loads what `needs` names and ends the holds of its accounts that have run out.
-pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Book> {
-    let mut book = Book::new();
-    accounts(connection, &mut book, needs, now)?;
-    records(connection, &mut book, needs)?;
+pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Loaded> {
+    let mut loaded = Loaded { book: Book::new(), accounts: Vec::with_capacity(needs.accounts.len()) };
+    let Loaded { book, accounts } = &mut loaded;
+    for id in &needs.accounts {
+        let Some(mut row) = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
+            continue;
+        };
+        if row.is_overdue(now) {
+            overdue(connection, book, &mut row, now)?;
+        }
+        book.open(row.account.clone(), row.changed_at, now);
+        accounts.push(row);
+    }
+    records(connection, book, needs)?;
     let keys = needs.keys.iter().copied().chain(book.row_keys()).collect();
-    lineages(connection, &mut book, keys)?;
+    lineages(connection, book, keys)?;
     for account in &needs.accounts {
         book.expire(account);
     }
-    Ok(book)
+    Ok(loaded)
 }
 
-/// Opens accounts, and adds their live holds that have run out.
-fn accounts(connection: &Connection, book: &mut Book, needs: &Needs, now: Timestamp) -> Result<()> {
-    const ACCOUNT: &str = concat!("SELECT ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+/// Adds the live holds that have run out, and takes note of when the next one does.
+fn overdue(connection: &Connection, book: &mut Book, row: &mut AccountRow, now: Timestamp) -> Result<()> {
     const OVERDUE: &str = concat!(
         "SELECT ",
         hold_columns!(),
         " FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at <= ?2"
     );
-    for id in &needs.accounts {
-        let Some((account, last)) = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
-            continue;
-        };
-        let overdue = params![id.as_str(), micros(now.max(last))];
-        all(connection, OVERDUE, overdue, |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
-        book.open(account, last, now);
-    }
-    Ok(())
+    const NEXT: &str = "SELECT min(h.expires_at) FROM agentkey_holds h \
+                        WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at > ?2";
+    const PUT: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
+    let (id, now) = (row.account.id.as_str(), micros(now.max(row.changed_at)));
+    all(connection, OVERDUE, params![id, now], |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
+    row.next_expiry = one(connection, NEXT, params![id, now], |mut cells| cells.maybe_instant())?.flatten();
+    run(connection, PUT, params![id, row.next_expiry.map(micros)]).map(drop)
 }
 
 /// Adds the holds, claims and entries that are named, and the entries that those claims name.

@@ -5,10 +5,11 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::error::{Result, corrupt};
 
-const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/sqlite/0001_init.sql"),
     include_str!("../../../migrations/sqlite/0002_policy_version.sql"),
     include_str!("../../../migrations/sqlite/0003_uses.sql"),
+    include_str!("../../../migrations/sqlite/0004_places.sql"),
 ];
 
 /// Under the lock, so that of two processes that open a new file together one makes the tables and the other finds them.

@@ -34,6 +34,7 @@ use rusqlite::Connection;
 use self::connection::{Connections, Worker};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
+use self::statement::in_snapshot;
 use super::behind::{Behind, Seen};
 use super::{
     BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
@@ -132,12 +133,12 @@ impl SqliteStore {
         look: impl Fn(&Connection) -> error::Result<Seen<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let first = look.clone();
-        let seen = worker.run(move |connection| first(connection)).await?;
+        let seen = worker.run(move |connection| in_snapshot(connection, first)).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
         self.catch_up(seen.behind).await?;
-        Ok(worker.run(move |connection| look(connection)).await?.value)
+        Ok(worker.run(move |connection| in_snapshot(connection, look)).await?.value)
     }
 
     async fn swept(&self) -> error::Result<usize> {

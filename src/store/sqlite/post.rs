@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::error::Result;
+use super::load::Loaded;
 use super::statement::in_writing;
 use super::{load, write};
 use crate::ledger::{Needs, Posted, Posting};
@@ -17,9 +18,9 @@ pub(super) fn post(
 ) -> Result<Vec<std::result::Result<Posted, Refusal>>> {
     let needs = Needs::of(postings);
     in_writing(connection, |connection| {
-        let mut book = load::book(connection, &needs, clock.now())?;
+        let Loaded { mut book, mut accounts } = load::book(connection, &needs, clock.now())?;
         let posted = postings.iter().map(|posting| book.post(posting)).collect();
-        write::changes(connection, &book.take_changes())?;
+        write::changes(connection, &book.take_changes(), &mut accounts)?;
         Ok(posted)
     })
 }
@@ -33,8 +34,8 @@ pub(super) fn catch_up(connection: &Connection, clock: &Clock, behind: Behind) -
 pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<usize> {
     let Behind { mut accounts, keys } = behind;
     accounts.sort_unstable();
-    let mut book = load::book(connection, &Needs { accounts, keys, ..Needs::default() }, now)?;
+    let Loaded { mut book, mut accounts } = load::book(connection, &Needs { accounts, keys, ..Needs::default() }, now)?;
     let changes = book.take_changes();
-    write::changes(connection, &changes)?;
+    write::changes(connection, &changes, &mut accounts)?;
     Ok(changes.changed_holds.len())
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{Cells, account_columns, has_overdue, key_columns};
+use super::decode::{AccountRow, Cells, account_columns, key_columns};
 use super::error::Result;
-use super::statement::{in_snapshot, one};
+use super::statement::one;
 use super::write::micros;
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
@@ -21,24 +21,22 @@ const DEEPEST: usize = 64;
 #[derive(Default)]
 struct Snapshot {
     keys: HashMap<KeyId, Option<KeyRow>>,
-    accounts: HashMap<AccountId, Option<(Account, Timestamp)>>,
+    accounts: HashMap<AccountId, Option<AccountRow>>,
 }
 
 /// This runs on every request.
 pub(super) fn find(connection: &Connection, hashes: &[TokenHash], now: Timestamp) -> Result<Seen<Vec<Option<Found>>>> {
-    in_snapshot(connection, |connection| {
-        let mut snapshot = Snapshot::default();
-        let mut behind = Behind::default();
-        let mut find = |hash: &TokenHash| {
-            let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { return Ok(None) };
-            let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
-            // By the account's own time, which does not go back when the clock does.
-            let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
-            Ok(lineage.map(|lineage| Found::new(lineage, retires_at)))
-        };
-        let value = hashes.iter().map(&mut find).collect::<Result<_>>()?;
-        Ok(Seen { value, behind })
-    })
+    let mut snapshot = Snapshot::default();
+    let mut behind = Behind::default();
+    let mut find = |hash: &TokenHash| {
+        let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { return Ok(None) };
+        let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
+        // By the account's own time, which does not go back when the clock does.
+        let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
+        Ok(lineage.map(|lineage| Found::new(lineage, retires_at)))
+    };
+    let value = hashes.iter().map(&mut find).collect::<Result<_>>()?;
+    Ok(Seen { value, behind })
 }
 
 impl Snapshot {
@@ -76,10 +74,9 @@ impl Snapshot {
         Ok(self.keys.get(&id).and_then(Option::as_ref))
     }
 
-    fn account(&mut self, connection: &Connection, id: &AccountId) -> Result<Option<&(Account, Timestamp)>> {
-        const SQL: &str = concat!("SELECT ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+    fn account(&mut self, connection: &Connection, id: &AccountId) -> Result<Option<&AccountRow>> {
         if !self.accounts.contains_key(id) {
-            let account = one(connection, SQL, [id.as_str()], |mut cells| cells.account())?;
+            let account = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
             self.accounts.insert(id.clone(), account);
         }
         Ok(self.accounts.get(id).and_then(Option::as_ref))
@@ -109,8 +106,8 @@ impl Snapshot {
         }
         let mut keys = keys.into_iter();
         let Some(key) = keys.next() else { return Ok(None) };
-        let Some((account, changed_at)) = self.account(connection, &key.account)? else { return Ok(None) };
-        Ok(Some(Lineage::new(key, keys.collect(), account.clone(), now.max(*changed_at))))
+        let Some(row) = self.account(connection, &key.account)? else { return Ok(None) };
+        Ok(Some(Lineage::new(key, keys.collect(), row.account.clone(), now.max(row.changed_at))))
     }
 }
 
@@ -120,6 +117,8 @@ pub(super) const KEY: &str = concat!(
     " FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.id = ?1"
 );
 
+pub(super) const ACCOUNT: &str = concat!("SELECT ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+
 /// The number of the policy in force. Triggers draw another with every change, whoever makes it.
 pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
     one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.read())
@@ -128,10 +127,10 @@ pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
 /// The lineage of one key, at the account's own time.
 pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<Seen<Option<Lineage>>> {
     let mut behind = Behind::default();
-    let value = Snapshot::default().lineage(connection, key, now, &mut behind)?;
-    if let Some(lineage) = &value {
-        let account = account(connection, lineage.account_id(), now)?;
-        account.behind.accounts.iter().for_each(|account| behind.add_account(account));
+    let mut snapshot = Snapshot::default();
+    let value = snapshot.lineage(connection, key, now, &mut behind)?;
+    for row in snapshot.accounts.values().flatten().filter(|row| row.is_overdue(now)) {
+        behind.add_account(&row.account.id);
     }
     Ok(Seen { value, behind })
 }
@@ -142,17 +141,12 @@ pub(super) fn account(
     id: &AccountId,
     now: Timestamp,
 ) -> Result<Seen<Option<(Account, Timestamp)>>> {
-    const SQL: &str =
-        concat!("SELECT ", has_overdue!(), ", ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
     let mut behind = Behind::default();
-    let value = one(connection, SQL, params![id.as_str(), micros(now)], |mut cells| {
-        if cells.read()? {
-            behind.add_account(id);
-        }
-        let (account, last) = cells.account()?;
-        Ok((account, now.max(last)))
-    })?;
-    Ok(Seen { value, behind })
+    let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
+    if row.as_ref().is_some_and(|row| row.is_overdue(now)) {
+        behind.add_account(id);
+    }
+    Ok(Seen { value: row.map(|row| (row.account, now.max(row.changed_at))), behind })
 }
 
 pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Seen<Vec<Key>>> {
@@ -162,12 +156,12 @@ pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) ->
                 "SELECT ",
                 key_columns!(),
                 ", ",
-                has_overdue!(),
-                ", a.changed_at FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
+                account_columns!(),
+                " FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
                 " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
                 " WHERE ",
                 $of,
-                " = ?1 AND k.id > ?3 ORDER BY k.id LIMIT ?4",
+                " = ?1 AND k.id > ?2 ORDER BY k.id LIMIT ?3",
             )
         };
     }
@@ -178,19 +172,20 @@ pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) ->
         KeysOf::Parent(_) => listing!("k.parent_id"),
     })?;
     let mut rows = match &query.of {
-        KeysOf::Account(account) => statement.query(params![account.as_str(), micros(now), after, query.limit]),
-        KeysOf::Parent(parent) => statement.query(params![parent.get(), micros(now), after, query.limit]),
+        KeysOf::Account(account) => statement.query(params![account.as_str(), after, query.limit]),
+        KeysOf::Parent(parent) => statement.query(params![parent.get(), after, query.limit]),
     }?;
     while let Some(row) = rows.next()? {
         let mut cells = Cells::of(row);
         let Some(KeyRow { mut key, is_behind }) = cells.stored_key()?.understood() else { continue };
-        if cells.read()? {
+        let account = cells.account()?;
+        if account.is_overdue(now) {
             seen.behind.add_account(&key.account);
         }
         if is_behind {
             seen.behind.add_key(&key);
         }
-        key.roll(now.max(cells.instant()?));
+        key.roll(now.max(account.changed_at));
         seen.value.push(key);
     }
     Ok(seen)

@@ -11,6 +11,7 @@ use super::statement::{all, one};
 use super::write::micros;
 use crate::clock::from_micros;
 use crate::store::memory::bucket;
+use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, KeyId};
 
@@ -22,11 +23,9 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
                 entry_columns!(),
                 " FROM agentkey_entries e WHERE ",
                 $of,
-                // The instants of an account never go back, so the bounds in time are bounds in the order too.
-                " AND e.seq > max(?3, coalesce((SELECT f.seq FROM agentkey_entries f WHERE f.account_id = ?1 \
-                 AND f.at < ?4 ORDER BY f.at DESC, f.seq DESC LIMIT 1), ?3))",
-                " AND e.seq < coalesce((SELECT f.seq FROM agentkey_entries f WHERE f.account_id = ?1 \
-                 AND f.at >= ?5 ORDER BY f.at, f.seq LIMIT 1), 9223372036854775807) ORDER BY e.seq LIMIT ?6",
+                // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it
+                // may have run a little ahead.
+                " AND e.seq > ?3 AND e.seq >= ?4 AND e.seq < ?5 AND e.at >= ?6 AND e.at < ?7 ORDER BY e.seq LIMIT ?8",
             )
         };
     }
@@ -39,8 +38,10 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
         query.account.as_str(),
         query.key.map(KeyId::get),
         query.after.map_or(i64::MIN, Cursor::get),
-        query.since.map_or(i64::MIN, ceiling),
-        query.until.map_or(i64::MAX, ceiling),
+        query.since.map_or(i64::MIN, first_place),
+        query.until.map_or(i64::MAX, place_after),
+        query.since.map_or(i64::MIN, from),
+        query.until.map_or(i64::MAX, from),
         query.limit,
     ];
     all(connection, sql, page, |mut cells| Ok((Cursor::new(cells.read()?), cells.entry()?)))
@@ -61,16 +62,20 @@ macro_rules! sum_columns {
 
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
     macro_rules! groups {
-        ($of:literal, $group:expr) => {
+        ($of:literal, $refunds_of:literal, $group:expr) => {
             concat!(
                 "SELECT ",
                 $group,
                 ", ",
                 sum_columns!(),
-                ", count(*) FILTER (WHERE e.refunds IS NULL) \
-                 FROM agentkey_entries e WHERE ",
+                ", count(*) FILTER (WHERE e.refunds IS NULL) FROM (",
+                // A refund counts earlier than it was written; nothing counts later.
+                "SELECT * FROM agentkey_entries e WHERE ",
                 $of,
-                " AND e.counts_at >= ?3 AND e.counts_at < ?4 GROUP BY ",
+                " AND e.refunds IS NULL AND e.seq >= ?3 AND e.seq < ?4 AND e.counts_at >= ?5 AND e.counts_at < ?6 \
+                 UNION ALL SELECT * FROM agentkey_entries e WHERE ",
+                $refunds_of,
+                " AND e.refunds IS NOT NULL AND e.counts_at >= ?5 AND e.counts_at < ?6) e GROUP BY ",
                 $group,
             )
         };
@@ -78,8 +83,10 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     macro_rules! either {
         ($group:literal) => {
             match query.key {
-                Some(_) => groups!("+e.account_id = ?1 AND e.key_id = ?2", $group),
-                None => groups!("e.account_id = ?1 AND ?2 IS NULL", $group),
+                Some(_) => {
+                    groups!("+e.account_id = ?1 AND e.key_id = ?2", "e.account_id = ?1 AND +e.key_id = ?2", $group)
+                }
+                None => groups!("e.account_id = ?1 AND ?2 IS NULL", "e.account_id = ?1 AND ?2 IS NULL", $group),
             }
         };
     }
@@ -88,14 +95,15 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let (sql, step, unit) = match &query.by {
         UsageBy::Key => (either!("CAST(e.key_id AS TEXT)"), None, None),
         UsageBy::Label(_) => {
-            (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?5), '')"), None, None)
+            (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')"), None, None)
         }
-        UsageBy::Hour => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(HOUR), Some(Unit::Hour)),
-        UsageBy::Day => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(24 * HOUR), Some(Unit::Day)),
-        UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?5 + ?5) % ?5"), Some(24 * HOUR), Some(Unit::Month)),
+        UsageBy::Hour => (either!("e.counts_at - (e.counts_at % ?7 + ?7) % ?7"), Some(HOUR), Some(Unit::Hour)),
+        UsageBy::Day => (either!("e.counts_at - (e.counts_at % ?7 + ?7) % ?7"), Some(24 * HOUR), Some(Unit::Day)),
+        UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?7 + ?7) % ?7"), Some(24 * HOUR), Some(Unit::Month)),
     };
     let key = query.key.map(KeyId::get);
-    let (since, until) = (query.since.map_or(i64::MIN, ceiling), query.until.map_or(i64::MAX, ceiling));
+    let (first, end) = (query.since.map_or(i64::MIN, first_place), query.until.map_or(i64::MAX, place_after));
+    let (since, until) = (query.since.map_or(i64::MIN, from), query.until.map_or(i64::MAX, from));
     let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
     let read = |mut cells: Cells<'_>| {
         let group = match unit {
@@ -107,12 +115,11 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         *charges += cells.read::<i64>()?.unsigned_abs();
         Ok(())
     };
+    let account = query.account.as_str();
     match (&query.by, step) {
-        (UsageBy::Label(name), _) => {
-            all(connection, sql, params![query.account.as_str(), key, since, until, name], read)?
-        }
-        (_, Some(step)) => all(connection, sql, params![query.account.as_str(), key, since, until, step], read)?,
-        _ => all(connection, sql, params![query.account.as_str(), key, since, until], read)?,
+        (UsageBy::Label(name), _) => all(connection, sql, params![account, key, first, end, since, until, name], read)?,
+        (_, Some(step)) => all(connection, sql, params![account, key, first, end, since, until, step], read)?,
+        _ => all(connection, sql, params![account, key, first, end, since, until], read)?,
     };
     let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
     Ok(usage.collect())
@@ -127,18 +134,19 @@ pub(super) fn spent_by_key(connection: &Connection, key: KeyId, since: Timestamp
         sum_columns!(),
         " FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
         // Nothing counts later than it was written.
-        " AND e.seq > coalesce((SELECT g.seq FROM agentkey_entries g WHERE g.account_id =",
-        " (SELECT k.account_id FROM agent_keys k WHERE k.id = ?1) AND g.at < ?2",
-        " ORDER BY g.at DESC, g.seq DESC LIMIT 1), -1) WHERE e.counts_at >= ?2",
+        " AND e.seq >= ?3 WHERE e.counts_at >= ?2",
     );
-    total(connection, SQL, params![key.get(), micros(since)])
+    total(connection, SQL, params![key.get(), micros(since), first_place(since)])
 }
 
 /// What all keys of an account were charged since then.
 pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, since: Timestamp) -> Result<Amount> {
-    const SQL: &str =
-        concat!("SELECT ", sum_columns!(), " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.counts_at >= ?2",);
-    total(connection, SQL, params![account.as_str(), micros(since)])
+    const SQL: &str = concat!(
+        "SELECT ",
+        sum_columns!(),
+        " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.seq >= ?3 AND e.counts_at >= ?2",
+    );
+    total(connection, SQL, params![account.as_str(), micros(since), first_place(since)])
 }
 
 fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amount> {
@@ -156,9 +164,7 @@ fn saturated(micros: i128) -> Amount {
     Amount::micros(i64::try_from(micros).unwrap_or(end))
 }
 
-/// The first whole microsecond that is not before `at`: stored instants have no finer parts.
-fn ceiling(at: Timestamp) -> i64 {
-    let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
-    // A cut goes towards zero, which before 1970 is upwards already.
-    at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH)
+/// From which stored instant on.
+fn from(at: Timestamp) -> i64 {
+    micros(ceiling(at))
 }

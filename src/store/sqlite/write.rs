@@ -1,17 +1,37 @@
 //! Writing back what a book changed, row by row.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
+use super::decode::AccountRow;
 use super::error::{Result, corrupt};
 use super::statement::run;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::store::plain::next_place;
 use crate::{Account, Amount, Balance, Entry, KeyId, Period};
 
-/// Writes everything that a book changed.
-pub(super) fn changes(connection: &Connection, changes: &Changes) -> Result<()> {
-    for row in &changes.accounts {
+/// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after.
+pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut [AccountRow]) -> Result<()> {
+    let mut rows: HashMap<_, _> = accounts.iter_mut().map(|row| (row.account.id.clone(), row)).collect();
+    for (account, at) in &changes.accounts {
+        let row = rows.get_mut(&account.id).ok_or_else(|| corrupt("an account changed that was not loaded"))?;
+        row.account.clone_from(account);
+        row.changed_at = *at;
+    }
+    for hold in changes.new_holds.iter().chain(&changes.changed_holds).filter(|hold| hold.state == HoldState::Live) {
+        if let Some(row) = rows.get_mut(&hold.account) {
+            row.next_expiry = row.next_expiry.into_iter().chain([hold.expires_at]).min();
+        }
+    }
+    for row in &changes.entries {
+        let account = rows.get_mut(&row.account).ok_or_else(|| corrupt("an entry is of an account not loaded"))?;
+        account.last_entry = next_place(account.last_entry, row.at);
+        entry(connection, row, account.last_entry)?;
+    }
+    for row in changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id)) {
         money_of_account(connection, row)?;
     }
     for row in &changes.balances {
@@ -22,9 +42,6 @@ pub(super) fn changes(connection: &Connection, changes: &Changes) -> Result<()> 
     }
     for row in &changes.changed_holds {
         changed_hold(connection, row)?;
-    }
-    for row in &changes.entries {
-        entry(connection, row)?;
     }
     for row in &changes.claims {
         claim(connection, row)?;
@@ -37,11 +54,13 @@ pub(super) fn changes(connection: &Connection, changes: &Changes) -> Result<()> 
 }
 
 /// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
-fn money_of_account(connection: &Connection, (account, at): &(Account, Timestamp)) -> Result<()> {
+fn money_of_account(connection: &Connection, row: &AccountRow) -> Result<()> {
     const SQL: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2, spent = ?3, held = ?4, \
-                       since = ?5 WHERE id = ?1";
-    let (spent, held, since) = money(&account.balance);
-    run(connection, SQL, params![account.id.as_str(), micros(*at), spent, held, since]).map(drop)
+                       since = ?5, next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
+    let (spent, held, since) = money(&row.account.balance);
+    let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
+    run(connection, SQL, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
+        .map(drop)
 }
 
 /// An account with its policy, changed at this instant; made where it is new.
@@ -96,12 +115,13 @@ fn changed_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
     run(connection, SQL, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)]).map(drop)
 }
 
-fn entry(connection: &Connection, entry: &Entry) -> Result<()> {
+fn entry(connection: &Connection, entry: &Entry, place: i64) -> Result<()> {
     const SQL: &str = "INSERT INTO agentkey_entries \
-                       (id, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+                       (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let row = params![
         entry.id.as_bytes(),
+        place,
         entry.account.as_str(),
         entry.key.get(),
         entry.kind.as_str(),

@@ -1,0 +1,45 @@
+//! What databases share in how they keep the ledger: which postings are simple, and where entries stand.
+
+use jiff::Timestamp;
+
+use crate::PostingId;
+use crate::ledger::{Action, Posting};
+
+/// Whether a posting may be decided by what is known: whether it asks for nothing but its lineage and live holds, and
+/// whether its own id, if it was taken before, makes the write fail.
+pub(super) fn is_plain(posting: &Posting) -> bool {
+    holds_of(&posting.action).is_some()
+}
+
+/// The holds that a plain posting needs.
+pub(super) fn holds_of(action: &Action) -> Option<&[PostingId]> {
+    match action {
+        Action::Hold { .. } | Action::Pay { claim: None, .. } => Some(&[]),
+        Action::Renew { holds, claim: None, .. } => Some(holds),
+        Action::Settle { holds, void, claim: None, .. } if void.is_empty() => Some(holds),
+        _ => None,
+    }
+}
+
+/// Where the first entry written at `at` stands at the earliest.
+pub(super) fn first_place(at: Timestamp) -> i64 {
+    const END: i64 = 1 << 54;
+    at.as_microsecond().clamp(-END, END) << 8
+}
+
+/// Where an entry written at `at` stands behind the entry at `last`.
+pub(super) fn next_place(last: i64, at: Timestamp) -> i64 {
+    last.saturating_add(1).max(first_place(at))
+}
+
+/// A place that no entry written before `at` can have reached.
+pub(super) fn place_after(at: Timestamp) -> i64 {
+    first_place(crate::clock::later(at, std::time::Duration::from_secs(3_600)))
+}
+
+/// The first whole microsecond that is not before `at`: stored instants have no finer parts.
+pub(super) fn ceiling(at: Timestamp) -> Timestamp {
+    let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
+    // A cut goes towards zero, which before 1970 is upwards already.
+    crate::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
+}
