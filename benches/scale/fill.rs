@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentkey::{AgentKeys, Budget, TokenHash};
-use sqlx::{Connection, SqliteConnection};
+#[cfg(feature = "postgres")]
+use sqlx::Connection;
 
 use crate::support::Result;
 
@@ -18,6 +19,7 @@ pub struct Size {
 const DAYS: u64 = 60;
 /// Half of all keys are of one account, the others of so many.
 const TEAMS: i64 = 1_000;
+#[cfg(feature = "postgres")]
 const BATCH: i64 = 10_000;
 
 /// Of the token of a key.
@@ -41,6 +43,7 @@ async fn make_accounts(keys: &AgentKeys) -> Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "postgres")]
 /// So many ids from `first` on, and the hashes of their tokens.
 fn batch(size: Size, first: i64) -> (Vec<i64>, Vec<String>) {
     (first..(first + BATCH).min(size.keys + 1)).map(|id| (id, hash(id).to_string())).unzip()
@@ -86,33 +89,30 @@ pub async fn postgres(keys: &AgentKeys, url: &str, size: Size) -> Result<()> {
 pub async fn sqlite(keys: &AgentKeys, file: &Path, size: Size) -> Result<()> {
     make_accounts(keys).await?;
     let (first, step) = times(size)?;
-    let mut connection = SqliteConnection::connect(&format!("sqlite://{}", file.display())).await?;
-    for batch in (1..=size.keys).step_by(BATCH as usize).map(|first| batch(size, first)) {
-        sqlx::query(
-            "INSERT INTO agent_keys (id, account_id, key_hash, created_at) \
-             SELECT i.value, CASE WHEN i.value % 2 = 0 THEN 'acme' ELSE 'team-' || i.value / 2 % 1000 END, h.value, ?3 \
-             FROM json_each(?1) i JOIN json_each(?2) h ON h.key = i.key",
-        )
-        .bind(serde_json::to_string(&batch.0)?)
-        .bind(serde_json::to_string(&batch.1)?)
-        .bind(first)
-        .execute(&mut connection)
-        .await?;
+    let connection = rusqlite::Connection::open(file)?;
+    connection.execute_batch("BEGIN")?;
+    let mut key = connection.prepare(
+        "INSERT INTO agent_keys (id, account_id, key_hash, created_at) \
+         VALUES (?1, CASE WHEN ?1 % 2 = 0 THEN 'acme' ELSE 'team-' || ?1 / 2 % 1000 END, ?2, ?3)",
+    )?;
+    for id in 1..=size.keys {
+        key.execute((id, hash(id).to_string(), first))?;
     }
     let entries = "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels) \
          WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
          SELECT unhex(printf('%032x', n)), (?2 + n * ?3) * 256, k.account_id, k.id, 'pay', 1, ?2 + n * ?3, \
          ?2 + n * ?3, '{}' FROM n CROSS JOIN agent_keys k ON k.id = n * 7919 % ?4 + 1";
-    sqlx::query(entries).bind(size.entries).bind(first).bind(step).bind(size.keys).execute(&mut connection).await?;
-    for sql in [
-        "INSERT INTO agentkey_balances (key_id, period, spent, held, since) \
+    connection.execute(entries, (size.entries, first, step, size.keys))?;
+    connection.execute_batch(
+        "INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries ORDER BY 1, 2; \
+         INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries ORDER BY 1, 2; \
+         UPDATE agentkey_indexed SET last = n, due = n FROM (SELECT max(number) AS n FROM agentkey_entries); \
+         INSERT INTO agentkey_balances (key_id, period, spent, held, since) \
          SELECT e.key_id, a.period, count(*), 0, a.since FROM agentkey_entries e \
-         JOIN agentkey_accounts a ON a.id = e.account_id GROUP BY e.key_id",
-        "UPDATE agentkey_accounts SET spent = (SELECT count(*) FROM agentkey_entries e WHERE e.account_id = id), \
-         last_entry = (SELECT max(seq) FROM agentkey_entries e WHERE e.account_id = id)",
-        "PRAGMA wal_checkpoint(TRUNCATE)",
-    ] {
-        sqlx::raw_sql(sql).execute(&mut connection).await?;
-    }
-    Ok(connection.close().await?)
+         JOIN agentkey_accounts a ON a.id = e.account_id GROUP BY e.key_id; \
+         UPDATE agentkey_accounts SET spent = e.spent, last_entry = e.last FROM (SELECT account_id, \
+         count(*) AS spent, max(seq) AS last FROM agentkey_entries GROUP BY account_id) e WHERE e.account_id = id; \
+         COMMIT; PRAGMA wal_checkpoint(TRUNCATE)",
+    )?;
+    Ok(())
 }

@@ -126,6 +126,17 @@ impl Worker {
         self.send(|slot| slot.run(work)).await
     }
 
+    /// Does this when its turn comes. Nobody waits for it; if it fails, that is logged.
+    pub(super) fn run_later(&self, work: impl FnOnce(&Connection) -> Result<()> + Send + 'static) {
+        let job = |slot: &mut Slot| {
+            if let Err(error) = slot.run(|connection| work(connection)) {
+                tracing::debug!(%error, "SQLite: left for later");
+            }
+        };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        drop(self.jobs.send(Message::Do(Box::new(job))));
+    }
+
     async fn send<T: Send + 'static>(&self, work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience;

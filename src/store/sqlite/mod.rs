@@ -12,6 +12,7 @@ mod change;
 mod connection;
 mod decode;
 mod error;
+mod index;
 mod load;
 mod migrate;
 mod options;
@@ -118,7 +119,17 @@ impl SqliteStore {
 
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
         let clock = self.clock.clone();
-        self.connections.writer().run(move |connection| post::post(connection, &clock, &postings)).await
+        let writer = self.connections.writer();
+        let post = move |connection: &mut Connection| {
+            let posted = post::post(connection, &clock, &postings)?;
+            // What is committed is answered, whatever this says.
+            Ok((posted, matches!(index::due(connection), Ok(Some(_)))))
+        };
+        let (posted, is_due) = writer.run(post).await?;
+        if is_due {
+            writer.run_later(index::catch_up);
+        }
+        Ok(posted)
     }
 
     async fn changed(&self, change: Change, rules: Rules) -> error::Result<Result<Changed, ChangeError>> {

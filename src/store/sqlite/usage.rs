@@ -7,6 +7,7 @@ use rusqlite::{Connection, Params, params};
 
 use super::decode::{Cells, entry_columns};
 use super::error::Result;
+use super::index::{entries_of_account, entries_of_family, entries_of_key};
 use super::statement::{all, one};
 use super::write::micros;
 use crate::clock::from_micros;
@@ -15,35 +16,20 @@ use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, KeyId};
 
+pub(super) const PAGE_OF_ACCOUNT: &str =
+    concat!(entries_of_account!(" AND e.at >= ?5 AND e.at < ?6"), " ORDER BY seq LIMIT ?7");
+pub(super) const PAGE_OF_KEY: &str =
+    concat!(entries_of_key!(" AND e.at >= ?5 AND e.at < ?6"), " ORDER BY seq LIMIT ?7");
+
 pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
-    macro_rules! page {
-        ($of:literal) => {
-            concat!(
-                "SELECT e.seq, ",
-                entry_columns!(),
-                " FROM agentkey_entries e WHERE ",
-                $of,
-                // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it
-                // may have run a little ahead.
-                " AND e.seq > ?3 AND e.seq >= ?4 AND e.seq < ?5 AND e.at >= ?6 AND e.at < ?7 ORDER BY e.seq LIMIT ?8",
-            )
-        };
-    }
-    // The plus keeps SQLite from walking all entries of the account for those of one key.
-    let sql = match query.key {
-        Some(_) => page!("+e.account_id = ?1 AND e.key_id = ?2"),
-        None => page!("e.account_id = ?1 AND ?2 IS NULL"),
-    };
-    let page = params![
-        query.account.as_str(),
-        query.key.map(KeyId::get),
-        query.after.map_or(i64::MIN, Cursor::get),
-        query.since.map_or(i64::MIN, first_place),
-        query.until.map_or(i64::MAX, place_after),
-        query.since.map_or(i64::MIN, from),
-        query.until.map_or(i64::MAX, from),
-        query.limit,
-    ];
+    // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may have run
+    // a little ahead.
+    let sql = if query.key.is_some() { PAGE_OF_KEY } else { PAGE_OF_ACCOUNT };
+    let behind = query.after.map_or(i64::MIN, |after| after.get().saturating_add(1));
+    let (first, last) = places(query.since, query.until);
+    let (since, until) = instants(query.since, query.until);
+    let key = query.key.map(KeyId::get);
+    let page = params![query.account.as_str(), key, behind.max(first), last, since, until, query.limit];
     all(connection, sql, page, |mut cells| Ok((Cursor::new(cells.read()?), cells.entry()?)))
 }
 
@@ -62,7 +48,7 @@ macro_rules! sum_columns {
 
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
     macro_rules! groups {
-        ($of:literal, $refunds_of:literal, $group:expr) => {
+        ($entries:expr, $refunds_of:literal, $group:expr) => {
             concat!(
                 "SELECT ",
                 $group,
@@ -70,10 +56,10 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
                 sum_columns!(),
                 ", count(*) FILTER (WHERE e.refunds IS NULL) FROM (",
                 // A refund counts earlier than it was written; nothing counts later.
-                "SELECT * FROM agentkey_entries e WHERE ",
-                $of,
-                " AND e.refunds IS NULL AND e.seq >= ?3 AND e.seq < ?4 AND e.counts_at >= ?5 AND e.counts_at < ?6 \
-                 UNION ALL SELECT * FROM agentkey_entries e WHERE ",
+                $entries,
+                " UNION ALL SELECT e.seq, ",
+                entry_columns!(),
+                " FROM agentkey_entries e WHERE ",
                 $refunds_of,
                 " AND e.refunds IS NOT NULL AND e.counts_at >= ?5 AND e.counts_at < ?6) e GROUP BY ",
                 $group,
@@ -83,10 +69,16 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     macro_rules! either {
         ($group:literal) => {
             match query.key {
-                Some(_) => {
-                    groups!("+e.account_id = ?1 AND e.key_id = ?2", "e.account_id = ?1 AND +e.key_id = ?2", $group)
-                }
-                None => groups!("e.account_id = ?1 AND ?2 IS NULL", "e.account_id = ?1 AND ?2 IS NULL", $group),
+                Some(_) => groups!(
+                    entries_of_key!(" AND e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
+                    "e.account_id = ?1 AND +e.key_id = ?2",
+                    $group
+                ),
+                None => groups!(
+                    entries_of_account!(" AND e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
+                    "e.account_id = ?1 AND ?2 IS NULL",
+                    $group
+                ),
             }
         };
     }
@@ -102,8 +94,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         UsageBy::Month => (either!("e.counts_at - (e.counts_at % ?7 + ?7) % ?7"), Some(24 * HOUR), Some(Unit::Month)),
     };
     let key = query.key.map(KeyId::get);
-    let (first, end) = (query.since.map_or(i64::MIN, first_place), query.until.map_or(i64::MAX, place_after));
-    let (since, until) = (query.since.map_or(i64::MIN, from), query.until.map_or(i64::MAX, from));
+    let (first, last) = places(query.since, query.until);
+    let (since, until) = instants(query.since, query.until);
     let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
     let read = |mut cells: Cells<'_>| {
         let group = match unit {
@@ -117,36 +109,39 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     };
     let account = query.account.as_str();
     match (&query.by, step) {
-        (UsageBy::Label(name), _) => all(connection, sql, params![account, key, first, end, since, until, name], read)?,
-        (_, Some(step)) => all(connection, sql, params![account, key, first, end, since, until, step], read)?,
-        _ => all(connection, sql, params![account, key, first, end, since, until], read)?,
+        (UsageBy::Label(name), _) => {
+            all(connection, sql, params![account, key, first, last, since, until, name], read)?
+        }
+        (_, Some(step)) => all(connection, sql, params![account, key, first, last, since, until, step], read)?,
+        _ => all(connection, sql, params![account, key, first, last, since, until], read)?,
     };
     let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
     Ok(usage.collect())
 }
 
+pub(super) const SPENT_BY_KEY: &str = concat!(
+    "WITH RECURSIVE family (id) AS (SELECT ?1 UNION ",
+    "SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id) ",
+    "SELECT ",
+    sum_columns!(),
+    " FROM (",
+    entries_of_family!(),
+    ") e WHERE e.counts_at >= ?2",
+);
+pub(super) const SPENT_BY_ACCOUNT: &str =
+    concat!("SELECT ", sum_columns!(), " FROM (", entries_of_account!(" AND e.counts_at >= ?5"), ") e");
+
 /// What a key and everything minted from it was charged since then.
 pub(super) fn spent_by_key(connection: &Connection, key: KeyId, since: Timestamp) -> Result<Amount> {
-    const SQL: &str = concat!(
-        "WITH RECURSIVE family (id) AS (SELECT ?1 UNION ",
-        "SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id) ",
-        "SELECT ",
-        sum_columns!(),
-        " FROM family f CROSS JOIN agentkey_entries e ON e.key_id = f.id",
-        // Nothing counts later than it was written.
-        " AND e.seq >= ?3 WHERE e.counts_at >= ?2",
-    );
-    total(connection, SQL, params![key.get(), micros(since), first_place(since)])
+    // Nothing counts later than it was written.
+    let (first, last) = places(Some(since), None);
+    total(connection, SPENT_BY_KEY, params![key.get(), micros(since), first, last])
 }
 
 /// What all keys of an account were charged since then.
 pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, since: Timestamp) -> Result<Amount> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        sum_columns!(),
-        " FROM agentkey_entries e WHERE e.account_id = ?1 AND e.seq >= ?3 AND e.counts_at >= ?2",
-    );
-    total(connection, SQL, params![account.as_str(), micros(since), first_place(since)])
+    let (first, last) = places(Some(since), None);
+    total(connection, SPENT_BY_ACCOUNT, params![account.as_str(), None::<i64>, first, last, micros(since)])
 }
 
 fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amount> {
@@ -164,7 +159,13 @@ fn saturated(micros: i128) -> Amount {
     Amount::micros(i64::try_from(micros).unwrap_or(end))
 }
 
-/// From which stored instant on.
-fn from(at: Timestamp) -> i64 {
-    micros(ceiling(at))
+/// The places, both included, at which entries stand that were written since then and until then.
+fn places(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
+    (since.map_or(i64::MIN, first_place), until.map_or(i64::MAX, |until| place_after(until) - 1))
+}
+
+/// From which stored instant on, and before which.
+fn instants(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
+    let stored = |at| micros(ceiling(at));
+    (since.map_or(i64::MIN, stored), until.map_or(i64::MAX, stored))
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::decode::AccountRow;
 use super::error::{Result, corrupt};
+use super::index::next_number;
 use super::statement::run;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
@@ -26,10 +27,11 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
             row.next_expiry = row.next_expiry.into_iter().chain([hold.expires_at]).min();
         }
     }
-    for row in &changes.entries {
+    let first = if changes.entries.is_empty() { 0 } else { next_number(connection)? };
+    for (row, number) in changes.entries.iter().zip(first..) {
         let account = rows.get_mut(&row.account).ok_or_else(|| corrupt("an entry is of an account not loaded"))?;
         account.last_entry = next_place(account.last_entry, row.at);
-        entry(connection, row, account.last_entry)?;
+        entry(connection, row, number, account.last_entry)?;
     }
     for row in changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id)) {
         money_of_account(connection, row)?;
@@ -115,11 +117,12 @@ fn changed_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
     run(connection, SQL, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)]).map(drop)
 }
 
-fn entry(connection: &Connection, entry: &Entry, place: i64) -> Result<()> {
+fn entry(connection: &Connection, entry: &Entry, number: i64, place: i64) -> Result<()> {
     const SQL: &str = "INSERT INTO agentkey_entries \
-                       (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+                       (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let row = params![
+        number,
         entry.id.as_bytes(),
         place,
         entry.account.as_str(),
