@@ -158,7 +158,9 @@ pub(crate) fn mark(extensions: &mut Extensions, caller: Result<KeyContext, Anony
     match caller {
         Ok(context) => {
             extensions.remove::<Anonymous>();
-            extensions.insert(context);
+            if let Some(outer) = extensions.insert(context) {
+                outer.tab().supersede();
+            }
         }
         Err(anonymous) => {
             extensions.remove::<KeyContext>();

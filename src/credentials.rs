@@ -41,7 +41,7 @@ impl Credentials {
     ///
     /// Marks every value that may be a token as sensitive, which keeps it out of logs that print headers. One walk over
     /// the headers, of which there are few, costs less than a look-up of each source.
-    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
+    pub(crate) fn read(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
         let mut credential: Option<&[u8]> = None;
         let mut is_ambiguous = false;
         for (name, value) in headers.iter_mut() {
@@ -71,11 +71,11 @@ impl Source {
     /// The token in a header's value; another scheme than Bearer has none of ours (RFC 9110 §11.1: schemes are
     /// case-insensitive).
     fn token<'a>(&self, value: &'a HeaderValue) -> Option<&'a [u8]> {
-        let value = value.as_bytes();
+        let value = value.as_bytes().trim_ascii();
         match self {
-            Self::Header(_) => Some(value.trim_ascii()),
+            Self::Header(_) => Some(value),
             Self::Bearer => {
-                let end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
+                let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
                 let (scheme, rest) = value.split_at(end);
                 scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
             }

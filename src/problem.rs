@@ -34,10 +34,12 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
     }
 }
 
-/// Tells in a header what is left, where there is a limit.
-pub(crate) fn add_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) {
-    if let Some(value) = remaining.and_then(cents_in_header) {
-        headers.insert(REMAINING, value);
+/// Tells in a header what is left, where there is a limit. What is there already is not ours: a proxy's upstream may be
+/// behind agentkey too, and say what the host's own key has left.
+pub(crate) fn put_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) {
+    match remaining.and_then(cents_in_header) {
+        Some(value) => drop(headers.insert(REMAINING, value)),
+        None => drop(headers.remove(REMAINING)),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A client in the server's process would share its runtime, where tasks hand over without the kernel, and make the
 //! server look twice as fast as anybody's clients will ever see it. The process is this executable again, told by its
-//! first argument; the rest is told over its standard input, one line each.
+//! first argument; the rest is told over its standard input, one line each. It has one thread, and keeps up with two cores:
+//! with many more of them it would itself be what is measured.
 
 use std::io::{self, BufRead};
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::client::{self, Connection};
 
 /// The argument that says: be the client.
-pub const ARGUMENT: &str = "load";
+pub const ARGUMENT: &str = "client-of-the-bench";
 
 pub struct Load<'a> {
     /// The connections are dealt out to them.

@@ -262,8 +262,8 @@ fn never_polled(status: StatusCode, is_head: bool) -> bool {
 
 fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
     let tab = guard.tab();
-    if tab.http().remaining_header {
-        problem::add_remaining(response.headers_mut(), tab.remaining());
+    if tab.http().remaining_header && !tab.is_superseded() {
+        problem::put_remaining(response.headers_mut(), tab.remaining());
     }
     response
 }

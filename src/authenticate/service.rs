@@ -34,7 +34,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let Self { inner, layer } = self;
-        match layer.credentials.take(request.headers_mut()) {
+        match layer.credentials.read(request.headers_mut()) {
             Ok(hash) => {
                 if let Some(found) = layer.keys.lanes.recall(&hash) {
                     return ResponseFuture::found(found, hash, inner, request, layer);

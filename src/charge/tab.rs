@@ -52,10 +52,12 @@ struct Owed {
     claim: Option<ClaimRef>,
     replay_taken: bool,
     note: Note,
-    /// What the lineage had left after the last posting, once there was one.
+    /// What the lineage had left at the last posting, accepted or refused, once there was one.
     remaining: Option<Option<Amount>>,
     permit: Option<Arc<ChargePermit>>,
     renewal: Option<RenewalKey>,
+    /// Another layer, further in, has the request's charge, and tells what is left.
+    superseded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +100,14 @@ impl Tab {
     /// What the lineage has left, as far as this request knows.
     pub(crate) fn remaining(&self) -> Option<Amount> {
         self.owed().remaining.unwrap_or_else(|| self.lineage().remaining())
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.owed().superseded = true;
+    }
+
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.owed().superseded
     }
 
     /// The charge that this request repeats.
@@ -293,7 +303,10 @@ impl Tab {
         let posted = self.keys.lanes.post(posting).await;
         match &posted {
             Ok(posted) => self.settled(posted),
-            Err(Refusal::BudgetExceeded(_)) => self.keys.lanes.forget(&self.hash),
+            Err(Refusal::BudgetExceeded(shortfall)) => {
+                self.owed().remaining = Some(Some(shortfall.remaining));
+                self.keys.lanes.forget(&self.hash);
+            }
             Err(_) => {}
         }
         posted

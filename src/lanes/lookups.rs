@@ -71,23 +71,20 @@ async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
         if batch.is_empty() {
             continue;
         }
-        // Requests that come together often come with the same key. Of these the last one knew best what is in force.
-        batch.sort_by_key(|lookup| lookup.hash);
+        // Requests that come together often come with the same key.
+        batch.sort_unstable_by_key(|lookup| lookup.hash);
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
         match asking.options.ask(|| asking.store.find(&hashes)).await {
             Ok(found) => {
-                let found: Vec<_> = found.into_iter().map(|found| found.map(Arc::new)).collect();
-                let same = batch.chunk_by(|lookup, next| lookup.hash == next.hash);
-                for ((hash, found), same) in hashes.iter().zip(&found).zip(same) {
-                    let asked = same.iter().rev().find_map(|lookup| lookup.asked);
-                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, found, asked) {
-                        cache.keep(*hash, found, asked);
-                    }
-                }
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
+                    let found = found.map(Arc::new);
+                    let asked = lookups.peek().and_then(|lookup| lookup.asked);
+                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
+                        cache.keep(*hash, found, asked);
+                    }
                     while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
                         lookup.reply(Ok(found.clone()));
                     }

@@ -11,6 +11,7 @@ mod bodies;
 mod cache;
 mod idempotency;
 mod interrupted;
+mod layers;
 mod outage;
 mod refusals;
 mod renewal;
