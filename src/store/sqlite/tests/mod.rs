@@ -1,3 +1,4 @@
+mod known;
 mod migration;
 mod model;
 mod policy;
