@@ -1,6 +1,7 @@
 //! The least that a program could do: prepared statements by primary key, on one connection.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
 
@@ -9,7 +10,8 @@ use crate::support::Result;
 const ROWS: i64 = 1_000;
 
 pub enum Database {
-    Sqlite(Connection),
+    /// Nobody else has it; the mutex lets futures that borrow it go to other threads.
+    Sqlite(Mutex<Connection>),
     #[cfg(feature = "postgres")]
     Postgres(sqlx::PgConnection),
 }
@@ -18,7 +20,7 @@ impl Database {
     pub async fn sqlite(file: &Path) -> Result<Self> {
         let connection = Connection::open(file)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
-        Self::Sqlite(connection).filled().await
+        Self::Sqlite(Mutex::new(connection)).filled().await
     }
 
     #[cfg(feature = "postgres")]
@@ -33,7 +35,7 @@ impl Database {
                     (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 1000) SELECT id, 0 FROM n";
         for sql in ["CREATE TABLE plain (id bigint PRIMARY KEY, value bigint NOT NULL)", rows] {
             match &mut self {
-                Self::Sqlite(connection) => connection.execute_batch(sql)?,
+                Self::Sqlite(connection) => open(connection).execute_batch(sql)?,
                 #[cfg(feature = "postgres")]
                 Self::Postgres(connection) => drop(sqlx::query(sql).execute(connection).await?),
             }
@@ -47,7 +49,7 @@ impl Database {
         let id = row % ROWS + 1;
         match self {
             Self::Sqlite(connection) => {
-                connection.prepare_cached(SQL)?.query_row([id], |row| row.get::<_, i64>(0)).map(|_| ())?
+                open(connection).prepare_cached(SQL)?.query_row([id], |row| row.get::<_, i64>(0)).map(|_| ())?
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(connection) => {
@@ -62,10 +64,14 @@ impl Database {
         const SQL: &str = "UPDATE plain SET value = value + 1 WHERE id = $1";
         let id = row % ROWS + 1;
         match self {
-            Self::Sqlite(connection) => connection.prepare_cached(SQL)?.execute([id]).map(|_| ())?,
+            Self::Sqlite(connection) => open(connection).prepare_cached(SQL)?.execute([id]).map(|_| ())?,
             #[cfg(feature = "postgres")]
             Self::Postgres(connection) => drop(sqlx::query(SQL).bind(id).execute(connection).await?),
         }
         Ok(())
     }
+}
+
+fn open(connection: &mut Mutex<Connection>) -> &mut Connection {
+    connection.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

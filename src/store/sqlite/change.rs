@@ -6,37 +6,54 @@ use std::task::{Context, Poll, Waker};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
+use super::connection::Open;
 use super::error::{Error, Result, corrupt};
+use super::known::{Effect, Known};
 use super::statement::{in_writing, run};
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{Change, ChangeError, NewToken, Rules};
 use crate::store::Changed;
+use crate::store::behind::Behind;
 use crate::store::changing::{self, Event, new_account};
 use crate::{Account, AccountId, Amount, Clock, Key, KeyId, Lineage, ScopeSet, TokenHash};
 
 /// Also what is refused has ended the holds that had run out.
 pub(super) fn change(
-    connection: &Connection,
+    open: &mut Open,
+    known: &Known,
     clock: &Clock,
     change: &Change,
     rules: &Rules,
 ) -> Result<std::result::Result<Changed, ChangeError>> {
-    in_writing(connection, |connection| {
-        let mut session = Session { connection, now: clock.now() };
-        let changed = pin!(changing::change(&mut session, change, rules));
-        // Nothing in it waits: it is shared with databases that have to be waited for.
-        match changed.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(changed) => changed,
-            Poll::Pending => Err(corrupt("a change of policy waited for something")),
-        }
+    in_writing(open, known, |connection, _| {
+        let mut session = Session { connection, now: clock.now(), touched: Vec::new() };
+        let changed = at_once(changing::change(&mut session, change, rules))?;
+        Ok((changed, Effect::forgetting(session.touched)))
     })
+}
+
+/// Nothing in a change waits here: it is shared with databases that have to be waited for.
+fn at_once<T>(change: impl Future<Output = Result<T>>) -> Result<T> {
+    match pin!(change).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(changed) => changed,
+        Poll::Pending => Err(corrupt("a change of policy waited for something")),
+    }
 }
 
 /// A transaction under way, which has the lock of the whole file.
 struct Session<'c> {
     connection: &'c Connection,
     now: Timestamp,
+    /// The accounts in which anything was written.
+    touched: Vec<AccountId>,
+}
+
+impl Session<'_> {
+    fn catch_up(&mut self, behind: Behind) -> Result<()> {
+        self.touched.extend_from_slice(&behind.accounts);
+        post::catch_up_in(self.connection, self.now, behind).map(drop)
+    }
 }
 
 impl changing::Session for Session<'_> {
@@ -51,14 +68,14 @@ impl changing::Session for Session<'_> {
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        post::catch_up_in(self.connection, self.now, seen.behind)?;
+        self.catch_up(seen.behind)?;
         Ok(read::lineage(self.connection, id, self.now)?.value)
     }
 
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
         let mut seen = read::account(self.connection, id, self.now)?;
         if !seen.behind.is_empty() {
-            post::catch_up_in(self.connection, self.now, seen.behind)?;
+            self.catch_up(seen.behind)?;
             seen = read::account(self.connection, id, self.now)?;
         }
         Ok(seen.value.map(|(mut account, at)| {
@@ -111,10 +128,12 @@ impl changing::Session for Session<'_> {
     }
 
     async fn put_balance(&mut self, key: &Key) -> Result<()> {
+        self.touched.push(key.account.clone());
         write::balance(self.connection, &(key.id, key.budget.period, key.balance))
     }
 
     async fn put_account(&mut self, account: &Account, at: Timestamp) -> Result<()> {
+        self.touched.push(account.id.clone());
         write::account(self.connection, account, at)
     }
 
@@ -143,6 +162,7 @@ impl changing::Session for Session<'_> {
         const SQL: &str = "INSERT INTO agentkey_accounts (id, version, changed_at, period, created_at, spent, held, \
                            since) VALUES (?1, 1, ?2, ?3, ?2, 0, 0, ?4) \
                            ON CONFLICT (id) DO UPDATE SET version = version + 1, changed_at = excluded.changed_at";
+        self.touched.push(id.clone());
         let account = new_account(id, at);
         let (period, since) = (account.budget.period.as_str(), micros(account.balance.since));
         run(self.connection, SQL, params![id.as_str(), micros(at), period, since]).map(drop)

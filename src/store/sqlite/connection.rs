@@ -15,6 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result, corrupt, is_busy};
+use super::known::{Glance, Known};
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
 
@@ -31,12 +32,13 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) async fn open(place: &Place, options: &SqliteOptions) -> Result<Self> {
+    pub(super) async fn open(place: &Place, options: &SqliteOptions, known: &Arc<Known>) -> Result<Self> {
         let reader_count = match place {
             Place::Memory => 0,
             Place::File { .. } => options.readers,
         };
-        let slot = |writes| Slot { place: place.clone(), timeout: options.busy_timeout, writes, open: None };
+        let timeout = options.busy_timeout;
+        let slot = |writes| Slot { place: place.clone(), timeout, writes, known: known.clone(), open: None };
         let mut ends = Vec::new();
         let mut start = |slot| {
             let (worker, end) = Worker::start(slot, Vec::new())?;
@@ -121,15 +123,15 @@ impl Worker {
     /// Does this with the connection. If nobody waits any more when its turn comes, it is left undone.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Open) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.send(|slot| slot.run(work)).await
     }
 
     /// Does this when its turn comes. Nobody waits for it; if it fails, that is logged.
-    pub(super) fn run_later(&self, work: impl FnOnce(&Connection) -> Result<()> + Send + 'static) {
+    pub(super) fn run_later(&self, work: impl FnOnce(&mut Open) -> Result<()> + Send + 'static) {
         let job = |slot: &mut Slot| {
-            if let Err(error) = slot.run(|connection| work(connection)) {
+            if let Err(error) = slot.run(work) {
                 tracing::debug!(%error, "SQLite: left for later");
             }
         };
@@ -188,12 +190,14 @@ struct Slot {
     place: Place,
     timeout: Duration,
     writes: bool,
+    known: Arc<Known>,
     open: Option<Open>,
 }
 
 /// A connection that is open.
-struct Open {
-    connection: Connection,
+pub(super) struct Open {
+    pub(super) connection: Connection,
+    pub(super) glance: Glance,
     file: Option<FileId>,
 }
 
@@ -201,9 +205,10 @@ impl Slot {
     /// Does this with the connection, and leaves it outside of any transaction. After an error that says more than
     /// "locked" it is not trusted any more: SQLite ends transactions by itself when the disk fails. But a database in
     /// memory is gone with its connection, so that is kept whatever happens.
-    fn run<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
-        let connection = self.ready()?;
-        let done = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(Error::Panicked));
+    fn run<T>(&mut self, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
+        let open = self.ready()?;
+        let done = catch_unwind(AssertUnwindSafe(|| work(open))).unwrap_or(Err(Error::Panicked));
+        let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let is_sound = clean && done.as_ref().err().is_none_or(is_busy);
         if !is_sound && self.place != Place::Memory {
@@ -212,7 +217,7 @@ impl Slot {
         done
     }
 
-    fn ready(&mut self) -> Result<&mut Connection> {
+    fn ready(&mut self) -> Result<&mut Open> {
         if let Place::File { path, .. } = &self.place {
             let file = file_id(path);
             if self.open.as_ref().is_none_or(|open| open.file != file) {
@@ -220,7 +225,7 @@ impl Slot {
                 self.connect(false)?;
             }
         }
-        self.open.as_mut().map(|open| &mut open.connection).ok_or(Error::Closed)
+        self.open.as_mut().ok_or(Error::Closed)
     }
 
     /// Connects. While another process does the same to a file that is new, SQLite may refuse without waiting;
@@ -234,6 +239,8 @@ impl Slot {
                 }
                 connected => {
                     self.open = Some(connected?);
+                    // It may be another file.
+                    self.known.forget_all();
                     return Ok(());
                 }
             }
@@ -260,7 +267,7 @@ impl Slot {
             }
             migrate(&mut connection)?;
         }
-        Ok(Open { connection, file })
+        Ok(Open { connection, glance: Glance::new(self.writes), file })
     }
 
     fn close(&mut self) {

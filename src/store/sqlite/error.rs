@@ -58,6 +58,11 @@ pub(super) fn is_busy(error: &Error) -> bool {
     matches!(code(error), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
 }
 
+/// Whether a row is there already.
+pub(super) fn is_duplicate(error: &Error) -> bool {
+    code(error) == Some(ffi::SQLITE_CONSTRAINT)
+}
+
 /// The primary result code: an extended one has more in its upper bits.
 fn code(error: &Error) -> Option<i32> {
     let Error::Sqlite(error) = error else { return None };

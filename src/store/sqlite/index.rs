@@ -6,9 +6,11 @@
 //! takes several of them; a little later those of the next eighth. Who lists or sums up looks at both: at what the
 //! indexes know, and at the end of the ledger behind it.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
+use super::connection::Open;
 use super::error::Result;
+use super::known::{Effect, Known};
 use super::statement::{in_writing, one, run};
 
 /// So many entries come in between two turns of one part of the keys.
@@ -90,7 +92,7 @@ pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
 }
 
 /// Indexes the entries of the keys whose turn it is.
-pub(super) fn catch_up(connection: &Connection) -> Result<()> {
+pub(super) fn catch_up(open: &mut Open, known: &Known) -> Result<()> {
     const BY_ACCOUNT: &str = "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) \
                               SELECT account_id, seq, number FROM agentkey_entries \
                               WHERE number > ?2 AND number <= ?3 AND key_id & 7 = ?1 ORDER BY account_id, seq";
@@ -99,15 +101,17 @@ pub(super) fn catch_up(connection: &Connection) -> Result<()> {
                           WHERE number > ?2 AND number <= ?3 AND key_id & 7 = ?1 ORDER BY key_id, seq";
     const LAST: &str = "SELECT last, min((SELECT max(number) FROM agentkey_entries), last + ?2) \
                         FROM agentkey_indexed WHERE part = ?1";
-    in_writing(connection, |connection| {
-        let Some(part) = due(connection)? else { return Ok(()) };
+    in_writing(open, known, |connection, _| {
+        let nothing = ((), Effect::default());
+        let Some(part) = due(connection)? else { return Ok(nothing) };
         let ends = one(connection, LAST, [part, MOST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
-        let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(()) };
+        let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(nothing) };
         run(connection, BY_ACCOUNT, [part, last, end])?;
         run(connection, BY_KEY, [part, last, end])?;
         let mark = "UPDATE agentkey_indexed SET last = ?2, due = ?3 WHERE part = ?1";
         // Each part has a time of its own, so that they do not come all at once.
         let next = (end / EVERY + 1) * EVERY + part * EVERY / PARTS;
-        run(connection, mark, params![part, end, next]).map(drop)
+        run(connection, mark, [part, end, next])?;
+        Ok(nothing)
     })
 }

@@ -14,33 +14,27 @@ use crate::ledger::{Book, Needs};
 use crate::store::stored_key::KeyRow;
 use crate::{EntryId, KeyId};
 
-/// A book, and the rows of its accounts when it was filled.
-pub(super) struct Loaded {
-    pub(super) book: Book,
-    pub(super) accounts: Vec<AccountRow>,
-}
-
-/// Loads what `needs` names and ends the holds of its accounts that have run out.
-pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Loaded> {
-    let mut loaded = Loaded { book: Book::new(), accounts: Vec::with_capacity(needs.accounts.len()) };
-    let Loaded { book, accounts } = &mut loaded;
+/// A book with what `needs` names, and the rows of its accounts. Their holds that have run out are ended.
+pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<(Book, Vec<AccountRow>)> {
+    let mut book = Book::new();
+    let mut accounts = Vec::with_capacity(needs.accounts.len());
     for id in &needs.accounts {
         let Some(mut row) = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
             continue;
         };
         if row.is_overdue(now) {
-            overdue(connection, book, &mut row, now)?;
+            overdue(connection, &mut book, &mut row, now)?;
         }
         book.open(row.account.clone(), row.changed_at, now);
         accounts.push(row);
     }
-    records(connection, book, needs)?;
+    records(connection, &mut book, needs)?;
     let keys = needs.keys.iter().copied().chain(book.row_keys()).collect();
-    lineages(connection, book, keys)?;
+    lineages(connection, &mut book, keys)?;
     for account in &needs.accounts {
         book.expire(account);
     }
-    Ok(loaded)
+    Ok((book, accounts))
 }
 
 /// Adds the live holds that have run out, and takes note of when the next one does.

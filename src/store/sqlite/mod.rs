@@ -13,6 +13,7 @@ mod connection;
 mod decode;
 mod error;
 mod index;
+mod known;
 mod load;
 mod migrate;
 mod options;
@@ -32,8 +33,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use self::connection::{Connections, Worker};
+use self::connection::{Connections, Open};
 use self::error::store_error;
+use self::known::Known;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use super::behind::{Behind, Seen};
@@ -57,6 +59,7 @@ use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refu
 /// ```
 pub struct SqliteStore {
     connections: Connections,
+    known: Arc<Known>,
     clock: Clock,
 }
 
@@ -69,14 +72,15 @@ impl SqliteStore {
     /// tables.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let place = options.place().map_err(StoreError::failed)?;
-        let connections = Connections::open(&place, &options).await.map_err(|error| {
+        let known = Arc::new(Known::default());
+        let connections = Connections::open(&place, &options, &known).await.map_err(|error| {
             let error = store_error(error);
             match error.is_transient() {
                 true => StoreError::unavailable(format!("{place}: {error}")),
                 false => StoreError::failed(format!("{place}: {error}")),
             }
         })?;
-        Ok(Self { connections, clock: options.clock })
+        Ok(Self { connections, known, clock: options.clock })
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -98,65 +102,72 @@ impl SqliteStore {
     }
 
     async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
-        let (hashes, clock) = (Arc::new(hashes), self.clock.clone());
-        let look = move |connection: &Connection| read::find(connection, &hashes, clock.now());
-        self.current(self.connections.reader(), look).await
+        let (hashes, clock, known) = (Arc::new(hashes), self.clock.clone(), self.known.clone());
+        let look = move |open: &mut Open| read::find(open, &known, &hashes, clock.now());
+        let seen = self.connections.reader().run(look.clone()).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(seen.behind).await?;
+        Ok(self.connections.reader().run(look).await?.value)
     }
 
     async fn policy(&self) -> error::Result<Option<Mark>> {
         let clock = self.clock.clone();
-        let look = move |connection: &mut Connection| {
+        let look = move |open: &mut Open| {
             let at = clock.now();
-            Ok(read::policy(connection)?.map(|version| Mark::new(version.cast_unsigned(), at)))
+            Ok(read::policy(&open.connection)?.map(|version| Mark::new(version.cast_unsigned(), at)))
         };
         self.connections.reader().run(look).await
     }
 
+    /// Does this with the connection that writes, and what is known.
+    async fn writing<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Open, &Known, &Clock) -> error::Result<T> + Send + 'static,
+    ) -> error::Result<T> {
+        let (known, clock) = (self.known.clone(), self.clock.clone());
+        self.connections.writer().run(move |open| write(open, &known, &clock)).await
+    }
+
     async fn catch_up(&self, behind: Behind) -> error::Result<usize> {
-        let clock = self.clock.clone();
-        self.connections.writer().run(move |connection| post::catch_up(connection, &clock, behind)).await
+        self.writing(move |open, known, clock| post::catch_up(open, known, clock, behind)).await
     }
 
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
-        let clock = self.clock.clone();
-        let writer = self.connections.writer();
-        let post = move |connection: &mut Connection| {
-            let posted = post::post(connection, &clock, &postings)?;
+        let post = move |open: &mut Open, known: &Known, clock: &Clock| {
+            let posted = post::post(open, known, clock, &postings)?;
             // What is committed is answered, whatever this says.
-            Ok((posted, matches!(index::due(connection), Ok(Some(_)))))
+            Ok((posted, matches!(index::due(&open.connection), Ok(Some(_)))))
         };
-        let (posted, is_due) = writer.run(post).await?;
+        let (posted, is_due) = self.writing(post).await?;
         if is_due {
-            writer.run_later(index::catch_up);
+            let known = self.known.clone();
+            self.connections.writer().run_later(move |open| index::catch_up(open, &known));
         }
         Ok(posted)
-    }
-
-    async fn changed(&self, change: Change, rules: Rules) -> error::Result<Result<Changed, ChangeError>> {
-        let clock = self.clock.clone();
-        self.connections.writer().run(move |connection| change::change(connection, &clock, &change, &rules)).await
     }
 
     /// Reads; where that saw what is behind, brings it up to date and reads once more.
     async fn current<T: Send + 'static>(
         &self,
-        worker: &Worker,
-        look: impl Fn(&Connection) -> error::Result<Seen<T>> + Clone + Send + 'static,
+        look: impl Fn(&Connection, Timestamp) -> error::Result<Seen<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
-        let first = look.clone();
-        let seen = worker.run(move |connection| in_snapshot(connection, first)).await?;
+        let clock = self.clock.clone();
+        let look = move |open: &mut Open| in_snapshot(&open.connection, |connection| look(connection, clock.now()));
+        let seen = self.connections.reporter().run(look.clone()).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
         self.catch_up(seen.behind).await?;
-        Ok(worker.run(move |connection| in_snapshot(connection, look)).await?.value)
+        Ok(self.connections.reporter().run(look).await?.value)
     }
 
     async fn swept(&self) -> error::Result<usize> {
         let mut total = 0;
         loop {
             let clock = self.clock.clone();
-            let overdue = move |connection: &mut Connection| read::overdue(connection, clock.now());
+            let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now());
             let overdue = self.connections.reporter().run(overdue).await?;
             // An idle service finds none, and writes nothing.
             if overdue.is_empty() {
@@ -174,17 +185,7 @@ impl SqliteStore {
         &self,
         look: impl FnOnce(&Connection) -> error::Result<T> + Send + 'static,
     ) -> BoxFuture<'_, StoreResult<T>> {
-        answer(self.connections.reporter().run(move |connection| look(connection)))
-    }
-
-    /// The same, brought up to date.
-    fn report_current<T: Send + 'static>(
-        &self,
-        look: impl Fn(&Connection, Timestamp) -> error::Result<Seen<T>> + Clone + Send + 'static,
-    ) -> BoxFuture<'_, StoreResult<T>> {
-        let clock = self.clock.clone();
-        let look = move |connection: &Connection| look(connection, clock.now());
-        answer(self.current(self.connections.reporter(), look))
+        answer(self.connections.reporter().run(move |open| look(&open.connection)))
     }
 }
 
@@ -206,24 +207,25 @@ impl Store for SqliteStore {
         change: &'a Change,
         rules: &'a Rules,
     ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
-        answer(self.changed(change.clone(), rules.clone()))
+        let (change, rules) = (change.clone(), rules.clone());
+        answer(self.writing(move |open, known, clock| change::change(open, known, clock, &change, &rules)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        self.report_current(move |connection, now| read::lineage(connection, key, now))
+        answer(self.current(move |connection, now| read::lineage(connection, key, now)))
     }
 
     fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         let account = account.clone();
-        self.report_current(move |connection, now| {
+        answer(self.current(move |connection, now| {
             let Seen { value, behind } = read::account(connection, &account, now)?;
             Ok(Seen { value: value.map(|(account, at)| account.rolled(at)), behind })
-        })
+        }))
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
         let query = query.clone();
-        self.report_current(move |connection, now| read::keys(connection, &query, now))
+        answer(self.current(move |connection, now| read::keys(connection, &query, now)))
     }
 
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
@@ -250,7 +252,7 @@ impl Store for SqliteStore {
 
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         let uses = uses.to_vec();
-        answer(self.connections.writer().run(move |connection| uses::note(connection, &uses)))
+        answer(self.writing(move |open, known, _| uses::note(open, known, &uses)))
     }
 
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {

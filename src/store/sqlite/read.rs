@@ -5,38 +5,53 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
+use super::connection::Open;
 use super::decode::{AccountRow, Cells, account_columns, key_columns};
 use super::error::Result;
-use super::statement::one;
+use super::known::Known;
+use super::statement::{in_snapshot, one};
 use super::write::micros;
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
-/// No lineage is longer, whatever the rules say.
-const DEEPEST: usize = 64;
+/// No key has more ancestors, whatever the rules say.
+pub(super) const DEEPEST: usize = 64;
 
 /// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there, or makes no sense.
 #[derive(Default)]
-struct Snapshot {
-    keys: HashMap<KeyId, Option<KeyRow>>,
-    accounts: HashMap<AccountId, Option<AccountRow>>,
+pub(super) struct Snapshot {
+    pub(super) keys: HashMap<KeyId, Option<KeyRow>>,
+    pub(super) accounts: HashMap<AccountId, Option<AccountRow>>,
+    /// Present tokens, not those that were rotated away.
+    pub(super) tokens: Vec<(TokenHash, KeyId)>,
 }
 
-/// This runs on every request.
-pub(super) fn find(connection: &Connection, hashes: &[TokenHash], now: Timestamp) -> Result<Seen<Vec<Option<Found>>>> {
-    let mut snapshot = Snapshot::default();
-    let mut behind = Behind::default();
-    let mut find = |hash: &TokenHash| {
-        let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { return Ok(None) };
-        let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
-        // By the account's own time, which does not go back when the clock does.
-        let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
-        Ok(lineage.map(|lineage| Found::new(lineage, retires_at)))
-    };
-    let value = hashes.iter().map(&mut find).collect::<Result<_>>()?;
-    Ok(Seen { value, behind })
+/// This runs on every request: from memory, as far as that is the state of the file.
+pub(super) fn find(
+    open: &mut Open,
+    known: &Known,
+    hashes: &[TokenHash],
+    now: Timestamp,
+) -> Result<Seen<Vec<Option<Found>>>> {
+    let Open { connection, glance, .. } = open;
+    in_snapshot(connection, |connection| {
+        let (mut value, state) = known.found(connection, glance, hashes, now)?;
+        let mut snapshot = Snapshot::default();
+        let mut behind = Behind::default();
+        for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
+            let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { continue };
+            let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
+            // By the account's own time, which does not go back when the clock does.
+            let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
+            *found = lineage.map(|lineage| Found::new(lineage, retires_at));
+        }
+        if !snapshot.keys.is_empty() {
+            known.learn(state, snapshot);
+        }
+        Ok(Seen { value, behind })
+    })
 }
 
 impl Snapshot {
@@ -54,16 +69,17 @@ impl Snapshot {
         );
         const RETIRED: &str = "SELECT t.key_id, t.retires_at FROM agentkey_retired_tokens t \
                                WHERE t.key_hash = ?1 AND t.retires_at > ?2";
-        let hash = hash.to_string();
-        let present = one(connection, PRESENT, [&hash], |mut cells| {
+        let text = hash.to_string();
+        let present = one(connection, PRESENT, [&text], |mut cells| {
             let key = cells.stored_key()?;
             Ok((key.id, key.understood()))
         })?;
         if let Some((id, key)) = present {
             self.keys.insert(id, key);
+            self.tokens.push((*hash, id));
             return Ok(Some((id, None)));
         }
-        one(connection, RETIRED, params![hash, micros(now)], |mut cells| Ok((cells.key_id()?, Some(cells.instant()?))))
+        one(connection, RETIRED, params![text, micros(now)], |mut cells| Ok((cells.key_id()?, Some(cells.instant()?))))
     }
 
     fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
@@ -80,6 +96,15 @@ impl Snapshot {
             self.accounts.insert(id.clone(), account);
         }
         Ok(self.accounts.get(id).and_then(Option::as_ref))
+    }
+
+    /// Reads the lineages of keys.
+    pub(super) fn of(connection: &Connection, keys: &[KeyId], now: Timestamp) -> Result<Self> {
+        let mut snapshot = Self::default();
+        for key in keys {
+            snapshot.lineage(connection, *key, now, &mut Behind::default())?;
+        }
+        Ok(snapshot)
     }
 
     /// A lineage at its account's time. One that does not climb from the key to a root, step by step and in one

@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, Params};
 
+use super::connection::Open;
 use super::decode::Cells;
 use super::error::Result;
+use super::known::{Effect, Known, State};
 
 /// The row, if there is one.
 pub(super) fn one<T>(
@@ -46,10 +48,25 @@ pub(super) fn in_snapshot<T>(connection: &Connection, read: impl FnOnce(&Connect
     Ok(value)
 }
 
-/// Reads and writes under the lock of the file. What fails is rolled back by the thread of the connection.
-pub(super) fn in_writing<T>(connection: &Connection, write: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+/// Reads and writes under the lock of the file, and takes over into memory what was made of it. What fails is rolled
+/// back by the thread of the connection.
+pub(super) fn in_writing<T>(
+    open: &mut Open,
+    known: &Known,
+    write: impl FnOnce(&Connection, Option<State>) -> Result<(T, Effect)>,
+) -> Result<T> {
+    let Open { connection, glance, .. } = open;
     run(connection, "BEGIN IMMEDIATE", [])?;
-    let value = write(connection)?;
-    run(connection, "COMMIT", [])?;
-    Ok(value)
+    let changes = connection.total_changes();
+    let from = known.enter(connection, glance)?;
+    let (value, effect) = write(connection, from)?;
+    let wrote = connection.total_changes() != changes;
+    if wrote {
+        known.sending(from, State::next(connection)?, effect);
+    }
+    let committed = run(connection, "COMMIT", []);
+    if wrote {
+        known.sent(committed.is_ok());
+    }
+    committed.map(|_| value)
 }

@@ -57,8 +57,8 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
 
 /// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
 fn money_of_account(connection: &Connection, row: &AccountRow) -> Result<()> {
-    const SQL: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2, spent = ?3, held = ?4, \
-                       since = ?5, next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
+    const SQL: &str = "UPDATE agentkey_accounts SET changed_at = ?2, spent = ?3, held = ?4, since = ?5, \
+                       next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
     let (spent, held, since) = money(&row.account.balance);
     let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
     run(connection, SQL, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])

@@ -1,4 +1,5 @@
 mod index;
+mod known;
 mod migration;
 mod model;
 mod policy;
@@ -200,7 +201,7 @@ async fn sums_beyond_the_range_of_amounts_are_held_at_its_end() {
 #[tokio::test]
 async fn rows_are_looked_up_through_indexes() {
     let store = SqliteStore::in_memory().await.unwrap();
-    let plans = |connection: &mut Connection| {
+    let plans = |open: &mut Open| {
         for sql in [
             "SELECT 1 FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at <= ?2",
             "SELECT 1 FROM agentkey_holds h WHERE h.id = ?1",
@@ -215,7 +216,7 @@ async fn rows_are_looked_up_through_indexes() {
             "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
              WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id",
         ] {
-            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let mut plan = open.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
             let parameters = rusqlite::params_from_iter(vec![rusqlite::types::Null; plan.parameter_count()]);
             let steps: Vec<String> = plan.query_map(parameters, |row| row.get(3))?.collect::<Result<_, _>>()?;
             let is_made_here = |name: &str| {

@@ -1,0 +1,331 @@
+//! What this process knows of the file: keys, accounts and live holds, as long as nobody else has written to it.
+//!
+//! Two numbers, both drawn by lot, stand for all that the file says: that of the policy, and that of the ledger, which
+//! every transaction of ours draws anew. Who finds them as they are known need not read the rows. What this process
+//! commits it takes over into memory; when anybody else has written, everything is forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::decode::AccountRow;
+use super::error::Result;
+use super::read::{DEEPEST, Snapshot};
+use super::statement::one;
+use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
+use crate::store::Found;
+use crate::store::plain::holds_of;
+use crate::token::ByToken;
+use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
+
+/// So many keys are remembered.
+const MOST_KEYS: usize = 100_000;
+
+#[derive(Default)]
+pub(super) struct Known(Mutex<Memory>);
+
+/// Stands for everything that the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    policy: i64,
+    ledger: i64,
+}
+
+impl State {
+    /// Draws the number of the state that the transaction leaves behind.
+    pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
+        const SQL: &str = "UPDATE agentkey_ledger SET version = random() WHERE id = 0 \
+                           RETURNING (SELECT p.version FROM agentkey_policy p WHERE p.id = 0), version";
+        let next = one(connection, SQL, [], |mut cells| Ok((cells.read::<Option<_>>()?, cells.read()?)))?;
+        Ok(next.and_then(|(policy, ledger)| Some(Self { policy: policy?, ledger })))
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What everything else here is true of.
+    state: Option<State>,
+    tokens: ByToken<KeyId>,
+    keys: HashMap<KeyId, KnownKey>,
+    accounts: HashMap<AccountId, KnownAccount>,
+    /// The commit under way. Readers may see that it was made before the writer knows.
+    sent: Option<Sent>,
+}
+
+struct KnownKey {
+    key: Key,
+    /// Its present token, if it was looked up by that.
+    token: Option<TokenHash>,
+}
+
+struct KnownAccount {
+    row: AccountRow,
+    keys: Vec<KeyId>,
+    holds: HashMap<PostingId, HoldRow>,
+}
+
+struct Sent {
+    from: Option<State>,
+    to: Option<State>,
+    effect: Effect,
+}
+
+/// What a transaction makes of what is known.
+#[derive(Default)]
+pub(super) struct Effect {
+    accounts: Vec<AccountRow>,
+    balances: Vec<(KeyId, Period, Balance)>,
+    holds: Vec<HoldRow>,
+    forgotten: Vec<AccountId>,
+}
+
+impl Effect {
+    /// Adds postings; `accounts` are the rows of their accounts as they are after them.
+    pub(super) fn add(&mut self, accounts: Vec<AccountRow>, changes: Changes) {
+        self.accounts.extend(accounts);
+        self.balances.extend(changes.balances);
+        self.holds.extend(changes.new_holds);
+        self.holds.extend(changes.changed_holds);
+    }
+
+    /// A change of policy in these accounts.
+    pub(super) fn forgetting(accounts: Vec<AccountId>) -> Self {
+        Self { forgotten: accounts, ..Self::default() }
+    }
+}
+
+/// What a connection saw when it last looked whether anybody had written.
+pub(super) struct Glance {
+    /// Whether it is the connection that writes: to it, its own commits are no news.
+    writes: bool,
+    /// Moves with every commit of other connections, also with those that do not keep to our rules.
+    others: Option<i64>,
+    state: Option<State>,
+}
+
+impl Glance {
+    pub(super) const fn new(writes: bool) -> Self {
+        Self { writes, others: None, state: None }
+    }
+
+    /// Looks again, in a transaction that has begun; tells whether somebody else wrote and left the numbers as they were.
+    fn again(&mut self, connection: &Connection) -> Result<bool> {
+        const STATE: &str = "SELECT p.version, l.version FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
+                             WHERE p.id = 0 AND l.id = 0";
+        let others = one(connection, "PRAGMA data_version", [], |mut cells| cells.read())?;
+        let state = one(connection, STATE, [], |mut cells| Ok(State { policy: cells.read()?, ledger: cells.read()? }))?;
+        let moved = self.others.is_some() && self.others != others;
+        let hidden = moved && (self.writes || self.state == state);
+        (self.others, self.state) = (others, state);
+        Ok(hidden)
+    }
+}
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything: what answers from now on may be another file.
+    pub(super) fn forget_all(&self) {
+        let old = std::mem::take(&mut *self.lock());
+        drop(old); // without the lock
+    }
+
+    /// Brings memory to the state that the transaction sees, and tells which that is.
+    pub(super) fn enter(&self, connection: &Connection, glance: &mut Glance) -> Result<Option<State>> {
+        self.entered(connection, glance).map(|memory| memory.state)
+    }
+
+    /// The look is taken under the lock: what it sees is at least as new as what is in memory.
+    fn entered(&self, connection: &Connection, glance: &mut Glance) -> Result<MutexGuard<'_, Memory>> {
+        let mut memory = self.lock();
+        let hidden = glance.again(connection)?;
+        memory.move_to(glance.state, hidden);
+        Ok(memory)
+    }
+
+    /// The lineages of the tokens that are known; and the state that all of it is true of.
+    pub(super) fn found(
+        &self,
+        connection: &Connection,
+        glance: &mut Glance,
+        hashes: &[TokenHash],
+        now: Timestamp,
+    ) -> Result<(Vec<Option<Found>>, Option<State>)> {
+        let memory = self.entered(connection, glance)?;
+        Ok((hashes.iter().map(|hash| memory.found(hash, now)).collect(), memory.state))
+    }
+
+    /// Takes note of what was read in that state.
+    pub(super) fn learn(&self, state: Option<State>, snapshot: Snapshot) {
+        let mut memory = self.lock();
+        if state.is_none() || memory.state != state {
+            return;
+        }
+        if memory.keys.len().max(memory.tokens.len()) > MOST_KEYS {
+            memory.forget();
+            memory.state = state;
+        }
+        memory.learn(snapshot);
+    }
+
+    /// The keys of these postings that are not known.
+    pub(super) fn unknown_keys<'a>(&self, postings: impl Iterator<Item = &'a Posting>) -> Vec<KeyId> {
+        let memory = self.lock();
+        postings.map(|posting| posting.key).filter(|key| !memory.keys.contains_key(key)).collect()
+    }
+
+    /// Adds to a book all that these postings of one account need, and answers with the account's row; `None` where they
+    /// need more than is known.
+    pub(super) fn fill(
+        &self,
+        book: &mut Book,
+        state: Option<State>,
+        account: &AccountId,
+        postings: &[&Posting],
+        now: Timestamp,
+    ) -> Option<AccountRow> {
+        let memory = self.lock();
+        let known = memory.accounts.get(account)?;
+        if state.is_none() || memory.state != state || known.row.is_overdue(now) {
+            return None;
+        }
+        let (mut keys, mut holds) = (HashMap::new(), Vec::new());
+        for posting in postings {
+            for hold in holds_of(&posting.action)? {
+                let hold = known.holds.get(hold)?;
+                for key in &hold.path {
+                    memory.climb(*key, account, &mut keys)?;
+                }
+                holds.push(hold);
+            }
+            memory.climb(posting.key, account, &mut keys)?;
+        }
+        book.open(known.row.account.clone(), known.row.changed_at, now);
+        keys.into_values().for_each(|key| book.add_key(key.clone()));
+        holds.into_iter().for_each(|hold| book.add_hold(hold.clone()));
+        Some(known.row.clone())
+    }
+
+    /// Takes note of a commit that is about to be made.
+    pub(super) fn sending(&self, from: Option<State>, to: Option<State>, effect: Effect) {
+        self.lock().sent = Some(Sent { from, to, effect });
+    }
+
+    /// Takes note of what came of it.
+    pub(super) fn sent(&self, is_committed: bool) {
+        if !is_committed {
+            return self.forget_all();
+        }
+        let mut memory = self.lock();
+        // A reader may have been faster.
+        if let Some(to) = memory.sent.as_ref().filter(|sent| sent.from == memory.state).map(|sent| sent.to) {
+            memory.move_to(to, false);
+        }
+        memory.sent = None;
+    }
+}
+
+impl Memory {
+    fn forget(&mut self) {
+        *self = Self { sent: self.sent.take(), ..Self::default() };
+    }
+
+    /// The file is in this state now.
+    fn move_to(&mut self, state: Option<State>, hidden: bool) {
+        if self.state == state && !hidden {
+            return;
+        }
+        let is_ours = |sent: &mut Sent| sent.to == state && sent.from == self.state;
+        match self.sent.take_if(is_ours).filter(|_| state.is_some() && !hidden) {
+            Some(sent) => self.take_over(sent.effect),
+            None => self.forget(),
+        }
+        self.state = state;
+    }
+
+    fn take_over(&mut self, effect: Effect) {
+        for row in effect.accounts {
+            if let Some(known) = self.accounts.get_mut(&row.account.id) {
+                known.row = row;
+            }
+        }
+        for (key, period, balance) in effect.balances {
+            if self.keys.get(&key).is_some_and(|known| known.key.budget.period != period) {
+                self.keys.remove(&key);
+            }
+            if let Some(known) = self.keys.get_mut(&key) {
+                known.key.balance = balance;
+            }
+        }
+        for hold in effect.holds {
+            let Some(known) = self.accounts.get_mut(&hold.account) else { continue };
+            match hold.state {
+                HoldState::Live => drop(known.holds.insert(hold.id, hold)),
+                HoldState::Over | HoldState::Charged => drop(known.holds.remove(&hold.id)),
+            }
+        }
+        for account in effect.forgotten {
+            for key in self.accounts.remove(&account).into_iter().flat_map(|known| known.keys) {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    /// Keys that make sense, of accounts that are there.
+    fn learn(&mut self, snapshot: Snapshot) {
+        let Snapshot { keys, accounts, tokens } = snapshot;
+        for row in accounts.into_values().flatten() {
+            let known = || KnownAccount { row: row.clone(), keys: Vec::new(), holds: HashMap::new() };
+            self.accounts.entry(row.account.id.clone()).or_insert_with(known);
+        }
+        for row in keys.into_values().flatten().filter(|row| !row.is_behind) {
+            let key = row.key;
+            let Some(account) = self.accounts.get_mut(&key.account).filter(|_| !self.keys.contains_key(&key.id)) else {
+                continue;
+            };
+            account.keys.push(key.id);
+            self.keys.insert(key.id, KnownKey { key, token: None });
+        }
+        for (hash, id) in tokens {
+            if let Some(known) = self.keys.get_mut(&id) {
+                known.token = Some(hash);
+                self.tokens.insert(hash, id);
+            }
+        }
+    }
+
+    fn found(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
+        let known = self.keys.get(self.tokens.get(hash)?).filter(|known| known.token.as_ref() == Some(hash))?;
+        let account = self.accounts.get(&known.key.account)?;
+        let mut ancestors = Vec::new();
+        let mut next = known.key.parent;
+        while let Some(id) = next {
+            let KnownKey { key, .. } = self.keys.get(&id).filter(|_| ancestors.len() < DEEPEST)?;
+            if key.account != known.key.account {
+                return None;
+            }
+            next = key.parent;
+            ancestors.push(key.clone());
+        }
+        let at = now.max(account.row.changed_at);
+        Some(Found::new(Lineage::new(known.key.clone(), ancestors, account.row.account.clone(), at), None))
+    }
+
+    /// Adds a key and its ancestors, up to the root.
+    fn climb<'m>(&'m self, key: KeyId, account: &AccountId, keys: &mut HashMap<KeyId, &'m Key>) -> Option<()> {
+        let mut next = Some(key);
+        while let Some(id) = next.filter(|id| !keys.contains_key(id)) {
+            let key = &self.keys.get(&id)?.key;
+            if key.account != *account {
+                return None;
+            }
+            next = key.parent;
+            keys.insert(id, key);
+        }
+        Some(())
+    }
+}
