@@ -37,7 +37,7 @@ impl Database {
             match &mut self {
                 Self::Sqlite(connection) => open(connection).execute_batch(sql)?,
                 #[cfg(feature = "postgres")]
-                Self::Postgres(connection) => drop(sqlx::query(sql).execute(connection).await?),
+                Self::Postgres(connection) => sqlx::query(sql).execute(connection).await.map(|_| ())?,
             }
         }
         Ok(self)
@@ -66,7 +66,7 @@ impl Database {
         match self {
             Self::Sqlite(connection) => open(connection).prepare_cached(SQL)?.execute([id]).map(|_| ())?,
             #[cfg(feature = "postgres")]
-            Self::Postgres(connection) => drop(sqlx::query(SQL).bind(id).execute(connection).await?),
+            Self::Postgres(connection) => sqlx::query(SQL).bind(id).execute(connection).await.map(|_| ())?,
         }
         Ok(())
     }

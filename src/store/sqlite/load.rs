@@ -14,8 +14,11 @@ use crate::ledger::{Book, Needs};
 use crate::store::stored_key::KeyRow;
 use crate::{EntryId, KeyId};
 
-/// A book with what `needs` names, and the rows of its accounts. Their holds that have run out are ended.
-pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<(Book, Vec<AccountRow>)> {
+/// A book, and the rows of its accounts as they were when it was filled.
+pub(super) type Filled = (Book, Vec<AccountRow>);
+
+/// A book with what `needs` names. Holds of its accounts that have run out are ended.
+pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
     let mut book = Book::new();
     let mut accounts = Vec::with_capacity(needs.accounts.len());
     for id in &needs.accounts {

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::connection::Open;
-use super::decode::AccountRow;
 use super::error::{Result, is_duplicate};
 use super::known::{Effect, Known, State};
+use super::load::Filled;
 use super::read::Snapshot;
 use super::statement::{in_writing, run};
 use super::{load, write};
@@ -60,8 +60,8 @@ struct Deciding<'a> {
 
 impl Deciding<'_> {
     /// Decides about postings: those of accounts that only have plain ones by what is known, the others by what is read.
-    /// In two books, with the rows of their accounts: what is read is not what the first has made of it.
-    fn all(&self, postings: &[Posting]) -> Result<(Answers, [(Book, Vec<AccountRow>); 2])> {
+    /// In two books: what is read is not what the first has made of it.
+    fn all(&self, postings: &[Posting]) -> Result<(Answers, [Filled; 2])> {
         let mut plain: HashMap<&AccountId, Option<Vec<&Posting>>> = HashMap::new();
         for posting in postings {
             let own = plain.entry(&posting.account).or_insert_with(|| self.state.map(|_| Vec::new()));

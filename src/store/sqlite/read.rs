@@ -1,6 +1,7 @@
 //! Keys and accounts, as they stand.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -83,19 +84,22 @@ impl Snapshot {
     }
 
     fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
-        if !self.keys.contains_key(&id) {
-            let key = one(connection, KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
-            self.keys.insert(id, key.flatten());
-        }
-        Ok(self.keys.get(&id).and_then(Option::as_ref))
+        Ok(match self.keys.entry(id) {
+            Entry::Occupied(known) => known.into_mut().as_ref(),
+            Entry::Vacant(place) => {
+                let key = one(connection, KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
+                place.insert(key.flatten()).as_ref()
+            }
+        })
     }
 
     fn account(&mut self, connection: &Connection, id: &AccountId) -> Result<Option<&AccountRow>> {
-        if !self.accounts.contains_key(id) {
-            let account = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
-            self.accounts.insert(id.clone(), account);
-        }
-        Ok(self.accounts.get(id).and_then(Option::as_ref))
+        Ok(match self.accounts.entry(id.clone()) {
+            Entry::Occupied(known) => known.into_mut().as_ref(),
+            Entry::Vacant(place) => {
+                place.insert(one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?).as_ref()
+            }
+        })
     }
 
     /// Reads the lineages of keys.
