@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::decode::AccountRow;
 use super::types::Stamp;
-use super::write::{next_expiry, places};
+use super::write::{last_entry, next_expiry};
 use crate::ledger::{Action, Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
@@ -254,7 +254,7 @@ impl Known {
         let mut after = known.row.clone();
         after.version = version;
         after.next_expiry = next_expiry(basis, changes);
-        after.last_entry = places(basis, changes).last().unwrap_or(basis.last_entry);
+        after.last_entry = last_entry(basis, changes);
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == basis.account) {
             after.account.clone_from(account);
             after.changed_at = *at;

@@ -133,7 +133,6 @@ impl Inner {
             }
         }
         let mut decided = Vec::new();
-        let mut batch = Changes::default();
         let mut owners = HashMap::new();
         for (account, places) in accounts {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
@@ -145,15 +144,15 @@ impl Inner {
             }
             let changes = book.take_changes();
             owners.extend(basis.keys.iter().map(|(key, _)| (*key, account.clone())));
-            add(&mut batch, &changes);
             decided.push((basis, places, posted, changes));
         }
         if decided.is_empty() {
             return held.after(Ok(()));
         }
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
+        let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
         let step = step();
-        let write = Write { bases: &bases, changes: &batch, owners: &owners, step };
+        let write = Write { bases: &bases, changes: &changes, owners: &owners, step };
         for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
             self.known.sending(basis, basis.version + step, changes);
         }
@@ -170,9 +169,9 @@ impl Inner {
             }
         };
         held.after(Ok(()))?;
-        let stood = stood(&rows)?;
-        for (basis, places, posted, changes) in decided {
-            if !stood.contains(&basis.account) {
+        let stood = stood(&rows, &bases)?;
+        for ((basis, places, posted, changes), stood) in decided.into_iter().zip(stood) {
+            if !stood {
                 self.known.lost(&basis.account);
                 continue;
             }
@@ -448,9 +447,9 @@ impl Inner {
             return Ok(changes);
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
-        let write = Write { bases, changes: &changes, owners: &owners, step: step() };
+        let write = Write { bases, changes: &[&changes], owners: &owners, step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
-        if stood(&rows)?.len() == bases.len() { Ok(changes) } else { Err(Anew::Moved.into()) }
+        if stood(&rows, bases)?.into_iter().all(|stood| stood) { Ok(changes) } else { Err(Anew::Moved.into()) }
     }
 
     pub(super) fn learn(&self, members: &[read::Member]) {
@@ -472,14 +471,6 @@ impl Inner {
 struct Loaded {
     book: Book,
     bases: Vec<Basis>,
-}
-
-fn add(batch: &mut Changes, changes: &Changes) {
-    batch.accounts.extend_from_slice(&changes.accounts);
-    batch.balances.extend_from_slice(&changes.balances);
-    batch.new_holds.extend_from_slice(&changes.new_holds);
-    batch.changed_holds.extend_from_slice(&changes.changed_holds);
-    batch.entries.extend_from_slice(&changes.entries);
 }
 
 fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {
