@@ -91,10 +91,20 @@ impl Inner {
     pub(super) async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(postings.len(), || None);
-        self.by_what_is_known(postings, &mut answers).await?;
+        let mut ended = self.by_what_is_known(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
+        if let Ok(lost) = &ended
+            && !lost.is_empty()
+        {
+            // Somebody else wrote there before: that is read, and decided by, once.
+            ended = self.by_what_is_known(postings, &lost.clone(), &mut answers).await;
+        }
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
         if !left.is_empty() {
-            let late = match self.behind_the_lock(&left).await {
+            let late = match ended {
+                Ok(_) => self.behind_the_lock(&left).await,
+                Err(error) => Err(error),
+            };
+            let late = match late {
                 Ok(late) => late,
                 Err(error) if left.len() == postings.len() => return Err(error),
                 // The others have been committed, and are to be told so.
@@ -109,21 +119,28 @@ impl Inner {
         answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered"))).collect()
     }
 
-    /// Decides by what is known, and writes if that still stands: one round trip, or two where a lineage must be looked
-    /// at first. What it leaves unanswered took more than that.
-    async fn by_what_is_known(&self, postings: &[Posting], answers: &mut [Option<Answer>]) -> sqlx::Result<()> {
+    /// Decides those at `places` by what is known, and writes if that still stands: one round trip, or two where a lineage
+    /// must be looked at first. What it leaves unanswered took more than that; it tells where what was known was out of
+    /// date.
+    async fn by_what_is_known(
+        &self,
+        postings: &[Posting],
+        places: &[usize],
+        answers: &mut [Option<Answer>],
+    ) -> sqlx::Result<Vec<usize>> {
         // One posting that is not plain keeps all of its account from being decided ahead of it.
+        let asked = || places.iter().filter_map(|place| Some((*place, postings.get(*place)?)));
         let others: HashSet<_> =
-            postings.iter().filter(|posting| !is_plain(posting)).map(|posting| &posting.account).collect();
+            asked().filter(|(_, posting)| !is_plain(posting)).map(|(_, posting)| &posting.account).collect();
         let mut accounts: HashMap<&AccountId, Vec<usize>> = HashMap::new();
-        for (place, posting) in postings.iter().enumerate().filter(|(_, posting)| !others.contains(&posting.account)) {
+        for (place, posting) in asked().filter(|(_, posting)| !others.contains(&posting.account)) {
             accounts.entry(&posting.account).or_default().push(place);
         }
         accounts.retain(|account, _| self.known.is_worth_a_try(account));
         if accounts.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let plain: Vec<_> = postings.iter().filter(|posting| accounts.contains_key(&posting.account)).collect();
+        let plain: Vec<_> = accounts.values().flatten().filter_map(|place| postings.get(*place)).collect();
         let unknown = self.known.unknown_keys(&plain);
         let mut held = self.connections.posting().await?;
         if !unknown.is_empty() {
@@ -147,7 +164,7 @@ impl Inner {
             decided.push((basis, places, posted, changes));
         }
         if decided.is_empty() {
-            return held.after(Ok(()));
+            return held.after(Ok(Vec::new()));
         }
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
         let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
@@ -165,14 +182,16 @@ impl Inner {
                 self.known.forget(bases.iter().map(|basis| &basis.account));
                 let later = is_duplicate(&error) || is_contention(&error);
                 let ended = held.after(Err(error));
-                return if later { Ok(()) } else { ended };
+                return if later { Ok(Vec::new()) } else { ended };
             }
         };
         held.after(Ok(()))?;
         let stood = stood(&rows, &bases)?;
+        let mut again = Vec::new();
         for ((basis, places, posted, changes), stood) in decided.into_iter().zip(stood) {
             if !stood {
                 self.known.lost(&basis.account);
+                again.extend(places);
                 continue;
             }
             if !changes.is_empty() {
@@ -184,7 +203,7 @@ impl Inner {
                 }
             }
         }
-        Ok(())
+        Ok(again)
     }
 
     /// Decides under the lock of the accounts. Of those that somebody else keeps locked, the others do not wait.
