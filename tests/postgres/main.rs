@@ -2,6 +2,7 @@
 #![cfg(all(feature = "postgres", feature = "axum"))]
 
 mod audit;
+mod batches;
 mod behind_pgbouncer;
 mod host_sql;
 mod interrupted;

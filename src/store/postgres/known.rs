@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::decode::AccountRow;
 use super::types::Stamp;
-use super::write::{next_expiry, places};
+use super::write::{last_entry, next_expiry};
 use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
@@ -20,8 +20,8 @@ use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHas
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
 
-/// For so many batches an account is decided behind the lock after somebody else was faster.
-const SHARED_BATCHES: u8 = 32;
+/// For so many batches at most an account is decided behind the lock after somebody else was faster.
+const MOST_BATCHES: u8 = 32;
 
 #[derive(Default)]
 pub(super) struct Known(Mutex<Memory>);
@@ -30,8 +30,8 @@ pub(super) struct Known(Mutex<Memory>);
 struct Memory {
     accounts: HashMap<AccountId, KnownAccount>,
     tokens: HashMap<TokenHash, KnownToken>,
-    /// Accounts that others write to as well, and for how many batches more what is known of them is not tried.
-    shared: HashMap<AccountId, u8>,
+    /// Accounts that others write to as well.
+    shared: HashMap<AccountId, Shared>,
     keys: usize,
 }
 
@@ -49,6 +49,15 @@ struct Sent {
     after: AccountRow,
     balances: Vec<(KeyId, Period, Balance)>,
     holds: Vec<HoldRow>,
+}
+
+/// How it went with an account that others write to as well.
+#[derive(Default)]
+struct Shared {
+    /// How often somebody else was faster; less by one for each time that nobody was.
+    misses: u8,
+    /// For how many batches more what is known of it is not tried.
+    left: u8,
 }
 
 /// Whose a token is, for as long as the key's row is as it was.
@@ -114,7 +123,7 @@ impl Known {
         let mut doubts = Doubts::default();
         for token in hashes.iter().filter_map(|hash| memory.tokens.get(hash)) {
             // Of what others write to, the versions would be others.
-            if memory.shared.contains_key(&token.account) {
+            if memory.shared.get(&token.account).is_some_and(|shared| shared.left > 0) {
                 continue;
             }
             let Some(known) = memory.accounts.get(&token.account).filter(|known| known.has(token)) else { continue };
@@ -173,24 +182,24 @@ impl Known {
         })
     }
 
-    /// Forgets an account that somebody else wrote to in between.
+    /// Forgets an account that somebody else wrote to in between. Once, what was known may just have been old; where that
+    /// goes on, others are writing all the time.
     pub(super) fn lost(&self, account: &AccountId) {
         self.forget([account].into_iter());
         let mut memory = self.lock();
         if memory.shared.len() > MOST_KEYS {
             memory.shared.clear();
         }
-        memory.shared.insert(account.clone(), SHARED_BATCHES);
+        let shared = memory.shared.entry(account.clone()).or_default();
+        shared.misses = (shared.misses + 1).min(5);
+        shared.left = if shared.misses == 1 { 0 } else { (1 << shared.misses).min(MOST_BATCHES) };
     }
 
     /// Whether it is worth a try to decide for this account by what is known.
     pub(super) fn is_worth_a_try(&self, account: &AccountId) -> bool {
         let mut memory = self.lock();
-        let Some(left) = memory.shared.get_mut(account) else { return true };
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            memory.shared.remove(account);
-        }
+        let Some(shared) = memory.shared.get_mut(account).filter(|shared| shared.left > 0) else { return true };
+        shared.left -= 1;
         false
     }
 
@@ -255,7 +264,7 @@ impl Known {
         let mut after = known.row.clone();
         after.version = version;
         after.next_expiry = next_expiry(basis, changes);
-        after.last_entry = places(basis, changes).last().unwrap_or(basis.last_entry);
+        after.last_entry = last_entry(basis, changes);
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == basis.account) {
             after.account.clone_from(account);
             after.changed_at = *at;
@@ -266,9 +275,16 @@ impl Known {
 
     /// Takes note that a write has been committed that gave the account this version.
     pub(super) fn wrote(&self, account: &AccountId, version: i64) {
-        if let Some(known) = self.lock().accounts.get_mut(account) {
+        let mut memory = self.lock();
+        if let Some(known) = memory.accounts.get_mut(account) {
             known.catch_up(version);
             known.sent.retain(|sent| sent.after.version != version);
+        }
+        if let Some(shared) = memory.shared.get_mut(account) {
+            shared.misses = shared.misses.saturating_sub(1);
+            if shared.misses == 0 {
+                memory.shared.remove(account);
+            }
         }
     }
 }
@@ -327,5 +343,31 @@ impl KnownAccount {
             book.add_key(key.clone());
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_miss_is_tried_again_at_once_and_more_of_them_ever_later() {
+        let (known, account): (_, AccountId) = (Known::default(), "acme".parse().unwrap());
+        let batches = || (0..100).take_while(|_| !known.is_worth_a_try(&account)).count();
+        assert_eq!(batches(), 0);
+        let waits: Vec<_> = (0..7)
+            .map(|_| {
+                known.lost(&account);
+                batches()
+            })
+            .collect();
+        assert_eq!(waits, [0, 4, 8, 16, 32, 32, 32]);
+        for _ in 0..5 {
+            known.wrote(&account, 7);
+        }
+        known.lost(&account);
+        assert_eq!(batches(), 0, "it went well as often as not");
+        known.wrote(&account, 8);
+        assert!(known.lock().shared.is_empty());
     }
 }

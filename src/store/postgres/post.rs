@@ -92,10 +92,20 @@ impl Inner {
     pub(super) async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(postings.len(), || None);
-        self.by_what_is_known(postings, &mut answers).await?;
+        let mut ended = self.by_what_is_known(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
+        if let Ok(lost) = &ended
+            && !lost.is_empty()
+        {
+            // Somebody else wrote there before: that is read, and decided by, once.
+            ended = self.by_what_is_known(postings, &lost.clone(), &mut answers).await;
+        }
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
         if !left.is_empty() {
-            let late = match self.behind_the_lock(&left).await {
+            let late = match ended {
+                Ok(_) => self.behind_the_lock(&left).await,
+                Err(error) => Err(error),
+            };
+            let late = match late {
                 Ok(late) => late,
                 Err(error) if left.len() == postings.len() => return Err(error),
                 // The others have been committed, and are to be told so.
@@ -110,21 +120,28 @@ impl Inner {
         answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered"))).collect()
     }
 
-    /// Decides by what is known, and writes if that still stands: one round trip, or two where a lineage must be looked
-    /// at first. What it leaves unanswered took more than that.
-    async fn by_what_is_known(&self, postings: &[Posting], answers: &mut [Option<Answer>]) -> sqlx::Result<()> {
+    /// Decides those at `places` by what is known, and writes if that still stands: one round trip, or two where a lineage
+    /// must be looked at first. What it leaves unanswered took more than that; it tells where what was known was out of
+    /// date.
+    async fn by_what_is_known(
+        &self,
+        postings: &[Posting],
+        places: &[usize],
+        answers: &mut [Option<Answer>],
+    ) -> sqlx::Result<Vec<usize>> {
         // One posting that is not plain keeps all of its account from being decided ahead of it.
+        let asked = || places.iter().filter_map(|place| Some((*place, postings.get(*place)?)));
         let others: HashSet<_> =
-            postings.iter().filter(|posting| !is_plain(posting)).map(|posting| &posting.account).collect();
+            asked().filter(|(_, posting)| !is_plain(posting)).map(|(_, posting)| &posting.account).collect();
         let mut accounts: HashMap<&AccountId, Vec<usize>> = HashMap::new();
-        for (place, posting) in postings.iter().enumerate().filter(|(_, posting)| !others.contains(&posting.account)) {
+        for (place, posting) in asked().filter(|(_, posting)| !others.contains(&posting.account)) {
             accounts.entry(&posting.account).or_default().push(place);
         }
         accounts.retain(|account, _| self.known.is_worth_a_try(account));
         if accounts.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let plain: Vec<_> = postings.iter().filter(|posting| accounts.contains_key(&posting.account)).collect();
+        let plain: Vec<_> = accounts.values().flatten().filter_map(|place| postings.get(*place)).collect();
         let unknown = self.known.unknown_keys(&plain);
         let mut held = self.connections.posting().await?;
         if !unknown.is_empty() {
@@ -134,7 +151,6 @@ impl Inner {
             }
         }
         let mut decided = Vec::new();
-        let mut batch = Changes::default();
         let mut owners = HashMap::new();
         for (account, places) in accounts {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
@@ -146,15 +162,15 @@ impl Inner {
             }
             let changes = book.take_changes();
             owners.extend(basis.keys.iter().map(|(key, _)| (*key, account.clone())));
-            add(&mut batch, &changes);
             decided.push((basis, places, posted, changes));
         }
         if decided.is_empty() {
-            return held.after(Ok(()));
+            return held.after(Ok(Vec::new()));
         }
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
+        let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
         let step = step();
-        let write = Write { bases: &bases, changes: &batch, owners: &owners, step };
+        let write = Write { bases: &bases, changes: &changes, owners: &owners, step };
         for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
             self.known.sending(basis, basis.version + step, changes);
         }
@@ -167,14 +183,16 @@ impl Inner {
                 self.known.forget(bases.iter().map(|basis| &basis.account));
                 let later = is_duplicate(&error) || is_contention(&error);
                 let ended = held.after(Err(error));
-                return if later { Ok(()) } else { ended };
+                return if later { Ok(Vec::new()) } else { ended };
             }
         };
         held.after(Ok(()))?;
-        let stood = stood(&rows)?;
-        for (basis, places, posted, changes) in decided {
-            if !stood.contains(&basis.account) {
+        let stood = stood(&rows, &bases)?;
+        let mut again = Vec::new();
+        for ((basis, places, posted, changes), stood) in decided.into_iter().zip(stood) {
+            if !stood {
                 self.known.lost(&basis.account);
+                again.extend(places);
                 continue;
             }
             if !changes.is_empty() {
@@ -186,7 +204,7 @@ impl Inner {
                 }
             }
         }
-        Ok(())
+        Ok(again)
     }
 
     /// Decides under the lock of the accounts. Of those that somebody else keeps locked, the others do not wait.
@@ -449,9 +467,9 @@ impl Inner {
             return Ok(changes);
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
-        let write = Write { bases, changes: &changes, owners: &owners, step: step() };
+        let write = Write { bases, changes: &[&changes], owners: &owners, step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
-        if stood(&rows)?.len() == bases.len() { Ok(changes) } else { Err(Anew::Moved.into()) }
+        if stood(&rows, bases)?.into_iter().all(|stood| stood) { Ok(changes) } else { Err(Anew::Moved.into()) }
     }
 
     pub(super) fn learn(&self, members: &[read::Member]) {
@@ -473,14 +491,6 @@ impl Inner {
 struct Loaded {
     book: Book,
     bases: Vec<Basis>,
-}
-
-fn add(batch: &mut Changes, changes: &Changes) {
-    batch.accounts.extend_from_slice(&changes.accounts);
-    batch.balances.extend_from_slice(&changes.balances);
-    batch.new_holds.extend_from_slice(&changes.new_holds);
-    batch.changed_holds.extend_from_slice(&changes.changed_holds);
-    batch.entries.extend_from_slice(&changes.entries);
 }
 
 fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {

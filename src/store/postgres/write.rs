@@ -3,8 +3,13 @@
 //! While the statement waits for the account's row, only that row is read anew: everything else it reads is as it was
 //! when the statement began. So every part of it is gated on the accounts whose version stood, nothing is summed up,
 //! and an id that is there already makes the whole of it fail.
+//!
+//! Rows travel as columns, one array each, and name their account by its place among those of the batch. Arrays are
+//! taken apart in a list of columns (`SELECT unnest(..), unnest(..)`), row by row: as a table, `unnest(.., ..)` keeps
+//! each of them whole in a store of its own first. What is gated asks by `(place IN (..)) IS TRUE`, which is looked up in
+//! a hash table; a plain `IN` would become a join, and walk all accounts for each row.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
@@ -18,76 +23,150 @@ use super::layout::{Layout, Sql};
 use super::types::Instant;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
-use crate::{AccountId, Balance, Entry, EntryId, KeyId, Period};
+use crate::{AccountId, Balance, Entry, EntryId, KeyId, Note, Period};
 
 /// The texts of the write, one for each choice of its parts, made when it is first needed.
 pub(super) struct Writes {
     texts: [OnceLock<Sql>; 64],
 }
 
-/// The parts of a write beside the accounts, in the order of their parameters.
-const PARTS: [&str; 6] = [
-    "balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
-     SELECT w.* FROM unnest($?::int8[], $?::text[], $?::text[], $?::int8[], $?::int8[], $?::timestamptz[]) \
-     w (key_id, account_id, period, spent, held, since) WHERE w.account_id IN (SELECT id FROM stands) \
-     ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
-     spent = excluded.spent, held = excluded.held, since = excluded.since)",
-    "new_holds AS (INSERT INTO {holds} (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, \
-     labels, reference, state) SELECT w.id, w.account_id, w.key_id, w.path::int8[], w.amount, w.created_at, \
-     w.expires_at, w.on_expiry, w.labels::jsonb, w.reference, w.state FROM unnest($?::uuid[], $?::text[], $?::int8[], \
-     $?::text[], $?::int8[], $?::timestamptz[], $?::timestamptz[], $?::text[], $?::text[], $?::text[], $?::text[]) \
-     w (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
-     WHERE w.account_id IN (SELECT id FROM stands))",
-    "changed_holds AS (UPDATE {holds} h SET expires_at = w.expires_at, state = w.state \
-     FROM (SELECT w.*, h.place FROM unnest($?::uuid[], $?::text[], $?::timestamptz[], $?::text[]) \
-     w (id, account_id, expires_at, state) CROSS JOIN LATERAL (SELECT h.ctid AS place FROM {holds} h \
-     WHERE h.id = w.id OFFSET 0) h WHERE w.account_id IN (SELECT id FROM stands)) w WHERE h.ctid = w.place)",
-    "entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, \
-     reference) SELECT w.id, w.seq, w.account_id, w.key_id, w.kind, w.amount, w.at, w.counts_at, w.refunds, \
-     w.labels::jsonb, w.reference FROM unnest($?::uuid[], $?::int8[], $?::text[], $?::int8[], $?::text[], $?::int8[], \
-     $?::timestamptz[], $?::timestamptz[], $?::uuid[], $?::text[], $?::text[]) \
-     w (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-     WHERE w.account_id IN (SELECT id FROM stands))",
-    "claims AS (INSERT INTO {claims} (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
-     SELECT w.key_id, w.idempotency_key, w.fingerprint, w.owner, w.in_flight_until, w.entry \
-     FROM unnest($?::int8[], $?::text[], $?::text[], $?::bytea[], $?::uuid[], $?::timestamptz[], $?::uuid[]) \
-     w (key_id, account_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
-     WHERE w.account_id IN (SELECT id FROM stands) ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
-     fingerprint = excluded.fingerprint, owner = excluded.owner, in_flight_until = excluded.in_flight_until, \
-     entry = excluded.entry)",
-    "dropped_claims AS (DELETE FROM {claims} c USING unnest($?::int8[], $?::text[], $?::text[]) \
-     w (key_id, account_id, idempotency_key) WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
-     AND w.account_id IN (SELECT id FROM stands))",
-];
+/// Which parts a write has, in the order of their parameters.
+#[derive(Clone, Copy)]
+struct Parts {
+    balances: bool,
+    new_holds: bool,
+    changed_holds: bool,
+    entries: bool,
+    /// Whether holds and entries have labels, references or refunds.
+    noted: bool,
+    /// Claims, and accounts of which nothing changed.
+    rare: bool,
+}
 
-/// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have moved on since the
-/// statement began have another version anyway. Those of which nothing changed
-/// are only looked at.
-const HEAD: &str = "WITH moved AS (SELECT w.account_id FROM unnest($1::text[], $2::int8[], $3::int4[]) \
-    w (account_id, key_id, stamp) LEFT JOIN LATERAL \
-    (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.key_id OFFSET 0) k ON true \
-    WHERE k.stamp IS DISTINCT FROM w.stamp), \
-    given AS (SELECT w.id COLLATE \"C\" AS id, w.version, w.changed_at, w.spent, w.held, w.since, w.next_expiry, w.last_entry \
-    FROM unnest($4::text[], $5::int8[], $6::timestamptz[], $7::int8[], $8::int8[], $9::timestamptz[], \
-    $10::timestamptz[], $11::int8[]) w (id, version, changed_at, spent, held, since, next_expiry, last_entry) \
-    WHERE w.id NOT IN (SELECT account_id FROM moved) ORDER BY 1), \
-    locked AS (SELECT w.*, a.place FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS place FROM {accounts} a \
+/// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have
+/// moved on since the statement began have another version anyway.
+const HEAD: &str = "WITH moved AS (SELECT w.account FROM (SELECT unnest($?::int8[]) AS key_id, \
+    unnest($?::int4[]) AS stamp, unnest($?::int4[]) AS account OFFSET 0) w \
+    WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = w.key_id) IS DISTINCT FROM w.stamp), \
+    given AS (SELECT w.* FROM (SELECT generate_subscripts({ids}, 1) AS place, unnest({ids}) COLLATE \"C\" AS id, \
+    unnest($?::int8[]) AS version, unnest($?::timestamptz[]) AS changed_at, unnest($?::int8[]) AS spent, \
+    unnest($?::int8[]) AS held, unnest($?::timestamptz[]) AS since, unnest($?::timestamptz[]) AS next_expiry, \
+    unnest($?::int8[]) AS last_entry OFFSET 0) w WHERE (w.place IN (SELECT account FROM moved)) IS NOT TRUE), \
+    locked AS (SELECT w.*, a.tid FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM {accounts} a \
     WHERE a.id = w.id AND a.version = w.version FOR NO KEY UPDATE SKIP LOCKED) a WHERE w.changed_at IS NOT NULL), \
-    stands AS (UPDATE {accounts} a SET version = a.version + $12, changed_at = w.changed_at, spent = w.spent, \
+    stands AS (UPDATE {accounts} a SET version = a.version + $?, changed_at = w.changed_at, spent = w.spent, \
     held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked w \
-    WHERE a.ctid = w.place AND a.version = w.version RETURNING a.id)";
+    WHERE a.ctid = w.tid AND a.version = w.version RETURNING w.place)";
 
-const TAIL: &str = " SELECT id FROM stands UNION ALL SELECT a.id FROM given w CROSS JOIN LATERAL (SELECT a.id \
-    FROM {accounts} a WHERE a.id = w.id AND a.version = w.version OFFSET 0) a WHERE w.changed_at IS NULL";
+/// The accounts of the batch.
+const IDS: &str = "$1::text[]";
+
+/// What a row of a part is gated on.
+const STANDS: &str = "(w.account IN (SELECT place FROM stands)) IS TRUE";
+
+const BALANCES: &str = ", balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
+    SELECT w.key_id, ({ids})[w.account], w.period, w.spent, w.held, w.since FROM (SELECT unnest($?::int8[]) AS key_id, \
+    unnest($?::int4[]) AS account, unnest($?::text[]) AS period, unnest($?::int8[]) AS spent, \
+    unnest($?::int8[]) AS held, unnest($?::timestamptz[]) AS since OFFSET 0) w WHERE {stands} \
+    ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
+    spent = excluded.spent, held = excluded.held, since = excluded.since)";
+
+const NEW_HOLDS: &str = ", new_holds AS (INSERT INTO {holds} (id, account_id, key_id, path, amount, created_at, \
+    expires_at, on_expiry, state, labels, reference) SELECT w.id, ({ids})[w.account], w.key_id, w.path::int8[], \
+    w.amount, w.created_at, w.expires_at, w.on_expiry, w.state, {labels}, {reference} FROM (\
+    SELECT unnest($?::uuid[]) AS id, unnest($?::int4[]) AS account, unnest($?::int8[]) AS key_id, \
+    unnest($?::text[]) AS path, unnest($?::int8[]) AS amount, unnest($?::timestamptz[]) AS created_at, \
+    unnest($?::timestamptz[]) AS expires_at, unnest($?::text[]) AS on_expiry, unnest($?::text[]) AS state{notes} \
+    OFFSET 0) w WHERE {stands})";
+
+const CHANGED_HOLDS: &str = ", changed_holds AS (UPDATE {holds} h SET expires_at = w.expires_at, state = w.state \
+    FROM (SELECT w.*, h.tid FROM (SELECT unnest($?::uuid[]) AS id, unnest($?::int4[]) AS account, \
+    unnest($?::timestamptz[]) AS expires_at, unnest($?::text[]) AS state OFFSET 0) w CROSS JOIN LATERAL \
+    (SELECT h.ctid AS tid FROM {holds} h WHERE h.id = w.id OFFSET 0) h WHERE {stands}) w WHERE h.ctid = w.tid)";
+
+const ENTRIES: &str = ", entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, \
+    labels, reference, refunds) SELECT w.id, w.seq, ({ids})[w.account], w.key_id, w.kind, w.amount, w.at, \
+    w.counts_at, {labels}, {reference}, {refunds} FROM (SELECT unnest($?::uuid[]) AS id, unnest($?::int8[]) AS seq, \
+    unnest($?::int4[]) AS account, unnest($?::int8[]) AS key_id, unnest($?::text[]) AS kind, \
+    unnest($?::int8[]) AS amount, unnest($?::timestamptz[]) AS at, unnest($?::timestamptz[]) AS counts_at{notes}\
+    {refund_ids} OFFSET 0) w WHERE {stands})";
+
+const CLAIMS: &str = ", claims AS (INSERT INTO {claims} (key_id, idempotency_key, fingerprint, owner, \
+    in_flight_until, entry) SELECT w.key_id, w.idempotency_key, w.fingerprint, w.owner, w.in_flight_until, w.entry \
+    FROM (SELECT unnest($?::int8[]) AS key_id, unnest($?::int4[]) AS account, unnest($?::text[]) AS idempotency_key, \
+    unnest($?::bytea[]) AS fingerprint, unnest($?::uuid[]) AS owner, unnest($?::timestamptz[]) AS in_flight_until, \
+    unnest($?::uuid[]) AS entry OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
+    fingerprint = excluded.fingerprint, owner = excluded.owner, in_flight_until = excluded.in_flight_until, \
+    entry = excluded.entry), \
+    dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.*, c.tid FROM (SELECT unnest($?::int8[]) AS key_id, \
+    unnest($?::int4[]) AS account, unnest($?::text[]) AS idempotency_key OFFSET 0) w CROSS JOIN LATERAL \
+    (SELECT c.ctid AS tid FROM {claims} c WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
+    OFFSET 0) c WHERE {stands}) w WHERE c.ctid = w.tid)";
+
+const TAIL: &str = " SELECT place FROM stands";
+
+/// Accounts of which nothing changed are only looked at.
+const LOOKED_AT: &str = " UNION ALL SELECT w.place FROM given w CROSS JOIN LATERAL (SELECT a.id FROM {accounts} a \
+    WHERE a.id = w.id AND a.version = w.version OFFSET 0) a WHERE w.changed_at IS NULL";
 
 /// What is to be written, and what it was decided by.
 pub(super) struct Write<'a> {
+    /// Each account once.
     pub(super) bases: &'a [Basis],
-    pub(super) changes: &'a Changes,
+    pub(super) changes: &'a [&'a Changes],
     /// Whose the keys are, where the changes do not say it.
     pub(super) owners: &'a HashMap<KeyId, AccountId>,
     /// What the version of every changed account grows by.
     pub(super) step: i64,
+}
+
+impl Parts {
+    fn number(self) -> usize {
+        let Self { balances, new_holds, changed_holds, entries, noted, rare } = self;
+        let parts = [balances, new_holds, changed_holds, entries, noted, rare];
+        parts.iter().enumerate().fold(0, |number, (place, part)| number | usize::from(*part) << place)
+    }
+
+    fn text(self) -> String {
+        let mut text = HEAD.to_owned();
+        let parts = [
+            (self.balances, BALANCES),
+            (self.new_holds, NEW_HOLDS),
+            (self.changed_holds, CHANGED_HOLDS),
+            (self.entries, ENTRIES),
+            (self.rare, CLAIMS),
+            (true, TAIL),
+            (self.rare, LOOKED_AT),
+        ];
+        parts.iter().filter(|(chosen, _)| *chosen).for_each(|(_, part)| text.push_str(part));
+        let notes = match self.noted {
+            true => [
+                ("{labels}", "w.labels::jsonb"),
+                ("{reference}", "w.reference"),
+                ("{refunds}", "w.refunds"),
+                ("{notes}", ", unnest($?::text[]) AS labels, unnest($?::text[]) AS reference"),
+                ("{refund_ids}", ", unnest($?::uuid[]) AS refunds"),
+            ],
+            false => [
+                ("{labels}", "'{}'::jsonb"),
+                ("{reference}", "NULL"),
+                ("{refunds}", "NULL"),
+                ("{notes}", ""),
+                ("{refund_ids}", ""),
+            ],
+        };
+        for (name, sql) in notes.into_iter().chain([("{stands}", STANDS), ("{ids}", IDS)]) {
+            text = text.replace(name, sql);
+        }
+        let mut numbered = String::with_capacity(text.len());
+        for (place, piece) in text.split("$?").enumerate() {
+            if place > 0 {
+                numbered.push_str(&format!("${}", place + 1));
+            }
+            numbered.push_str(piece);
+        }
+        numbered
+    }
 }
 
 impl Writes {
@@ -95,202 +174,234 @@ impl Writes {
         Self { texts: [const { OnceLock::new() }; 64] }
     }
 
-    fn text(&self, layout: &Layout, parts: usize) -> Sql {
-        let make = || {
-            let chosen = PARTS.iter().enumerate().filter(|(place, _)| parts & (1 << place) != 0);
-            let mut text = HEAD.to_owned();
-            for (_, part) in chosen {
-                text.push_str(", ");
-                text.push_str(part);
-            }
-            text.push_str(TAIL);
-            let mut numbered = String::with_capacity(text.len());
-            let mut number = 12;
-            for (place, piece) in text.split("$?").enumerate() {
-                if place > 0 {
-                    number += 1;
-                    numbered.push_str(&format!("${number}"));
-                }
-                numbered.push_str(piece);
-            }
-            layout.sql(&numbered)
-        };
-        self.texts.get(parts).map_or_else(make, |text| text.get_or_init(make).clone())
+    fn text(&self, layout: &Layout, parts: Parts) -> Sql {
+        let make = || layout.sql(&parts.text());
+        self.texts.get(parts.number()).map_or_else(make, |text| text.get_or_init(make).clone())
     }
 
     /// The statement; its rows are read by [`stood`].
     pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> Query<'q> {
-        let Write { bases, changes, owners, step } = write;
-        let holds = [!changes.new_holds.is_empty(), !changes.changed_holds.is_empty()];
-        let chosen = [
-            !changes.balances.is_empty(),
-            holds[0],
-            holds[1],
-            !changes.entries.is_empty(),
-            !changes.claims.is_empty(),
-            !changes.dropped_claims.is_empty(),
-        ];
-        let parts = chosen.iter().enumerate().fold(0, |parts, (place, part)| parts | usize::from(*part) << place);
-        let mut query = bind_head(self.text(layout, parts).query(), bases, changes, *step);
-        let owner = |key: &KeyId| owners.get(key).map_or_else(String::new, |account| account.as_str().to_owned());
-        if chosen[0] {
-            query = bind_balances(query, &changes.balances, owner);
-        }
-        if chosen[1] {
-            query = bind_new_holds(query, &changes.new_holds);
-        }
-        if chosen[2] {
-            let holds = &changes.changed_holds;
-            query = query
-                .bind(column(holds, |hold| Uuid::from_bytes(*hold.id.as_bytes())))
-                .bind(column(holds, |hold| text(&hold.account)))
-                .bind(column(holds, |hold| Instant(hold.expires_at)))
-                .bind(column(holds, |hold| state(hold.state)));
-        }
-        if chosen[3] {
-            query = bind_entries(query, bases, changes);
-        }
-        if chosen[4] {
-            query = bind_claims(query, &changes.claims, owner);
-        }
-        if chosen[5] {
-            let claims = &changes.dropped_claims;
-            query = query
-                .bind(column(claims, |(key, _)| key.get()))
-                .bind(column(claims, |(key, _)| owner(key)))
-                .bind(column(claims, |(_, claim)| claim.to_string()));
-        }
-        query
+        let rows = Rows::of(write);
+        let parts = rows.parts();
+        let query = rows.bind_head(self.text(layout, parts).query(), write.step);
+        let query = if parts.balances { rows.bind_balances(query) } else { query };
+        let query = if parts.new_holds { rows.bind_new_holds(query, parts.noted) } else { query };
+        let query = if parts.changed_holds { rows.bind_changed_holds(query) } else { query };
+        let query = if parts.entries { rows.bind_entries(query, parts.noted) } else { query };
+        if parts.rare { rows.bind_claims(query) } else { query }
     }
 }
 
-/// The accounts whose basis stood.
-pub(super) fn stood(rows: &[PgRow]) -> sqlx::Result<HashSet<AccountId>> {
-    rows.iter().map(|row| Cells::of(row).account_id()).collect()
+/// For each account, by its place, whether its basis stood.
+pub(super) fn stood(rows: &[PgRow], bases: &[Basis]) -> sqlx::Result<Vec<bool>> {
+    let mut stood = vec![false; bases.len()];
+    for row in rows {
+        let place: i32 = Cells::of(row).read()?;
+        if let Some(slot) = usize::try_from(place).ok().and_then(|place| stood.get_mut(place.checked_sub(1)?)) {
+            *slot = true;
+        }
+    }
+    Ok(stood)
 }
 
 /// No live hold of the account runs out before this.
 pub(super) fn next_expiry(basis: &Basis, changes: &Changes) -> Option<Timestamp> {
-    let holds = changes.new_holds.iter().chain(&changes.changed_holds);
-    let live = holds.filter(|hold| hold.account == basis.account && hold.state == HoldState::Live);
-    live.map(|hold| hold.expires_at).chain(basis.next_expiry).min()
+    let holds = changes.new_holds.iter().chain(&changes.changed_holds).filter(|hold| hold.account == basis.account);
+    holds.filter(|hold| hold.state == HoldState::Live).map(|hold| hold.expires_at).chain(basis.next_expiry).min()
 }
 
-fn entries_of<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item = &'a Entry> {
-    changes.entries.iter().filter(|entry| entry.account == basis.account)
+/// Where the last entry of the account stands.
+pub(super) fn last_entry(basis: &Basis, changes: &Changes) -> i64 {
+    let entries = changes.entries.iter().filter(|entry| entry.account == basis.account);
+    entries.fold(basis.last_entry, |last, entry| next_place(last, entry.at))
 }
 
-/// Where the entries of an account stand, in their order.
-pub(super) fn places<'a>(basis: &'a Basis, changes: &'a Changes) -> impl Iterator<Item = i64> + use<'a> {
-    entries_of(basis, changes).scan(basis.last_entry, |last, entry| {
-        *last = next_place(*last, entry.at);
-        Some(*last)
-    })
+/// What goes to the server: each row with the place of its account, counted from 1; 0 for one that is not of the batch,
+/// which never stands.
+struct Rows<'a> {
+    bases: &'a [Basis],
+    /// As it will be, and when that was decided; `None` where nothing changes.
+    accounts: Vec<Option<(Balance, Timestamp)>>,
+    next_expiries: Vec<Option<Timestamp>>,
+    last_entries: Vec<i64>,
+    balances: Vec<(i32, &'a (KeyId, Period, Balance))>,
+    new_holds: Vec<(i32, &'a HoldRow)>,
+    changed_holds: Vec<(i32, &'a HoldRow)>,
+    /// With their places in the ledger.
+    entries: Vec<(i32, &'a Entry, i64)>,
+    claims: Vec<(i32, &'a ClaimRow)>,
+    dropped_claims: Vec<(i32, KeyId, &'a str)>,
 }
 
-fn bind_head<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes, step: i64) -> Query<'q> {
-    let stamps: Vec<_> = bases
-        .iter()
-        .flat_map(|basis| basis.keys.iter().map(move |(key, stamp)| (&basis.account, key, stamp)))
-        .collect();
-    let changed: HashMap<_, _> = changes.accounts.iter().map(|(account, at)| (&account.id, (account, *at))).collect();
-    let of = |basis: &Basis| changed.get(&basis.account).copied();
-    let balance = |basis: &Basis| of(basis).map(|(account, _)| account.balance);
-    query
-        .bind(column(&stamps, |(account, ..)| text(account)))
-        .bind(column(&stamps, |(_, key, _)| key.get()))
-        .bind(column(&stamps, |(.., stamp)| **stamp))
-        .bind(column(bases, |basis| text(&basis.account)))
-        .bind(column(bases, |basis| basis.version))
-        .bind(column(bases, |basis| of(basis).map(|(_, at)| Instant(at))))
-        .bind(column(bases, |basis| balance(basis).map(|balance| balance.spent.as_micros())))
-        .bind(column(bases, |basis| balance(basis).map(|balance| balance.held.as_micros())))
-        .bind(column(bases, |basis| balance(basis).map(|balance| Instant(balance.since))))
-        .bind(column(bases, |basis| next_expiry(basis, changes).map(Instant)))
-        .bind(column(bases, |basis| places(basis, changes).last().unwrap_or(basis.last_entry)))
-        .bind(step)
-}
-
-fn bind_balances<'q>(
-    query: Query<'q>,
-    balances: &[(KeyId, Period, Balance)],
-    owner: impl Fn(&KeyId) -> String,
-) -> Query<'q> {
-    query
-        .bind(column(balances, |(key, ..)| key.get()))
-        .bind(column(balances, |(key, ..)| owner(key)))
-        .bind(column(balances, |(_, period, _)| period.as_str()))
-        .bind(column(balances, |(.., balance)| balance.spent.as_micros()))
-        .bind(column(balances, |(.., balance)| balance.held.as_micros()))
-        .bind(column(balances, |(.., balance)| Instant(balance.since)))
-}
-
-fn bind_new_holds<'q>(query: Query<'q>, holds: &[HoldRow]) -> Query<'q> {
-    let path = |hold: &HoldRow| {
-        let ids: Vec<_> = hold.path.iter().map(ToString::to_string).collect();
-        format!("{{{}}}", ids.join(","))
-    };
-    let on_expiry = |hold: &HoldRow| match hold.on_expiry {
-        OnExpiry::Release => "release",
-        OnExpiry::Charge => "charge",
-    };
-    query
-        .bind(column(holds, |hold| Uuid::from_bytes(*hold.id.as_bytes())))
-        .bind(column(holds, |hold| text(&hold.account)))
-        .bind(column(holds, |hold| hold.key.get()))
-        .bind(column(holds, path))
-        .bind(column(holds, |hold| hold.amount.as_micros()))
-        .bind(column(holds, |hold| Instant(hold.created_at)))
-        .bind(column(holds, |hold| Instant(hold.expires_at)))
-        .bind(column(holds, on_expiry))
-        .bind(column(holds, |hold| labels(&hold.note.labels)))
-        .bind(column(holds, |hold| hold.note.reference.clone()))
-        .bind(column(holds, |hold| state(hold.state)))
-}
-
-fn bind_entries<'q>(query: Query<'q>, bases: &[Basis], changes: &Changes) -> Query<'q> {
-    let mut entries = Vec::with_capacity(changes.entries.len());
-    let mut seqs = Vec::with_capacity(changes.entries.len());
-    for basis in bases {
-        entries.extend(entries_of(basis, changes));
-        seqs.extend(places(basis, changes));
+impl<'a> Rows<'a> {
+    fn of(write: &Write<'a>) -> Self {
+        let Write { bases, changes, owners, .. } = *write;
+        let places: HashMap<&AccountId, i32> = bases.iter().map(|basis| &basis.account).zip(1..).collect();
+        let of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
+        let of_key = |key: &KeyId| owners.get(key).map_or(0, of);
+        let slot = |place: i32| usize::try_from(place).unwrap_or(0).wrapping_sub(1);
+        let mut rows = Self {
+            bases,
+            accounts: vec![None; bases.len()],
+            next_expiries: bases.iter().map(|basis| basis.next_expiry).collect(),
+            last_entries: bases.iter().map(|basis| basis.last_entry).collect(),
+            balances: Vec::new(),
+            new_holds: Vec::new(),
+            changed_holds: Vec::new(),
+            entries: Vec::new(),
+            claims: Vec::new(),
+            dropped_claims: Vec::new(),
+        };
+        for changes in changes {
+            for (account, at) in &changes.accounts {
+                if let Some(changed) = rows.accounts.get_mut(slot(of(&account.id))) {
+                    *changed = Some((account.balance, *at));
+                }
+            }
+            for hold in changes.new_holds.iter().chain(&changes.changed_holds) {
+                if let Some(next) = rows.next_expiries.get_mut(slot(of(&hold.account)))
+                    && hold.state == HoldState::Live
+                {
+                    *next = Some(next.map_or(hold.expires_at, |next| next.min(hold.expires_at)));
+                }
+            }
+            for entry in &changes.entries {
+                let place = of(&entry.account);
+                if let Some(last) = rows.last_entries.get_mut(slot(place)) {
+                    *last = next_place(*last, entry.at);
+                    rows.entries.push((place, entry, *last));
+                }
+            }
+            rows.balances.extend(changes.balances.iter().map(|row| (of_key(&row.0), row)));
+            rows.new_holds.extend(changes.new_holds.iter().map(|hold| (of(&hold.account), hold)));
+            rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (of(&hold.account), hold)));
+            rows.claims.extend(changes.claims.iter().map(|row| (of_key(&row.key), row)));
+            let dropped = changes.dropped_claims.iter().map(|(key, claim)| (of_key(key), *key, &**claim));
+            rows.dropped_claims.extend(dropped);
+        }
+        rows
     }
-    query
-        .bind(column(&entries, |entry| uuid(entry.id)))
-        .bind(seqs)
-        .bind(column(&entries, |entry| text(&entry.account)))
-        .bind(column(&entries, |entry| entry.key.get()))
-        .bind(column(&entries, |entry| entry.kind.as_str()))
-        .bind(column(&entries, |entry| entry.amount.as_micros()))
-        .bind(column(&entries, |entry| Instant(entry.at)))
-        .bind(column(&entries, |entry| Instant(entry.counts_at)))
-        .bind(column(&entries, |entry| entry.refunds.map(uuid)))
-        .bind(column(&entries, |entry| labels(&entry.note.labels)))
-        .bind(column(&entries, |entry| entry.note.reference.clone()))
+
+    fn parts(&self) -> Parts {
+        let is_noted = |note: &Note| !note.labels.is_empty() || note.reference.is_some();
+        Parts {
+            balances: !self.balances.is_empty(),
+            new_holds: !self.new_holds.is_empty(),
+            changed_holds: !self.changed_holds.is_empty(),
+            entries: !self.entries.is_empty(),
+            noted: self.new_holds.iter().any(|(_, hold)| is_noted(&hold.note))
+                || self.entries.iter().any(|(_, entry, _)| is_noted(&entry.note) || entry.refunds.is_some()),
+            rare: !self.claims.is_empty()
+                || !self.dropped_claims.is_empty()
+                || self.accounts.iter().any(Option::is_none),
+        }
+    }
+
+    fn bind_head<'q>(&self, query: Query<'q>, step: i64) -> Query<'q> {
+        let keys =
+            || self.bases.iter().zip(1..).flat_map(|(basis, place)| basis.keys.iter().map(move |key| (place, key)));
+        let changed = &self.accounts;
+        query
+            .bind(column(self.bases, |basis| basis.account.as_str()))
+            .bind(keys().map(|(_, (key, _))| key.get()).collect::<Vec<_>>())
+            .bind(keys().map(|(_, (_, stamp))| *stamp).collect::<Vec<_>>())
+            .bind(keys().map(|(place, _): (i32, _)| place).collect::<Vec<_>>())
+            .bind(column(self.bases, |basis| basis.version))
+            .bind(column(changed, |changed| changed.map(|(_, at)| Instant(at))))
+            .bind(column(changed, |changed| changed.map(|(balance, _)| balance.spent.as_micros())))
+            .bind(column(changed, |changed| changed.map(|(balance, _)| balance.held.as_micros())))
+            .bind(column(changed, |changed| changed.map(|(balance, _)| Instant(balance.since))))
+            .bind(column(&self.next_expiries, |next| next.map(Instant)))
+            .bind(&self.last_entries)
+            .bind(step)
+    }
+
+    fn bind_balances<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let rows = &self.balances;
+        query
+            .bind(column(rows, |(_, (key, ..))| key.get()))
+            .bind(column(rows, |(place, _)| *place))
+            .bind(column(rows, |(_, (_, period, _))| period.as_str()))
+            .bind(column(rows, |(_, (.., balance))| balance.spent.as_micros()))
+            .bind(column(rows, |(_, (.., balance))| balance.held.as_micros()))
+            .bind(column(rows, |(_, (.., balance))| Instant(balance.since)))
+    }
+
+    fn bind_new_holds<'q>(&self, query: Query<'q>, noted: bool) -> Query<'q> {
+        let path = |hold: &HoldRow| {
+            let ids: Vec<_> = hold.path.iter().map(ToString::to_string).collect();
+            format!("{{{}}}", ids.join(","))
+        };
+        let on_expiry = |hold: &HoldRow| match hold.on_expiry {
+            OnExpiry::Release => "release",
+            OnExpiry::Charge => "charge",
+        };
+        let rows = &self.new_holds;
+        let query = query
+            .bind(column(rows, |(_, hold)| Uuid::from_bytes(*hold.id.as_bytes())))
+            .bind(column(rows, |(place, _)| *place))
+            .bind(column(rows, |(_, hold)| hold.key.get()))
+            .bind(column(rows, |(_, hold)| path(hold)))
+            .bind(column(rows, |(_, hold)| hold.amount.as_micros()))
+            .bind(column(rows, |(_, hold)| Instant(hold.created_at)))
+            .bind(column(rows, |(_, hold)| Instant(hold.expires_at)))
+            .bind(column(rows, |(_, hold)| on_expiry(hold)))
+            .bind(column(rows, |(_, hold)| state(hold.state)));
+        if noted { bind_notes(query, rows.iter().map(|(_, hold)| &hold.note)) } else { query }
+    }
+
+    fn bind_changed_holds<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let rows = &self.changed_holds;
+        query
+            .bind(column(rows, |(_, hold)| Uuid::from_bytes(*hold.id.as_bytes())))
+            .bind(column(rows, |(place, _)| *place))
+            .bind(column(rows, |(_, hold)| Instant(hold.expires_at)))
+            .bind(column(rows, |(_, hold)| state(hold.state)))
+    }
+
+    fn bind_entries<'q>(&self, query: Query<'q>, noted: bool) -> Query<'q> {
+        let rows = &self.entries;
+        let query = query
+            .bind(column(rows, |(_, entry, _)| uuid(entry.id)))
+            .bind(column(rows, |(.., seq)| *seq))
+            .bind(column(rows, |(place, ..)| *place))
+            .bind(column(rows, |(_, entry, _)| entry.key.get()))
+            .bind(column(rows, |(_, entry, _)| entry.kind.as_str()))
+            .bind(column(rows, |(_, entry, _)| entry.amount.as_micros()))
+            .bind(column(rows, |(_, entry, _)| Instant(entry.at)))
+            .bind(column(rows, |(_, entry, _)| Instant(entry.counts_at)));
+        if !noted {
+            return query;
+        }
+        let query = bind_notes(query, rows.iter().map(|(_, entry, _)| &entry.note));
+        query.bind(column(rows, |(_, entry, _)| entry.refunds.map(uuid)))
+    }
+
+    fn bind_claims<'q>(&self, query: Query<'q>) -> Query<'q> {
+        let (rows, dropped) = (&self.claims, &self.dropped_claims);
+        query
+            .bind(column(rows, |(_, row)| row.key.get()))
+            .bind(column(rows, |(place, _)| *place))
+            .bind(column(rows, |(_, row)| row.claim.key.to_string()))
+            .bind(column(rows, |(_, row)| row.claim.fingerprint.to_vec()))
+            .bind(column(rows, |(_, row)| Uuid::from_bytes(*row.owner.as_bytes())))
+            .bind(column(rows, |(_, row)| row.in_flight_until.map(Instant)))
+            .bind(column(rows, |(_, row)| row.entry.map(uuid)))
+            .bind(column(dropped, |(_, key, _)| key.get()))
+            .bind(column(dropped, |(place, ..)| *place))
+            .bind(column(dropped, |(.., claim)| *claim))
+    }
 }
 
-fn bind_claims<'q>(query: Query<'q>, claims: &[ClaimRow], owner: impl Fn(&KeyId) -> String) -> Query<'q> {
-    query
-        .bind(column(claims, |row| row.key.get()))
-        .bind(column(claims, |row| owner(&row.key)))
-        .bind(column(claims, |row| row.claim.key.to_string()))
-        .bind(column(claims, |row| row.claim.fingerprint.to_vec()))
-        .bind(column(claims, |row| Uuid::from_bytes(*row.owner.as_bytes())))
-        .bind(column(claims, |row| row.in_flight_until.map(Instant)))
-        .bind(column(claims, |row| row.entry.map(uuid)))
-}
-
-fn column<R, T>(rows: &[R], cell: impl Fn(&R) -> T) -> Vec<T> {
-    rows.iter().map(cell).collect()
-}
-
-fn text(account: &AccountId) -> String {
-    account.as_str().to_owned()
-}
-
-fn labels(labels: &crate::Labels) -> String {
+fn bind_notes<'q, 'a>(query: Query<'q>, notes: impl Iterator<Item = &'a Note>) -> Query<'q> {
     // A map of texts is always JSON.
-    serde_json::to_string(labels).unwrap_or_else(|_| "{}".to_owned())
+    let json = |note: &Note| serde_json::to_string(&note.labels).unwrap_or_else(|_| "{}".to_owned());
+    let (labels, references): (Vec<_>, Vec<_>) = notes.map(|note| (json(note), note.reference.as_deref())).unzip();
+    query.bind(labels).bind(references)
+}
+
+fn column<'a, R, T>(rows: &'a [R], cell: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(cell).collect()
 }
 
 fn state(state: HoldState) -> &'static str {
