@@ -2,6 +2,7 @@ mod known;
 mod migration;
 mod model;
 mod policy;
+mod threads;
 
 use std::time::Duration;
 
