@@ -20,7 +20,10 @@ async fn work_that_panics_or_fails_leaves_nothing_behind() {
         let half = |open: &mut Open| {
             open.connection.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1").map_err(Error::from)
         };
-        let panicked = writer.run(move |open| -> error::Result<()> { half(open).and_then(|()| panic!("on purpose")) });
+        let panicked = writer.run(move |open| -> error::Result<()> {
+            half(open)?;
+            panic!("on purpose")
+        });
         assert!(matches!(panicked.await, Err(Error::Panicked)));
         let failed = writer.run(move |open| half(open).and_then(|()| Err::<(), _>(error::corrupt("on purpose"))));
         assert!(failed.await.is_err());
