@@ -5,8 +5,9 @@
 //! refused when it came to write. Look-ups have connections of their own and, the file being in WAL mode, never
 //! wait for a writer. Several processes may have the file open.
 //!
-//! Each connection is in a thread of its own, where a batch is one job. There a statement costs a microsecond or two,
-//! so rows are read and written one by one, by prepared statements.
+//! Each connection is in a thread of its own, where a batch is one job. There a statement costs a few
+//! microseconds, so rows are read and written one by one, by prepared statements; and what was read before is not read
+//! again while nobody else has written to the file.
 
 mod change;
 mod connection;

@@ -3,6 +3,7 @@ mod known;
 mod migration;
 mod model;
 mod policy;
+mod threads;
 
 use std::time::Duration;
 
