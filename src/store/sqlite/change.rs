@@ -159,13 +159,12 @@ impl changing::Session for Session<'_> {
     }
 
     async fn touch(&mut self, id: &AccountId, at: Timestamp) -> Result<()> {
-        const SQL: &str = "INSERT INTO agentkey_accounts (id, version, changed_at, period, created_at, spent, held, \
-                           since) VALUES (?1, 1, ?2, ?3, ?2, 0, 0, ?4) \
-                           ON CONFLICT (id) DO UPDATE SET version = version + 1, changed_at = excluded.changed_at";
+        const SQL: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2 WHERE id = ?1";
         self.touched.push(id.clone());
-        let account = new_account(id, at);
-        let (period, since) = (account.budget.period.as_str(), micros(account.balance.since));
-        run(self.connection, SQL, params![id.as_str(), micros(at), period, since]).map(drop)
+        match run(self.connection, SQL, params![id.as_str(), micros(at)])? {
+            0 => write::account(self.connection, &new_account(id, at), at),
+            _ => Ok(()),
+        }
     }
 
     async fn event(&mut self, event: Event<'_>) -> Result<()> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use super::error::{Error, Result, corrupt, is_busy};
+use super::error::{Error, Result, corrupt, is_busy, is_unusable};
 use super::known::{Glance, Known};
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
@@ -210,7 +210,7 @@ impl Slot {
         let done = catch_unwind(AssertUnwindSafe(|| work(open))).unwrap_or(Err(Error::Panicked));
         let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
-        let is_sound = clean && done.as_ref().err().is_none_or(is_busy);
+        let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound && self.place != Place::Memory {
             self.open = None;
         }
@@ -253,7 +253,10 @@ impl Slot {
             Place::File { path, .. } => {
                 let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
-                (Connection::open_with_flags(path, flags)?, file_id(path))
+                // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
+                let file = file_id(path);
+                let connection = Connection::open_with_flags(path, flags)?;
+                (connection, file.or_else(|| file_id(path)))
             }
         };
         connection.busy_timeout(self.timeout)?;
@@ -262,12 +265,16 @@ impl Slot {
         if self.writes {
             // A checkpoint waits for the disk twice, and who posts then waits for it.
             connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-            if self.place != Place::Memory {
-                use_wal(&connection)?;
-            }
-            migrate(&mut connection)?;
+            // In KiB. With many accounts, postings go to pages all over the tables.
+            connection.pragma_update(None, "cache_size", -16_384)?;
         }
-        Ok(Open { connection, glance: Glance::new(self.writes), file })
+        if self.place != Place::Memory {
+            use_wal(&connection)?;
+        }
+        // Also who only reads: the file may be an older one, that has just taken the place of ours.
+        migrate(&mut connection)?;
+        let glance = Glance::new(self.writes, &connection)?;
+        Ok(Open { connection, glance, file })
     }
 
     fn close(&mut self) {

@@ -58,6 +58,11 @@ pub(super) fn is_busy(error: &Error) -> bool {
     matches!(code(error), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
 }
 
+/// Whether a row makes no sense: the connection itself is fine.
+pub(super) fn is_unusable(error: &Error) -> bool {
+    matches!(error, Error::Unusable(_))
+}
+
 /// Whether a row is there already.
 pub(super) fn is_duplicate(error: &Error) -> bool {
     code(error) == Some(ffi::SQLITE_CONSTRAINT)

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::decode::AccountRow;
 use super::error::Result;
 use super::read::{DEEPEST, Snapshot};
-use super::statement::one;
+use super::statement::{in_snapshot, one};
 use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
@@ -33,6 +33,14 @@ pub(super) struct State {
     ledger: i64,
 }
 
+/// What memory was true of when somebody looked into it. What has been read since is learned only if it still is: a
+/// forgetting in between may have been for a hand that leaves the numbers as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) state: State,
+    epoch: u64,
+}
+
 impl State {
     /// Draws the number of the state that the transaction leaves behind.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
@@ -47,6 +55,8 @@ impl State {
 struct Memory {
     /// What everything else here is true of.
     state: Option<State>,
+    /// Goes up with every forgetting.
+    epoch: u64,
     tokens: ByToken<KeyId>,
     keys: HashMap<KeyId, KnownKey>,
     accounts: HashMap<AccountId, KnownAccount>,
@@ -106,8 +116,11 @@ pub(super) struct Glance {
 }
 
 impl Glance {
-    pub(super) const fn new(writes: bool) -> Self {
-        Self { writes, others: None, state: None }
+    /// A first look, before anything is known: what others write from here on is noticed.
+    pub(super) fn new(writes: bool, connection: &Connection) -> Result<Self> {
+        let mut glance = Self { writes, others: None, state: None };
+        in_snapshot(connection, |connection| glance.again(connection))?;
+        Ok(glance)
     }
 
     /// Looks again, in a transaction that has begun; tells whether somebody else wrote and left the numbers as they were.
@@ -130,13 +143,13 @@ impl Known {
 
     /// Forgets everything: what answers from now on may be another file.
     pub(super) fn forget_all(&self) {
-        let old = std::mem::take(&mut *self.lock());
+        let old = self.lock().replaced();
         drop(old); // without the lock
     }
 
     /// Brings memory to the state that the transaction sees, and tells which that is.
-    pub(super) fn enter(&self, connection: &Connection, glance: &mut Glance) -> Result<Option<State>> {
-        self.entered(connection, glance).map(|memory| memory.state)
+    pub(super) fn enter(&self, connection: &Connection, glance: &mut Glance) -> Result<Option<Moment>> {
+        self.entered(connection, glance).map(|memory| memory.moment())
     }
 
     /// The look is taken under the lock: what it sees is at least as new as what is in memory.
@@ -147,27 +160,25 @@ impl Known {
         Ok(memory)
     }
 
-    /// The lineages of the tokens that are known; and the state that all of it is true of.
+    /// The lineages of the tokens that are known; and what all of it is true of.
     pub(super) fn found(
         &self,
         connection: &Connection,
         glance: &mut Glance,
         hashes: &[TokenHash],
         now: Timestamp,
-    ) -> Result<(Vec<Option<Found>>, Option<State>)> {
+    ) -> Result<(Vec<Option<Found>>, Option<Moment>)> {
         let memory = self.entered(connection, glance)?;
-        Ok((hashes.iter().map(|hash| memory.found(hash, now)).collect(), memory.state))
+        Ok((hashes.iter().map(|hash| memory.found(hash, now)).collect(), memory.moment()))
     }
 
-    /// Takes note of what was read in that state.
-    pub(super) fn learn(&self, state: Option<State>, snapshot: Snapshot) {
+    /// Takes note of what was read since then.
+    pub(super) fn learn(&self, since: Option<Moment>, snapshot: Snapshot) {
         let mut memory = self.lock();
-        if state.is_none() || memory.state != state {
-            return;
-        }
+        let Some(since) = since.filter(|since| memory.moment() == Some(*since)) else { return };
         if memory.keys.len().max(memory.tokens.len()) > MOST_KEYS {
             memory.forget();
-            memory.state = state;
+            memory.state = Some(since.state);
         }
         memory.learn(snapshot);
     }
@@ -183,14 +194,14 @@ impl Known {
     pub(super) fn fill(
         &self,
         book: &mut Book,
-        state: Option<State>,
+        since: Option<Moment>,
         account: &AccountId,
         postings: &[&Posting],
         now: Timestamp,
     ) -> Option<AccountRow> {
         let memory = self.lock();
         let known = memory.accounts.get(account)?;
-        if state.is_none() || memory.state != state || known.row.is_overdue(now) {
+        if since.is_none() || memory.moment() != since || known.row.is_overdue(now) {
             return None;
         }
         let (mut keys, mut holds) = (HashMap::new(), Vec::new());
@@ -230,8 +241,17 @@ impl Known {
 }
 
 impl Memory {
+    fn moment(&self) -> Option<Moment> {
+        self.state.map(|state| Moment { state, epoch: self.epoch })
+    }
+
+    fn replaced(&mut self) -> Self {
+        let epoch = self.epoch.wrapping_add(1);
+        std::mem::replace(self, Self { epoch, ..Self::default() })
+    }
+
     fn forget(&mut self) {
-        *self = Self { sent: self.sent.take(), ..Self::default() };
+        self.sent = self.replaced().sent;
     }
 
     /// The file is in this state now.

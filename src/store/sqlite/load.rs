@@ -19,13 +19,27 @@ pub(super) type Filled = (Book, Vec<AccountRow>);
 
 /// A book with what `needs` names. Holds of its accounts that have run out are ended.
 pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
+    filled(connection, needs, now, |row| row.is_overdue(now))
+}
+
+/// The same, for accounts of which holds have run out, whatever their rows say: a hand may have shortened one.
+pub(super) fn overdue_book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
+    filled(connection, needs, now, |_| true)
+}
+
+fn filled(
+    connection: &Connection,
+    needs: &Needs,
+    now: Timestamp,
+    is_overdue: impl Fn(&AccountRow) -> bool,
+) -> Result<Filled> {
     let mut book = Book::new();
     let mut accounts = Vec::with_capacity(needs.accounts.len());
     for id in &needs.accounts {
         let Some(mut row) = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
             continue;
         };
-        if row.is_overdue(now) {
+        if is_overdue(&row) {
             overdue(connection, &mut book, &mut row, now)?;
         }
         book.open(row.account.clone(), row.changed_at, now);

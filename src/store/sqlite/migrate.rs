@@ -18,14 +18,27 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     migrate_with(connection, &MIGRATIONS)
 }
 
+const APPLIED: &str = "SELECT coalesce(max(version), 0) FROM agentkey_migrations";
+
 pub(super) fn migrate_with(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     let newest = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    if connection.query_row(APPLIED, [], |row| row.get(0)).is_ok_and(|applied: i64| applied == newest) {
+        return Ok(());
+    }
+    // A table that is made anew is dropped first, and rows of the host's own that refer to it would go with it.
+    let enforced: bool = connection.pragma_query_value(None, "foreign_keys", |row| row.get(0))?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    let done = apply(connection, migrations, newest);
+    connection.pragma_update(None, "foreign_keys", enforced)?;
+    done
+}
+
+fn apply(connection: &mut Connection, migrations: &[&str], newest: i64) -> Result<()> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(
         "CREATE TABLE IF NOT EXISTS agentkey_migrations (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT",
     )?;
-    let applied: i64 =
-        tx.query_row("SELECT coalesce(max(version), 0) FROM agentkey_migrations", [], |row| row.get(0))?;
+    let applied: i64 = tx.query_row(APPLIED, [], |row| row.get(0))?;
     if applied > newest {
         return Err(corrupt(format!(
             "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::connection::Open;
 use super::error::{Result, is_duplicate};
-use super::known::{Effect, Known, State};
+use super::known::{Effect, Known, Moment};
 use super::load::Filled;
 use super::read::Snapshot;
 use super::statement::{in_writing, run};
@@ -37,9 +37,9 @@ fn posted(
     postings: &[Posting],
     by_what_is_known: bool,
 ) -> Result<Answers> {
-    in_writing(open, known, |connection, state| {
-        let state = state.filter(|_| by_what_is_known);
-        let (answers, books) = Deciding { connection, known, state, now: clock.now() }.all(postings)?;
+    in_writing(open, known, |connection, since| {
+        let since = since.filter(|_| by_what_is_known);
+        let (answers, books) = Deciding { connection, known, since, now: clock.now() }.all(postings)?;
         let mut effect = Effect::default();
         for (mut book, mut accounts) in books {
             let changes = book.take_changes();
@@ -54,7 +54,7 @@ struct Deciding<'a> {
     connection: &'a Connection,
     known: &'a Known,
     /// What memory must be true of. `None`: nothing is to be decided by what is known.
-    state: Option<State>,
+    since: Option<Moment>,
     now: Timestamp,
 }
 
@@ -64,7 +64,7 @@ impl Deciding<'_> {
     fn all(&self, postings: &[Posting]) -> Result<(Answers, [Filled; 2])> {
         let mut plain: HashMap<&AccountId, Option<Vec<&Posting>>> = HashMap::new();
         for posting in postings {
-            let own = plain.entry(&posting.account).or_insert_with(|| self.state.map(|_| Vec::new()));
+            let own = plain.entry(&posting.account).or_insert_with(|| self.since.map(|_| Vec::new()));
             match own {
                 Some(own) if is_plain(posting) => own.push(posting),
                 own => *own = None,
@@ -75,7 +75,7 @@ impl Deciding<'_> {
             let mut book = Book::new();
             let mut rows = Vec::with_capacity(plain.len());
             for (account, own) in &mut plain {
-                let row = own.as_ref().and_then(|own| self.known.fill(&mut book, self.state, account, own, self.now));
+                let row = own.as_ref().and_then(|own| self.known.fill(&mut book, self.since, account, own, self.now));
                 match row {
                     Some(row) => rows.push(row),
                     None => *own = None,
@@ -106,7 +106,7 @@ impl Deciding<'_> {
     fn learn<'p>(&self, postings: impl Iterator<Item = &'p Posting>) -> Result<()> {
         let unknown = self.known.unknown_keys(postings);
         if !unknown.is_empty() {
-            self.known.learn(self.state, Snapshot::of(self.connection, &unknown, self.now)?);
+            self.known.learn(self.since, Snapshot::of(self.connection, &unknown, self.now)?);
         }
         Ok(())
     }
@@ -121,7 +121,8 @@ pub(super) fn catch_up(open: &mut Open, known: &Known, clock: &Clock, behind: Be
 pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Effect)> {
     let Behind { mut accounts, keys } = behind;
     accounts.sort_unstable();
-    let (mut book, mut rows) = load::book(connection, &Needs { accounts, keys, ..Needs::default() }, now)?;
+    let needs = Needs { accounts, keys, ..Needs::default() };
+    let (mut book, mut rows) = load::overdue_book(connection, &needs, now)?;
     let changes = book.take_changes();
     write::changes(connection, &changes, &mut rows)?;
     let ended = changes.changed_holds.len();

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 
 use super::connection::Open;
 use super::decode::{AccountRow, Cells, account_columns, key_columns};
-use super::error::Result;
+use super::error::{Error, Result};
 use super::known::Known;
 use super::statement::{in_snapshot, one};
 use super::write::micros;
@@ -38,7 +38,7 @@ pub(super) fn find(
 ) -> Result<Seen<Vec<Option<Found>>>> {
     let Open { connection, glance, .. } = open;
     in_snapshot(connection, |connection| {
-        let (mut value, state) = known.found(connection, glance, hashes, now)?;
+        let (mut value, since) = known.found(connection, glance, hashes, now)?;
         let mut snapshot = Snapshot::default();
         let mut behind = Behind::default();
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
@@ -49,7 +49,7 @@ pub(super) fn find(
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
         }
         if !snapshot.keys.is_empty() {
-            known.learn(state, snapshot);
+            known.learn(since, snapshot);
         }
         Ok(Seen { value, behind })
     })
@@ -97,7 +97,15 @@ impl Snapshot {
         Ok(match self.accounts.entry(id.clone()) {
             Entry::Occupied(known) => known.into_mut().as_ref(),
             Entry::Vacant(place) => {
-                place.insert(one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?).as_ref()
+                let row = match one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account()) {
+                    // It takes its keys out of service, and not those that are looked up with them.
+                    Err(Error::Unusable(error)) => {
+                        tracing::error!(%error, account = %id, "the row of an account makes no sense: its keys are not found");
+                        None
+                    }
+                    row => row?,
+                };
+                place.insert(row).as_ref()
             }
         })
     }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Params};
 use super::connection::Open;
 use super::decode::Cells;
 use super::error::Result;
-use super::known::{Effect, Known, State};
+use super::known::{Effect, Known, Moment, State};
 
 /// The row, if there is one.
 pub(super) fn one<T>(
@@ -53,7 +53,7 @@ pub(super) fn in_snapshot<T>(connection: &Connection, read: impl FnOnce(&Connect
 pub(super) fn in_writing<T>(
     open: &mut Open,
     known: &Known,
-    write: impl FnOnce(&Connection, Option<State>) -> Result<(T, Effect)>,
+    write: impl FnOnce(&Connection, Option<Moment>) -> Result<(T, Effect)>,
 ) -> Result<T> {
     let Open { connection, glance, .. } = open;
     run(connection, "BEGIN IMMEDIATE", [])?;
@@ -62,7 +62,7 @@ pub(super) fn in_writing<T>(
     let (value, effect) = write(connection, from)?;
     let wrote = connection.total_changes() != changes;
     if wrote {
-        known.sending(from, State::next(connection)?, effect);
+        known.sending(from.map(|from| from.state), State::next(connection)?, effect);
     }
     let committed = run(connection, "COMMIT", []);
     if wrote {
