@@ -93,7 +93,7 @@ pub async fn sqlite(keys: &AgentKeys, file: &Path, size: Size) -> Result<()> {
     connection.execute_batch("BEGIN")?;
     let mut key = connection.prepare(
         "INSERT INTO agent_keys (id, account_id, key_hash, created_at) \
-         VALUES (?1, CASE WHEN ?1 % 2 = 0 THEN 'acme' ELSE 'team-' || ?1 / 2 % 1000 END, ?2, ?3)",
+         VALUES (?1, CASE WHEN ?1 % 2 = 0 THEN 'acme' ELSE 'team-' || (?1 / 2 % 1000) END, ?2, ?3)",
     )?;
     for id in 1..=size.keys {
         key.execute((id, hash(id).to_string(), first))?;
