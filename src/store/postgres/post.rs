@@ -12,7 +12,7 @@ use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::read::lineages;
 use super::types::Instant;
-use super::write::{Write, step, stood};
+use super::write::{Owners, Write, step, stood};
 use super::{Behind, Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
@@ -151,7 +151,6 @@ impl Inner {
             }
         }
         let mut decided = Vec::new();
-        let mut owners = HashMap::new();
         for (account, places) in accounts {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
             let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
@@ -161,7 +160,6 @@ impl Inner {
                 continue;
             }
             let changes = book.take_changes();
-            owners.extend(basis.keys.iter().map(|(key, _)| (*key, account.clone())));
             decided.push((basis, places, posted, changes));
         }
         if decided.is_empty() {
@@ -170,7 +168,7 @@ impl Inner {
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
         let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
         let step = step();
-        let write = Write { bases: &bases, changes: &changes, owners: &owners, step };
+        let write = Write { bases: &bases, changes: &changes, owners: None, step };
         for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
             self.known.sending(basis, basis.version + step, changes);
         }
@@ -461,13 +459,17 @@ impl Inner {
         bases: &[Basis],
         owners: impl Iterator<Item = (KeyId, AccountId)>,
     ) -> sqlx::Result<Changes> {
-        let owners: HashMap<_, _> = owners.chain(book.keys().map(|key| (key.id, key.account.clone()))).collect();
+        let of_keys: HashMap<_, _> = book.keys().map(|key| (key.id, key.account.clone())).collect();
+        let mut owners = Owners { balances: owners.collect(), claims: of_keys.clone() };
+        // A claim goes with the posting that made it, the money of a key with the account that it is of now.
+        owners.claims.extend(owners.balances.clone());
+        owners.balances.extend(of_keys);
         let changes = book.take_changes();
         if changes.is_empty() {
             return Ok(changes);
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
-        let write = Write { bases, changes: &[&changes], owners: &owners, step: step() };
+        let write = Write { bases, changes: &[&changes], owners: Some(&owners), step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
         if stood(&rows, bases)?.into_iter().all(|stood| stood) { Ok(changes) } else { Err(Anew::Moved.into()) }
     }

@@ -114,10 +114,17 @@ pub(super) struct Write<'a> {
     /// Each account once.
     pub(super) bases: &'a [Basis],
     pub(super) changes: &'a [&'a Changes],
-    /// Whose the keys are, where the changes do not say it.
-    pub(super) owners: &'a HashMap<KeyId, AccountId>,
+    /// Whose the keys are. `None`: the changes are each of one account, in the order of the bases. The host may have moved
+    /// a key, so that a batch has it in two accounts.
+    pub(super) owners: Option<&'a Owners>,
     /// What the version of every changed account grows by.
     pub(super) step: i64,
+}
+
+/// By which account's version it is decided whether a row of a key is written.
+pub(super) struct Owners {
+    pub(super) balances: HashMap<KeyId, AccountId>,
+    pub(super) claims: HashMap<KeyId, AccountId>,
 }
 
 impl Parts {
@@ -238,7 +245,6 @@ impl<'a> Rows<'a> {
         let Write { bases, changes, owners, .. } = *write;
         let places: HashMap<&AccountId, i32> = bases.iter().map(|basis| &basis.account).zip(1..).collect();
         let of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
-        let of_key = |key: &KeyId| owners.get(key).map_or(0, of);
         let slot = |place: i32| usize::try_from(place).unwrap_or(0).wrapping_sub(1);
         let mut rows = Self {
             bases,
@@ -252,7 +258,13 @@ impl<'a> Rows<'a> {
             claims: Vec::new(),
             dropped_claims: Vec::new(),
         };
-        for changes in changes {
+        for (changes, own) in changes.iter().zip(1..) {
+            let of_key = |key: &KeyId, owner: fn(&Owners) -> &HashMap<KeyId, AccountId>| match owners {
+                Some(owners) => owner(owners).get(key).map_or(0, of),
+                None => own,
+            };
+            let of_balance = |key: &KeyId| of_key(key, |owners| &owners.balances);
+            let of_claim = |key: &KeyId| of_key(key, |owners| &owners.claims);
             for (account, at) in &changes.accounts {
                 if let Some(changed) = rows.accounts.get_mut(slot(of(&account.id))) {
                     *changed = Some((account.balance, *at));
@@ -272,11 +284,11 @@ impl<'a> Rows<'a> {
                     rows.entries.push((place, entry, *last));
                 }
             }
-            rows.balances.extend(changes.balances.iter().map(|row| (of_key(&row.0), row)));
+            rows.balances.extend(changes.balances.iter().map(|row| (of_balance(&row.0), row)));
             rows.new_holds.extend(changes.new_holds.iter().map(|hold| (of(&hold.account), hold)));
             rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (of(&hold.account), hold)));
-            rows.claims.extend(changes.claims.iter().map(|row| (of_key(&row.key), row)));
-            let dropped = changes.dropped_claims.iter().map(|(key, claim)| (of_key(key), *key, &**claim));
+            rows.claims.extend(changes.claims.iter().map(|row| (of_claim(&row.key), row)));
+            let dropped = changes.dropped_claims.iter().map(|(key, claim)| (of_claim(key), *key, &**claim));
             rows.dropped_claims.extend(dropped);
         }
         rows
