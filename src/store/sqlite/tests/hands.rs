@@ -18,14 +18,6 @@ async fn pay(store: &SqliteStore, cents: i32) -> Result<Posted, Refusal> {
     store.post(&[Posting::new(account("acme"), KeyId::new(1), action)]).await.unwrap().pop().unwrap()
 }
 
-/// Until no part of the indexes is due, so that nothing of ours moves the numbers later.
-async fn quiet(store: &SqliteStore) {
-    for _ in 0..10 {
-        pay(store, 0).await.unwrap();
-    }
-    store.writing(|_, _, _| Ok(())).await.unwrap();
-}
-
 /// A hand that does not say so leaves both numbers as they are.
 const SPEND_99: &str = "UPDATE agentkey_balances SET spent = 990000";
 

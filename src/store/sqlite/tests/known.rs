@@ -23,6 +23,7 @@ impl Warm {
         create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
         let warm = Self { store, path, clock, _directory: directory };
         warm.pay(2).await.unwrap();
+        quiet(&warm.store).await;
         assert_eq!(warm.spent(1).await, SPENT);
         warm
     }

@@ -51,6 +51,18 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// Until no part of the indexes is due: a turn of one moves the ledger's number, whenever it comes.
+async fn quiet(store: &SqliteStore) {
+    use crate::store::sqlite::index::{catch_up, due};
+    let turns = |open: &mut Open, known: &Known, _: &Clock| {
+        while due(&open.connection)?.is_some() {
+            catch_up(open, known)?;
+        }
+        Ok(())
+    };
+    store.writing(turns).await.unwrap();
+}
+
 /// The host's own SQL.
 fn raw(path: &Path, sql: &str) {
     Connection::open(path).unwrap().execute_batch(sql).unwrap();
