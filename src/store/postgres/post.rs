@@ -169,10 +169,14 @@ impl Inner {
         let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
         let step = step();
         let write = Write { bases: &bases, changes: &changes, owners: None, step };
+        let query = match self.writes.query(&self.layout, &write) {
+            Ok(query) => query,
+            Err(error) => return held.after(Err(error)),
+        };
         for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
             self.known.sending(basis, basis.version + step, changes);
         }
-        let rows = match held.fetch(self.writes.query(&self.layout, &write)).await {
+        let rows = match held.fetch(query).await {
             Ok(rows) => rows,
             Err(error) => {
                 if is_lost(&error) {
@@ -470,7 +474,7 @@ impl Inner {
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
         let write = Write { bases, changes: &[&changes], owners: Some(&owners), step: step() };
-        let rows = statements.fetch(self.writes.query(&self.layout, &write)).await?;
+        let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
         if stood(&rows, bases)?.into_iter().all(|stood| stood) { Ok(changes) } else { Err(Anew::Moved.into()) }
     }
 

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::connection::Query;
 use super::decode::Cells;
+use super::error::corrupt;
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
@@ -187,15 +188,18 @@ impl Writes {
     }
 
     /// The statement; its rows are read by [`stood`].
-    pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> Query<'q> {
+    pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> sqlx::Result<Query<'q>> {
         let rows = Rows::of(write);
+        if !rows.are_of_the_batch() {
+            return Err(corrupt("a row is to be written of an account that is not of the batch"));
+        }
         let parts = rows.parts();
         let query = rows.bind_head(self.text(layout, parts).query(), write.step);
         let query = if parts.balances { rows.bind_balances(query) } else { query };
         let query = if parts.new_holds { rows.bind_new_holds(query, parts.noted) } else { query };
         let query = if parts.changed_holds { rows.bind_changed_holds(query) } else { query };
         let query = if parts.entries { rows.bind_entries(query, parts.noted) } else { query };
-        if parts.rare { rows.bind_claims(query) } else { query }
+        Ok(if parts.rare { rows.bind_claims(query) } else { query })
     }
 }
 
@@ -223,8 +227,7 @@ pub(super) fn last_entry(basis: &Basis, changes: &Changes) -> i64 {
     entries.fold(basis.last_entry, |last, entry| next_place(last, entry.at))
 }
 
-/// What goes to the server: each row with the place of its account, counted from 1; 0 for one that is not of the batch,
-/// which never stands.
+/// What goes to the server: each row with the place of its account, counted from 1; 0 for one that is not of the batch.
 struct Rows<'a> {
     bases: &'a [Basis],
     /// As it will be, and when that was decided; `None` where nothing changes.
@@ -292,6 +295,14 @@ impl<'a> Rows<'a> {
             rows.dropped_claims.extend(dropped);
         }
         rows
+    }
+
+    /// A row of another account would never be written, and nobody would be told.
+    fn are_of_the_batch(&self) -> bool {
+        let places = self.balances.iter().map(|row| row.0).chain(self.entries.iter().map(|row| row.0));
+        let places = places.chain(self.new_holds.iter().chain(&self.changed_holds).map(|row| row.0));
+        let mut places = places.chain(self.claims.iter().map(|row| row.0));
+        places.all(|place| place != 0) && self.dropped_claims.iter().all(|row| row.0 != 0)
     }
 
     fn parts(&self) -> Parts {
