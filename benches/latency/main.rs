@@ -12,7 +12,6 @@
 //! - *HTTP*: the same over one keep-alive connection to a server in this process, and the bare route over another.
 
 #[path = "../http/client.rs"]
-#[allow(dead_code)] // the load of bench http
 mod client;
 mod database;
 mod steps;

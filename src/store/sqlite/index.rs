@@ -22,41 +22,55 @@ const PARTS: i64 = 8;
 /// No turn walks over more entries, however many a host's own SQL put there.
 const MOST: i64 = 8 * EVERY;
 
-/// The entries of the account `?1` in the places from `?3` to `?4`, in two halves; `$and` is said of each `e`.
-macro_rules! entries_of_account {
-    ($and:literal) => {
+/// Entries in the places from `?3` to `?4`, in two halves: those that an index `i` knows, and those behind its marks.
+/// `$and` is said of each `e`.
+macro_rules! entries_of {
+    ($index:literal, $same:literal, $indexed:literal, $behind:literal, $and:literal) => {
         concat!(
             "SELECT i.seq, ",
             entry_columns!(),
-            " FROM agentkey_entries_of_account i CROSS JOIN agentkey_entries e ON e.number = i.number \
-             AND e.account_id = i.account_id AND e.seq = i.seq \
-             WHERE i.account_id = ?1 AND i.seq BETWEEN ?3 AND ?4 AND ?2 IS NULL",
+            " FROM ",
+            $index,
+            " i CROSS JOIN agentkey_entries e ON e.number = i.number AND e.seq = i.seq AND ",
+            $same,
+            " WHERE ",
+            $indexed,
+            " AND i.seq BETWEEN ?3 AND ?4",
             $and,
             " UNION ALL SELECT e.seq, ",
             entry_columns!(),
-            " FROM agentkey_entries e WHERE e.number > (SELECT min(last) FROM agentkey_indexed) \
-             AND e.account_id = ?1 AND e.seq BETWEEN ?3 AND ?4 AND ?2 IS NULL \
-             AND e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = e.key_id & 7)",
+            " FROM agentkey_entries e WHERE ",
+            $behind,
+            " AND e.seq BETWEEN ?3 AND ?4",
             $and,
         )
     };
 }
 
-/// Those of the key `?2` in it.
+/// Those of the account `?1`.
+macro_rules! entries_of_account {
+    ($and:literal) => {
+        entries_of!(
+            "agentkey_entries_of_account",
+            "e.account_id = i.account_id",
+            "i.account_id = ?1 AND ?2 IS NULL",
+            "e.number > (SELECT min(last) FROM agentkey_indexed) AND e.account_id = ?1 AND ?2 IS NULL \
+             AND e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = e.key_id & 7)",
+            $and
+        )
+    };
+}
+
+/// Those of the key `?2` in the account `?1`.
 macro_rules! entries_of_key {
     ($and:literal) => {
-        concat!(
-            "SELECT i.seq, ",
-            entry_columns!(),
-            " FROM agentkey_entries_of_key i CROSS JOIN agentkey_entries e ON e.number = i.number \
-             AND e.key_id = i.key_id AND e.seq = i.seq \
-             WHERE i.key_id = ?2 AND i.seq BETWEEN ?3 AND ?4 AND e.account_id = ?1",
-            $and,
-            " UNION ALL SELECT e.seq, ",
-            entry_columns!(),
-            " FROM agentkey_entries e WHERE e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = ?2 & 7) \
-             AND e.key_id = ?2 AND e.account_id = ?1 AND e.seq BETWEEN ?3 AND ?4",
-            $and,
+        entries_of!(
+            "agentkey_entries_of_key",
+            "e.key_id = i.key_id",
+            "i.key_id = ?2 AND e.account_id = ?1",
+            "e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = ?2 & 7) \
+             AND e.key_id = ?2 AND e.account_id = ?1",
+            $and
         )
     };
 }
@@ -74,7 +88,7 @@ macro_rules! entries_of_family {
     };
 }
 
-pub(super) use {entries_of_account, entries_of_family, entries_of_key};
+pub(super) use {entries_of, entries_of_account, entries_of_family, entries_of_key};
 
 /// The number of the next entry. No number is given twice, even where the last entries were deleted by hand: one below
 /// the mark of its part would never be indexed.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Params, params};
 
 use super::decode::{Cells, entry_columns};
 use super::error::Result;
-use super::index::{entries_of_account, entries_of_family, entries_of_key};
+use super::index::{entries_of, entries_of_account, entries_of_family, entries_of_key};
 use super::statement::{all, one};
 use super::write::micros;
 use crate::clock::from_micros;
