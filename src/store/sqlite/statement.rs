@@ -1,6 +1,6 @@
 //! Prepared statements, and the transactions that they are in.
 
-use rusqlite::{Connection, Params};
+use rusqlite::{CachedStatement, Connection, Params};
 
 use super::connection::Open;
 use super::decode::Cells;
@@ -38,6 +38,21 @@ pub(super) fn all<T>(
 /// Tells how many rows were changed.
 pub(super) fn run(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
     Ok(connection.prepare_cached(sql)?.execute(params)?)
+}
+
+/// Does this with one statement for each of these: it is looked for once, and not at all where there are none.
+pub(super) fn each<R>(
+    connection: &Connection,
+    sql: &str,
+    rows: impl IntoIterator<Item = R>,
+    mut write: impl FnMut(&mut CachedStatement<'_>, R) -> Result<()>,
+) -> Result<()> {
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
+        return Ok(());
+    }
+    let mut statement = connection.prepare_cached(sql)?;
+    rows.try_for_each(|row| write(&mut statement, row))
 }
 
 /// Reads everything as it is at one moment.

@@ -1,18 +1,19 @@
 //! Writing back what a book changed, row by row.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, Params, params};
 use serde::Serialize;
 
 use super::decode::AccountRow;
 use super::error::{Result, corrupt};
 use super::index::next_number;
-use super::statement::run;
+use super::statement::{each, run};
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
-use crate::{Account, Amount, Balance, Entry, KeyId, Period};
+use crate::{Account, Amount, Balance, Entry, KeyId, Note, Period};
 
 /// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after.
 pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut [AccountRow]) -> Result<()> {
@@ -28,41 +29,35 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
         }
     }
     let first = if changes.entries.is_empty() { 0 } else { next_number(connection)? };
-    for (row, number) in changes.entries.iter().zip(first..) {
+    each(connection, NEW_ENTRY, changes.entries.iter().zip(first..), |statement, (row, number)| {
         let account = rows.get_mut(&row.account).ok_or_else(|| corrupt("an entry is of an account not loaded"))?;
         account.last_entry = next_place(account.last_entry, row.at);
-        entry(connection, row, number, account.last_entry)?;
-    }
-    for row in changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id)) {
-        money_of_account(connection, row)?;
-    }
-    for row in &changes.balances {
-        balance(connection, row)?;
-    }
-    for row in &changes.new_holds {
-        new_hold(connection, row)?;
-    }
-    for row in &changes.changed_holds {
-        changed_hold(connection, row)?;
-    }
-    for row in &changes.claims {
-        claim(connection, row)?;
-    }
-    for (key, claim) in &changes.dropped_claims {
-        const SQL: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
-        run(connection, SQL, params![key.get(), &**claim])?;
-    }
+        entry(statement, row, number, account.last_entry)
+    })?;
+    let changed = changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id));
+    each(connection, MONEY_OF_ACCOUNT, changed, |statement, row| money_of_account(statement, row))?;
+    each(connection, BALANCE, &changes.balances, put_balance)?;
+    each(connection, NEW_HOLD, &changes.new_holds, new_hold)?;
+    each(connection, CHANGED_HOLD, &changes.changed_holds, changed_hold)?;
+    each(connection, CLAIM, &changes.claims, claim)?;
+    each(connection, DROPPED_CLAIM, &changes.dropped_claims, |statement, (key, claim)| {
+        put(statement, params![key.get(), &**claim])
+    })
+}
+
+fn put(statement: &mut CachedStatement<'_>, row: impl Params) -> Result<()> {
+    statement.execute(row)?;
     Ok(())
 }
 
 /// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
-fn money_of_account(connection: &Connection, row: &AccountRow) -> Result<()> {
-    const SQL: &str = "UPDATE agentkey_accounts SET changed_at = ?2, spent = ?3, held = ?4, since = ?5, \
-                       next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
+const MONEY_OF_ACCOUNT: &str = "UPDATE agentkey_accounts SET changed_at = ?2, spent = ?3, held = ?4, since = ?5, \
+                                next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
+
+fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Result<()> {
     let (spent, held, since) = money(&row.account.balance);
     let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
-    run(connection, SQL, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
-        .map(drop)
+    put(statement, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
 }
 
 /// An account with its policy, changed at this instant; made where it is new.
@@ -84,18 +79,24 @@ pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp)
     Ok(())
 }
 
-pub(super) fn balance(connection: &Connection, (key, period, balance): &(KeyId, Period, Balance)) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_balances (key_id, period, spent, held, since) VALUES (?1, ?2, ?3, ?4, ?5) \
+const BALANCE: &str = "INSERT INTO agentkey_balances (key_id, period, spent, held, since) VALUES (?1, ?2, ?3, ?4, ?5) \
                        ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, \
                        held = excluded.held, since = excluded.since";
-    let (spent, held, since) = money(balance);
-    run(connection, SQL, params![key.get(), period.as_str(), spent, held, since]).map(drop)
+
+pub(super) fn balance(connection: &Connection, row: &(KeyId, Period, Balance)) -> Result<()> {
+    each(connection, BALANCE, [row], put_balance)
 }
 
-fn new_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_holds \
-                       (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+fn put_balance(statement: &mut CachedStatement<'_>, (key, period, balance): &(KeyId, Period, Balance)) -> Result<()> {
+    let (spent, held, since) = money(balance);
+    put(statement, params![key.get(), period.as_str(), spent, held, since])
+}
+
+const NEW_HOLD: &str = "INSERT INTO agentkey_holds \
+                        (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
+                        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+
+fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
     let on_expiry = match hold.on_expiry {
         OnExpiry::Release => "release",
         OnExpiry::Charge => "charge",
@@ -109,23 +110,25 @@ fn new_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
         micros(hold.created_at),
         micros(hold.expires_at),
         on_expiry,
-        json(&hold.note.labels)?,
+        labels(&hold.note)?,
         hold.note.reference,
         state(hold),
     ];
-    run(connection, SQL, row).map(drop)
+    put(statement, row)
 }
 
 /// Of a hold that is there already only its end and its state can have changed.
-fn changed_hold(connection: &Connection, hold: &HoldRow) -> Result<()> {
-    const SQL: &str = "UPDATE agentkey_holds SET expires_at = ?2, state = ?3 WHERE id = ?1";
-    run(connection, SQL, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)]).map(drop)
+const CHANGED_HOLD: &str = "UPDATE agentkey_holds SET expires_at = ?2, state = ?3 WHERE id = ?1";
+
+fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
+    put(statement, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)])
 }
 
-fn entry(connection: &Connection, entry: &Entry, number: i64, place: i64) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_entries \
-                       (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+const NEW_ENTRY: &str = "INSERT INTO agentkey_entries \
+                         (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, number: i64, place: i64) -> Result<()> {
     let row = params![
         number,
         entry.id.as_bytes(),
@@ -137,18 +140,20 @@ fn entry(connection: &Connection, entry: &Entry, number: i64, place: i64) -> Res
         micros(entry.at),
         micros(entry.counts_at),
         entry.refunds.as_ref().map(|id| id.as_bytes()),
-        json(&entry.note.labels)?,
+        labels(&entry.note)?,
         entry.note.reference,
     ];
-    run(connection, SQL, row).map(drop)
+    put(statement, row)
 }
 
-fn claim(connection: &Connection, row: &ClaimRow) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_claims \
-                       (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
-                       fingerprint = excluded.fingerprint, owner = excluded.owner, \
-                       in_flight_until = excluded.in_flight_until, entry = excluded.entry";
+const CLAIM: &str = "INSERT INTO agentkey_claims \
+                     (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
+                     fingerprint = excluded.fingerprint, owner = excluded.owner, \
+                     in_flight_until = excluded.in_flight_until, entry = excluded.entry";
+const DROPPED_CLAIM: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
+
+fn claim(statement: &mut CachedStatement<'_>, row: &ClaimRow) -> Result<()> {
     let row = params![
         row.key.get(),
         &*row.claim.key,
@@ -157,7 +162,12 @@ fn claim(connection: &Connection, row: &ClaimRow) -> Result<()> {
         row.in_flight_until.map(micros),
         row.entry.as_ref().map(|id| id.as_bytes()),
     ];
-    run(connection, SQL, row).map(drop)
+    put(statement, row)
+}
+
+/// Most have none.
+fn labels(note: &Note) -> Result<Cow<'static, str>> {
+    if note.labels.is_empty() { Ok("{}".into()) } else { json(&note.labels).map(Cow::Owned) }
 }
 
 pub(super) fn micros(at: Timestamp) -> i64 {
