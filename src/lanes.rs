@@ -4,6 +4,8 @@
 //! their order: a settle that is sent behind a hold is decided behind it. A posting is answered after the commit of
 //! its batch; where the batch fails, each posting stands for itself.
 
+mod answer;
+mod asking;
 mod cache;
 mod lookups;
 mod marks;
@@ -18,12 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Posted, Posting};
-use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
+use crate::store::Found;
 use crate::{AccountId, Refusal, Store, TokenHash};
 
+pub(crate) use answer::Answer;
+use asking::Asking;
 use cache::Cache;
 pub(crate) use cache::Changing;
-use lookups::{Asking, LookupLane};
+use lookups::LookupLane;
 use marks::MarkLane;
 use postings::{Job, Place, PostingLane};
 
@@ -55,11 +59,9 @@ impl Default for LaneOptions {
 }
 
 impl LaneOptions {
-    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
-    async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
-        let patience = self.answer_within.max(LEAST_PATIENCE);
-        let answer = timeout(patience, unwinding(call)).await;
-        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
+    /// How long the store may take to answer.
+    fn patience(&self) -> Duration {
+        self.answer_within.max(LEAST_PATIENCE)
     }
 }
 
@@ -91,22 +93,18 @@ struct Memory {
     marks: MarkLane,
 }
 
-/// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
-/// runtime, and a charge may end on a thread that has none.
-pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
-
 /// The right to have a charge open: keeps a place for its settle.
 pub(crate) type ChargePermit = OwnedSemaphorePermit;
 
 impl Lanes {
-    /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
+    /// Starts the lanes on the current runtime. They end when this is dropped and they are empty.
     pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
         let width = store.width();
         let cache = options.max_staleness.map(|bound| Arc::new(Cache::new(bound)));
-        let asking = || Asking { store: store.clone(), options, cache: cache.clone() };
+        let asking = Asking::new(store, options);
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking())).collect(),
-            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking.clone(), cache.clone())).collect(),
+            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(asking.clone())).collect(),
             waiting: Arc::new(Semaphore::new(options.queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,
@@ -145,7 +143,8 @@ impl Lanes {
                 return Ok(Some(found));
             }
         }
-        lane.find(hash, asked, self.options.answer_within).await
+        let answer = lane.find(hash, asked, self.options.answer_within).await?;
+        Answer::new(answer, self.bound(self.options.answer_within)).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
@@ -162,7 +161,12 @@ impl Lanes {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.answer_within;
         lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
-        answered.await.map_err(|_| UNAVAILABLE)?
+        Answer::new(answered, self.bound(self.options.answer_within)).await
+    }
+
+    /// For how long a lane that tries for so long is waited for, where it cannot bound that itself.
+    fn bound(&self, tries: Duration) -> Option<Duration> {
+        self.store.blocking().map(|_| tries + self.options.patience())
     }
 
     /// A place for a settle, without which no charge begins.
@@ -172,14 +176,14 @@ impl Lanes {
 
     /// Sends a settle. It needs no runtime and no wait, so it works in a destructor, and what was sent before is
     /// decided before it.
-    pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Settling {
+    pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Answer<Posted> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.settle_within;
         if let Some(lane) = self.lane(&posting.account) {
             // A lane that has closed logs what it is given.
             let _ = lane.send(Job::new(posting, answer, deadline, Place::Charge(place)));
         }
-        answered
+        Answer::new(answered, self.bound(self.options.settle_within))
     }
 
     /// Waits until no charge is open and no posting waits any more, and lets none come again.

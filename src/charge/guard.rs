@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::Tab;
-use crate::lanes::Settling;
+use crate::lanes::Answer;
+use crate::ledger::Posted;
 
 /// Born before the inner service is called, it rides on the future and then on the body. Dropped before the end, it
 /// takes the request for cut short, and settles all the same.
@@ -18,7 +19,7 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 enum State {
     Open,
-    Settling(Settling),
+    Settling(Answer<Posted>),
     Settled,
 }
 
@@ -62,11 +63,11 @@ impl Guard {
         let answer = ready!(Pin::new(settling).poll(cx));
         self.state = State::Settled;
         Poll::Ready(match answer {
-            Ok(Ok(posted)) => {
+            Ok(posted) => {
                 self.tab.settled(&posted);
                 Ok(())
             }
-            Ok(Err(_)) | Err(_) => Err(Unsettled),
+            Err(_) => Err(Unsettled),
         })
     }
 }

@@ -6,21 +6,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::asking::Asking;
 use super::cache::{Asked, Cache};
-use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
+use super::{LEAST_PATIENCE, UNAVAILABLE};
 use crate::store::Found;
-use crate::{Refusal, Store, TokenHash};
+use crate::{Refusal, TokenHash};
 
 /// At most so many look-ups in one question.
 const BATCH: usize = 512;
-
-/// Whom a lane asks, and how.
-#[derive(Debug)]
-pub(super) struct Asking {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) options: LaneOptions,
-    pub(super) cache: Option<Arc<Cache>>,
-}
 
 type Answer = Result<Option<Arc<Found>>, Refusal>;
 
@@ -43,24 +36,30 @@ impl Lookup {
 }
 
 impl LookupLane {
-    pub(super) fn start(asking: Asking) -> Self {
+    pub(super) fn start(asking: Asking, cache: Option<Arc<Cache>>) -> Self {
         let (sender, waiting) = mpsc::channel(asking.options.queue.max(1));
-        tokio::spawn(run(asking, waiting));
+        asking.start(|asking| run(asking, cache, waiting));
         Self(sender)
     }
 
-    pub(super) async fn find(&self, hash: TokenHash, asked: Option<Asked>, within: Duration) -> Answer {
+    /// Waits for a place; the answer is still to come.
+    pub(super) async fn find(
+        &self,
+        hash: TokenHash,
+        asked: Option<Asked>,
+        within: Duration,
+    ) -> Result<oneshot::Receiver<Answer>, Refusal> {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { hash, asked, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
             place.map_err(|_| UNAVAILABLE)?.send(lookup);
         }
-        answered.await.map_err(|_| UNAVAILABLE)?
+        Ok(answered)
     }
 }
 
-async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(asking: Asking, cache: Option<Arc<Cache>>, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
@@ -76,13 +75,13 @@ async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
-        match asking.options.ask(|| asking.store.find(&hashes)).await {
+        match asking.find(&hashes).await {
             Ok(found) => {
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
                     let found = found.map(Arc::new);
                     let asked = lookups.peek().and_then(|lookup| lookup.asked);
-                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
+                    if let (Some(cache), Some(found), Some(asked)) = (&cache, &found, asked) {
                         cache.keep(*hash, found, asked);
                     }
                     while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
