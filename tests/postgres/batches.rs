@@ -88,6 +88,143 @@ async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_writte
     assert_eq!(count(&pool, "SELECT spent FROM agentkey_accounts WHERE id = 'gone'").await, 20_000);
 }
 
+/// Most batches leave out the columns that say nothing. What they write is what is written with all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_say_the_same_whether_all_columns_travel_or_not() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let parent = key(&world, "acme", 1_000).await;
+    let child = world.try_create(NewKey::child_of(parent.id)).await.unwrap().0;
+    assert!(world.post(&hold(&child, 1)).await.is_ok()); // both are known from here on
+    let charged = |key: &Key| {
+        let (amount, ttl) = (Amount::cents(3), Duration::from_secs(60));
+        let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: Note::default() };
+        Posting::new(key.account.clone(), key.id, action)
+    };
+    let renew = |hold: &Posting| {
+        let (ttl, max_age) = (Duration::from_secs(100), Duration::from_secs(1_000));
+        let action = Action::Renew { holds: vec![hold.id], ttl, max_age, claim: None };
+        Posting::new(hold.account.clone(), hold.key, action)
+    };
+    let of_hold = async |hold: &Posting| {
+        let row = "SELECT concat_ws(' ', path, amount, created_at = (SELECT created_at FROM agent_keys LIMIT 1), \
+            extract(epoch FROM expires_at - created_at)::int, on_expiry, state, labels, reference) \
+            FROM agentkey_holds WHERE id = $1::uuid";
+        sqlx::query_scalar::<_, String>(row).bind(hold.id.to_string()).fetch_one(&pool).await.unwrap()
+    };
+    let of_entry = async |posting: &Posting| {
+        let row = "SELECT concat_ws(' ', key_id, kind, amount, at = counts_at, \
+            at = (SELECT changed_at FROM agentkey_accounts), labels, reference) FROM agentkey_entries WHERE id = $1::uuid";
+        sqlx::query_scalar::<_, String>(row).bind(posting.id.to_string()).fetch_one(&pool).await.unwrap()
+    };
+    let (p, c) = (parent.id, child.id);
+    for full in [false, true] {
+        let made = [hold(&parent, 5), hold(&child, 6), charged(&parent), hold(&parent, 7)];
+        // Each by itself, so that one does not bring the columns of another with it; or with one that needs them all.
+        let post = async |posting: &Posting| {
+            let also = full.then(|| noted(pay(&parent, 1), "large", "also"));
+            let batch: Vec<_> = [posting.clone()].into_iter().chain(also).collect();
+            assert!(world.post_all(&batch).await.iter().all(Result::is_ok));
+        };
+        for hold in &made {
+            post(hold).await;
+        }
+        let (settled, paid) = (settle(&made[0], 2), pay(&child, 4));
+        post(&renew(&made[3])).await;
+        post(&settled).await;
+        post(&paid).await;
+        assert_eq!(of_hold(&made[0]).await, format!("{{{p}}} 50000 t 60 release over {{}}"));
+        assert_eq!(of_hold(&made[1]).await, format!("{{{c},{p}}} 60000 t 60 release live {{}}"));
+        assert_eq!(of_hold(&made[2]).await, format!("{{{p}}} 30000 t 60 charge live {{}}"));
+        assert_eq!(of_hold(&made[3]).await, format!("{{{p}}} 70000 t 100 release live {{}}"));
+        assert_eq!(of_entry(&settled).await, format!("{p} settle 20000 t t {{}}"));
+        assert_eq!(of_entry(&paid).await, format!("{c} pay 40000 t t {{}}"));
+    }
+    audit::figures(&pool).await;
+}
+
+/// The host has the row of a balance locked, or changes it without a word: what is decided is written after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let (busy, other) = (key(&world, "busy", 100).await, key(&world, "other", 100).await);
+    assert!(world.post_all(&[pay(&busy, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
+    for change in ["period = period", "anchor = anchor"] {
+        let mut tx = pool.begin().await.unwrap();
+        let change = format!("UPDATE agentkey_balances SET {change} WHERE key_id = {}", busy.id);
+        sqlx::raw_sql(AssertSqlSafe(change)).execute(&mut *tx).await.unwrap();
+        let (posting, batch) = (world.clone(), [pay(&busy, 2), pay(&other, 3)]);
+        let posted = tokio::spawn(async move { posting.post_all(&batch).await });
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        until(async || count(&pool, waiting).await > 0).await;
+        tx.commit().await.unwrap();
+        assert!(posted.await.unwrap().iter().all(Result::is_ok));
+    }
+    assert_eq!((cents(&world, &busy).await, cents(&world, &other).await), ((5, 0), (7, 0)));
+    audit::figures(&pool).await;
+}
+
+/// The row is gone with its `next_expiry`, and the hold is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_of_an_account_whose_row_was_made_anew_run_out() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let live = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
+    for by_change in [false, true] {
+        assert!(world.post(&hold(&key, 5)).await.is_ok());
+        execute(&pool, "DELETE FROM agentkey_accounts").await;
+        match by_change {
+            true => drop(world.try_create(NewKey::new(key.account.clone())).await.unwrap()),
+            false => assert!(world.post(&pay(&key, 1)).await.is_ok()),
+        }
+        assert_eq!((world.store.sweep().await.unwrap(), count(&pool, live).await), (0, 1));
+        world.clock.advance(Duration::from_secs(61));
+        assert_eq!((world.store.sweep().await.unwrap(), count(&pool, live).await), (1, 0));
+    }
+}
+
+/// What settled leaves an instant behind at which nothing runs out: the sweep looks once, and finds what does later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let mut keys = Vec::new();
+    for n in 0..120 {
+        keys.push(key(&world, &format!("account-{n:03}"), 100).await); // more than one round of the sweep
+    }
+    let first: Vec<_> = keys.iter().map(|key| hold(key, 5)).collect();
+    assert!(world.post_all(&first).await.iter().all(Result::is_ok));
+    world.clock.advance(Duration::from_secs(30));
+    let settles = first.iter().map(|hold| settle(hold, 1));
+    let second: Vec<_> = settles.chain(keys.iter().map(|key| hold(key, 7))).collect();
+    assert!(world.post_all(&second).await.iter().all(Result::is_ok));
+    let due = "SELECT count(*) FROM agentkey_accounts WHERE next_expiry IS NOT NULL";
+    // It needs none of its own among the holds, which all of them would go into.
+    assert_eq!(count(&pool, "SELECT count(*) FROM pg_indexes WHERE tablename = 'agentkey_holds'").await, 2);
+    let checks = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'agentkey_holds'::regclass AND contype = 'c'";
+    assert_eq!(count(&pool, checks).await, 0);
+
+    world.clock.advance(Duration::from_secs(31));
+    assert_eq!(world.store.sweep().await.unwrap(), 0, "those were settled");
+    assert_eq!(count(&pool, due).await, 120);
+    world.clock.advance(Duration::from_secs(30));
+    assert_eq!(world.store.sweep().await.unwrap(), 120);
+    assert_eq!(count(&pool, due).await, 0);
+    assert_eq!(cents(&world, &keys[119]).await, (1, 0));
+    audit::figures(&pool).await;
+}
+
 /// Two services take turns: each finds each time that what it knows is old.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_take_turns_see_what_the_other_wrote() {

@@ -37,6 +37,11 @@ pub(super) struct Puts {
 impl Puts {
     pub(super) fn new(layout: &Layout) -> Self {
         let columns = &layout.columns;
+        // An account whose row is gone may have holds all the same.
+        let with_holds = |text: &str| {
+            let next = "(SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = $1 AND h.state = 'live')";
+            layout.sql(&text.replace("{next_expiry}", next))
+        };
         Self {
             lock: layout.sql("SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE"),
             // Who makes an account's row does it alone.
@@ -61,15 +66,15 @@ impl Puts {
                  period = excluded.period, spent = excluded.spent, \
                  held = excluded.held, since = excluded.since",
             ),
-            account: layout.sql(
+            account: with_holds(
                 "INSERT INTO {accounts} AS a (id, version, changed_at, limit_micros, period, created_at, spent, held, \
-                 since) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO UPDATE SET \
+                 since, next_expiry) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8, {next_expiry}) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $9, changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
                  period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since",
             ),
-            touch: layout.sql(
-                "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since) \
-                 VALUES ($1, $5, $2, $3, $2, 0, 0, $4) ON CONFLICT (id) DO UPDATE SET \
+            touch: with_holds(
+                "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since, \
+                 next_expiry) VALUES ($1, $5, $2, $3, $2, 0, 0, $4, {next_expiry}) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
             ),
             shorten: layout.sql("UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1"),

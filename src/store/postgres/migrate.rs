@@ -12,9 +12,10 @@ use super::error::told;
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../migrations/postgres/0002_adoption.sql"),
+    include_str!("../../../migrations/postgres/0003_sweep.sql"),
 ];
 
 /// Our own table of keys.

@@ -277,10 +277,8 @@ impl Inner {
             if overdue.is_empty() {
                 return Ok(total);
             }
-            match self.catch_up(&overdue).await? {
-                0 => return Ok(total),
-                ended => total += ended,
-            }
+            // Where none had run out, it is known now when the next one does.
+            total += self.catch_up(&overdue).await?;
         }
     }
 }

@@ -63,10 +63,8 @@ impl Reads {
             account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
             keys_of_parent: listing("k.{k.parent} = $1"),
-            overdue: layout.sql(
-                "SELECT h.account_id FROM {holds} h WHERE h.state = 'live' AND h.expires_at <= $1 \
-                 GROUP BY h.account_id ORDER BY min(h.expires_at) LIMIT 100",
-            ),
+            overdue: layout
+                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= $1 ORDER BY a.next_expiry LIMIT 100"),
         }
     }
 
@@ -268,7 +266,7 @@ pub(super) async fn keys(
     Ok(seen)
 }
 
-/// Some accounts in which holds have run out, those first that wait longest.
+/// Some accounts in which holds may have run out, those first that wait longest.
 pub(super) async fn overdue(held: &mut Held<'_>, reads: &Reads, now: Timestamp) -> sqlx::Result<Behind> {
     let rows = held.fetch(reads.overdue.query().bind(Instant(now))).await?;
     let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;

@@ -4,10 +4,15 @@
 //! when the statement began. So every part of it is gated on the accounts whose version stood, nothing is summed up,
 //! and an id that is there already makes the whole of it fail.
 //!
-//! Rows travel as columns, one array each, and name their account by its place among those of the batch. Arrays are
-//! taken apart in a list of columns (`SELECT unnest(..), unnest(..)`), row by row: as a table, `unnest(.., ..)` keeps
-//! each of them whole in a store of its own first. What is gated asks by `(place IN (..)) IS TRUE`, which is looked up in
-//! a hash table; a plain `IN` would become a join, and walk all accounts for each row.
+//! Rows travel as columns, one array each, and name their account by its place among those of the batch. A row is its
+//! number, made in a list of columns (`SELECT generate_subscripts(..), unnest(..)`): as a table, `unnest(.., ..)` keeps
+//! each array whole in a store of its own first. Its cells of a fixed length are looked up by that number where they are
+//! written; texts, which would be counted off from the first, are unnested beside it. Most rows are plain, and leave out
+//! the columns that then say nothing.
+//!
+//! Which accounts fell is found once, by `(place IN (..)) IS NOT TRUE`, a look-up in a hash table (a plain `IN` would become
+//! a join, and walk all accounts for each row). Rows are gated by those, as an array that is mostly empty, and they are
+//! all that the statement answers.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -24,7 +29,7 @@ use super::layout::{Layout, Sql};
 use super::types::Instant;
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
-use crate::{AccountId, Balance, Entry, EntryId, KeyId, Note, Period};
+use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Note, Period};
 
 /// The texts of the write, one for each choice of its parts, made when it is first needed.
 pub(super) struct Writes {
@@ -38,77 +43,185 @@ struct Parts {
     new_holds: bool,
     changed_holds: bool,
     entries: bool,
-    /// Whether holds and entries have labels, references or refunds.
-    noted: bool,
+    /// Whether holds and entries are other than [`Rows::are_plain`] says.
+    full: bool,
     /// Claims, and accounts of which nothing changed.
     rare: bool,
 }
 
-/// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have
-/// moved on since the statement began have another version anyway.
-const HEAD: &str = "WITH moved AS (SELECT w.account FROM (SELECT unnest($?::int8[]) AS key_id, \
-    unnest($?::int4[]) AS stamp, unnest($?::int4[]) AS account OFFSET 0) w \
-    WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = w.key_id) IS DISTINCT FROM w.stamp), \
-    given AS (SELECT w.* FROM (SELECT generate_subscripts({ids}, 1) AS place, unnest({ids}) COLLATE \"C\" AS id, \
-    unnest($?::int8[]) AS version, unnest($?::timestamptz[]) AS changed_at, unnest($?::int8[]) AS spent, \
-    unnest($?::int8[]) AS held, unnest($?::timestamptz[]) AS since, unnest($?::timestamptz[]) AS next_expiry, \
-    unnest($?::int8[]) AS last_entry OFFSET 0) w WHERE (w.place IN (SELECT account FROM moved)) IS NOT TRUE), \
-    locked AS (SELECT w.*, a.tid FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM {accounts} a \
-    WHERE a.id = w.id AND a.version = w.version FOR NO KEY UPDATE SKIP LOCKED) a WHERE w.changed_at IS NOT NULL), \
-    stands AS (UPDATE {accounts} a SET version = a.version + $?, changed_at = w.changed_at, spent = w.spent, \
-    held = w.held, since = w.since, next_expiry = w.next_expiry, last_entry = w.last_entry FROM locked w \
-    WHERE a.ctid = w.tid AND a.version = w.version RETURNING w.place)";
+/// A parameter: its name in the texts, and its type.
+type Param = (&'static str, &'static str);
 
-/// The accounts of the batch.
-const IDS: &str = "$1::text[]";
+/// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have
+/// moved on since the statement began have another version anyway. Those of which a key's row has moved on stand no more
+/// than they. Rows are gated by those that fell, which are few.
+const HEAD: (&str, &[Param]) = (
+    "WITH moved AS (SELECT {s.account}[w.i] AS account FROM (SELECT generate_subscripts({s.key}, 1) AS i OFFSET 0) w \
+    WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = {s.key}[w.i]) IS DISTINCT FROM {s.stamp}[w.i]), \
+    given AS (SELECT w.* FROM (SELECT generate_subscripts({a.id}, 1) AS place, \
+    unnest({a.id}) COLLATE \"C\" AS id OFFSET 0) w WHERE w.place <> ALL (ARRAY(SELECT account FROM moved))), \
+    locked AS (SELECT w.place, a.tid FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM {accounts} a \
+    WHERE a.id = w.id AND a.version = {a.version}[w.place] FOR NO KEY UPDATE SKIP LOCKED) a \
+    WHERE {a.at}[w.place] IS NOT NULL), \
+    stands AS (UPDATE {accounts} a SET version = a.version + {a.step}, changed_at = {a.at}[w.place], \
+    spent = {a.spent}[w.place], held = {a.held}[w.place], since = {a.since}[w.place], \
+    next_expiry = nullif({a.next_expiry}[w.place], 'infinity'), last_entry = {a.last_entry}[w.place] FROM locked w \
+    WHERE a.ctid = w.tid AND a.version = {a.version}[w.place] RETURNING w.place), \
+    fell AS MATERIALIZED (SELECT w.place FROM (SELECT generate_subscripts({a.id}, 1) AS place OFFSET 0) w \
+    WHERE (w.place IN (SELECT place FROM stands{looked_at})) IS NOT TRUE)",
+    &[
+        ("a.id", "text[]"),
+        ("s.key", "int8[]"),
+        ("s.stamp", "int4[]"),
+        ("s.account", "int4[]"),
+        ("a.version", "int8[]"),
+        ("a.at", "timestamptz[]"),
+        ("a.spent", "int8[]"),
+        ("a.held", "int8[]"),
+        ("a.since", "timestamptz[]"),
+        ("a.next_expiry", "timestamptz[]"),
+        ("a.last_entry", "int8[]"),
+        ("a.step", "int8"),
+    ],
+);
 
 /// What a row of a part is gated on.
-const STANDS: &str = "(w.account IN (SELECT place FROM stands)) IS TRUE";
+const STANDS: &str = "w.account <> ALL (ARRAY(SELECT place FROM fell))";
 
-const BALANCES: &str = ", balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
-    SELECT w.key_id, ({ids})[w.account], w.period, w.spent, w.held, w.since FROM (SELECT unnest($?::int8[]) AS key_id, \
-    unnest($?::int4[]) AS account, unnest($?::text[]) AS period, unnest($?::int8[]) AS spent, \
-    unnest($?::int8[]) AS held, unnest($?::timestamptz[]) AS since OFFSET 0) w WHERE {stands} \
-    ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
-    spent = excluded.spent, held = excluded.held, since = excluded.since)";
+const BALANCES: (&str, &[Param]) = (
+    ", balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
+    SELECT {b.key}[w.i], {a.id}[w.account], w.period, {b.spent}[w.i], {b.held}[w.i], {b.since}[w.i] \
+    FROM (SELECT generate_subscripts({b.account}, 1) AS i, unnest({b.account}) AS account, unnest({b.period}) AS period \
+    OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
+    spent = excluded.spent, held = excluded.held, since = excluded.since)",
+    &[
+        ("b.key", "int8[]"),
+        ("b.account", "int4[]"),
+        ("b.spent", "int8[]"),
+        ("b.held", "int8[]"),
+        ("b.since", "timestamptz[]"),
+        ("b.period", "text[]"),
+    ],
+);
 
-const NEW_HOLDS: &str = ", new_holds AS (INSERT INTO {holds} (id, account_id, key_id, path, amount, created_at, \
-    expires_at, on_expiry, state, labels, reference) SELECT w.id, ({ids})[w.account], w.key_id, w.path::int8[], \
-    w.amount, w.created_at, w.expires_at, w.on_expiry, w.state, {labels}, {reference} FROM (\
-    SELECT unnest($?::uuid[]) AS id, unnest($?::int4[]) AS account, unnest($?::int8[]) AS key_id, \
-    unnest($?::text[]) AS path, unnest($?::int8[]) AS amount, unnest($?::timestamptz[]) AS created_at, \
-    unnest($?::timestamptz[]) AS expires_at, unnest($?::text[]) AS on_expiry, unnest($?::text[]) AS state{notes} \
-    OFFSET 0) w WHERE {stands})";
+const NEW_HOLDS: &str = ", new_holds AS (INSERT INTO {holds} (id, account_id, key_id, amount, expires_at, path, \
+    created_at, on_expiry, state, labels, reference) SELECT {h.id}[w.i], {a.id}[w.account], {h.key}[w.i], \
+    {h.amount}[w.i], {h.expires_at}[w.i], {rest} FROM (SELECT generate_subscripts({h.account}, 1) AS i, \
+    unnest({h.account}) AS account{columns} OFFSET 0) w WHERE {stands})";
 
-const CHANGED_HOLDS: &str = ", changed_holds AS (UPDATE {holds} h SET expires_at = w.expires_at, state = w.state \
-    FROM (SELECT w.*, h.tid FROM (SELECT unnest($?::uuid[]) AS id, unnest($?::int4[]) AS account, \
-    unnest($?::timestamptz[]) AS expires_at, unnest($?::text[]) AS state OFFSET 0) w CROSS JOIN LATERAL \
-    (SELECT h.ctid AS tid FROM {holds} h WHERE h.id = w.id OFFSET 0) h WHERE {stands}) w WHERE h.ctid = w.tid)";
+const PLAIN_HOLDS: (&str, &str, &[Param]) = (
+    "ARRAY[{h.key}[w.i]], {a.at}[w.account], 'release', 'live', '{}'::jsonb, NULL",
+    "",
+    &[
+        ("h.id", "uuid[]"),
+        ("h.account", "int4[]"),
+        ("h.key", "int8[]"),
+        ("h.amount", "int8[]"),
+        ("h.expires_at", "timestamptz[]"),
+    ],
+);
 
-const ENTRIES: &str = ", entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, \
-    labels, reference, refunds) SELECT w.id, w.seq, ({ids})[w.account], w.key_id, w.kind, w.amount, w.at, \
-    w.counts_at, {labels}, {reference}, {refunds} FROM (SELECT unnest($?::uuid[]) AS id, unnest($?::int8[]) AS seq, \
-    unnest($?::int4[]) AS account, unnest($?::int8[]) AS key_id, unnest($?::text[]) AS kind, \
-    unnest($?::int8[]) AS amount, unnest($?::timestamptz[]) AS at, unnest($?::timestamptz[]) AS counts_at{notes}\
-    {refund_ids} OFFSET 0) w WHERE {stands})";
+const FULL_HOLDS: (&str, &str, &[Param]) = (
+    "w.path::int8[], {h.created_at}[w.i], w.on_expiry, w.state, w.labels::jsonb, w.reference",
+    ", unnest({h.path}) AS path, unnest({h.on_expiry}) AS on_expiry, unnest({h.state}) AS state, \
+    unnest({h.labels}) AS labels, unnest({h.reference}) AS reference",
+    &[
+        ("h.id", "uuid[]"),
+        ("h.account", "int4[]"),
+        ("h.key", "int8[]"),
+        ("h.amount", "int8[]"),
+        ("h.expires_at", "timestamptz[]"),
+        ("h.path", "text[]"),
+        ("h.created_at", "timestamptz[]"),
+        ("h.on_expiry", "text[]"),
+        ("h.state", "text[]"),
+        ("h.labels", "text[]"),
+        ("h.reference", "text[]"),
+    ],
+);
 
-const CLAIMS: &str = ", claims AS (INSERT INTO {claims} (key_id, idempotency_key, fingerprint, owner, \
+const CHANGED_HOLDS: &str = ", changed_holds AS (UPDATE {holds} h SET {set} \
+    FROM (SELECT w.*, h.tid FROM (SELECT generate_subscripts({c.account}, 1) AS i, unnest({c.account}) AS account{columns} \
+    OFFSET 0) w CROSS JOIN LATERAL (SELECT h.ctid AS tid FROM {holds} h WHERE h.id = {c.id}[w.i] OFFSET 0) h \
+    WHERE {stands}) w WHERE h.ctid = w.tid)";
+
+const ENDED_HOLDS: (&str, &str, &[Param]) = ("state = 'over'", "", &[("c.id", "uuid[]"), ("c.account", "int4[]")]);
+
+const FULL_CHANGED_HOLDS: (&str, &str, &[Param]) = (
+    "expires_at = {c.expires_at}[w.i], state = w.state",
+    ", unnest({c.state}) AS state",
+    &[("c.id", "uuid[]"), ("c.account", "int4[]"), ("c.expires_at", "timestamptz[]"), ("c.state", "text[]")],
+);
+
+const ENTRIES: &str = ", entries AS (INSERT INTO {entries} (id, seq, account_id, key_id, amount, kind, at, counts_at, \
+    labels, reference, refunds) SELECT {e.id}[w.i], {e.seq}[w.i], {a.id}[w.account], {e.key}[w.i], {e.amount}[w.i], \
+    {rest} FROM (SELECT generate_subscripts({e.account}, 1) AS i, unnest({e.account}) AS account{columns} OFFSET 0) w \
+    WHERE {stands})";
+
+const PLAIN_ENTRIES: (&str, &str, &[Param]) = (
+    "CASE WHEN {e.is_payment}[w.i] THEN 'pay' ELSE 'settle' END, {a.at}[w.account], {a.at}[w.account], '{}'::jsonb, \
+    NULL, NULL",
+    "",
+    &[
+        ("e.id", "uuid[]"),
+        ("e.seq", "int8[]"),
+        ("e.account", "int4[]"),
+        ("e.key", "int8[]"),
+        ("e.amount", "int8[]"),
+        ("e.is_payment", "bool[]"),
+    ],
+);
+
+const FULL_ENTRIES: (&str, &str, &[Param]) = (
+    "w.kind, {e.at}[w.i], {e.counts_at}[w.i], w.labels::jsonb, w.reference, w.refunds",
+    ", unnest({e.kind}) AS kind, unnest({e.labels}) AS labels, unnest({e.reference}) AS reference, \
+    unnest({e.refunds}) AS refunds",
+    &[
+        ("e.id", "uuid[]"),
+        ("e.seq", "int8[]"),
+        ("e.account", "int4[]"),
+        ("e.key", "int8[]"),
+        ("e.amount", "int8[]"),
+        ("e.kind", "text[]"),
+        ("e.at", "timestamptz[]"),
+        ("e.counts_at", "timestamptz[]"),
+        ("e.labels", "text[]"),
+        ("e.reference", "text[]"),
+        ("e.refunds", "uuid[]"),
+    ],
+);
+
+const CLAIMS: (&str, &[Param]) = (
+    ", claims AS (INSERT INTO {claims} (key_id, idempotency_key, fingerprint, owner, \
     in_flight_until, entry) SELECT w.key_id, w.idempotency_key, w.fingerprint, w.owner, w.in_flight_until, w.entry \
-    FROM (SELECT unnest($?::int8[]) AS key_id, unnest($?::int4[]) AS account, unnest($?::text[]) AS idempotency_key, \
-    unnest($?::bytea[]) AS fingerprint, unnest($?::uuid[]) AS owner, unnest($?::timestamptz[]) AS in_flight_until, \
-    unnest($?::uuid[]) AS entry OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
+    FROM (SELECT unnest({i.key}) AS key_id, unnest({i.account}) AS account, unnest({i.claim}) AS idempotency_key, \
+    unnest({i.fingerprint}) AS fingerprint, unnest({i.owner}) AS owner, unnest({i.until}) AS in_flight_until, \
+    unnest({i.entry}) AS entry OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
     fingerprint = excluded.fingerprint, owner = excluded.owner, in_flight_until = excluded.in_flight_until, \
     entry = excluded.entry), \
-    dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.*, c.tid FROM (SELECT unnest($?::int8[]) AS key_id, \
-    unnest($?::int4[]) AS account, unnest($?::text[]) AS idempotency_key OFFSET 0) w CROSS JOIN LATERAL \
+    dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.*, c.tid FROM (SELECT unnest({d.key}) AS key_id, \
+    unnest({d.account}) AS account, unnest({d.claim}) AS idempotency_key OFFSET 0) w CROSS JOIN LATERAL \
     (SELECT c.ctid AS tid FROM {claims} c WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
-    OFFSET 0) c WHERE {stands}) w WHERE c.ctid = w.tid)";
+    OFFSET 0) c WHERE {stands}) w WHERE c.ctid = w.tid)",
+    &[
+        ("i.key", "int8[]"),
+        ("i.account", "int4[]"),
+        ("i.claim", "text[]"),
+        ("i.fingerprint", "bytea[]"),
+        ("i.owner", "uuid[]"),
+        ("i.until", "timestamptz[]"),
+        ("i.entry", "uuid[]"),
+        ("d.key", "int8[]"),
+        ("d.account", "int4[]"),
+        ("d.claim", "text[]"),
+    ],
+);
 
-const TAIL: &str = " SELECT place FROM stands";
+const TAIL: &str = " SELECT ARRAY(SELECT place FROM fell)";
 
 /// Accounts of which nothing changed are only looked at.
 const LOOKED_AT: &str = " UNION ALL SELECT w.place FROM given w CROSS JOIN LATERAL (SELECT a.id FROM {accounts} a \
-    WHERE a.id = w.id AND a.version = w.version OFFSET 0) a WHERE w.changed_at IS NULL";
+    WHERE a.id = w.id AND a.version = {a.version}[w.place] OFFSET 0) a WHERE {a.at}[w.place] IS NULL";
 
 /// What is to be written, and what it was decided by.
 pub(super) struct Write<'a> {
@@ -130,50 +243,38 @@ pub(super) struct Owners {
 
 impl Parts {
     fn number(self) -> usize {
-        let Self { balances, new_holds, changed_holds, entries, noted, rare } = self;
-        let parts = [balances, new_holds, changed_holds, entries, noted, rare];
+        let Self { balances, new_holds, changed_holds, entries, full, rare } = self;
+        let parts = [balances, new_holds, changed_holds, entries, full, rare];
         parts.iter().enumerate().fold(0, |number, (place, part)| number | usize::from(*part) << place)
     }
 
     fn text(self) -> String {
-        let mut text = HEAD.to_owned();
-        let parts = [
-            (self.balances, BALANCES),
-            (self.new_holds, NEW_HOLDS),
-            (self.changed_holds, CHANGED_HOLDS),
-            (self.entries, ENTRIES),
-            (self.rare, CLAIMS),
-            (true, TAIL),
-            (self.rare, LOOKED_AT),
-        ];
-        parts.iter().filter(|(chosen, _)| *chosen).for_each(|(_, part)| text.push_str(part));
-        let notes = match self.noted {
-            true => [
-                ("{labels}", "w.labels::jsonb"),
-                ("{reference}", "w.reference"),
-                ("{refunds}", "w.refunds"),
-                ("{notes}", ", unnest($?::text[]) AS labels, unnest($?::text[]) AS reference"),
-                ("{refund_ids}", ", unnest($?::uuid[]) AS refunds"),
-            ],
-            false => [
-                ("{labels}", "'{}'::jsonb"),
-                ("{reference}", "NULL"),
-                ("{refunds}", "NULL"),
-                ("{notes}", ""),
-                ("{refund_ids}", ""),
-            ],
+        let (holds, changed_holds, entries) = match self.full {
+            true => (FULL_HOLDS, FULL_CHANGED_HOLDS, FULL_ENTRIES),
+            false => (PLAIN_HOLDS, ENDED_HOLDS, PLAIN_ENTRIES),
         };
-        for (name, sql) in notes.into_iter().chain([("{stands}", STANDS), ("{ids}", IDS)]) {
-            text = text.replace(name, sql);
+        let with = |text: &str, (rest, columns, _): (&str, &str, &[Param])| {
+            text.replace("{rest}", rest).replace("{set}", rest).replace("{columns}", columns)
+        };
+        let head = HEAD.0.replace("{looked_at}", if self.rare { LOOKED_AT } else { "" });
+        let parts = [
+            (true, head, HEAD.1),
+            (self.balances, BALANCES.0.to_owned(), BALANCES.1),
+            (self.new_holds, with(NEW_HOLDS, holds), holds.2),
+            (self.changed_holds, with(CHANGED_HOLDS, changed_holds), changed_holds.2),
+            (self.entries, with(ENTRIES, entries), entries.2),
+            (self.rare, CLAIMS.0.to_owned(), CLAIMS.1),
+            (true, TAIL.to_owned(), &[]),
+        ];
+        let parts = parts.into_iter().filter(|(chosen, ..)| *chosen);
+        let (texts, params): (String, Vec<_>) = parts.map(|(_, text, params)| (text, params)).unzip();
+        let mut text = texts.replace("{stands}", STANDS);
+        for (number, (name, kind)) in (1..).zip(params.into_iter().flatten()) {
+            // Said once: the text is a key of the map of prepared statements.
+            let name = format!("{{{name}}}");
+            text = text.replacen(&name, &format!("(${number}::{kind})"), 1).replace(&name, &format!("(${number})"));
         }
-        let mut numbered = String::with_capacity(text.len());
-        for (place, piece) in text.split("$?").enumerate() {
-            if place > 0 {
-                numbered.push_str(&format!("${}", place + 1));
-            }
-            numbered.push_str(piece);
-        }
-        numbered
+        text
     }
 }
 
@@ -196,21 +297,20 @@ impl Writes {
         let parts = rows.parts();
         let query = rows.bind_head(self.text(layout, parts).query(), write.step);
         let query = if parts.balances { rows.bind_balances(query) } else { query };
-        let query = if parts.new_holds { rows.bind_new_holds(query, parts.noted) } else { query };
-        let query = if parts.changed_holds { rows.bind_changed_holds(query) } else { query };
-        let query = if parts.entries { rows.bind_entries(query, parts.noted) } else { query };
+        let query = if parts.new_holds { rows.bind_new_holds(query, parts.full) } else { query };
+        let query = if parts.changed_holds { rows.bind_changed_holds(query, parts.full) } else { query };
+        let query = if parts.entries { rows.bind_entries(query, parts.full) } else { query };
         Ok(if parts.rare { rows.bind_claims(query) } else { query })
     }
 }
 
 /// For each account, by its place, whether its basis stood.
 pub(super) fn stood(rows: &[PgRow], bases: &[Basis]) -> sqlx::Result<Vec<bool>> {
-    let mut stood = vec![false; bases.len()];
-    for row in rows {
-        let place: i32 = Cells::of(row).read()?;
-        if let Some(slot) = usize::try_from(place).ok().and_then(|place| stood.get_mut(place.checked_sub(1)?)) {
-            *slot = true;
-        }
+    let mut stood = vec![true; bases.len()];
+    let row = rows.first().ok_or_else(|| corrupt("a write tells nothing"))?;
+    for place in Cells::of(row).read::<Vec<i32>>()? {
+        let slot = usize::try_from(place).ok().and_then(|place| stood.get_mut(place.checked_sub(1)?));
+        *slot.ok_or_else(|| corrupt("a write tells of an account that is not of the batch"))? = false;
     }
     Ok(stood)
 }
@@ -306,18 +406,43 @@ impl<'a> Rows<'a> {
     }
 
     fn parts(&self) -> Parts {
-        let is_noted = |note: &Note| !note.labels.is_empty() || note.reference.is_some();
         Parts {
             balances: !self.balances.is_empty(),
             new_holds: !self.new_holds.is_empty(),
             changed_holds: !self.changed_holds.is_empty(),
             entries: !self.entries.is_empty(),
-            noted: self.new_holds.iter().any(|(_, hold)| is_noted(&hold.note))
-                || self.entries.iter().any(|(_, entry, _)| is_noted(&entry.note) || entry.refunds.is_some()),
+            full: !self.are_plain(),
             rare: !self.claims.is_empty()
                 || !self.dropped_claims.is_empty()
                 || self.accounts.iter().any(Option::is_none),
         }
+    }
+
+    /// Whether holds and entries are as they are most often, so that most of their columns need not travel: without notes
+    /// and refunds, of the instant at which their account is changed, taken from one key to be released, and ended.
+    fn are_plain(&self) -> bool {
+        let is_empty = |note: &Note| note.labels.is_empty() && note.reference.is_none();
+        let now = |place: i32| {
+            let place = usize::try_from(place).ok()?.checked_sub(1)?;
+            self.accounts.get(place).copied().flatten().map(|(_, at)| at)
+        };
+        let is_plain_hold = |(place, hold): &(i32, &HoldRow)| {
+            hold.path == [hold.key]
+                && hold.on_expiry == OnExpiry::Release
+                && hold.state == HoldState::Live
+                && now(*place) == Some(hold.created_at)
+                && is_empty(&hold.note)
+        };
+        let is_plain_entry = |(place, entry, _): &(i32, &Entry, i64)| {
+            matches!(entry.kind, EntryKind::Pay | EntryKind::Settle)
+                && now(*place) == Some(entry.at)
+                && entry.counts_at == entry.at
+                && entry.refunds.is_none()
+                && is_empty(&entry.note)
+        };
+        self.new_holds.iter().all(is_plain_hold)
+            && self.changed_holds.iter().all(|(_, hold)| hold.state == HoldState::Over)
+            && self.entries.iter().all(is_plain_entry)
     }
 
     fn bind_head<'q>(&self, query: Query<'q>, step: i64) -> Query<'q> {
@@ -334,7 +459,7 @@ impl<'a> Rows<'a> {
             .bind(column(changed, |changed| changed.map(|(balance, _)| balance.spent.as_micros())))
             .bind(column(changed, |changed| changed.map(|(balance, _)| balance.held.as_micros())))
             .bind(column(changed, |changed| changed.map(|(balance, _)| Instant(balance.since))))
-            .bind(column(&self.next_expiries, |next| next.map(Instant)))
+            .bind(column(&self.next_expiries, |next| Instant(next.unwrap_or(Timestamp::MAX)))) // which is infinity
             .bind(&self.last_entries)
             .bind(step)
     }
@@ -344,13 +469,13 @@ impl<'a> Rows<'a> {
         query
             .bind(column(rows, |(_, (key, ..))| key.get()))
             .bind(column(rows, |(place, _)| *place))
-            .bind(column(rows, |(_, (_, period, _))| period.as_str()))
             .bind(column(rows, |(_, (.., balance))| balance.spent.as_micros()))
             .bind(column(rows, |(_, (.., balance))| balance.held.as_micros()))
             .bind(column(rows, |(_, (.., balance))| Instant(balance.since)))
+            .bind(column(rows, |(_, (_, period, _))| period.as_str()))
     }
 
-    fn bind_new_holds<'q>(&self, query: Query<'q>, noted: bool) -> Query<'q> {
+    fn bind_new_holds<'q>(&self, query: Query<'q>, full: bool) -> Query<'q> {
         let path = |hold: &HoldRow| {
             let ids: Vec<_> = hold.path.iter().map(ToString::to_string).collect();
             format!("{{{}}}", ids.join(","))
@@ -364,38 +489,45 @@ impl<'a> Rows<'a> {
             .bind(column(rows, |(_, hold)| Uuid::from_bytes(*hold.id.as_bytes())))
             .bind(column(rows, |(place, _)| *place))
             .bind(column(rows, |(_, hold)| hold.key.get()))
-            .bind(column(rows, |(_, hold)| path(hold)))
             .bind(column(rows, |(_, hold)| hold.amount.as_micros()))
+            .bind(column(rows, |(_, hold)| Instant(hold.expires_at)));
+        if !full {
+            return query;
+        }
+        let query = query
+            .bind(column(rows, |(_, hold)| path(hold)))
             .bind(column(rows, |(_, hold)| Instant(hold.created_at)))
-            .bind(column(rows, |(_, hold)| Instant(hold.expires_at)))
             .bind(column(rows, |(_, hold)| on_expiry(hold)))
             .bind(column(rows, |(_, hold)| state(hold.state)));
-        if noted { bind_notes(query, rows.iter().map(|(_, hold)| &hold.note)) } else { query }
+        bind_notes(query, rows.iter().map(|(_, hold)| &hold.note))
     }
 
-    fn bind_changed_holds<'q>(&self, query: Query<'q>) -> Query<'q> {
+    fn bind_changed_holds<'q>(&self, query: Query<'q>, full: bool) -> Query<'q> {
         let rows = &self.changed_holds;
-        query
+        let query = query
             .bind(column(rows, |(_, hold)| Uuid::from_bytes(*hold.id.as_bytes())))
-            .bind(column(rows, |(place, _)| *place))
-            .bind(column(rows, |(_, hold)| Instant(hold.expires_at)))
-            .bind(column(rows, |(_, hold)| state(hold.state)))
+            .bind(column(rows, |(place, _)| *place));
+        if !full {
+            return query;
+        }
+        query.bind(column(rows, |(_, hold)| Instant(hold.expires_at))).bind(column(rows, |(_, hold)| state(hold.state)))
     }
 
-    fn bind_entries<'q>(&self, query: Query<'q>, noted: bool) -> Query<'q> {
+    fn bind_entries<'q>(&self, query: Query<'q>, full: bool) -> Query<'q> {
         let rows = &self.entries;
         let query = query
             .bind(column(rows, |(_, entry, _)| uuid(entry.id)))
             .bind(column(rows, |(.., seq)| *seq))
             .bind(column(rows, |(place, ..)| *place))
             .bind(column(rows, |(_, entry, _)| entry.key.get()))
+            .bind(column(rows, |(_, entry, _)| entry.amount.as_micros()));
+        if !full {
+            return query.bind(column(rows, |(_, entry, _)| entry.kind == EntryKind::Pay));
+        }
+        let query = query
             .bind(column(rows, |(_, entry, _)| entry.kind.as_str()))
-            .bind(column(rows, |(_, entry, _)| entry.amount.as_micros()))
             .bind(column(rows, |(_, entry, _)| Instant(entry.at)))
             .bind(column(rows, |(_, entry, _)| Instant(entry.counts_at)));
-        if !noted {
-            return query;
-        }
         let query = bind_notes(query, rows.iter().map(|(_, entry, _)| &entry.note));
         query.bind(column(rows, |(_, entry, _)| entry.refunds.map(uuid)))
     }
