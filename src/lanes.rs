@@ -4,8 +4,6 @@
 //! their order: a settle that is sent behind a hold is decided behind it. A posting is answered after the commit of
 //! its batch; where the batch fails, each posting stands for itself.
 
-mod answer;
-mod asking;
 mod cache;
 mod lookups;
 mod marks;
@@ -20,14 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Posted, Posting};
-use crate::store::Found;
+use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
 use crate::{AccountId, Refusal, Store, TokenHash};
 
-pub(crate) use answer::Answer;
-use asking::Asking;
 use cache::Cache;
 pub(crate) use cache::Changing;
-use lookups::LookupLane;
+use lookups::{Asking, LookupLane};
 use marks::MarkLane;
 use postings::{Job, Place, PostingLane};
 
@@ -59,9 +55,11 @@ impl Default for LaneOptions {
 }
 
 impl LaneOptions {
-    /// How long the store may take to answer.
-    fn patience(&self) -> Duration {
-        self.answer_within.max(LEAST_PATIENCE)
+    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
+    async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+        let patience = self.answer_within.max(LEAST_PATIENCE);
+        let answer = timeout(patience, unwinding(call)).await;
+        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
     }
 }
 
@@ -93,18 +91,22 @@ struct Memory {
     marks: MarkLane,
 }
 
+/// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
+/// runtime, and a charge may end on a thread that has none.
+pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
+
 /// The right to have a charge open: keeps a place for its settle.
 pub(crate) type ChargePermit = OwnedSemaphorePermit;
 
 impl Lanes {
-    /// Starts the lanes on the current runtime. They end when this is dropped and they are empty.
+    /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
     pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
         let width = store.width();
         let cache = options.max_staleness.map(|bound| Arc::new(Cache::new(bound)));
-        let asking = Asking::new(store, options);
+        let asking = || Asking { store: store.clone(), options, cache: cache.clone() };
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking.clone(), cache.clone())).collect(),
-            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(asking.clone())).collect(),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking())).collect(),
+            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
             waiting: Arc::new(Semaphore::new(options.queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,
@@ -143,8 +145,7 @@ impl Lanes {
                 return Ok(Some(found));
             }
         }
-        let answer = lane.find(hash, asked, self.options.answer_within).await?;
-        Answer::new(answer, self.bound(self.options.answer_within)).await
+        lane.find(hash, asked, self.options.answer_within).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
@@ -161,12 +162,7 @@ impl Lanes {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.answer_within;
         lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
-        Answer::new(answered, self.bound(self.options.answer_within)).await
-    }
-
-    /// For how long a lane that tries for so long is waited for, where it cannot bound that itself.
-    fn bound(&self, tries: Duration) -> Option<Duration> {
-        self.store.blocking().map(|_| tries + self.options.patience())
+        answered.await.map_err(|_| UNAVAILABLE)?
     }
 
     /// A place for a settle, without which no charge begins.
@@ -176,14 +172,14 @@ impl Lanes {
 
     /// Sends a settle. It needs no runtime and no wait, so it works in a destructor, and what was sent before is
     /// decided before it.
-    pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Answer<Posted> {
+    pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Settling {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.settle_within;
         if let Some(lane) = self.lane(&posting.account) {
             // A lane that has closed logs what it is given.
             let _ = lane.send(Job::new(posting, answer, deadline, Place::Charge(place)));
         }
-        Answer::new(answered, self.bound(self.options.settle_within))
+        answered
     }
 
     /// Waits until no charge is open and no posting waits any more, and lets none come again.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::Tab;
-use crate::lanes::Answer;
-use crate::ledger::Posted;
+use crate::lanes::Settling;
 
 /// Born before the inner service is called, it rides on the future and then on the body. Dropped before the end, it
 /// takes the request for cut short, and settles all the same.
@@ -19,7 +18,7 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 enum State {
     Open,
-    Settling(Answer<Posted>),
+    Settling(Settling),
     Settled,
 }
 
@@ -63,11 +62,11 @@ impl Guard {
         let answer = ready!(Pin::new(settling).poll(cx));
         self.state = State::Settled;
         Poll::Ready(match answer {
-            Ok(posted) => {
+            Ok(Ok(posted)) => {
                 self.tab.settled(&posted);
                 Ok(())
             }
-            Err(_) => Err(Unsettled),
+            Ok(Err(_)) | Err(_) => Err(Unsettled),
         })
     }
 }

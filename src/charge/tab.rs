@@ -10,7 +10,7 @@ use super::OnInterrupt;
 use super::renew::RenewalKey;
 use crate::handle::Inner;
 use crate::http_options::HttpOptions;
-use crate::lanes::{Answer, ChargePermit};
+use crate::lanes::{ChargePermit, Settling};
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
 use crate::store::Found;
 use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal, TokenHash};
@@ -325,7 +325,7 @@ impl Tab {
 
     /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
     /// a handle keeps a detached charge.
-    pub(super) fn end(self: &Arc<Self>) -> Option<Answer<Posted>> {
+    pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
         let mut owed = self.owed();
         owed.ended = true;
         if owed.handles > 0 && owed.detached {
@@ -348,7 +348,7 @@ impl Tab {
     /// wait itself, so that it works in a destructor.
     ///
     /// While handles are alive, what they have under way stays with them: postings not answered, and the claim.
-    fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Answer<Posted>> {
+    fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
         // Without a permit no charge has begun, or all of it is on its way.
         owed.permit.as_ref()?;
         let last = owed.handles == 0;

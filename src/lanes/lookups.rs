@@ -6,14 +6,21 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::asking::Asking;
 use super::cache::{Asked, Cache};
-use super::{LEAST_PATIENCE, UNAVAILABLE};
+use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
 use crate::store::Found;
-use crate::{Refusal, TokenHash};
+use crate::{Refusal, Store, TokenHash};
 
 /// At most so many look-ups in one question.
 const BATCH: usize = 512;
+
+/// Whom a lane asks, and how.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) options: LaneOptions,
+    pub(super) cache: Option<Arc<Cache>>,
+}
 
 type Answer = Result<Option<Arc<Found>>, Refusal>;
 
@@ -36,30 +43,24 @@ impl Lookup {
 }
 
 impl LookupLane {
-    pub(super) fn start(asking: Asking, cache: Option<Arc<Cache>>) -> Self {
+    pub(super) fn start(asking: Asking) -> Self {
         let (sender, waiting) = mpsc::channel(asking.options.queue.max(1));
-        asking.start(|asking| run(asking, cache, waiting));
+        tokio::spawn(run(asking, waiting));
         Self(sender)
     }
 
-    /// Waits for a place; the answer is still to come.
-    pub(super) async fn find(
-        &self,
-        hash: TokenHash,
-        asked: Option<Asked>,
-        within: Duration,
-    ) -> Result<oneshot::Receiver<Answer>, Refusal> {
+    pub(super) async fn find(&self, hash: TokenHash, asked: Option<Asked>, within: Duration) -> Answer {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { hash, asked, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
             place.map_err(|_| UNAVAILABLE)?.send(lookup);
         }
-        Ok(answered)
+        answered.await.map_err(|_| UNAVAILABLE)?
     }
 }
 
-async fn run(asking: Asking, cache: Option<Arc<Cache>>, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
@@ -75,13 +76,13 @@ async fn run(asking: Asking, cache: Option<Arc<Cache>>, mut waiting: mpsc::Recei
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
-        match asking.find(&hashes).await {
+        match asking.options.ask(|| asking.store.find(&hashes)).await {
             Ok(found) => {
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
                     let found = found.map(Arc::new);
                     let asked = lookups.peek().and_then(|lookup| lookup.asked);
-                    if let (Some(cache), Some(found), Some(asked)) = (&cache, &found, asked) {
+                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
                         cache.keep(*hash, found, asked);
                     }
                     while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::UNAVAILABLE;
-use super::asking::{Asking, Started};
-use crate::Refusal;
+use super::{LaneOptions, UNAVAILABLE};
 use crate::ledger::{Action, Posted, Posting};
 use crate::store::StoreError;
+use crate::{Refusal, Store};
 
 /// At most so many postings in one transaction.
 const BATCH: usize = 512;
@@ -21,13 +20,7 @@ type Answer = Result<Posted, Refusal>;
 
 /// The queue has no bound of its own: every job in it has its place in a bounded number of places.
 #[derive(Debug)]
-pub(super) struct PostingLane {
-    /// Taken when no more is to come.
-    sender: Option<mpsc::UnboundedSender<Job>>,
-    started: Started,
-    /// For how long settles are tried.
-    settle_within: Duration,
-}
+pub(super) struct PostingLane(mpsc::UnboundedSender<Job>);
 
 #[derive(Debug)]
 pub(super) struct Job {
@@ -82,44 +75,39 @@ impl Drop for Job {
 }
 
 impl PostingLane {
-    pub(super) fn start(asking: Asking) -> Self {
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
         let (sender, waiting) = mpsc::unbounded_channel();
-        let settle_within = asking.options.settle_within;
-        let started = asking.start(|asking| run(asking, waiting));
-        Self { sender: Some(sender), started, settle_within }
+        tokio::spawn(run(Patient { store, options }, waiting));
+        Self(sender)
     }
 
     pub(super) fn send(&self, job: Job) -> Result<(), Refusal> {
-        let left = match &self.sender {
-            Some(sender) => sender.send(job).err().map(|mpsc::error::SendError(job)| job),
-            None => Some(job),
-        };
-        left.map_or(Ok(()), |job| {
+        self.0.send(job).map_err(|mpsc::error::SendError(job)| {
             job.reply(Err(UNAVAILABLE));
-            Err(UNAVAILABLE)
+            UNAVAILABLE
         })
     }
 }
 
-impl Drop for PostingLane {
-    /// A process may end with its last handle: what is owed is posted first.
-    fn drop(&mut self) {
-        self.sender = None;
-        self.started.wait(self.settle_within);
+/// A store, and for how long it is waited for.
+struct Patient {
+    store: Arc<dyn Store>,
+    options: LaneOptions,
+}
+
+impl Patient {
+    async fn post(&self, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
+        let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
+        let answers = self.options.ask(|| self.store.post(&postings)).await?;
+        if answers.len() == postings.len() {
+            Ok(answers)
+        } else {
+            Err(StoreError::failed("the store did not answer every posting"))
+        }
     }
 }
 
-async fn post(store: &Asking, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
-    let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
-    let answers = store.post(&postings).await?;
-    if answers.len() == postings.len() {
-        Ok(answers)
-    } else {
-        Err(StoreError::failed("the store did not answer every posting"))
-    }
-}
-
-async fn run(store: Asking, mut waiting: mpsc::UnboundedReceiver<Job>) {
+async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
     let mut pause = FIRST_PAUSE;
     // While there is more to do than wait, what could not be decided is tried again beside it.
@@ -142,13 +130,13 @@ async fn run(store: Asking, mut waiting: mpsc::UnboundedReceiver<Job>) {
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
         if !jobs.is_empty() {
-            if is_down || store.in_thread {
-                store.pause(pause).await;
+            if is_down {
+                sleep(pause).await;
             } else {
                 // Only accounts that somebody else keeps are stuck: others need not wait for them.
                 let more = timeout(pause, waiting.recv_many(&mut jobs, BATCH)).await;
                 if more.is_ok_and(|count| count == 0) {
-                    store.pause(pause).await; // the lane is closed, and what is left is tried to the end
+                    sleep(pause).await; // the lane is closed, and what is left is tried to the end
                 }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -165,12 +153,12 @@ struct Attempt {
 }
 
 /// Posts and answers.
-async fn attempt(store: &Asking, mut jobs: Vec<Job>) -> Attempt {
+async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
         return Attempt { again: jobs, is_down: false };
     }
-    match post(store, &jobs).await {
+    match store.post(&jobs).await {
         Ok(answers) => {
             let mut again = Vec::new();
             for (job, answer) in jobs.into_iter().zip(answers) {
@@ -201,8 +189,8 @@ async fn attempt(store: &Asking, mut jobs: Vec<Job>) -> Attempt {
     }
 }
 
-async fn attempt_one(store: &Asking, job: Job) -> Option<Job> {
-    match post(store, std::slice::from_ref(&job)).await {
+async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
+    match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
             Some(answer) => job.reply(answer),

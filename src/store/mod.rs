@@ -123,12 +123,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// The same store for who lends it a thread, if it takes one. Then look-ups and postings have threads of their own,
-    /// and a batch is done where it was put together.
-    fn blocking(&self) -> Option<&dyn BlockingStore> {
-        None
-    }
-
     /// How many look-ups and how many batches of postings the store can work on at once.
     fn width(&self) -> Width {
         Width::default()
@@ -136,24 +130,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Lets go of files and connections. Nothing is called after it.
     fn close(&self) -> BoxFuture<'_, ()>;
-}
-
-/// A store that works in the thread that asks it, and blocks that thread meanwhile: for as long as a lock of others is
-/// waited for, no longer.
-pub trait BlockingStore {
-    /// As [`Store::find`].
-    ///
-    /// # Errors
-    ///
-    /// As those of [`Store::find`].
-    fn blocking_find(&self, hashes: &[TokenHash]) -> StoreResult<Vec<Option<Found>>>;
-
-    /// As [`Store::post`].
-    ///
-    /// # Errors
-    ///
-    /// As those of [`Store::post`].
-    fn blocking_post(&self, postings: &[Posting]) -> StoreResult<Vec<Result<Posted, Refusal>>>;
 }
 
 /// How much a store can do at once.
@@ -423,11 +399,6 @@ impl StoreError {
     pub const fn is_transient(&self) -> bool {
         self.transient
     }
-}
-
-/// Does what a store does in this thread, and takes a panic in it for a failure.
-pub(crate) fn catching<T>(call: impl FnOnce() -> StoreResult<T>) -> StoreResult<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(StoreError::failed("the store panicked")))
 }
 
 /// Awaits what a store does, and takes a panic in it for a failure, so that no lane dies of it.

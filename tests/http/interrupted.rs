@@ -586,38 +586,3 @@ async fn bounds_may_be_as_long_as_they_get() {
     assert_eq!(client.get("/forever").await.data, "done");
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
 }
-
-/// A process that ends without `shutdown` drops its requests, and its handles. Where lanes have threads, the last of them
-/// waits until what is owed is posted.
-#[test]
-fn a_runtime_that_ends_takes_no_charge_with_it() {
-    use agentkey::MemoryStore;
-    use tower::ServiceExt;
-
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let spy = runtime.block_on(async {
-        let world = World::in_threads(AgentKeys::builder(), Box::new(MemoryStore::new()));
-        let (_, token) = world.key().await;
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let work = async move |charge: Charge| -> Answer {
-            charge.add(Amount::cents(3));
-            tell.send(()).unwrap();
-            std::future::pending().await
-        };
-        let app = Router::new().route("/", get(work)).layer(world.layer());
-        let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
-        tokio::spawn(app.oneshot(request));
-        told.recv().await.unwrap();
-        world.spy.set(Faults::posts(Fault::Hang));
-        world.spy
-    });
-    let (ended, end) = std::sync::mpsc::channel();
-    let ending = std::thread::spawn(move || {
-        drop(runtime);
-        ended.send(()).unwrap();
-    });
-    assert!(end.recv_timeout(Duration::from_millis(200)).is_err(), "nobody waited for the charge");
-    assert_eq!(spy.count(is_settle), 1);
-    spy.mend();
-    ending.join().unwrap();
-}

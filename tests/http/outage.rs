@@ -1,6 +1,5 @@
 //! A store that is down, slow, forgetful or poisoned: 503 in bounded time, and nothing is lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::Posting;
@@ -140,21 +139,13 @@ async fn a_payment_of_unknown_fate_is_taken_back() {
 async fn charges_that_ended_in_an_outage_are_all_there_after_it() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme())).await;
-    // A hold in one batch with a settle would be down with it.
-    let all_hold = Arc::new(tokio::sync::Barrier::new(30));
-    let work = async move |charge: Charge| -> Answer {
-        charge.hold(Amount::cents(10)).await?;
-        all_hold.wait().await;
-        charge.add(Amount::cents(3));
-        Ok("done")
-    };
-    let addr = serve(Router::new().route("/", get(work)).layer(world.layer())).await;
+    let addr = serve(app(&world)).await;
     world.spy.set(Faults::posts(Fault::Down).only(is_settle));
     let clients = Version::BOTH.map(|version| Client::new(version, addr, &token));
     let mut requests = JoinSet::new();
     for number in 0..30 {
         let client = clients[number % 2].clone();
-        requests.spawn(async move { client.get("/").await });
+        requests.spawn(async move { client.get("/work").await });
     }
     world.spy.arrived(30, is_settle).await;
     world.spy.mend();
@@ -294,38 +285,6 @@ async fn a_settle_that_hangs_ends_in_bounded_time() {
     assert_eq!(world.ledger().await, Ledger::of(&[]).holding(10));
     // Others are served again.
     assert_eq!(ask(&app, "/work", &token).await.data, "done");
-}
-
-/// A lane's own thread may be blocked by the store, and cannot say so itself.
-#[tokio::test]
-async fn a_thread_that_hangs_is_a_503_in_bounded_time() {
-    for (faults, path, most, left) in [
-        (Faults::finds(Fault::Hang), "/work", 11, &[][..]),
-        (Faults::posts(Fault::Hang).only(is_pay), "/pay", 11, &[("pay", 3), ("refund", -3)]),
-        (Faults::posts(Fault::Hang).only(is_settle), "/work", 36, &[("settle", 3)]),
-    ] {
-        let world = World::in_threads(AgentKeys::builder(), Box::new(MemoryStore::new()));
-        let (_, token) = world.key().await;
-        let app = app(&world);
-        world.spy.set(faults.clone());
-        let asked = tokio::spawn({
-            let (app, token) = (app.clone(), Token::parse(token.expose()).unwrap());
-            async move { ask(&app, path, &token).await }
-        });
-        if faults.posts == Fault::Hang {
-            world.spy.arrived(1, |posting| is_pay(posting) || is_settle(posting)).await;
-        }
-        // From here on nobody does anything: time runs to the next moment for which anybody waits.
-        tokio::time::pause();
-        let began = tokio::time::Instant::now();
-        assert_eq!(soon(asked).await.unwrap().refused(), unavailable());
-        assert!(began.elapsed() <= Duration::from_secs(most), "{:?}", began.elapsed());
-        tokio::time::resume();
-        world.spy.mend();
-        // What nobody waited for any more is not done, or is taken back; what has to be done is done.
-        assert_eq!(ask(&app, "/pay", &token).await.data, "paid");
-        world.until(&Ledger::of(&[left, &[("pay", 3)]].concat())).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

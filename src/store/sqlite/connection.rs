@@ -1,8 +1,7 @@
 //! The connections of a store: one that writes, a few that read, each in a thread of its own.
 //!
 //! A thread takes one job after the other, and a job is a whole batch: what SQLite is asked in it waits for no channel
-//! and no other thread. A job that has begun is done to its end, whoever waits for it. Who has a thread to lend, as lanes
-//! do, takes the connection and does the batch there; turns are taken in order.
+//! and no other thread. A job that has begun is done to its end, whoever waits for it.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +11,6 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -40,8 +38,7 @@ impl Connections {
             Place::File { .. } => options.readers,
         };
         let timeout = options.busy_timeout;
-        let slot =
-            |writes| Slot { place: place.clone(), timeout, writes, known: known.clone(), open: None, is_closed: false };
+        let slot = |writes| Slot { place: place.clone(), timeout, writes, known: known.clone(), open: None };
         let mut ends = Vec::new();
         let mut start = |slot| {
             let (worker, end) = Worker::start(slot, Vec::new())?;
@@ -53,7 +50,7 @@ impl Connections {
         let (writer, _) = Worker::start(slot(true), ends)?;
         let connections = Self { readers, reporter, writer, place: place.clone() };
         let create = matches!(place, Place::Memory | Place::File { create: true, .. });
-        connections.writer.send(move |slot| slot.lock().connect(create)).await?;
+        connections.writer.send(move |slot| slot.connect(create)).await?;
         for reader in &connections.readers {
             reader.run(|_| Ok(())).await?;
         }
@@ -95,7 +92,7 @@ impl fmt::Debug for Connections {
     }
 }
 
-type Job = Box<dyn FnOnce(&Mutex<Slot>) + Send>;
+type Job = Box<dyn FnOnce(&mut Slot) + Send>;
 
 enum Message {
     Do(Job),
@@ -105,7 +102,6 @@ enum Message {
 /// A thread with a connection. It ends when this is dropped, and has done all jobs by then.
 pub(super) struct Worker {
     jobs: mpsc::Sender<Message>,
-    slot: Arc<Mutex<Slot>>,
     waiting: Arc<AtomicUsize>,
     /// How long a job may wait for its turn.
     patience: Duration,
@@ -119,11 +115,9 @@ impl Worker {
         let waiting = Arc::new(AtomicUsize::new(0));
         let counted = waiting.clone();
         let name = if slot.writes { "agentkey-writer" } else { "agentkey-reader" };
-        let slot = Arc::new(Mutex::new(slot));
-        let own = slot.clone();
-        let work = move || serve(&own, &queue, &counted, others);
+        let work = move || serve(slot, &queue, &counted, others);
         let thread = thread::Builder::new().name(name.into()).spawn(work).map_err(Error::NoThread)?;
-        Ok((Self { jobs, slot, waiting, patience }, thread))
+        Ok((Self { jobs, waiting, patience }, thread))
     }
 
     /// Does this with the connection. If nobody waits any more when its turn comes, it is left undone.
@@ -131,30 +125,13 @@ impl Worker {
         &self,
         work: impl FnOnce(&mut Open) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.send(|slot| in_turn(slot.lock(), work)).await
-    }
-
-    /// Does this with the connection in this thread, which waits for its turn.
-    pub(super) fn run_here<T>(&self, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let slot = self.slot.try_lock_for(self.patience).ok_or(Error::TimedOut);
-        let done = slot.and_then(|slot| in_turn(slot, work));
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        done
-    }
-
-    /// Does this in the thread of the connection, but without the connection: it may take those that it needs.
-    pub(super) async fn run_beside<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.send(|_| work()).await
+        self.send(|slot| slot.run(work)).await
     }
 
     /// Does this when its turn comes. Nobody waits for it; if it fails, that is logged.
     pub(super) fn run_later(&self, work: impl FnOnce(&mut Open) -> Result<()> + Send + 'static) {
-        let job = |slot: &Mutex<Slot>| {
-            if let Err(error) = in_turn(slot.lock(), work) {
+        let job = |slot: &mut Slot| {
+            if let Err(error) = slot.run(work) {
                 tracing::debug!(%error, "SQLite: left for later");
             }
         };
@@ -162,13 +139,10 @@ impl Worker {
         drop(self.jobs.send(Message::Do(Box::new(job))));
     }
 
-    async fn send<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Mutex<Slot>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    async fn send<T: Send + 'static>(&self, work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.patience;
-        let job = move |slot: &Mutex<Slot>| {
+        let job = move |slot: &mut Slot| {
             if answer.is_closed() {
                 return;
             }
@@ -188,19 +162,12 @@ impl Worker {
     }
 }
 
-/// Does this, and lets those go next who waited longest: a busy lane would always be faster.
-fn in_turn<T>(mut slot: MutexGuard<'_, Slot>, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
-    let done = slot.run(work);
-    MutexGuard::unlock_fair(slot);
-    done
-}
-
-fn serve(slot: &Mutex<Slot>, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize, others: Vec<JoinHandle<()>>) {
+fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize, others: Vec<JoinHandle<()>>) {
     let mut ended = None;
     for message in queue {
         match message {
             Message::Do(job) => {
-                job(slot);
+                job(&mut slot);
                 waiting.fetch_sub(1, Ordering::Relaxed);
             }
             Message::End(end) => {
@@ -212,7 +179,7 @@ fn serve(slot: &Mutex<Slot>, queue: &mpsc::Receiver<Message>, waiting: &AtomicUs
     for other in others {
         drop(other.join());
     }
-    slot.lock().close();
+    slot.close();
     if let Some(ended) = ended {
         let _ = ended.send(());
     }
@@ -225,7 +192,6 @@ struct Slot {
     writes: bool,
     known: Arc<Known>,
     open: Option<Open>,
-    is_closed: bool,
 }
 
 /// A connection that is open.
@@ -252,9 +218,6 @@ impl Slot {
     }
 
     fn ready(&mut self) -> Result<&mut Open> {
-        if self.is_closed {
-            return Err(Error::Closed);
-        }
         if let Place::File { path, .. } = &self.place {
             let file = file_id(path);
             if self.open.as_ref().is_none_or(|open| open.file != file) {
@@ -315,7 +278,6 @@ impl Slot {
     }
 
     fn close(&mut self) {
-        self.is_closed = true;
         if let Some(open) = self.open.take()
             && let Err((_, error)) = open.connection.close()
         {

@@ -5,7 +5,7 @@
 //! refused when it came to write. Look-ups have connections of their own and, the file being in WAL mode, never
 //! wait for a writer. Several processes may have the file open.
 //!
-//! A batch is one job, done in the thread of its connection or in that of who asks. There a statement costs a few
+//! Each connection is in a thread of its own, where a batch is one job. There a statement costs a few
 //! microseconds, so rows are read and written one by one, by prepared statements; and what was read before is not read
 //! again while nobody else has written to the file.
 
@@ -34,15 +34,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use self::connection::{Connections, Open, Worker};
+use self::connection::{Connections, Open};
 use self::error::store_error;
 use self::known::Known;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use super::behind::{Behind, Seen};
 use super::{
-    BlockingStore, BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult,
-    Usage, UsageQuery, Width,
+    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
+    Width,
 };
 use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
 use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -59,37 +59,9 @@ use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refu
 /// # drop(keys); Ok(()) }
 /// ```
 pub struct SqliteStore {
-    connections: Arc<Connections>,
+    connections: Connections,
     known: Arc<Known>,
     clock: Clock,
-}
-
-/// The parts of a store, for work in whatever thread.
-struct Parts<'a> {
-    connections: &'a Connections,
-    known: &'a Known,
-    clock: &'a Clock,
-}
-
-impl Parts<'_> {
-    fn find(&self, hashes: &[TokenHash]) -> error::Result<Vec<Option<Found>>> {
-        let look = |open: &mut Open| read::find(open, self.known, hashes, self.clock.now());
-        let seen = self.connections.reader().run_here(look)?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        let catch_up = |open: &mut Open| post::catch_up(open, self.known, self.clock, seen.behind);
-        self.connections.writer().run_here(catch_up)?;
-        Ok(self.connections.reader().run_here(look)?.value)
-    }
-
-    fn post(&self, postings: &[Posting]) -> error::Result<(Vec<Result<Posted, Refusal>>, bool)> {
-        self.connections.writer().run_here(|open| {
-            let posted = post::post(open, self.known, self.clock, postings)?;
-            // What is committed is answered, whatever this says.
-            Ok((posted, matches!(index::due(&open.connection), Ok(Some(_)))))
-        })
-    }
 }
 
 impl SqliteStore {
@@ -109,7 +81,7 @@ impl SqliteStore {
                 false => StoreError::failed(format!("{place}: {error}")),
             }
         })?;
-        Ok(Self { connections: Arc::new(connections), known, clock: options.clock })
+        Ok(Self { connections, known, clock: options.clock })
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -130,19 +102,15 @@ impl SqliteStore {
         Self::connect(":memory:").await
     }
 
-    fn parts(&self) -> Parts<'_> {
-        Parts { connections: &self.connections, known: &self.known, clock: &self.clock }
-    }
-
-    /// Does this with the parts of the store in the thread of a connection.
-    async fn beside<T: Send + 'static>(
-        &self,
-        worker: &Worker,
-        work: impl FnOnce(Parts<'_>) -> error::Result<T> + Send + 'static,
-    ) -> error::Result<T> {
-        let (connections, known, clock) = (self.connections.clone(), self.known.clone(), self.clock.clone());
-        let work = move || work(Parts { connections: &connections, known: &known, clock: &clock });
-        worker.run_beside(work).await
+    async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
+        let (hashes, clock, known) = (Arc::new(hashes), self.clock.clone(), self.known.clone());
+        let look = move |open: &mut Open| read::find(open, &known, &hashes, clock.now());
+        let seen = self.connections.reader().run(look.clone()).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(seen.behind).await?;
+        Ok(self.connections.reader().run(look).await?.value)
     }
 
     async fn policy(&self) -> error::Result<Option<Mark>> {
@@ -167,13 +135,18 @@ impl SqliteStore {
         self.writing(move |open, known, clock| post::catch_up(open, known, clock, behind)).await
     }
 
-    /// Goes on with the indexes, where a part of them is due.
-    fn answered<T>(&self, (posted, is_due): (T, bool)) -> T {
+    async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
+        let post = move |open: &mut Open, known: &Known, clock: &Clock| {
+            let posted = post::post(open, known, clock, &postings)?;
+            // What is committed is answered, whatever this says.
+            Ok((posted, matches!(index::due(&open.connection), Ok(Some(_)))))
+        };
+        let (posted, is_due) = self.writing(post).await?;
         if is_due {
             let known = self.known.clone();
             self.connections.writer().run_later(move |open| index::catch_up(open, &known));
         }
-        posted
+        Ok(posted)
     }
 
     /// Reads; where that saw what is behind, brings it up to date and reads once more.
@@ -223,16 +196,11 @@ fn answer<'a, T>(work: impl Future<Output = error::Result<T>> + Send + 'a) -> Bo
 
 impl Store for SqliteStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        let hashes = hashes.to_vec();
-        answer(self.beside(self.connections.reader(), move |parts| parts.find(&hashes)))
+        answer(self.found(hashes.to_vec()))
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
-        let postings = postings.to_vec();
-        answer(async move {
-            let posted = self.beside(self.connections.writer(), move |parts| parts.post(&postings)).await?;
-            Ok(self.answered(posted))
-        })
+        answer(self.posted(postings.to_vec()))
     }
 
     fn change<'a>(
@@ -293,26 +261,12 @@ impl Store for SqliteStore {
         self.report(move |connection| uses::last(connection, &keys))
     }
 
-    fn blocking(&self) -> Option<&dyn BlockingStore> {
-        Some(self)
-    }
-
     fn width(&self) -> Width {
         Width { lookups: self.connections.readers(), postings: 1 }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.connections.close())
-    }
-}
-
-impl BlockingStore for SqliteStore {
-    fn blocking_find(&self, hashes: &[TokenHash]) -> StoreResult<Vec<Option<Found>>> {
-        self.parts().find(hashes).map_err(store_error)
-    }
-
-    fn blocking_post(&self, postings: &[Posting]) -> StoreResult<Vec<Result<Posted, Refusal>>> {
-        self.parts().post(postings).map(|posted| self.answered(posted)).map_err(store_error)
     }
 }
 

@@ -16,7 +16,6 @@ use tokio::net::TcpListener;
 
 pub(crate) use client::{Client, Seen, Version, raw};
 pub(crate) use logs::{capture_logs, logged};
-use spy::SpyStore;
 pub(crate) use spy::{Fault, Faults, Spy, Vouches, is_hold, is_open, is_pay, is_settle};
 
 /// Only a hang gets here.
@@ -66,16 +65,7 @@ impl World {
     }
 
     pub(crate) fn on(builder: Builder, store: Box<dyn Store>) -> Self {
-        let blocks = store.blocking().is_some();
-        Self::spying(builder, spy::on(store, blocks))
-    }
-
-    /// The lanes have threads of their own, whatever the store would have.
-    pub(crate) fn in_threads(builder: Builder, store: Box<dyn Store>) -> Self {
-        Self::spying(builder, spy::on(store, true))
-    }
-
-    fn spying(builder: Builder, (store, spy): (SpyStore, std::sync::Arc<Spy>)) -> Self {
+        let (store, spy) = spy::on(store);
         Self { keys: builder.build(store), spy }
     }
 

@@ -1,14 +1,11 @@
 //! A store that tells what it was asked, and breaks when it is told to.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake};
-use std::thread::{self, Thread};
 
 use agentkey::ledger::{Action, Change, Posted, Posting, Rules};
-use agentkey::store::{BlockingStore, BoxFuture, Changed, Found, KeyQuery, Mark, StoreResult, Width};
+use agentkey::store::{BoxFuture, Changed, Found, KeyQuery, Mark, StoreResult, Width};
 use agentkey::{
     Account, AccountId, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError, TokenHash,
     Usage, UsageQuery,
@@ -21,8 +18,6 @@ use tokio::sync::watch;
 pub(crate) struct SpyStore {
     store: Box<dyn Store>,
     spy: Arc<Spy>,
-    /// Whether it takes the threads that it is lent.
-    blocks: bool,
 }
 
 /// What the tests see of it.
@@ -103,7 +98,7 @@ impl Faults {
     }
 }
 
-pub(crate) fn on(store: Box<dyn Store>, blocks: bool) -> (SpyStore, Arc<Spy>) {
+pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
     let spy = Arc::new(Spy {
         finds: AtomicUsize::new(0),
         posted: watch::Sender::default(),
@@ -111,7 +106,7 @@ pub(crate) fn on(store: Box<dyn Store>, blocks: bool) -> (SpyStore, Arc<Spy>) {
         uses: Mutex::default(),
         closed: Mutex::new(false),
     });
-    (SpyStore { store, spy: spy.clone(), blocks }, spy)
+    (SpyStore { store, spy: spy.clone() }, spy)
 }
 
 impl Spy {
@@ -247,10 +242,6 @@ impl Store for SpyStore {
         self.store.mark_at_hand().filter(|_| self.spy.faults.borrow().vouches == Vouches::Well)
     }
 
-    fn blocking(&self) -> Option<&dyn BlockingStore> {
-        self.blocks.then_some(self)
-    }
-
     fn width(&self) -> Width {
         self.store.width()
     }
@@ -259,34 +250,6 @@ impl Store for SpyStore {
         // The store stays open, so that the tests can look into its books.
         *self.spy.closed.lock().unwrap() = true;
         Box::pin(std::future::ready(()))
-    }
-}
-
-impl BlockingStore for SpyStore {
-    fn blocking_find(&self, hashes: &[TokenHash]) -> StoreResult<Vec<Option<Found>>> {
-        block_on(self.find(hashes))
-    }
-
-    fn blocking_post(&self, postings: &[Posting]) -> StoreResult<Vec<Result<Posted, Refusal>>> {
-        block_on(self.post(postings))
-    }
-}
-
-/// Blocks this thread, which may be one of a runtime's.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(thread::current())).into();
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
     }
 }
 
