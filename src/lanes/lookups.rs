@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::cache::{Asked, Cache};
@@ -64,6 +65,11 @@ async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        // Requests that can go on now come along: a question costs more than ten look-ups in it.
+        yield_now().await;
+        while batch.len() < BATCH && let Ok(lookup) = waiting.try_recv() {
+            batch.push(lookup);
+        }
         let now = Instant::now();
         batch.retain(|lookup| !lookup.answer.is_closed());
         // Behind a store that does not answer, those who came first have waited long enough for all.

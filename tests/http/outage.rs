@@ -1,5 +1,6 @@
 //! A store that is down, slow, forgetful or poisoned: 503 in bounded time, and nothing is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::Posting;
@@ -8,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::Request;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Barrier, mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
@@ -139,13 +140,21 @@ async fn a_payment_of_unknown_fate_is_taken_back() {
 async fn charges_that_ended_in_an_outage_are_all_there_after_it() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme())).await;
-    let addr = serve(app(&world)).await;
+    // A hold in one batch with a settle would be down with it.
+    let all_hold = Arc::new(Barrier::new(30));
+    let work = async move |charge: Charge| -> Answer {
+        charge.hold(Amount::cents(10)).await?;
+        all_hold.wait().await;
+        charge.add(Amount::cents(3));
+        Ok("done")
+    };
+    let addr = serve(Router::new().route("/", get(work)).layer(world.layer())).await;
     world.spy.set(Faults::posts(Fault::Down).only(is_settle));
     let clients = Version::BOTH.map(|version| Client::new(version, addr, &token));
     let mut requests = JoinSet::new();
     for number in 0..30 {
         let client = clients[number % 2].clone();
-        requests.spawn(async move { client.get("/work").await });
+        requests.spawn(async move { client.get("/").await });
     }
     world.spy.arrived(30, is_settle).await;
     world.spy.mend();
