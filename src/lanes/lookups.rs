@@ -67,7 +67,9 @@ async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         // Requests that can go on now come along: a question costs more than ten look-ups in it.
         yield_now().await;
-        while batch.len() < BATCH && let Ok(lookup) = waiting.try_recv() {
+        while batch.len() < BATCH
+            && let Ok(lookup) = waiting.try_recv()
+        {
             batch.push(lookup);
         }
         let now = Instant::now();
