@@ -5,6 +5,7 @@ mod audit;
 mod batches;
 mod behind_pgbouncer;
 mod host_sql;
+mod in_the_way;
 mod interrupted;
 mod isolation;
 mod neighbours;

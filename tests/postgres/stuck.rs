@@ -1,5 +1,7 @@
 //! A server that answers nothing, because somebody else has locked the tables.
 
+use std::process::Command;
+
 use agentkey::AgentKeys;
 use http::StatusCode;
 use sqlx::Connection;
@@ -45,28 +47,47 @@ async fn a_locked_table_is_a_503_until_it_is_free() {
     audit::figures(&pool).await;
 }
 
+/// Stands still until this is dropped.
+struct Stopped(i32);
+
+impl Stopped {
+    fn process(pid: i32) -> Self {
+        signal("-STOP", pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal("-CONT", self.0);
+    }
+}
+
+fn signal(signal: &str, pid: i32) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
 /// The client has its 503 and the charge is settled; only then does the server come to the payment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_that_was_given_up_is_not_charged_later() {
-    let Some(server) = Server::shared() else { return };
+    let Some(server) = Server::start(&[]) else { return };
     let database = server.database().await;
     let keys = impatient(database.url(), Duration::from_secs(60)).await;
     let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     let (service, token) = (Service::new(&keys), created.token.expose());
     assert_eq!(service.ask("/pay/before", token).await.0, StatusCode::OK);
-    let mut locker = PgConnection::connect(database.url()).await.unwrap();
-    let mut lock = locker.begin().await.unwrap();
-    // Whoever inserts waits, whoever reads does not.
-    sqlx::raw_sql("LOCK TABLE agentkey_entries IN SHARE MODE").execute(&mut *lock).await.unwrap();
+    let pool = host(database.url()).await;
+    let of_lane = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'agentkey' AND query LIKE 'WITH moved%'";
+    let pid: i32 = sqlx::query_scalar(of_lane).fetch_one(&pool).await.unwrap();
+    let stopped = Stopped::process(pid);
 
     assert_eq!(service.ask("/pay/late", token).await.0, StatusCode::SERVICE_UNAVAILABLE);
     keys.shutdown().await; // What the charge owes is settled.
-    let pool = host(database.url()).await;
-    let of_store = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name = 'agentkey' AND backend_type = 'client backend'";
-    assert_eq!(count(&pool, of_store).await, 1, "the payment still waits");
-    lock.rollback().await.unwrap();
-    until(async || count(&pool, of_store).await == 0).await;
+    let of_store = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    assert_eq!(count(&pool, of_store.as_str()).await, 1, "the payment still waits");
+    drop(stopped);
+    until(async || count(&pool, of_store.as_str()).await == 0).await;
 
     audit::not_charged(&pool, &["late".to_owned()]).await;
     audit::figures(&pool).await;

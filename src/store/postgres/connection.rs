@@ -33,13 +33,20 @@ pub(super) struct Session {
     pub(super) transactions_only: bool,
     /// How long to wait for a connection.
     pub(super) acquire_timeout: Duration,
-    /// In a session that was set up.
+    lookups: Kind,
+    /// Nobody waits long for a row that somebody else keeps.
+    postings: Kind,
+    /// What is asked now and then, in a session of the pool's, which has the settings of its database.
+    others: Kind,
+    /// The same for what must not keep rows of others while it waits.
+    hasty: Kind,
+}
+
+/// How sessions of a kind are begun and used.
+#[derive(Clone, Debug)]
+struct Kind {
+    set_up: Option<Sql>,
     begin: Sql,
-    /// The same, for postings: nobody waits long for an account that somebody else keeps.
-    begin_posting: Sql,
-    /// In any session.
-    begin_anywhere: Sql,
-    set_up: Sql,
 }
 
 impl Session {
@@ -47,28 +54,36 @@ impl Session {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
         // Plans are made once and by index, whatever the statistics of a young table say. What a commit promises
         // is never less than a flush of the server's own log.
-        let set = |local: bool| {
+        let set = |local: bool, lock_timeout: &str| {
             format!(
                 "SELECT set_config('statement_timeout', '{timeout}', {local}), \
                  set_config('plan_cache_mode', 'force_generic_plan', {local}), \
                  set_config('enable_seqscan', 'off', {local}), set_config('enable_hashjoin', 'off', {local}), \
                  set_config('enable_mergejoin', 'off', {local}), set_config('jit', 'off', {local}), \
                  set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' \
-                 ELSE current_setting('synchronous_commit') END, {local})"
+                 ELSE current_setting('synchronous_commit') END, {local}){lock_timeout}"
             )
         };
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
         let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
             set_config('default_transaction_read_only', 'off', false)";
-        let anywhere = format!("{begin}; {}", set(true));
-        let begin = if transactions_only { anywhere.clone() } else { begin.to_owned() };
+        let lock_timeout = |local: bool| format!(", set_config('lock_timeout', '{LOCK_TIMEOUT}', {local})");
+        let anywhere =
+            |lock_timeout: &str| Kind { set_up: None, begin: format!("{begin}; {}", set(true, lock_timeout)).into() };
+        let lane = |local_timeout: &str, timeout: &str| match transactions_only {
+            true => anywhere(local_timeout),
+            false => Kind {
+                set_up: Some(format!("{}, {defaults}", set(false, timeout)).into()),
+                begin: begin.to_owned().into(),
+            },
+        };
         Self {
             transactions_only,
             acquire_timeout,
-            begin_posting: format!("{begin}; SET LOCAL lock_timeout = {LOCK_TIMEOUT}").into(),
-            begin: begin.into(),
-            begin_anywhere: anywhere.into(),
-            set_up: format!("{}, {defaults}", set(false)).into(),
+            lookups: lane("", ""),
+            postings: lane(&lock_timeout(true), &lock_timeout(false)),
+            others: anywhere(""),
+            hasty: anywhere(&lock_timeout(true)),
         }
     }
 
@@ -78,7 +93,7 @@ impl Session {
     }
 }
 
-/// How long postings wait for the row of an account, in milliseconds: longer than other instances of ours keep one.
+/// How long postings wait for a row, in milliseconds: longer than other instances of ours keep one.
 const LOCK_TIMEOUT: u32 = 100;
 
 impl Connections {
@@ -117,20 +132,29 @@ impl Connections {
     }
 
     pub(super) async fn lookup(&self) -> sqlx::Result<Held<'_>> {
-        self.slot(&self.lookups).await
+        self.slot(&self.lookups, &self.session.lookups).await
     }
 
     pub(super) async fn posting(&self) -> sqlx::Result<Held<'_>> {
-        self.slot(&self.postings).await
+        self.slot(&self.postings, &self.session.postings).await
     }
 
     /// A connection for what is asked now and then.
     pub(super) async fn other(&self) -> sqlx::Result<Held<'_>> {
-        let connection = self.acquire().await?;
-        Ok(Held { place: Place::Pool(Box::new(connection)), session: &self.session, spoiled: true })
+        self.of_pool(&self.session.others).await
     }
 
-    async fn slot<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<Held<'a>> {
+    /// The same for what locks many accounts: it gives up soon where somebody keeps one of them.
+    pub(super) async fn hasty(&self) -> sqlx::Result<Held<'_>> {
+        self.of_pool(&self.session.hasty).await
+    }
+
+    async fn of_pool<'a>(&'a self, kind: &'a Kind) -> sqlx::Result<Held<'a>> {
+        let connection = self.acquire().await?;
+        Ok(Held { place: Place::Pool(Box::new(connection)), session: &self.session, kind, spoiled: true })
+    }
+
+    async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> sqlx::Result<Held<'a>> {
         let mut open = self.free(slots).await?;
         if self.closed.load(Ordering::SeqCst) {
             return Err(sqlx::Error::PoolClosed);
@@ -139,12 +163,12 @@ impl Connections {
             let mut connection = self.acquire().await?;
             // What we set in it is nobody else's.
             connection.close_on_drop();
-            if !self.session.transactions_only {
-                self.session.set_up.query().execute(&mut *connection).await?;
+            if let Some(set_up) = &kind.set_up {
+                set_up.query().execute(&mut *connection).await?;
             }
             *open = Some(connection);
         }
-        Ok(Held { place: Place::Slot(open), session: &self.session, spoiled: true })
+        Ok(Held { place: Place::Slot(open), session: &self.session, kind, spoiled: true })
     }
 
     async fn free<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<MutexGuard<'a, Option<PoolConnection<Postgres>>>> {
@@ -181,6 +205,7 @@ type Slot = Mutex<Option<PoolConnection<Postgres>>>;
 pub(super) struct Held<'a> {
     place: Place<'a>,
     session: &'a Session,
+    kind: &'a Kind,
     spoiled: bool,
 }
 
@@ -197,7 +222,7 @@ impl Held<'_> {
         if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
             return self.connection()?.fetch_all(query).await;
         }
-        let begin = self.beginning().text();
+        let begin = self.kind.begin.text();
         let mut tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
         let rows = tx.fetch_all(query).await?;
         tx.commit().await?;
@@ -206,28 +231,9 @@ impl Held<'_> {
 
     /// A transaction. Without a commit it is undone.
     pub(super) async fn begin(&mut self) -> sqlx::Result<Work<'_>> {
-        let begin = self.beginning().text();
-        self.begin_by(begin).await
-    }
-
-    /// The same, for postings.
-    pub(super) async fn begin_posting(&mut self) -> sqlx::Result<Work<'_>> {
-        let begin = self.session.begin_posting.text();
-        self.begin_by(begin).await
-    }
-
-    async fn begin_by(&mut self, begin: std::sync::Arc<str>) -> sqlx::Result<Work<'_>> {
-        let session = self.session;
+        let (session, begin) = (self.session, self.kind.begin.text());
         let tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
         Ok(Work { tx, session })
-    }
-
-    /// A session of the pool's has the settings of its database.
-    fn beginning(&self) -> &Sql {
-        match self.place {
-            Place::Slot(_) => &self.session.begin,
-            Place::Pool(_) => &self.session.begin_anywhere,
-        }
     }
 
     /// Lets go. After an error that is not the server's own answer the connection is not trusted any more.

@@ -17,7 +17,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 
 /// Another attempt cannot help where the statement or what it was given is wrong. All else may pass: others in the
 /// way, a server that is starting, a standby, a password or a right that is being changed.
-fn is_transient(error: &sqlx::Error) -> bool {
+pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Io(_) | E::Protocol(_) => true,

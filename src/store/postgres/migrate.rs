@@ -12,10 +12,11 @@ use super::error::told;
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../migrations/postgres/0002_adoption.sql"),
     include_str!("../../../migrations/postgres/0003_sweep.sql"),
+    include_str!("../../../migrations/postgres/0004_next_expiry.sql"),
 ];
 
 /// Our own table of keys.

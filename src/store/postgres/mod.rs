@@ -267,19 +267,41 @@ impl Inner {
         held.after(seen)
     }
 
+    /// What somebody keeps locked, or what makes no sense, keeps no other account from being swept.
     async fn swept(&self) -> sqlx::Result<usize> {
-        let mut total = 0;
+        let (mut total, mut passed_over) = (0, Vec::new());
         loop {
             let mut held = self.connections.other().await?;
-            let overdue = read::overdue(&mut held, &self.reads, self.clock.now()).await;
+            let overdue = read::overdue(&mut held, &self.reads, self.clock.now(), &passed_over).await;
             // An idle service finds none, and writes nothing.
             let overdue = held.after(overdue)?;
             if overdue.is_empty() {
                 return Ok(total);
             }
             // Where none had run out, it is known now when the next one does.
-            total += self.catch_up(&overdue).await?;
+            match self.catch_up(&overdue).await {
+                Ok(ended) => total += ended,
+                Err(error) if is_lost(&error) => return Err(error),
+                Err(_) => total += self.caught_up_alone(overdue.accounts, &mut passed_over).await?,
+            }
         }
+    }
+
+    /// Each of these accounts by itself.
+    async fn caught_up_alone(&self, accounts: Vec<AccountId>, passed_over: &mut Vec<AccountId>) -> sqlx::Result<usize> {
+        let mut total = 0;
+        for account in accounts {
+            let behind = Behind { accounts: vec![account.clone()], keys: Vec::new() };
+            match self.catch_up(&behind).await {
+                Ok(ended) => total += ended,
+                Err(error) if is_lost(&error) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, %account, "agentkey could not end the holds of an account that have run out");
+                    passed_over.push(account);
+                }
+            }
+        }
+        Ok(total)
     }
 }
 

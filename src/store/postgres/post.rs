@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
-use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked, is_lost};
+use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked, is_lost, is_transient};
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::read::lineages;
@@ -184,7 +184,7 @@ impl Inner {
                     self.known.forget_all();
                 }
                 self.known.forget(bases.iter().map(|basis| &basis.account));
-                let later = is_duplicate(&error) || is_contention(&error);
+                let later = is_duplicate(&error) || is_contention(&error) || is_locked(&error);
                 let ended = held.after(Err(error));
                 return if later { Ok(Vec::new()) } else { ended };
             }
@@ -210,25 +210,29 @@ impl Inner {
         Ok(again)
     }
 
-    /// Decides under the lock of the accounts. Of those that somebody else keeps locked, the others do not wait.
+    /// Decides under the lock of the accounts. What somebody else keeps locked, or what cannot be decided, keeps nothing
+    /// else from being posted.
     async fn behind_the_lock(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
-        match self.in_one_transaction(postings).await {
-            Err(error) if is_locked(&error) => {}
-            posted => return posted,
-        }
         let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
-        for account in Needs::of(postings).accounts {
-            let (places, own): (Vec<_>, Vec<_>) =
-                postings.iter().cloned().enumerate().filter(|(_, posting)| posting.account == account).unzip();
+        let mut groups = vec![(0..postings.len()).collect::<Vec<_>>()];
+        while let Some(places) = groups.pop() {
+            let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).cloned().collect();
             match self.in_one_transaction(&own).await {
-                Err(error) if is_locked(&error) => {}
-                posted => {
-                    for (place, answer) in places.into_iter().zip(posted?) {
+                Ok(posted) => {
+                    for (place, answer) in places.into_iter().zip(posted) {
                         if let Some(slot) = answers.get_mut(place) {
                             *slot = answer;
                         }
                     }
                 }
+                Err(error) if is_locked(&error) || postings.len() > 1 && !is_transient(&error) => {
+                    let parts = parts(places, &own, is_locked(&error));
+                    if parts.is_empty() && !is_locked(&error) {
+                        tracing::warn!(%error, postings = own.len(), "agentkey could not post");
+                    }
+                    groups.extend(parts.into_iter().rev());
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(answers)
@@ -239,7 +243,7 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.posting().await?;
             let posted = async {
-                let mut work = held.begin_posting().await?;
+                let mut work = held.begin().await?;
                 let posted = self.post_in(&mut work.statements(), postings, &needs).await?;
                 work.commit().await?;
                 Ok(posted)
@@ -284,17 +288,17 @@ impl Inner {
         postings: &[Posting],
         needs: &Needs,
     ) -> sqlx::Result<Vec<Answer>> {
-        let Loaded { mut book, bases } = self.load(statements, needs).await?;
+        let Loaded { mut book, bases, due } = self.load(statements, needs).await?;
         let posted = postings.iter().map(|posting| book.post(posting)).collect();
         let owners = postings.iter().map(|posting| (posting.key, posting.account.clone()));
-        self.write(statements, &mut book, &bases, owners).await?;
+        self.write(statements, &mut book, (&bases, &due), owners).await?;
         Ok(posted)
     }
 
     /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
     pub(super) async fn catch_up(&self, behind: &Behind) -> sqlx::Result<usize> {
         for _ in 0..ATTEMPTS {
-            let mut held = self.connections.other().await?;
+            let mut held = self.connections.hasty().await?;
             let done = async {
                 let mut work = held.begin().await?;
                 let ended = self.catch_up_in(&mut work.statements(), behind).await?;
@@ -320,8 +324,8 @@ impl Inner {
         let mut accounts = behind.accounts.clone();
         accounts.sort_unstable();
         let needs = Needs { accounts, keys: behind.keys.clone(), ..Needs::default() };
-        let Loaded { mut book, bases } = self.load(statements, &needs).await?;
-        let written = self.write(statements, &mut book, &bases, std::iter::empty()).await?;
+        let Loaded { mut book, bases, due } = self.load(statements, &needs).await?;
+        let written = self.write(statements, &mut book, (&bases, &due), std::iter::empty()).await?;
         Ok(written.changed_holds.len())
     }
 
@@ -329,7 +333,7 @@ impl Inner {
     async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
         let now = self.clock.now();
-        let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()) };
+        let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()), due: HashSet::new() };
         let due: Vec<_> =
             accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
         let expiries = match due.is_empty() {
@@ -337,6 +341,9 @@ impl Inner {
             false => self.load_overdue(statements, &due, &mut loaded.book).await?,
         };
         for AccountRow { account, version, changed_at, next_expiry, last_entry } in accounts {
+            if expiries.contains_key(&account.id) {
+                loaded.due.insert(account.id.clone());
+            }
             let next_expiry = expiries.get(&account.id).copied().unwrap_or(next_expiry);
             let id = account.id.clone();
             loaded.bases.push(Basis { account: id, version, next_expiry, last_entry, keys: Vec::new() });
@@ -394,9 +401,6 @@ impl Inner {
             let mut cells = Cells::of(row);
             expiries.insert(cells.account_id()?, cells.maybe_instant()?);
         }
-        let (ids, next): (Vec<_>, Vec<_>) =
-            expiries.iter().map(|(account, next)| (account.as_str().to_owned(), next.map(Instant))).unzip();
-        statements.run(self.loads.put_next_expiry.query().bind(ids).bind(next)).await?;
         Ok(expiries)
     }
 
@@ -461,7 +465,7 @@ impl Inner {
         &self,
         statements: &mut Statements<'_>,
         book: &mut Book,
-        bases: &[Basis],
+        (bases, due): (&[Basis], &HashSet<AccountId>),
         owners: impl Iterator<Item = (KeyId, AccountId)>,
     ) -> sqlx::Result<Changes> {
         let of_keys: HashMap<_, _> = book.keys().map(|key| (key.id, key.account.clone())).collect();
@@ -470,6 +474,14 @@ impl Inner {
         owners.claims.extend(owners.balances.clone());
         owners.balances.extend(of_keys);
         let changes = book.take_changes();
+        // What is written takes `next_expiry` with it; where nothing is, it is all that changes.
+        let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
+        let only = bases.iter().filter(|basis| due.contains(&basis.account) && !changed.contains(&basis.account));
+        let (ids, next): (Vec<_>, Vec<_>) =
+            only.map(|basis| (basis.account.as_str().to_owned(), basis.next_expiry.map(Instant))).unzip();
+        if !ids.is_empty() {
+            statements.run(self.loads.put_next_expiry.query().bind(ids).bind(next)).await?;
+        }
         if changes.is_empty() {
             return Ok(changes);
         }
@@ -498,6 +510,24 @@ impl Inner {
 struct Loaded {
     book: Book,
     bases: Vec<Basis>,
+    /// Those whose `next_expiry` had come, and is another now.
+    due: HashSet<AccountId>,
+}
+
+/// Smaller groups of postings that failed together: of each account, then each by itself, unless the account is locked.
+fn parts(places: Vec<usize>, own: &[Posting], is_locked: bool) -> Vec<Vec<usize>> {
+    let accounts = Needs::of(own).accounts;
+    match accounts.len() {
+        0 | 1 if is_locked || own.len() == 1 => Vec::new(),
+        0 | 1 => places.into_iter().map(|place| vec![place]).collect(),
+        _ => {
+            let of = |account: &AccountId| {
+                let own = places.iter().zip(own).filter(|(_, posting)| posting.account == *account);
+                own.map(|(place, _)| *place).collect()
+            };
+            accounts.iter().map(of).collect()
+        }
+    }
 }
 
 fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {

@@ -64,7 +64,7 @@ impl Reads {
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
             keys_of_parent: listing("k.{k.parent} = $1"),
             overdue: layout
-                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= $1 ORDER BY a.next_expiry LIMIT 100"),
+                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= $1 AND a.id <> ALL ($2::text[]) ORDER BY a.next_expiry LIMIT 100"),
         }
     }
 
@@ -119,7 +119,16 @@ fn member(row: &PgRow, columns: &KeyColumns) -> sqlx::Result<Member> {
     let (place, depth, retires_at) = (cells.read()?, cells.read()?, cells.maybe_instant()?);
     let (key, stamp) = cells.key(columns)?;
     let key = key.understood().map(|key| (key, stamp));
-    Ok(Member { place, depth, retires_at, key, account: cells.maybe_account()? })
+    let (key, account) = match cells.maybe_account() {
+        // It takes its keys out of service, and not those that are looked up with them.
+        Err(sqlx::Error::Decode(error)) => {
+            let account = key.as_ref().map(|(row, _)| tracing::field::display(&row.key.account));
+            tracing::error!(%error, account, "the row of an account makes no sense: its keys are not found");
+            (None, None)
+        }
+        account => (key, account?),
+    };
+    Ok(Member { place, depth, retires_at, key, account })
 }
 
 /// The members of each lineage, with the place that it was asked for.
@@ -266,9 +275,15 @@ pub(super) async fn keys(
     Ok(seen)
 }
 
-/// Some accounts in which holds may have run out, those first that wait longest.
-pub(super) async fn overdue(held: &mut Held<'_>, reads: &Reads, now: Timestamp) -> sqlx::Result<Behind> {
-    let rows = held.fetch(reads.overdue.query().bind(Instant(now))).await?;
+/// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
+pub(super) async fn overdue(
+    held: &mut Held<'_>,
+    reads: &Reads,
+    now: Timestamp,
+    but: &[AccountId],
+) -> sqlx::Result<Behind> {
+    let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
+    let rows = held.fetch(reads.overdue.query().bind(Instant(now)).bind(but)).await?;
     let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
     Ok(Behind { accounts, keys: Vec::new() })
 }

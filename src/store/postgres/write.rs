@@ -141,9 +141,8 @@ const FULL_HOLDS: (&str, &str, &[Param]) = (
 );
 
 const CHANGED_HOLDS: &str = ", changed_holds AS (UPDATE {holds} h SET {set} \
-    FROM (SELECT w.*, h.tid FROM (SELECT generate_subscripts({c.account}, 1) AS i, unnest({c.account}) AS account{columns} \
-    OFFSET 0) w CROSS JOIN LATERAL (SELECT h.ctid AS tid FROM {holds} h WHERE h.id = {c.id}[w.i] OFFSET 0) h \
-    WHERE {stands}) w WHERE h.ctid = w.tid)";
+    FROM (SELECT w.*, {c.id}[w.i] AS id FROM (SELECT generate_subscripts({c.account}, 1) AS i, unnest({c.account}) AS account{columns} \
+    OFFSET 0) w WHERE {stands} OFFSET 0) w WHERE h.id = w.id)";
 
 const ENDED_HOLDS: (&str, &str, &[Param]) = ("state = 'over'", "", &[("c.id", "uuid[]"), ("c.account", "int4[]")]);
 
@@ -199,10 +198,9 @@ const CLAIMS: (&str, &[Param]) = (
     unnest({i.entry}) AS entry OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
     fingerprint = excluded.fingerprint, owner = excluded.owner, in_flight_until = excluded.in_flight_until, \
     entry = excluded.entry), \
-    dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.*, c.tid FROM (SELECT unnest({d.key}) AS key_id, \
-    unnest({d.account}) AS account, unnest({d.claim}) AS idempotency_key OFFSET 0) w CROSS JOIN LATERAL \
-    (SELECT c.ctid AS tid FROM {claims} c WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
-    OFFSET 0) c WHERE {stands}) w WHERE c.ctid = w.tid)",
+    dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.* FROM (SELECT unnest({d.key}) AS key_id, \
+    unnest({d.account}) AS account, unnest({d.claim}) AS idempotency_key OFFSET 0) w WHERE {stands} OFFSET 0) w \
+    WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key)",
     &[
         ("i.key", "int8[]"),
         ("i.account", "int4[]"),

@@ -1,0 +1,249 @@
+//! Rows that the host touches or keeps while we write, and rows that make no sense: no charge and no hold is lost over
+//! them, and nobody else waits for them.
+
+use agentkey::ledger::{Claim, ClaimRef};
+use agentkey::{PostingId, Refusal, Store, TokenHash};
+
+use super::*;
+use crate::postgres_server::Server;
+
+const WAITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+const LIVE: &str = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
+
+fn open(key: &Key, claim: &str) -> Posting {
+    let action = Action::Open { claim: Some(Claim::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+    Posting::new(key.account.clone(), key.id, action)
+}
+
+/// Not plain, so decided under the lock of the account.
+fn settle_voiding(key: &Key, holds: Vec<PostingId>, claim: Option<ClaimRef>) -> Posting {
+    let (void, cost) = (vec![PostingId::new()], Amount::cents(1));
+    let action = Action::Settle { holds, void, cost, note: Note::default(), claim };
+    Posting::new(key.account.clone(), key.id, action)
+}
+
+fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
+    matches!(answer, Err(Refusal::Unavailable { .. }))
+}
+
+/// As a lane does it.
+async fn until_decided(world: &World<PostgresStore>, posting: &Posting) {
+    while is_unavailable(&world.store.post(std::slice::from_ref(posting)).await.unwrap()[0]) {}
+}
+
+/// Pays a cent in a transaction of the host's, and commits it.
+fn paying(world: &Arc<World<PostgresStore>>, pool: &PgPool, key: &Key) -> tokio::task::JoinHandle<()> {
+    let (world, pool, key) = (world.clone(), pool.clone(), key.clone());
+    tokio::spawn(async move {
+        let mut tx = pool.begin().await.unwrap();
+        let (amount, note) = (Amount::cents(1), Note::default());
+        world.store.pay_in(&mut tx, &key.account, key.id, amount, note).await.unwrap();
+        tx.commit().await.unwrap();
+    })
+}
+
+/// A transaction of the host's that has touched rows, and says nothing new of them.
+async fn touching(pool: &PgPool, sql: impl Into<String>) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut *tx).await.unwrap();
+    tx
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transaction() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&hold(&key, 60)).await.is_ok());
+    world.clock.advance(Duration::from_secs(61));
+    let locked = touching(&pool, "LOCK TABLE agentkey_entries IN SHARE MODE").await;
+    let paid = paying(&world, &pool, &key);
+    until(async || count(&pool, WAITING).await > 0).await;
+    execute(&pool, format!("UPDATE agent_keys SET name = 'changed' WHERE id = {}", key.id)).await;
+    locked.rollback().await.unwrap();
+    paid.await.unwrap();
+
+    world.store.sweep().await.unwrap();
+    assert_eq!((count(&pool, LIVE).await, cents(&world, &key).await), (0, (1, 0)));
+    audit::figures(&pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&hold(&key, 60)).await.is_ok());
+    world.clock.advance(Duration::from_secs(61));
+    let touched = touching(&pool, "UPDATE agentkey_holds SET labels = labels").await;
+    let paid = paying(&world, &pool, &key);
+    until(async || count(&pool, WAITING).await > 0).await;
+    touched.commit().await.unwrap();
+    paid.await.unwrap();
+
+    assert_eq!((count(&pool, LIVE).await, cents(&world, &key).await), (0, (1, 0)));
+    audit::figures(&pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let held = hold(&key, 60);
+    assert!(world.post(&held).await.is_ok());
+    let touched = touching(&pool, "UPDATE agentkey_holds SET labels = labels").await;
+    let (posting, settled) = (world.clone(), settle(&held, 10));
+    let posted = tokio::spawn(async move { until_decided(&posting, &settled).await });
+    until(async || count(&pool, WAITING).await > 0).await;
+    touched.commit().await.unwrap();
+    posted.await.unwrap();
+
+    world.clock.advance(Duration::from_secs(40));
+    assert!(world.post(&hold(&key, 90)).await.is_ok(), "all that is left");
+    world.clock.advance(Duration::from_secs(21));
+    world.store.sweep().await.unwrap();
+    assert!(world.post(&hold(&key, 1)).await.is_err(), "10 are spent and 90 held, of 100");
+    audit::figures(&pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let opened = open(&key, "once");
+    assert!(world.post(&opened).await.is_ok());
+    let touched = touching(&pool, "UPDATE agentkey_claims SET entry = entry").await;
+    let claim = Some(ClaimRef::new("once", opened.id));
+    let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
+    let let_go = Posting::new(key.account.clone(), key.id, Action::Settle { holds, void, cost, note, claim });
+    let posting = world.clone();
+    let posted = tokio::spawn(async move { until_decided(&posting, &let_go).await });
+    until(async || count(&pool, WAITING).await > 0).await;
+    touched.commit().await.unwrap();
+
+    posted.await.unwrap();
+    assert_eq!(count(&pool, "SELECT count(*) FROM agentkey_claims").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
+    assert!(world.post_all(&[pay(&kept, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
+    let lock = format!("SELECT 1 FROM agentkey_balances WHERE key_id = {} FOR UPDATE", kept.id);
+    let locked = touching(&pool, lock).await;
+    let (late, neighbour) = (pay(&kept, 2), pay(&other, 2));
+
+    let posted = world.store.post(&[late.clone(), neighbour]).await.unwrap();
+    assert!(is_unavailable(&posted[0]) && posted[1].is_ok(), "{posted:?}");
+    locked.rollback().await.unwrap();
+    assert!(world.post(&late).await.is_ok());
+    assert_eq!((cents(&world, &kept).await, cents(&world, &other).await), ((3, 0), (3, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_the_host_is_making_stalls_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let other = key(&world, "other", 100).await;
+    let hash = TokenHash::of("made by the host");
+    execute(&pool, format!("INSERT INTO agent_keys (account_id, key_hash) VALUES ('new', '{hash}')")).await;
+    let found = world.store.find(&[hash]).await.unwrap().pop().flatten().unwrap();
+    let new = found.lineage.key().clone();
+    let mut tx = pool.begin().await.unwrap();
+    world.store.pay_in(&mut tx, &new.account, new.id, Amount::cents(1), Note::default()).await.unwrap();
+
+    let posted = world.store.post(&[pay(&new, 1), settle_voiding(&other, Vec::new(), None)]).await.unwrap();
+    assert!(is_unavailable(&posted[0]) && posted[1].is_ok(), "{posted:?}");
+    drop(tx);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
+    let held = hold(&bad, 5);
+    assert!(world.post_all(&[pay(&good, 1), held.clone(), pay(&bad, 1)]).await.iter().all(Result::is_ok));
+    execute(&pool, "UPDATE agentkey_holds SET labels = '[]'").await;
+
+    let poison = settle_voiding(&bad, vec![held.id], None);
+    let (same, other) = (settle_voiding(&bad, Vec::new(), None), settle_voiding(&good, Vec::new(), None));
+    let posted = world.store.post(&[pay(&good, 1), poison, same, other]).await.unwrap();
+    assert!(is_unavailable(&posted[1]), "{posted:?}");
+    assert!(posted[0].is_ok() && posted[2].is_ok() && posted[3].is_ok(), "{posted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_from_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let (good, kept) = (key(&world, "good", 100).await, key(&world, "kept", 100).await);
+    let odd = key(&world, "odd", 100).await;
+    assert!(world.post_all(&[hold(&good, 5), hold(&kept, 5), hold(&odd, 5)]).await.iter().all(Result::is_ok));
+    execute(&pool, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'").await;
+    let locked = touching(&pool, "SELECT 1 FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE").await;
+    world.clock.advance(Duration::from_secs(61));
+
+    assert_eq!(world.store.sweep().await.unwrap(), 1);
+    assert_eq!(cents(&world, &good).await, (0, 0));
+    locked.rollback().await.unwrap();
+    execute(&pool, "UPDATE agentkey_holds SET labels = '{}' WHERE account_id = 'odd'").await;
+    assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
+    let (_, good) = world.try_create(new("good")).await.unwrap();
+    let (_, bad) = world.try_create(new("bad")).await.unwrap();
+    for (period, is_found) in [("fortnight", false), ("lifetime", true)] {
+        let set = format!("UPDATE agentkey_accounts SET period = '{period}', version = version + 1 WHERE id = 'bad'");
+        execute(&pool, set).await;
+        let found = world.store.find(&[good, bad]).await.unwrap();
+        assert_eq!((found[0].is_some(), found[1].is_some()), (true, is_found), "{period}");
+    }
+}
+
+/// Versions before made an account's row anew without a look at its holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_that_an_account_did_not_know_of_run_out_after_the_migration() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&hold(&key, 5)).await.is_ok());
+    execute(
+        &pool,
+        "UPDATE agentkey_accounts SET next_expiry = NULL; DELETE FROM agentkey_migrations WHERE version = 4",
+    )
+    .await;
+    let upgraded = store(database.url(), (&world.clock).into()).await;
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!((upgraded.sweep().await.unwrap(), count(&pool, LIVE).await), (1, 0));
+}
