@@ -30,6 +30,8 @@ pub(super) struct Job {
     /// Until when a store that is not available is asked again.
     deadline: Instant,
     place: Place,
+    /// Whether an earlier attempt may still take effect: the store has not said what came of it.
+    in_doubt: bool,
 }
 
 /// The place that a job takes up until it is answered.
@@ -43,7 +45,7 @@ pub(super) enum Place {
 
 impl Job {
     pub(super) fn new(posting: Posting, answer: oneshot::Sender<Answer>, deadline: Instant, place: Place) -> Self {
-        Self { posting, answer: Some(answer), deadline, place }
+        Self { posting, answer: Some(answer), deadline, place, in_doubt: false }
     }
 
     /// A settle is posted even if nobody waits for the answer.
@@ -56,6 +58,8 @@ impl Job {
     }
 
     fn reply(mut self, answer: Answer) {
+        // Refused now, it may have been accepted then and be on its way: whoever posted it has to take it back.
+        let answer = if self.in_doubt { answer.map_err(|_| UNAVAILABLE) } else { answer };
         if self.is_settle() && answer.is_err() {
             log_lost(&self.posting);
         }
@@ -171,6 +175,7 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
         }
         Err(error) if error.is_transient() => {
             tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
+            jobs.iter_mut().for_each(|job| job.in_doubt = true);
             Attempt { again: jobs, is_down: true }
         }
         Err(error) => {
@@ -189,13 +194,16 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
     }
 }
 
-async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
+async fn attempt_one(store: &Patient, mut job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
             Some(answer) => job.reply(answer),
         },
-        Err(error) if error.is_transient() => return Some(job),
+        Err(error) if error.is_transient() => {
+            job.in_doubt = true;
+            return Some(job);
+        }
         Err(error) => {
             tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
             job.reply(Err(UNAVAILABLE));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::ledger::Posting;
+use agentkey::ledger::{Action, Posting};
 use agentkey::{AgentKeys, Amount, Charge, ChargeError, KeyContext, MemoryStore, NewKey, RequireScope, Token};
 use axum::Router;
 use axum::body::Body;
@@ -132,6 +132,28 @@ async fn a_payment_of_unknown_fate_is_taken_back() {
         world.spy.set(Faults::posts(Fault::LoseAnswer).only(which));
         assert_eq!(client.get(path).await.refused(), unavailable());
         world.until(&undone).await;
+    }
+}
+
+/// Refused when it is tried again, it may have been accepted before, and still be on its way.
+#[tokio::test]
+async fn what_is_refused_after_an_attempt_of_unknown_fate_is_taken_back() {
+    for (path, which) in [("/pay", is_pay as fn(&Posting) -> bool), ("/work", is_hold)] {
+        let world = World::new().await;
+        let (key, token) = world.key().await;
+        let client = Client::new(Version::Http1, serve(app(&world)).await, &token);
+        world.spy.set(Faults::posts(Fault::Down).only(which));
+        let answer = tokio::spawn(async move { client.get(path).await });
+        world.spy.arrived(1, which).await;
+        world.keys.revoke(key).await.unwrap();
+        world.spy.mend();
+        assert_eq!(answer.await.unwrap().refused(), unavailable());
+        let takes_back = |posting: &Posting| match &posting.action {
+            Action::Settle { holds, void, .. } => !holds.is_empty() || !void.is_empty(),
+            _ => false,
+        };
+        world.spy.arrived(1, takes_back).await;
+        world.until(&Ledger::of(&[])).await;
     }
 }
 
