@@ -170,9 +170,9 @@ async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
     audit::figures(&pool).await;
 }
 
-/// The row is gone with its `next_expiry`, and the hold is not.
+/// The row is gone with what it knew of its holds and entries, and those are not.
 #[tokio::test(flavor = "multi_thread")]
-async fn holds_of_an_account_whose_row_was_made_anew_run_out() {
+async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let world = world(database.url()).await;
@@ -180,12 +180,13 @@ async fn holds_of_an_account_whose_row_was_made_anew_run_out() {
     let key = key(&world, "acme", 100).await;
     let live = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
     for by_change in [false, true] {
-        assert!(world.post(&hold(&key, 5)).await.is_ok());
+        assert!(world.post_all(&[hold(&key, 5), pay(&key, 1)]).await.iter().all(Result::is_ok));
         execute(&pool, "DELETE FROM agentkey_accounts").await;
-        match by_change {
-            true => drop(world.try_create(NewKey::new(key.account.clone())).await.unwrap()),
-            false => assert!(world.post(&pay(&key, 1)).await.is_ok()),
+        if by_change {
+            world.try_create(NewKey::new(key.account.clone())).await.unwrap();
         }
+        // At the instant of the one before.
+        assert!(world.post(&pay(&key, 1)).await.is_ok());
         assert_eq!((world.store.sweep().await.unwrap(), count(&pool, live).await), (0, 1));
         world.clock.advance(Duration::from_secs(61));
         assert_eq!((world.store.sweep().await.unwrap(), count(&pool, live).await), (1, 0));

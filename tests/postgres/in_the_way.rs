@@ -229,21 +229,24 @@ async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() 
     }
 }
 
-/// Versions before made an account's row anew without a look at its holds.
+/// Versions before made an account's row anew without a look at its holds and entries.
 #[tokio::test(flavor = "multi_thread")]
-async fn holds_that_an_account_did_not_know_of_run_out_after_the_migration() {
+async fn holds_and_entries_that_an_account_did_not_know_of_are_known_after_the_migration() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let world = world(database.url()).await;
     let pool = host(database.url()).await;
     let key = key(&world, "acme", 100).await;
-    assert!(world.post(&hold(&key, 5)).await.is_ok());
+    assert!(world.post_all(&[hold(&key, 5), pay(&key, 1)]).await.iter().all(Result::is_ok));
     execute(
         &pool,
-        "UPDATE agentkey_accounts SET next_expiry = NULL; DELETE FROM agentkey_migrations WHERE version = 4",
+        "UPDATE agentkey_accounts SET next_expiry = NULL, last_entry = DEFAULT; \
+         DELETE FROM agentkey_migrations WHERE version = 4",
     )
     .await;
     let upgraded = store(database.url(), (&world.clock).into()).await;
+    // At the instant of the one before.
+    assert!(upgraded.post(&[pay(&key, 1)]).await.unwrap()[0].is_ok());
     world.clock.advance(Duration::from_secs(61));
     assert_eq!((upgraded.sweep().await.unwrap(), count(&pool, LIVE).await), (1, 0));
 }

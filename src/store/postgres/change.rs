@@ -37,10 +37,11 @@ pub(super) struct Puts {
 impl Puts {
     pub(super) fn new(layout: &Layout) -> Self {
         let columns = &layout.columns;
-        // An account whose row is gone may have holds all the same.
-        let with_holds = |text: &str| {
-            let next = "(SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = $1 AND h.state = 'live')";
-            layout.sql(&text.replace("{next_expiry}", next))
+        // An account whose row is gone may have holds and entries all the same.
+        let with_rows = |text: &str| {
+            let left = "(SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = $1 AND h.state = 'live'), \
+                        (SELECT coalesce(max(e.seq), -9223372036854775808) FROM {entries} e WHERE e.account_id = $1)";
+            layout.sql(&text.replace("{left}", left))
         };
         Self {
             lock: layout.sql("SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE"),
@@ -66,15 +67,15 @@ impl Puts {
                  period = excluded.period, spent = excluded.spent, \
                  held = excluded.held, since = excluded.since",
             ),
-            account: with_holds(
+            account: with_rows(
                 "INSERT INTO {accounts} AS a (id, version, changed_at, limit_micros, period, created_at, spent, held, \
-                 since, next_expiry) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8, {next_expiry}) ON CONFLICT (id) DO UPDATE SET \
+                 since, next_expiry, last_entry) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8, {left}) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $9, changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
                  period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since",
             ),
-            touch: with_holds(
+            touch: with_rows(
                 "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since, \
-                 next_expiry) VALUES ($1, $5, $2, $3, $2, 0, 0, $4, {next_expiry}) ON CONFLICT (id) DO UPDATE SET \
+                 next_expiry, last_entry) VALUES ($1, $5, $2, $3, $2, 0, 0, $4, {left}) ON CONFLICT (id) DO UPDATE SET \
                  version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
             ),
             shorten: layout.sql("UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1"),

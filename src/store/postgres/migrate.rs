@@ -16,7 +16,7 @@ const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../migrations/postgres/0002_adoption.sql"),
     include_str!("../../../migrations/postgres/0003_sweep.sql"),
-    include_str!("../../../migrations/postgres/0004_next_expiry.sql"),
+    include_str!("../../../migrations/postgres/0004_accounts_made_anew.sql"),
 ];
 
 /// Our own table of keys.
