@@ -9,12 +9,12 @@ pub(super) struct Seen<T> {
 }
 
 /// What has to be written before figures can be told.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Behind {
     /// Accounts in which holds have run out.
     pub(super) accounts: Vec<AccountId>,
-    /// Keys that the host's own SQL gave another period.
-    pub(super) keys: Vec<KeyId>,
+    /// Keys that the host's own SQL gave another period, each with its account.
+    pub(super) keys: Vec<(AccountId, KeyId)>,
 }
 
 impl Behind {
@@ -30,6 +30,20 @@ impl Behind {
 
     pub(super) fn add_key(&mut self, key: &Key) {
         self.add_account(&key.account);
-        self.keys.push(key.id);
+        self.keys.push((key.account.clone(), key.id));
+    }
+
+    /// The ids of the keys.
+    pub(super) fn key_ids(&self) -> Vec<KeyId> {
+        self.keys.iter().map(|(_, key)| *key).collect()
+    }
+
+    /// Each account by itself.
+    pub(super) fn apart(self) -> impl Iterator<Item = Self> {
+        let Self { accounts, keys } = self;
+        accounts.into_iter().map(move |account| {
+            let keys = keys.iter().filter(|(of, _)| *of == account).cloned().collect();
+            Self { accounts: vec![account], keys }
+        })
     }
 }

@@ -229,6 +229,85 @@ async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() 
     }
 }
 
+/// A settle frees what a hold behind it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    let (odd, most) = (hold(&key, 1), hold(&key, 99));
+    assert!(world.post_all(&[odd.clone(), most.clone()]).await.iter().all(Result::is_ok));
+    execute(&pool, format!("UPDATE agentkey_holds SET labels = '[]' WHERE id = '{}'", odd.id)).await;
+    let locked = touching(&pool, format!("SELECT 1 FROM agentkey_holds WHERE id = '{}' FOR UPDATE", most.id)).await;
+
+    let batch = [settle(&most, 1), settle_voiding(&key, vec![odd.id], None), hold(&key, 90)];
+    let posted = world.store.post(&batch).await.unwrap();
+    assert!(posted.iter().all(is_unavailable), "{posted:?}");
+    locked.rollback().await.unwrap();
+    let posted = world.store.post(&batch).await.unwrap();
+    assert!(posted[0].is_ok() && is_unavailable(&posted[1]) && posted[2].is_ok(), "{posted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
+    execute(
+        &pool,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF NEW.account_id = 'bad' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON agentkey_entries FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    for batch in [[pay(&good, 1), pay(&bad, 1)], [good, bad].map(|key| settle_voiding(&key, Vec::new(), None))] {
+        let posted = world.store.post(&batch).await.unwrap();
+        assert!(posted[0].is_ok() && is_unavailable(&posted[1]), "{posted:?}");
+    }
+}
+
+/// The key in question has another period since, and cannot be counted anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
+    let (_, good) = world.try_create(new("good")).await.unwrap();
+    for (account, is_kept) in [("kept", true), ("odd", false)] {
+        let (key, hash) = world.try_create(new(account)).await.unwrap();
+        assert!(world.post_all(&[pay(&key, 5), hold(&key, 5)]).await.iter().all(Result::is_ok));
+        let lock = format!("SELECT 1 FROM agentkey_accounts WHERE id = '{account}' FOR UPDATE");
+        let kept = if is_kept { Some(touching(&pool, lock).await) } else { None };
+        let odd = format!("UPDATE agentkey_holds SET labels = '[]' WHERE account_id = '{account}'");
+        execute(&pool, odd).await;
+        execute(&pool, format!("UPDATE agent_keys SET period = 'month' WHERE id = {}", key.id)).await;
+        world.clock.advance(Duration::from_secs(61));
+
+        let found = world.store.find(&[good, hash]).await.unwrap();
+        assert!(found[0].is_some(), "{account}");
+        drop(kept);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_can_write_nothing_says_so() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&hold(&key, 5)).await.is_ok());
+    world.clock.advance(Duration::from_secs(61));
+    execute(&pool, "ALTER TABLE agentkey_holds RENAME TO gone").await;
+    assert!(world.store.sweep().await.is_err());
+}
+
 /// Versions before made an account's row anew without a look at its holds and entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_and_entries_that_an_account_did_not_know_of_are_known_after_the_migration() {

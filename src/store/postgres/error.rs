@@ -17,7 +17,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 
 /// Another attempt cannot help where the statement or what it was given is wrong. All else may pass: others in the
 /// way, a server that is starting, a standby, a password or a right that is being changed.
-pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     match error {
         E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Io(_) | E::Protocol(_) => true,
@@ -73,9 +73,14 @@ pub(super) fn is_locked(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "55P03")
 }
 
-/// Whether an id is taken.
-pub(super) fn is_duplicate(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == "23505")
+/// Whether it is of the rows in question, which somebody keeps, which make no sense, or which the host's own rules refuse:
+/// what needs other rows need not fail with it.
+pub(super) fn is_of_rows(error: &sqlx::Error) -> bool {
+    use sqlx::Error as E;
+    let is_of_class = |code: &str| ["22", "23", "P0"].iter().any(|class| code.starts_with(class));
+    is_locked(error)
+        || matches!(error, E::Decode(_) | E::ColumnDecode { .. })
+        || code(error).is_some_and(|code| is_of_class(&code))
 }
 
 /// Whether the server itself answered, so that what it refused was rolled back and the connection is fine. Not where it

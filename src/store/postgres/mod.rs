@@ -24,8 +24,9 @@ mod usage;
 mod uses;
 mod write;
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -67,6 +68,8 @@ struct Inner {
     clock: Clock,
     layout: Layout,
     known: Known,
+    /// Accounts of which postings failed, and were not posted since.
+    aside: Mutex<HashSet<AccountId>>,
     /// Told of changes of policy, once somebody wants to know.
     news: OnceLock<News>,
     reads: read::Reads,
@@ -93,6 +96,7 @@ impl PostgresStore {
             owns_pool,
             clock: options.clock,
             known: Known::default(),
+            aside: Mutex::default(),
             news: OnceLock::new(),
             reads: read::Reads::new(&layout),
             loads: post::Loads::new(&layout),
@@ -167,7 +171,8 @@ impl Inner {
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        self.catch_up(&seen.behind).await?;
+        // The figures of those that cannot be brought up to date are told as they are: nobody is charged by them.
+        self.catch_up_but(seen.behind, &mut Vec::new()).await?;
         Ok(self.look_up(hashes).await?.value)
     }
 
@@ -269,41 +274,23 @@ impl Inner {
 
     /// What somebody keeps locked, or what makes no sense, keeps no other account from being swept.
     async fn swept(&self) -> sqlx::Result<usize> {
-        let (mut total, mut passed_over) = (0, Vec::new());
+        let (mut total, mut but) = (0, Vec::new());
         loop {
             let mut held = self.connections.other().await?;
-            let overdue = read::overdue(&mut held, &self.reads, self.clock.now(), &passed_over).await;
+            let overdue = read::overdue(&mut held, &self.reads, self.clock.now(), &but).await;
             // An idle service finds none, and writes nothing.
             let overdue = held.after(overdue)?;
-            if overdue.is_empty() {
+            if overdue.is_empty() || but.len() >= MOST_PASSED_OVER {
                 return Ok(total);
             }
             // Where none had run out, it is known now when the next one does.
-            match self.catch_up(&overdue).await {
-                Ok(ended) => total += ended,
-                Err(error) if is_lost(&error) => return Err(error),
-                Err(_) => total += self.caught_up_alone(overdue.accounts, &mut passed_over).await?,
-            }
+            total += self.catch_up_but(overdue, &mut but).await?;
         }
-    }
-
-    /// Each of these accounts by itself.
-    async fn caught_up_alone(&self, accounts: Vec<AccountId>, passed_over: &mut Vec<AccountId>) -> sqlx::Result<usize> {
-        let mut total = 0;
-        for account in accounts {
-            let behind = Behind { accounts: vec![account.clone()], keys: Vec::new() };
-            match self.catch_up(&behind).await {
-                Ok(ended) => total += ended,
-                Err(error) if is_lost(&error) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(%error, %account, "agentkey could not end the holds of an account that have run out");
-                    passed_over.push(account);
-                }
-            }
-        }
-        Ok(total)
     }
 }
+
+/// One sweep waits for no more accounts than these.
+const MOST_PASSED_OVER: usize = 100;
 
 /// For how long silence is believed at most: so late can a notification be without the listener knowing.
 const MAX_SILENCE: Duration = Duration::from_secs(1);

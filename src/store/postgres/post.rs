@@ -1,13 +1,14 @@
 //! The transactions of the ledger: by what is known where that is enough, else behind the lock.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
-use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_duplicate, is_locked, is_lost, is_transient};
+use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_locked, is_lost, is_moved, is_of_rows};
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::read::lineages;
@@ -88,6 +89,16 @@ impl Loads {
         }
     }
 }
+
+/// How long a row is waited for that somebody keeps: as long as any statement, or as a posting does.
+#[derive(Clone, Copy)]
+enum Wait {
+    Long,
+    Short,
+}
+
+/// So many accounts are remembered to have failed.
+const MOST_ASIDE: usize = 1_000;
 
 /// How often a transaction is begun anew because others were in the way.
 const ATTEMPTS: usize = 4;
@@ -187,7 +198,7 @@ impl Inner {
                     self.known.forget_all();
                 }
                 self.known.forget(bases.iter().map(|basis| &basis.account));
-                let later = is_duplicate(&error) || is_contention(&error) || is_locked(&error);
+                let later = is_contention(&error) || is_of_rows(&error);
                 let ended = held.after(Err(error));
                 return if later { Ok(Vec::new()) } else { ended };
             }
@@ -214,31 +225,68 @@ impl Inner {
     }
 
     /// Decides under the lock of the accounts. What somebody else keeps locked, or what cannot be decided, keeps nothing
-    /// else from being posted.
+    /// else from being posted: an account that failed is tried apart from the others until it goes well.
     async fn behind_the_lock(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
-        let mut groups = vec![(0..postings.len()).collect::<Vec<_>>()];
+        let (apart, together): (Vec<_>, Vec<_>) = {
+            let aside = self.aside();
+            (0..postings.len()).partition(|place| postings.get(*place).is_some_and(|it| aside.contains(&it.account)))
+        };
+        let mut groups = by_account(&apart, postings);
+        groups.extend((!together.is_empty()).then_some(together));
         while let Some(places) = groups.pop() {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).cloned().collect();
             match self.in_one_transaction(&own).await {
                 Ok(posted) => {
-                    for (place, answer) in places.into_iter().zip(posted) {
-                        if let Some(slot) = answers.get_mut(place) {
-                            *slot = answer;
-                        }
-                    }
+                    self.aside().retain(|account| own.iter().all(|posting| posting.account != *account));
+                    put(&mut answers, places.into_iter().zip(posted));
                 }
-                Err(error) if is_locked(&error) || postings.len() > 1 && !is_transient(&error) => {
-                    let parts = parts(places, &own, is_locked(&error));
-                    if parts.is_empty() && !is_locked(&error) {
-                        tracing::warn!(%error, postings = own.len(), "agentkey could not post");
+                Err(error) if is_of_rows(&error) && (postings.len() > 1 || is_locked(&error)) => {
+                    let accounts = by_account(&places, postings);
+                    if accounts.len() > 1 {
+                        groups.extend(accounts);
+                        continue;
                     }
-                    groups.extend(parts.into_iter().rev());
+                    self.put_aside(own.first());
+                    if !is_locked(&error) && !is_moved(&error) {
+                        tracing::warn!(%error, postings = own.len(), "agentkey could not post");
+                        self.one_by_one(&places, &own, &mut answers).await?;
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(answers)
+    }
+
+    /// Postings of one account, of which one cannot be decided. None overtakes one that only has to wait.
+    async fn one_by_one(&self, places: &[usize], own: &[Posting], answers: &mut [Answer]) -> sqlx::Result<()> {
+        if own.len() < 2 {
+            return Ok(());
+        }
+        for (place, posting) in places.iter().zip(own) {
+            match self.in_one_transaction(std::slice::from_ref(posting)).await {
+                Ok(posted) => put(answers, std::iter::once(*place).zip(posted)),
+                Err(error) if is_locked(&error) || is_moved(&error) => break,
+                Err(error) if is_of_rows(&error) => {
+                    tracing::warn!(%error, posting = %posting.id, "agentkey could not post");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn put_aside(&self, posting: Option<&Posting>) {
+        let mut aside = self.aside();
+        if aside.len() >= MOST_ASIDE {
+            aside.clear();
+        }
+        aside.extend(posting.map(|posting| posting.account.clone()));
+    }
+
+    fn aside(&self) -> MutexGuard<'_, HashSet<AccountId>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn in_one_transaction(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
@@ -300,8 +348,38 @@ impl Inner {
 
     /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
     pub(super) async fn catch_up(&self, behind: &Behind) -> sqlx::Result<usize> {
+        self.catch_up_by(behind, Wait::Long).await
+    }
+
+    /// The same, but for accounts that somebody keeps locked, or that cannot be brought up to date: those are told.
+    pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> sqlx::Result<usize> {
+        if behind.accounts.len() > 1 {
+            match self.catch_up_by(&behind, Wait::Short).await {
+                Err(error) if is_of_rows(&error) => {}
+                done => return done,
+            }
+        }
+        let mut total = 0;
+        for behind in behind.apart() {
+            match self.catch_up_by(&behind, Wait::Short).await {
+                Ok(ended) => total += ended,
+                Err(error) if is_of_rows(&error) => {
+                    let accounts = &behind.accounts;
+                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
+                    but.extend(behind.accounts);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(total)
+    }
+
+    async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> sqlx::Result<usize> {
         for _ in 0..ATTEMPTS {
-            let mut held = self.connections.hasty().await?;
+            let mut held = match wait {
+                Wait::Long => self.connections.other().await?,
+                Wait::Short => self.connections.hasty().await?,
+            };
             let done = async {
                 let mut work = held.begin().await?;
                 let ended = self.catch_up_in(&mut work.statements(), behind).await?;
@@ -311,8 +389,8 @@ impl Inner {
             let done = done.await;
             match held.after(done) {
                 Err(error) if is_accounts_missing(&error) => {
-                    let Behind { accounts, keys } = behind;
-                    let needs = Needs { accounts: accounts.clone(), keys: keys.clone(), ..Needs::default() };
+                    let (accounts, keys) = (behind.accounts.clone(), behind.key_ids());
+                    let needs = Needs { accounts, keys, ..Needs::default() };
                     self.make_accounts(&needs).await?;
                 }
                 Err(error) if is_contention(&error) => {}
@@ -326,7 +404,7 @@ impl Inner {
     pub(super) async fn catch_up_in(&self, statements: &mut Statements<'_>, behind: &Behind) -> sqlx::Result<usize> {
         let mut accounts = behind.accounts.clone();
         accounts.sort_unstable();
-        let needs = Needs { accounts, keys: behind.keys.clone(), ..Needs::default() };
+        let needs = Needs { accounts, keys: behind.key_ids(), ..Needs::default() };
         let Loaded { mut book, bases, due } = self.load(statements, &needs).await?;
         let written = self.write(statements, &mut book, (&bases, &due), std::iter::empty()).await?;
         Ok(written.changed_holds.len())
@@ -517,18 +595,19 @@ struct Loaded {
     due: HashSet<AccountId>,
 }
 
-/// Smaller groups of postings that failed together: of each account, then each by itself, unless the account is locked.
-fn parts(places: Vec<usize>, own: &[Posting], is_locked: bool) -> Vec<Vec<usize>> {
-    let accounts = Needs::of(own).accounts;
-    match accounts.len() {
-        0 | 1 if is_locked || own.len() == 1 => Vec::new(),
-        0 | 1 => places.into_iter().map(|place| vec![place]).collect(),
-        _ => {
-            let of = |account: &AccountId| {
-                let own = places.iter().zip(own).filter(|(_, posting)| posting.account == *account);
-                own.map(|(place, _)| *place).collect()
-            };
-            accounts.iter().map(of).collect()
+/// The places of each account's postings, in their order.
+fn by_account(places: &[usize], postings: &[Posting]) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<&AccountId, Vec<usize>> = BTreeMap::new();
+    for (place, posting) in places.iter().filter_map(|place| Some((place, postings.get(*place)?))) {
+        groups.entry(&posting.account).or_default().push(*place);
+    }
+    groups.into_values().collect()
+}
+
+fn put(answers: &mut [Answer], given: impl Iterator<Item = (usize, Answer)>) {
+    for (place, answer) in given {
+        if let Some(slot) = answers.get_mut(place) {
+            *slot = answer;
         }
     }
 }

@@ -35,7 +35,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::connection::{Connections, Open};
-use self::error::store_error;
+use self::error::{is_unusable, store_error};
 use self::known::Known;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
@@ -165,20 +165,41 @@ impl SqliteStore {
     }
 
     async fn swept(&self) -> error::Result<usize> {
-        let mut total = 0;
+        let (mut total, mut but) = (0, Vec::new());
         loop {
-            let clock = self.clock.clone();
-            let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now());
+            let (clock, passed_over) = (self.clock.clone(), but.clone());
+            let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now(), &passed_over);
             let overdue = self.connections.reporter().run(overdue).await?;
             // An idle service finds none, and writes nothing.
             if overdue.is_empty() {
                 return Ok(total);
             }
-            match self.catch_up(overdue).await? {
-                0 => return Ok(total),
+            let passed_over = but.len();
+            match self.catch_up_but(overdue, &mut but).await? {
+                0 if but.len() == passed_over => return Ok(total),
                 ended => total += ended,
             }
         }
+    }
+
+    /// Brings accounts up to date, but for those with rows that make no sense: those are told.
+    async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> error::Result<usize> {
+        match self.catch_up(behind.clone()).await {
+            Err(error) if is_unusable(&error) => {}
+            done => return done,
+        }
+        let mut total = 0;
+        for behind in behind.apart() {
+            let accounts = behind.accounts.clone();
+            match self.catch_up(behind).await {
+                Err(error) if is_unusable(&error) => {
+                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
+                    but.extend(accounts);
+                }
+                ended => total += ended?,
+            }
+        }
+        Ok(total)
     }
 
     /// What may take long.

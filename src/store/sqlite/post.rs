@@ -119,7 +119,8 @@ pub(super) fn catch_up(open: &mut Open, known: &Known, clock: &Clock, behind: Be
 
 /// The same, in a transaction that has begun.
 pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Effect)> {
-    let Behind { mut accounts, keys } = behind;
+    let keys = behind.key_ids();
+    let mut accounts = behind.accounts;
     accounts.sort_unstable();
     let needs = Needs { accounts, keys, ..Needs::default() };
     let (mut book, mut rows) = load::overdue_book(connection, &needs, now)?;

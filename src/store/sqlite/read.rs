@@ -11,7 +11,7 @@ use super::decode::{AccountRow, Cells, account_columns, key_columns};
 use super::error::{Error, Result};
 use super::known::Known;
 use super::statement::{in_snapshot, one};
-use super::write::micros;
+use super::write::{json, micros};
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
@@ -228,10 +228,13 @@ pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) ->
     Ok(seen)
 }
 
-/// Some accounts in which holds have run out, those first that wait longest.
-pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Behind> {
+/// Some accounts, `but` these, in which holds have run out, those first that wait longest.
+pub(super) fn overdue(connection: &Connection, now: Timestamp, but: &[AccountId]) -> Result<Behind> {
     const SQL: &str = "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
-                       WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
-    let accounts = super::statement::all(connection, SQL, [micros(now)], |mut cells| cells.account_id())?;
+                       WHERE h.state = 'live' AND h.expires_at <= ?1 \
+                       AND a.id NOT IN (SELECT value FROM json_each(?2)) GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
+    let but: Vec<_> = but.iter().map(AccountId::as_str).collect();
+    let row = params![micros(now), json(&but)?];
+    let accounts = super::statement::all(connection, SQL, row, |mut cells| cells.account_id())?;
     Ok(Behind { accounts, keys: Vec::new() })
 }

@@ -305,3 +305,22 @@ async fn money_goes_on_being_counted_while_a_row_makes_no_sense() {
         assert_eq!((account.balance.spent, account.balance.held), (cost, Amount::ZERO), "{breaks}");
     }
 }
+
+#[tokio::test]
+async fn a_hold_that_makes_no_sense_keeps_the_sweep_from_no_other() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let hand = crate::ManualClock::at(at("2026-02-01T00:00:00Z"));
+    let store = SqliteStore::open(SqliteOptions::new(&path).clock(&hand)).await.unwrap();
+    for (number, name) in (1..).zip(["odd", "good"]) {
+        let key = create(&store, number, draft(name, None, Budget::unlimited())).await;
+        let (amount, ttl, note) = (Amount::cents(5), Duration::from_secs(60), Note::default());
+        let action = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note };
+        assert!(store.post(&[Posting::new(account(name), key.id, action)]).await.unwrap()[0].is_ok());
+    }
+    raw(&path, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'");
+    hand.set(at("2026-02-01T01:00:00Z"));
+    assert_eq!(store.sweep().await.unwrap(), 1);
+    raw(&path, "UPDATE agentkey_holds SET labels = '{}' WHERE account_id = 'odd'");
+    assert_eq!(store.sweep().await.unwrap(), 1);
+}
