@@ -30,7 +30,7 @@ pub(super) struct Job {
     /// Until when a store that is not available is asked again.
     deadline: Instant,
     place: Place,
-    /// Whether an earlier attempt may still take effect: the store has not said what came of it.
+    /// Whether an earlier attempt may still take effect: the store has not said that it was refused.
     in_doubt: bool,
 }
 
@@ -120,6 +120,7 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
         // What a store that is not available leaves unanswered goes first into the next attempt.
         let Attempt { mut again, is_down } = attempt(&store, jobs).await;
         let stuck = !again.is_empty();
+        again.iter_mut().for_each(|job| job.in_doubt = true);
         again.extend(behind);
         while let Ok(job) = waiting.try_recv() {
             again.push(job);
@@ -175,7 +176,6 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
         }
         Err(error) if error.is_transient() => {
             tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
-            jobs.iter_mut().for_each(|job| job.in_doubt = true);
             Attempt { again: jobs, is_down: true }
         }
         Err(error) => {
@@ -194,16 +194,13 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
     }
 }
 
-async fn attempt_one(store: &Patient, mut job: Job) -> Option<Job> {
+async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
             Some(answer) => job.reply(answer),
         },
-        Err(error) if error.is_transient() => {
-            job.in_doubt = true;
-            return Some(job);
-        }
+        Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
             tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
             job.reply(Err(UNAVAILABLE));

@@ -160,9 +160,7 @@ async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
         sqlx::raw_sql(AssertSqlSafe(change)).execute(&mut *tx).await.unwrap();
         let (posting, batch) = (world.clone(), [pay(&busy, 2), pay(&other, 3)]);
         let posted = tokio::spawn(async move { posting.post_all(&batch).await });
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        until(async || count(&pool, waiting).await > 0).await;
+        until(async || count(&pool, WAITING).await > 0).await;
         tx.commit().await.unwrap();
         assert!(posted.await.unwrap().iter().all(Result::is_ok));
     }

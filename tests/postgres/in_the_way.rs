@@ -7,8 +7,6 @@ use agentkey::{PostingId, Refusal, Store, TokenHash};
 use super::*;
 use crate::postgres_server::Server;
 
-const WAITING: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 const LIVE: &str = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
 
 fn open(key: &Key, claim: &str) -> Posting {
@@ -17,9 +15,9 @@ fn open(key: &Key, claim: &str) -> Posting {
 }
 
 /// Not plain, so decided under the lock of the account.
-fn settle_voiding(key: &Key, holds: Vec<PostingId>, claim: Option<ClaimRef>) -> Posting {
+fn settle_voiding(key: &Key, holds: Vec<PostingId>) -> Posting {
     let (void, cost) = (vec![PostingId::new()], Amount::cents(1));
-    let action = Action::Settle { holds, void, cost, note: Note::default(), claim };
+    let action = Action::Settle { holds, void, cost, note: Note::default(), claim: None };
     Posting::new(key.account.clone(), key.id, action)
 }
 
@@ -169,7 +167,7 @@ async fn an_account_that_the_host_is_making_stalls_no_other() {
     let mut tx = pool.begin().await.unwrap();
     world.store.pay_in(&mut tx, &new.account, new.id, Amount::cents(1), Note::default()).await.unwrap();
 
-    let posted = world.store.post(&[pay(&new, 1), settle_voiding(&other, Vec::new(), None)]).await.unwrap();
+    let posted = world.store.post(&[pay(&new, 1), settle_voiding(&other, Vec::new())]).await.unwrap();
     assert!(is_unavailable(&posted[0]) && posted[1].is_ok(), "{posted:?}");
     drop(tx);
 }
@@ -185,8 +183,8 @@ async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
     assert!(world.post_all(&[pay(&good, 1), held.clone(), pay(&bad, 1)]).await.iter().all(Result::is_ok));
     execute(&pool, "UPDATE agentkey_holds SET labels = '[]'").await;
 
-    let poison = settle_voiding(&bad, vec![held.id], None);
-    let (same, other) = (settle_voiding(&bad, Vec::new(), None), settle_voiding(&good, Vec::new(), None));
+    let poison = settle_voiding(&bad, vec![held.id]);
+    let (same, other) = (settle_voiding(&bad, Vec::new()), settle_voiding(&good, Vec::new()));
     let posted = world.store.post(&[pay(&good, 1), poison, same, other]).await.unwrap();
     assert!(is_unavailable(&posted[1]), "{posted:?}");
     assert!(posted[0].is_ok() && posted[2].is_ok() && posted[3].is_ok(), "{posted:?}");
@@ -242,7 +240,7 @@ async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
     execute(&pool, format!("UPDATE agentkey_holds SET labels = '[]' WHERE id = '{}'", odd.id)).await;
     let locked = touching(&pool, format!("SELECT 1 FROM agentkey_holds WHERE id = '{}' FOR UPDATE", most.id)).await;
 
-    let batch = [settle(&most, 1), settle_voiding(&key, vec![odd.id], None), hold(&key, 90)];
+    let batch = [settle(&most, 1), settle_voiding(&key, vec![odd.id]), hold(&key, 90)];
     let posted = world.store.post(&batch).await.unwrap();
     assert!(posted.iter().all(is_unavailable), "{posted:?}");
     locked.rollback().await.unwrap();
@@ -264,7 +262,7 @@ async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
          CREATE TRIGGER refuse BEFORE INSERT ON agentkey_entries FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    for batch in [[pay(&good, 1), pay(&bad, 1)], [good, bad].map(|key| settle_voiding(&key, Vec::new(), None))] {
+    for batch in [[pay(&good, 1), pay(&bad, 1)], [good, bad].map(|key| settle_voiding(&key, Vec::new()))] {
         let posted = world.store.post(&batch).await.unwrap();
         assert!(posted[0].is_ok() && is_unavailable(&posted[1]), "{posted:?}");
     }

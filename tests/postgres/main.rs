@@ -27,6 +27,10 @@ use sqlx::postgres::PgPool;
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);
 
+/// How many sessions wait for a lock.
+const WAITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 async fn store(url: &str, clock: Clock) -> PostgresStore {
     PostgresStore::open(PostgresOptions::new(url).clock(clock)).await.unwrap()
 }

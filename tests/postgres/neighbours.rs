@@ -44,9 +44,7 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
     let renaming = world.clone();
     let rename = Change::Update { key: key.id, patch: KeyPatch::new().name("renamed") };
     let renamed = tokio::spawn(async move { renaming.change_key(rename).await });
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    until(async || count(&pool, waiting).await > 0).await;
+    until(async || count(&pool, WAITING).await > 0).await;
     tx.commit().await.unwrap();
 
     let renamed = renamed.await.unwrap().unwrap();
@@ -98,10 +96,8 @@ async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
 
     let account = key.account.clone();
     let refund = tokio::spawn(async move { keys.refund(&account, paid.id.into(), Amount::cents(4)).await });
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    until(async || count(&pool, waiting).await > 0).await;
-    until(async || count(&pool, waiting).await == 0).await; // it has given up once
+    until(async || count(&pool, WAITING).await > 0).await;
+    until(async || count(&pool, WAITING).await == 0).await; // it has given up once
     tx.rollback().await.unwrap();
     assert!(refund.await.unwrap().is_ok());
     assert_eq!(cents(&world, &key).await, (6, 0));

@@ -54,7 +54,9 @@ impl Session {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
         // Plans are made once and by index, whatever the statistics of a young table say. What a commit promises
         // is never less than a flush of the server's own log.
-        let set = |local: bool, lock_timeout: &str| {
+        let set = |local: bool, is_hasty: bool| {
+            let lock_timeout = format!(", set_config('lock_timeout', '{LOCK_TIMEOUT}', {local})");
+            let lock_timeout = if is_hasty { &*lock_timeout } else { "" };
             format!(
                 "SELECT set_config('statement_timeout', '{timeout}', {local}), \
                  set_config('plan_cache_mode', 'force_generic_plan', {local}), \
@@ -67,23 +69,21 @@ impl Session {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
         let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
             set_config('default_transaction_read_only', 'off', false)";
-        let lock_timeout = |local: bool| format!(", set_config('lock_timeout', '{LOCK_TIMEOUT}', {local})");
-        let anywhere =
-            |lock_timeout: &str| Kind { set_up: None, begin: format!("{begin}; {}", set(true, lock_timeout)).into() };
-        let lane = |local_timeout: &str, timeout: &str| match transactions_only {
-            true => anywhere(local_timeout),
+        let of_pool = |is_hasty| Kind { set_up: None, begin: format!("{begin}; {}", set(true, is_hasty)).into() };
+        let of_lane = |is_hasty| match transactions_only {
+            true => of_pool(is_hasty),
             false => Kind {
-                set_up: Some(format!("{}, {defaults}", set(false, timeout)).into()),
+                set_up: Some(format!("{}, {defaults}", set(false, is_hasty)).into()),
                 begin: begin.to_owned().into(),
             },
         };
         Self {
             transactions_only,
             acquire_timeout,
-            lookups: lane("", ""),
-            postings: lane(&lock_timeout(true), &lock_timeout(false)),
-            others: anywhere(""),
-            hasty: anywhere(&lock_timeout(true)),
+            lookups: of_lane(false),
+            postings: of_lane(true),
+            others: of_pool(false),
+            hasty: of_pool(true),
         }
     }
 

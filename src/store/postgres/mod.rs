@@ -7,6 +7,7 @@
 //! ledger's, and what was acknowledged has been flushed by the server.
 
 mod adopt;
+mod catch_up;
 mod change;
 mod connection;
 mod decode;

@@ -14,7 +14,7 @@ use super::layout::{Layout, Sql};
 use super::read::lineages;
 use super::types::Instant;
 use super::write::{Owners, Write, step, stood};
-use super::{Behind, Inner, read};
+use super::{Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::store::plain::is_plain;
@@ -90,18 +90,11 @@ impl Loads {
     }
 }
 
-/// How long a row is waited for that somebody keeps: as long as any statement, or as a posting does.
-#[derive(Clone, Copy)]
-enum Wait {
-    Long,
-    Short,
-}
-
 /// So many accounts are remembered to have failed.
 const MOST_ASIDE: usize = 1_000;
 
 /// How often a transaction is begun anew because others were in the way.
-const ATTEMPTS: usize = 4;
+pub(super) const ATTEMPTS: usize = 4;
 
 impl Inner {
     pub(super) async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
@@ -311,7 +304,7 @@ impl Inner {
 
     /// Makes the rows of accounts that have keys of the host's own making. By itself: whoever has locked rows of others
     /// must not wait for this.
-    async fn make_accounts(&self, needs: &Needs) -> sqlx::Result<()> {
+    pub(super) async fn make_accounts(&self, needs: &Needs) -> sqlx::Result<()> {
         let mut held = self.connections.posting().await?;
         let made = async {
             let mut work = held.begin().await?;
@@ -339,79 +332,15 @@ impl Inner {
         postings: &[Posting],
         needs: &Needs,
     ) -> sqlx::Result<Vec<Answer>> {
-        let Loaded { mut book, bases, due } = self.load(statements, needs).await?;
-        let posted = postings.iter().map(|posting| book.post(posting)).collect();
+        let mut loaded = self.load(statements, needs).await?;
+        let posted = postings.iter().map(|posting| loaded.book.post(posting)).collect();
         let owners = postings.iter().map(|posting| (posting.key, posting.account.clone()));
-        self.write(statements, &mut book, (&bases, &due), owners).await?;
+        self.write(statements, &mut loaded, owners).await?;
         Ok(posted)
     }
 
-    /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
-    pub(super) async fn catch_up(&self, behind: &Behind) -> sqlx::Result<usize> {
-        self.catch_up_by(behind, Wait::Long).await
-    }
-
-    /// The same, but for accounts that somebody keeps locked, or that cannot be brought up to date: those are told.
-    pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> sqlx::Result<usize> {
-        if behind.accounts.len() > 1 {
-            match self.catch_up_by(&behind, Wait::Short).await {
-                Err(error) if is_of_rows(&error) => {}
-                done => return done,
-            }
-        }
-        let mut total = 0;
-        for behind in behind.apart() {
-            match self.catch_up_by(&behind, Wait::Short).await {
-                Ok(ended) => total += ended,
-                Err(error) if is_of_rows(&error) => {
-                    let accounts = &behind.accounts;
-                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
-                    but.extend(behind.accounts);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(total)
-    }
-
-    async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> sqlx::Result<usize> {
-        for _ in 0..ATTEMPTS {
-            let mut held = match wait {
-                Wait::Long => self.connections.other().await?,
-                Wait::Short => self.connections.hasty().await?,
-            };
-            let done = async {
-                let mut work = held.begin().await?;
-                let ended = self.catch_up_in(&mut work.statements(), behind).await?;
-                work.commit().await?;
-                Ok(ended)
-            };
-            let done = done.await;
-            match held.after(done) {
-                Err(error) if is_accounts_missing(&error) => {
-                    let (accounts, keys) = (behind.accounts.clone(), behind.key_ids());
-                    let needs = Needs { accounts, keys, ..Needs::default() };
-                    self.make_accounts(&needs).await?;
-                }
-                Err(error) if is_contention(&error) => {}
-                done => return done,
-            }
-        }
-        Err(Anew::Moved.into())
-    }
-
-    /// The same, in a transaction that has begun.
-    pub(super) async fn catch_up_in(&self, statements: &mut Statements<'_>, behind: &Behind) -> sqlx::Result<usize> {
-        let mut accounts = behind.accounts.clone();
-        accounts.sort_unstable();
-        let needs = Needs { accounts, keys: behind.key_ids(), ..Needs::default() };
-        let Loaded { mut book, bases, due } = self.load(statements, &needs).await?;
-        let written = self.write(statements, &mut book, (&bases, &due), std::iter::empty()).await?;
-        Ok(written.changed_holds.len())
-    }
-
     /// Fills a book under the lock, and ends the holds of its accounts that have run out.
-    async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Loaded> {
+    pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
         let now = self.clock.now();
         let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()), due: HashSet::new() };
@@ -542,11 +471,10 @@ impl Inner {
     }
 
     /// Writes what the book changed.
-    async fn write(
+    pub(super) async fn write(
         &self,
         statements: &mut Statements<'_>,
-        book: &mut Book,
-        (bases, due): (&[Basis], &HashSet<AccountId>),
+        Loaded { book, bases, due }: &mut Loaded,
         owners: impl Iterator<Item = (KeyId, AccountId)>,
     ) -> sqlx::Result<Changes> {
         let of_keys: HashMap<_, _> = book.keys().map(|key| (key.id, key.account.clone())).collect();
@@ -588,7 +516,7 @@ impl Inner {
 }
 
 /// A book, and what its rows were when it was filled.
-struct Loaded {
+pub(super) struct Loaded {
     book: Book,
     bases: Vec<Basis>,
     /// Those whose `next_expiry` had come, and is another now.
