@@ -109,7 +109,8 @@ impl SqliteStore {
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        self.catch_up(seen.behind).await?;
+        // The figures of those that cannot be brought up to date are told as they are: nobody is charged by them.
+        self.catch_up_but(seen.behind, &mut Vec::new()).await?;
         Ok(self.connections.reader().run(look).await?.value)
     }
 

@@ -321,6 +321,9 @@ async fn a_hold_that_makes_no_sense_keeps_the_sweep_from_no_other() {
     raw(&path, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'");
     hand.set(at("2026-02-01T01:00:00Z"));
     assert_eq!(store.sweep().await.unwrap(), 1);
+    // Nor does a key that cannot be counted anew keep others from being looked up.
+    raw(&path, "UPDATE agent_keys SET period = 'month'");
+    assert!(store.find(&[token(1).hash, token(2).hash]).await.unwrap().iter().all(Option::is_some));
     raw(&path, "UPDATE agentkey_holds SET labels = '{}' WHERE account_id = 'odd'");
     assert_eq!(store.sweep().await.unwrap(), 1);
 }
