@@ -25,7 +25,8 @@ pub(super) trait Session {
     /// An account rolled to its time, and that time, in the same way.
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>, Self::Error>;
 
-    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> Result<Amount, Self::Error>;
+    /// What a key and everything minted from it was charged since then in its account.
+    async fn spent_by_key(&mut self, key: &Key, since: Timestamp) -> Result<Amount, Self::Error>;
 
     async fn spent_by_account(&mut self, account: &AccountId, since: Timestamp) -> Result<Amount, Self::Error>;
 
@@ -145,7 +146,7 @@ async fn update<S: Session>(session: &mut S, id: KeyId, patch: &KeyPatch, rules:
     };
     let mut key = update.record;
     if let Some(since) = update.recount_from {
-        key.balance.spent = session.spent_by_key(id, since).await?;
+        key.balance.spent = session.spent_by_key(&key, since).await?;
         key.balance.since = since;
         session.put_balance(&key).await?;
     }

@@ -241,7 +241,8 @@ impl State {
                 let update = patch.admit(&lineage, parent.as_ref(), rules)?;
                 let mut key = update.record;
                 if let Some(since) = update.recount_from {
-                    key.balance.spent = self.spent(|row| self.book.path(row.entry.key).contains(id), since);
+                    let of_key = |entry: &Entry| entry.account == key.account && self.book.path(entry.key).contains(id);
+                    key.balance.spent = self.spent(|row| of_key(&row.entry), since);
                     key.balance.since = since;
                 }
                 self.book.add_key(key.clone());

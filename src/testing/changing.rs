@@ -234,6 +234,23 @@ pub async fn another_period_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(key.balance.spent, c(21));
 }
 
+/// What was charged in another account is not of the key's own: not when it comes, and not when it is counted anew.
+pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
+    w.paid(&key, 1).await;
+    // As a request settles whose key the host moved meanwhile.
+    let mut settle = settle(&key, &[], c(2));
+    settle.account = theirs.account.clone();
+    w.accept(&settle).await;
+    assert_eq!(w.account_balance(&theirs).await, (c(2), NOTHING));
+    for budget in [Budget::daily(c(10)), Budget::lifetime(c(10))] {
+        assert_eq!(w.balance(&key).await, (c(1), NOTHING));
+        let key = w.update(&key, KeyPatch::new().budget(budget)).await.expect("another period");
+        assert_eq!(key.balance.spent, c(1), "{budget:?}");
+    }
+}
+
 /// The same for an account: all its entries in the new window count.
 pub async fn another_period_of_the_account_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;

@@ -183,6 +183,7 @@ suite! { $
         an_update_changes_what_it_names
         an_update_stays_inside_the_parent
         another_period_counts_anew
+        another_period_counts_what_was_charged_in_the_account
         another_period_of_the_account_counts_anew
         a_rotation_keeps_everything_but_the_token
         revoking_again_changes_nothing

@@ -239,7 +239,7 @@ impl changing::Session for Session<'_> {
         Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
     }
 
-    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> sqlx::Result<Amount> {
+    async fn spent_by_key(&mut self, key: &Key, since: Timestamp) -> sqlx::Result<Amount> {
         self.inner.sums.spent_by_key(&mut self.statements, key, since).await
     }
 

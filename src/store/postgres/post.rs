@@ -461,7 +461,7 @@ impl Inner {
             match loaded.book.now(&key.account).filter(|_| is_behind) {
                 Some(now) => {
                     key.balance.since = key.budget.period.window(key.anchor, now).start;
-                    key.balance.spent = self.sums.spent_by_key(statements, key.id, key.balance.since).await?;
+                    key.balance.spent = self.sums.spent_by_key(statements, &key, key.balance.since).await?;
                     loaded.book.add_recounted(key);
                 }
                 None => loaded.book.add_key(key),

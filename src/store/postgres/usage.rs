@@ -12,7 +12,7 @@ use super::types::Instant;
 use crate::store::memory::bucket;
 use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
-use crate::{AccountId, Amount, Entry, EntryId, KeyId};
+use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
 /// The texts of lists and sums.
 pub(super) struct Sums {
@@ -71,8 +71,7 @@ impl Sums {
                 "WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION \
                  SELECT k.{{k.id}}::int8 FROM family f JOIN {{keys}} k ON k.{{k.parent}} = f.id) \
                  SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq >= $2 \
-                 WHERE e.counts_at >= $3 AND e.account_id = (SELECT k.{{k.account}}::text COLLATE \"C\" \
-                 FROM {{keys}} k WHERE k.{{k.id}} = $1)"
+                 WHERE e.counts_at >= $3 AND e.account_id = $4"
             )),
             spent_by_account: layout.sql(&format!(
                 "SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.seq >= $2 AND e.counts_at >= $3"
@@ -84,14 +83,15 @@ impl Sums {
         self.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))
     }
 
-    /// What a key and everything minted from it was charged since then.
+    /// What a key and everything minted from it was charged since then in its account.
     pub(super) async fn spent_by_key(
         &self,
         statements: &mut Statements<'_>,
-        key: KeyId,
+        key: &Key,
         since: Timestamp,
     ) -> sqlx::Result<Amount> {
-        total(statements, self.spent_by_key.query().bind(key.get()).bind(first_place(since)).bind(Instant(since))).await
+        let query = self.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
+        total(statements, query.bind(key.account.as_str().to_owned())).await
     }
 
     /// What all keys of an account were charged since then.

@@ -84,7 +84,7 @@ impl changing::Session for Session<'_> {
         }))
     }
 
-    async fn spent_by_key(&mut self, key: KeyId, since: Timestamp) -> Result<Amount> {
+    async fn spent_by_key(&mut self, key: &Key, since: Timestamp) -> Result<Amount> {
         usage::spent_by_key(self.connection, key, since)
     }
 

@@ -75,16 +75,16 @@ macro_rules! entries_of_key {
     };
 }
 
-/// Those of all keys in `family`, whatever their account.
+/// Those of all keys in `family` in the account `?5`.
 macro_rules! entries_of_family {
     () => {
         "SELECT e.amount, e.counts_at FROM family f CROSS JOIN agentkey_entries_of_key i ON i.key_id = f.id \
          AND i.seq BETWEEN ?3 AND ?4 CROSS JOIN agentkey_entries e ON e.number = i.number \
-         AND e.key_id = i.key_id AND e.seq = i.seq \
+         AND e.key_id = i.key_id AND e.seq = i.seq AND e.account_id = ?5 \
          UNION ALL SELECT e.amount, e.counts_at FROM agentkey_entries e \
          WHERE e.number > (SELECT min(last) FROM agentkey_indexed) AND e.seq BETWEEN ?3 AND ?4 \
          AND e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = e.key_id & 7) \
-         AND e.key_id IN (SELECT id FROM family)"
+         AND e.account_id = ?5 AND e.key_id IN (SELECT id FROM family)"
     };
 }
 

@@ -116,7 +116,7 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
         match book.now(&key.account).filter(|_| is_behind) {
             Some(now) => {
                 key.balance.since = key.budget.period.window(key.anchor, now).start;
-                key.balance.spent = usage::spent_by_key(connection, key.id, key.balance.since)?;
+                key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;
                 book.add_recounted(key);
             }
             None => book.add_key(key),

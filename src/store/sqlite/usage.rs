@@ -14,7 +14,7 @@ use crate::clock::from_micros;
 use crate::store::memory::bucket;
 use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
-use crate::{AccountId, Amount, Entry, EntryId, KeyId};
+use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
 pub(super) const PAGE_OF_ACCOUNT: &str =
     concat!(entries_of_account!(" AND e.at >= ?5 AND e.at < ?6"), " ORDER BY seq LIMIT ?7");
@@ -131,11 +131,11 @@ pub(super) const SPENT_BY_KEY: &str = concat!(
 pub(super) const SPENT_BY_ACCOUNT: &str =
     concat!("SELECT ", sum_columns!(), " FROM (", entries_of_account!(" AND e.counts_at >= ?5"), ") e");
 
-/// What a key and everything minted from it was charged since then.
-pub(super) fn spent_by_key(connection: &Connection, key: KeyId, since: Timestamp) -> Result<Amount> {
+/// What a key and everything minted from it was charged since then in its account.
+pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // Nothing counts later than it was written.
     let (first, last) = places(Some(since), None);
-    total(connection, SPENT_BY_KEY, params![key.get(), micros(since), first, last])
+    total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
 }
 
 /// What all keys of an account were charged since then.
