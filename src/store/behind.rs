@@ -13,7 +13,7 @@ pub(super) struct Seen<T> {
 pub(super) struct Behind {
     /// Accounts in which holds have run out.
     pub(super) accounts: Vec<AccountId>,
-    /// Keys that the host's own SQL gave another period, each with its account.
+    /// Keys that the host's own SQL gave another period or account, each with the account that it is of.
     pub(super) keys: Vec<(AccountId, KeyId)>,
 }
 

@@ -27,13 +27,13 @@ pub(super) struct StoredKey<'r> {
 /// What was kept of a key's money.
 pub(super) struct StoredMoney<'r> {
     pub(super) balance: Balance,
-    /// The period that the balance counts.
+    /// The period that the balance counts; an empty text, which is none, where it is to be counted anew.
     pub(super) period: &'r str,
     /// Where windows are counted from, if not from the key's creation.
     pub(super) anchor: Option<Timestamp>,
 }
 
-/// A key, and whether its balance counts another period than the key's own.
+/// A key, and whether its balance counts another period than the key's own: then it is to be counted anew.
 pub(super) struct KeyRow {
     pub(super) key: Key,
     pub(super) is_behind: bool,
@@ -50,15 +50,16 @@ impl StoredKey<'_> {
     /// has spent: that must go on being counted.
     pub(super) fn or_stand_in(self) -> Option<KeyRow> {
         let (id, account, parent, created_at) = (self.id, self.account, self.parent, self.created_at);
-        let balance = self.money.as_ref().map(|money| money.balance);
+        let money = self.money.as_ref().map(|money| (money.balance, money.period));
         self.understand()
             .or_else(|error| {
                 report(id, &error);
-                let balance = balance.unwrap_or(Balance::empty(created_at));
+                let balance = money.map_or(Balance::empty(created_at), |(balance, _)| balance);
                 let mut key = Key::stored(id, account_id(account)?, created_at, balance);
                 key.parent = parent;
                 key.revoked_at = Some(created_at);
-                Ok::<_, Nonsense>(KeyRow { key, is_behind: false })
+                let is_behind = money.is_some_and(|(_, period)| period != key.budget.period.as_str());
+                Ok::<_, Nonsense>(KeyRow { key, is_behind })
             })
             .ok()
     }

@@ -15,7 +15,7 @@ const MEMBERS: &str = "WITH RECURSIVE up (key_id, member) AS (SELECT id, id FROM
 /// Every member whose figures are not the sums of its entries and of its live holds. Budgets are for a lifetime.
 const WRONG_FIGURES: &str = "figures (member, spent, held) AS ( \
     SELECT k.id::text, coalesce(b.spent, 0), coalesce(b.held, 0) FROM agent_keys k \
-    LEFT JOIN agentkey_balances b ON b.key_id = k.id UNION ALL \
+    LEFT JOIN agentkey_balances b ON b.key_id = k.id AND b.account_id = k.account_id UNION ALL \
     SELECT 'account ' || id, spent, held FROM agentkey_accounts), \
     entries AS (SELECT m.member, sum(e.amount) AS spent FROM members m JOIN agentkey_entries e USING (key_id) GROUP BY 1), \
     holds AS (SELECT m.member, sum(h.amount) AS held FROM members m JOIN agentkey_holds h USING (key_id) \

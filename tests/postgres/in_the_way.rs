@@ -318,7 +318,7 @@ async fn holds_and_entries_that_an_account_did_not_know_of_are_known_after_the_m
     execute(
         &pool,
         "UPDATE agentkey_accounts SET next_expiry = NULL, last_entry = DEFAULT; \
-         DELETE FROM agentkey_migrations WHERE version = 4",
+         DELETE FROM agentkey_migrations WHERE version >= 4",
     )
     .await;
     let upgraded = store(database.url(), (&world.clock).into()).await;

@@ -8,6 +8,7 @@ mod host_sql;
 mod in_the_way;
 mod interrupted;
 mod isolation;
+mod moved;
 mod neighbours;
 #[path = "../support/postgres.rs"]
 mod postgres_server;

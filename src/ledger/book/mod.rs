@@ -2,7 +2,7 @@
 
 mod decide;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -39,6 +39,7 @@ struct Touched {
     old_holds: HashSet<PostingId>,
     entries: Vec<EntryId>,
     claims: HashSet<(KeyId, Arc<str>)>,
+    strays: BTreeSet<(KeyId, AccountId)>,
 }
 
 /// Money set aside. The row stays when the hold is over, so that its id stays known.
@@ -104,6 +105,9 @@ pub struct Changes {
     pub entries: Vec<Entry>,
     pub claims: Vec<ClaimRow>,
     pub dropped_claims: Vec<(KeyId, Arc<str>)>,
+    /// Keys whose money changed in an account that they are not of, since the host moved or removed them. A store that
+    /// keeps balances by account counts theirs anew when the key is of the account again.
+    pub strays: Vec<(KeyId, AccountId)>,
 }
 
 impl Changes {
@@ -195,7 +199,7 @@ impl Book {
         self.keys.insert(key.id, key);
     }
 
-    /// Adds a key whose `spent` was counted anew, to be written.
+    /// Adds a key whose balance was counted anew, to be written.
     pub fn add_recounted(&mut self, key: Key) {
         self.touched.accounts.insert(key.account.clone());
         self.touched.keys.insert(key.id);
@@ -249,6 +253,7 @@ impl Book {
             entries: touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())).collect(),
             claims: kept.iter().filter_map(|claim| self.claims.get(claim).cloned()).collect(),
             dropped_claims: dropped,
+            strays: touched.strays.into_iter().collect(),
         };
         for id in touched.accounts {
             changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));

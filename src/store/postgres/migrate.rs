@@ -12,11 +12,12 @@ use super::error::told;
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../migrations/postgres/0002_adoption.sql"),
     include_str!("../../../migrations/postgres/0003_sweep.sql"),
     include_str!("../../../migrations/postgres/0004_accounts_made_anew.sql"),
+    include_str!("../../../migrations/postgres/0005_moved_keys.sql"),
 ];
 
 /// Our own table of keys.

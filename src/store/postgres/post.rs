@@ -31,6 +31,7 @@ pub(super) struct Loads {
     overdue: Sql,
     next_expiry: Sql,
     put_next_expiry: Sql,
+    put_strays: Sql,
     holds: Sql,
     claims: Sql,
     entries: Sql,
@@ -70,6 +71,13 @@ impl Loads {
             put_next_expiry: layout.sql(
                 "UPDATE {accounts} a SET next_expiry = w.next_expiry \
                  FROM unnest($1::text[], $2::timestamptz[]) w (id, next_expiry) WHERE a.id = w.id",
+            ),
+            // Whoever finds the key in the account again finds a balance that counts no period.
+            put_strays: layout.sql(
+                "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
+                 SELECT w.key_id, w.account_id, '', 0, 0, '-infinity'::timestamptz \
+                 FROM unnest($1::int8[], $2::text[]) w (key_id, account_id) \
+                 ON CONFLICT (key_id, account_id) DO UPDATE SET period = ''",
             ),
             holds: layout.sql(
                 "SELECT {of_hold} FROM unnest($1::uuid[]) w (id) CROSS JOIN LATERAL \
@@ -462,6 +470,7 @@ impl Inner {
                 Some(now) => {
                     key.balance.since = key.budget.period.window(key.anchor, now).start;
                     key.balance.spent = self.sums.spent_by_key(statements, &key, key.balance.since).await?;
+                    key.balance.held = self.sums.held_by_key(statements, &key).await?;
                     loaded.book.add_recounted(key);
                 }
                 None => loaded.book.add_key(key),
@@ -497,7 +506,15 @@ impl Inner {
         self.known.forget(bases.iter().map(|basis| &basis.account));
         let write = Write { bases, changes: &[&changes], owners: Some(&owners), step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
-        if stood(&rows, bases)?.into_iter().all(|stood| stood) { Ok(changes) } else { Err(Anew::Moved.into()) }
+        if !stood(&rows, bases)?.into_iter().all(|stood| stood) {
+            return Err(Anew::Moved.into());
+        }
+        if !changes.strays.is_empty() {
+            let strays = changes.strays.iter().map(|(key, account)| (key.get(), account.as_str().to_owned()));
+            let (keys, accounts): (Vec<_>, Vec<_>) = strays.unzip();
+            statements.run(self.loads.put_strays.query().bind(keys).bind(accounts)).await?;
+        }
+        Ok(changes)
     }
 
     pub(super) fn learn(&self, members: &[read::Member]) {

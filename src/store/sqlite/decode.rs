@@ -162,7 +162,7 @@ impl<'r> Cells<'r> {
             id: PostingId::from_bytes(self.read()?),
             account: self.account_id()?,
             key: self.key_id()?,
-            path: serde_json::from_str(self.read()?).map_err(corrupt)?,
+            path: self.path()?,
             amount: self.amount()?,
             created_at: self.instant()?,
             expires_at: self.instant()?,
@@ -177,6 +177,10 @@ impl<'r> Cells<'r> {
                 _ => HoldState::Over,
             },
         })
+    }
+
+    pub(super) fn path(&mut self) -> Result<Vec<KeyId>> {
+        serde_json::from_str(self.read()?).map_err(corrupt)
     }
 
     pub(super) fn entry(&mut self) -> Result<Entry> {

@@ -117,6 +117,7 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
             Some(now) => {
                 key.balance.since = key.budget.period.window(key.anchor, now).start;
                 key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;
+                key.balance.held = usage::held_by_key(connection, &key)?;
                 book.add_recounted(key);
             }
             None => book.add_key(key),

@@ -131,11 +131,23 @@ pub(super) const SPENT_BY_KEY: &str = concat!(
 pub(super) const SPENT_BY_ACCOUNT: &str =
     concat!("SELECT ", sum_columns!(), " FROM (", entries_of_account!(" AND e.counts_at >= ?5"), ") e");
 
+pub(super) const HELD_BY_ACCOUNT: &str =
+    "SELECT h.path, h.amount FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live'";
+
 /// What a key and everything minted from it was charged since then in its account.
 pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // Nothing counts later than it was written.
     let (first, last) = places(Some(since), None);
     total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
+}
+
+/// What live holds set aside of a key in its account.
+pub(super) fn held_by_key(connection: &Connection, key: &Key) -> Result<Amount> {
+    let holds = all(connection, HELD_BY_ACCOUNT, [key.account.as_str()], |mut cells| {
+        Ok((cells.path()?, Amount::micros(cells.read()?)))
+    })?;
+    let of_key = holds.into_iter().filter(|(path, _)| path.contains(&key.id));
+    Ok(of_key.fold(Amount::ZERO, |held, (_, amount)| held.saturating_add(amount)))
 }
 
 /// What all keys of an account were charged since then.

@@ -3,6 +3,7 @@ mod index;
 mod known;
 mod migration;
 mod model;
+mod moved;
 mod policy;
 mod threads;
 
@@ -226,6 +227,7 @@ async fn rows_are_looked_up_through_indexes() {
             usage::PAGE_OF_ACCOUNT,
             usage::PAGE_OF_KEY,
             usage::SPENT_BY_KEY,
+            usage::HELD_BY_ACCOUNT,
             usage::SPENT_BY_ACCOUNT,
             "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
              WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id",
