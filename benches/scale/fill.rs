@@ -106,7 +106,7 @@ pub async fn sqlite(keys: &AgentKeys, file: &Path, size: Size) -> Result<()> {
     connection.execute_batch(
         "INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries ORDER BY 1, 2; \
          INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries ORDER BY 1, 2; \
-         UPDATE agentkey_indexed SET last = n, due = n FROM (SELECT max(number) AS n FROM agentkey_entries); \
+         UPDATE agentkey_index_parts SET last = n, due = n FROM (SELECT max(number) AS n FROM agentkey_entries); \
          INSERT INTO agentkey_balances (key_id, period, spent, held, since) \
          SELECT e.key_id, a.period, count(*), 0, a.since FROM agentkey_entries e \
          JOIN agentkey_accounts a ON a.id = e.account_id GROUP BY e.key_id; \

@@ -2,25 +2,55 @@
 //!
 //! Entries are appended in the order of time, but in an index by key each goes to another page, and a commit that
 //! writes a page for each of its entries, in each index, costs several times the rest of it. So a commit appends only.
-//! Once so many entries have come, those of an eighth of the keys go into the indexes together, in order, where a page
-//! takes several of them; a little later those of the next eighth. Who lists or sums up looks at both: at what the
-//! indexes know, and at the end of the ledger behind it.
+//! Once so many entries have come, those of a sixteenth of the keys, and those of a sixteenth of the accounts, go into
+//! their index together, in order, where a page takes several of them; a little later those of the next sixteenth. Who
+//! lists or sums up looks at both: at what the indexes know, and at the end of the ledger behind it.
 
-use rusqlite::Connection;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
 
 use super::connection::Open;
 use super::error::Result;
 use super::known::{Effect, Known};
-use super::statement::{in_writing, one, run};
+use super::statement::{all, each, in_writing, one, run};
+use crate::{AccountId, KeyId};
 
-/// So many entries come in between two turns of one part of the keys.
-const EVERY: i64 = if cfg!(test) { 32 } else { 8_192 };
+/// So many entries come in between two turns of one part.
+const EVERY: i64 = if cfg!(test) { 64 } else { 16_384 };
 
-/// A key is of the part `key_id & 7`.
-const PARTS: i64 = 8;
+/// Of each index. A key is of the part `key_id & 15`; an account is of the part `16 + account_part`.
+const PARTS: i64 = 16;
+
+/// No turn indexes more entries, however many are of one key or account: all postings wait for it.
+const MOST: usize = if cfg!(test) { 16 } else { 2_048 };
 
 /// No turn walks over more entries, however many a host's own SQL put there.
-const MOST: i64 = 8 * EVERY;
+const FARTHEST: i64 = 4 * EVERY;
+
+/// So many of the last entries are remembered: a turn comes a few batches after it is due.
+pub(super) const REMEMBERED: usize = if cfg!(test) { 80 } else { 20_480 };
+
+/// Where an entry is, in the ledger and in its indexes.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) number: i64,
+    pub(super) seq: i64,
+    pub(super) account: Arc<str>,
+    pub(super) account_part: i64,
+    pub(super) key: KeyId,
+}
+
+impl Place {
+    fn is_of(&self, part: i64) -> bool {
+        part == self.key.get() & (PARTS - 1) || part == PARTS + self.account_part
+    }
+}
+
+/// Written with each entry. It may be any number that spreads accounts evenly: nobody works it out again.
+pub(super) fn account_part(account: &AccountId) -> i64 {
+    i64::from(crc32fast::hash(account.as_str().as_bytes())) % PARTS
+}
 
 /// Entries in the places from `?3` to `?4`, in two halves: those that an index `i` knows, and those behind its marks.
 /// `$and` is said of each `e`.
@@ -54,8 +84,8 @@ macro_rules! entries_of_account {
             "agentkey_entries_of_account",
             "e.account_id = i.account_id",
             "i.account_id = ?1 AND ?2 IS NULL",
-            "e.number > (SELECT min(last) FROM agentkey_indexed) AND e.account_id = ?1 AND ?2 IS NULL \
-             AND e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = e.key_id & 7)",
+            "e.number > (SELECT min(last) FROM agentkey_index_parts) AND e.account_id = ?1 AND ?2 IS NULL \
+             AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = 16 + e.account_part)",
             $and
         )
     };
@@ -68,7 +98,7 @@ macro_rules! entries_of_key {
             "agentkey_entries_of_key",
             "e.key_id = i.key_id",
             "i.key_id = ?2 AND e.account_id = ?1",
-            "e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = ?2 & 7) \
+            "e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = ?2 & 15) \
              AND e.key_id = ?2 AND e.account_id = ?1",
             $and
         )
@@ -82,8 +112,8 @@ macro_rules! entries_of_family {
          AND i.seq BETWEEN ?3 AND ?4 CROSS JOIN agentkey_entries e ON e.number = i.number \
          AND e.key_id = i.key_id AND e.seq = i.seq AND e.account_id = ?5 \
          UNION ALL SELECT e.amount, e.counts_at FROM agentkey_entries e \
-         WHERE e.number > (SELECT min(last) FROM agentkey_indexed) AND e.seq BETWEEN ?3 AND ?4 \
-         AND e.number > (SELECT p.last FROM agentkey_indexed p WHERE p.part = e.key_id & 7) \
+         WHERE e.number > (SELECT min(last) FROM agentkey_index_parts) AND e.seq BETWEEN ?3 AND ?4 \
+         AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = e.key_id & 15) \
          AND e.account_id = ?5 AND e.key_id IN (SELECT id FROM family)"
     };
 }
@@ -94,38 +124,66 @@ pub(super) use {entries_of, entries_of_account, entries_of_family, entries_of_ke
 /// the mark of its part would never be indexed.
 pub(super) fn next_number(connection: &Connection) -> Result<i64> {
     const SQL: &str = "SELECT max(coalesce((SELECT max(number) FROM agentkey_entries), 0), \
-                       (SELECT max(last) FROM agentkey_indexed)) + 1";
+                       (SELECT max(last) FROM agentkey_index_parts)) + 1";
     Ok(one(connection, SQL, [], |mut cells| cells.read())?.unwrap_or(1))
 }
 
-/// The part of the keys whose turn it is.
+/// The part whose turn it is.
 pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
-    const SQL: &str = "SELECT part FROM agentkey_indexed \
+    const SQL: &str = "SELECT part FROM agentkey_index_parts \
                        WHERE due <= (SELECT max(number) FROM agentkey_entries) ORDER BY due LIMIT 1";
     one(connection, SQL, [], |mut cells| cells.read())
 }
 
-/// Indexes the entries of the keys whose turn it is.
+/// Indexes the entries of the part whose turn it is.
 pub(super) fn catch_up(open: &mut Open, known: &Known) -> Result<()> {
-    const BY_ACCOUNT: &str = "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) \
-                              SELECT account_id, seq, number FROM agentkey_entries \
-                              WHERE number > ?2 AND number <= ?3 AND key_id & 7 = ?1 ORDER BY account_id, seq";
-    const BY_KEY: &str = "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) \
-                          SELECT key_id, seq, number FROM agentkey_entries \
-                          WHERE number > ?2 AND number <= ?3 AND key_id & 7 = ?1 ORDER BY key_id, seq";
     const LAST: &str = "SELECT last, min((SELECT max(number) FROM agentkey_entries), last + ?2) \
-                        FROM agentkey_indexed WHERE part = ?1";
-    in_writing(open, known, |connection, _| {
+                        FROM agentkey_index_parts WHERE part = ?1";
+    const MARK: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
+    in_writing(open, known, |connection, since| {
         let nothing = ((), Effect::default());
         let Some(part) = due(connection)? else { return Ok(nothing) };
-        let ends = one(connection, LAST, [part, MOST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
+        let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
         let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(nothing) };
-        run(connection, BY_ACCOUNT, [part, last, end])?;
-        run(connection, BY_KEY, [part, last, end])?;
-        let mark = "UPDATE agentkey_indexed SET last = ?2, due = ?3 WHERE part = ?1";
+        let places = known
+            .places(since, last, end, |places| places.filter(|place| place.is_of(part)).take(MOST).cloned().collect());
+        let places: Vec<_> = places.map_or_else(|| read(connection, part, last, end), Ok)?;
         // Each part has a time of its own, so that they do not come all at once.
-        let next = (end / EVERY + 1) * EVERY + part * EVERY / PARTS;
-        run(connection, mark, [part, end, next])?;
+        let (end, due) = match places.get(MOST - 1) {
+            Some(newest) => (newest.number, newest.number),
+            None => (end, (end / EVERY + 1) * EVERY + part % PARTS * EVERY / PARTS),
+        };
+        put(connection, part, places)?;
+        run(connection, MARK, [part, end, due])?;
         Ok(nothing)
+    })
+}
+
+/// The places of a part, where they are not known. An account that is no text is one that nobody asks for.
+fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
+    const SQL: &str = "SELECT number, seq, account_id, account_part, key_id FROM agentkey_entries \
+                       WHERE number > ?2 AND number <= ?3 AND ?1 IN (key_id & 15, 16 + account_part) \
+                       ORDER BY number LIMIT ?4";
+    all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
+        let (number, seq) = (cells.read()?, cells.read()?);
+        let account = cells.read::<&str>().unwrap_or_default().into();
+        Ok(Place { number, seq, account, account_part: cells.read()?, key: cells.key_id()? })
+    })
+}
+
+/// In the order of the index, so that a page is written once.
+fn put(connection: &Connection, part: i64, mut places: Vec<Place>) -> Result<()> {
+    const OF_ACCOUNT: &str =
+        "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) VALUES (?1, ?2, ?3)";
+    const OF_KEY: &str = "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) VALUES (?1, ?2, ?3)";
+    if part < PARTS {
+        places.sort_unstable_by_key(|place| (place.key, place.seq));
+        return each(connection, OF_KEY, places, |statement, place| {
+            Ok(statement.execute(params![place.key.get(), place.seq, place.number]).map(drop)?)
+        });
+    }
+    places.sort_unstable_by(|a, b| (&a.account, a.seq).cmp(&(&b.account, b.seq)));
+    each(connection, OF_ACCOUNT, places, |statement, place| {
+        Ok(statement.execute(params![&*place.account, place.seq, place.number]).map(drop)?)
     })
 }

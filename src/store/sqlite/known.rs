@@ -4,7 +4,7 @@
 //! every transaction of ours draws anew. Who finds them as they are known need not read the rows. What this process
 //! commits it takes over into memory; when anybody else has written, everything is forgotten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque, vec_deque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use super::decode::AccountRow;
 use super::error::Result;
+use super::index::{Place, REMEMBERED};
 use super::read::{DEEPEST, Snapshot};
 use super::statement::{in_snapshot, one};
 use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
@@ -60,6 +61,8 @@ struct Memory {
     tokens: ByToken<KeyId>,
     keys: HashMap<KeyId, KnownKey>,
     accounts: HashMap<AccountId, KnownAccount>,
+    /// The last entries, without a gap.
+    places: VecDeque<Place>,
     /// The commit under way. Readers may see that it was made before the writer knows.
     sent: Option<Sent>,
 }
@@ -88,13 +91,15 @@ pub(super) struct Effect {
     accounts: Vec<AccountRow>,
     balances: Vec<(KeyId, Period, Balance)>,
     holds: Vec<HoldRow>,
+    places: Vec<Place>,
     forgotten: Vec<AccountId>,
 }
 
 impl Effect {
-    /// Adds postings; `accounts` are the rows of their accounts as they are after them.
-    pub(super) fn add(&mut self, accounts: Vec<AccountRow>, changes: Changes) {
+    /// Adds postings; `accounts` are the rows of their accounts as they are after them, `places` those of their entries.
+    pub(super) fn add(&mut self, accounts: Vec<AccountRow>, places: Vec<Place>, changes: Changes) {
         self.accounts.extend(accounts);
+        self.places.extend(places);
         self.balances.extend(changes.balances);
         self.holds.extend(changes.new_holds);
         self.holds.extend(changes.changed_holds);
@@ -221,6 +226,24 @@ impl Known {
         Some(known.row.clone())
     }
 
+    /// What is made of the places of the entries behind number `last` and up to `end`, where all of them are known.
+    pub(super) fn places<T>(
+        &self,
+        since: Option<Moment>,
+        last: i64,
+        end: i64,
+        make: impl FnOnce(vec_deque::Iter<'_, Place>) -> T,
+    ) -> Option<T> {
+        let memory = self.lock();
+        let (first, newest) = (memory.places.front()?.number, memory.places.back()?.number);
+        if since.is_none() || memory.moment() != since || first > last.saturating_add(1) || newest < end {
+            return None;
+        }
+        let behind = |number| memory.places.partition_point(|place| place.number <= number);
+        let from = behind(last);
+        Some(make(memory.places.range(from..behind(end).max(from))))
+    }
+
     /// Takes note of a commit that is about to be made.
     pub(super) fn sending(&self, from: Option<State>, to: Option<State>, effect: Effect) {
         self.lock().sent = Some(Sent { from, to, effect });
@@ -288,11 +311,21 @@ impl Memory {
                 HoldState::Over | HoldState::Charged => drop(known.holds.remove(&hold.id)),
             }
         }
+        self.append(effect.places);
         for account in effect.forgotten {
             for key in self.accounts.remove(&account).into_iter().flat_map(|known| known.keys) {
                 self.keys.remove(&key);
             }
         }
+    }
+
+    fn append(&mut self, places: Vec<Place>) {
+        let is_next = |place: &Place| self.places.back().is_some_and(|newest| place.number == newest.number + 1);
+        if places.first().is_some_and(|place| !is_next(place)) {
+            self.places.clear();
+        }
+        self.places.extend(places);
+        self.places.drain(..self.places.len().saturating_sub(REMEMBERED));
     }
 
     /// Keys that make sense, of accounts that are there.

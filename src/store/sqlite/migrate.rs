@@ -5,13 +5,14 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::error::{Result, corrupt};
 
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("../../../migrations/sqlite/0001_init.sql"),
     include_str!("../../../migrations/sqlite/0002_policy_version.sql"),
     include_str!("../../../migrations/sqlite/0003_uses.sql"),
     include_str!("../../../migrations/sqlite/0004_places.sql"),
     include_str!("../../../migrations/sqlite/0005_ledger_version.sql"),
     include_str!("../../../migrations/sqlite/0006_moved_keys.sql"),
+    include_str!("../../../migrations/sqlite/0007_index_parts.sql"),
 ];
 
 /// Under the lock, so that of two processes that open a new file together one makes the tables and the other finds them.

@@ -137,11 +137,7 @@ impl SqliteStore {
     }
 
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
-        let post = move |open: &mut Open, known: &Known, clock: &Clock| {
-            let posted = post::post(open, known, clock, &postings)?;
-            // What is committed is answered, whatever this says.
-            Ok((posted, matches!(index::due(&open.connection), Ok(Some(_)))))
-        };
+        let post = move |open: &mut Open, known: &Known, clock: &Clock| post::post(open, known, clock, &postings);
         let (posted, is_due) = self.writing(post).await?;
         if is_due {
             let known = self.known.clone();

@@ -11,7 +11,7 @@ use super::known::{Effect, Known, Moment};
 use super::load::Filled;
 use super::read::Snapshot;
 use super::statement::{in_writing, run};
-use super::{load, write};
+use super::{index, load, write};
 use crate::ledger::{Book, Needs, Posted, Posting};
 use crate::store::behind::Behind;
 use crate::store::plain::is_plain;
@@ -19,7 +19,8 @@ use crate::{AccountId, Clock, Refusal};
 
 type Answers = Vec<std::result::Result<Posted, Refusal>>;
 
-pub(super) fn post(open: &mut Open, known: &Known, clock: &Clock, postings: &[Posting]) -> Result<Answers> {
+/// Also tells whether entries are to be indexed now.
+pub(super) fn post(open: &mut Open, known: &Known, clock: &Clock, postings: &[Posting]) -> Result<(Answers, bool)> {
     match posted(open, known, clock, postings, true) {
         // One of them was accepted before: which one, and with what answer, has to be read.
         Err(error) if is_duplicate(&error) => {
@@ -36,17 +37,17 @@ fn posted(
     clock: &Clock,
     postings: &[Posting],
     by_what_is_known: bool,
-) -> Result<Answers> {
+) -> Result<(Answers, bool)> {
     in_writing(open, known, |connection, since| {
         let since = since.filter(|_| by_what_is_known);
         let (answers, books) = Deciding { connection, known, since, now: clock.now() }.all(postings)?;
         let mut effect = Effect::default();
         for (mut book, mut accounts) in books {
             let changes = book.take_changes();
-            write::changes(connection, &changes, &mut accounts)?;
-            effect.add(accounts, changes);
+            let places = write::changes(connection, &changes, &mut accounts)?;
+            effect.add(accounts, places, changes);
         }
-        Ok((answers, effect))
+        Ok(((answers, index::due(connection)?.is_some()), effect))
     })
 }
 
@@ -125,9 +126,9 @@ pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behin
     let needs = Needs { accounts, keys, ..Needs::default() };
     let (mut book, mut rows) = load::overdue_book(connection, &needs, now)?;
     let changes = book.take_changes();
-    write::changes(connection, &changes, &mut rows)?;
+    let places = write::changes(connection, &changes, &mut rows)?;
     let ended = changes.changed_holds.len();
     let mut effect = Effect::default();
-    effect.add(rows, changes);
+    effect.add(rows, places, changes);
     Ok((ended, effect))
 }

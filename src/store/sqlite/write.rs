@@ -9,14 +9,15 @@ use serde::Serialize;
 
 use super::decode::AccountRow;
 use super::error::{Result, corrupt};
-use super::index::next_number;
+use super::index::{Place, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
 use crate::{Account, Amount, Balance, Entry, KeyId, Note, Period};
 
-/// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after.
-pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut [AccountRow]) -> Result<()> {
+/// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after. Tells where the
+/// new entries are.
+pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut [AccountRow]) -> Result<Vec<Place>> {
     let mut rows: HashMap<_, _> = accounts.iter_mut().map(|row| (row.account.id.clone(), row)).collect();
     for (account, at) in &changes.accounts {
         let row = rows.get_mut(&account.id).ok_or_else(|| corrupt("an account changed that was not loaded"))?;
@@ -29,10 +30,16 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
         }
     }
     let first = if changes.entries.is_empty() { 0 } else { next_number(connection)? };
+    let mut places = Vec::with_capacity(changes.entries.len());
     each(connection, NEW_ENTRY, changes.entries.iter().zip(first..), |statement, (row, number)| {
         let account = rows.get_mut(&row.account).ok_or_else(|| corrupt("an entry is of an account not loaded"))?;
         account.last_entry = next_place(account.last_entry, row.at);
-        entry(statement, row, number, account.last_entry)
+        let seq = account.last_entry;
+        let (account, account_part) = (row.account.shared(), account_part(&row.account));
+        let place = Place { number, seq, account, account_part, key: row.key };
+        entry(statement, row, &place)?;
+        places.push(place);
+        Ok(())
     })?;
     let changed = changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id));
     each(connection, MONEY_OF_ACCOUNT, changed, |statement, row| money_of_account(statement, row))?;
@@ -42,7 +49,8 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
     each(connection, CLAIM, &changes.claims, claim)?;
     each(connection, DROPPED_CLAIM, &changes.dropped_claims, |statement, (key, claim)| {
         put(statement, params![key.get(), &**claim])
-    })
+    })?;
+    Ok(places)
 }
 
 fn put(statement: &mut CachedStatement<'_>, row: impl Params) -> Result<()> {
@@ -125,14 +133,14 @@ fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<(
 }
 
 const NEW_ENTRY: &str = "INSERT INTO agentkey_entries \
-                         (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                         (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference, account_part) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
-fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, number: i64, place: i64) -> Result<()> {
+fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> Result<()> {
     let row = params![
-        number,
+        place.number,
         entry.id.as_bytes(),
-        place,
+        place.seq,
         entry.account.as_str(),
         entry.key.get(),
         entry.kind.as_str(),
@@ -142,6 +150,7 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, number: i64, place:
         entry.refunds.as_ref().map(|id| id.as_bytes()),
         labels(&entry.note)?,
         entry.note.reference,
+        place.account_part,
     ];
     put(statement, row)
 }

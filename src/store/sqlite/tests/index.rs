@@ -70,6 +70,25 @@ fn count(path: &Path, sql: &str) -> i64 {
     Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
+/// The indexes know every entry up to the mark of its part, and nothing else. (Those of deleted entries are left.)
+fn assert_indexed(path: &Path) {
+    for (index, column, part) in [
+        ("agentkey_entries_of_account", "account_id", "16 + e.account_part"),
+        ("agentkey_entries_of_key", "key_id", "e.key_id & 15"),
+    ] {
+        let told = format!("SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)");
+        let known =
+            format!("SELECT {column}, seq, number FROM {index} WHERE number IN (SELECT number FROM agentkey_entries)");
+        let marked = format!(
+            "SELECT e.{column}, e.seq, e.number FROM agentkey_entries e JOIN agentkey_index_parts p \
+             ON p.part = {part} WHERE e.number <= p.last"
+        );
+        for (one, other) in [(&marked, &known), (&known, &marked), (&told, &known)] {
+            assert_eq!(count(path, &format!("SELECT count(*) FROM ({one} EXCEPT {other})")), 0, "{index}: {one}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn lists_and_sums_miss_nothing_on_either_side_of_the_indexes() {
     let directory = directory();
@@ -83,8 +102,8 @@ async fn lists_and_sums_miss_nothing_on_either_side_of_the_indexes() {
     // Some are indexed, and some are not yet.
     store.close().await;
     let indexed = count(&path, "SELECT count(*) FROM agentkey_entries_of_key");
-    assert_eq!(indexed, count(&path, "SELECT count(*) FROM agentkey_entries_of_account"));
     assert!(indexed > 0 && indexed < paid.len() as i64, "{indexed} of {}", paid.len());
+    assert_indexed(&path);
     let store = SqliteStore::connect(&path).await.unwrap();
     assert_told(&store, &paid).await;
 }
@@ -108,8 +127,102 @@ async fn what_others_wrote_or_deleted_is_indexed_in_the_end() {
          WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000) \
          SELECT randomblob(16), -n, 'other', 99, 'pay', 1, 0, 0, '{}' FROM n",
     );
-    paid.extend(pay(&store, 200).await);
+    paid.extend(pay(&store, 500).await);
     assert_told(&store, &paid).await;
     store.close().await;
     assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries_of_key WHERE key_id = 99"), 2_000);
+    assert_indexed(&path);
+}
+
+#[tokio::test]
+async fn entries_that_this_process_did_not_post_are_indexed_with_its_own() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let (store, other) = (store_with_keys(&path).await, SqliteStore::connect(&path).await.unwrap());
+    let mut paid = Vec::new();
+    for turn in 0..8 {
+        // For a while alone, so that what this process posted is known to it; then the other comes in between.
+        paid.extend(pay(&store, 40).await);
+        paid.extend(pay(&other, 1 + turn % 3).await);
+        paid.extend(pay(&store, 3).await);
+        assert_told(&store, &paid).await;
+    }
+    store.close().await;
+    other.close().await;
+    assert_indexed(&path);
+}
+
+#[tokio::test]
+async fn entries_of_one_key_only_are_indexed_little_by_little() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = store_with_keys(&path).await;
+    let pay = || {
+        Posting::new(account("acme"), KeyId::new(1), {
+            Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None }
+        })
+    };
+    let mut most = 0;
+    for _ in 0..300 {
+        store.post(&[pay()]).await.unwrap().pop().unwrap().unwrap();
+        store.writing(|_, _, _| Ok(())).await.unwrap(); // behind the turn
+        let before = most;
+        most = count(&path, "SELECT count(*) FROM agentkey_entries_of_key");
+        assert!(most - before <= 16, "{}", most - before);
+    }
+    store.close().await;
+    assert_indexed(&path);
+    assert!(most > 150, "{most}");
+}
+
+#[tokio::test]
+async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
+    let store = SqliteStore::open(SqliteOptions::new(&path).clock(&clock)).await.unwrap();
+    let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    for _ in 0..30 {
+        let ttl = Duration::from_secs(1);
+        let hold = |on_expiry| Action::Hold { amount: Amount::micros(1), ttl, on_expiry, note: Note::default() };
+        let pay = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
+        for action in [pay.clone(), hold(crate::OnExpiry::Charge), pay] {
+            let posting = Posting::new(account("acme"), key.id, action);
+            store.post(&[posting]).await.unwrap().pop().unwrap().unwrap();
+        }
+        clock.advance(Duration::from_secs(2));
+        let rename = Change::Update { key: key.id, patch: crate::KeyPatch::new().name("another") };
+        store.change(&rename, &Rules::default()).await.unwrap().unwrap();
+    }
+    store.close().await;
+    assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries WHERE kind = 'expiry'"), 30);
+    assert_indexed(&path);
+}
+
+#[tokio::test]
+async fn entries_that_an_earlier_version_had_not_indexed_are_told_once() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = store_with_keys(&path).await;
+    let mut paid = pay(&store, 60).await;
+    store.close().await;
+    // As version 6 left it: eight parts of keys, each with a mark of its own in both indexes.
+    raw(
+        &path,
+        "CREATE TABLE agentkey_indexed (part INTEGER PRIMARY KEY, last INTEGER NOT NULL, due INTEGER NOT NULL) STRICT;
+         INSERT INTO agentkey_indexed SELECT part, 20 + 3 * part, 60 + part FROM agentkey_index_parts WHERE part < 8;
+         DELETE FROM agentkey_entries_of_account; DELETE FROM agentkey_entries_of_key;
+         INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries
+             WHERE number <= 20 + 3 * (key_id & 7);
+         INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries
+             WHERE number <= 20 + 3 * (key_id & 7);
+         DROP TABLE agentkey_index_parts; ALTER TABLE agentkey_entries DROP COLUMN account_part;
+         DELETE FROM agentkey_migrations WHERE version = 7",
+    );
+    let store = SqliteStore::connect(&path).await.unwrap();
+    assert_told(&store, &paid).await;
+    paid.extend(pay(&store, 100).await);
+    assert_told(&store, &paid).await;
+    store.close().await;
+    assert_indexed(&path);
 }

@@ -251,7 +251,7 @@ async fn a_commit_that_is_seen_early_is_taken_over() {
         connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000")?;
         row.account.balance.spent = row.account.balance.spent.saturating_add(Amount::cents(1));
         let mut effect = crate::store::sqlite::known::Effect::default();
-        effect.add(vec![row], crate::ledger::Changes::default());
+        effect.add(vec![row], Vec::new(), crate::ledger::Changes::default());
         known.sending(from.map(|from| from.state), crate::store::sqlite::known::State::next(connection)?, effect);
         connection.execute_batch("COMMIT")?;
         Ok(from)
