@@ -10,7 +10,9 @@ WITH live AS (
     WHERE b.held <> coalesce(l.held, 0)
         OR EXISTS (SELECT FROM {balances} o WHERE o.key_id = b.key_id AND o.account_id <> b.account_id)
 ), locked AS (
-    UPDATE {accounts} a SET version = a.version + 1 WHERE a.id IN (SELECT account_id FROM wrong) RETURNING a.id
+    SELECT a.id FROM {accounts} a WHERE a.id IN (SELECT account_id FROM wrong) ORDER BY a.id FOR UPDATE
+), moved AS (
+    UPDATE {accounts} a SET version = a.version + 1 FROM locked l WHERE a.id = l.id RETURNING a.id
 )
 UPDATE {balances} b SET period = '' FROM wrong w
-WHERE b.key_id = w.key_id AND b.account_id = w.account_id AND w.account_id IN (SELECT id FROM locked);
+WHERE b.key_id = w.key_id AND b.account_id = w.account_id AND w.account_id IN (SELECT id FROM moved);

@@ -19,8 +19,11 @@ use crate::{AccountId, KeyId};
 /// So many entries come in between two turns of one part.
 const EVERY: i64 = if cfg!(test) { 64 } else { 16_384 };
 
-/// Of each index. A key is of the part `key_id & 15`; an account is of the part `16 + account_part`.
+/// Of each index. A key is of the part `key_id & 15`; an account is of the part `16 + (account_part & 15)`.
 const PARTS: i64 = 16;
+
+/// So many entries come for each turn that is to be taken.
+pub(super) const FOR_A_TURN: usize = (EVERY / PARTS / 2) as usize;
 
 /// No turn indexes more entries, however many are of one key or account: all postings wait for it.
 const MOST: usize = if cfg!(test) { 16 } else { 2_048 };
@@ -43,7 +46,7 @@ pub(super) struct Place {
 
 impl Place {
     fn is_of(&self, part: i64) -> bool {
-        part == self.key.get() & (PARTS - 1) || part == PARTS + self.account_part
+        part == self.key.get() & (PARTS - 1) || part == PARTS + (self.account_part & (PARTS - 1))
     }
 }
 
@@ -85,7 +88,7 @@ macro_rules! entries_of_account {
             "e.account_id = i.account_id",
             "i.account_id = ?1 AND ?2 IS NULL",
             "e.number > (SELECT min(last) FROM agentkey_index_parts) AND e.account_id = ?1 AND ?2 IS NULL \
-             AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = 16 + e.account_part)",
+             AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = 16 + (e.account_part & 15))",
             $and
         )
     };
@@ -162,7 +165,7 @@ pub(super) fn catch_up(open: &mut Open, known: &Known) -> Result<()> {
 /// The places of a part, where they are not known. An account that is no text is one that nobody asks for.
 fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
     const SQL: &str = "SELECT number, seq, account_id, account_part, key_id FROM agentkey_entries \
-                       WHERE number > ?2 AND number <= ?3 AND ?1 IN (key_id & 15, 16 + account_part) \
+                       WHERE number > ?2 AND number <= ?3 AND ?1 IN (key_id & 15, 16 + (account_part & 15)) \
                        ORDER BY number LIMIT ?4";
     all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
         let (number, seq) = (cells.read()?, cells.read()?);

@@ -45,8 +45,8 @@ pub(super) struct Moment {
 impl State {
     /// Draws the number of the state that the transaction leaves behind.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
-        const SQL: &str = "UPDATE agentkey_ledger SET version = random() WHERE id = 0 \
-                           RETURNING (SELECT p.version FROM agentkey_policy p WHERE p.id = 0), version";
+        const SQL: &str = "UPDATE agentkey_ledger SET state = random() WHERE id = 0 \
+                           RETURNING (SELECT p.version FROM agentkey_policy p WHERE p.id = 0), state";
         let next = one(connection, SQL, [], |mut cells| Ok((cells.read::<Option<_>>()?, cells.read()?)))?;
         Ok(next.and_then(|(policy, ledger)| Some(Self { policy: policy?, ledger })))
     }
@@ -130,7 +130,7 @@ impl Glance {
 
     /// Looks again, in a transaction that has begun; tells whether somebody else wrote and left the numbers as they were.
     fn again(&mut self, connection: &Connection) -> Result<bool> {
-        const STATE: &str = "SELECT p.version, l.version FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
+        const STATE: &str = "SELECT p.version, l.state FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
                              WHERE p.id = 0 AND l.id = 0";
         let others = one(connection, "PRAGMA data_version", [], |mut cells| cells.read())?;
         let state = one(connection, STATE, [], |mut cells| Ok(State { policy: cells.read()?, ledger: cells.read()? }))?;

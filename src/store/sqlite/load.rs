@@ -1,6 +1,7 @@
 //! Filling a book with what postings need, under the lock.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -100,6 +101,7 @@ fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()
 /// Adds keys and all their ancestors, each once.
 fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) -> Result<()> {
     let mut done = BTreeSet::new();
+    let mut held = HashMap::new();
     while let Some(id) = ids.pop_first() {
         if !done.insert(id) {
             continue;
@@ -117,7 +119,11 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
             Some(now) => {
                 key.balance.since = key.budget.period.window(key.anchor, now).start;
                 key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;
-                key.balance.held = usage::held_by_key(connection, &key)?;
+                let held = match held.entry(key.account.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => place.insert(usage::held_by_account(connection, &key.account)?),
+                };
+                key.balance.held = held.get(&key.id).copied().unwrap_or_default();
                 book.add_recounted(key);
             }
             None => book.add_key(key),

@@ -139,7 +139,8 @@ impl SqliteStore {
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
         let post = move |open: &mut Open, known: &Known, clock: &Clock| post::post(open, known, clock, &postings);
         let (posted, is_due) = self.writing(post).await?;
-        if is_due {
+        // One turn each is enough, unless batches are larger than those of the lanes.
+        for _ in 0..if is_due { 1 + posted.len() / index::FOR_A_TURN } else { 0 } {
             let known = self.known.clone();
             self.connections.writer().run_later(move |open| index::catch_up(open, &known));
         }

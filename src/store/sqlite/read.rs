@@ -129,6 +129,7 @@ impl Snapshot {
         behind: &mut Behind,
     ) -> Result<Option<Lineage>> {
         let mut keys: Vec<Key> = Vec::new();
+        let mut keys_behind = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next {
             let Some(KeyRow { key, is_behind }) = self.key(connection, id)? else { return Ok(None) };
@@ -136,7 +137,7 @@ impl Snapshot {
                 return Ok(None);
             }
             if *is_behind {
-                behind.add_key(key);
+                keys_behind.push(key.clone());
             }
             next = key.parent;
             keys.push(key.clone());
@@ -144,6 +145,8 @@ impl Snapshot {
         let mut keys = keys.into_iter();
         let Some(key) = keys.next() else { return Ok(None) };
         let Some(row) = self.account(connection, &key.account)? else { return Ok(None) };
+        // Those that are found nowhere are brought up to date by nobody.
+        keys_behind.iter().for_each(|key| behind.add_key(key));
         Ok(Some(Lineage::new(key, keys.collect(), row.account.clone(), now.max(row.changed_at))))
     }
 }

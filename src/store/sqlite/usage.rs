@@ -1,6 +1,6 @@
 //! Reading the ledger: entries, and sums of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{Timestamp, Unit};
 use rusqlite::{Connection, Params, params};
@@ -141,13 +141,18 @@ pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp)
     total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
 }
 
-/// What live holds set aside of a key in its account.
-pub(super) fn held_by_key(connection: &Connection, key: &Key) -> Result<Amount> {
-    let holds = all(connection, HELD_BY_ACCOUNT, [key.account.as_str()], |mut cells| {
-        Ok((cells.path()?, Amount::micros(cells.read()?)))
+/// What live holds of an account set aside of its keys. One whose path makes no sense says of none.
+pub(super) fn held_by_account(connection: &Connection, account: &AccountId) -> Result<HashMap<KeyId, Amount>> {
+    let mut held: HashMap<KeyId, Amount> = HashMap::new();
+    all(connection, HELD_BY_ACCOUNT, [account.as_str()], |mut cells| {
+        let (path, amount) = (cells.path().unwrap_or_default(), Amount::micros(cells.read()?));
+        for key in path.into_iter().collect::<BTreeSet<_>>() {
+            let held = held.entry(key).or_default();
+            *held = held.saturating_add(amount);
+        }
+        Ok(())
     })?;
-    let of_key = holds.into_iter().filter(|(path, _)| path.contains(&key.id));
-    Ok(of_key.fold(Amount::ZERO, |held, (_, amount)| held.saturating_add(amount)))
+    Ok(held)
 }
 
 /// What all keys of an account were charged since then.

@@ -73,7 +73,7 @@ fn count(path: &Path, sql: &str) -> i64 {
 /// The indexes know every entry up to the mark of its part, and nothing else. (Those of deleted entries are left.)
 fn assert_indexed(path: &Path) {
     for (index, column, part) in [
-        ("agentkey_entries_of_account", "account_id", "16 + e.account_part"),
+        ("agentkey_entries_of_account", "account_id", "16 + (e.account_part & 15)"),
         ("agentkey_entries_of_key", "key_id", "e.key_id & 15"),
     ] {
         let told = format!("SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)");
@@ -217,12 +217,57 @@ async fn entries_that_an_earlier_version_had_not_indexed_are_told_once() {
          INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries
              WHERE number <= 20 + 3 * (key_id & 7);
          DROP TABLE agentkey_index_parts; ALTER TABLE agentkey_entries DROP COLUMN account_part;
+         ALTER TABLE agentkey_ledger RENAME COLUMN state TO version;
          DELETE FROM agentkey_migrations WHERE version = 7",
     );
+    // What version 6 reads first, in whatever it does.
+    let earlier = Connection::open(&path).unwrap();
+    let mut first = earlier.prepare("SELECT version FROM agentkey_ledger").unwrap();
+    first.query_row([], |row| row.get::<_, i64>(0)).unwrap();
     let store = SqliteStore::connect(&path).await.unwrap();
+    assert!(first.query_row([], |row| row.get::<_, i64>(0)).is_err(), "an earlier process goes on");
     assert_told(&store, &paid).await;
     paid.extend(pay(&store, 100).await);
     assert_told(&store, &paid).await;
     store.close().await;
     assert_indexed(&path);
+}
+
+#[tokio::test]
+async fn entries_are_told_whatever_part_a_hand_gives_them() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = store_with_keys(&path).await;
+    raw(
+        &path,
+        "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels, account_part) \
+         SELECT randomblob(16), key, 'other', 99, 'pay', 1, 0, 0, '{}', value \
+         FROM json_each('[-9223372036854775808, -5, 16, 99, 9223372036854775807]')",
+    );
+    for _ in 0..20 {
+        assert_eq!(listed(&store, EntryQuery::of(account("other"))).await.len(), 5);
+        pay(&store, 10).await;
+    }
+    store.close().await;
+    assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries_of_account WHERE account_id = 'other'"), 5);
+    assert_indexed(&path);
+}
+
+#[tokio::test]
+async fn batches_larger_than_those_of_the_lanes_are_indexed_too() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = store_with_keys(&path).await;
+    for _ in 0..20 {
+        let pay = |n: i64| {
+            let action = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
+            Posting::new(account(if n % 4 == 0 { "acme" } else { "beta" }), KeyId::new(n + 1), action)
+        };
+        let postings: Vec<_> = (0..100).map(|n| pay(n % i64::from(KEYS))).collect();
+        store.post(&postings).await.unwrap().into_iter().for_each(|posted| drop(posted.unwrap()));
+    }
+    store.close().await;
+    assert_indexed(&path);
+    let behind = count(&path, "SELECT 2000 - min(last) FROM agentkey_index_parts");
+    assert!(behind <= 64 + 100, "{behind} entries are behind");
 }

@@ -266,3 +266,42 @@ async fn balances_that_an_older_version_left_wrong_are_counted_anew() {
         assert_eq!(figures, (spent, held), "key {key}");
     }
 }
+
+#[tokio::test]
+async fn a_key_is_counted_anew_beside_a_hold_that_makes_no_sense() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let bad = create(&store, 1, draft("home", None, Budget::unlimited())).await;
+    let good = create(&store, 2, draft("home", None, Budget::lifetime(Amount::cents(100)))).await;
+    create(&store, 3, draft("away", None, Budget::unlimited())).await;
+    let (ttl, note) = (Duration::from_secs(60), Note::default());
+    let hold = Action::Hold { amount: Amount::cents(1), ttl, on_expiry: crate::OnExpiry::Release, note: note.clone() };
+    store.post(&[Posting::new(account("home"), bad.id, hold)]).await.unwrap().pop().unwrap().unwrap();
+    raw(&path, "UPDATE agentkey_holds SET path = '[1,'");
+    let pay = || {
+        let action = Action::Pay { amount: Amount::cents(10), note: note.clone(), claim: None };
+        Posting::new(account("home"), good.id, action)
+    };
+    store.post(&[pay()]).await.unwrap().pop().unwrap().unwrap();
+    for moved in ["account_id = 'away'", "account_id = 'home'", "period = 'day'"] {
+        raw(&path, &format!("UPDATE agent_keys SET {moved} WHERE id = 2"));
+    }
+    store.post(&[pay()]).await.unwrap().pop().unwrap().unwrap();
+    let balance = store.lineage(good.id).await.unwrap().unwrap().key().balance;
+    assert_eq!((balance.spent, balance.held), (Amount::cents(20), Amount::ZERO));
+}
+
+#[tokio::test]
+async fn a_key_without_an_account_waits_for_nobody() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    create(&store, 1, draft("home", None, Budget::unlimited())).await;
+    raw(&path, "UPDATE agent_keys SET account_id = 'nowhere' WHERE id = 1");
+    // Nobody can write, and the look-up need not.
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(store.find(&[token(1).hash]).await.unwrap()[0].is_none());
+    file.execute_batch("ROLLBACK").unwrap();
+}
