@@ -25,7 +25,8 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may have run
     // a little ahead.
     let sql = if query.key.is_some() { PAGE_OF_KEY } else { PAGE_OF_ACCOUNT };
-    let behind = query.after.map_or(i64::MIN, |after| after.get().saturating_add(1));
+    let behind = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
+    let Some(behind) = behind else { return Ok(Vec::new()) }; // a hand gave an entry the last place that there is
     let (first, last) = places(query.since, query.until);
     let (since, until) = instants(query.since, query.until);
     let key = query.key.map(KeyId::get);

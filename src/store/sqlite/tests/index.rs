@@ -241,7 +241,7 @@ async fn entries_are_told_whatever_part_a_hand_gives_them() {
     raw(
         &path,
         "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels, account_part) \
-         SELECT randomblob(16), key, 'other', 99, 'pay', 1, 0, 0, '{}', value \
+         SELECT randomblob(16), value, 'other', 99, 'pay', 1, 0, 0, '{}', value \
          FROM json_each('[-9223372036854775808, -5, 16, 99, 9223372036854775807]')",
     );
     for _ in 0..20 {
