@@ -15,6 +15,7 @@ mod error;
 mod host;
 mod known;
 mod layout;
+mod load;
 mod migrate;
 mod news;
 mod options;
@@ -74,7 +75,7 @@ struct Inner {
     /// Told of changes of policy, once somebody wants to know.
     news: OnceLock<News>,
     reads: read::Reads,
-    loads: post::Loads,
+    loads: load::Loads,
     writes: write::Writes,
     puts: change::Puts,
     sums: usage::Sums,
@@ -100,7 +101,7 @@ impl PostgresStore {
             aside: Mutex::default(),
             news: OnceLock::new(),
             reads: read::Reads::new(&layout),
-            loads: post::Loads::new(&layout),
+            loads: load::Loads::new(&layout),
             writes: write::Writes::new(),
             puts: change::Puts::new(&layout),
             sums: usage::Sums::new(&layout),
