@@ -4,8 +4,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
 use super::connection::{Query, Statements};
-use super::error::Anew;
-use super::error::is_contention;
+use super::error::{Anew, is_contention};
 use super::layout::{KeyColumns, Layout, Sql};
 use super::read::{Asking, account, lineage};
 use super::types::Instant;

@@ -177,7 +177,7 @@ impl Inner {
         Ok(!rows.is_empty())
     }
 
-    /// Adds the live holds that have run out; answers when the next one does, and takes note of that.
+    /// Adds the live holds that have run out; answers when the next one does.
     async fn load_overdue(
         &self,
         statements: &mut Statements<'_>,

@@ -72,7 +72,10 @@ impl Inner {
         for (place, posting) in asked().filter(|(_, posting)| !others.contains(&posting.account)) {
             accounts.entry(&posting.account).or_default().push(place);
         }
-        accounts.retain(|account, _| self.known.is_worth_a_try(account));
+        {
+            let aside = self.aside();
+            accounts.retain(|account, _| self.known.is_worth_a_try(account) && !aside.contains(*account));
+        }
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
@@ -161,7 +164,7 @@ impl Inner {
                     self.aside().retain(|account| own.iter().all(|posting| posting.account != *account));
                     put(&mut answers, places.into_iter().zip(posted));
                 }
-                Err(error) if is_of_rows(&error) && (postings.len() > 1 || is_locked(&error)) => {
+                Err(error) if is_of_rows(&error) => {
                     let accounts = by_account(&places, postings);
                     if accounts.len() > 1 {
                         groups.extend(accounts);

@@ -142,7 +142,7 @@ const FULL_HOLDS: (&str, &str, &[Param]) = (
 
 const CHANGED_HOLDS: &str = ", changed_holds AS (UPDATE {holds} h SET {set} \
     FROM (SELECT w.*, {c.id}[w.i] AS id FROM (SELECT generate_subscripts({c.account}, 1) AS i, unnest({c.account}) AS account{columns} \
-    OFFSET 0) w WHERE {stands} OFFSET 0) w WHERE h.id = w.id)";
+    OFFSET 0) w WHERE {stands} OFFSET 0) w WHERE h.id = w.id AND h.id = ANY ({c.id}))";
 
 const ENDED_HOLDS: (&str, &str, &[Param]) = ("state = 'over'", "", &[("c.id", "uuid[]"), ("c.account", "int4[]")]);
 
@@ -200,7 +200,8 @@ const CLAIMS: (&str, &[Param]) = (
     entry = excluded.entry), \
     dropped_claims AS (DELETE FROM {claims} c USING (SELECT w.* FROM (SELECT unnest({d.key}) AS key_id, \
     unnest({d.account}) AS account, unnest({d.claim}) AS idempotency_key OFFSET 0) w WHERE {stands} OFFSET 0) w \
-    WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key)",
+    WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
+    AND c.key_id = ANY ({d.key}) AND c.idempotency_key = ANY ({d.claim}))",
     &[
         ("i.key", "int8[]"),
         ("i.account", "int4[]"),

@@ -182,9 +182,11 @@ impl SqliteStore {
 
     /// Brings accounts up to date, but for those with rows that make no sense: those are told.
     async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> error::Result<usize> {
-        match self.catch_up(behind.clone()).await {
-            Err(error) if is_unusable(&error) => {}
-            done => return done,
+        if behind.accounts.len() > 1 {
+            match self.catch_up(behind.clone()).await {
+                Err(error) if is_unusable(&error) => {}
+                done => return done,
+            }
         }
         let mut total = 0;
         for behind in behind.apart() {
