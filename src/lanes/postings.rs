@@ -1,5 +1,6 @@
 //! Postings, many in one transaction.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{LaneOptions, UNAVAILABLE};
 use crate::ledger::{Action, Posted, Posting};
 use crate::store::StoreError;
-use crate::{Refusal, Store};
+use crate::{AccountId, Refusal, Store};
 
 /// At most so many postings in one transaction.
 const BATCH: usize = 512;
+/// At most so many of an account of which the last attempt left some undecided.
+const BATCH_OF_STUCK: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -113,20 +116,23 @@ impl Patient {
 
 async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
+    let mut stuck = HashSet::new();
     let mut pause = FIRST_PAUSE;
     // While there is more to do than wait, what could not be decided is tried again beside it.
     while !jobs.is_empty() || waiting.recv_many(&mut jobs, BATCH).await > 0 {
-        let behind = jobs.split_off(jobs.len().min(BATCH));
+        let batch = next_batch(&mut jobs, &stuck);
         // What a store that is not available leaves unanswered goes first into the next attempt.
-        let Attempt { mut again, is_down } = attempt(&store, jobs).await;
-        let stuck = !again.is_empty();
+        let Attempt { mut again, is_down } = attempt(&store, batch).await;
+        let is_done = again.is_empty();
+        stuck.clear();
+        stuck.extend(again.iter().filter(|_| !is_down).map(|job| job.posting.account.clone()));
         again.iter_mut().for_each(|job| job.in_doubt = true);
-        again.extend(behind);
+        again.append(&mut jobs);
         while let Ok(job) = waiting.try_recv() {
             again.push(job);
         }
         jobs = again;
-        if !stuck {
+        if is_done {
             pause = FIRST_PAUSE;
             continue;
         }
@@ -134,11 +140,11 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
         let now = Instant::now();
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
-        if !jobs.is_empty() {
+        // Others than what is stuck are not kept waiting.
+        if !jobs.is_empty() && (is_down || jobs.iter().all(|job| stuck.contains(&job.posting.account))) {
             if is_down {
                 sleep(pause).await;
             } else {
-                // Only accounts that somebody else keeps are stuck: others need not wait for them.
                 let more = timeout(pause, waiting.recv_many(&mut jobs, BATCH)).await;
                 if more.is_ok_and(|count| count == 0) {
                     sleep(pause).await; // the lane is closed, and what is left is tried to the end
@@ -147,6 +153,27 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+/// Takes what goes into the next attempt, in its order: not more of a stuck account than leaves room for others.
+fn next_batch(jobs: &mut Vec<Job>, stuck: &HashSet<AccountId>) -> Vec<Job> {
+    if stuck.is_empty() && jobs.len() <= BATCH {
+        return std::mem::take(jobs);
+    }
+    let mut room = BATCH;
+    let mut of_stuck: HashMap<AccountId, usize> = HashMap::new();
+    let fits = |job: &mut Job| {
+        let account = &job.posting.account;
+        if room == 0 || of_stuck.get(account) == Some(&BATCH_OF_STUCK) {
+            return false;
+        }
+        room -= 1;
+        if stuck.contains(account) {
+            *of_stuck.entry(account.clone()).or_default() += 1;
+        }
+        true
+    };
+    jobs.extract_if(.., fits).collect()
 }
 
 /// What came of a batch.

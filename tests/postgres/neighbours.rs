@@ -3,8 +3,11 @@
 use agentkey::ledger::{Change, Claim, ClaimRef};
 use agentkey::{AccountId, AgentKeys, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
 
+use http::StatusCode;
+
 use super::*;
 use crate::postgres_server::Server;
+use crate::service::Service;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scopes_that_are_no_list_make_one_key_unusable() {
@@ -101,6 +104,58 @@ async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
     tx.rollback().await.unwrap();
     assert!(refund.await.unwrap().is_ok());
     assert_eq!(cents(&world, &key).await, (6, 0));
+}
+
+/// More than go into one batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let pool = host(database.url()).await;
+    let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
+    let keys = AgentKeys::builder().answer_within(HANG).build(store);
+    let kept = keys.create(NewKey::new("kept".parse().unwrap())).await.unwrap();
+    let other = keys.create(NewKey::new("other".parse().unwrap())).await.unwrap();
+    let service = Arc::new(Service::new(&keys));
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE").execute(&mut *tx).await.unwrap();
+    let mut crowd = tokio::task::JoinSet::new();
+    for n in 0..1_200 {
+        let (service, token) = (service.clone(), kept.token.expose().to_owned());
+        crowd.spawn(async move { service.ask(&format!("/pay/kept-{n}"), &token).await.0 });
+    }
+    for n in 0..8 {
+        until(async || count(&pool, WAITING).await > 0).await;
+        assert_eq!(service.ask(&format!("/pay/other-{n}"), other.token.expose()).await.0, StatusCode::OK);
+    }
+    tx.rollback().await.unwrap();
+    assert!(crowd.join_all().await.into_iter().all(|status| status == StatusCode::OK));
+    keys.shutdown().await;
+    assert_eq!(count(&pool, "SELECT count(*) FROM agentkey_entries").await, 1_208);
+    audit::figures(&pool).await;
+}
+
+/// Alone in its batch, as in a quiet service.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hosts_rules_refuse_for_a_while_is_charged_in_the_end() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let pool = host(database.url()).await;
+    let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
+    let keys = AgentKeys::builder().build(store);
+    let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    let service = Arc::new(Service::new(&keys));
+    let refuse = "CREATE SEQUENCE tried; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        PERFORM nextval('tried'); RAISE check_violation; END $$; \
+        CREATE TRIGGER refuse BEFORE INSERT ON agentkey_entries FOR EACH ROW EXECUTE FUNCTION refuse()";
+    execute(&pool, refuse).await;
+    let (asked, token) = (service.clone(), created.token.expose().to_owned());
+    let held = tokio::spawn(async move { asked.ask("/hold/acme", &token).await.0 });
+    until(async || count(&pool, "SELECT last_value FROM tried").await > 2).await;
+    execute(&pool, "DROP TRIGGER refuse ON agentkey_entries").await;
+    assert_eq!(held.await.unwrap(), StatusCode::OK);
+    assert_eq!(count(&pool, "SELECT count(*) FROM agentkey_entries").await, 1);
+    audit::figures(&pool).await;
 }
 
 /// Takes a payment back that was never made.
