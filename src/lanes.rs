@@ -115,10 +115,13 @@ impl Lanes {
         }
     }
 
-    /// The key with this token hash, where memory can answer for the store without a wait.
+    /// The key with this token hash, where the store, or memory for it, can answer without a wait.
     pub(crate) fn recall(&self, hash: &TokenHash) -> Option<Arc<Found>> {
+        if let Some(found) = at_hand(|| self.store.find_at_hand(hash)) {
+            return Some(Arc::new(found));
+        }
         let Memory { cache, .. } = self.memory.as_ref()?;
-        let mark = catch_unwind(AssertUnwindSafe(|| self.store.mark_at_hand())).ok()??;
+        let mark = at_hand(|| self.store.mark_at_hand())?;
         cache.recall(hash, cache.asked(mark))
     }
 
@@ -196,6 +199,11 @@ impl Lanes {
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         pick(&self.postings, hasher.hash_one(account))
     }
+}
+
+/// What a store says at once.
+fn at_hand<T>(ask: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(ask)).ok()?
 }
 
 fn pick<T>(lanes: &[T], by: u64) -> Option<&T> {

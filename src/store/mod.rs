@@ -64,6 +64,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// hash that was rotated away is found until its grace has run out.
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
+    /// The same for one of them, where the store can answer for it without a wait, on the thread of a request: what it
+    /// answers it has seen to be current. `None`: it has to be asked. So is a store that does not implement this.
+    fn find_at_hand(&self, _hash: &TokenHash) -> Option<Found> {
+        None
+    }
+
     /// Puts postings to the ledger, those of one account in this order; answers in the same order. A refused posting
     /// does not hinder the others; one that is answered with [`Refusal::Unavailable`], because somebody else keeps its
     /// account or the store failed half-way, is to be sent again.

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -15,9 +14,10 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result, corrupt, is_busy, is_unusable};
-use super::known::{Glance, Known};
+use super::known::Known;
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
+use super::watch::{FileId, Watch, file_id};
 
 /// More than there are texts of ours.
 const STATEMENTS: usize = 128;
@@ -197,7 +197,9 @@ struct Slot {
 /// A connection that is open.
 pub(super) struct Open {
     pub(super) connection: Connection,
-    pub(super) glance: Glance,
+    pub(super) watch: Watch,
+    /// Which file it is. Without it a connection would go on writing, and answering that all was well, to one that has
+    /// been deleted or replaced by its backup.
     file: Option<FileId>,
 }
 
@@ -212,7 +214,7 @@ impl Slot {
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound && self.place != Place::Memory {
-            self.open = None;
+            self.let_go();
         }
         done
     }
@@ -221,7 +223,7 @@ impl Slot {
         if let Place::File { path, .. } = &self.place {
             let file = file_id(path);
             if self.open.as_ref().is_none_or(|open| open.file != file) {
-                self.open = None;
+                self.let_go();
                 self.connect(false)?;
             }
         }
@@ -239,8 +241,6 @@ impl Slot {
                 }
                 connected => {
                     self.open = Some(connected?);
-                    // It may be another file.
-                    self.known.forget_all();
                     return Ok(());
                 }
             }
@@ -273,12 +273,21 @@ impl Slot {
         }
         // Also who only reads: the file may be an older one, that has just taken the place of ours.
         migrate(&mut connection)?;
-        let glance = Glance::new(self.writes, &connection)?;
-        Ok(Open { connection, glance, file })
+        let watch = match &self.place {
+            Place::Memory => Watch::Alone,
+            Place::File { path, .. } => Watch::new(&connection, path, file),
+        };
+        Ok(Open { connection, watch, file })
+    }
+
+    /// When the last connection is gone, SQLite deletes what tells whether anybody has written.
+    fn let_go(&mut self) -> Option<Open> {
+        self.known.forget_all();
+        self.open.take()
     }
 
     fn close(&mut self) {
-        if let Some(open) = self.open.take()
+        if let Some(open) = self.let_go()
             && let Err((_, error)) = open.connection.close()
         {
             tracing::warn!(%error, "an SQLite connection was not closed cleanly");
@@ -292,20 +301,4 @@ fn use_wal(connection: &Connection) -> Result<()> {
         "wal" => Ok(()),
         _ => Err(corrupt(format!("the file cannot be used with a WAL, only as `{mode}`"))),
     }
-}
-
-/// Tells a file from one that was put in its place. Without it a connection would go on writing, and answering
-/// that all was well, to a file that has been deleted or replaced by its backup.
-type FileId = (u64, u64);
-
-#[cfg(unix)]
-fn file_id(path: &Path) -> Option<FileId> {
-    use std::os::unix::fs::MetadataExt;
-    let file = std::fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino()))
-}
-
-#[cfg(not(unix))]
-fn file_id(_path: &Path) -> Option<FileId> {
-    None // elsewhere a file in use cannot be deleted or replaced
 }

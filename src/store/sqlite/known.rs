@@ -1,11 +1,12 @@
 //! What this process knows of the file: keys, accounts and live holds, as long as nobody else has written to it.
 //!
-//! Two numbers, both drawn by lot, stand for all that the file says: that of the policy, and that of the ledger, which
-//! every transaction of ours draws anew. Who finds them as they are known need not read the rows. What this process
-//! commits it takes over into memory; when anybody else has written, everything is forgotten.
+//! What is known is true of one [`Sight`]: while the file is to be seen as it was then, it is all that the file says.
+//! What this process commits it takes over into memory; when anybody else has written, everything is forgotten. Two
+//! numbers in the file, both drawn by lot, tell whose a commit is: that of the policy, and that of the ledger, which every
+//! transaction of ours draws anew.
 
 use std::collections::{HashMap, VecDeque, vec_deque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -14,20 +15,21 @@ use super::decode::AccountRow;
 use super::error::Result;
 use super::index::{Place, REMEMBERED};
 use super::read::{DEEPEST, Snapshot};
-use super::statement::{in_snapshot, one};
+use super::statement::one;
+use super::watch::{Sight, Watch};
 use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
 use crate::token::ByToken;
-use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
+use crate::{AccountId, Balance, Clock, Key, KeyId, Lineage, Period, PostingId, TokenHash};
 
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
 
 #[derive(Default)]
-pub(super) struct Known(Mutex<Memory>);
+pub(super) struct Known(RwLock<Memory>);
 
-/// Stands for everything that the file says.
+/// The two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     policy: i64,
@@ -43,6 +45,12 @@ pub(super) struct Moment {
 }
 
 impl State {
+    fn read(connection: &Connection) -> Result<Option<Self>> {
+        const SQL: &str = "SELECT p.version, l.state FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
+                           WHERE p.id = 0 AND l.id = 0";
+        one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.read()?, ledger: cells.read()? }))
+    }
+
     /// Draws the number of the state that the transaction leaves behind.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
         const SQL: &str = "UPDATE agentkey_ledger SET state = random() WHERE id = 0 \
@@ -54,7 +62,9 @@ impl State {
 
 #[derive(Default)]
 struct Memory {
-    /// What everything else here is true of.
+    /// What everything else here is true of. `None`: of nothing, and nothing else is here.
+    at: Option<Sight>,
+    /// The numbers that were read then.
     state: Option<State>,
     /// Goes up with every forgetting.
     epoch: u64,
@@ -111,86 +121,74 @@ impl Effect {
     }
 }
 
-/// What a connection saw when it last looked whether anybody had written.
-pub(super) struct Glance {
-    /// Whether it is the connection that writes: to it, its own commits are no news.
-    writes: bool,
-    /// Moves with every commit of other connections, also with those that do not keep to our rules.
-    others: Option<i64>,
-    state: Option<State>,
-}
-
-impl Glance {
-    /// A first look, before anything is known: what others write from here on is noticed.
-    pub(super) fn new(writes: bool, connection: &Connection) -> Result<Self> {
-        let mut glance = Self { writes, others: None, state: None };
-        in_snapshot(connection, |connection| glance.again(connection))?;
-        Ok(glance)
-    }
-
-    /// Looks again, in a transaction that has begun; tells whether somebody else wrote and left the numbers as they were.
-    fn again(&mut self, connection: &Connection) -> Result<bool> {
-        const STATE: &str = "SELECT p.version, l.state FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
-                             WHERE p.id = 0 AND l.id = 0";
-        let others = one(connection, "PRAGMA data_version", [], |mut cells| cells.read())?;
-        let state = one(connection, STATE, [], |mut cells| Ok(State { policy: cells.read()?, ledger: cells.read()? }))?;
-        let moved = self.others.is_some() && self.others != others;
-        let hidden = moved && (self.writes || self.state == state);
-        (self.others, self.state) = (others, state);
-        Ok(hidden)
-    }
-}
-
 impl Known {
-    fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets everything: what answers from now on may be another file.
     pub(super) fn forget_all(&self) {
-        let old = self.lock().replaced();
+        let old = self.write().replaced();
         drop(old); // without the lock
     }
 
-    /// Brings memory to the state that the transaction sees, and tells which that is.
-    pub(super) fn enter(&self, connection: &Connection, glance: &mut Glance) -> Result<Option<Moment>> {
-        self.entered(connection, glance).map(|memory| memory.moment())
+    /// Brings memory to what a transaction sees in which nobody else can write, and tells what it is true of; `sight` was
+    /// seen in it.
+    pub(super) fn enter(&self, connection: &Connection, sight: Option<&Sight>) -> Result<Option<Moment>> {
+        let Some(sight) = sight.filter(|sight| sight.is_proven()) else { return Ok(None) };
+        let mut memory = self.write();
+        if memory.at.as_ref() != Some(sight) {
+            memory.move_to(sight.clone(), State::read(connection)?);
+        }
+        Ok(memory.moment())
     }
 
-    /// The look is taken under the lock: what it sees is at least as new as what is in memory.
-    fn entered(&self, connection: &Connection, glance: &mut Glance) -> Result<MutexGuard<'_, Memory>> {
-        let mut memory = self.lock();
-        let hidden = glance.again(connection)?;
-        memory.move_to(glance.state, hidden);
-        Ok(memory)
-    }
-
-    /// The lineages of the tokens that are known; and what all of it is true of.
+    /// The lineages of the tokens that are known; and what all of it is true of. The transaction has seen nothing yet.
     pub(super) fn found(
         &self,
         connection: &Connection,
-        glance: &mut Glance,
+        watch: &Watch,
         hashes: &[TokenHash],
         now: Timestamp,
     ) -> Result<(Vec<Option<Found>>, Option<Moment>)> {
-        let memory = self.entered(connection, glance)?;
+        // The look is taken while nobody moves memory: what it sees is at least as new as what is there.
+        let mut memory = self.write();
+        let before = watch.look();
+        let state = State::read(connection)?;
+        let unchanged = before.filter(|before| before.is_proven() && watch.look().as_ref() == Some(before));
+        let Some(sight) = unchanged else { return Ok((vec![None; hashes.len()], None)) };
+        memory.move_to(sight, state);
         Ok((hashes.iter().map(|hash| memory.found(hash, now)).collect(), memory.moment()))
+    }
+
+    /// The lineage of this token, if it is known and nobody waits in the way: without a look into the database.
+    pub(super) fn at_hand(&self, hash: &TokenHash, clock: &Clock) -> Option<Found> {
+        let memory = self.0.try_read().ok()?;
+        memory.at.as_ref().filter(|at| at.is_now())?;
+        memory.found(hash, clock.now())
     }
 
     /// Takes note of what was read since then.
     pub(super) fn learn(&self, since: Option<Moment>, snapshot: Snapshot) {
-        let mut memory = self.lock();
-        let Some(since) = since.filter(|since| memory.moment() == Some(*since)) else { return };
+        let mut memory = self.write();
+        if since.is_none() || memory.moment() != since {
+            return;
+        }
         if memory.keys.len().max(memory.tokens.len()) > MOST_KEYS {
+            let (at, state) = (memory.at.take(), memory.state);
             memory.forget();
-            memory.state = Some(since.state);
+            (memory.at, memory.state) = (at, state);
         }
         memory.learn(snapshot);
     }
 
     /// The keys of these postings that are not known.
     pub(super) fn unknown_keys<'a>(&self, postings: impl Iterator<Item = &'a Posting>) -> Vec<KeyId> {
-        let memory = self.lock();
+        let memory = self.read();
         postings.map(|posting| posting.key).filter(|key| !memory.keys.contains_key(key)).collect()
     }
 
@@ -204,7 +202,7 @@ impl Known {
         postings: &[&Posting],
         now: Timestamp,
     ) -> Option<AccountRow> {
-        let memory = self.lock();
+        let memory = self.read();
         let known = memory.accounts.get(account)?;
         if since.is_none() || memory.moment() != since || known.row.is_overdue(now) {
             return None;
@@ -234,7 +232,7 @@ impl Known {
         end: i64,
         make: impl FnOnce(vec_deque::Iter<'_, Place>) -> T,
     ) -> Option<T> {
-        let memory = self.lock();
+        let memory = self.read();
         let (first, newest) = (memory.places.front()?.number, memory.places.back()?.number);
         if since.is_none() || memory.moment() != since || first > last.saturating_add(1) || newest < end {
             return None;
@@ -246,20 +244,24 @@ impl Known {
 
     /// Takes note of a commit that is about to be made.
     pub(super) fn sending(&self, from: Option<State>, to: Option<State>, effect: Effect) {
-        self.lock().sent = Some(Sent { from, to, effect });
+        self.write().sent = Some(Sent { from, to, effect });
     }
 
-    /// Takes note of what came of it.
-    pub(super) fn sent(&self, is_committed: bool) {
+    /// Takes note of what came of it; of what was to be seen before it, when nobody else could write, and after it.
+    pub(super) fn sent(&self, is_committed: bool, before: Option<Sight>, after: Option<Sight>) {
         if !is_committed {
             return self.forget_all();
         }
-        let mut memory = self.lock();
-        // A reader may have been faster.
-        if let Some(to) = memory.sent.as_ref().filter(|sent| sent.from == memory.state).map(|sent| sent.to) {
-            memory.move_to(to, false);
+        let mut memory = self.write();
+        let sent = memory.sent.take();
+        let (Some(before), Some(after)) = (before, after) else { return };
+        after.prove(&before);
+        let Some(sent) = sent.filter(|sent| sent.from == memory.state) else { return };
+        // A reader may have been faster; or somebody else has written since, and then the next look forgets.
+        if memory.at.as_ref().is_some_and(|at| after.is_next_of(at)) {
+            memory.take_over(sent.effect);
+            (memory.at, memory.state) = (Some(after), sent.to);
         }
-        memory.sent = None;
     }
 }
 
@@ -277,17 +279,21 @@ impl Memory {
         self.sent = self.replaced().sent;
     }
 
-    /// The file is in this state now.
-    fn move_to(&mut self, state: Option<State>, hidden: bool) {
-        if self.state == state && !hidden {
+    /// This is to be seen now, with these numbers.
+    fn move_to(&mut self, sight: Sight, state: Option<State>) {
+        if self.at.as_ref() == Some(&sight) {
             return;
         }
-        let is_ours = |sent: &mut Sent| sent.to == state && sent.from == self.state;
-        match self.sent.take_if(is_ours).filter(|_| state.is_some() && !hidden) {
-            Some(sent) => self.take_over(sent.effect),
-            None => self.forget(),
+        let commits = self.at.as_ref().and_then(|at| sight.commits_since(at));
+        let is_ours = |sent: &mut Sent| commits == Some(1) && sent.to == state && sent.from == self.state;
+        // Nobody else can write then; but our own commit may have begun the WAL anew.
+        let is_under_way = |sent: &Sent| commits == Some(0) && sent.from == state && self.state == state;
+        if let Some(sent) = self.sent.take_if(is_ours) {
+            self.take_over(sent.effect);
+        } else if !self.sent.as_ref().is_some_and(is_under_way) {
+            self.forget();
         }
-        self.state = state;
+        (self.at, self.state) = (Some(sight), state);
     }
 
     fn take_over(&mut self, effect: Effect) {

@@ -25,6 +25,7 @@ mod statement;
 mod tests;
 mod usage;
 mod uses;
+mod watch;
 mod write;
 
 use std::fmt;
@@ -218,6 +219,10 @@ fn answer<'a, T>(work: impl Future<Output = error::Result<T>> + Send + 'a) -> Bo
 impl Store for SqliteStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         answer(self.found(hashes.to_vec()))
+    }
+
+    fn find_at_hand(&self, hash: &TokenHash) -> Option<Found> {
+        self.known.at_hand(hash, &self.clock)
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {

@@ -36,9 +36,9 @@ pub(super) fn find(
     hashes: &[TokenHash],
     now: Timestamp,
 ) -> Result<Seen<Vec<Option<Found>>>> {
-    let Open { connection, glance, .. } = open;
+    let Open { connection, watch, .. } = open;
     in_snapshot(connection, |connection| {
-        let (mut value, since) = known.found(connection, glance, hashes, now)?;
+        let (mut value, since) = known.found(connection, watch, hashes, now)?;
         let mut snapshot = Snapshot::default();
         let mut behind = Behind::default();
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {

@@ -70,10 +70,11 @@ pub(super) fn in_writing<T>(
     known: &Known,
     write: impl FnOnce(&Connection, Option<Moment>) -> Result<(T, Effect)>,
 ) -> Result<T> {
-    let Open { connection, glance, .. } = open;
+    let Open { connection, watch, .. } = open;
     run(connection, "BEGIN IMMEDIATE", [])?;
     let changes = connection.total_changes();
-    let from = known.enter(connection, glance)?;
+    let before = watch.look();
+    let from = known.enter(connection, before.as_ref())?;
     let (value, effect) = write(connection, from)?;
     let wrote = connection.total_changes() != changes;
     if wrote {
@@ -81,7 +82,7 @@ pub(super) fn in_writing<T>(
     }
     let committed = run(connection, "COMMIT", []);
     if wrote {
-        known.sent(committed.is_ok());
+        known.sent(committed.is_ok(), before, watch.look());
     }
     committed.map(|_| value)
 }

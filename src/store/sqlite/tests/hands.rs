@@ -45,9 +45,9 @@ async fn what_was_read_before_a_correction_is_not_learned_after_it() {
     let (corrected, go_on) = std::sync::mpsc::channel();
     // As `read::find` does it, with a pause before it learns.
     let slow = store.connections.reader().run(move |open: &mut Open| {
-        let Open { connection, glance, .. } = open;
+        let Open { connection, watch, .. } = open;
         in_snapshot(connection, |connection| {
-            let (_, since) = known.found(connection, glance, &[token(0).hash], Timestamp::now())?;
+            let (_, since) = known.found(connection, watch, &[token(0).hash], Timestamp::now())?;
             let mut snapshot = Snapshot::of(connection, &[KeyId::new(1)], Timestamp::now())?;
             snapshot.tokens.push((token(0).hash, KeyId::new(1)));
             reading.send(()).unwrap();

@@ -1,20 +1,21 @@
 //! What is known of the file is what the file says, whoever writes to it.
 
 use super::*;
-use crate::ledger::OnExpiry;
+use crate::ledger::{Book, Changes, OnExpiry};
+use crate::store::sqlite::known::{Effect, Moment, State};
 
 /// A store with a key, `token 0`, and its child, `token 1`, both looked up and charged before.
-struct Warm {
-    store: SqliteStore,
-    path: std::path::PathBuf,
+pub(super) struct Warm {
+    pub(super) store: SqliteStore,
+    pub(super) path: std::path::PathBuf,
     clock: crate::ManualClock,
     _directory: tempfile::TempDir,
 }
 
-const SPENT: i32 = 2;
+pub(super) const SPENT: i32 = 2;
 
 impl Warm {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let directory = directory();
         let path = directory.path().join("keys.db");
         let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
@@ -28,7 +29,12 @@ impl Warm {
         warm
     }
 
-    async fn another(&self) -> SqliteStore {
+    /// With a store that was opened later.
+    pub(super) async fn again(self) -> Self {
+        Self { store: self.another().await, ..self }
+    }
+
+    pub(super) async fn another(&self) -> SqliteStore {
         SqliteStore::open(SqliteOptions::new(&self.path).clock(&self.clock)).await.unwrap()
     }
 
@@ -37,14 +43,39 @@ impl Warm {
     }
 
     /// In cents, by the parent of that key or the key itself.
-    async fn spent(&self, n: u32) -> i32 {
-        let found = self.found(n).await.unwrap();
-        let key = found.lineage.ancestors().last().unwrap_or(found.lineage.key()).clone();
-        i32::try_from(key.balance.spent.as_micros() / 10_000).unwrap()
+    pub(super) async fn spent(&self, n: u32) -> i32 {
+        spent_of_root(&self.found(n).await.unwrap())
     }
 
-    async fn pay(&self, cents: i32) -> Result<Posted, Refusal> {
+    /// The same, where it can be told at once.
+    pub(super) fn spent_at_hand(&self, n: u32) -> Option<i32> {
+        self.store.find_at_hand(&token(n).hash).as_ref().map(spent_of_root)
+    }
+
+    pub(super) async fn pay(&self, cents: i32) -> Result<Posted, Refusal> {
         self.post(&pay(cents)).await
+    }
+
+    async fn spent_by_account(&self) -> Amount {
+        self.found(1).await.unwrap().lineage.account().balance.spent
+    }
+
+    /// A commit of the writer that adds a cent to what the account has spent. What it gives is for the writer to do when
+    /// it comes back from it.
+    async fn commit_of_one_cent(&self) -> impl FnOnce() + use<> {
+        let known = self.store.known.clone();
+        let commit = move |open: &mut Open| {
+            let connection = &open.connection;
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let before = open.watch.look();
+            let from = known.enter(connection, before.as_ref())?;
+            add_a_cent(connection, &known, from)?;
+            connection.execute_batch("COMMIT")?;
+            Ok((before, open.watch.clone()))
+        };
+        let (before, watch) = self.store.connections.writer().run(commit).await.unwrap();
+        let known = self.store.known.clone();
+        move || known.sent(true, before, watch.look())
     }
 
     async fn post(&self, posting: &Posting) -> Result<Posted, Refusal> {
@@ -52,11 +83,27 @@ impl Warm {
     }
 }
 
+/// Up to the commit.
+pub(super) fn add_a_cent(connection: &Connection, known: &Known, from: Option<Moment>) -> error::Result<()> {
+    let mut row = known.fill(&mut Book::new(), from, &account("acme"), &[&pay(1)], Timestamp::MIN).unwrap();
+    connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000")?;
+    row.account.balance.spent = row.account.balance.spent.saturating_add(Amount::cents(1));
+    let mut effect = Effect::default();
+    effect.add(vec![row], Vec::new(), Changes::default());
+    known.sending(from.map(|from| from.state), State::next(connection)?, effect);
+    Ok(())
+}
+
+fn spent_of_root(found: &Found) -> i32 {
+    let root = found.lineage.ancestors().last().unwrap_or(found.lineage.key());
+    i32::try_from(root.balance.spent.as_micros() / 10_000).unwrap()
+}
+
 fn posting(action: Action) -> Posting {
     Posting::new(account("acme"), KeyId::new(2), action)
 }
 
-fn pay(cents: i32) -> Posting {
+pub(super) fn pay(cents: i32) -> Posting {
     posting(Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None })
 }
 
@@ -76,7 +123,8 @@ async fn what_is_known_is_not_read_again() {
     let known = warm.store.known.clone();
     let found = move |open: &mut Open| {
         let hashes = [token(0).hash, token(1).hash, token(9).hash];
-        let (found, _) = known.found(&open.connection, &mut open.glance, &hashes, Timestamp::MAX)?;
+        let (found, _) =
+            in_snapshot(&open.connection, |connection| known.found(connection, &open.watch, &hashes, Timestamp::MAX))?;
         Ok(found.iter().map(Option::is_some).collect::<Vec<_>>())
     };
     let reader = warm.store.connections.reader();
@@ -222,11 +270,11 @@ async fn a_file_that_was_replaced_is_another_state() {
     warm.store.close().await;
     let backup = warm.path.with_extension("backup");
     std::fs::copy(&warm.path, &backup).unwrap();
-    let warm = Warm { store: warm.another().await, ..warm };
+    let warm = warm.again().await;
     warm.pay(30).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30);
     warm.store.close().await;
-    let warm = Warm { store: warm.another().await, ..warm };
+    let warm = warm.again().await;
     assert_eq!(warm.spent(1).await, SPENT + 30);
     warm.pay(1).await.unwrap();
     for file in ["keys.db-wal", "keys.db-shm"] {
@@ -241,29 +289,30 @@ async fn a_file_that_was_replaced_is_another_state() {
 #[tokio::test]
 async fn a_commit_that_is_seen_early_is_taken_over() {
     let warm = Warm::new().await;
-    let known = warm.store.known.clone();
-    let commit = move |open: &mut Open| {
-        let connection = &open.connection;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        let from = known.enter(connection, &mut open.glance)?;
-        let mut row =
-            known.fill(&mut crate::ledger::Book::new(), from, &account("acme"), &[&pay(1)], Timestamp::MIN).unwrap();
-        connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000")?;
-        row.account.balance.spent = row.account.balance.spent.saturating_add(Amount::cents(1));
-        let mut effect = crate::store::sqlite::known::Effect::default();
-        effect.add(vec![row], Vec::new(), crate::ledger::Changes::default());
-        known.sending(from.map(|from| from.state), crate::store::sqlite::known::State::next(connection)?, effect);
-        connection.execute_batch("COMMIT")?;
-        Ok(from)
-    };
-    let from = warm.store.connections.writer().run(commit).await.unwrap();
-    let spent = async || warm.found(1).await.unwrap().lineage.account().balance.spent;
-    assert_eq!(spent().await, Amount::cents(SPENT + 1));
-    // From memory: everything else is still known.
-    assert!(warm.store.known.unknown_keys([pay(1)].iter()).is_empty());
-    warm.store.known.sent(true);
-    assert_eq!(spent().await, Amount::cents(SPENT + 1));
-    assert!(from.is_some());
+    warm.found(0).await.unwrap();
+    let sent = warm.commit_of_one_cent().await;
+    assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 1));
+    // From memory: what was not asked for is still known.
+    assert!(warm.spent_at_hand(0).is_some());
+    sent();
+    assert!(warm.spent_at_hand(0).is_some());
+    assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 1));
     warm.pay(1).await.unwrap();
-    assert_eq!(spent().await, Amount::cents(SPENT + 2));
+    assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 2));
+}
+
+/// And somebody else may have written on top of it, and have left the numbers as they are.
+#[tokio::test]
+async fn a_correction_right_behind_a_commit_is_not_taken_for_it() {
+    for looks_first in [true, false] {
+        let warm = Warm::new().await;
+        let sent = warm.commit_of_one_cent().await;
+        raw(&warm.path, "UPDATE agentkey_balances SET spent = 990000");
+        if looks_first {
+            assert_eq!(warm.spent(1).await, 99);
+        }
+        sent();
+        assert_eq!(warm.spent_at_hand(1), looks_first.then_some(99));
+        assert_eq!(warm.spent(1).await, 99);
+    }
 }

@@ -6,6 +6,7 @@ mod model;
 mod moved;
 mod policy;
 mod threads;
+mod watch;
 
 use std::time::Duration;
 
