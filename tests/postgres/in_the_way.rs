@@ -210,6 +210,31 @@ async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_f
     assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (2, 0));
 }
 
+/// However many there are: a sweep gives up after a hundred of them, and the next one begins behind those.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() {
+    let Some(server) = Server::shared() else { return };
+    let database = server.database().await;
+    let world = world(database.url()).await;
+    let pool = host(database.url()).await;
+    let mut holds = Vec::new();
+    for n in 0..120 {
+        holds.push(hold(&key(&world, &format!("odd-{n:03}"), 100).await, 5));
+    }
+    assert!(world.post_all(&holds).await.iter().all(Result::is_ok));
+    world.clock.advance(Duration::from_secs(1));
+    let good = key(&world, "good", 100).await;
+    assert!(world.post(&hold(&good, 5)).await.is_ok());
+    execute(&pool, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id LIKE 'odd-%'").await;
+    world.clock.advance(Duration::from_secs(61));
+
+    let ended = [world.store.sweep().await.unwrap(), world.store.sweep().await.unwrap()];
+
+    assert_eq!((ended, cents(&world, &good).await), ([0, 1], (0, 0)));
+    execute(&pool, "UPDATE agentkey_holds SET labels = '{}'").await;
+    assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (120, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() {
     let Some(server) = Server::shared() else { return };

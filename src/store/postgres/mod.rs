@@ -28,7 +28,7 @@ mod write;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -72,6 +72,8 @@ struct Inner {
     known: Known,
     /// Accounts of which postings failed, and were not posted since.
     aside: Mutex<HashSet<AccountId>>,
+    /// Accounts that the last sweep could not bring up to date, where it did not come to all.
+    passed_over: Mutex<Vec<AccountId>>,
     /// Told of changes of policy, once somebody wants to know.
     news: OnceLock<News>,
     reads: read::Reads,
@@ -99,6 +101,7 @@ impl PostgresStore {
             clock: options.clock,
             known: Known::default(),
             aside: Mutex::default(),
+            passed_over: Mutex::default(),
             news: OnceLock::new(),
             reads: read::Reads::new(&layout),
             loads: load::Loads::new(&layout),
@@ -276,22 +279,33 @@ impl Inner {
 
     /// What somebody keeps locked, or what makes no sense, keeps no other account from being swept.
     async fn swept(&self) -> sqlx::Result<usize> {
-        let (mut total, mut but) = (0, Vec::new());
+        let mut total = 0;
+        let mut but = std::mem::take(&mut *self.passed_over());
+        let most = but.len() + MOST_PASSED_OVER;
         loop {
             let mut held = self.connections.other().await?;
             let overdue = read::overdue(&mut held, &self.reads, self.clock.now(), &but).await;
             // An idle service finds none, and writes nothing.
             let overdue = held.after(overdue)?;
-            if overdue.is_empty() || but.len() >= MOST_PASSED_OVER {
+            if overdue.is_empty() {
+                return Ok(total);
+            }
+            if but.len() >= most {
+                // There are others behind them. When those have had their turn, these are tried again.
+                *self.passed_over() = but;
                 return Ok(total);
             }
             // Where none had run out, it is known now when the next one does.
             total += self.catch_up_but(overdue, &mut but).await?;
         }
     }
+
+    fn passed_over(&self) -> MutexGuard<'_, Vec<AccountId>> {
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// One sweep waits for no more accounts than these.
+/// One sweep waits for no more accounts than these that it cannot bring up to date.
 const MOST_PASSED_OVER: usize = 100;
 
 /// For how long silence is believed at most: so late can a notification be without the listener knowing.
