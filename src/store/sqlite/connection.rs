@@ -213,8 +213,11 @@ impl Slot {
         let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
-        if !is_sound && self.place != Place::Memory {
-            self.let_go();
+        if !is_sound {
+            self.known.forget_all();
+            if self.place != Place::Memory {
+                self.open = None;
+            }
         }
         done
     }

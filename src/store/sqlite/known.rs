@@ -62,7 +62,7 @@ impl State {
 
 #[derive(Default)]
 struct Memory {
-    /// What everything else here is true of. `None`: of nothing, and nothing else is here.
+    /// What is known is true of this. `None`: nothing is known.
     at: Option<Sight>,
     /// The numbers that were read then.
     state: Option<State>,
@@ -157,10 +157,12 @@ impl Known {
     ) -> Result<(Vec<Option<Found>>, Option<Moment>)> {
         // The look is taken while nobody moves memory: what it sees is at least as new as what is there.
         let mut memory = self.write();
-        let before = watch.look();
+        let nothing = || Ok((vec![None; hashes.len()], None));
+        let Some(sight) = watch.look().filter(Sight::is_proven) else { return nothing() };
         let state = State::read(connection)?;
-        let unchanged = before.filter(|before| before.is_proven() && watch.look().as_ref() == Some(before));
-        let Some(sight) = unchanged else { return Ok((vec![None; hashes.len()], None)) };
+        if watch.look().as_ref() != Some(&sight) {
+            return nothing();
+        }
         memory.move_to(sight, state);
         Ok((hashes.iter().map(|hash| memory.found(hash, now)).collect(), memory.moment()))
     }
@@ -256,6 +258,9 @@ impl Known {
         let sent = memory.sent.take();
         let (Some(before), Some(after)) = (before, after) else { return };
         after.prove(&before);
+        if !after.is_proven() {
+            return memory.forget();
+        }
         let Some(sent) = sent.filter(|sent| sent.from == memory.state) else { return };
         // A reader may have been faster; or somebody else has written since, and then the next look forgets.
         if memory.at.as_ref().is_some_and(|at| after.is_next_of(at)) {
@@ -286,7 +291,7 @@ impl Memory {
         }
         let commits = self.at.as_ref().and_then(|at| sight.commits_since(at));
         let is_ours = |sent: &mut Sent| commits == Some(1) && sent.to == state && sent.from == self.state;
-        // Nobody else can write then; but our own commit may have begun the WAL anew.
+        // Nobody else has written then; but our own commit may have begun the WAL anew.
         let is_under_way = |sent: &Sent| commits == Some(0) && sent.from == state && self.state == state;
         if let Some(sent) = self.sent.take_if(is_ours) {
             self.take_over(sent.effect);

@@ -7,7 +7,8 @@
 //!
 //! Each connection is in a thread of its own, where a batch is one job. There a statement costs a few
 //! microseconds, so rows are read and written one by one, by prepared statements; and what was read before is not read
-//! again while nobody else has written to the file.
+//! again while nobody else has written to the file. Whether that is so can be told without a connection, so a look-up
+//! that memory can answer needs none.
 
 mod change;
 mod connection;

@@ -1,13 +1,12 @@
 //! Whether anybody has written to the file, told without SQLite: by the header of the WAL's index.
 //!
-//! Every commit, of any process, changes that header before it returns, and no two commits leave the same one behind: it
-//! has a count of commits, the salts of the WAL and the checksum of its last frame
-//! (<https://www.sqlite.org/walformat.html>, "The WAL-Index Header"). So while it is as it was, so is all that the file
-//! says.
+//! Every commit, of any process, changes that header before it returns: it has a count of commits, the salts of the WAL
+//! and the checksum of its last frame (<https://www.sqlite.org/walformat.html>, "The WAL-Index Header"). While it is as it
+//! was, so is all that the file says: SQLite goes by the same comparison when it keeps the pages that it has read.
 //!
 //! A process that closes a file loses its locks on it, whoever took them, and SQLite's locks are on this one
-//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So it is opened once for all who watch it, and closed only when it
-//! was deleted.
+//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So it is opened once for all who watch it, and stays open; when
+//! another is opened, those are closed that were deleted meanwhile, as SQLite does at its last use, and that nobody watches.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(super) enum Watch {
 pub(super) struct Index {
     shm: Arc<Shm>,
     path: PathBuf,
-    file: Option<FileId>,
+    file: FileId,
 }
 
 /// In bytes.
@@ -50,8 +49,8 @@ impl Watch {
         // As SQLite calls it, behind symbolic links.
         let shm = connection.path().and_then(|name| Shm::open(format!("{name}-shm").as_ref()));
         // If another file has come to its place meanwhile, it may be the index of that.
-        match shm.filter(|_| file.is_some() && file_id(path) == file) {
-            Some(shm) => Self::Index(Arc::new(Index { shm, path: path.to_owned(), file })),
+        match shm.zip(file).filter(|_| file_id(path) == file) {
+            Some((shm, file)) => Self::Index(Arc::new(Index { shm, path: path.to_owned(), file })),
             None => Self::Nothing,
         }
     }
@@ -72,7 +71,7 @@ impl Sight {
         match &self.watch {
             Watch::Alone => true,
             Watch::Index(index) => {
-                file_id(&index.path) == index.file && index.shm.header().as_ref() == Some(&self.header)
+                file_id(&index.path) == Some(index.file) && index.shm.header().as_ref() == Some(&self.header)
             }
             Watch::Nothing => false,
         }
@@ -97,24 +96,26 @@ impl Sight {
         }
     }
 
-    /// This was seen after a commit and that before it.
+    /// This was seen right after a commit, and that before it: where it is not to be seen here, nothing else is.
     pub(super) fn prove(&self, before: &Self) {
-        if let Watch::Index(index) = &self.watch
-            && self.is_next_of(before)
-        {
-            index.shm.prove();
+        if let Watch::Index(index) = &self.watch {
+            match self.commits_since(before) {
+                Some(0) => index.shm.prove(false),
+                Some(1) => index.shm.prove(true),
+                _ => {}
+            }
         }
     }
 
     fn is_of_same_file(&self, other: &Self) -> bool {
         match (&self.watch, &other.watch) {
             (Watch::Alone, Watch::Alone) => true,
-            (Watch::Index(one), Watch::Index(other)) => Arc::ptr_eq(&one.shm, &other.shm),
+            (Watch::Index(one), Watch::Index(other)) => Arc::ptr_eq(&one.shm, &other.shm) && one.file == other.file,
             _ => false,
         }
     }
 
-    /// Goes up with every commit.
+    /// Goes up with every commit, but for those after a crash: SQLite then makes the index anew, and counts from 0.
     fn count(&self) -> u32 {
         let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = self.header;
         u32::from_ne_bytes([a, b, c, d])
@@ -198,8 +199,8 @@ mod shm {
             self.is_proven.load(Ordering::Relaxed)
         }
 
-        pub(super) fn prove(&self) {
-            self.is_proven.store(true, Ordering::Relaxed);
+        pub(super) fn prove(&self, is_seen: bool) {
+            self.is_proven.store(is_seen, Ordering::Relaxed);
         }
     }
 }
@@ -227,7 +228,7 @@ mod shm {
             match *self {}
         }
 
-        pub(super) fn prove(&self) {
+        pub(super) fn prove(&self, _is_seen: bool) {
             match *self {}
         }
     }

@@ -32,6 +32,7 @@ async fn a_correction_before_the_first_posting_counts() {
     assert!(matches!(pay(&store, 2).await, Err(Refusal::BudgetExceeded(_))));
 }
 
+#[cfg(all(unix, not(target_os = "openbsd")))]
 #[tokio::test]
 async fn what_was_read_before_a_correction_is_not_learned_after_it() {
     let directory = directory();

@@ -263,7 +263,6 @@ async fn a_token_that_was_rotated_away_ends_when_it_should() {
     assert!(warm.found(5).await.is_some());
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_was_replaced_is_another_state() {
     let warm = Warm::new().await;

@@ -1,11 +1,13 @@
 mod hands;
 mod index;
+#[cfg(all(unix, not(target_os = "openbsd")))]
 mod known;
 mod migration;
 mod model;
 mod moved;
 mod policy;
 mod threads;
+#[cfg(all(unix, not(target_os = "openbsd")))]
 mod watch;
 
 use std::time::Duration;

@@ -59,7 +59,24 @@ async fn a_database_in_memory_is_at_hand() {
     assert!(find().await.unwrap().lineage.standing().is_err());
 }
 
-#[cfg(unix)]
+/// There nothing tells that somebody has written: nobody else can.
+#[tokio::test]
+async fn a_writer_in_memory_that_panics_behind_its_commit_forgets() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    let spent = async || {
+        let found = store.find(&[token(0).hash]).await.unwrap().pop().unwrap().unwrap();
+        found.lineage.account().balance.spent
+    };
+    assert_eq!(spent().await, Amount::ZERO);
+    let panicked = store.connections.writer().run(|open| -> error::Result<()> {
+        open.connection.execute_batch("UPDATE agentkey_accounts SET spent = 10000")?;
+        panic!("on purpose")
+    });
+    assert!(panicked.await.is_err());
+    assert_eq!(spent().await, Amount::cents(1));
+}
+
 #[tokio::test]
 async fn a_file_that_was_replaced_is_not_at_hand() {
     let warm = Warm::new().await;
