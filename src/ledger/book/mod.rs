@@ -246,15 +246,17 @@ impl Book {
         let (kept, dropped): (Vec<_>, Vec<_>) =
             touched.claims.into_iter().partition(|claim| self.claims.contains_key(claim));
         let mut changes = Changes {
-            accounts: Vec::new(),
-            balances: touched.keys.iter().filter_map(|id| self.keys.get(id)).map(balance).collect(),
+            accounts: Vec::with_capacity(touched.accounts.len()),
+            balances: Vec::with_capacity(touched.keys.len()),
             new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
             changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
-            entries: touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())).collect(),
+            entries: Vec::with_capacity(touched.entries.len()),
             claims: kept.iter().filter_map(|claim| self.claims.get(claim).cloned()).collect(),
             dropped_claims: dropped,
             strays: touched.strays.into_iter().collect(),
         };
+        changes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(balance));
+        changes.entries.extend(touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())));
         for id in touched.accounts {
             changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
         }

@@ -10,6 +10,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
@@ -31,6 +33,27 @@ pub(super) struct Index {
     shm: Arc<Shm>,
     path: PathBuf,
     file: FileId,
+    opened: Instant,
+    /// When it was last looked whether the file is still the one at the path, in milliseconds after it was opened.
+    looked: AtomicU64,
+}
+
+/// So often it is looked at most, in milliseconds: it costs three times as much as to read the header. Whoever has a
+/// connection looks each time before he uses it.
+const LOOK_EVERY: u64 = 10;
+
+impl Index {
+    fn is_at_its_path(&self) -> bool {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(self.looked.load(Ordering::Relaxed)) < LOOK_EVERY {
+            return true;
+        }
+        let is_there = file_id(&self.path) == Some(self.file);
+        if is_there {
+            self.looked.store(now, Ordering::Relaxed);
+        }
+        is_there
+    }
 }
 
 /// In bytes.
@@ -50,7 +73,10 @@ impl Watch {
         let shm = connection.path().and_then(|name| Shm::open(format!("{name}-shm").as_ref()));
         // If another file has come to its place meanwhile, it may be the index of that.
         match shm.zip(file).filter(|_| file_id(path) == file) {
-            Some((shm, file)) => Self::Index(Arc::new(Index { shm, path: path.to_owned(), file })),
+            Some((shm, file)) => {
+                let path = path.to_owned();
+                Self::Index(Arc::new(Index { shm, path, file, opened: Instant::now(), looked: AtomicU64::new(0) }))
+            }
             None => Self::Nothing,
         }
     }
@@ -66,13 +92,11 @@ impl Watch {
 }
 
 impl Sight {
-    /// Whether it is still so, in the file that is at its path now.
+    /// Whether it is still so, in the file that is at its path, or was a moment ago.
     pub(super) fn is_now(&self) -> bool {
         match &self.watch {
             Watch::Alone => true,
-            Watch::Index(index) => {
-                file_id(&index.path) == Some(index.file) && index.shm.header().as_ref() == Some(&self.header)
-            }
+            Watch::Index(index) => index.is_at_its_path() && index.shm.header().as_ref() == Some(&self.header),
             Watch::Nothing => false,
         }
     }
