@@ -130,9 +130,10 @@ impl Known {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything: what answers from now on may be another file.
+    /// Forgets everything: what answers from now on may be another file, or who moved memory panicked half-way.
     pub(super) fn forget_all(&self) {
         let old = self.write().replaced();
+        self.0.clear_poison();
         drop(old); // without the lock
     }
 
