@@ -29,6 +29,22 @@ impl Warm {
         warm
     }
 
+    /// The same, with a copy of its file as it is now.
+    pub(super) async fn with_backup() -> Self {
+        let warm = Self::new().await;
+        warm.store.close().await;
+        std::fs::copy(&warm.path, warm.path.with_extension("backup")).unwrap();
+        warm.again().await
+    }
+
+    /// Puts that copy in the place of the file, under the open store.
+    pub(super) fn put_backup_back(&self) {
+        for file in ["keys.db-wal", "keys.db-shm"] {
+            std::fs::remove_file(self.path.with_file_name(file)).unwrap();
+        }
+        std::fs::rename(self.path.with_extension("backup"), &self.path).unwrap();
+    }
+
     /// With a store that was opened later.
     pub(super) async fn again(self) -> Self {
         Self { store: self.another().await, ..self }
@@ -265,21 +281,14 @@ async fn a_token_that_was_rotated_away_ends_when_it_should() {
 
 #[tokio::test]
 async fn a_file_that_was_replaced_is_another_state() {
-    let warm = Warm::new().await;
-    warm.store.close().await;
-    let backup = warm.path.with_extension("backup");
-    std::fs::copy(&warm.path, &backup).unwrap();
-    let warm = warm.again().await;
+    let warm = Warm::with_backup().await;
     warm.pay(30).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30);
     warm.store.close().await;
     let warm = warm.again().await;
     assert_eq!(warm.spent(1).await, SPENT + 30);
     warm.pay(1).await.unwrap();
-    for file in ["keys.db-wal", "keys.db-shm"] {
-        let _ = std::fs::remove_file(warm.path.with_file_name(file));
-    }
-    std::fs::rename(&backup, &warm.path).unwrap();
+    warm.put_backup_back();
     assert_eq!(warm.spent(1).await, SPENT);
     assert_eq!(warm.pay(1).await.unwrap().remaining, Some(Amount::cents(100 - SPENT - 1)));
 }

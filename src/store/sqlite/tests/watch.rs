@@ -6,6 +6,9 @@ use std::sync::mpsc;
 use super::known::{SPENT, Warm, add_a_cent, pay};
 use super::*;
 
+/// Only a hang gets here.
+const HANG: Duration = Duration::from_secs(60);
+
 #[tokio::test]
 async fn what_is_known_is_at_hand_until_anybody_writes() {
     let warm = Warm::new().await;
@@ -79,21 +82,17 @@ async fn a_writer_in_memory_that_panics_behind_its_commit_forgets() {
 
 #[tokio::test]
 async fn a_file_that_was_replaced_is_not_at_hand() {
-    let warm = Warm::new().await;
-    warm.store.close().await;
-    let backup = warm.path.with_extension("backup");
-    std::fs::copy(&warm.path, &backup).unwrap();
-    let warm = warm.again().await;
+    let warm = Warm::with_backup().await;
     warm.pay(30).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30);
     assert_eq!(warm.spent_at_hand(1), Some(SPENT + 30));
-    for file in ["keys.db-wal", "keys.db-shm"] {
-        std::fs::remove_file(warm.path.with_file_name(file)).unwrap();
-    }
-    std::fs::rename(&backup, &warm.path).unwrap();
-    while warm.spent_at_hand(1).is_some() {
-        tokio::task::yield_now().await;
-    }
+    warm.put_backup_back();
+    let noticed = async {
+        while warm.spent_at_hand(1).is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(HANG, noticed).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT);
     assert_eq!(warm.spent_at_hand(1), None, "no commit was seen in this file yet");
     warm.pay(1).await.unwrap();
