@@ -27,7 +27,8 @@ impl Journal {
         Self(Mutex::new(file.unwrap()))
     }
 
-    /// The line is with the operating system when this returns: a killed process cannot take it back.
+    /// The line is with the operating system when this returns: a killed process cannot take it back. A kill that comes
+    /// before may leave the line's beginning.
     pub(crate) fn write(&self, status: u16, reference: &str, charged: Charged, entry: &str) {
         let charged = match charged {
             Charged::Yes(micros) => micros.to_string(),
@@ -73,9 +74,14 @@ impl Journals {
             let journal = std::fs::read_to_string(file.path()).unwrap();
             // A killed process may have taken with it what was to undo a payment that it had no answer to.
             let (lines, ended) = journal.strip_suffix(END).map_or((&*journal, false), |lines| (lines, true));
-            for line in lines.lines() {
+            for line in lines.split_inclusive('\n') {
+                // Linux looks for a kill between the pages of a `write`: what it leaves then was not acknowledged.
+                let Some(line) = line.strip_suffix('\n') else {
+                    assert!(!ended, "the end is in the middle of a line: {line}");
+                    continue;
+                };
                 let fields: Vec<_> = line.split(' ').collect();
-                let [status, reference, charged, entry] = fields[..] else { panic!("a torn line: {line}") };
+                let [status, reference, charged, entry] = fields[..] else { panic!("not an answer: {line}") };
                 *all.answers.entry(status.parse().unwrap()).or_default() += 1;
                 let reference = reference.to_owned();
                 match charged {
@@ -93,5 +99,22 @@ impl Journals {
         all.acknowledged = acknowledged.into_iter().collect();
         all.refused = refused.into_iter().collect();
         all
+    }
+}
+
+#[test]
+fn what_a_kill_left_of_a_line_is_not_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let killed = Journal::new(dir.path(), 1);
+    killed.write(200, "1-0-0", Charged::Yes(20_000), "7");
+    killed.write(402, "1-1-0", Charged::No, "-");
+    let file = dir.path().join("journal-1");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    for torn in ["", "2", "200 1-2", "200 1-2-0 20000", "200 1-2-0 20000 12", "503 1-2-0 no -"] {
+        std::fs::write(&file, format!("{whole}{torn}")).unwrap();
+        let all = Journals::read(dir.path());
+        assert_eq!(all.acknowledged, [("1-0-0".to_owned(), 20_000)], "{torn}");
+        assert_eq!((all.entries, all.refused), (vec!["7".to_owned()], vec!["1-1-0".to_owned()]), "{torn}");
+        assert_eq!(all.answers, BTreeMap::from([(200, 1), (402, 1)]), "{torn}");
     }
 }
