@@ -22,25 +22,8 @@ impl Inner {
 
     /// The same, but for accounts that somebody keeps locked, or that cannot be brought up to date: those are told.
     pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> sqlx::Result<usize> {
-        if behind.accounts.len() > 1 {
-            match self.catch_up_by(&behind, Wait::Short).await {
-                Err(error) if is_of_rows(&error) => {}
-                done => return done,
-            }
-        }
-        let mut total = 0;
-        for behind in behind.apart() {
-            match self.catch_up_by(&behind, Wait::Short).await {
-                Ok(ended) => total += ended,
-                Err(error) if is_of_rows(&error) => {
-                    let accounts = &behind.accounts;
-                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
-                    but.extend(behind.accounts);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(total)
+        let catch_up = |behind: Behind| async move { self.catch_up_by(&behind, Wait::Short).await };
+        behind.catch_up_but(but, is_of_rows, catch_up).await
     }
 
     async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> sqlx::Result<usize> {

@@ -184,26 +184,9 @@ impl SqliteStore {
         }
     }
 
-    /// Brings accounts up to date, but for those with rows that make no sense: those are told.
+    /// But for accounts with rows that make no sense: those are told.
     async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> error::Result<usize> {
-        if behind.accounts.len() > 1 {
-            match self.catch_up(behind.clone()).await {
-                Err(error) if is_unusable(&error) => {}
-                done => return done,
-            }
-        }
-        let mut total = 0;
-        for behind in behind.apart() {
-            let accounts = behind.accounts.clone();
-            match self.catch_up(behind).await {
-                Err(error) if is_unusable(&error) => {
-                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
-                    but.extend(accounts);
-                }
-                ended => total += ended?,
-            }
-        }
-        Ok(total)
+        behind.catch_up_but(but, is_unusable, |behind| self.catch_up(behind)).await
     }
 
     /// What may take long.
