@@ -1,9 +1,9 @@
 //! Batches of many accounts, of which some have moved on: what stood is written, and the rest is decided anew, once.
 
+use agentkey::ledger::{Claim, ClaimRef};
 use agentkey::{EntryQuery, Labels, Store};
 
 use super::*;
-use crate::postgres_server::Server;
 
 fn noted(mut posting: Posting, model: &str, reference: &str) -> Posting {
     let mut labels = Labels::new();
@@ -17,11 +17,8 @@ fn noted(mut posting: Posting, model: &str, reference: &str) -> Posting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stood_is_written_and_what_moved_is_decided_anew() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
+    let Some((database, world, pool)) = site().await else { return };
     let other = store(database.url(), (&world.clock).into()).await;
-    let pool = host(database.url()).await;
     let mut keys = Vec::new();
     for account in ["still", "ahead", "touched", "poor", "bare", "idle"] {
         keys.push(key(&world, account, 1_000).await);
@@ -72,10 +69,7 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
 /// An account whose row is gone, by hand, between what was known of it and the write.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_written() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (gone, other) = (key(&world, "gone", 100).await, key(&world, "other", 100).await);
     let batch = || [pay(&gone, 1), pay(&other, 2)];
     assert!(world.post_all(&batch()).await.iter().all(Result::is_ok));
@@ -91,10 +85,7 @@ async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_writte
 /// Most batches leave out the columns that say nothing. What they write is what is written with all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_say_the_same_whether_all_columns_travel_or_not() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 1_000).await;
     let child = world.try_create(NewKey::child_of(parent.id)).await.unwrap().0;
     assert!(world.post(&hold(&child, 1)).await.is_ok()); // both are known from here on
@@ -148,10 +139,7 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
 /// The host has the row of a balance locked, or changes it without a word: what is decided is written after that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (busy, other) = (key(&world, "busy", 100).await, key(&world, "other", 100).await);
     assert!(world.post_all(&[pay(&busy, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
     for change in ["period = period", "anchor = anchor"] {
@@ -171,10 +159,7 @@ async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
 /// The row is gone with what it knew of its holds and entries, and those are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let live = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
     for by_change in [false, true] {
@@ -194,10 +179,7 @@ async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
 /// What settled leaves an instant behind at which nothing runs out: the sweep looks once, and finds what does later.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let mut keys = Vec::new();
     for n in 0..120 {
         keys.push(key(&world, &format!("account-{n:03}"), 100).await); // more than one round of the sweep
@@ -227,11 +209,8 @@ async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
 /// Two services take turns: each finds each time that what it knows is old.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_take_turns_see_what_the_other_wrote() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
+    let Some((database, world, pool)) = site().await else { return };
     let other = store(database.url(), (&world.clock).into()).await;
-    let pool = host(database.url()).await;
     let key = key(&world, "acme", 1_000).await;
     for round in 0..20 {
         assert!(other.post(&[pay(&key, 1)]).await.unwrap()[0].is_ok(), "{round}");
@@ -242,4 +221,45 @@ async fn instances_that_take_turns_see_what_the_other_wrote() {
     assert!(world.post(&again).await.is_ok(), "the same posting, by way of another instance");
     assert_eq!(cents(&world, &key).await, (41, 0));
     audit::figures(&pool).await;
+}
+
+/// Plans are made once, and may be made when there is next to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_planned() {
+    const READ: &str = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int8 FROM pg_stat_user_tables \
+        WHERE relname IN ('agentkey_holds', 'agentkey_claims')";
+    const ENDED: &str = "SELECT sum(CASE relname WHEN 'agentkey_holds' THEN n_tup_upd ELSE n_tup_del END)::int8 \
+        FROM pg_stat_user_tables WHERE relname IN ('agentkey_holds', 'agentkey_claims')";
+    let Some((_database, world, pool)) = site().await else { return };
+    let key = key(&world, "acme", 100).await;
+    let begin = async |claim: &str| {
+        let open = Action::Open { claim: Some(Claim::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+        let (open, held) = (Posting::new(key.account.clone(), key.id, open), hold(&key, 1));
+        assert!(world.post_all(&[open.clone(), held.clone()]).await.iter().all(Result::is_ok));
+        (ClaimRef::new(claim, open.id), held)
+    };
+    let end = async |(claim, held): (ClaimRef, Posting)| {
+        let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
+        let let_go = Action::Settle { holds, void, cost, note, claim: Some(claim) };
+        for posting in [settle(&held, 1), Posting::new(key.account.clone(), key.id, let_go)] {
+            assert!(world.post(&posting).await.is_ok());
+        }
+    };
+    let first = begin("first").await;
+    execute(&pool, "ANALYZE").await;
+    end(first).await;
+    let second = begin("second").await;
+    execute(
+        &pool,
+        "INSERT INTO agentkey_holds SELECT gen_random_uuid(), account_id, key_id, path, 0, created_at, expires_at, \
+             on_expiry, labels, reference, state FROM agentkey_holds, generate_series(1, 5000); \
+         INSERT INTO agentkey_claims SELECT key_id + n, idempotency_key, fingerprint, owner, in_flight_until, entry \
+             FROM agentkey_claims, generate_series(1, 10000) n",
+    )
+    .await;
+    let before = count(&pool, READ).await;
+    end(second).await;
+    drop(world); // Counts are told when a session ends.
+    until(async || count(&pool, ENDED).await == 4).await;
+    assert!(count(&pool, READ).await < before + 100);
 }

@@ -5,14 +5,10 @@ use agentkey::{ManualClock, Period, Refusal, Store, TokenHash};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::postgres_server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_was_done() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 100).await;
     let child = world.try_create(NewKey::child_of(parent.id)).await;
     let child = match child {
@@ -41,10 +37,7 @@ async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_w
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&pay(&key, 10)).await.is_ok());
     execute(&pool, "UPDATE agent_keys SET limit_micros = 100000").await;
@@ -55,10 +48,7 @@ async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_period_changed_by_sql_is_counted_anew() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&pay(&key, 60)).await.is_ok());
     world.clock.advance(Duration::from_secs(2 * 86_400));

@@ -5,7 +5,6 @@ use agentkey::ledger::{Claim, ClaimRef};
 use agentkey::{PostingId, Refusal, Store, TokenHash};
 
 use super::*;
-use crate::postgres_server::Server;
 
 const LIVE: &str = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
 
@@ -50,10 +49,7 @@ async fn touching(pool: &PgPool, sql: impl Into<String>) -> sqlx::Transaction<'s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transaction() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&hold(&key, 60)).await.is_ok());
     world.clock.advance(Duration::from_secs(61));
@@ -71,10 +67,7 @@ async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transact
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&hold(&key, 60)).await.is_ok());
     world.clock.advance(Duration::from_secs(61));
@@ -90,10 +83,7 @@ async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let held = hold(&key, 60);
     assert!(world.post(&held).await.is_ok());
@@ -114,10 +104,7 @@ async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let opened = open(&key, "once");
     assert!(world.post(&opened).await.is_ok());
@@ -136,10 +123,7 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
     assert!(world.post_all(&[pay(&kept, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
     let lock = format!("SELECT 1 FROM agentkey_balances WHERE key_id = {} FOR UPDATE", kept.id);
@@ -155,10 +139,7 @@ async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_the_host_is_making_stalls_no_other() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let other = key(&world, "other", 100).await;
     let hash = TokenHash::of("made by the host");
     execute(&pool, format!("INSERT INTO agent_keys (account_id, key_hash) VALUES ('new', '{hash}')")).await;
@@ -174,10 +155,7 @@ async fn an_account_that_the_host_is_making_stalls_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
     let held = hold(&bad, 5);
     assert!(world.post_all(&[pay(&good, 1), held.clone(), pay(&bad, 1)]).await.iter().all(Result::is_ok));
@@ -192,10 +170,7 @@ async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_from_no_other() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (good, kept) = (key(&world, "good", 100).await, key(&world, "kept", 100).await);
     let odd = key(&world, "odd", 100).await;
     assert!(world.post_all(&[hold(&good, 5), hold(&kept, 5), hold(&odd, 5)]).await.iter().all(Result::is_ok));
@@ -213,10 +188,7 @@ async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_f
 /// However many there are: a sweep gives up after a hundred of them, and the next one begins behind those.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let mut holds = Vec::new();
     for n in 0..120 {
         holds.push(hold(&key(&world, &format!("odd-{n:03}"), 100).await, 5));
@@ -237,10 +209,7 @@ async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
     let (_, good) = world.try_create(new("good")).await.unwrap();
     let (_, bad) = world.try_create(new("bad")).await.unwrap();
@@ -255,10 +224,7 @@ async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() 
 /// A settle frees what a hold behind it needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let (odd, most) = (hold(&key, 1), hold(&key, 99));
     assert!(world.post_all(&[odd.clone(), most.clone()]).await.iter().all(Result::is_ok));
@@ -275,10 +241,7 @@ async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
     execute(
         &pool,
@@ -293,13 +256,35 @@ async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
     }
 }
 
+/// Its neighbours go on in one statement without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well() {
+    const TRIED: &str = "SELECT last_value FROM tried";
+    let Some((_database, world, pool)) = site().await else { return };
+    let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
+    execute(
+        &pool,
+        "CREATE SEQUENCE tried START 0 MINVALUE 0; SELECT nextval('tried'); CREATE TABLE refused AS SELECT true AS is_so; \
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('tried'); \
+             IF NEW.account_id = 'bad' AND (SELECT is_so FROM refused) THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON agentkey_entries FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let batch = || [pay(&good, 1), pay(&bad, 1)];
+    assert!(is_unavailable(&world.store.post(&batch()).await.unwrap()[1]));
+    for goes_well in [false, false, true, true] {
+        execute(&pool, format!("UPDATE refused SET is_so = {}", !goes_well)).await;
+        let before = count(&pool, TRIED).await;
+        let posted = world.store.post(&batch()).await.unwrap();
+        assert_eq!((posted[0].is_ok(), posted[1].is_ok()), (true, goes_well), "{posted:?}");
+        assert_eq!(count(&pool, TRIED).await, before + 2);
+    }
+}
+
 /// The key in question has another period since, and cannot be counted anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
     let (_, good) = world.try_create(new("good")).await.unwrap();
     for (account, is_kept) in [("kept", true), ("odd", false)] {
@@ -318,12 +303,26 @@ async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
     }
 }
 
+/// Requests are answered in bounded time; whoever reads one key's figures is told them as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_one_key_waits_for_the_host_to_let_go_of_it() {
+    const WAITS_ON: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '300 ms'";
+    let Some((_database, world, pool)) = site().await else { return };
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&hold(&key, 5)).await.is_ok());
+    world.clock.advance(Duration::from_secs(61));
+    let locked = touching(&pool, "SELECT FROM agentkey_accounts FOR UPDATE").await;
+    let (looking, looked_at) = (world.clone(), key.clone());
+    let looked = tokio::spawn(async move { cents(&looking, &looked_at).await });
+    until(async || count(&pool, WAITS_ON).await == 1).await;
+    locked.rollback().await.unwrap();
+    assert_eq!(looked.await.unwrap(), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_that_can_write_nothing_says_so() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&hold(&key, 5)).await.is_ok());
     world.clock.advance(Duration::from_secs(61));
@@ -334,10 +333,7 @@ async fn a_sweep_that_can_write_nothing_says_so() {
 /// Versions before made an account's row anew without a look at its holds and entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_and_entries_that_an_account_did_not_know_of_are_known_after_the_migration() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post_all(&[hold(&key, 5), pay(&key, 1)]).await.iter().all(Result::is_ok));
     execute(

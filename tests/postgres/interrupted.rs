@@ -3,7 +3,6 @@
 use agentkey::AgentKeys;
 
 use super::*;
-use crate::postgres_server::Server;
 use crate::service::{Answers, CENTS, Load, Service};
 
 /// A service on a database, with keys that have all they need.

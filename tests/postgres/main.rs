@@ -25,6 +25,8 @@ use agentkey::{Amount, Budget, Clock, Key, NewKey, Note, PostgresOptions, Postgr
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
+use postgres_server::{Database, Server};
+
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);
 
@@ -38,6 +40,14 @@ async fn store(url: &str, clock: Clock) -> PostgresStore {
 
 async fn world(url: &str) -> World<PostgresStore> {
     World::new(async |clock| store(url, clock).await).await
+}
+
+/// A database of its own with our tables in it, as a store sees it and as the host does.
+async fn site() -> Option<(Database, Arc<World<PostgresStore>>, PgPool)> {
+    let database = Server::shared()?.database().await;
+    let world = Arc::new(world(database.url()).await);
+    let pool = host(database.url()).await;
+    Some((database, world, pool))
 }
 
 /// A key with a lifetime budget of so many cents.
@@ -93,10 +103,7 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 }
 
 /// Blocking calls of the test server, where others wait for this thread.
-async fn blocking<T: Send + 'static>(
-    server: &Arc<postgres_server::Server>,
-    call: impl FnOnce(&postgres_server::Server) -> T + Send + 'static,
-) -> T {
+async fn blocking<T: Send + 'static>(server: &Arc<Server>, call: impl FnOnce(&Server) -> T + Send + 'static) -> T {
     let server = server.clone();
     tokio::task::spawn_blocking(move || call(&server)).await.unwrap()
 }

@@ -4,7 +4,6 @@ use agentkey::store::{KeyQuery, KeysOf};
 use agentkey::{AccountId, KeyId, KeyPatch, PostingId, Refusal, Store};
 
 use super::*;
-use crate::postgres_server::Server;
 
 /// A parent, key 1, with a child, key 2, in the account "home"; key 3 in the account "away".
 struct Moving {

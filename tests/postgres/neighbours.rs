@@ -6,15 +6,11 @@ use agentkey::{AccountId, AgentKeys, KeyPatch, PostingId, Refusal, Scope, ScopeS
 use http::StatusCode;
 
 use super::*;
-use crate::postgres_server::Server;
 use crate::service::Service;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scopes_that_are_no_list_make_one_key_unusable() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     for odd in ["{{a,b},{c,d}}", "[0:1]={a,b}"] {
         let new = || NewKey::new("acme".parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
         let (good, good_hash) = world.try_create(new()).await.unwrap();
@@ -35,10 +31,7 @@ async fn scopes_that_are_no_list_make_one_key_unusable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = Arc::new(world(database.url()).await);
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();
     let narrow = format!("UPDATE agent_keys SET scopes = '{{read}}', limit_micros = 5 WHERE id = {}", key.id);
@@ -59,10 +52,7 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
     let third = key(&world, "third", 100).await;
     let mut tx = pool.begin().await.unwrap();
@@ -86,10 +76,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 /// What waits for a locked account goes on waiting in its lane, and is decided when the account is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let keys = AgentKeys::builder().answer_within(HANG).build((*world.store).clone());
     let key = key(&world, "acme", 100).await;
     let paid = pay(&key, 10);
@@ -167,10 +154,7 @@ fn settle_voiding(key: &Key, cents: i32) -> Posting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();
     let entry = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(60), Note::default()).await.unwrap();
@@ -189,10 +173,7 @@ async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_moved_and_comes_back_has_spent_what_it_spent() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let home = key(&world, "home", 10).await;
     assert!(world.post(&pay(&home, 9)).await.is_ok());
     let mut away = home.clone();
@@ -207,11 +188,8 @@ async fn a_key_that_is_moved_and_comes_back_has_spent_what_it_spent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_in_two_accounts_of_one_batch_is_charged_in_each() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
+    let Some((database, world, pool)) = site().await else { return };
     let other = PostgresStore::connect(database.url()).await.unwrap();
-    let pool = host(database.url()).await;
     // In whichever order the accounts are taken.
     for n in 0..12 {
         let (from, to) = (format!("from-{n}"), format!("to-{n}"));
@@ -237,10 +215,7 @@ async fn a_key_that_is_in_two_accounts_of_one_batch_is_charged_in_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_closed_though_its_key_was_moved() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let home = key(&world, "home", 10).await;
     let claim = Some(Claim::new("once", [7; 32]));
     let open = Posting::new(home.account.clone(), home.id, Action::Open { claim, ttl: Duration::from_secs(60) });

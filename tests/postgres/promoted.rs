@@ -4,7 +4,6 @@ use agentkey::{ManualClock, Store};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::postgres_server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
@@ -90,10 +89,7 @@ async fn what_a_store_remembers_is_not_written_over_another_history() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let world = world(database.url()).await;
-    let pool = host(database.url()).await;
+    let Some((_database, world, pool)) = site().await else { return };
     let new = NewKey::new("acme".parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
     let (key, hash) = world.try_create(new).await.unwrap();
     let spent = async || {

@@ -8,7 +8,6 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::*;
-use crate::postgres_server::Server;
 use crate::service::Service;
 
 async fn impatient(url: &str, statement_timeout: Duration) -> AgentKeys {
