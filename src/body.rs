@@ -117,7 +117,7 @@ pin_project! {
     impl<B> PinnedDrop for Charged<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            this.guard.interrupt();
+            this.guard.abandon();
             this.inner.set(None);
         }
     }
@@ -138,7 +138,11 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut this = self.project();
         if let (State::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut()) {
-            match ready!(inner.poll_frame(cx)) {
+            let Poll::Ready(frame) = inner.poll_frame(cx) else {
+                this.guard.watch_handles(cx);
+                return Poll::Pending;
+            };
+            match frame {
                 Some(Ok(frame)) if frame.is_data() => {
                     if !this.guard.has_handles() {
                         this.guard.end();

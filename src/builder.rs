@@ -81,9 +81,9 @@ impl Builder {
         self
     }
 
-    /// The age that no hold gets over, however long its charge lives. Default: 15 min.
+    /// The age that no hold gets over, however long its charge lives. Default: 15 min. At least 1 s.
     pub fn max_hold_age(mut self, age: Duration) -> Self {
-        self.options.max_hold_age = age;
+        self.options.max_hold_age = age.max(Duration::from_secs(1));
         self
     }
 

@@ -589,7 +589,7 @@ impl<A: Store, B: Store> Sides<A, B> {
             Ask::Hold { key, amount, ttl, charge } => {
                 let on_expiry = if *charge { OnExpiry::Charge } else { OnExpiry::Release };
                 let ttl = Duration::from_secs(*ttl);
-                (self.pick_key(key)?.id, Action::Hold { amount: *amount, ttl, on_expiry, note })
+                (self.pick_key(key)?.id, Action::Hold { amount: *amount, ttl, on_expiry, note, claim: None })
             }
             Ask::Renew { hold: one, also, ttl, max_age, claim: claimed } => {
                 let (one, also) = (hold(one)?, hold(also)?);

@@ -42,7 +42,13 @@ impl Step {
             What::Charge => post(store, posting(cost(vec![]))).await?,
             What::HoldAndSettle => {
                 let (amount, ttl) = (Amount::micros(2), Duration::from_secs(60));
-                let hold = posting(Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default() });
+                let hold = posting(Action::Hold {
+                    amount,
+                    ttl,
+                    on_expiry: OnExpiry::Release,
+                    note: Note::default(),
+                    claim: None,
+                });
                 let id = hold.id;
                 post(store, hold).await?;
                 post(store, posting(cost(vec![id]))).await?;

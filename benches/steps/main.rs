@@ -40,7 +40,7 @@ fn sqlite(c: &mut Criterion) {
                 let amount = Amount::cents(5);
                 let ttl = Duration::from_secs(60);
                 let on_expiry = OnExpiry::Release;
-                let hold = posting(Action::Hold { amount, ttl, on_expiry, note: Note::default() });
+                let hold = posting(Action::Hold { amount, ttl, on_expiry, note: Note::default(), claim: None });
                 let holds = vec![hold.id];
                 store.post(&[hold]).await.unwrap().pop().unwrap().unwrap();
                 let settle =

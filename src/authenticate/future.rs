@@ -58,14 +58,14 @@ pin_project! {
         inner: Option<F>,
         // Dropped after `inner`, so that handles in the inner future are gone when the guard settles.
         guard: Option<Guard>,
-        is_head: bool,
+        method: Method,
     }
 
     impl<F> PinnedDrop for Calling<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(guard) = this.guard {
-                guard.interrupt();
+                guard.abandon();
             }
             this.inner.set(None);
         }
@@ -141,10 +141,10 @@ where
         let claim = idempotency::claim(&request);
         let tab = Arc::new(Tab::new(keys.clone(), found, hash, http.clone(), claim));
         mark(request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
-        let is_head = request.method() == Method::HEAD;
+        let method = request.method().clone();
         let guard = Guard::new(tab);
         let inner = inner.call(request);
-        Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), is_head } }
+        Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
     }
 }
 
@@ -169,8 +169,8 @@ where
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
                 }
                 StateProj::Calling { calling } => {
-                    let (response, guard, is_head) = ready!(calling.poll_head(cx))?;
-                    match finish(response, guard, is_head) {
+                    let (response, guard, method) = ready!(calling.poll_head(cx))?;
+                    match finish(response, guard, &method) {
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
                             Poll::Ready(settled) => return Poll::Ready(Ok(answer(settled, response, &guard))),
@@ -193,7 +193,7 @@ where
 }
 
 impl<F> Calling<F> {
-    fn poll_head<R, E>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(R, Guard, bool), E>>
+    fn poll_head<R, E>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(R, Guard, Method), E>>
     where
         F: Future<Output = Result<R, E>>,
     {
@@ -202,7 +202,7 @@ impl<F> Calling<F> {
         let response = ready!(inner.poll(cx))?;
         this.inner.set(None);
         let Some(guard) = this.guard.take() else { return Poll::Pending };
-        Poll::Ready(Ok((response, guard, *this.is_head)))
+        Poll::Ready(Ok((response, guard, std::mem::take(this.method))))
     }
 }
 
@@ -213,16 +213,19 @@ enum Finished<ResBody> {
 }
 
 /// Decides where the charge ends: before the response head, or with the body.
-fn finish<ResBody>(response: Response<ResBody>, guard: Guard, is_head: bool) -> Finished<ResBody>
+fn finish<ResBody>(response: Response<ResBody>, guard: Guard, method: &Method) -> Finished<ResBody>
 where
     ResBody: Body<Data = Bytes>,
 {
-    if never_polled(response.status(), is_head) || response.body().is_end_stream() {
+    let is_head = method == Method::HEAD;
+    // A tunnel has no body (RFC 9110 §9.3.6).
+    let is_tunnel = method == Method::CONNECT && response.status().is_success();
+    if is_head || is_tunnel || never_polled(response.status()) || response.body().is_end_stream() {
         let (mut head, body) = response.into_parts();
         let length = body.size_hint().exact();
         drop(body);
         // RFC 9110 §8.6: a 204 has no length, and a 304 has that of the answer it stands for.
-        let has_length = !never_polled(head.status, false);
+        let has_length = !never_polled(head.status);
         if is_head
             && has_length
             && let Some(length) = length
@@ -256,8 +259,8 @@ fn answer<ResBody>(
 }
 
 /// Whether a server throws the body away unread (RFC 9110 §6.4.1).
-fn never_polled(status: StatusCode, is_head: bool) -> bool {
-    is_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+fn never_polled(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {

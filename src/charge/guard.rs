@@ -41,6 +41,20 @@ impl Guard {
         self.tab.has_handles()
     }
 
+    /// The body waits: ends the charge once no handle is left that can add to it, and not with the next frame only.
+    pub(crate) fn watch_handles(&mut self, cx: &Context<'_>) {
+        if matches!(self.state, State::Open) && !self.tab.watch_handles(cx) {
+            self.end();
+        }
+    }
+
+    /// Nobody waits for the response any more. Where no handle is left, the work had been done.
+    pub(crate) fn abandon(&self) {
+        if self.has_handles() {
+            self.interrupt();
+        }
+    }
+
     /// The request was cut short.
     pub(crate) fn interrupt(&self) {
         if matches!(self.state, State::Open) {
@@ -73,7 +87,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.interrupt();
+        self.abandon();
         self.end();
     }
 }

@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | the handler returns, no handle is left | what was added | before the response head |
 //! | the body holds a handle | what was added | before the client sees the end of the body |
-//! | disconnect, panic, dropped future, body error | what was added, or the whole hold: [`OnInterrupt`] | at once |
+//! | disconnect, panic, the layer's future dropped, body error, while a handle is left | what was added, or the whole hold: [`OnInterrupt`] | at once |
+//! | the last handle is gone while the body goes on | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
 //! | the process is killed | holds, as their [`OnExpiry`] says; what was only added is lost | when they run out |
@@ -99,7 +100,8 @@ impl Charge {
     }
 
     /// Adds cost that was incurred. Never refused: what goes beyond the holds and the limit is posted as debt, and
-    /// new work is refused from then on. A negative amount counts as zero.
+    /// new work is refused from then on. A negative amount counts as zero. More than 9 billion units at once is no
+    /// price: so much is charged, and the rest is logged as an error.
     ///
     /// It is posted when the charge ends. A killed process loses it; where that matters, hold with
     /// [`OnExpiry::Charge`].
@@ -236,8 +238,8 @@ impl Drop for Charge {
 /// which nothing was refunded. Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
 /// amount and [reference](Charge::reference) are the same; anything else is refused with 409. A payment that its own
 /// request refunded whole bought nothing: the client may try again, and pays anew. Work that a handler does on a replay
-/// is work: what it [adds](Charge::add) is charged. Method, path and query are compared, the body is not: it is the
-/// reference that tells purchases apart.
+/// is work: what it [adds](Charge::add) is charged. Method, path and query are compared, as the layer sees them (under
+/// axum's `nest`, put it on the outermost router); the body is not: it is the reference that tells purchases apart.
 ///
 /// ```
 /// use agentkey::{Amount, ChargeError, Replayable};
@@ -311,13 +313,18 @@ impl From<Amount> for Hold {
 }
 
 /// What a request is charged that was cut short: by a disconnect, a panic, or an error of its body.
+///
+/// What the layer does not see is no interruption: a timeout between it and the handler, or in the handler, drops the
+/// [`Charge`] as a handler does that is done. Put such layers outside [`AgentKeyLayer`](crate::AgentKeyLayer), or add
+/// what is to be charged before the work that may be cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnInterrupt {
     /// What was added.
     #[default]
     Added,
-    /// The whole hold, or what was added where that is more: for work that cannot be metered.
+    /// The whole hold, or what was added where that is more: for work that cannot be metered. What a handle adds later
+    /// counts against it, and what it holds later is not interrupted any more.
     WholeHold,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -14,6 +15,10 @@ use crate::lanes::{ChargePermit, Settling};
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
 use crate::store::Found;
 use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal, TokenHash};
+
+/// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
+/// in an account for what others spend.
+const MOST_AT_ONCE: Amount = Amount::micros(i64::MAX / 1_024);
 
 /// What one request owes.
 pub(crate) struct Tab {
@@ -45,6 +50,8 @@ struct Owed {
     interrupted: bool,
     on_interrupt: OnInterrupt,
     added: Amount,
+    /// What was charged for holds beyond what had been added: what is added later counts against it.
+    ahead: Amount,
     holds: Vec<OwedHold>,
     /// Payments sent and not answered.
     unanswered: Vec<PostingId>,
@@ -54,6 +61,8 @@ struct Owed {
     note: Note,
     /// What the lineage had left at the last posting, accepted or refused, once there was one.
     remaining: Option<Option<Amount>>,
+    /// Whoever waits for the last handle to go.
+    waiting: Option<Waker>,
     permit: Option<Arc<ChargePermit>>,
     renewal: Option<RenewalKey>,
     /// Another layer, further in, has the request's charge, and tells what is left.
@@ -145,10 +154,16 @@ impl Tab {
         let mut owed = self.owed();
         owed.handles -= 1;
         owed.interrupted |= panicking;
-        if owed.handles == 0 && owed.ended {
+        if owed.handles > 0 {
+            return;
+        }
+        if owed.ended {
             // Nobody waits: the lane logs it if it is lost.
             drop(self.settle(&mut owed));
         }
+        let waiting = owed.waiting.take();
+        drop(owed);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Begins the charge, once for a request: checks that something is left, and takes the claim.
@@ -215,8 +230,8 @@ impl Tab {
         on_expiry: OnExpiry,
     ) -> Result<(), Refusal> {
         let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
-        let note = self.owed().note.clone();
-        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note });
+        let (note, claim) = self.owed().note_and_claim();
+        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
         let id = posting.id;
         self.owed().holds.push(OwedHold { id, amount, ttl, answered: false, over: false });
         match self.submit(posting).await {
@@ -235,10 +250,7 @@ impl Tab {
     }
 
     pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
-        let (note, claim) = {
-            let owed = self.owed();
-            (owed.note.clone(), owed.claim.clone())
-        };
+        let (note, claim) = self.owed().note_and_claim();
         let posting = self.posting(Action::Pay { amount, note, claim });
         let id = posting.id;
         self.owed().unanswered.push(id);
@@ -319,6 +331,15 @@ impl Tab {
         self.owed().handles > 0
     }
 
+    /// The same; where there is one, wakes the task when the last is gone.
+    pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
+        let mut owed = self.owed();
+        if owed.handles > 0 {
+            owed.waiting = Some(cx.waker().clone());
+        }
+        owed.handles > 0
+    }
+
     pub(super) fn interrupt(&self) {
         self.owed().interrupted = true;
     }
@@ -347,16 +368,26 @@ impl Tab {
     /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
     /// wait itself, so that it works in a destructor.
     ///
-    /// While handles are alive, what they have under way stays with them: postings not answered, and the claim.
+    /// While handles are alive, what they have under way stays with them: postings not answered, and the claim, which
+    /// is bound to what is charged until then all the same.
     fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
         // Without a permit no charge has begun, or all of it is on its way.
         owed.permit.as_ref()?;
         let last = owed.handles == 0;
-        let cost = owed.cost();
-        owed.added = Amount::ZERO;
+        let asked = owed.take_cost();
+        let cost = asked.min(MOST_AT_ONCE);
+        if asked > cost {
+            tracing::error!(
+                key = %self.lineage().id(),
+                cost_micros = asked.as_micros(),
+                charged_micros = cost.as_micros(),
+                "agentkey charges less than was added, which is no price"
+            );
+        }
         let (holds, kept): (Vec<_>, Vec<_>) = owed.holds.drain(..).partition(|hold| last || hold.answered);
         owed.holds = kept;
-        let (mut void, mut claim, mut permit) = (Vec::new(), None, owed.permit.clone());
+        let (mut void, mut permit) = (Vec::new(), owed.permit.clone());
+        let mut claim = owed.claim.clone().filter(|_| !cost.is_zero()).map(|claim| ClaimRef { is_kept: true, ..claim });
         if last {
             void = std::mem::take(&mut owed.unanswered);
             claim = owed.claim.take();
@@ -374,6 +405,9 @@ impl Tab {
         let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
         let posting = self.posting(Action::Settle { holds, void, cost, note: owed.note.clone(), claim });
+        if let Some(kept) = owed.claim.as_mut().filter(|_| !cost.is_zero()) {
+            kept.paid.push(posting.id);
+        }
         Some(self.keys.lanes.settle(posting, permit)).filter(|_| awaited)
     }
 }
@@ -438,14 +472,25 @@ impl Tab {
 }
 
 impl Owed {
-    /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out.
-    fn cost(&self) -> Amount {
+    /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out; once,
+    /// since what is held from then on is for work that goes on.
+    fn take_cost(&mut self) -> Amount {
+        let (added, interrupted) = (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));
+        let cost = added.saturating_sub(self.ahead).max(Amount::ZERO);
+        self.ahead = self.ahead.saturating_sub(added).max(Amount::ZERO);
         match self.on_interrupt {
-            OnInterrupt::WholeHold if self.interrupted => {
-                self.added.max(sum(self.holds.iter().filter(|hold| hold.answered)))
+            OnInterrupt::WholeHold if interrupted => {
+                let whole = cost.max(sum(self.holds.iter().filter(|hold| hold.answered)));
+                self.ahead = self.ahead.saturating_add(whole.saturating_sub(cost));
+                whole
             }
-            OnInterrupt::WholeHold | OnInterrupt::Added => self.added,
+            OnInterrupt::WholeHold | OnInterrupt::Added => cost,
         }
+    }
+
+    /// What a posting from now on says, and under which claim.
+    fn note_and_claim(&self) -> (Note, Option<ClaimRef>) {
+        (self.note.clone(), self.claim.clone())
     }
 
     /// The holds that set money aside.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{LaneOptions, UNAVAILABLE};
 use crate::ledger::{Action, Posted, Posting};
 use crate::store::StoreError;
-use crate::{AccountId, Refusal, Store};
+use crate::{AccountId, PostingId, Refusal, Store};
 
 /// At most so many postings in one transaction.
 const BATCH: usize = 512;
@@ -60,11 +60,32 @@ impl Job {
         self.is_settle() || self.answer.as_ref().is_some_and(|answer| !answer.is_closed())
     }
 
+    /// The last resort for a charge that could not be posted: everything that is needed to post it by hand. An answer
+    /// may have been lost, and not the charge.
+    fn log_lost(&self) {
+        let posting = &self.posting;
+        if let Action::Settle { holds, void, cost, note, claim } = &posting.action {
+            let ids = |ids: &[PostingId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+            tracing::error!(
+                posting = %posting.id,
+                account = %posting.account,
+                key = %posting.key,
+                cost_micros = cost.as_micros(),
+                holds = ?ids(holds),
+                void = ?ids(void),
+                labels = ?note.labels,
+                reference = ?note.reference,
+                idempotency_key = ?claim.as_ref().map(|claim| &claim.key),
+                "agentkey could not post a charge; where no entry has the id of the posting, post it by hand"
+            );
+        }
+    }
+
     fn reply(mut self, answer: Answer) {
         // Refused now, it may have been accepted then and be on its way: whoever posted it has to take it back.
         let answer = if self.in_doubt { answer.map_err(|_| UNAVAILABLE) } else { answer };
         if self.is_settle() && answer.is_err() {
-            log_lost(&self.posting);
+            self.log_lost();
         }
         if let Some(asker) = self.answer.take() {
             let _ = asker.send(answer);
@@ -76,7 +97,7 @@ impl Drop for Job {
     /// A settle that is dropped unanswered went down with its runtime.
     fn drop(&mut self) {
         if self.is_settle() && self.answer.is_some() {
-            log_lost(&self.posting);
+            self.log_lost();
         }
     }
 }
@@ -234,21 +255,4 @@ async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
         }
     }
     None
-}
-
-/// The last resort for a charge that could not be posted: everything that is needed to post it by hand.
-fn log_lost(posting: &Posting) {
-    if let Action::Settle { holds, void, cost, note, .. } = &posting.action {
-        tracing::error!(
-            posting = %posting.id,
-            account = %posting.account,
-            key = %posting.key,
-            cost_micros = cost.as_micros(),
-            holds = ?holds.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            void = ?void.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            labels = ?note.labels,
-            reference = ?note.reference,
-            "agentkey could not post a charge; post it by hand"
-        );
-    }
 }

@@ -6,7 +6,7 @@
 //! | Action | Accepted when | Effect |
 //! |---|---|---|
 //! | [`Open`](Action::Open) | every member in force, with something left; the claim is free | the claim is taken |
-//! | [`Hold`](Action::Hold) | every member in force and `spent + held + amount ≤ limit` | `held += amount` along the lineage |
+//! | [`Hold`](Action::Hold) | every member in force and `spent + held + amount ≤ limit`; the claim still held | `held += amount` along the lineage |
 //! | [`Renew`](Action::Renew) | the key in force, a hold still lives, its age under the maximum | a later expiry |
 //! | [`Settle`](Action::Settle) | always | the holds still present go, `spent += cost` along the lineage, an entry |
 //! | [`Pay`](Action::Pay) | as `Hold` | `spent += amount` along the lineage, an entry |

@@ -50,6 +50,8 @@ pub enum Action {
         on_expiry: OnExpiry,
         /// What its entry says if it is charged when it runs out.
         note: Note,
+        /// The claim under which there is work to do.
+        claim: Option<ClaimRef>,
     },
     /// Gives holds that still live, and a claim, more time: accepted while the key is in force.
     Renew {
@@ -72,7 +74,7 @@ pub enum Action {
         cost: Amount,
         /// What the entry says.
         note: Note,
-        /// The claim that ends here.
+        /// The claim that ends here, unless it [is kept](ClaimRef::is_kept).
         claim: Option<ClaimRef>,
     },
     /// Checks as a hold does, and charges at once.
@@ -100,7 +102,8 @@ pub enum OnExpiry {
     /// The money is free again.
     #[default]
     Release,
-    /// The hold is charged whole. A settle that comes later takes that back and posts the real cost.
+    /// The hold is charged whole. A settle that comes later takes that back and posts the real cost. An
+    /// `Idempotency-Key` is not bound to such a charge: what the client sends again is charged for its own work.
     Charge,
 }
 
@@ -134,12 +137,14 @@ pub struct ClaimRef {
     pub owner: PostingId,
     /// What was paid under it, in order.
     pub paid: Vec<PostingId>,
+    /// Whether it goes on beyond a settle, since the request may add more. It is bound to what was charged all the same.
+    pub is_kept: bool,
 }
 
 impl ClaimRef {
     /// The claim on `key` that `owner` opened.
     pub fn new(key: impl Into<Arc<str>>, owner: PostingId) -> Self {
-        Self { key: key.into(), owner, paid: Vec::new() }
+        Self { key: key.into(), owner, paid: Vec::new(), is_kept: false }
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn is_plain(posting: &Posting) -> bool {
 /// The holds that a plain posting needs.
 pub(super) fn holds_of(action: &Action) -> Option<&[PostingId]> {
     match action {
-        Action::Hold { .. } | Action::Pay { claim: None, .. } => Some(&[]),
+        Action::Hold { claim: None, .. } | Action::Pay { claim: None, .. } => Some(&[]),
         Action::Renew { holds, claim: None, .. } => Some(holds),
         Action::Settle { holds, void, claim: None, .. } if void.is_empty() => Some(holds),
         _ => None,

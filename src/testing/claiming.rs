@@ -146,7 +146,7 @@ pub async fn a_claim_that_cost_nothing_is_free_again<S: Store>(make: impl AsyncF
 }
 
 /// A claim whose request died without a charge is free after its time; what the dead one does then leaves the
-/// claim alone: it cannot pay under it, and its cost is posted beside it.
+/// claim alone: it cannot hold or pay under it, and its cost is posted beside it.
 pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -160,12 +160,15 @@ pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S
 
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::Conflict);
     assert_eq!(w.refuse(&pay_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
+    assert_eq!(w.refuse(&hold_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
     assert_eq!(w.refuse(&renew_claimed(&key, &[], DAY, DAY, by("a", &dead))).await, Refusal::HoldOver);
     w.accept(&settle_with(&key, &[], &[], c(7), by("a", &dead))).await;
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::InFlight, "the second still runs");
     let payment = pay_claimed(&key, c(3), by("a", &second));
     w.accept(&payment).await;
-    w.accept(&settle_with(&key, &[], &[], NOTHING, by("a", &second))).await;
+    let held = hold_claimed(&key, c(4), by("a", &second));
+    w.accept(&held).await;
+    w.accept(&settle_with(&key, &[&held], &[], NOTHING, by("a", &second))).await;
     assert_eq!(charged(&w, &open(&key, "a", ELSEWHERE)).await.id, payment.id.into());
     assert_eq!(w.balance(&key).await, (c(10), NOTHING));
 }
@@ -183,16 +186,51 @@ pub async fn a_dead_claim_that_paid_is_charged<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::Conflict);
 }
 
+/// A request that is charged and goes on keeps its claim, which is bound to that charge from then on: however the request
+/// ends, the charge stands for it.
+pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.key(100).await;
+    for (name, ends, paid) in [("dies", false, false), ("ends", true, false), ("gave back", true, true)] {
+        let ask = open(&key, name, HERE);
+        w.accept(&ask).await;
+        let mut claim = by(name, &ask).unwrap();
+        let payment = pay_claimed(&key, c(5), by(name, &ask));
+        if paid {
+            w.accept(&payment).await;
+            claim.paid.push(payment.id);
+        }
+        let kept = ClaimRef { is_kept: true, ..claim.clone() };
+        w.accept(&settle_with(&key, &[], &[], NOTHING, Some(kept.clone()))).await;
+        let first = settle_with(&key, &[], &[], c(3), Some(kept));
+        w.accept(&first).await;
+        assert_eq!(w.refuse(&open(&key, name, HERE)).await, Refusal::InFlight, "{name}");
+        claim.paid.push(first.id);
+        if paid {
+            w.accept(&refund(&key, payment.id.into(), c(5))).await;
+        }
+        if ends {
+            w.accept(&settle_with(&key, &[], &[], NOTHING, Some(claim))).await;
+        } else {
+            w.clock.advance(secs(MINUTE));
+        }
+        assert_eq!(charged(&w, &open(&key, name, HERE)).await.id, first.id.into(), "{name}");
+    }
+    assert_eq!(w.balance(&key).await, (c(9), NOTHING));
+}
+
 /// A payment that is taken back no longer stands for its claim: what was settled does, or else nothing.
 pub async fn a_voided_payment_frees_its_claim<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    let ask = open(&key, "a", HERE);
-    let payment = pay_claimed(&key, c(5), by("a", &ask));
-    w.accept(&ask).await;
-    w.accept(&payment).await;
-    w.accept(&settle_with(&key, &[], &[&payment], NOTHING, by("a", &ask))).await;
-    assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
+    for price in [c(5), NOTHING] {
+        let ask = open(&key, "a", HERE);
+        let payment = pay_claimed(&key, price, by("a", &ask));
+        assert_eq!(w.accept(&ask).await.outcome, Outcome::Opened, "free");
+        w.accept(&payment).await;
+        w.accept(&settle_with(&key, &[], &[&payment], NOTHING, by("a", &ask))).await;
+        assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
+    }
 
     let ask = open(&key, "a", ELSEWHERE);
     let payment = pay_claimed(&key, c(5), by("a", &ask));

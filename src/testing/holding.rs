@@ -123,7 +123,8 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
     let root = w.key(100).await;
     let key = w.child(&root, 100).await;
     let held = note("route", "/video", "job 7");
-    let action = Action::Hold { amount: c(10), ttl: secs(MINUTE), on_expiry: OnExpiry::Charge, note: held.clone() };
+    let action =
+        Action::Hold { amount: c(10), ttl: secs(MINUTE), on_expiry: OnExpiry::Charge, note: held.clone(), claim: None };
     let held_posting = posting(&key, action);
     w.accept(&held_posting).await;
     w.revoke(&key).await;
@@ -314,6 +315,7 @@ pub async fn a_hold_may_last_to_the_end_of_time<S: Store>(make: impl AsyncFn(Clo
         ttl: Duration::MAX,
         on_expiry: OnExpiry::Charge,
         note: crate::Note::default(),
+        claim: None,
     };
     let held = posting(&key, action);
     let Outcome::Held { until } = w.accept(&held).await.outcome else { panic!("a hold is held") };

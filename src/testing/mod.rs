@@ -133,6 +133,7 @@ suite! { $
         only_charges_of_the_account_are_refunded
         a_refund_into_a_past_window_leaves_the_current_one
         a_refund_counts_for_each_member_by_its_own_window
+        a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest
     }
     holding {
         a_hold_sets_money_aside_on_the_whole_lineage
@@ -159,6 +160,7 @@ suite! { $
         a_claim_that_cost_nothing_is_free_again
         a_dead_claim_is_taken_over
         a_dead_claim_that_paid_is_charged
+        a_claim_kept_beyond_a_settle_is_bound_to_it
         a_voided_payment_frees_its_claim
         a_renewed_claim_stays_in_flight
         a_refused_claim_is_free

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::ledger::Outcome;
-use crate::{Budget, Clock, EntryId, EntryKind, EntryQuery, NewKey, PostingId, Refusal, Store};
+use crate::{Amount, Budget, Clock, EntryId, EntryKind, EntryQuery, NewKey, PostingId, Refusal, Store};
 
 /// Parts of an entry can be given back until nothing of it is left; the refusal says how much there is.
 pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl AsyncFn(Clock) -> S) {
@@ -94,4 +94,25 @@ pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(make: i
     w.clock.set(at("2026-02-28T12:00:00Z"));
     w.accept(&refund(&child, w.paid(&child, 3).await, c(2))).await;
     assert_eq!(w.balance(&parent).await, (c(1), NOTHING));
+}
+
+/// What figures have no room for is not charged, so its refund takes nothing else along.
+pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let root = w.create(acme()).await;
+    let key = w.create(NewKey::child_of(root.id).budget(Budget::lifetime(c(100)))).await;
+    w.accept(&pay(&root, c(60))).await;
+    w.accept(&pay(&key, c(50))).await;
+    let absurd = [settle(&key, &[], Amount::MAX), settle(&key, &[], Amount::MAX)];
+    for settle in &absurd {
+        w.accept(settle).await;
+    }
+    let charged = Amount::MAX.checked_sub(c(110)).unwrap();
+    assert_eq!(w.ledger(&key.account).await[2..], [("settle", charged), ("settle", NOTHING)]);
+    assert_eq!(w.account_balance(&key).await, (Amount::MAX, NOTHING));
+    for (settle, charged) in absurd.iter().zip([charged, NOTHING]) {
+        w.accept(&refund(&key, settle.id.into(), charged)).await;
+    }
+    assert_eq!((w.balance(&key).await, w.balance(&root).await), ((c(50), NOTHING), (c(110), NOTHING)));
+    assert_eq!(w.account_balance(&key).await, (c(110), NOTHING));
 }

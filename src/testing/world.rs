@@ -259,12 +259,17 @@ pub(super) fn pay_claimed(key: &Key, amount: Amount, claim: Option<ClaimRef>) ->
 
 pub(super) fn hold(key: &Key, amount: Amount, ttl: u64) -> Posting {
     let (ttl, on_expiry, note) = (secs(ttl), OnExpiry::Release, Note::default());
-    posting(key, Action::Hold { amount, ttl, on_expiry, note })
+    posting(key, Action::Hold { amount, ttl, on_expiry, note, claim: None })
+}
+
+pub(super) fn hold_claimed(key: &Key, amount: Amount, claim: Option<ClaimRef>) -> Posting {
+    let (ttl, on_expiry, note) = (secs(MINUTE), OnExpiry::Release, Note::default());
+    posting(key, Action::Hold { amount, ttl, on_expiry, note, claim })
 }
 
 pub(super) fn hold_or_charge(key: &Key, amount: Amount, ttl: u64) -> Posting {
     let (ttl, on_expiry, note) = (secs(ttl), OnExpiry::Charge, Note::default());
-    posting(key, Action::Hold { amount, ttl, on_expiry, note })
+    posting(key, Action::Hold { amount, ttl, on_expiry, note, claim: None })
 }
 
 pub(super) fn renew(key: &Key, holds: &[&Posting], ttl: u64, max_age: u64) -> Posting {

@@ -131,7 +131,8 @@ async fn a_key_that_is_moved_and_comes_back_holds_no_more_than_its_live_holds() 
         posting.id
     };
     let (amount, ttl) = (Amount::cents(60), Duration::from_secs(60));
-    let held = posted(Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default() }).await;
+    let held =
+        posted(Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default(), claim: None }).await;
     host.run("UPDATE sdk_api_keys SET account_id = 'away'").await;
     let (holds, cost) = (vec![held], Amount::cents(10));
     posted(Action::Settle { holds, void: Vec::new(), cost, note: Note::default(), claim: None }).await;

@@ -1,13 +1,13 @@
 //! Noise instead of credentials: refused without asking the store, and without a panic.
 
-use agentkey::{Charge, KeyContext, Token};
+use agentkey::{Amount, Charge, EntryQuery, KeyContext, NewKey, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{HeaderValue, Request};
 use tower::ServiceExt;
 
-use super::support::{Seen, World, raw, serve};
+use super::support::{Client, Seen, Version, World, acme, capture_logs, logged, raw, serve};
 
 fn app(world: &World) -> Router {
     Router::new()
@@ -219,6 +219,32 @@ async fn bad_idempotency_keys_are_refused_where_money_is_asked_for() {
     for value in [&b"a"[..], b"\"quoted\"", b"  padded  ", &[b'x'; 255], b"8e03978e-40d5-43e8-bc93-6894a57f9324"] {
         assert_eq!(answer_at(&app, "/paid", &keyed(value)).await, "begun");
     }
+}
+
+/// What a price comes to where a provider's usage makes no sense.
+#[tokio::test]
+async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() {
+    capture_logs();
+    let world = World::new().await;
+    let (id, absurd) = world.create(NewKey::new(acme())).await;
+    let (_, sound) = world.create(NewKey::new(acme())).await;
+    let routes = Router::new()
+        .route("/absurd", get(async |charge: Charge| charge.add(Amount::MAX)))
+        .route("/pay", get(async |charge: Charge| charge.pay(Amount::cents(60)).await.map(|_| "paid")));
+    let addr = serve(routes.layer(world.layer())).await;
+    let (absurd, sound) = (Client::new(Version::Http1, addr, &absurd), Client::new(Version::Http1, addr, &sound));
+    for _ in 0..2 {
+        assert_eq!(absurd.get("/absurd").await.status, 200);
+        assert_eq!(sound.get("/pay").await.data, "paid");
+    }
+    for entry in world.keys.entries(&EntryQuery::of(acme())).await.unwrap().items {
+        if entry.key == id {
+            world.keys.refund(&acme(), entry.id, entry.amount).await.unwrap();
+        }
+    }
+    assert_eq!(world.ledger().await.spent, Amount::cents(120));
+    let wanted = format!("cost_micros={}", Amount::MAX.as_micros());
+    assert_eq!(logged(&["ERROR", "no price", &format!("key={id}"), &wanted]).len(), 2);
 }
 
 /// Over a socket, where the server has a say as well: whatever it answers, it goes on serving.

@@ -57,6 +57,13 @@ async fn meter(State(gate): State<Gate>, charge: Charge) -> Answer {
     Ok("metered".into())
 }
 
+async fn meter_late(State(gate): State<Gate>, charge: Charge) -> Answer {
+    gate.pass().await;
+    charge.hold(Amount::cents(10)).await?;
+    charge.add(Amount::cents(5));
+    Ok("metered".into())
+}
+
 /// Charges nothing.
 async fn look(State(gate): State<Gate>, charge: Charge) -> Answer {
     charge.hold(Amount::cents(10)).await?;
@@ -88,6 +95,7 @@ fn app(world: &World, gate: Gate) -> Router {
         .route("/pay", post(pay).put(pay))
         .route("/pay/early", post(pay_early))
         .route("/meter", post(meter))
+        .route("/meter/late", post(meter_late))
         .route("/look", post(look))
         .route("/replayable", post(replayable))
         .layer(world.layer())
@@ -377,26 +385,28 @@ async fn lost_answers_charge_once() {
 
 /// A request given up for dead loses its claim to the next one; should it live after all, it must not pay too.
 #[tokio::test]
-async fn a_claim_that_has_run_out_passes_to_the_next_and_the_first_pays_no_more() {
-    let clock = clock();
-    let world = World::at(&clock).await;
-    let (_, token) = world.key().await;
-    let (gate, mut entered) = Gate::new(false);
-    let addr = serve(app(&world, gate.clone())).await;
-    let client = Client::new(Version::Http1, addr, &token);
-    let first = in_background(&client, "/pay", "k");
-    soon(entered.recv()).await.unwrap();
-    clock.advance(Duration::from_secs(59));
-    assert_eq!(client.post("/pay", "k").await.refused(), refused("in_flight"));
-    clock.advance(Duration::from_secs(1));
-    let second = in_background(&client, "/pay", "k");
-    soon(entered.recv()).await.unwrap();
-    gate.open.send_replace(true);
-    let mut answers = [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
-    answers.sort_unstable();
-    assert_eq!(answers, [200, 409]);
-    assert_eq!(client.post("/pay", "k").await.refused(), refused("already_charged"));
-    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+async fn a_claim_that_has_run_out_passes_to_the_next_and_the_first_begins_nothing_more() {
+    for (path, kind) in [("/pay", "pay"), ("/meter/late", "settle")] {
+        let clock = clock();
+        let world = World::at(&clock).await;
+        let (_, token) = world.key().await;
+        let (gate, mut entered) = Gate::new(false);
+        let addr = serve(app(&world, gate.clone())).await;
+        let client = Client::new(Version::Http1, addr, &token);
+        let first = in_background(&client, path, "k");
+        soon(entered.recv()).await.unwrap();
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(client.post(path, "k").await.refused(), refused("in_flight"));
+        clock.advance(Duration::from_secs(1));
+        let second = in_background(&client, path, "k");
+        soon(entered.recv()).await.unwrap();
+        gate.open.send_replace(true);
+        let mut answers = [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
+        answers.sort_unstable();
+        assert_eq!(answers, [200, 409], "{path}");
+        assert_eq!(client.post(path, "k").await.refused(), refused("already_charged"));
+        assert_eq!(world.ledger().await, Ledger::of(&[(kind, 5)]));
+    }
 }
 
 /// `Charge` can be taken twice in a request, by a layer and a handler: it is one charge, and one claim.

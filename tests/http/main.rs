@@ -9,6 +9,7 @@
 mod bad_input;
 mod bodies;
 mod cache;
+mod handles;
 mod idempotency;
 mod interrupted;
 mod layers;

@@ -7,7 +7,7 @@ use agentkey::ledger::{Action, Posting};
 use agentkey::{AgentKeys, Amount, Charge, ChargeError, KeyContext, MemoryStore, NewKey, RequireScope, Token};
 use axum::Router;
 use axum::body::Body;
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::Request;
 use tokio::sync::{Barrier, mpsc, watch};
 use tokio::task::JoinSet;
@@ -246,7 +246,7 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
     let (_, sound) = world.key().await;
     let app = Router::new().route(
         "/",
-        get(async |charge: Charge| -> Answer {
+        post(async |charge: Charge| -> Answer {
             charge.label("model", "small-1")?;
             charge.reference("order-7")?;
             charge.hold(Amount::cents(10)).await?;
@@ -256,10 +256,12 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
     );
     let addr = serve(app.layer(world.layer())).await;
     world.spy.set(Faults::posts(Fault::Broken).only(move |posting| posting.key == poison && is_settle(posting)));
-    assert_eq!(Client::new(Version::Http1, addr, &token).get("/").await.refused(), unavailable());
-    assert_eq!(Client::new(Version::Http1, addr, &sound).get("/").await.data, "done");
+    assert_eq!(Client::new(Version::Http1, addr, &token).post("/", "of-order-7").await.refused(), unavailable());
+    assert_eq!(Client::new(Version::Http1, addr, &sound).post("/", "other").await.data, "done");
     let wanted = [
         "ERROR",
+        "where no entry has the id of the posting",
+        "idempotency_key=Some(\"of-order-7\")",
         "post it by hand",
         "posting=",
         "account=poisoned-settle",

@@ -91,7 +91,7 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
     assert!(world.post(&hold(&child, 1)).await.is_ok()); // both are known from here on
     let charged = |key: &Key| {
         let (amount, ttl) = (Amount::cents(3), Duration::from_secs(60));
-        let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: Note::default() };
+        let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: Note::default(), claim: None };
         Posting::new(key.account.clone(), key.id, action)
     };
     let renew = |hold: &Posting| {

@@ -63,7 +63,7 @@ fn pay(key: &Key, cents: i32) -> Posting {
 
 fn hold(key: &Key, cents: i32) -> Posting {
     let (amount, ttl) = (Amount::cents(cents), Duration::from_secs(60));
-    let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default() };
+    let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default(), claim: None };
     Posting::new(key.account.clone(), key.id, action)
 }
 

@@ -72,7 +72,13 @@ fn posting(owner: &str, key: i64, action: Action) -> Posting {
 }
 
 fn hold(cents: i32, on_expiry: OnExpiry) -> Action {
-    Action::Hold { amount: Amount::cents(cents), ttl: Duration::from_secs(60), on_expiry, note: Note::default() }
+    Action::Hold {
+        amount: Amount::cents(cents),
+        ttl: Duration::from_secs(60),
+        on_expiry,
+        note: Note::default(),
+        claim: None,
+    }
 }
 
 fn settle(holds: Vec<PostingId>, cents: i32) -> Action {

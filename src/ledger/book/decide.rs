@@ -49,8 +49,8 @@ impl Book {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
         let outcome = match &posting.action {
             Action::Open { claim, ttl } => self.begin(posting, claim.as_ref(), *ttl, now)?,
-            Action::Hold { amount, ttl, on_expiry, note } => {
-                self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, now)?
+            Action::Hold { amount, ttl, on_expiry, note, claim } => {
+                self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, claim.as_ref(), now)?
             }
             Action::Renew { holds, ttl, max_age, claim } => {
                 self.renew(posting, holds, *ttl, *max_age, claim.as_ref(), now)?
@@ -101,6 +101,7 @@ impl Book {
         Ok(Outcome::Opened)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn hold(
         &mut self,
         posting: &Posting,
@@ -108,6 +109,7 @@ impl Book {
         expires_at: Timestamp,
         on_expiry: OnExpiry,
         note: &Note,
+        claim: Option<&ClaimRef>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         if let Some(known) = self.holds.get(&posting.id) {
@@ -116,6 +118,7 @@ impl Book {
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
         self.in_force(posting, now)?;
+        self.claim_of(posting, claim)?;
         self.affordable(posting, amount, now)?;
         let path = self.path(posting.key);
         self.each_member(&posting.account, &path, now, |_, balance| {
@@ -227,9 +230,14 @@ impl Book {
             // What was given back whole, by a void or a refund, bought nothing: the client may try again.
             let paid =
                 claim.paid.iter().map(|paid| EntryId::from(*paid)).filter(|paid| self.entries.contains_key(paid));
-            match row.entry.into_iter().chain(paid).find(|entry| !self.is_given_back(*entry)).or(entry) {
-                Some(entry) => self.put_claim(ClaimRow { in_flight_until: None, entry: Some(entry), ..row }),
-                None => self.drop_claim(&row),
+            let is_void = |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
+            let mut bought = row.entry.into_iter().chain(paid).filter(|entry| !is_void(entry));
+            let bought = bought.find(|entry| !self.is_given_back(*entry)).or(entry);
+            let in_flight_until = row.in_flight_until.filter(|_| claim.is_kept);
+            if bought.is_some() || claim.is_kept {
+                self.put_claim(ClaimRow { in_flight_until, entry: bought, ..row });
+            } else {
+                self.drop_claim(&row);
             }
             self.touched.accounts.insert(posting.account.clone());
         }
@@ -250,11 +258,7 @@ impl Book {
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
         self.in_force(posting, now)?;
-        let claim = match claim {
-            // Another attempt took the claim over: this one was given up for dead and must not pay.
-            Some(claim) => Some(self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)?),
-            None => None,
-        };
+        let claim = self.claim_of(posting, claim)?;
         self.affordable(posting, amount, now)?;
         let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Pay, amount, now);
         entry.note = note.clone();
@@ -377,8 +381,16 @@ impl Book {
         }
     }
 
-    /// Writes a charge: `spent` grows along the lineage, at the largest amount it stays.
-    fn charge(&mut self, path: &[KeyId], entry: Entry) {
+    /// Writes a charge: `spent` grows along the lineage. What could not be counted everywhere is not charged, so that
+    /// the entry says by how much it grew, and a refund takes back no more.
+    fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
+        let now = entry.at;
+        let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
+        let spent = keys.map(|key| rolled(&key.budget, key.anchor, key.balance, now).spent);
+        let account = self.account(&entry.account);
+        let of_account = account.map(|account| rolled(&account.budget, account.created_at, account.balance, now).spent);
+        let room = spent.chain(of_account).map(|spent| Amount::MAX.saturating_sub(spent)).min();
+        entry.amount = entry.amount.min(room.unwrap_or(Amount::MAX));
         let amount = entry.amount;
         self.each_member(&entry.account, path, entry.at, |_, balance| {
             balance.spent = balance.spent.saturating_add(amount);
@@ -439,6 +451,12 @@ impl Book {
         if !self.touched.new_holds.contains(&id) {
             self.touched.old_holds.insert(id);
         }
+    }
+
+    /// The claim, as long as this attempt has it. Where another took it over, this one was given up for dead: it must
+    /// neither pay nor begin work.
+    fn claim_of(&self, posting: &Posting, claim: Option<&ClaimRef>) -> Result<Option<ClaimRow>, Refusal> {
+        claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
     }
 
     fn owned_claim(&self, key: KeyId, claim: &ClaimRef) -> Option<ClaimRow> {

@@ -153,7 +153,10 @@ impl Needs {
             Action::Open { claim, .. } => {
                 self.claims.extend(claim.iter().map(|claim| (posting.key, claim.key.clone())));
             }
-            Action::Hold { .. } => self.holds.push(posting.id),
+            Action::Hold { claim, .. } => {
+                self.holds.push(posting.id);
+                self.add_claim(posting.key, claim.as_ref());
+            }
             Action::Renew { holds, claim, .. } => {
                 self.holds.extend(holds);
                 self.add_claim(posting.key, claim.as_ref());

@@ -99,7 +99,7 @@ async fn a_hold_that_a_hand_shortened_ends() {
     make(&path).await;
     let store = SqliteStore::connect(&path).await.unwrap();
     let (amount, ttl, note) = (Amount::cents(98), Duration::from_secs(600), Note::default());
-    let hold = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note };
+    let hold = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note, claim: None };
     let held = store.post(&[Posting::new(account("acme"), KeyId::new(1), hold)]).await.unwrap();
     assert!(held[0].is_ok());
     raw(&path, "UPDATE agentkey_holds SET expires_at = 1; UPDATE agentkey_accounts SET version = version + 1");

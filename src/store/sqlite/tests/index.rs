@@ -184,7 +184,8 @@ async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     for _ in 0..30 {
         let ttl = Duration::from_secs(1);
-        let hold = |on_expiry| Action::Hold { amount: Amount::micros(1), ttl, on_expiry, note: Note::default() };
+        let hold =
+            |on_expiry| Action::Hold { amount: Amount::micros(1), ttl, on_expiry, note: Note::default(), claim: None };
         let pay = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
         for action in [pay.clone(), hold(crate::OnExpiry::Charge), pay] {
             let posting = Posting::new(account("acme"), key.id, action);

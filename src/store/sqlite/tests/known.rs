@@ -125,7 +125,7 @@ pub(super) fn pay(cents: i32) -> Posting {
 
 fn hold(cents: i32, seconds: u64, on_expiry: OnExpiry) -> Posting {
     let ttl = Duration::from_secs(seconds);
-    posting(Action::Hold { amount: Amount::cents(cents), ttl, on_expiry, note: Note::default() })
+    posting(Action::Hold { amount: Amount::cents(cents), ttl, on_expiry, note: Note::default(), claim: None })
 }
 
 fn settle(holds: Vec<crate::PostingId>, cents: i32) -> Posting {

@@ -297,7 +297,9 @@ async fn money_goes_on_being_counted_while_a_row_makes_no_sense() {
             posting.id
         };
         let (amount, ttl, note) = (Amount::cents(50), Duration::from_secs(60), Note::default());
-        let hold = post(Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note: note.clone() }).await;
+        let hold =
+            post(Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note: note.clone(), claim: None })
+                .await;
         raw(&path, breaks);
         let cost = Amount::cents(10);
         post(Action::Settle { holds: vec![hold], void: vec![], cost, note, claim: None }).await;
@@ -320,7 +322,7 @@ async fn a_hold_that_makes_no_sense_keeps_the_sweep_from_no_other() {
     for (number, name) in (1..).zip(["odd", "good"]) {
         let key = create(&store, number, draft(name, None, Budget::unlimited())).await;
         let (amount, ttl, note) = (Amount::cents(5), Duration::from_secs(60), Note::default());
-        let action = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note };
+        let action = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note, claim: None };
         assert!(store.post(&[Posting::new(account(name), key.id, action)]).await.unwrap()[0].is_ok());
     }
     raw(&path, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'");

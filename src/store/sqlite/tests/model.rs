@@ -64,7 +64,7 @@ impl Past {
             }
             1..=3 => {
                 let on_expiry = self.dice.of(&[OnExpiry::Release, OnExpiry::Charge]);
-                Action::Hold { amount, ttl, on_expiry, note: self.note() }
+                Action::Hold { amount, ttl, on_expiry, note: self.note(), claim: None }
             }
             4 => Action::Renew {
                 holds: self.some_holds(),

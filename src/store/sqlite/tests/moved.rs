@@ -72,7 +72,13 @@ impl Moving {
 }
 
 fn hold(cents: i32, on_expiry: OnExpiry) -> Action {
-    Action::Hold { amount: Amount::cents(cents), ttl: Duration::from_secs(60), on_expiry, note: Note::default() }
+    Action::Hold {
+        amount: Amount::cents(cents),
+        ttl: Duration::from_secs(60),
+        on_expiry,
+        note: Note::default(),
+        claim: None,
+    }
 }
 
 fn settle(holds: Vec<PostingId>, cents: i32) -> Action {
@@ -276,7 +282,13 @@ async fn a_key_is_counted_anew_beside_a_hold_that_makes_no_sense() {
     let good = create(&store, 2, draft("home", None, Budget::lifetime(Amount::cents(100)))).await;
     create(&store, 3, draft("away", None, Budget::unlimited())).await;
     let (ttl, note) = (Duration::from_secs(60), Note::default());
-    let hold = Action::Hold { amount: Amount::cents(1), ttl, on_expiry: crate::OnExpiry::Release, note: note.clone() };
+    let hold = Action::Hold {
+        amount: Amount::cents(1),
+        ttl,
+        on_expiry: crate::OnExpiry::Release,
+        note: note.clone(),
+        claim: None,
+    };
     store.post(&[Posting::new(account("home"), bad.id, hold)]).await.unwrap().pop().unwrap().unwrap();
     raw(&path, "UPDATE agentkey_holds SET path = '[1,'");
     let pay = || {

@@ -69,10 +69,10 @@ async fn charges_and_new_keys_draw_no_number() {
         posting.id
     };
     let (amount, note, ttl) = (Amount::cents(1), Note::default(), Duration::from_secs(60));
-    let held = post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone() }).await;
+    let held = post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone(), claim: None }).await;
     let paid = post(Action::Pay { amount, note: note.clone(), claim: None }).await;
     post(Action::Refund { entry: paid.into(), amount }).await;
-    post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone() }).await;
+    post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone(), claim: None }).await;
     post(Action::Settle { holds: vec![held], void: vec![], cost: amount, note, claim: None }).await;
     clock.advance(Duration::from_secs(2 * 24 * 60 * 60));
     assert_eq!(store.sweep().await.unwrap(), 1);

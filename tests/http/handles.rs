@@ -1,0 +1,266 @@
+//! Handles of a charge that are gone long before their response ends, or live on after it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use agentkey::{Amount, BodyError, Charge, ChargeError, KeyContext, OnInterrupt, Token};
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tower::Layer;
+
+use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_settle, serve, soon};
+
+type Answer = Result<Response, ChargeError>;
+
+/// The handler's work goes on when the test says so; the test hears when it is over.
+#[derive(Clone)]
+struct Work {
+    gate: watch::Sender<bool>,
+    over: mpsc::UnboundedSender<()>,
+}
+
+impl Work {
+    fn new() -> (Self, mpsc::UnboundedReceiver<()>) {
+        let (over, ended) = mpsc::unbounded_channel();
+        (Self { gate: watch::Sender::new(false), over }, ended)
+    }
+
+    async fn go_on(&self) {
+        self.gate.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+/// Tells when it is dropped.
+struct Over(mpsc::UnboundedSender<()>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+/// A client that reads no further than the first chunk.
+async fn first_chunk(app: Router, token: &Token) -> (TcpStream, Client) {
+    let addr = serve(app).await;
+    let mut stream = send(addr, "GET /", token).await;
+    read_until(&mut stream, "chunk.").await;
+    (stream, Client::new(Version::Http1, addr, token))
+}
+
+async fn send(addr: std::net::SocketAddr, line: &str, token: &Token) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("{line} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\n\r\n", token.expose());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read_until(stream: &mut TcpStream, wanted: &str) {
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains(wanted) {
+        assert_ne!(soon(stream.read_buf(&mut received)).await.unwrap(), 0, "{}", String::from_utf8_lossy(&received));
+    }
+}
+
+async fn pay(charge: Charge) -> Answer {
+    charge.pay(Amount::cents(1)).await?;
+    Ok("paid".into_response())
+}
+
+fn chunks(body: mpsc::Receiver<Bytes>) -> Body {
+    let next = async |mut body: mpsc::Receiver<Bytes>| body.recv().await.map(|chunk| (chunk, body));
+    Body::from_stream(stream::unfold(body, next).map(Ok::<_, BodyError>))
+}
+
+#[tokio::test]
+async fn the_claim_is_charged_when_a_handle_outlives_the_response_and_adds_no_more() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, _) = Work::new();
+    let in_background = work.clone();
+    let handler = async move |charge: Charge| {
+        charge.hold(Amount::cents(10)).await?;
+        charge.add(Amount::cents(3));
+        tokio::spawn(async move {
+            in_background.go_on().await;
+            drop(charge);
+        });
+        Ok::<_, ChargeError>("done")
+    };
+    let app = Router::new().route("/", post(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    assert_eq!(client.post("/", "k").await.data, "done");
+    assert_eq!(client.post("/", "k").await.refused(), (409, "in_flight".into()));
+    work.gate.send_replace(true);
+    world.spy.arrived(2, is_settle).await;
+    assert_eq!(client.post("/", "k").await.refused(), (409, "already_charged".into()));
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
+
+/// As far as the ledger knows: the handle never comes back.
+#[tokio::test]
+async fn the_claim_is_charged_when_the_process_dies_after_the_response() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let (_, token) = world.key().await;
+    let handler = async |charge: Charge| {
+        charge.add(Amount::cents(3));
+        std::mem::forget(charge);
+        "done"
+    };
+    let app = Router::new().route("/", post(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    assert_eq!(client.post("/", "k").await.data, "done");
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(client.post("/", "k").await.refused(), (409, "already_charged".into()));
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
+
+/// An upstream tells what it cost after the client has left.
+#[tokio::test]
+async fn what_is_added_after_the_whole_hold_was_charged_counts_against_it() {
+    for (added, ledger) in [(8, &[("settle", 10)][..]), (12, &[("settle", 10), ("settle", 2)])] {
+        let world = World::new().await;
+        let (_, token) = world.key().await;
+        let (work, mut ended) = Work::new();
+        let in_background = work.clone();
+        let chat = async move |charge: Charge| {
+            let work = in_background.clone();
+            charge.on_interrupt(OnInterrupt::WholeHold);
+            charge.hold(Amount::cents(10)).await?;
+            let (chunk, body) = mpsc::channel(1);
+            tokio::spawn(async move {
+                let _over = Over(work.over.clone());
+                let charge = charge;
+                chunk.send(Bytes::from_static(b"chunk.")).await.unwrap();
+                work.go_on().await;
+                charge.add(Amount::cents(added));
+            });
+            Ok::<_, ChargeError>(chunks(body).into_response())
+        };
+        let app = Router::new().route("/", get(chat)).route("/pay", get(pay)).layer(world.layer());
+        let (stream, client) = first_chunk(app, &token).await;
+        drop(stream);
+        world.until(&Ledger::of(&[("settle", 10)])).await;
+        work.gate.send_replace(true);
+        soon(ended.recv()).await;
+        assert_eq!(client.get("/pay").await.data, "paid"); // behind whatever was settled
+        assert_eq!(world.ledger().await, Ledger::of(&[ledger, &[("pay", 1)]].concat()));
+    }
+}
+
+#[tokio::test]
+async fn a_hold_that_is_taken_after_the_client_has_left_is_not_interrupted_by_that() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, mut ended) = Work::new();
+    let in_background = work.clone();
+    let job = async move |charge: Charge| {
+        let work = in_background.clone();
+        charge.on_interrupt(OnInterrupt::WholeHold);
+        charge.hold(Amount::cents(5)).await?;
+        let (chunk, body) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _over = Over(work.over.clone());
+            let charge = charge;
+            chunk.send(Bytes::from_static(b"chunk.")).await.unwrap();
+            work.go_on().await;
+            charge.hold(Amount::cents(10)).await.unwrap();
+            charge.add(Amount::cents(7));
+        });
+        Ok::<_, ChargeError>(chunks(body).into_response())
+    };
+    let app = Router::new().route("/", get(job)).route("/pay", get(pay)).layer(world.layer());
+    let (stream, client) = first_chunk(app, &token).await;
+    drop(stream);
+    world.until(&Ledger::of(&[("settle", 5)])).await;
+    work.gate.send_replace(true);
+    soon(ended.recv()).await;
+    assert_eq!(client.get("/pay").await.data, "paid");
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 5), ("settle", 2), ("pay", 1)]));
+}
+
+/// The body itself lets go of the last handle, or a task beside it does; then the stream idles, until the client leaves.
+#[tokio::test]
+async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_interrupted_later() {
+    for beside in [false, true] {
+        let world = World::new().await;
+        let (_, token) = world.key().await;
+        let (work, mut ended) = Work::new();
+        let of_handler = work.clone();
+        let events = async move |charge: Charge| {
+            let work = of_handler.clone();
+            charge.on_interrupt(OnInterrupt::WholeHold);
+            charge.hold(Amount::cents(10)).await?;
+            let over = Over(work.over.clone());
+            let rest = async move {
+                let _over = over;
+                let finish = async move {
+                    work.go_on().await;
+                    charge.add(Amount::cents(3));
+                };
+                if beside {
+                    tokio::spawn(finish);
+                } else {
+                    finish.await;
+                }
+                std::future::pending().await
+            };
+            let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
+            Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::once(rest))).into_response())
+        };
+        let app = Router::new().route("/", get(events)).route("/pay", get(pay)).layer(world.layer());
+        let (stream, client) = first_chunk(app, &token).await;
+        work.gate.send_replace(true);
+        world.until(&Ledger::of(&[("settle", 3)])).await;
+        drop(stream);
+        soon(ended.recv()).await;
+        assert_eq!(client.get("/pay").await.data, "paid");
+        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("pay", 1)]), "{beside}");
+    }
+}
+
+/// A tunnel has no body: a server drops what it is given, without a look at it.
+#[tokio::test]
+async fn the_head_of_an_answer_to_connect_waits_for_the_commit() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, mut ended) = Work::new();
+    let over = Arc::new(std::sync::Mutex::new(Some(Over(work.over.clone()))));
+    let service = world.layer().layer(tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let over = over.lock().unwrap().take();
+        async move {
+            let charge = Charge::begin(request.extensions().get::<KeyContext>().unwrap()).await.unwrap();
+            charge.add(Amount::cents(3));
+            let body = stream::once(async move {
+                drop((charge, over));
+                Ok::<_, BodyError>(Bytes::from_static(b"hello"))
+            });
+            Ok::<_, Infallible>(Response::new(Body::from_stream(body)))
+        }
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper_util::service::TowerToHyperService::new(service);
+        let io = hyper_util::rt::TokioIo::new(stream);
+        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
+    });
+    world.spy.set(Faults::posts(Fault::Hang).only(is_settle));
+    let mut client = send(addr, "CONNECT x:80", &token).await;
+    soon(ended.recv()).await; // the body is gone
+    world.spy.arrived(1, is_settle).await;
+    assert!(client.try_read(&mut [0]).is_err(), "nothing was answered yet");
+    world.spy.mend();
+    read_until(&mut client, "\r\n\r\n").await;
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
