@@ -78,7 +78,10 @@ async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(fixture: &Fix
     let answers = storm(&workers, &[token], "/hold", 1_000).await;
 
     assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
-    assert_eq!(answers.get(&StatusCode::PAYMENT_REQUIRED), Some(&900), "{answers:?}");
+    // On a machine that has too much to do, an account's row may be kept for longer than it is waited for: then a refusal is 503.
+    let refused = [StatusCode::PAYMENT_REQUIRED, StatusCode::SERVICE_UNAVAILABLE];
+    let refused = refused.iter().filter_map(|status| answers.get(status)).sum::<usize>();
+    assert_eq!(refused, 900, "{answers:?}");
     let mut worked = 0;
     for worker in &workers {
         worked += worker.handlers_that_worked().await;
