@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentkey::{Amount, BodyError, Charge, ChargeError, KeyContext, OnInterrupt, Token};
 use axum::Router;
@@ -11,11 +12,11 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Request;
-use std::time::Duration;
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_settle, serve, soon};
 
@@ -103,6 +104,30 @@ async fn the_claim_is_charged_when_a_handle_outlives_the_response_and_adds_no_mo
     world.spy.arrived(2, is_settle).await;
     assert_eq!(client.post("/", "k").await.refused(), (409, "already_charged".into()));
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
+
+#[tokio::test]
+async fn the_claim_is_charged_when_a_payment_is_given_back_after_the_response_and_not_the_work() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, _) = Work::new();
+    let in_background = work.clone();
+    let handler = async move |charge: Charge| {
+        let receipt = charge.pay(Amount::cents(5)).await?;
+        charge.add(Amount::cents(3));
+        tokio::spawn(async move {
+            in_background.go_on().await;
+            charge.refund(&receipt, Amount::cents(5)).await.unwrap();
+        });
+        Ok::<_, ChargeError>("done")
+    };
+    let app = Router::new().route("/", post(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    assert_eq!(client.post("/", "k").await.data, "done");
+    work.gate.send_replace(true);
+    world.spy.arrived(2, is_settle).await;
+    assert_eq!(client.post("/", "k").await.refused(), (409, "already_charged".into()));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("settle", 3), ("refund", -5)]));
 }
 
 /// As far as the ledger knows: the handle never comes back.
@@ -226,6 +251,36 @@ async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_
         assert_eq!(client.get("/pay").await.data, "paid");
         assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("pay", 1)]), "{beside}");
     }
+}
+
+/// A server that cannot send on does not look at the body meanwhile.
+#[tokio::test]
+async fn a_body_that_nobody_polls_after_the_last_handle_was_not_interrupted() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, mut ended) = Work::new();
+    let of_handler = work.clone();
+    let events = async move |charge: Charge| {
+        let work = of_handler.clone();
+        charge.on_interrupt(OnInterrupt::WholeHold);
+        charge.hold(Amount::cents(10)).await?;
+        tokio::spawn(async move {
+            let _over = Over(work.over.clone());
+            let charge = charge;
+            work.go_on().await;
+            charge.add(Amount::cents(3));
+        });
+        let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
+        Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::pending())).into_response())
+    };
+    let app = Router::new().route("/", get(events)).layer(world.layer());
+    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let mut body = app.oneshot(request).await.unwrap().into_body();
+    assert!(body.frame().await.unwrap().unwrap().is_data());
+    work.gate.send_replace(true);
+    soon(ended.recv()).await;
+    drop(body);
+    world.until(&Ledger::of(&[("settle", 3)])).await;
 }
 
 /// A tunnel has no body: a server drops what it is given, without a look at it.
