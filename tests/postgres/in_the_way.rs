@@ -2,7 +2,7 @@
 //! them, and nobody else waits for them.
 
 use agentkey::ledger::{Claim, ClaimRef};
-use agentkey::{PostingId, Refusal, Store, TokenHash};
+use agentkey::{PostingId, Store, TokenHash};
 
 use super::*;
 
@@ -18,15 +18,6 @@ fn settle_voiding(key: &Key, holds: Vec<PostingId>) -> Posting {
     let (void, cost) = (vec![PostingId::new()], Amount::cents(1));
     let action = Action::Settle { holds, void, cost, note: Note::default(), claim: None };
     Posting::new(key.account.clone(), key.id, action)
-}
-
-fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
-    matches!(answer, Err(Refusal::Unavailable { .. }))
-}
-
-/// As a lane does it.
-async fn until_decided(world: &World<PostgresStore>, posting: &Posting) {
-    while is_unavailable(&world.store.post(std::slice::from_ref(posting)).await.unwrap()[0]) {}
 }
 
 /// Pays a cent in a transaction of the host's, and commits it.
@@ -89,7 +80,7 @@ async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once()
     assert!(world.post(&held).await.is_ok());
     let touched = touching(&pool, "UPDATE agentkey_holds SET labels = labels").await;
     let (posting, settled) = (world.clone(), settle(&held, 10));
-    let posted = tokio::spawn(async move { until_decided(&posting, &settled).await });
+    let posted = tokio::spawn(async move { until_decided(&posting.store, &[settled]).await });
     until(async || count(&pool, WAITING).await > 0).await;
     touched.commit().await.unwrap();
     posted.await.unwrap();
@@ -113,7 +104,7 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
     let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
     let let_go = Posting::new(key.account.clone(), key.id, Action::Settle { holds, void, cost, note, claim });
     let posting = world.clone();
-    let posted = tokio::spawn(async move { until_decided(&posting, &let_go).await });
+    let posted = tokio::spawn(async move { until_decided(&posting.store, &[let_go]).await });
     until(async || count(&pool, WAITING).await > 0).await;
     touched.commit().await.unwrap();
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentkey::{PostgresOptions, PostgresStore, Store};
+use agentkey::{PostgresOptions, PostgresStore};
 use tokio::task::JoinSet;
 
 use super::*;
@@ -35,8 +35,8 @@ async fn race(options: impl Fn() -> PostgresOptions) {
         race.spawn(async move {
             let hold = hold(&child, 1);
             // An error here is one that was not tried again.
-            let posted = store.post(&[pay(&child, 1), hold.clone()]).await.unwrap();
-            store.post(&[settle(&hold, i32::from(posted[1].is_ok()))]).await.unwrap();
+            let posted = until_decided(&store, &[pay(&child, 1), hold.clone()]).await;
+            until_decided(&store, &[settle(&hold, i32::from(posted[1].is_ok()))]).await;
             posted.iter().filter(|posted| posted.is_ok()).count()
         });
     }

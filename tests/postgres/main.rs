@@ -19,9 +19,9 @@ mod stuck;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::ledger::{Action, OnExpiry, Posting};
+use agentkey::ledger::{Action, OnExpiry, Posted, Posting};
 use agentkey::testing::World;
-use agentkey::{Amount, Budget, Clock, Key, NewKey, Note, PostgresOptions, PostgresStore};
+use agentkey::{Amount, Budget, Clock, Key, NewKey, Note, PostgresOptions, PostgresStore, Refusal};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
@@ -91,6 +91,20 @@ async fn execute(pool: &PgPool, sql: impl Into<String>) {
 
 async fn count(pool: &PgPool, sql: impl Into<String>) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql.into())).fetch_one(pool).await.unwrap()
+}
+
+fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
+    matches!(answer, Err(Refusal::Unavailable { .. }))
+}
+
+/// Posts as a lane does: again, while somebody keeps a row for longer than it is waited for.
+async fn until_decided(store: &PostgresStore, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
+    loop {
+        let posted = agentkey::Store::post(store, postings).await.unwrap();
+        if !posted.iter().any(is_unavailable) {
+            return posted;
+        }
+    }
 }
 
 async fn until(mut done: impl AsyncFnMut() -> bool) {
