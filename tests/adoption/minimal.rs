@@ -228,6 +228,36 @@ async fn a_row_that_makes_no_sense_fails_alone() {
     assert_eq!(found, [true, false, false, false, false, false, true]);
 }
 
+/// Whoever lists keys to revoke them all must come to each.
+#[tokio::test]
+async fn a_row_that_makes_no_sense_ends_no_list() {
+    let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
+        parent_id integer, period text); INSERT INTO sdk_api_keys (account_id, key_hash, parent_id, period) \
+        SELECT 'acme', encode(sha256(n::text::bytea), 'hex'), CASE WHEN n > 1 THEN 1 END, \
+        CASE WHEN n IN (2, 10, 11, 12, 13) THEN 'quarter' END FROM generate_series(1, 30) n";
+    let Some(host) = Host::with(table).await else { return };
+    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let (account, root) = ("acme".parse().unwrap(), agentkey::KeyId::new(1));
+    for limit in [1, 3, 10, 24, 25, 100] {
+        for (are_children, all) in [(false, 25), (true, 24)] {
+            let (mut after, mut seen) = (None, Vec::new());
+            loop {
+                let page = match are_children {
+                    false => keys.list(&account, after, limit).await.unwrap(),
+                    true => keys.children(root, after, limit).await.unwrap(),
+                };
+                seen.extend(page.items.iter().map(|key| key.id));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+                assert_eq!(page.items.len(), limit as usize);
+            }
+            assert!(seen.len() == all && seen.is_sorted(), "{limit}: {seen:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn other_names() {
     let table = "CREATE SCHEMA \"App Data\"; CREATE TABLE \"App Data\".\"API \"\"Keys\"\"\" (\"Nr\" serial PRIMARY KEY, \

@@ -251,26 +251,36 @@ pub(super) async fn keys(
     now: Timestamp,
 ) -> sqlx::Result<Seen<Vec<Key>>> {
     let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
-    let listing = match &query.of {
-        KeysOf::Account(account) if !layout.columns.can_hold(account) => return Ok(seen),
-        KeysOf::Account(account) => reads.keys_of_account.query().bind(account.as_str().to_owned()),
-        KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
-    };
-    let after = query.after.map_or(i64::MIN, KeyId::get);
-    let rows = held.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
-    for row in &rows {
-        let mut cells = Cells::of(row);
-        let (key, _) = cells.key(&layout.columns)?;
-        let account = cells.maybe_account()?;
-        let Some(KeyRow { mut key, is_behind }) = key.understood() else { continue };
-        if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
-            seen.behind.add_account(&key.account);
+    let mut after = query.after.map_or(i64::MIN, KeyId::get);
+    let most = query.limit as usize;
+    // Rows that make no sense are passed over, and others come in their place: fewer would say that there are no more.
+    while seen.value.len() < most {
+        let listing = match &query.of {
+            KeysOf::Account(account) if !layout.columns.can_hold(account) => return Ok(seen),
+            KeysOf::Account(account) => reads.keys_of_account.query().bind(account.as_str().to_owned()),
+            KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
+        };
+        let rows = held.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
+        for row in &rows {
+            let mut cells = Cells::of(row);
+            let (key, _) = cells.key(&layout.columns)?;
+            let account = cells.maybe_account()?;
+            after = key.id.get();
+            let Some(KeyRow { mut key, is_behind }) = key.understood().filter(|_| seen.value.len() < most) else {
+                continue;
+            };
+            if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
+                seen.behind.add_account(&key.account);
+            }
+            if is_behind {
+                seen.behind.add_key(&key);
+            }
+            key.roll(account.map_or(now, |row| now.max(row.changed_at)));
+            seen.value.push(key);
         }
-        if is_behind {
-            seen.behind.add_key(&key);
+        if rows.len() < most {
+            break;
         }
-        key.roll(account.map_or(now, |row| now.max(row.changed_at)));
-        seen.value.push(key);
     }
     Ok(seen)
 }

@@ -162,6 +162,33 @@ async fn a_broken_lineage_is_none() {
     }
 }
 
+/// Whoever lists keys to revoke them all must come to each.
+#[tokio::test]
+async fn a_row_that_makes_no_sense_ends_no_list() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let root = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    for n in 1..30 {
+        create(&store, n, draft("acme", Some(root.id), Budget::unlimited())).await;
+    }
+    raw(&path, "UPDATE agent_keys SET period = 'quarter' WHERE id IN (2, 10, 11, 12, 13)");
+    for limit in [1, 3, 10, 24, 25, 100] {
+        for (of, all) in [(KeysOf::Account(account("acme")), 25), (KeysOf::Parent(root.id), 24)] {
+            let (mut after, mut seen) = (None, Vec::new());
+            loop {
+                let page = store.keys(&KeyQuery::new(of.clone(), after, limit)).await.unwrap();
+                seen.extend(page.iter().map(|key| key.id));
+                after = page.last().map(|key| key.id);
+                if page.len() < limit as usize {
+                    break;
+                }
+            }
+            assert!(seen.len() == all && seen.is_sorted(), "{limit}: {seen:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_lock_that_lasts_is_unavailable_and_then_over() {
     let directory = directory();
