@@ -8,6 +8,8 @@ mod minimal;
 mod npm;
 #[path = "adoption/once.rs"]
 mod once;
+#[path = "adoption/policy.rs"]
+mod policy;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "adoption/shapes.rs"]

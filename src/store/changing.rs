@@ -38,8 +38,8 @@ pub(super) trait Session {
     /// A new key; answers with its id.
     async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> Result<KeyId, Self::Error>;
 
-    /// The policy of a key that is there.
-    async fn put_policy(&mut self, key: &Key) -> Result<(), Self::Error>;
+    /// What has changed in the policy of a key that is there.
+    async fn put_policy(&mut self, before: &Key, key: &Key) -> Result<(), Self::Error>;
 
     async fn put_balance(&mut self, key: &Key) -> Result<(), Self::Error>;
 
@@ -151,7 +151,7 @@ async fn update<S: Session>(session: &mut S, id: KeyId, patch: &KeyPatch, rules:
         session.put_balance(&key).await?;
     }
     if key != *lineage.key() {
-        session.put_policy(&key).await?;
+        session.put_policy(lineage.key(), &key).await?;
         changed(session, &lineage, "key.updated", described(&key)).await?;
     }
     Ok(Ok(key))

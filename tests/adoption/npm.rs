@@ -274,7 +274,7 @@ async fn new_keys_are_written_as_the_package_writes_them() {
         let made = keys.create(new(budget)).await.unwrap();
         assert_eq!(keys.find(&made.token).await.unwrap().unwrap().key().budget, budget);
     }
-    assert_eq!(host.text(written).await, "1,500,- 2,500,month 3,-,- 4,-,day");
+    assert_eq!(host.text(written).await, "1,500,- 2,500,month 3,300,month 4,300,day");
     for (budget, field) in [
         (Budget::lifetime(Amount::micros(1)), "limit"),
         (Budget::unlimited(), "limit"),

@@ -5,7 +5,7 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::connection::{Query, Statements};
 use super::error::{Anew, is_contention};
-use super::layout::{KeyColumns, Layout, Sql};
+use super::layout::{Layout, Sql};
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;
@@ -21,7 +21,6 @@ pub(super) struct Puts {
     make_lock: Sql,
     owner: Sql,
     insert_key: Sql,
-    policy: Sql,
     balance: Sql,
     account: Sql,
     touch: Sql,
@@ -54,11 +53,6 @@ impl Puts {
                  RETURNING k.{{k.id}}::int8",
                 columns.created_at.value(10),
                 columns.expires_at.value(11),
-            )),
-            policy: layout.sql(&format!(
-                "UPDATE {{keys}} SET {{k.name}} = $2, {{k.scopes}} = $3, {{k.limit}} = $4, {{k.period}} = $5, \
-                 {{k.expires_at}} = {} WHERE {{k.id}} = $1",
-                columns.expires_at.value(6),
             )),
             balance: layout.sql(
                 "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
@@ -165,8 +159,40 @@ const UNIQUE: &str = "23505";
 const CHECK: &str = "23514";
 const EXCLUSION: &str = "23P01";
 
-fn stored_period(columns: &KeyColumns, key: &Key) -> Option<&'static str> {
-    columns.stored_period(key.budget.period, key.budget.limit != columns.absent.budget.limit)
+/// Sets the columns whose field is another one now. What else a row of the host's says, and how it says it, stays: NULL,
+/// a word of the host's for a period, an instant that is later than all that we can write. `None` where nothing is.
+///
+/// The parameters are those that [`put_policy`](changing::Session::put_policy) binds.
+fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
+    let columns = &layout.columns;
+    let (period, is_limit_new) = (key.budget.period, before.budget.limit != key.budget.limit);
+    let has_limit = columns.stored_limit(key.budget.limit)?.is_some();
+    let stored = if has_limit { "$7" } else { "$6" };
+    let mut set = Vec::new();
+    if before.name != key.name {
+        set.push("{k.name} = $2".to_owned());
+    }
+    if before.scopes != key.scopes {
+        set.push("{k.scopes} = $3".to_owned());
+    }
+    if before.expires_at != key.expires_at {
+        set.push(format!("{{k.expires_at}} = {}", columns.expires_at.value(4)));
+    }
+    if is_limit_new {
+        set.push("{k.limit} = $5".to_owned());
+    }
+    if before.budget.period == period {
+        // With the limit, what NULL says here may be another period.
+        if is_limit_new && columns.period(None, has_limit) != Ok(period) {
+            set.push(format!("{{k.period}} = coalesce({{k.period}}, {stored})"));
+        }
+    } else if is_limit_new {
+        set.push(format!("{{k.period}} = {stored}"));
+    } else {
+        set.push("{k.period} = CASE WHEN {k.limit} IS NULL THEN $6 ELSE $7 END".to_owned());
+    }
+    let text = || layout.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
+    Ok((!set.is_empty()).then(text))
 }
 
 /// A transaction under way.
@@ -258,6 +284,7 @@ impl changing::Session for Session<'_> {
 
     async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId> {
         let columns = &self.inner.layout.columns;
+        let limit = columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?;
         let query = self
             .inner
             .puts
@@ -270,8 +297,8 @@ impl changing::Session for Session<'_> {
             .bind(key.start.clone())
             .bind(hash.to_string())
             .bind(columns.stored_scopes(&key.scopes))
-            .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
-            .bind(stored_period(columns, key))
+            .bind(limit)
+            .bind(columns.stored_period(key.budget.period, limit.is_some()))
             .bind(Instant(key.created_at))
             .bind(key.expires_at.map(Instant));
         let rows = self.statements.fetch(query).await?;
@@ -279,19 +306,20 @@ impl changing::Session for Session<'_> {
         id.map(KeyId::new).ok_or(sqlx::Error::RowNotFound)
     }
 
-    async fn put_policy(&mut self, key: &Key) -> sqlx::Result<()> {
-        let columns = &self.inner.layout.columns;
-        let query = self
-            .inner
-            .puts
-            .policy
+    async fn put_policy(&mut self, before: &Key, key: &Key) -> sqlx::Result<()> {
+        let layout = &self.inner.layout;
+        let columns = &layout.columns;
+        let limit = columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?;
+        let Some(policy) = policy(layout, before, key).map_err(super::error::corrupt)? else { return Ok(()) };
+        let query = policy
             .query()
             .bind(key.id.get())
             .bind(key.name.clone())
             .bind(columns.stored_scopes(&key.scopes))
-            .bind(columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?)
-            .bind(stored_period(columns, key))
-            .bind(key.expires_at.map(Instant));
+            .bind(key.expires_at.map(Instant))
+            .bind(limit)
+            .bind(columns.stored_period(key.budget.period, false))
+            .bind(columns.stored_period(key.budget.period, true));
         self.run(query).await
     }
 

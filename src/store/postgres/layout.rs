@@ -308,13 +308,14 @@ impl KeyColumns {
         }
     }
 
-    /// What the column holds for a limit; where it can't, why.
+    /// What the column holds for a limit; where it can't, why. NULL only for what nothing else says: what NULL means may be
+    /// said anew, and the column may be NOT NULL.
     pub(super) fn stored_limit(&self, limit: Option<Amount>) -> Result<Option<i64>, String> {
-        if limit == self.absent.budget.limit {
-            return Ok(None);
-        }
+        let is_absent = limit == self.absent.budget.limit;
         match (limit.map(Amount::as_micros), self.limit_unit) {
+            (None, _) if is_absent => Ok(None),
             (None, LimitUnit::Micros) => Ok(Some(i64::MAX)),
+            (Some(i64::MAX), LimitUnit::Micros) if is_absent => Ok(None), // the number means no limit
             (Some(micros), LimitUnit::Micros) => Ok(Some(micros)),
             (None, LimitUnit::Cents { .. }) => {
                 Err(format!("cannot be lifted: without one, {} means the limit set at adoption", self.limit))
@@ -323,6 +324,7 @@ impl KeyColumns {
                 let cents = micros / 10_000;
                 match micros % 10_000 == 0 && cents <= most {
                     true => Ok(Some(cents)),
+                    false if is_absent => Ok(None),
                     false => Err(format!("is whole cents up to {most}, which is what {} can hold", self.limit)),
                 }
             }
@@ -343,20 +345,19 @@ impl KeyColumns {
         }
     }
 
-    /// What the column holds for a period; NULL where that means the same, as those know it who wrote it before.
+    /// What the column holds for a period. Once and for all is NULL where that means the same: those who wrote the
+    /// table before have no word for it.
     pub(super) fn stored_period(&self, period: Period, has_limit: bool) -> Option<&'static str> {
-        let is_implied = !self.is_own && self.period(None, has_limit) == Ok(period);
+        let is_implied = !self.is_own && period == Period::Lifetime && self.period(None, has_limit) == Ok(period);
         (!is_implied).then_some(period.as_str())
     }
 
-    /// Scopes as the column has them; NULL where they are what NULL means there.
+    /// Scopes as the column has them; NULL only for no restriction, where NULL means that.
     pub(super) fn stored_scopes(&self, scopes: &ScopeSet) -> Option<Vec<String>> {
-        if *scopes == self.absent.scopes {
-            None
-        } else if scopes.is_unrestricted() {
-            Some(vec!["*".to_owned()])
-        } else {
-            Some(scopes.iter().map(|scope| scope.as_str().to_owned()).collect())
+        match (scopes.is_unrestricted(), self.absent.scopes.is_unrestricted()) {
+            (true, true) => None,
+            (true, false) => Some(vec!["*".to_owned()]),
+            (false, _) => Some(scopes.iter().map(|scope| scope.as_str().to_owned()).collect()),
         }
     }
 

@@ -113,7 +113,7 @@ impl changing::Session for Session<'_> {
         Ok(KeyId::new(self.connection.last_insert_rowid()))
     }
 
-    async fn put_policy(&mut self, key: &Key) -> Result<()> {
+    async fn put_policy(&mut self, _before: &Key, key: &Key) -> Result<()> {
         const SQL: &str = "UPDATE agent_keys SET name = ?2, scopes = ?3, limit_micros = ?4, period = ?5, \
                            expires_at = ?6 WHERE id = ?1";
         let row = params![
