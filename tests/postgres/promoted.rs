@@ -1,9 +1,10 @@
 //! A standby that takes over, and stores that remember another past than the database's.
 
-use agentkey::{ManualClock, Store};
+use agentkey::{ManualClock, Refusal, Store};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::postgres_server::PgBouncer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
@@ -110,4 +111,74 @@ async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() 
         WHERE application_name = 'agentkey' AND datname = current_database()";
     execute(&pool, ours).await;
     assert_eq!(spent().await, Amount::cents(10));
+}
+
+/// A server comes back without its last commit, as a standby that took over, and goes on to another one with the same
+/// number, in which a key is revoked.
+async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool) {
+    let Some(server) = Server::start(&[("autovacuum", "off")]) else { return };
+    let server = Arc::new(server);
+    let database = server.database().await;
+    let bouncer = if is_pooled { PgBouncer::start(&database, 2) } else { None };
+    if bouncer.is_none() && is_pooled {
+        return;
+    }
+    let url = bouncer.as_ref().map_or(database.url(), |bouncer| bouncer.url()).to_owned();
+    let options = |clock| PostgresOptions::new(&*url).transaction_pooling(is_pooled).clock(clock);
+    let world = World::new(async |clock| PostgresStore::open(options(clock)).await.unwrap()).await;
+    let (key, hash) = world.try_create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    let pool = host(database.url()).await;
+    let data: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&pool).await.unwrap();
+    between_runs(&server, "fast", format!("cp -a '{data}' '{data}.standby'")).await;
+
+    let pool = host(database.url()).await;
+    execute(&pool, "UPDATE agent_keys SET name = 'renamed'").await;
+    let found = async || world.store.find(&[hash]).await.ok().and_then(|mut found| found.pop()).flatten();
+    for _ in 0..3 {
+        until(async || found().await.is_some_and(|found| found.lineage.key().name == "renamed")).await;
+    }
+    if !is_pooled {
+        // The server hangs, and the look-up is given up: nobody sees the connection break.
+        let mut locked = pool.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE agent_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(300), found()).await.is_err());
+    }
+    between_runs(&server, "immediate", format!("rm -r '{data}'; mv '{data}.standby' '{data}'")).await;
+    execute(&host(database.url()).await, "UPDATE agent_keys SET revoked_at = created_at").await;
+
+    // A pooler tells first that its sessions are gone.
+    let posted = async || world.store.post(&[pay(&key, 1)]).await.ok().and_then(|mut posted| posted.pop());
+    let mut paid = None;
+    until(async || {
+        paid = posted().await;
+        paid.is_some()
+    })
+    .await;
+    assert!(matches!(paid, Some(Err(Refusal::RevokedKey))), "{paid:?}");
+    let mut seen = None;
+    until(async || {
+        seen = found().await;
+        seen.is_some()
+    })
+    .await;
+    assert!(seen.unwrap().lineage.standing().is_err());
+}
+
+async fn between_runs(server: &Arc<Server>, stop: &'static str, script: String) {
+    let run = move |server: &Server| {
+        server.stop(stop);
+        assert!(std::process::Command::new("sh").arg("-c").arg(&script).status().unwrap().success(), "{script}");
+        server.start_again();
+    };
+    blocking(server, run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_was_given_up_hides_no_other_history() {
+    a_key_that_another_history_revoked_is_in_force_no_more(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_hides_no_other_history() {
+    a_key_that_another_history_revoked_is_in_force_no_more(true).await;
 }

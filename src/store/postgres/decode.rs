@@ -40,7 +40,7 @@ impl<'r> Cells<'r> {
 
     /// A row of a lineage, from its key on.
     pub(super) fn member(row: &'r PgRow) -> Self {
-        Self { row, next: 3 }
+        Self { row, next: 4 }
     }
 
     pub(super) fn read<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> sqlx::Result<T> {

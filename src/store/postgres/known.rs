@@ -3,6 +3,9 @@
 //! Every commit gives an account another version, so what is known of a version stays true for as long as the account
 //! has that version; the write asks for that, and for the versions of the keys' own rows, which the host's SQL may
 //! change. What turns out to be out of date is forgotten, and decided anew behind the lock.
+//!
+//! All of it was told by one run of one server. Another one may have another history, with the same numbers in it; who
+//! stands behind a name or a pooler changes without a connection breaking. So all that is asked names the run.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +31,8 @@ pub(super) struct Known(Mutex<Memory>);
 
 #[derive(Default)]
 struct Memory {
+    /// When the server was started that told all this.
+    run: Option<Timestamp>,
     accounts: HashMap<AccountId, KnownAccount>,
     tokens: HashMap<TokenHash, KnownToken>,
     /// Accounts that others write to as well.
@@ -70,6 +75,8 @@ struct KnownToken {
 /// What a decision was based on: the account's version, and those of the keys' rows.
 #[derive(Clone, Debug)]
 pub(super) struct Basis {
+    /// The run of the server that told it. `None` where it is written in the transaction that read it.
+    pub(super) run: Option<Timestamp>,
     pub(super) account: AccountId,
     pub(super) version: i64,
     pub(super) next_expiry: Option<Timestamp>,
@@ -80,6 +87,7 @@ pub(super) struct Basis {
 /// What is known only until somebody else changes it: the versions of keys' rows, and whose they are.
 #[derive(Default)]
 pub(super) struct Doubts {
+    pub(super) run: Option<Timestamp>,
     pub(super) keys: HashMap<KeyId, Stamp>,
     pub(super) accounts: HashSet<AccountId>,
 }
@@ -90,12 +98,16 @@ impl Known {
     }
 
     /// Takes note of a lineage as it was read in one snapshot.
-    pub(super) fn learn(&self, row: &AccountRow, keys: impl Iterator<Item = (Key, Stamp)>) {
+    pub(super) fn learn(&self, run: Timestamp, row: &AccountRow, keys: impl Iterator<Item = (Key, Stamp)>) {
         let mut memory = self.lock();
-        if memory.keys.max(memory.tokens.len()) > MOST_KEYS {
+        if memory.run != Some(run) || memory.keys.max(memory.tokens.len()) > MOST_KEYS {
+            let old = std::mem::replace(&mut *memory, Memory { run: Some(run), ..Memory::default() });
             drop(memory);
-            self.forget_all();
+            drop(old); // without the lock
             memory = self.lock();
+            if memory.run != Some(run) {
+                return;
+            }
         }
         let known = memory.accounts.entry(row.account.id.clone()).or_insert_with(|| KnownAccount::new(row.clone()));
         if known.row.version > row.version {
@@ -112,15 +124,18 @@ impl Known {
     }
 
     /// Takes note of a key's present token.
-    pub(super) fn learn_token(&self, hash: TokenHash, key: &Key, stamp: Stamp) {
+    pub(super) fn learn_token(&self, run: Timestamp, hash: TokenHash, key: &Key, stamp: Stamp) {
         let token = KnownToken { account: key.account.clone(), key: key.id, stamp };
-        self.lock().tokens.insert(hash, token);
+        let mut memory = self.lock();
+        if memory.run == Some(run) {
+            memory.tokens.insert(hash, token);
+        }
     }
 
     /// What has to be asked about the keys with these tokens, as far as they are known.
     pub(super) fn doubts(&self, hashes: &[TokenHash]) -> Doubts {
         let memory = self.lock();
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts { run: memory.run, ..Doubts::default() };
         for token in hashes.iter().filter_map(|hash| memory.tokens.get(hash)) {
             // Of what others write to, the versions would be others.
             if memory.shared.get(&token.account).is_some_and(|shared| shared.left > 0) {
@@ -146,6 +161,9 @@ impl Known {
         now: Timestamp,
     ) -> Vec<Option<Found>> {
         let mut memory = self.lock();
+        if memory.run != asked.run {
+            return hashes.iter().map(|_| None).collect();
+        }
         for (account, version) in versions {
             if let Some(known) = memory.accounts.get_mut(account) {
                 known.catch_up(*version);
@@ -174,9 +192,10 @@ impl Known {
     }
 
     /// Whether this is known already, so that it need not be copied.
-    pub(super) fn knows(&self, account: &AccountId, version: i64, key: KeyId, stamp: Stamp) -> bool {
+    pub(super) fn knows(&self, run: Timestamp, account: &AccountId, version: i64, key: KeyId, stamp: Stamp) -> bool {
         let memory = self.lock();
-        memory.accounts.get(account).is_some_and(|known| {
+        let known = memory.accounts.get(account).filter(|_| memory.run == Some(run));
+        known.is_some_and(|known| {
             known.row.version > version
                 || known.row.version == version && known.keys.get(&key).is_some_and(|(_, known)| *known == stamp)
         })
@@ -253,13 +272,16 @@ impl Known {
             rows.into_iter().for_each(|hold| book.add_hold(hold.clone()));
         }
         let keys = stamps.into_iter().collect();
-        let basis = Basis { account: account.clone(), version, next_expiry, last_entry, keys };
+        let basis = Basis { run: memory.run, account: account.clone(), version, next_expiry, last_entry, keys };
         Some((book, basis))
     }
 
     /// Takes note of a write that is about to be sent; it gives the account this version.
     pub(super) fn sending(&self, basis: &Basis, version: i64, changes: &Changes) {
         let mut memory = self.lock();
+        if memory.run != basis.run {
+            return;
+        }
         let Some(known) = memory.accounts.get_mut(&basis.account) else { return };
         let mut after = known.row.clone();
         after.version = version;

@@ -228,7 +228,8 @@ impl Layout {
             .replace("{of_account}", OF_ACCOUNT)
             .replace("{of_balance}", OF_BALANCE)
             .replace("{of_hold}", OF_HOLD)
-            .replace("{of_entry}", OF_ENTRY);
+            .replace("{of_entry}", OF_ENTRY)
+            .replace("{run}", RUN);
         // The climb has a key of its own in it.
         text = text.replace("{of_key}", &of_key).replace("{keys}", &self.keys);
         for (token, column) in [
@@ -274,7 +275,7 @@ const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, 
     (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = c.parent OFFSET 0) k WHERE c.parent IS NOT NULL AND c.depth < 64";
 
 /// What a lineage's rows have, as [`Cells`](super::decode::Cells) reads them.
-const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, c.id, c.account, c.parent, c.name, c.prefix, c.start, \
+const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, c.parent, c.name, c.prefix, c.start, \
     c.scopes, c.limit_amount, c.period, c.created_at, c.expires_at, c.revoked_at, c.stamp, {of_balance}, {of_account} \
     FROM chain c {with_money}";
 
@@ -282,6 +283,9 @@ const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, c.id, c.account, c.paren
 const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
     AND b.account_id = c.account OFFSET 0) b ON true \
     LEFT JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = c.account OFFSET 0) a ON true";
+
+/// Which run of which server answers.
+const RUN: &str = "pg_postmaster_start_time()";
 
 const OF_BALANCE: &str = "b.period, b.spent, b.held, b.since, b.anchor";
 

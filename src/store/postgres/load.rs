@@ -141,7 +141,7 @@ impl Inner {
             }
             let next_expiry = expiries.get(&account.id).copied().unwrap_or(next_expiry);
             let id = account.id.clone();
-            loaded.bases.push(Basis { account: id, version, next_expiry, last_entry, keys: Vec::new() });
+            loaded.bases.push(Basis { run: None, account: id, version, next_expiry, last_entry, keys: Vec::new() });
             loaded.book.open(account, changed_at, now);
         }
         self.load_rows(statements, needs, &mut loaded.book).await?;

@@ -216,8 +216,8 @@ impl Inner {
         let members = read::members(&held.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
         self.learn(&members);
         for (place, lineage) in read::lineages(&members) {
-            if let Some((hash, (key, stamp))) = rest.get(place).zip(read::current(lineage)) {
-                self.known.learn_token(*hash, key, stamp);
+            if let Some((hash, (run, key, stamp))) = rest.get(place).zip(read::current(lineage)) {
+                self.known.learn_token(run, *hash, key, stamp);
             }
         }
         let late = read::found(rest.len(), &members, now);

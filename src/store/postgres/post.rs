@@ -5,6 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::connection::Statements;
 use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_locked, is_lost, is_moved, is_of_rows};
+use super::known::Basis;
 use super::load::Loaded;
 use super::read::lineages;
 use super::types::Instant;
@@ -88,10 +89,14 @@ impl Inner {
                 Err(error) => return held.after(Err(error)),
             }
         }
-        let mut decided = Vec::new();
+        let mut decided: Vec<(Basis, _, _, _)> = Vec::new();
         for (account, places) in accounts {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
             let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
+            // Another server has answered somebody meanwhile; a write asks about one.
+            if decided.first().is_some_and(|(first, ..)| first.run != basis.run) {
+                continue;
+            }
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
             if posted.iter().any(Result::is_err) {
@@ -288,12 +293,11 @@ impl Inner {
         for (_, lineage) in lineages(members) {
             let Some(keys) = read::whole(lineage) else { continue };
             let behind = lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_behind));
-            let Some(account) = lineage.first().and_then(|first| first.account.as_ref()).filter(|_| !behind) else {
-                continue;
-            };
+            let Some(first) = lineage.first().filter(|_| !behind) else { continue };
+            let (run, Some(account)) = (first.run, first.account.as_ref()) else { continue };
             let (id, version) = (&account.account.id, account.version);
-            if !keys.iter().all(|(key, stamp)| self.known.knows(id, version, key.id, *stamp)) {
-                self.known.learn(account, keys.into_iter().map(|(key, stamp)| (key.clone(), stamp)));
+            if !keys.iter().all(|(key, stamp)| self.known.knows(run, id, version, key.id, *stamp)) {
+                self.known.learn(run, account, keys.into_iter().map(|(key, stamp)| (key.clone(), stamp)));
             }
         }
     }

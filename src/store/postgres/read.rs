@@ -58,7 +58,7 @@ impl Reads {
                  LEFT JOIN LATERAL (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true \
                  WHERE k.stamp IS DISTINCT FROM w.stamp \
                  UNION ALL SELECT NULL, a.id, a.version FROM unnest($3::text[]) w (id) CROSS JOIN LATERAL \
-                 (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a",
+                 (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a WHERE {run} = $4",
             ),
             account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
@@ -76,7 +76,7 @@ impl Reads {
     pub(super) fn doubts<'q>(&self, doubts: &Doubts) -> Query<'q> {
         let (keys, stamps): (Vec<_>, Vec<_>) = doubts.keys.iter().map(|(key, stamp)| (key.get(), *stamp)).unzip();
         let accounts: Vec<_> = doubts.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.doubts.query().bind(keys).bind(stamps).bind(accounts)
+        self.doubts.query().bind(keys).bind(stamps).bind(accounts).bind(doubts.run.map(Instant))
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
@@ -84,7 +84,8 @@ impl Reads {
     }
 }
 
-/// The keys whose rows have changed, and the accounts' versions.
+/// The keys whose rows have changed, and the accounts' versions; none of those in another run of the server than the one
+/// that was asked about.
 pub(super) fn settled(rows: &[PgRow]) -> sqlx::Result<(HashSet<KeyId>, HashMap<AccountId, i64>)> {
     let (mut moved, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
@@ -102,6 +103,8 @@ pub(super) struct Member {
     place: i64,
     depth: i32,
     pub(super) retires_at: Option<Timestamp>,
+    /// The run of the server that it was read in.
+    pub(super) run: Timestamp,
     /// `None` where the row makes no sense.
     pub(super) key: Option<(KeyRow, Stamp)>,
     pub(super) account: Option<AccountRow>,
@@ -116,7 +119,7 @@ pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> sqlx::Result<Vec<
 
 fn member(row: &PgRow, columns: &KeyColumns) -> sqlx::Result<Member> {
     let mut cells = Cells::of(row);
-    let (place, depth, retires_at) = (cells.read()?, cells.read()?, cells.maybe_instant()?);
+    let (place, depth, retires_at, run) = (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
     let (key, stamp) = cells.key(columns)?;
     let key = key.understood().map(|key| (key, stamp));
     let (key, account) = match cells.maybe_account() {
@@ -128,7 +131,7 @@ fn member(row: &PgRow, columns: &KeyColumns) -> sqlx::Result<Member> {
         }
         account => (key, account?),
     };
-    Ok(Member { place, depth, retires_at, key, account })
+    Ok(Member { place, depth, retires_at, run, key, account })
 }
 
 /// The members of each lineage, with the place that it was asked for.
@@ -139,10 +142,10 @@ pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Mem
     })
 }
 
-/// The key whose present token was asked for.
-pub(super) fn current(members: &[Member]) -> Option<(&Key, Stamp)> {
+/// The key whose present token was asked for, and the run of the server.
+pub(super) fn current(members: &[Member]) -> Option<(Timestamp, &Key, Stamp)> {
     let first = members.first().filter(|first| first.retires_at.is_none())?;
-    first.key.as_ref().map(|(row, stamp)| (&row.key, *stamp))
+    first.key.as_ref().map(|(row, stamp)| (first.run, &row.key, *stamp))
 }
 
 /// The keys of a lineage from the key up. One that does not climb to a root, step by step and in one account, is

@@ -54,12 +54,13 @@ type Param = (&'static str, &'static str);
 
 /// Accounts are locked, and then found by their place; one that somebody else has locked does not stand: rows that have
 /// moved on since the statement began have another version anyway. Those of which a key's row has moved on stand no more
-/// than they. Rows are gated by those that fell, which are few.
+/// than they, and none in another run of the server than was asked about. Rows are gated by those that fell, which are few.
 const HEAD: (&str, &[Param]) = (
     "WITH moved AS (SELECT {s.account}[w.i] AS account FROM (SELECT generate_subscripts({s.key}, 1) AS i OFFSET 0) w \
     WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = {s.key}[w.i]) IS DISTINCT FROM {s.stamp}[w.i]), \
     given AS (SELECT w.* FROM (SELECT generate_subscripts({a.id}, 1) AS place, \
-    unnest({a.id}) COLLATE \"C\" AS id OFFSET 0) w WHERE w.place <> ALL (ARRAY(SELECT account FROM moved))), \
+    unnest({a.id}) COLLATE \"C\" AS id OFFSET 0) w WHERE w.place <> ALL (ARRAY(SELECT account FROM moved)) \
+    AND coalesce({a.run} = {run}, true)), \
     locked AS (SELECT w.place, a.tid FROM given w CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM {accounts} a \
     WHERE a.id = w.id AND a.version = {a.version}[w.place] FOR NO KEY UPDATE SKIP LOCKED) a \
     WHERE {a.at}[w.place] IS NOT NULL), \
@@ -82,6 +83,7 @@ const HEAD: (&str, &[Param]) = (
         ("a.next_expiry", "timestamptz[]"),
         ("a.last_entry", "int8[]"),
         ("a.step", "int8"),
+        ("a.run", "timestamptz"),
     ],
 );
 
@@ -224,7 +226,7 @@ const LOOKED_AT: &str = " UNION ALL SELECT w.place FROM given w CROSS JOIN LATER
 
 /// What is to be written, and what it was decided by.
 pub(super) struct Write<'a> {
-    /// Each account once.
+    /// Each account once, all of one run.
     pub(super) bases: &'a [Basis],
     pub(super) changes: &'a [&'a Changes],
     /// Whose the keys are. `None`: the changes are each of one account, in the order of the bases. The host may have moved
@@ -461,6 +463,7 @@ impl<'a> Rows<'a> {
             .bind(column(&self.next_expiries, |next| Instant(next.unwrap_or(Timestamp::MAX)))) // which is infinity
             .bind(&self.last_entries)
             .bind(step)
+            .bind(self.bases.first().and_then(|basis| basis.run).map(Instant))
     }
 
     fn bind_balances<'q>(&self, query: Query<'q>) -> Query<'q> {
