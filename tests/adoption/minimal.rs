@@ -259,6 +259,20 @@ async fn a_row_that_makes_no_sense_ends_no_list() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
+    let Some(mut host) = Host::with(TABLE).await else { return };
+    let old = "encode(sha256('obs_1'), 'hex')";
+    host.run(&format!("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', {old})")).await;
+    let store = host.open(open_handed()).await.unwrap();
+    let keys = AgentKeys::new(store.clone());
+    let rotated = keys.rotate(agentkey::KeyId::new(1), Grace::of(Duration::from_secs(3600))).await.unwrap();
+    let both = ["obs_1", rotated.token.expose()];
+    assert_eq!(find(&store, &both).await.map_some(), [true, true]);
+    host.run(&format!("UPDATE sdk_api_keys SET key_hash = {old}")).await;
+    assert_eq!(find(&store, &both).await.map_some(), [true, false]);
+}
+
+#[tokio::test]
 async fn other_names() {
     let table = "CREATE SCHEMA \"App Data\"; CREATE TABLE \"App Data\".\"API \"\"Keys\"\"\" (\"Nr\" serial PRIMARY KEY, \
         \"user\" integer, \"select\" text UNIQUE, period interval, cents smallint, name text, label varchar(300), \

@@ -37,13 +37,15 @@ impl Reads {
         };
         Self {
             // This runs on every request: one statement for all of them.
+            // A rotation that a hand took back leaves a token that is retired and present: it is present.
             find: layout.sql(
                 "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
                  FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
                  (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k \
                  UNION ALL SELECT w.place, 0, t.retires_at, k.* \
                  FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
-                 (SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2 OFFSET 0) t \
+                 (SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2 \
+                 AND NOT EXISTS (SELECT FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type}) OFFSET 0) t \
                  CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k{climb}) \
                  SELECT {of_chain}",
             ),
