@@ -87,13 +87,34 @@ impl ManualClock {
     }
 }
 
-/// The instant `micros` after the Unix epoch; beyond jiff's range, the end of that range.
+/// The instant `micros` after the Unix epoch; beyond jiff's range, the first or last whole microsecond of it. The last
+/// one is before [`Timestamp::MAX`]: what is finer than a microsecond would not come back from a store, and windows
+/// counted from it would never be those that were stored.
 pub(crate) fn from_micros(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_microsecond(micros).unwrap_or_else(|_| {
+        // The microseconds of the very last second are refused there as well.
+        let micros = micros.clamp(Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond());
+        Timestamp::from_nanosecond(i128::from(micros) * 1_000).unwrap_or(Timestamp::MIN)
+    })
 }
 
 /// `at + by`, held at the end of the range of time.
 pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
     let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
     from_micros(at.as_microsecond().saturating_add(by))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instant_is_a_whole_microsecond() {
+        let (first, last) = (Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond());
+        for micros in [i64::MIN, first - 1, first, -1, 0, 1, last - 1, last, last + 1, i64::MAX] {
+            let at = from_micros(micros);
+            assert_eq!(at.subsec_nanosecond() % 1_000, 0, "{micros}: {at}");
+            assert_eq!(at.as_microsecond(), micros.clamp(first, last));
+        }
+    }
 }

@@ -284,3 +284,33 @@ async fn new_keys_are_written_as_the_package_writes_them() {
         assert!(matches!(&error, Error::Change(ChangeError::Invalid { field: at, .. }) if *at == field), "{error}");
     }
 }
+
+/// People write the end of time for "never resets". Those windows too are the same whenever they are read again.
+#[tokio::test]
+async fn a_reset_at_the_end_of_time_is_an_anchor_like_any_other() {
+    for (resets, created) in [
+        ("9999-12-30 00:00Z", "2025-05-31 12:00Z"),
+        ("9999-12-31 23:59:59.999999Z", "2025-05-31 12:00Z"),
+        ("10000-01-01 00:00Z", "2025-05-31 12:00Z"),
+        ("infinity", "infinity"),
+    ] {
+        let Some(mut host) = Host::with(TABLE).await else { return };
+        host.run(&format!(
+            "INSERT INTO sdk_api_keys (account_id, key_hash, budget_cents, budget_used_cents, budget_period, \
+             budget_reset_at, created_at) VALUES (5, encode(sha256('obs_1'), 'hex'), 100, 50, 'month', '{resets}', '{created}')"
+        ))
+        .await;
+        host.open(open_handed()).await.unwrap();
+        host.clock.set("2026-03-05T12:00:00Z".parse().unwrap());
+        let mut paid = 0;
+        for _ in 0..3 {
+            // By what another process wrote.
+            let store = PostgresStore::open(host.options()).await.unwrap();
+            let action = Action::Pay { amount: Amount::cents(60), note: Note::default(), claim: None };
+            let posting = Posting::new("5".parse().unwrap(), agentkey::KeyId::new(1), action);
+            paid += i32::from(store.post(&[posting]).await.unwrap()[0].is_ok());
+            assert_eq!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().remaining(), Some(Amount::cents(40)));
+        }
+        assert_eq!(paid, 1, "{resets}");
+    }
+}

@@ -12,7 +12,8 @@ use crate::clock::from_micros;
 /// An instant as `timestamptz` has it: whole microseconds. A column `timestamp` is read as UTC.
 ///
 /// Not `jiff-sqlx`: a host's own column may say `infinity`, which that refuses, and with it every row of the answer.
-/// Here the ends of jiff's range of time are the infinities of PostgreSQL's.
+/// Here the ends of jiff's range of time are the infinities of PostgreSQL's: [`Timestamp::MIN`], and the last whole
+/// microsecond with all that is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instant(pub(super) Timestamp);
 
@@ -72,7 +73,6 @@ impl Instant {
     fn from_wire(wire: i64) -> Self {
         Self(match wire {
             i64::MIN => Timestamp::MIN,
-            i64::MAX => Timestamp::MAX,
             wire => from_micros(wire.saturating_add(EPOCH)),
         })
     }
@@ -115,7 +115,10 @@ impl Decode<'_, Postgres> for Stamp {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::Period;
 
     #[test]
     fn instants_survive_the_wire_and_the_ends_of_time_are_infinite() {
@@ -126,7 +129,32 @@ mod tests {
         assert_eq!(Instant(Timestamp::MIN).wire(), i64::MIN);
         assert_eq!(Instant(Timestamp::MAX).wire(), i64::MAX);
         assert_eq!(Instant::from_wire(i64::MIN).0, Timestamp::MIN);
-        assert_eq!(Instant::from_wire(i64::MAX).0, Timestamp::MAX);
-        assert_eq!(Instant::from_wire(i64::MAX - 1).0, Timestamp::MAX);
+        let last = from_micros(i64::MAX);
+        assert_eq!(Instant(last).wire(), i64::MAX);
+        assert_eq!(Instant::from_wire(i64::MAX).0, last);
+        assert_eq!(Instant::from_wire(i64::MAX - 1).0, last);
+    }
+
+    /// What a server may send.
+    fn wires() -> impl Strategy<Value = i64> {
+        prop_oneof![Just(i64::MIN), FIRST..=i64::MAX, FIRST..=Timestamp::MAX.as_microsecond()]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_is_read_again(wire in wires()) {
+            let read = Instant::from_wire(wire);
+            prop_assert_eq!(Instant::from_wire(read.wire()), read);
+            prop_assert_eq!(read.0.subsec_nanosecond() % 1_000, 0);
+        }
+
+        #[test]
+        fn windows_are_those_that_were_stored(anchor in wires(), now in wires()) {
+            let (Instant(anchor), Instant(now)) = (Instant::from_wire(anchor), Instant::from_wire(now));
+            for period in [Period::Day, Period::Week, Period::Month] {
+                let start = Instant(period.window(anchor, now).start);
+                prop_assert!(start.wire() == i64::MIN || Instant::from_wire(start.wire()) == start);
+            }
+        }
     }
 }

@@ -188,3 +188,23 @@ async fn an_older_backup_is_brought_up_to_date_by_who_meets_it_first() {
     std::fs::rename(&aside, &path).unwrap();
     assert!(store.find(&[hash]).await.unwrap()[0].is_some());
 }
+
+/// Windows are counted from what the hand wrote, and are the same when the file is opened again.
+#[tokio::test]
+async fn a_key_made_at_the_end_of_time_has_windows_like_any_other() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    create(&store, 0, draft("acme", None, Budget::monthly(Amount::cents(3)))).await;
+    pay(&store, 1).await.unwrap();
+    store.close().await;
+    let made = format!("UPDATE agent_keys SET created_at = {}", i64::MAX);
+    raw(&path, &format!("{made}; UPDATE agentkey_balances SET since = 0"));
+    let mut paid = 0;
+    for _ in 0..3 {
+        let store = SqliteStore::connect(&path).await.unwrap();
+        paid += i32::from(pay(&store, 2).await.is_ok());
+        store.close().await;
+    }
+    assert_eq!(paid, 1);
+}
