@@ -117,9 +117,39 @@ async fn what_was_said_stands() {
     assert_eq!(found.scopes(None), ScopeSet::parse(["read"]).unwrap());
     let error = host.refused(host.options().adopt(open_handed().column(KeyColumn::Account, "user_id"))).await;
     assert!(error.contains("was adopted with the column \"account_id\" for Account"), "{error}");
+}
 
-    // A column that went away is told, and not made anew without its values.
-    host.run("ALTER TABLE sdk_api_keys DROP COLUMN budget_cents").await;
-    let error = host.refused(host.options()).await;
-    assert!(error.contains("it has no column \"budget_cents\" for LimitCents"), "{error}");
+/// Made anew they would be empty: what was revoked, has expired or may do little would be in force.
+#[tokio::test]
+async fn columns_that_went_away_are_told_and_not_made_anew() {
+    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    host.run(
+        "INSERT INTO sdk_api_keys (account_id, key_hash, revoked_at) VALUES (5, encode(sha256('obs_1'), 'hex'), now())",
+    )
+    .await;
+    drop(host.open(open_handed()).await.unwrap());
+    host.run(
+        "ALTER TABLE sdk_api_keys RENAME revoked_at TO disabled_at; ALTER TABLE sdk_api_keys RENAME scopes TO rights; \
+         ALTER TABLE sdk_api_keys DROP COLUMN budget_cents",
+    )
+    .await;
+    let before = host.everything().await;
+    for options in [host.options(), host.options().adopt(open_handed()), host.options().migrate(false)] {
+        let error = host.refused(options.clone()).await;
+        for (column, field) in [("scopes", "Scopes"), ("budget_cents", "LimitCents"), ("revoked_at", "RevokedAt")] {
+            assert!(error.contains(&format!("it has no column \"{column}\" for {field}")), "{error}");
+        }
+        assert_eq!(error.matches("\n- ").count(), 3, "{error}");
+        assert_eq!(PostgresStore::migration_sql(options).await.unwrap_err().to_string(), error);
+    }
+    assert_eq!(host.everything().await, before);
+
+    // As the error says.
+    host.run(
+        "ALTER TABLE sdk_api_keys ADD COLUMN budget_cents int; UPDATE \"public\".\"agentkey_adoption\" \
+         SET columns = columns || '{\"revoked_at\": \"disabled_at\"}' || '{\"scopes\": \"rights\"}'",
+    )
+    .await;
+    let store = PostgresStore::open(host.options()).await.unwrap();
+    assert!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().standing().is_err());
 }

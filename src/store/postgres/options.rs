@@ -99,7 +99,8 @@ impl PostgresOptions {
     ///
     /// - adds the columns that are missing, nullable, and indexes on account and parent where there are none. Nothing is
     ///   dropped, renamed or rewritten; rows, triggers, row security and defaults stay as they are.
-    /// - records what was said with [`adopt`](Self::adopt), which later openings may leave out.
+    /// - records what was said with [`adopt`](Self::adopt), which later openings may leave out. They add no column: one
+    ///   that was there and is missing is told, since in its place an empty one would bring revoked keys to life.
     /// - takes over what keys had spent, if the table is one of the npm package agentkey, or
     ///   [`KeyColumn::UsedCents`](crate::KeyColumn::UsedCents) was named. Each key's running window comes in as an
     ///   entry of the kind [`Opening`](crate::EntryKind::Opening), and the next window begins where it was to begin. The

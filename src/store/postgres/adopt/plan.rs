@@ -47,7 +47,8 @@ pub(in crate::store::postgres) async fn plan(
             Record::new(&quoted, columns, said, now.at)
         }
     };
-    let mut problems = shape.problems(&record.columns);
+    let adoption = own.fill("{adoption}");
+    let mut problems = shape.problems(&record.columns, Some(&*adoption).filter(|_| !is_first));
     if is_first && problems.is_empty() {
         problems.extend(taken(statements, own).await?);
         problems.extend(hashes(statements, &quoted, &record.columns).await?);

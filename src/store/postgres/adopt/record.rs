@@ -13,6 +13,10 @@ use crate::store::postgres::layout::{Absent, Layout, literal};
 use crate::store::postgres::types::Instant;
 use crate::{Amount, Budget, Scope, ScopeSet};
 
+/// Behind SQL that changes the record.
+pub(super) const RESTART: &str =
+    "and restart every process that has it open: each goes by what the record said when it opened";
+
 /// An adoption as it was recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Record {

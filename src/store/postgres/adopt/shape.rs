@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::Row;
 
+use super::record::RESTART;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::layout::{Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn};
@@ -168,8 +169,9 @@ impl Shape {
         if problems.is_empty() { Ok(columns) } else { Err(problems) }
     }
 
-    /// What is wrong with these columns. All of it at once, and each with its mend.
-    pub(super) fn problems(&self, columns: &BTreeMap<KeyColumn, String>) -> Vec<String> {
+    /// What is wrong with these columns. All of it at once, and each with its mend. `recorded` is the table they are
+    /// recorded in, where they are: then one that is missing went away, and is not added anew without its values.
+    pub(super) fn problems(&self, columns: &BTreeMap<KeyColumn, String>, recorded: Option<&str>) -> Vec<String> {
         let mut problems = Vec::new();
         for (field, name) in columns {
             let map = format!("`.column(KeyColumn::{field}, …)`");
@@ -177,8 +179,16 @@ impl Shape {
                 problems.push(format!("the column {name:?} cannot be both {other} and {field}"));
             }
             let Some(column) = self.column(name) else {
-                if field.added_type().is_none() {
-                    problems.push(format!("it has no column {name:?} for {field}: name the one that is, with {map}"));
+                match recorded {
+                    Some(adoption) => problems.push(format!(
+                        "it has no column {name:?} for {field}, which it was adopted with: give the column its name \
+                         back, or, once its values are in another one, run: UPDATE {adoption} SET columns = columns || \
+                         '{{\"{}\": \"the other one\"}}'; {RESTART}",
+                        field.as_str(),
+                    )),
+                    None if field.added_type().is_none() => problems
+                        .push(format!("it has no column {name:?} for {field}: name the one that is, with {map}")),
+                    None => {}
                 }
                 continue;
             };
