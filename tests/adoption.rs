@@ -14,6 +14,8 @@ mod policy;
 mod postgres_server;
 #[path = "adoption/shapes.rs"]
 mod shapes;
+#[path = "adoption/waits.rs"]
+mod waits;
 
 use agentkey::{
     Adoption, Budget, Clock, ManualClock, PostgresOptions, PostgresStore, ScopeSet, Store, StoreError, TokenHash,

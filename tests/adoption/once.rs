@@ -54,7 +54,7 @@ async fn by_hand_it_is_the_same() {
     let before = by_hand.everything().await;
     let sql = PostgresStore::migration_sql(by_hand.options().adopt(adoption())).await.unwrap();
     assert_eq!(by_hand.everything().await, before);
-    assert!(sql.starts_with("BEGIN;") && sql.ends_with("COMMIT;\n"), "{sql}");
+    assert!(sql.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;") && sql.ends_with("COMMIT;\n"), "{sql}");
     // As psql would, whatever the session's settings are.
     by_hand.run("SET standard_conforming_strings = off; SET escape_string_warning = off").await;
     by_hand.run(&sql).await;

@@ -66,15 +66,14 @@ impl Session {
                  ELSE current_setting('synchronous_commit') END, {local}){lock_timeout}"
             )
         };
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
         let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
             set_config('default_transaction_read_only', 'off', false)";
-        let of_pool = |is_hasty| Kind { set_up: None, begin: format!("{begin}; {}", set(true, is_hasty)).into() };
+        let of_pool = |is_hasty| Kind { set_up: None, begin: format!("{BEGIN}; {}", set(true, is_hasty)).into() };
         let of_lane = |is_hasty| match transactions_only {
             true => of_pool(is_hasty),
             false => Kind {
                 set_up: Some(format!("{}, {defaults}", set(false, is_hasty)).into()),
-                begin: begin.to_owned().into(),
+                begin: BEGIN.to_owned().into(),
             },
         };
         Self {
@@ -92,6 +91,9 @@ impl Session {
         query.persistent(!self.transactions_only)
     }
 }
+
+/// How every transaction of ours begins, whatever the defaults of the database are.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// How long postings wait for a row, in milliseconds: longer than other instances of ours keep one.
 const LOCK_TIMEOUT: u32 = 100;

@@ -31,7 +31,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Why a transaction is to be begun anew at once.
+/// Why a transaction is to be begun anew.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Anew {
     /// The host's own SQL changed a key between the look and the write.
@@ -40,6 +40,12 @@ pub(super) enum Anew {
     /// There are keys of accounts that have no row yet.
     #[error("the rows of new accounts could not be made")]
     AccountsMissing,
+    /// The lock of those who migrate was waited for too long.
+    #[error(
+        "another process has been bringing the tables up to date for a minute, or left its transaction open (it has \
+         the advisory lock 6004214 in `pg_locks`): open again once it is done"
+    )]
+    Migrating,
 }
 
 impl From<Anew> for sqlx::Error {

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::adopt::{self, Adopting};
-use super::connection::{Connections, Statements};
-use super::error::told;
+use super::connection::{BEGIN, Connections, Statements};
+use super::error::{Anew, is_locked, told};
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
@@ -28,6 +28,14 @@ const TABLE: &str = "CREATE TABLE {migrations} (version int PRIMARY KEY, \
 
 /// Whoever migrates does it alone.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(6004214)";
+
+/// No time is too long for a large table, be it looked at or changed, and the settings of our sessions, which go by
+/// index, are not for that. The lock is waited for while another one migrates.
+const PATIENT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; SET LOCAL enable_seqscan = on; \
+    SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
+
+/// No request of the host's waits behind us for longer than this.
+const HASTY: &str = "SET LOCAL lock_timeout = '5s'";
 
 /// Something to run. It may be several statements.
 pub(super) struct Step {
@@ -68,16 +76,16 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
     let done = async {
         let mut work = held.begin().await?;
         let statements = &mut work.statements();
+        run(statements, PATIENT).await?;
         if options.migrate {
-            run(statements, LOCK).await?;
+            let locked = run(statements, LOCK).await;
+            locked.map_err(|error| if is_locked(&error) { Anew::Migrating.into() } else { error })?;
         }
+        run(statements, HASTY).await?;
         let at = options.clock.now();
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
         let Plan { layout, steps } = plan(statements, own, options, now).await?;
         if options.migrate {
-            if !steps.is_empty() {
-                run(statements, SETTINGS).await?;
-            }
             for step in &steps {
                 run(statements, &step.text).await.map_err(by_hand)?;
             }
@@ -94,18 +102,17 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
     held.after(done)
 }
 
-/// No request of the host's waits behind us for longer than this, and no time is too long for a large table.
-const SETTINGS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = 0; \
-    SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
-
 /// The SQL that opening would run.
 pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<String> {
     let own = options.own_layout()?;
     let mut held = connections.other().await?;
     let done = async {
         let mut work = held.begin().await?;
+        let statements = &mut work.statements();
+        run(statements, PATIENT).await?;
+        run(statements, HASTY).await?;
         let now = Now { at: options.clock.now(), sql: "now()".to_owned() };
-        let plan = plan(&mut work.statements(), own, options, now).await?;
+        let plan = plan(statements, own, options, now).await?;
         work.rollback().await?;
         Ok(plan.steps)
     };
@@ -114,7 +121,8 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     if steps.is_empty() {
         return Ok(String::new());
     }
-    let mut text = format!("BEGIN;\n\n{LOCK};\n");
+    let patient = PATIENT.replace("; ", ";\n");
+    let mut text = format!("{BEGIN};\n\n{patient};\n{LOCK};\n{HASTY};\n");
     for step in &steps {
         text.push('\n');
         text.push_str(step.text.trim_end());

@@ -118,7 +118,8 @@ impl PostgresStore {
     /// by a role that may, before others open with [`migrate(false)`](PostgresOptions::migrate). Empty where nothing
     /// is to be done. Nothing is changed.
     ///
-    /// It is what `open` runs, word for word, but that the instant of an adoption is `now()`.
+    /// It is what `open` runs, word for word, with its isolation and its timeouts, but that the instant of an adoption is
+    /// `now()`.
     ///
     /// # Errors
     ///

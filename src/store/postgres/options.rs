@@ -181,7 +181,9 @@ impl PostgresOptions {
         self
     }
 
-    /// How long the server works on a statement before it gives up. Default: 5 seconds.
+    /// How long the server works on a statement before it gives up. Default: 5 seconds. Bringing the tables up to date
+    /// may take longer: there nothing bounds a statement, another process that does the same is waited for for a minute,
+    /// and the host's own transactions for five seconds.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout.min(Duration::from_secs(3_600));
         self
