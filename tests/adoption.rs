@@ -14,6 +14,8 @@ mod policy;
 mod postgres_server;
 #[path = "adoption/shapes.rs"]
 mod shapes;
+#[path = "adoption/versions.rs"]
+mod versions;
 #[path = "adoption/waits.rs"]
 mod waits;
 
@@ -63,9 +65,13 @@ impl Host {
 
     /// The same for another role.
     fn options_as(&self, role: &str) -> PostgresOptions {
+        PostgresOptions::new(self.url_as(role)).clock(Clock::from(&self.clock)).table("sdk_api_keys")
+    }
+
+    fn url_as(&self, role: &str) -> String {
         let (scheme, rest) = self.database.url().split_once("://").unwrap();
         let (_, place) = rest.split_once('@').unwrap();
-        PostgresOptions::new(format!("{scheme}://{role}@{place}")).clock(Clock::from(&self.clock)).table("sdk_api_keys")
+        format!("{scheme}://{role}@{place}")
     }
 
     async fn open(&self, adoption: Adoption) -> Result<PostgresStore, StoreError> {

@@ -69,9 +69,6 @@ struct Plan {
 /// where nothing may be made, sees that nothing has to be.
 pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<Layout> {
     let own = options.own_layout()?;
-    if !options.migrate && options.table.is_none() {
-        return Ok(own);
-    }
     let mut held = connections.other().await?;
     let done = async {
         let mut work = held.begin().await?;
@@ -84,7 +81,7 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
         run(statements, HASTY).await?;
         let at = options.clock.now();
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
-        let Plan { layout, steps } = plan(statements, own, options, now).await?;
+        let Plan { layout, steps } = plan(statements, own, options, now, options.migrate).await?;
         if options.migrate {
             for step in &steps {
                 run(statements, &step.text).await.map_err(by_hand)?;
@@ -112,7 +109,7 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
         run(statements, PATIENT).await?;
         run(statements, HASTY).await?;
         let now = Now { at: options.clock.now(), sql: "now()".to_owned() };
-        let plan = plan(statements, own, options, now).await?;
+        let plan = plan(statements, own, options, now, true).await?;
         work.rollback().await?;
         Ok(plan.steps)
     };
@@ -132,7 +129,15 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     Ok(text)
 }
 
-async fn plan(statements: &mut Statements<'_>, own: Layout, options: &PostgresOptions, now: Now) -> sqlx::Result<Plan> {
+/// What is to be run. Where nothing may be, and `must_know` is not set, what the role may not read counts as up to date.
+async fn plan(
+    statements: &mut Statements<'_>,
+    own: Layout,
+    options: &PostgresOptions,
+    now: Now,
+    must_know: bool,
+) -> sqlx::Result<Plan> {
+    let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
     let mut steps = Vec::new();
     // Looked for first: the right to make a schema is more than many roles have.
     let schema: Sql = "SELECT to_regnamespace($1) IS NOT NULL".to_owned().into();
@@ -141,13 +146,15 @@ async fn plan(statements: &mut Statements<'_>, own: Layout, options: &PostgresOp
         steps.push(Step::needed(own.fill("CREATE SCHEMA IF NOT EXISTS {schema}")));
     }
     let mut applied = 0;
-    if adopt::is_there(statements, &own.fill("{migrations}")).await? {
+    let migrations = own.fill("{migrations}");
+    if !adopt::is_there(statements, &migrations).await? {
+        steps.push(Step::needed(own.fill(TABLE)));
+    } else if !must_know && !may_read(statements, &migrations).await? {
+        applied = newest;
+    } else {
         let version = own.sql("SELECT coalesce(max(version), 0) FROM {migrations}");
         applied = statements.fetch(version.query()).await?.first().map_or(Ok(0), |row| row.try_get(0))?;
-    } else {
-        steps.push(Step::needed(own.fill(TABLE)));
     }
-    let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
     if applied > newest {
         return Err(told(format!(
             "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"
@@ -158,7 +165,11 @@ async fn plan(statements: &mut Statements<'_>, own: Layout, options: &PostgresOp
         steps.push(Step::needed(own.fill(&format!("INSERT INTO {{migrations}} (version) VALUES ({version})"))));
     }
     let Some(table) = &options.table else {
-        if let Some(table) = adopt::adopted(statements, &own).await? {
+        let adoption = own.fill("{adoption}");
+        let is_known =
+            must_know || !adopt::is_there(statements, &adoption).await? || may_read(statements, &adoption).await?;
+        let adopted = if is_known { adopt::adopted(statements, &own).await? } else { None };
+        if let Some(table) = adopted {
             return Err(told(format!(
                 "the tables of the schema {} stand beside {table}: open it with `PostgresOptions::table`, or give \
                  keys of agentkey's own another schema",
@@ -174,6 +185,17 @@ async fn plan(statements: &mut Statements<'_>, own: Layout, options: &PostgresOp
     let (layout, more) = adopt::plan(statements, &own, &adopting).await?;
     steps.extend(more);
     Ok(Plan { layout, steps })
+}
+
+/// Whether the role may read a table; warns where it may not.
+async fn may_read(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+    let text: Sql = "SELECT has_table_privilege($1, 'SELECT')".to_owned().into();
+    let rows = statements.fetch(text.query().bind(table.to_owned())).await?;
+    let may = rows.first().map_or(Ok(false), |row| row.try_get(0))?;
+    if !may {
+        tracing::warn!(table, "this role may not read it, so whether the tables are up to date is not known");
+    }
+    Ok(may)
 }
 
 async fn run(statements: &mut Statements<'_>, text: &str) -> sqlx::Result<()> {

@@ -138,7 +138,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Whether opening brings the tables up to date; without it they must be. Default: it does.
+    /// Whether opening brings the tables up to date; without it they must be, and opening fails where they are older or
+    /// newer. A role that may not read `agentkey_migrations` or `agentkey_adoption` is warned that nobody knows. Default:
+    /// it does.
     ///
     /// [`PostgresStore::migration_sql`](crate::PostgresStore::migration_sql) tells what would be run.
     pub fn migrate(mut self, migrate: bool) -> Self {
