@@ -97,6 +97,27 @@ async fn other_things_than_a_table_with_keys() {
     assert_eq!(host.everything().await, before);
 }
 
+/// Accounts are compared by their bytes wherever agentkey keeps them.
+#[tokio::test]
+async fn accounts_that_are_equal_and_not_the_same_are_refused() {
+    let sql = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+        CREATE DOMAIN owner AS text COLLATE loose; \
+        CREATE TABLE sdk_api_keys (id int PRIMARY KEY, account_id text COLLATE loose, key_hash text UNIQUE); \
+        CREATE TABLE others (id int PRIMARY KEY, account_id owner, key_hash text UNIQUE); \
+        CREATE TABLE fine (id int PRIMARY KEY, account_id text, key_hash text COLLATE loose UNIQUE, \
+        budget_cents int, budget_used_cents int, external_subject text COLLATE loose); \
+        INSERT INTO fine VALUES (1, 'acme', encode(sha256('obs_1'), 'hex'), 100, 1, 'Somebody')";
+    let Some(mut host) = Host::with(sql).await else { return };
+    let before = host.everything().await;
+    for table in ["sdk_api_keys", "others"] {
+        let error = host.refused(host.options().table(table).adopt(open_handed())).await;
+        assert!(error.contains("- the column \"account_id\" has a collation that is not deterministic"), "{error}");
+    }
+    assert_eq!(host.everything().await, before);
+    let store = PostgresStore::open(host.options().table("fine").adopt(open_handed())).await.unwrap();
+    assert_eq!(find(&store, &["obs_1"]).await.map_some(), [true]);
+}
+
 /// The balances of an adopted table are its own: ids of two tables would be mixed up.
 #[tokio::test]
 async fn one_schema_is_for_one_table_of_keys() {

@@ -123,7 +123,7 @@ async fn hashes(
     let hash = Ident::new(name).map_err(told)?;
     let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(told)?;
     let text: Sql = format!(
-        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text ~ '^[0-9a-f]{{64}}$'), \
+        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text COLLATE \"C\" ~ '^[0-9a-f]{{64}}$'), \
          count(*) FILTER (WHERE k.{account} IS NULL) FROM {table} k"
     )
     .into();
@@ -241,7 +241,7 @@ fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> sqlx
     let anchor = format!("CASE WHEN {period} <> 'lifetime' AND isfinite({resets_at}) THEN {resets_at} END");
     let labels = match ident(KeyColumn::Subject)? {
         Some(subject) => format!(
-            "CASE WHEN k.{subject} <> '' AND char_length(k.{subject}) <= 256 AND k.{subject} !~ \
+            "CASE WHEN k.{subject} <> '' AND char_length(k.{subject}) <= 256 AND k.{subject}::text COLLATE \"C\" !~ \
              '[\\u0001-\\u001f\\u007f-\\u009f]' THEN jsonb_build_object('external_subject', k.{subject}::text) ELSE '{{}}' END"
         ),
         None => "'{}'".to_owned(),

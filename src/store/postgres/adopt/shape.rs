@@ -27,6 +27,8 @@ struct Column {
     /// Of `varchar(n)` and `char(n)`.
     length: Option<usize>,
     is_generated: bool,
+    /// Whether texts of it may be equal that are not the same.
+    is_loose: bool,
 }
 
 struct Index {
@@ -58,8 +60,10 @@ pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> 
     let oid: i64 = found.try_get(0)?;
     let columns: Sql = "SELECT a.attname::text, a.attnum, coalesce(b.typname, t.typname)::text, \
         format_type(a.atttypid, a.atttypmod), CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
-        a.attgenerated <> '' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+        a.attgenerated <> '', coalesce(NOT l.collisdeterministic, false) \
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
         LEFT JOIN pg_catalog.pg_type b ON b.oid = nullif(t.typbasetype, 0) \
+        LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
         WHERE a.attrelid = ($1::int8)::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
         .to_owned()
         .into();
@@ -89,6 +93,7 @@ fn column(row: &sqlx::postgres::PgRow) -> sqlx::Result<Column> {
         type_name,
         type_shown: row.try_get(3)?,
         is_generated: row.try_get(5)?,
+        is_loose: row.try_get(6)?,
     })
 }
 
@@ -205,6 +210,13 @@ impl Shape {
             if column.is_generated && field.is_written() {
                 problems.push(format!(
                     "the column {name:?} is generated, so {field} cannot be written: name another with {map}"
+                ));
+            }
+            // Opened as they are where that was done before: those accounts have balances.
+            if *field == KeyColumn::Account && column.is_loose && recorded.is_none() {
+                problems.push(format!(
+                    "the column {name:?} has a collation that is not deterministic: accounts that differ would be found \
+                     as one and have budgets of their own; change its collation, or name another column with {map}"
                 ));
             }
             if matches!(field, KeyColumn::Id | KeyColumn::Hash) && !self.is_unique(column) {
