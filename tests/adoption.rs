@@ -2,6 +2,8 @@
 
 #![cfg(feature = "postgres")]
 
+#[path = "http/support/logs.rs"]
+mod logs;
 #[path = "adoption/minimal.rs"]
 mod minimal;
 #[path = "adoption/npm.rs"]

@@ -110,7 +110,7 @@ async fn what_was_said_stands() {
     let error = host.refused(host.options().adopt(other.clone())).await;
     let mend = "UPDATE \"public\".\"agentkey_adoption\" SET scopes = ARRAY['read']::text[], limit_micros = 70000, \
         period = 'day'";
-    assert!(error.contains(mend), "{error}");
+    assert!(error.contains(&format!("{mend}; and restart every process that has it open")), "{error}");
     host.run(mend).await;
     let store = host.open(other).await.unwrap();
     let found = find(&store, &["obs_1"]).await.remove(0).unwrap();

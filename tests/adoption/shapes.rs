@@ -21,14 +21,14 @@ async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
          with `.column(KeyColumn::Hash, …)`\n\
          - the column \"prefix\" is generated, so Prefix cannot be written: name another with \
          `.column(KeyColumn::Prefix, …)`\n\
-         - the column \"scopes\" is text; Scopes is text[] or varchar[]: take another column for it with \
-         `.column(KeyColumn::Scopes, …)`; where there is none it is added\n\
+         - the column \"scopes\" is text; Scopes is text[] or varchar[]: change its type: a column added in its place \
+         would say nothing of the keys that are there, and let them do what they may not\n\
          - the column \"limit_micros\" is integer; LimitMicros is bigint: take another column for it with \
          `.column(KeyColumn::LimitMicros, …)`; where there is none it is added\n\
          - the column \"period\" is interval; Period is text or varchar: take another column for it with \
          `.column(KeyColumn::Period, …)`; where there is none it is added\n\
-         - the column \"expires_at\" is date; ExpiresAt is timestamp with or without time zone: take another column for \
-         it with `.column(KeyColumn::ExpiresAt, …)`; where there is none it is added"
+         - the column \"expires_at\" is date; ExpiresAt is timestamp with or without time zone: change its type: a \
+         column added in its place would say nothing of the keys that are there, and let them do what they may not"
     );
     assert_eq!(host.everything().await, before);
 }
@@ -116,6 +116,27 @@ async fn accounts_that_are_equal_and_not_the_same_are_refused() {
     assert_eq!(host.everything().await, before);
     let store = PostgresStore::open(host.options().table("fine").adopt(open_handed())).await.unwrap();
     assert_eq!(find(&store, &["obs_1"]).await.map_some(), [true]);
+}
+
+/// A service that says it in another way, such as with a boolean, would have those keys back.
+#[tokio::test]
+async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
+    use crate::logs::{capture_logs, logged};
+
+    let sql = "CREATE TABLE flags (id int PRIMARY KEY, account_id text, key_hash text UNIQUE, is_active bool); \
+        CREATE TABLE no_keys_yet (LIKE flags INCLUDING ALL); \
+        INSERT INTO flags VALUES (1, 'acme', encode(sha256('obs_1'), 'hex'), false)";
+    let Some(host) = Host::with(sql).await else { return };
+    capture_logs();
+    for (schema, table, warnings) in [("a", "flags", 1), ("b", "no_keys_yet", 0)] {
+        let options = host.options().schema(schema).table(format!("public.{table}")).adopt(open_handed());
+        drop(PostgresStore::open(options.clone()).await.unwrap());
+        drop(PostgresStore::open(options).await.unwrap());
+        for column in ["expires_at", "revoked_at"] {
+            let told = logged(&["WARN", "says nothing of them", &format!("\"{table}"), column]);
+            assert_eq!(told.len(), warnings, "{table}: {told:?}");
+        }
+    }
 }
 
 /// The balances of an adopted table are its own: ids of two tables would be mixed up.

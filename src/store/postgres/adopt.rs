@@ -219,6 +219,11 @@ impl KeyColumn {
         }
     }
 
+    /// Whether a key may do more where it says nothing.
+    const fn is_restricting(self) -> bool {
+        matches!(self, Self::Scopes | Self::ExpiresAt | Self::RevokedAt)
+    }
+
     /// Whether agentkey writes it, now and then.
     const fn is_written(self) -> bool {
         !matches!(self, Self::Id | Self::UsedCents | Self::ResetsAt | Self::Subject)

@@ -66,6 +66,16 @@ pub(in crate::store::postgres) async fn plan(
     if is_first && shape.lacking(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
         warn_of_orphans(statements, &quoted, &record.columns).await?;
     }
+    for (field, column, _) in shape.lacking(&record.columns) {
+        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && any(statements, &quoted).await? {
+            tracing::warn!(
+                table = quoted,
+                column,
+                "the table has keys and no such column, so one is added for {field} and says nothing of them: if \
+                 another column does, under another name or as a boolean, stop those keys before they are used"
+            );
+        }
+    }
     let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(told)?;
     let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
     let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;

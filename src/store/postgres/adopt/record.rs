@@ -87,7 +87,7 @@ impl Record {
             return Err(format!(
                 "the tables of the schema {} stand beside {}, and their ids are those of its keys: for {table}, give \
                  agentkey another schema (`PostgresOptions::schema`). If the table was renamed, say so with: \
-                 UPDATE {adoption} SET table_name = {}",
+                 UPDATE {adoption} SET table_name = {}; {RESTART}",
                 layout.schema,
                 self.table,
                 literal(table),
@@ -100,7 +100,7 @@ impl Record {
                 let recorded = recorded.map_or_else(|| "no column".to_owned(), |name| format!("the column {name:?}"));
                 return Err(format!(
                     "{table} was adopted with {recorded} for {field}, not with {name:?}: leave `Adoption::column` out, \
-                     or, once its values are in the other column, change `columns` in {adoption}"
+                     or, once its values are in the other column, change `columns` in {adoption} {RESTART}"
                 ));
             }
         }
@@ -109,7 +109,7 @@ impl Record {
             return Err(format!(
                 "{table} was adopted with other scopes or another budget for rows that have none ({}; {}). Opening \
                  does not change what those rows mean: leave `PostgresOptions::adopt` out, or, to change it, run: \
-                 UPDATE {adoption} SET scopes = {scopes}, limit_micros = {limit}, period = {period}",
+                 UPDATE {adoption} SET scopes = {scopes}, limit_micros = {limit}, period = {period}; {RESTART}",
                 self.absent.scopes,
                 shown(&self.absent.budget),
             ));

@@ -201,6 +201,11 @@ impl Shape {
             if !field.types().contains(&&*column.type_name) {
                 let needed = field.types_shown();
                 let mend = match field.added_type() {
+                    Some(_) if field.is_restricting() => {
+                        "change its type: a column added in its place would say nothing of the keys that are there, and \
+                         let them do what they may not"
+                            .to_owned()
+                    }
                     Some(_) => format!("take another column for it with {map}; where there is none it is added"),
                     None => format!("change its type, or name another column with {map}"),
                 };
