@@ -109,8 +109,9 @@ impl Builder {
     ///   look-ups, and `MemoryStore` has no others: every change holds from the next request on, as without a cache.
     ///   A store that is told of changes, such as one on PostgreSQL, may be late with those of other processes by as
     ///   long as the news takes; by `max_staleness` at most, whatever becomes of the news. It is told nothing, and asked
-    ///   for every look-up, where its keys are in an adopted table or a pooler shares its sessions. Changes through this handle
-    ///   hold at once in any case, and so do expiry, the end of a token's grace and the end of a window.
+    ///   for every look-up, where its keys are in an adopted table or a pooler shares its sessions. `PostgresStore`
+    ///   listens on up to three connections of its own, beside a pool of the host's. Changes through this handle hold at
+    ///   once in any case, and so do expiry, the end of a token's grace and the end of a window.
     ///
     /// What a look-up refuses is never refused from memory: an unknown, revoked or expired key is looked up each time.
     /// At most 100,000 keys are kept; those read first are forgotten first.

@@ -118,6 +118,10 @@ impl PostgresStore {
     /// by a role that may, before others open with [`migrate(false)`](PostgresOptions::migrate). Empty where nothing
     /// is to be done. Nothing is changed.
     ///
+    /// For an adoption, readers of the keys table wait from the first column that is added until the commit, and writers
+    /// too: columns are added nullable, without a rewrite, but indexes and spending take the time that the table's size
+    /// asks for.
+    ///
     /// It is what `open` runs, word for word, with its isolation and its timeouts, but that the instant of an adoption is
     /// `now()`.
     ///

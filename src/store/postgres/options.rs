@@ -63,7 +63,9 @@ impl PostgresOptions {
     }
 
     /// The database of a pool of the host's. [`lookups`](Self::lookups) and [`postings`](Self::postings) of its
-    /// connections are kept while the store is open, and one more is used now and then.
+    /// connections are kept while the store is open, and one more is used now and then. With
+    /// [`Builder::cache`](crate::Builder::cache), up to three are opened beside the pool, with its options: they listen
+    /// for changes.
     pub fn pool(pool: PgPool) -> Self {
         Self::of(Source::Pool(pool))
     }
@@ -107,6 +109,9 @@ impl PostgresOptions {
     ///   entry counts on the parents and the account too, as every entry does. Whoever spent there before must have
     ///   stopped: what he writes later is not seen. Rows without an account have nobody to take it over for.
     ///
+    /// Writers of the table wait until the transaction ends. So do readers where a column is added, which takes no time by
+    /// itself (nothing is rewritten), but keeps them out while indexes are made and spending is taken over behind it.
+    ///
     /// From then on policy is in that table and money is not: a request reads it, and a charge writes nothing to it.
     /// What the host's own SQL changes holds from the next request. Keys that the host did not write itself have
     /// defaults in its other columns; one that is `NOT NULL` without a default must get one before agentkey can make keys.
@@ -132,7 +137,7 @@ impl PostgresOptions {
     }
 
     /// What the table of [`table`](Self::table) leaves unsaid. The first opening needs it. A later one may leave it out,
-    /// and fails where it says something else.
+    /// and fails where it says something else. While the first one runs, who reads or writes that table may wait: see there.
     pub fn adopt(mut self, adoption: Adoption) -> Self {
         self.adoption = Some(adoption);
         self
@@ -194,6 +199,9 @@ impl PostgresOptions {
     /// For a pooler that gives every transaction another session, such as PgBouncer with `pool_mode = transaction`:
     /// every statement is then in an explicit transaction, and none is prepared under a name. It costs round trips.
     /// Default: off.
+    ///
+    /// Without it such a pooler must not be used: settings of ours (timeouts, isolation, what the planner may do) stay
+    /// in sessions that it lends to others, and statements meet sessions that do not have them.
     pub fn transaction_pooling(mut self, is_pooled: bool) -> Self {
         self.transaction_pooling = is_pooled;
         self

@@ -211,7 +211,7 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
         )));
     }
     if is_first {
-        // Whoever wrote spending there until now is kept out while it is taken over; readers are not.
+        // Whoever wrote spending there until now is kept out while it is taken over. Readers are where a column was added.
         steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
         steps.push(Step::needed(record.insert(layout, now)));
         if record.columns.contains_key(&KeyColumn::UsedCents) {
