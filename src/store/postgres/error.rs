@@ -8,7 +8,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     use sqlx::Error as E;
     match error {
         // Our own words, without sqlx's in front.
-        error if anew(&error).is_some() => StoreError::unavailable(error),
+        E::Decode(error) if error.is::<Anew>() => StoreError::unavailable(error),
         E::Configuration(error) | E::Decode(error) => StoreError::failed(error),
         error if is_transient(&error) => StoreError::unavailable(error),
         error => StoreError::failed(error),
@@ -118,4 +118,17 @@ pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
     matches!(error, E::Io(_) | E::Protocol(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waited_for_a_migration_may_try_again_and_is_told_so_in_our_own_words() {
+        let error = store_error(Anew::Migrating.into());
+        assert!(error.is_transient());
+        let told = "the store is not available: another process has been bringing the tables up to date for a minute";
+        assert!(error.to_string().starts_with(told), "{error}");
+    }
 }
