@@ -11,7 +11,8 @@ use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError}
 impl PostgresStore {
     /// Charges a known price inside a transaction of the host's: the host's own rows and the money are committed
     /// together or not at all. Until then the account is locked, so commit soon; a transaction at a level above
-    /// `READ COMMITTED` may have to be begun anew (SQLSTATE 40001).
+    /// `READ COMMITTED` may have to be begun anew (SQLSTATE 40001), and goes by policy as it was when it began: a key that
+    /// was revoked since pays.
     ///
     /// ```no_run
     /// use agentkey::{Amount, KeyContext, Note, PostgresStore};

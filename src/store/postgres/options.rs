@@ -113,9 +113,11 @@ impl PostgresOptions {
     /// itself (nothing is rewritten), but keeps them out while indexes are made and spending is taken over behind it.
     ///
     /// From then on policy is in that table and money is not: a request reads it, and a charge writes nothing to it.
-    /// What the host's own SQL changes holds from the next request. Keys that the host did not write itself have
-    /// defaults in its other columns; one that is `NOT NULL` without a default must get one before agentkey can make keys.
-    /// A row that makes no sense, such as one without an account, is refused by itself. A table that cannot be adopted
+    /// What the host's own SQL changes in rows holds from the next request; an `ALTER TABLE` that changes what they say
+    /// without touching them (a column dropped and added with a default, a swap of names) does after a restart. A key that
+    /// the host moves to another account counts its windows there from when it was made. Keys that the host did not write
+    /// itself have defaults in its other columns; one that is `NOT NULL` without a default must get one before agentkey can
+    /// make keys. A row that makes no sense, such as one without an account, is refused by itself. A table that cannot be adopted
     /// is left as it was, and one error tells all that is wrong with it.
     ///
     /// Tokens of another format than agentkey's need
