@@ -107,7 +107,7 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     for settle in &absurd {
         w.accept(settle).await;
     }
-    let charged = Amount::MAX.checked_sub(c(110)).unwrap();
+    let charged = Amount::MAX.saturating_sub(c(110));
     assert_eq!(w.ledger(&key.account).await[2..], [("settle", charged), ("settle", NOTHING)]);
     assert_eq!(w.account_balance(&key).await, (Amount::MAX, NOTHING));
     for (settle, charged) in absurd.iter().zip([charged, NOTHING]) {
@@ -115,4 +115,13 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     }
     assert_eq!((w.balance(&key).await, w.balance(&root).await), ((c(50), NOTHING), (c(110), NOTHING)));
     assert_eq!(w.account_balance(&key).await, (c(110), NOTHING));
+
+    // A window that has ended leaves room in the next one.
+    let daily = Budget::new(None, crate::Period::Day);
+    let other = w.create(NewKey::new(account("other")).budget(daily)).await;
+    w.ceiling(&other.account, daily).await;
+    w.accept(&settle(&other, &[], Amount::MAX)).await;
+    w.clock.advance(secs(DAY));
+    w.accept(&settle(&other, &[], c(3))).await;
+    assert_eq!((w.balance(&other).await, w.account_balance(&other).await), ((c(3), NOTHING), (c(3), NOTHING)));
 }

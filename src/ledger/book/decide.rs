@@ -384,13 +384,18 @@ impl Book {
     /// Writes a charge: `spent` grows along the lineage. What could not be counted everywhere is not charged, so that
     /// the entry says by how much it grew, and a refund takes back no more.
     fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
-        let now = entry.at;
-        let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
-        let spent = keys.map(|key| rolled(&key.budget, key.anchor, key.balance, now).spent);
-        let account = self.account(&entry.account);
-        let of_account = account.map(|account| rolled(&account.budget, account.created_at, account.balance, now).spent);
-        let room = spent.chain(of_account).map(|spent| Amount::MAX.saturating_sub(spent)).min();
-        entry.amount = entry.amount.min(room.unwrap_or(Amount::MAX));
+        let members = || {
+            let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
+            let account = self.account(&entry.account);
+            let account = account.map(|account| (&account.budget, account.created_at, account.balance));
+            keys.map(|key| (&key.budget, key.anchor, key.balance)).chain(account)
+        };
+        // A window that has ended makes room: that is looked at where there seems to be none.
+        if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
+            let rolled = members().map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
+            let room = rolled.map(|balance| Amount::MAX.saturating_sub(balance.spent)).min();
+            entry.amount = room.map_or(entry.amount, |room| room.min(entry.amount));
+        }
         let amount = entry.amount;
         self.each_member(&entry.account, path, entry.at, |_, balance| {
             balance.spent = balance.spent.saturating_add(amount);
