@@ -117,8 +117,12 @@ pin_project! {
     impl<B> PinnedDrop for Charged<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            this.guard.abandon();
+            // Where no handle is left, the work had been done.
+            if this.guard.has_handles() {
+                this.guard.interrupt();
+            }
             this.inner.set(None);
+            this.guard.end();
         }
     }
 }

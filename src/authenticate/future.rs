@@ -65,7 +65,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(guard) = this.guard {
-                guard.abandon();
+                guard.interrupt();
             }
             this.inner.set(None);
         }

@@ -12,6 +12,8 @@ use crate::lanes::Settling;
 #[derive(Debug)]
 pub(crate) struct Guard {
     tab: Arc<Tab>,
+    /// What was settled before the end.
+    early: Vec<Settling>,
     state: State,
 }
 
@@ -29,7 +31,7 @@ pub(crate) struct Unsettled;
 
 impl Guard {
     pub(crate) fn new(tab: Arc<Tab>) -> Self {
-        Self { tab, state: State::Open }
+        Self { tab, early: Vec::new(), state: State::Open }
     }
 
     pub(crate) fn tab(&self) -> &Tab {
@@ -41,17 +43,10 @@ impl Guard {
         self.tab.has_handles()
     }
 
-    /// The body waits: ends the charge once no handle is left that can add to it, and not with the next frame only.
+    /// The body waits: settles what is owed once no handle is left that can add to it, and not with the next frame only.
     pub(crate) fn watch_handles(&mut self, cx: &Context<'_>) {
         if matches!(self.state, State::Open) && !self.tab.watch_handles(cx) {
-            self.end();
-        }
-    }
-
-    /// Nobody waits for the response any more. Where no handle is left, the work had been done.
-    pub(crate) fn abandon(&self) {
-        if self.has_handles() {
-            self.interrupt();
+            self.early.extend(self.tab.settle_early());
         }
     }
 
@@ -72,22 +67,26 @@ impl Guard {
     /// Ends the charge and waits until it is committed.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsettled>> {
         self.end();
+        while let Some(settling) = self.early.first_mut() {
+            ready!(Self::poll_settling(&self.tab, settling, cx))?;
+            self.early.remove(0);
+        }
         let State::Settling(settling) = &mut self.state else { return Poll::Ready(Ok(())) };
-        let answer = ready!(Pin::new(settling).poll(cx));
+        let settled = ready!(Self::poll_settling(&self.tab, settling, cx));
         self.state = State::Settled;
-        Poll::Ready(match answer {
-            Ok(Ok(posted)) => {
-                self.tab.settled(&posted);
-                Ok(())
-            }
-            Ok(Err(_)) | Err(_) => Err(Unsettled),
-        })
+        Poll::Ready(settled)
+    }
+
+    fn poll_settling(tab: &Tab, settling: &mut Settling, cx: &mut Context<'_>) -> Poll<Result<(), Unsettled>> {
+        let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else { return Poll::Ready(Err(Unsettled)) };
+        tab.settled(&posted);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.abandon();
+        self.interrupt();
         self.end();
     }
 }

@@ -159,7 +159,7 @@ impl Tab {
         }
         if owed.ended {
             // Nobody waits: the lane logs it if it is lost.
-            drop(self.settle(&mut owed));
+            drop(self.settle(&mut owed, true));
         }
         let waiting = owed.waiting.take();
         drop(owed);
@@ -333,11 +333,23 @@ impl Tab {
 
     /// The same; where there is one, wakes the task when the last is gone.
     pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
+        // A waker is somebody else's code, and may own a handle: it comes and goes without the lock.
+        let mut waiting = Some(cx.waker().clone());
         let mut owed = self.owed();
-        if owed.handles > 0 {
-            owed.waiting = Some(cx.waker().clone());
+        let has_handles = owed.handles > 0;
+        if has_handles {
+            std::mem::swap(&mut owed.waiting, &mut waiting);
         }
-        owed.handles > 0
+        drop(owed);
+        has_handles
+    }
+
+    /// No handle is left while the response goes on: sends what is owed until now. The claim ends with the response, and
+    /// so do holds that are charged whole if that is cut short.
+    pub(super) fn settle_early(self: &Arc<Self>) -> Option<Settling> {
+        let mut owed = self.owed();
+        let may_be_whole = owed.on_interrupt == OnInterrupt::WholeHold && !owed.holds.is_empty();
+        if may_be_whole { None } else { self.settle(&mut owed, false) }
     }
 
     pub(super) fn interrupt(&self) {
@@ -347,14 +359,20 @@ impl Tab {
     /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
     /// a handle keeps a detached charge.
     pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
+        let waiting; // let go without the lock, as above
         let mut owed = self.owed();
+        waiting = owed.waiting.take();
         owed.ended = true;
         if owed.handles > 0 && owed.detached {
             // The response may have been cut short; the work was not.
             owed.interrupted = false;
             return None;
         }
-        self.settle(&mut owed)
+        let last = owed.handles == 0;
+        let settling = self.settle(&mut owed, last);
+        drop(owed);
+        drop(waiting);
+        settling
     }
 
     pub(super) fn settled(&self, posted: &Posted) {
@@ -368,12 +386,11 @@ impl Tab {
     /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
     /// wait itself, so that it works in a destructor.
     ///
-    /// While handles are alive, what they have under way stays with them: postings not answered, and the claim, which
-    /// is bound to what is charged until then all the same.
-    fn settle(self: &Arc<Self>, owed: &mut Owed) -> Option<Settling> {
+    /// Unless it is the last, what is under way stays: postings not answered, and the claim, which is bound to what is
+    /// charged until then all the same.
+    fn settle(self: &Arc<Self>, owed: &mut Owed, last: bool) -> Option<Settling> {
         // Without a permit no charge has begun, or all of it is on its way.
         owed.permit.as_ref()?;
-        let last = owed.handles == 0;
         let asked = owed.take_cost();
         let cost = asked.min(MOST_AT_ONCE);
         if asked > cost {

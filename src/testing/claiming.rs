@@ -217,6 +217,19 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
         assert_eq!(charged(&w, &open(&key, name, HERE)).await.id, first.id.into(), "{name}");
     }
     assert_eq!(w.balance(&key).await, (c(9), NOTHING));
+
+    // A payment comes before it, as ever.
+    let ask = open(&key, "pays", HERE);
+    w.accept(&ask).await;
+    let mut claim = by("pays", &ask).unwrap();
+    let first = settle_with(&key, &[], &[], c(3), Some(ClaimRef { is_kept: true, ..claim.clone() }));
+    w.accept(&first).await;
+    claim.paid.push(first.id);
+    let payment = pay_claimed(&key, c(5), Some(claim.clone()));
+    w.accept(&payment).await;
+    claim.paid.push(payment.id);
+    w.accept(&settle_with(&key, &[], &[], NOTHING, Some(claim))).await;
+    assert_eq!(charged(&w, &open(&key, "pays", HERE)).await.id, payment.id.into());
 }
 
 /// A payment that is taken back no longer stands for its claim: what was settled does, or else nothing.

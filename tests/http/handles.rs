@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use agentkey::{Amount, BodyError, Charge, ChargeError, KeyContext, OnInterrupt, Token};
@@ -12,6 +13,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Request;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -214,21 +216,24 @@ async fn a_hold_that_is_taken_after_the_client_has_left_is_not_interrupted_by_th
 }
 
 /// The body itself lets go of the last handle, or a task beside it does; then the stream idles, until the client leaves.
+/// What may still be charged whole, if the body fails, is settled then, and not as interrupted.
 #[tokio::test]
 async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_interrupted_later() {
-    for beside in [false, true] {
+    for (beside, whole) in [(false, false), (true, false), (false, true), (true, true)] {
         let world = World::new().await;
         let (_, token) = world.key().await;
         let (work, mut ended) = Work::new();
         let of_handler = work.clone();
         let events = async move |charge: Charge| {
             let work = of_handler.clone();
-            charge.on_interrupt(OnInterrupt::WholeHold);
+            charge.on_interrupt(if whole { OnInterrupt::WholeHold } else { OnInterrupt::Added });
             charge.hold(Amount::cents(10)).await?;
             let over = Over(work.over.clone());
             let rest = async move {
                 let _over = over;
                 let finish = async move {
+                    let _over = Over(work.over.clone());
+                    let charge = charge;
                     work.go_on().await;
                     charge.add(Amount::cents(3));
                 };
@@ -245,12 +250,173 @@ async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_
         let app = Router::new().route("/", get(events)).route("/pay", get(pay)).layer(world.layer());
         let (stream, client) = first_chunk(app, &token).await;
         work.gate.send_replace(true);
-        world.until(&Ledger::of(&[("settle", 3)])).await;
+        soon(ended.recv()).await; // the work
+        if !whole {
+            world.until(&Ledger::of(&[("settle", 3)])).await;
+        }
         drop(stream);
-        soon(ended.recv()).await;
+        soon(ended.recv()).await; // the body
+        world.until(&Ledger::of(&[("settle", 3)])).await;
         assert_eq!(client.get("/pay").await.data, "paid");
-        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("pay", 1)]), "{beside}");
+        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("pay", 1)]), "{beside} {whole}");
     }
+}
+
+/// The response goes on, and may take another handle: it is one request under its key all the same.
+#[tokio::test]
+async fn a_body_may_take_another_handle_after_its_last_one() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, _) = Work::new();
+    let of_handler = work.clone();
+    let handler = async move |key: KeyContext| {
+        let work = of_handler.clone();
+        let charge = Charge::begin(&key).await?;
+        let rest = async move {
+            charge.add(Amount::cents(1));
+            drop(charge);
+            work.go_on().await;
+            let charge = Charge::begin(&key).await.map_err(|error| BodyError::from(error.to_string()))?;
+            charge.add(Amount::cents(3));
+            Ok::<_, BodyError>(Bytes::from_static(b"done"))
+        };
+        Ok::<_, ChargeError>(Body::from_stream(stream::once(rest)).into_response())
+    };
+    let app = Router::new().route("/", post(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    let first = client.clone();
+    let first = tokio::spawn(async move { first.post("/", "k").await });
+    world.until(&Ledger::of(&[("settle", 1)])).await;
+    assert_eq!(client.post("/", "k").await.refused(), (409, "in_flight".into()));
+    work.gate.send_replace(true);
+    assert_eq!(first.await.unwrap().data, "done");
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 1), ("settle", 3)]));
+    assert_eq!(client.post("/", "k").await.refused(), (409, "already_charged".into()));
+}
+
+/// The end of the response waits for what was settled early, too.
+#[tokio::test]
+async fn the_end_waits_for_what_was_settled_before_it() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, _) = Work::new();
+    let of_handler = work.clone();
+    let handler = async move |charge: Charge| {
+        let work = of_handler.clone();
+        let rest = async move {
+            charge.add(Amount::cents(3));
+            drop(charge);
+            work.go_on().await;
+            Ok::<_, BodyError>(Bytes::from_static(b"done"))
+        };
+        Body::from_stream(stream::once(rest))
+    };
+    let app = Router::new().route("/", get(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    world.spy.set(Faults::posts(Fault::Hang).only(is_settle));
+    let seen = tokio::spawn(async move { client.get("/").await });
+    world.spy.arrived(1, is_settle).await;
+    work.gate.send_replace(true);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert!(!seen.is_finished(), "it ended before the commit");
+    }
+    world.spy.mend();
+    assert_eq!(seen.await.unwrap().data, "done");
+    assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
+}
+
+/// A handler that is still running may begin its charge again.
+#[tokio::test]
+async fn a_handler_that_is_cut_off_or_panics_between_two_handles_was_interrupted() {
+    for panics in [false, true] {
+        let world = World::new().await;
+        let (_, token) = world.key().await;
+        let (work, _) = Work::new();
+        let of_handler = work.clone();
+        let handler = async move |key: KeyContext| {
+            let charge = Charge::begin(&key).await?;
+            charge.on_interrupt(OnInterrupt::WholeHold);
+            charge.hold(Amount::cents(10)).await?;
+            drop(charge);
+            of_handler.gate.send_replace(true);
+            assert!(!panics, "an upstream that makes no sense");
+            std::future::pending::<()>().await;
+            Ok::<_, ChargeError>("done")
+        };
+        let app = Router::new().route("/", get(handler)).layer(world.layer());
+        let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+        let asked = tokio::spawn(app.oneshot(request));
+        work.go_on().await;
+        asked.abort();
+        assert!(asked.await.is_err());
+        world.until(&Ledger::of(&[("settle", 10)])).await;
+    }
+}
+
+/// The upstream's failure takes the charge along, and is told a little later.
+#[tokio::test]
+async fn a_body_that_fails_after_its_last_handle_was_interrupted() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (work, mut ended) = Work::new();
+    let of_handler = work.clone();
+    let handler = async move |charge: Charge| {
+        let work = of_handler.clone();
+        charge.on_interrupt(OnInterrupt::WholeHold);
+        charge.hold(Amount::cents(10)).await?;
+        let rest = async move {
+            drop(charge);
+            let _ = work.over.send(());
+            work.go_on().await;
+            Err::<Bytes, _>(BodyError::from("upstream"))
+        };
+        let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
+        Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::once(rest))).into_response())
+    };
+    let app = Router::new().route("/", get(handler)).layer(world.layer());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    let seen = tokio::spawn(async move { client.get("/").await });
+    soon(ended.recv()).await;
+    work.gate.send_replace(true);
+    assert!(seen.await.unwrap().error.is_some());
+    world.until(&Ledger::of(&[("settle", 10)])).await;
+}
+
+/// Whatever executor it is of: a waker may own anything, and is not kept longer than its task.
+#[tokio::test]
+async fn a_waker_goes_without_a_lock_and_with_its_body() {
+    struct Owner(#[expect(dead_code, reason = "owned")] std::sync::Mutex<Option<Charge>>);
+    impl std::task::Wake for Owner {
+        fn wake(self: Arc<Self>) {}
+    }
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let kept = Arc::new(std::sync::Mutex::new(None));
+    let of_handler = kept.clone();
+    let handler = async move |charge: Charge| {
+        *of_handler.lock().unwrap() = Some(charge.clone());
+        charge.detach();
+        let rest = async move {
+            let _charge = charge;
+            std::future::pending::<Result<Bytes, BodyError>>().await
+        };
+        Body::from_stream(stream::once(rest))
+    };
+    let app = Router::new().route("/", get(handler)).layer(world.layer());
+    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let mut body = Box::pin(app.oneshot(request).await.unwrap().into_body());
+    let mut poll = |waker: Waker| body.as_mut().poll_frame(&mut std::task::Context::from_waker(&waker)).is_pending();
+    let charge = kept.lock().unwrap().take();
+    let other = charge.clone();
+    assert!(poll(Arc::new(Owner(std::sync::Mutex::new(charge))).into()));
+    let last = Arc::new(Owner(std::sync::Mutex::new(None)));
+    let of_last = Arc::downgrade(&last);
+    // The one before goes here, with a handle in it.
+    assert!(poll(last.into()));
+    drop(body);
+    assert!(of_last.upgrade().is_none());
+    drop(other);
 }
 
 /// A server that cannot send on does not look at the body meanwhile.

@@ -264,7 +264,9 @@ impl Book {
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);
-        if let Some(row) = claim.filter(|row| row.entry.is_none()) {
+        // A payment stands for the claim before what was settled under it.
+        let is_settle = |entry| self.entries.get(&entry).is_some_and(|row| row.entry.kind == EntryKind::Settle);
+        if let Some(row) = claim.filter(|row| row.entry.is_none_or(is_settle)) {
             self.put_claim(ClaimRow { entry: Some(id), ..row });
         }
         Ok(Outcome::Paid { entry: id })
