@@ -18,6 +18,7 @@
 
 mod error;
 mod guard;
+mod owed;
 mod renew;
 mod tab;
 

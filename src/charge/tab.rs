@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use super::OnInterrupt;
-use super::renew::RenewalKey;
+use super::owed::{Owed, OwedHold};
 use crate::handle::Inner;
 use crate::http_options::HttpOptions;
-use crate::lanes::{ChargePermit, Settling};
+use crate::lanes::Settling;
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
 use crate::store::Found;
-use crate::{Amount, Entry, EntryId, LabelError, Lineage, Note, PostingId, Refusal, TokenHash};
+use crate::{Amount, Entry, EntryId, LabelError, Lineage, Refusal, TokenHash};
 
 /// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
 /// in an account for what others spend.
@@ -38,45 +38,6 @@ pub(crate) struct Tab {
 pub(super) struct Replayed {
     pub(super) entry: Entry,
     pub(super) refunded: Amount,
-}
-
-#[derive(Debug, Default)]
-struct Owed {
-    /// Handles alive.
-    handles: usize,
-    /// Whether the response has ended, or nobody waits for it any more.
-    ended: bool,
-    detached: bool,
-    interrupted: bool,
-    on_interrupt: OnInterrupt,
-    added: Amount,
-    /// What was charged for holds beyond what had been added: what is added later counts against it.
-    ahead: Amount,
-    holds: Vec<OwedHold>,
-    /// Payments sent and not answered.
-    unanswered: Vec<PostingId>,
-    /// The claim, while this request has it.
-    claim: Option<ClaimRef>,
-    replay_taken: bool,
-    note: Note,
-    /// What the lineage had left at the last posting, accepted or refused, once there was one.
-    remaining: Option<Option<Amount>>,
-    /// Whoever waits for the last handle to go.
-    waiting: Option<Waker>,
-    permit: Option<Arc<ChargePermit>>,
-    renewal: Option<RenewalKey>,
-    /// Another layer, further in, has the request's charge, and tells what is left.
-    superseded: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct OwedHold {
-    id: PostingId,
-    amount: Amount,
-    ttl: Duration,
-    answered: bool,
-    /// It ran out: the money is not set aside any more.
-    over: bool,
 }
 
 impl Tab {
@@ -404,7 +365,8 @@ impl Tab {
         let (holds, kept): (Vec<_>, Vec<_>) = owed.holds.drain(..).partition(|hold| last || hold.answered);
         owed.holds = kept;
         let (mut void, mut permit) = (Vec::new(), owed.permit.clone());
-        let mut claim = owed.claim.clone().filter(|_| !cost.is_zero()).map(|claim| ClaimRef { is_kept: true, ..claim });
+        let kept = owed.claim.as_ref().filter(|_| !last && !cost.is_zero());
+        let mut claim = kept.map(|claim| ClaimRef { is_kept: true, ..claim.clone() });
         if last {
             void = std::mem::take(&mut owed.unanswered);
             claim = owed.claim.take();
@@ -486,48 +448,4 @@ impl Tab {
         let after = after.filter(|_| soonest.is_some() || owed.claim.is_some());
         owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.keys.renewals.remember(self, after));
     }
-}
-
-impl Owed {
-    /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out; once,
-    /// since what is held from then on is for work that goes on.
-    fn take_cost(&mut self) -> Amount {
-        let (added, interrupted) = (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));
-        let cost = added.saturating_sub(self.ahead).max(Amount::ZERO);
-        self.ahead = self.ahead.saturating_sub(added).max(Amount::ZERO);
-        match self.on_interrupt {
-            OnInterrupt::WholeHold if interrupted => {
-                let whole = cost.max(sum(self.holds.iter().filter(|hold| hold.answered)));
-                self.ahead = self.ahead.saturating_add(whole.saturating_sub(cost));
-                whole
-            }
-            OnInterrupt::WholeHold | OnInterrupt::Added => cost,
-        }
-    }
-
-    /// What a posting from now on says, and under which claim.
-    fn note_and_claim(&self) -> (Note, Option<ClaimRef>) {
-        (self.note.clone(), self.claim.clone())
-    }
-
-    /// The holds that set money aside.
-    fn live(&self) -> impl Iterator<Item = &OwedHold> {
-        self.holds.iter().filter(|hold| hold.answered && !hold.over)
-    }
-
-    fn held(&self) -> Amount {
-        sum(self.live())
-    }
-
-    fn shortest_ttl(&self) -> Option<Duration> {
-        self.live().map(|hold| hold.ttl).min()
-    }
-
-    fn run_out(&mut self, over: &[PostingId]) {
-        self.holds.iter_mut().filter(|hold| over.contains(&hold.id)).for_each(|hold| hold.over = true);
-    }
-}
-
-fn sum<'a>(holds: impl Iterator<Item = &'a OwedHold>) -> Amount {
-    holds.fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
 }

@@ -78,9 +78,21 @@ async fn pay(charge: Charge) -> Answer {
     Ok("paid".into_response())
 }
 
-fn chunks(body: mpsc::Receiver<Bytes>) -> Body {
+/// One chunk, by a task that does the rest of the work when it may go on.
+fn produce<F: Future<Output = ()> + Send>(
+    work: Work,
+    charge: Charge,
+    rest: impl FnOnce(Charge) -> F + Send + 'static,
+) -> Response {
+    let (chunk, body) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _over = Over(work.over.clone());
+        chunk.send(Bytes::from_static(b"chunk.")).await.unwrap();
+        work.go_on().await;
+        rest(charge).await;
+    });
     let next = async |mut body: mpsc::Receiver<Bytes>| body.recv().await.map(|chunk| (chunk, body));
-    Body::from_stream(stream::unfold(body, next).map(Ok::<_, BodyError>))
+    Body::from_stream(stream::unfold(body, next).map(Ok::<_, BodyError>)).into_response()
 }
 
 #[tokio::test]
@@ -160,18 +172,10 @@ async fn what_is_added_after_the_whole_hold_was_charged_counts_against_it() {
         let (work, mut ended) = Work::new();
         let in_background = work.clone();
         let chat = async move |charge: Charge| {
-            let work = in_background.clone();
             charge.on_interrupt(OnInterrupt::WholeHold);
             charge.hold(Amount::cents(10)).await?;
-            let (chunk, body) = mpsc::channel(1);
-            tokio::spawn(async move {
-                let _over = Over(work.over.clone());
-                let charge = charge;
-                chunk.send(Bytes::from_static(b"chunk.")).await.unwrap();
-                work.go_on().await;
-                charge.add(Amount::cents(added));
-            });
-            Ok::<_, ChargeError>(chunks(body).into_response())
+            let rest = async move |charge: Charge| charge.add(Amount::cents(added));
+            Ok::<_, ChargeError>(produce(in_background.clone(), charge, rest))
         };
         let app = Router::new().route("/", get(chat)).route("/pay", get(pay)).layer(world.layer());
         let (stream, client) = first_chunk(app, &token).await;
@@ -191,19 +195,13 @@ async fn a_hold_that_is_taken_after_the_client_has_left_is_not_interrupted_by_th
     let (work, mut ended) = Work::new();
     let in_background = work.clone();
     let job = async move |charge: Charge| {
-        let work = in_background.clone();
         charge.on_interrupt(OnInterrupt::WholeHold);
         charge.hold(Amount::cents(5)).await?;
-        let (chunk, body) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let _over = Over(work.over.clone());
-            let charge = charge;
-            chunk.send(Bytes::from_static(b"chunk.")).await.unwrap();
-            work.go_on().await;
+        let rest = async move |charge: Charge| {
             charge.hold(Amount::cents(10)).await.unwrap();
             charge.add(Amount::cents(7));
-        });
-        Ok::<_, ChargeError>(chunks(body).into_response())
+        };
+        Ok::<_, ChargeError>(produce(in_background.clone(), charge, rest))
     };
     let app = Router::new().route("/", get(job)).route("/pay", get(pay)).layer(world.layer());
     let (stream, client) = first_chunk(app, &token).await;
