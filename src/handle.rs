@@ -10,8 +10,8 @@ use crate::builder::{Builder, Options};
 use crate::charge::Renewals;
 use crate::key::Owner;
 use crate::lanes::Lanes;
-use crate::ledger::{Action, Change, ChangeError, KeyDraft, NewToken, Outcome, Posting, Rules};
-use crate::store::{Changed, KeyQuery, KeysOf, StoreResult, unwinding};
+use crate::ledger::{Action, ChangeError, KeyChange, KeyDraft, NewToken, Posting, Rules};
+use crate::store::{KeyQuery, KeysOf, StoreResult, unwinding};
 use crate::uses::Uses;
 use crate::{
     Account, AccountId, Amount, Budget, Cursor, Entry, EntryId, EntryQuery, Grace, Key, KeyId, KeyPatch, Lineage,
@@ -177,7 +177,7 @@ impl AgentKeys {
         let NewKey { name, scopes, budget, expiry, prefix, .. } = new;
         let token = Token::generate(prefix.as_ref().unwrap_or(&self.inner.options.prefix))?;
         let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
-        let change = Change::Create { draft, token: NewToken::of(&token) };
+        let change = KeyChange::Create { draft, token: NewToken::of(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
@@ -187,10 +187,8 @@ impl AgentKeys {
     ///
     /// When the limit is negative, or the store does not answer.
     pub async fn ensure_account(&self, account: AccountId, budget: Budget) -> Result<Account, Error> {
-        match self.change(Change::EnsureAccount { account, budget }).await? {
-            Changed::Account(account) => Ok(account),
-            Changed::Key(_) => Err(mixed_up().into()),
-        }
+        let _changing = self.inner.lanes.changing();
+        Ok(self.ask(|store| store.set_account(&account, budget)).await??)
     }
 
     /// An account, if it has been seen.
@@ -255,7 +253,7 @@ impl AgentKeys {
     ///
     /// [`ChangeError`] where a field is out of bounds or outside the parent's, or the key is revoked.
     pub async fn update(&self, key: KeyId, patch: KeyPatch) -> Result<Key, Error> {
-        self.change_key(Change::Update { key, patch }).await
+        self.change_key(KeyChange::Update { key, patch }).await
     }
 
     /// Gives a key another token. Its id, policy, balance and children stay.
@@ -267,7 +265,7 @@ impl AgentKeys {
         let old = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
         let own: Option<crate::TokenPrefix> = old.key().prefix.parse().ok();
         let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let change = Change::Rotate { key, token: NewToken::of(&token), grace: grace.0 };
+        let change = KeyChange::Rotate { key, token: NewToken::of(&token), grace: grace.0 };
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
@@ -277,7 +275,7 @@ impl AgentKeys {
     ///
     /// When there is no such key.
     pub async fn revoke(&self, key: KeyId) -> Result<Key, Error> {
-        self.change_key(Change::Revoke { key }).await
+        self.change_key(KeyChange::Revoke { key }).await
     }
 
     /// When keys were last let through by an [`AgentKeyLayer`](crate::AgentKeyLayer), in the same order; `None` where
@@ -339,10 +337,8 @@ impl AgentKeys {
         let charged = self.ask(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
         let action = Action::Refund { entry, amount };
         let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
-        match self.inner.lanes.post(posting).await?.outcome {
-            Outcome::Refunded { entry } => Ok(entry),
-            _ => Err(mixed_up().into()),
-        }
+        self.inner.lanes.post(posting).await?;
+        Ok(id.into())
     }
 
     /// Waits until every open charge is posted, lets none open again, and closes the store. Call it after the server
@@ -355,18 +351,11 @@ impl AgentKeys {
         self.inner.store.close().await;
     }
 
-    async fn change_key(&self, change: Change) -> Result<Key, Error> {
-        match self.change(change).await? {
-            Changed::Key(key) => Ok(key),
-            Changed::Account(_) => Err(mixed_up().into()),
-        }
-    }
-
-    async fn change(&self, change: Change) -> Result<Changed, Error> {
+    async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         // A new key is nothing that was looked up before.
-        let _changing = (!matches!(change, Change::Create { .. })).then(|| self.inner.lanes.changing());
+        let _changing = (!matches!(change, KeyChange::Create { .. })).then(|| self.inner.lanes.changing());
         let rules = &self.inner.rules;
-        Ok(self.ask(|store| store.change(&change, rules)).await??)
+        Ok(self.ask(|store| store.change_key(&change, rules)).await??)
     }
 
     async fn ask<'a, T>(
@@ -418,8 +407,4 @@ async fn sweep(store: Arc<dyn Store>, uses: Arc<Uses>, every: Duration) {
             Err(error) => tracing::warn!(%error, "agentkey could not end holds that have run out; it will try again"),
         }
     }
-}
-
-fn mixed_up() -> StoreError {
-    StoreError::failed("the store answered another question")
 }

@@ -142,6 +142,13 @@ impl Account {
         self.budget.period.window(self.created_at, now).end
     }
 
+    /// An account as its first key makes it: without a ceiling.
+    pub fn new(id: AccountId, at: Timestamp) -> Self {
+        let budget = Budget::unlimited();
+        let since = budget.period.window(at, at).start;
+        Self::stored(id, budget, at, Balance::empty(since))
+    }
+
     /// An account as a store kept it.
     pub const fn stored(id: AccountId, budget: Budget, created_at: Timestamp, balance: Balance) -> Self {
         Self { id, budget, created_at, balance }

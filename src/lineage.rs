@@ -38,6 +38,12 @@ impl Lineage {
         self.key.id
     }
 
+    /// The lineage of its parent, at the same instant.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let (parent, ancestors) = self.ancestors.split_first()?;
+        Some(Self::new(parent.clone(), ancestors.to_vec(), self.account.clone(), self.at))
+    }
+
     /// Its ancestors, parent first.
     pub fn ancestors(&self) -> &[Key] {
         &self.ancestors

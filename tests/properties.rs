@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use agentkey::ledger::{Action, Change, ChangeError, Claim, ClaimRef, NewToken, OnExpiry, Outcome, Posted, Posting};
+use agentkey::ledger::{Action, ChangeError, Claim, ClaimRef, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting};
 use agentkey::store::{KeyQuery, KeysOf};
 use agentkey::testing::World;
 use agentkey::{
@@ -503,13 +503,13 @@ impl<A: Store, B: Store> Sides<A, B> {
                 if let Some(all) = scopes {
                     patch = patch.scopes(if *all { ScopeSet::unrestricted() } else { ScopeSet::none() });
                 }
-                self.change_key(Change::Update { key, patch }).await;
+                self.change_key(KeyChange::Update { key, patch }).await;
             }
             Step::Ceiling { account, budget } => {
                 self.sweep().await;
                 let account: AccountId = ACCOUNTS[*account].parse().unwrap();
-                let change = Change::EnsureAccount { account: account.clone(), budget: *budget };
-                same(self.a.change(change.clone()).await, self.b.change(change).await).unwrap();
+                let (a, b) = (&self.a, &self.b);
+                same(a.set_account(&account, *budget).await, b.set_account(&account, *budget).await).unwrap();
                 let now = self.a.store.account(&account).await.unwrap().unwrap();
                 self.count.put_ceiling(&account, *budget, now.created_at);
             }
@@ -519,11 +519,11 @@ impl<A: Store, B: Store> Sides<A, B> {
                 let hash = TokenHash::of(&format!("rotated {}", self.tokens));
                 let token = NewToken { hash, prefix: "ak".into(), start: format!("{:08}", self.tokens) };
                 self.hashes.push(hash);
-                self.change_key(Change::Rotate { key, token, grace: Duration::from_secs(*grace) }).await;
+                self.change_key(KeyChange::Rotate { key, token, grace: Duration::from_secs(*grace) }).await;
             }
             Step::Revoke { key } => {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
-                self.change_key(Change::Revoke { key }).await;
+                self.change_key(KeyChange::Revoke { key }).await;
             }
             Step::Post(asks) => self.post(asks).await,
             Step::Wait(time) => self.wait_until(self.now() + *time),
@@ -543,7 +543,7 @@ impl<A: Store, B: Store> Sides<A, B> {
         self.b.clock.set(at);
     }
 
-    async fn change_key(&mut self, change: Change) {
+    async fn change_key(&mut self, change: KeyChange) {
         self.sweep().await;
         let changed: Result<Key, ChangeError> =
             same(self.a.change_key(change.clone()).await, self.b.change_key(change).await);

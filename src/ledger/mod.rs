@@ -13,7 +13,7 @@
 //! | [`Refund`](Action::Refund) | not more than the entry has left | `spent −= amount` where the entry's window is current, an entry |
 
 mod book;
-mod change;
+mod policy;
 mod posting;
 
 use jiff::Timestamp;
@@ -21,7 +21,9 @@ use jiff::Timestamp;
 use crate::{Amount, Balance, Budget, Key, Refusal};
 
 pub use book::{Book, Changes, ClaimRow, EntryRow, HoldRow, HoldState, Needs};
-pub use change::{Change, ChangeError, KeyDraft, NewToken, Rules, Update, not_revoked};
+pub use policy::{
+    AccountWrite, ChangeError, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
+};
 pub use posting::{Action, Claim, ClaimRef, Fingerprint, OnExpiry, Outcome, Posted, Posting};
 
 /// Starts the window that is current at `now`, if the balance still counts an earlier one. Holds stay.

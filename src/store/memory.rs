@@ -7,13 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::{Timestamp, Unit};
 
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy,
-    UsageQuery,
+    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy, UsageQuery,
 };
-use crate::ledger::{Book, Change, ChangeError, EntryRow, NewToken, Posted, Posting, Rules, not_revoked};
-use crate::{
-    Account, AccountId, Amount, Balance, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+use crate::ledger::{
+    AccountWrite, Book, ChangeError, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
 };
+use crate::{Account, AccountId, Amount, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// A store in memory, gone with its process: for tests, and the model that every other store is compared with.
 ///
@@ -82,18 +81,30 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(posted)))
     }
 
-    fn change<'a>(
+    fn change_key<'a>(
         &'a self,
-        change: &'a Change,
+        change: &'a KeyChange,
         rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
+    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
         let mut state = self.lock();
-        let changed = state.change(change, rules, &self.clock);
-        if !matches!(change, Change::Create { .. }) {
+        let changed = state.change_key(change, rules, &self.clock);
+        if !matches!(change, KeyChange::Create { .. }) {
             self.policy.fetch_add(1, Ordering::SeqCst);
         }
         drop(state);
         Box::pin(std::future::ready(Ok(changed)))
+    }
+
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+        let mut state = self.lock();
+        let set = state.set_account(account, budget, self.clock.now());
+        self.policy.fetch_add(1, Ordering::SeqCst);
+        drop(state);
+        Box::pin(std::future::ready(Ok(set)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
@@ -200,87 +211,55 @@ impl State {
         changes.changed_holds.len()
     }
 
-    fn change(&mut self, change: &Change, rules: &Rules, clock: &Clock) -> Result<Changed, ChangeError> {
+    fn change_key(&mut self, change: &KeyChange, rules: &Rules, clock: &Clock) -> Result<Key, ChangeError> {
         let now = clock.now();
-        match change {
-            Change::Create { draft, token } => {
-                let parent = match draft.parent {
-                    Some(id) => {
-                        let parent = self.current_lineage(id, clock).filter(|it| *it.account_id() == draft.account);
-                        Some(parent.ok_or(ChangeError::UnknownKey(id))?)
-                    }
-                    None => None,
-                };
-                let now = self.expire(&draft.account, now);
-                let mut key = draft.admit(parent.as_ref(), rules, now)?;
-                self.make_account(&draft.account, now);
+        let (lineage, time) = match change.load() {
+            Load::Lineage(id) => (self.current_lineage(id, clock), now),
+            Load::Time(account) => (None, self.expire(account, now)),
+        };
+        let KeyWrite { mut key, at, record } = change.decide(lineage.as_ref(), time, rules)?;
+        let Some((record, _)) = record else { return Ok(key) };
+        match record {
+            KeyRecord::Insert(hash) => {
+                self.make_account(&key.account, at);
                 self.last_key += 1;
                 key.id = KeyId::new(self.last_key);
-                self.set_token(&mut key, token);
-                self.book.add_key(key.clone());
-                Ok(Changed::Key(key))
+                self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
-            Change::EnsureAccount { account, budget } => {
-                let now = self.expire(account, now);
-                let old = self.book.account(account).cloned().unwrap_or_else(|| new_account(account, now));
-                let update = old.rolled(now).admit(*budget, now)?;
-                self.make_account(account, now);
-                let mut record = update.record;
-                if let Some(since) = update.recount_from {
-                    record.balance.spent = self.spent(|row| row.entry.account == *account, since);
-                    record.balance.since = since;
-                }
-                if let Some(kept) = self.book.account_mut(account) {
-                    kept.clone_from(&record);
-                }
-                Ok(Changed::Account(record))
-            }
-            Change::Update { key: id, patch } => {
-                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
-                let parent = lineage.key().parent.and_then(|parent| self.lineage(parent, lineage.at()));
-                let update = patch.admit(&lineage, parent.as_ref(), rules)?;
-                let mut key = update.record;
-                if let Some(since) = update.recount_from {
-                    let of_key = |entry: &Entry| entry.account == key.account && self.book.path(entry.key).contains(id);
+            KeyRecord::Update { recount_from, .. } => {
+                if let Some(since) = recount_from {
+                    let of_key =
+                        |entry: &Entry| entry.account == key.account && self.book.path(entry.key).contains(&key.id);
                     key.balance.spent = self.spent(|row| of_key(&row.entry), since);
-                    key.balance.since = since;
                 }
-                self.book.add_key(key.clone());
-                Ok(Changed::Key(key))
             }
-            Change::Rotate { key: id, token, grace } => {
-                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
-                not_revoked(&lineage)?;
-                let retires_at = crate::clock::later(lineage.at(), *grace);
-                // No token that was retired before outlives this one.
-                for old in self.tokens.values_mut().filter(|old| old.key == *id) {
+            KeyRecord::Rotate { hash, retires_at } => {
+                for old in self.tokens.values_mut().filter(|old| old.key == key.id) {
                     old.retires_at = Some(old.retires_at.map_or(retires_at, |end| end.min(retires_at)));
                 }
-                let mut key = lineage.key().clone();
-                self.set_token(&mut key, token);
-                self.book.add_key(key.clone());
-                Ok(Changed::Key(key))
+                self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
-            Change::Revoke { key: id } => {
-                let lineage = self.current_lineage(*id, clock).ok_or(ChangeError::UnknownKey(*id))?;
-                let mut key = lineage.key().clone();
-                key.revoked_at = key.revoked_at.or(Some(lineage.at()));
-                self.book.add_key(key.clone());
-                Ok(Changed::Key(key))
-            }
+            KeyRecord::Revoke => {}
         }
+        self.book.add_key(key.clone());
+        Ok(key)
+    }
+
+    fn set_account(&mut self, id: &AccountId, budget: Budget, now: Timestamp) -> Result<Account, ChangeError> {
+        let time = self.expire(id, now);
+        let known = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
+        let AccountWrite { mut account, at, recount_from, .. } = AccountWrite::decide(id, budget, known, now)?;
+        if let Some(since) = recount_from {
+            account.balance.spent = self.spent(|row| row.entry.account == *id, since);
+        }
+        self.book.open(account.clone(), at, at);
+        Ok(account)
     }
 
     fn make_account(&mut self, id: &AccountId, now: Timestamp) {
         if self.book.account(id).is_none() {
-            self.book.open(new_account(id, now), now, now);
+            self.book.open(Account::new(id.clone(), now), now, now);
         }
-    }
-
-    fn set_token(&mut self, key: &mut Key, token: &NewToken) {
-        key.prefix.clone_from(&token.prefix);
-        key.start.clone_from(&token.start);
-        self.tokens.insert(token.hash, TokenRow { key: key.id, retires_at: None });
     }
 
     fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
@@ -363,10 +342,4 @@ pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
 /// A sum of entries. It is held in the range only at its end, so that the order of the entries does not matter.
 fn held_in_range(sum: i128) -> Amount {
     Amount::micros(i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX }))
-}
-
-fn new_account(id: &AccountId, now: Timestamp) -> Account {
-    let budget = Budget::unlimited();
-    let since = budget.period.window(now, now).start;
-    Account::stored(id.clone(), budget, now, Balance::empty(since))
 }

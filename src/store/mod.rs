@@ -5,8 +5,6 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod behind;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod changing;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod plain;
@@ -26,8 +24,8 @@ use std::task::Poll;
 
 use jiff::Timestamp;
 
-use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
-use crate::{Account, AccountId, Amount, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::{Account, AccountId, Amount, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
@@ -46,8 +44,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// # What a store promises
 ///
 /// - **Current.** [`find`](Self::find) sees every change that was acknowledged before it was called, by any process.
-/// - **One after the other.** [`post`](Self::post), [`change`](Self::change) and [`sweep`](Self::sweep) decide by what
-///   an account is when they commit. Either they take the rows of all their accounts as locks, in the order of the
+/// - **One after the other.** [`post`](Self::post), [`change_key`](Self::change_key),
+///   [`set_account`](Self::set_account) and [`sweep`](Self::sweep) decide by what an account is when they commit. Either they take the rows of all their accounts as locks, in the order of the
 ///   account ids, before they read anything they decide by; or they write only on condition that the version of the
 ///   account, which every change moves, is still the one that they read.
 /// - **Timed.** Their instant is read from the store's clock after the lock is held, or before such a write, and is
@@ -55,8 +53,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// - **Atomic and durable.** What a batch posts to one account is one transaction. When a method returns `Ok`,
 ///   everything it accepted will survive the death of the process and of the machine. When it returns an error, what is
 ///   posted to an account took effect whole or not at all: ids make it safe to send the same postings again.
-/// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post) and of the
-///   `admit` functions of [`ledger`](crate::ledger), never the store's own.
+/// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post),
+///   [`KeyChange::decide`] and [`AccountWrite::decide`](crate::ledger::AccountWrite::decide), never the store's own.
 ///
 /// Methods are called from many tasks at once. A future that is dropped leaves either no effect or all of it.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
@@ -75,12 +73,19 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// account or the store failed half-way, is to be sent again.
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
-    /// Makes a change of policy and tells the key or account as it is after it.
-    fn change<'a>(
+    /// Makes a change of a key, and returns the key as it is after it.
+    fn change_key<'a>(
         &'a self,
-        change: &'a Change,
+        change: &'a KeyChange,
         rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>>;
+    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>>;
+
+    /// Sets an account's ceiling, makes the account if there is none, and returns it as it is after it.
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>>;
 
     /// The lineage of a key, as a change would see it now: holds that have run out are not counted.
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;
@@ -184,16 +189,6 @@ impl Found {
     pub const fn new(lineage: Lineage, retires_at: Option<Timestamp>) -> Self {
         Self { lineage, retires_at }
     }
-}
-
-/// What a change made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Changed {
-    /// The key as it is now.
-    Key(Key),
-    /// The account as it is now.
-    Account(Account),
 }
 
 /// Which keys to list.

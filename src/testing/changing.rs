@@ -1,7 +1,7 @@
 //! Changes of policy: keys made, changed, rotated and revoked; ceilings of accounts.
 
 use super::world::*;
-use crate::ledger::{Change, ChangeError};
+use crate::ledger::{ChangeError, KeyChange};
 use crate::{Amount, Budget, Clock, KeyId, KeyPatch, NewKey, Period, Refusal, ScopeSet, Store};
 
 fn scopes(list: &[&str]) -> ScopeSet {
@@ -92,7 +92,7 @@ pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock)
     refused(w.try_create(acme().name("x".repeat(256))).await, "name");
     refused(w.try_create(acme().expires_at(w.clock.now())).await, "expires_at");
     let budget = Budget::daily(Amount::micros(-1));
-    refused(w.change(Change::EnsureAccount { account: account("acme"), budget }).await, "limit");
+    refused(w.set_account(&account("acme"), budget).await, "limit");
     assert_eq!(w.store.account(&account("acme")).await.unwrap(), None, "no account");
     assert_eq!(w.find(crate::TokenHash::of("token 0")).await, None, "no token");
     let (key, token) = w.create_with_token(acme().name("x".repeat(255))).await;
@@ -312,7 +312,7 @@ pub async fn revoked_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
         assert_eq!(w.update(key, KeyPatch::new().name("b")).await.err(), refusal);
         let token = w.token();
         let hash = token.hash;
-        let rotated = w.change_key(Change::Rotate { key: key.id, token, grace: secs(0) }).await;
+        let rotated = w.change_key(KeyChange::Rotate { key: key.id, token, grace: secs(0) }).await;
         assert_eq!(rotated.err(), refusal);
         assert_eq!(w.find(hash).await, None);
     }
@@ -324,11 +324,11 @@ pub async fn unknown_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
     let w = World::new(make).await;
     let key = KeyId::new(987_654);
     for change in [
-        Change::Update { key, patch: KeyPatch::new().name("b") },
-        Change::Rotate { key, token: w.token(), grace: secs(0) },
-        Change::Revoke { key },
+        KeyChange::Update { key, patch: KeyPatch::new().name("b") },
+        KeyChange::Rotate { key, token: w.token(), grace: secs(0) },
+        KeyChange::Revoke { key },
     ] {
-        assert_eq!(w.change(change).await.err(), Some(ChangeError::UnknownKey(key)));
+        assert_eq!(w.change_key(change).await.err(), Some(ChangeError::UnknownKey(key)));
     }
     assert_eq!(w.store.lineage(key).await.unwrap(), None);
 }

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 
 use crate::key::Owner;
 use crate::ledger::{
-    Action, Change, ChangeError, ClaimRef, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
+    Action, ChangeError, ClaimRef, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
 };
 use crate::refusal::Shortfall;
-use crate::store::{Changed, Found};
+use crate::store::Found;
 use crate::{
-    AccountId, Amount, Budget, Clock, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, KeyPatch, ManualClock, NewKey,
-    Note, PostingId, Refusal, ScopeSet, Store, TokenHash,
+    Account, AccountId, Amount, Budget, Clock, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, KeyPatch, ManualClock,
+    NewKey, Note, PostingId, Refusal, ScopeSet, Store, TokenHash,
 };
 
 /// An empty store, and the clock it reads.
@@ -67,7 +67,7 @@ impl<S: Store> World<S> {
         let token = self.token();
         let hash = token.hash;
         let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
-        Ok((self.change_key(Change::Create { draft, token }).await?, hash))
+        Ok((self.change_key(KeyChange::Create { draft, token }).await?, hash))
     }
 
     pub(super) fn token(&self) -> NewToken {
@@ -75,25 +75,22 @@ impl<S: Store> World<S> {
         NewToken { hash: TokenHash::of(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
     }
 
-    /// Makes a change.
-    ///
-    /// # Errors
-    ///
-    /// As the store does.
-    pub async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
-        self.store.change(&change, &self.rules).await.unwrap()
-    }
-
     /// Makes a change of a key.
     ///
     /// # Errors
     ///
     /// As the store does.
-    pub async fn change_key(&self, change: Change) -> Result<Key, ChangeError> {
-        match self.change(change).await? {
-            Changed::Key(key) => Ok(key),
-            Changed::Account(account) => panic!("a change of a key was answered with {account:?}"),
-        }
+    pub async fn change_key(&self, change: KeyChange) -> Result<Key, ChangeError> {
+        self.store.change_key(&change, &self.rules).await.unwrap()
+    }
+
+    /// Sets an account's ceiling.
+    ///
+    /// # Errors
+    ///
+    /// As the store does.
+    pub async fn set_account(&self, account: &AccountId, budget: Budget) -> Result<Account, ChangeError> {
+        self.store.set_account(account, budget).await.unwrap()
     }
 
     /// Puts one posting to the store.
@@ -134,25 +131,22 @@ impl<S: Store> World<S> {
     }
 
     pub(super) async fn update(&self, key: &Key, patch: KeyPatch) -> Result<Key, ChangeError> {
-        self.change_key(Change::Update { key: key.id, patch }).await
+        self.change_key(KeyChange::Update { key: key.id, patch }).await
     }
 
     pub(super) async fn revoke(&self, key: &Key) -> Key {
-        self.change_key(Change::Revoke { key: key.id }).await.expect("a key can always be revoked")
+        self.change_key(KeyChange::Revoke { key: key.id }).await.expect("a key can always be revoked")
     }
 
     pub(super) async fn rotate(&self, key: &Key, grace: u64) -> (Key, TokenHash) {
         let token = self.token();
         let hash = token.hash;
-        let change = Change::Rotate { key: key.id, token, grace: secs(grace) };
+        let change = KeyChange::Rotate { key: key.id, token, grace: secs(grace) };
         (self.change_key(change).await.expect("the key may be rotated"), hash)
     }
 
-    pub(super) async fn ceiling(&self, account: &AccountId, budget: Budget) -> crate::Account {
-        match self.change(Change::EnsureAccount { account: account.clone(), budget }).await {
-            Ok(Changed::Account(account)) => account,
-            other => panic!("a ceiling was answered with {other:?}"),
-        }
+    pub(super) async fn ceiling(&self, account: &AccountId, budget: Budget) -> Account {
+        self.set_account(account, budget).await.expect("the ceiling may be set")
     }
 
     pub(super) async fn accept(&self, posting: &Posting) -> Posted {

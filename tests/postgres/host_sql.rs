@@ -150,7 +150,7 @@ async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
         worlds[round % 3].store.sweep().await.unwrap();
         let patch = agentkey::KeyPatch::new().name(format!("{round}"));
         worlds[round % 3]
-            .change_key(agentkey::ledger::Change::Update { key: keys[round % keys.len()].id, patch })
+            .change_key(agentkey::ledger::KeyChange::Update { key: keys[round % keys.len()].id, patch })
             .await
             .unwrap();
     }

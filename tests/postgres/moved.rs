@@ -166,7 +166,7 @@ async fn a_refund_in_the_hosts_transaction_counts_though_its_key_is_away() {
     it.world.store.refund_in(&mut tx, &account("home"), paid.into(), Amount::cents(20)).await.unwrap();
     sqlx::raw_sql("UPDATE agent_keys SET account_id = 'home' WHERE id < 3").execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    let patched = agentkey::ledger::Change::Update { key: KeyId::new(2), patch: KeyPatch::new().name("back") };
+    let patched = agentkey::ledger::KeyChange::Update { key: KeyId::new(2), patch: KeyPatch::new().name("back") };
     assert_eq!(it.world.change_key(patched).await.unwrap().balance.spent, Amount::cents(30));
     it.check().await;
 }

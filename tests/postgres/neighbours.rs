@@ -1,6 +1,6 @@
 //! One odd row, one locked account, one moved key: nobody else notices.
 
-use agentkey::ledger::{Change, Claim, ClaimRef};
+use agentkey::ledger::{Claim, ClaimRef, KeyChange};
 use agentkey::{AccountId, AgentKeys, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
 
 use http::StatusCode;
@@ -38,7 +38,7 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
     sqlx::raw_sql(AssertSqlSafe(narrow)).execute(&mut *tx).await.unwrap();
 
     let renaming = world.clone();
-    let rename = Change::Update { key: key.id, patch: KeyPatch::new().name("renamed") };
+    let rename = KeyChange::Update { key: key.id, patch: KeyPatch::new().name("renamed") };
     let renamed = tokio::spawn(async move { renaming.change_key(rename).await });
     until(async || count(&pool, WAITING).await > 0).await;
     tx.commit().await.unwrap();

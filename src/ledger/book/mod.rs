@@ -273,10 +273,6 @@ impl Book {
         self.accounts.get(id).map(|open| &open.account)
     }
 
-    pub(crate) fn account_mut(&mut self, id: &AccountId) -> Option<&mut Account> {
-        self.accounts.get_mut(id).map(|open| &mut open.account)
-    }
-
     /// Moves an account's time on, and says what it is now.
     pub(crate) fn tick(&mut self, id: &AccountId, now: Timestamp) -> Timestamp {
         self.accounts.get_mut(id).map_or(now, |open| {

@@ -3,17 +3,15 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
-use super::connection::{Query, Statements};
+use super::connection::{Held, Query, Statements, Work};
 use super::error::{Anew, is_contention};
-use super::layout::{Layout, Sql};
+use super::layout::{KeyColumns, Layout, Sql};
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;
 use super::{Behind, Inner, Seen};
-use crate::ledger::{Change, ChangeError, NewToken, Rules};
-use crate::store::changing::{self, Event};
-use crate::store::{Changed, changing::new_account};
-use crate::{Account, AccountId, Amount, Key, KeyId, Lineage, TokenHash};
+use crate::ledger::{AccountWrite, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
 /// The texts of changes.
 pub(super) struct Puts {
@@ -99,28 +97,91 @@ impl Inner {
         self.puts.make_lock.query().bind(account.as_str().to_owned())
     }
 
-    pub(super) async fn changed(&self, change: &Change, rules: &Rules) -> sqlx::Result<Result<Changed, ChangeError>> {
+    /// Makes a change of a key.
+    pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> sqlx::Result<Result<Key, ChangeError>> {
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.other().await?;
-            let done = async {
-                let mut work = held.begin().await?;
-                let mut statements = work.statements();
-                statements.may_begin_anew = false;
-                let mut session = Session { inner: self, statements, now: self.clock.now() };
-                session.begin(change).await?;
-                let changed = changing::change(&mut session, change, rules).await?;
-                // Also what is refused has ended the holds that had run out.
-                work.commit().await?;
-                Ok(changed)
-            };
-            let done = done.await;
-            match held.after(done) {
-                Err(error) if is_contention(&error) => {}
-                Err(error) => return self.refused_by_table(error).map(Err),
-                done => return done,
+            let done = self.try_change_key(&mut held, change, rules).await;
+            if let Some(done) = self.done(held.after(done)) {
+                return done;
             }
         }
         Err(Anew::Moved.into())
+    }
+
+    async fn try_change_key(
+        &self,
+        held: &mut Held<'_>,
+        change: &KeyChange,
+        rules: &Rules,
+    ) -> sqlx::Result<Result<Key, ChangeError>> {
+        let mut work = held.begin().await?;
+        let mut session = Session::of(self, &mut work);
+        let account = match change {
+            KeyChange::Create { draft, .. } => Some(draft.account.clone()),
+            KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
+                session.lock_key(*key).await?
+            }
+        };
+        if let Some(account) = account {
+            session.lock_account(&account).await?;
+        }
+        let now = session.now;
+        let (lineage, time) = match change.load() {
+            Load::Lineage(id) => (session.lineage(id).await?, now),
+            Load::Time(account) => (None, session.account(account).await?.map_or(now, |(_, at)| at)),
+        };
+        let write = change.decide(lineage.as_ref(), time, rules);
+        let changed = match write.and_then(|write| self.layout.columns.check(&write).map(|()| write)) {
+            Ok(write) => Ok(session.write_key(write).await?),
+            Err(refused) => Err(refused),
+        };
+        // Also what is refused has ended the holds that had run out.
+        work.commit().await?;
+        Ok(changed)
+    }
+
+    /// Sets an account's ceiling.
+    pub(super) async fn set_account(
+        &self,
+        id: &AccountId,
+        budget: Budget,
+    ) -> sqlx::Result<Result<Account, ChangeError>> {
+        for _ in 0..ATTEMPTS {
+            let mut held = self.connections.other().await?;
+            let done = self.try_set_account(&mut held, id, budget).await;
+            if let Some(done) = self.done(held.after(done)) {
+                return done;
+            }
+        }
+        Err(Anew::Moved.into())
+    }
+
+    async fn try_set_account(
+        &self,
+        held: &mut Held<'_>,
+        id: &AccountId,
+        budget: Budget,
+    ) -> sqlx::Result<Result<Account, ChangeError>> {
+        let mut work = held.begin().await?;
+        let mut session = Session::of(self, &mut work);
+        session.lock_account(id).await?;
+        let known = session.account(id).await?;
+        let set = match AccountWrite::decide(id, budget, known, session.now) {
+            Ok(write) => Ok(session.write_account(write).await?),
+            Err(refused) => Err(refused),
+        };
+        work.commit().await?;
+        Ok(set)
+    }
+
+    /// What an attempt comes to; `None` where others were in the way, and it is made once more.
+    fn done<T>(&self, done: sqlx::Result<Result<T, ChangeError>>) -> Option<sqlx::Result<Result<T, ChangeError>>> {
+        match done {
+            Err(error) if is_contention(&error) => None,
+            Err(error) => Some(self.refused_by_table(error).map(Err)),
+            done => Some(done),
+        }
     }
 
     /// A key that the table of a host's own does not take, by a rule of the host's.
@@ -162,7 +223,7 @@ const EXCLUSION: &str = "23P01";
 /// Sets the columns whose field is another one now. What else a row of the host's says, and how it says it, stays: NULL,
 /// a word of the host's for a period, an instant that is later than all that we can write. `None` where nothing is.
 ///
-/// The parameters are those that [`put_policy`](changing::Session::put_policy) binds.
+/// The parameters are those that [`update_key`](Session::update_key) binds.
 fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
     let columns = &layout.columns;
     let (period, is_limit_new) = (key.budget.period, before.budget.limit != key.budget.limit);
@@ -202,27 +263,29 @@ struct Session<'c> {
     now: Timestamp,
 }
 
-impl Session<'_> {
-    /// Locks the key, against the host's own SQL, and the account that the change is about, before anything is read that
-    /// it is decided by.
-    async fn begin(&mut self, change: &Change) -> sqlx::Result<()> {
-        let account = match change {
-            Change::Create { draft, .. } => Some(draft.account.clone()),
-            Change::EnsureAccount { account, .. } => Some(account.clone()),
-            Change::Update { key, .. } | Change::Rotate { key, .. } | Change::Revoke { key } => {
-                let rows = self.statements.fetch(self.inner.puts.owner.query().bind(key.get())).await?;
-                let owner = rows.first().map(|row| sqlx::Row::try_get::<Option<String>, _>(row, 0)).transpose()?;
-                owner.flatten().and_then(|owner| AccountId::new(owner).ok())
-            }
-        };
-        let Some(account) = account else { return Ok(()) };
+impl<'c> Session<'c> {
+    fn of(inner: &'c Inner, work: &'c mut Work<'_>) -> Self {
+        let mut statements = work.statements();
+        statements.may_begin_anew = false;
+        Self { inner, statements, now: inner.clock.now() }
+    }
+
+    /// Locks a key against the host's own SQL, before anything is read that the change is decided by; tells whose it is.
+    async fn lock_key(&mut self, key: KeyId) -> sqlx::Result<Option<AccountId>> {
+        let rows = self.statements.fetch(self.inner.puts.owner.query().bind(key.get())).await?;
+        let owner = rows.first().map(|row| sqlx::Row::try_get::<Option<String>, _>(row, 0)).transpose()?;
+        Ok(owner.flatten().and_then(|owner| AccountId::new(owner).ok()))
+    }
+
+    /// Locks an account, or the making of its row.
+    async fn lock_account(&mut self, account: &AccountId) -> sqlx::Result<()> {
         let lock = || self.inner.puts.lock.query().bind(account.as_str().to_owned());
         if self.statements.fetch(lock()).await?.is_empty() {
-            self.statements.run(self.inner.make_lock(&account)).await?;
+            self.statements.run(self.inner.make_lock(account)).await?;
             self.statements.run(lock()).await?;
         }
         self.now = self.inner.clock.now();
-        self.inner.known.forget([&account].into_iter());
+        self.inner.known.forget([account].into_iter());
         Ok(())
     }
 
@@ -232,14 +295,6 @@ impl Session<'_> {
 
     async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
         self.statements.run(query).await
-    }
-}
-
-impl changing::Session for Session<'_> {
-    type Error = sqlx::Error;
-
-    fn now(&self) -> Timestamp {
-        self.now
     }
 
     async fn lineage(&mut self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
@@ -254,6 +309,7 @@ impl changing::Session for Session<'_> {
         Ok(seen.value)
     }
 
+    /// An account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>> {
         let (inner, now) = (self.inner, self.now);
         let mut seen = account(Asking::Within(&mut self.statements), &inner.reads, id, now).await?;
@@ -264,22 +320,28 @@ impl changing::Session for Session<'_> {
         Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
     }
 
-    async fn spent_by_key(&mut self, key: &Key, since: Timestamp) -> sqlx::Result<Amount> {
-        self.inner.sums.spent_by_key(&mut self.statements, key, since).await
-    }
-
-    async fn spent_by_account(&mut self, account: &AccountId, since: Timestamp) -> sqlx::Result<Amount> {
-        self.inner.sums.spent_by_account(&mut self.statements, account, since).await
-    }
-
-    fn check(&self, key: &Key) -> Result<(), ChangeError> {
-        let columns = &self.inner.layout.columns;
-        if !columns.can_hold(&key.account) {
-            let reason = format!("is not what a column of the type {} holds", columns.account_type.name());
-            return Err(ChangeError::Invalid { field: "account", reason });
+    async fn write_key(&mut self, write: KeyWrite) -> sqlx::Result<Key> {
+        let KeyWrite { mut key, at, record } = write;
+        let Some((record, event)) = record else { return Ok(key) };
+        self.touch(&key.account, at).await?;
+        match record {
+            KeyRecord::Insert(hash) => key.id = self.insert_key(&key, &hash).await?,
+            KeyRecord::Update { before, recount_from } => {
+                if let Some(since) = recount_from {
+                    let sums = &self.inner.sums;
+                    key.balance.spent = sums.spent_by_key(&mut self.statements, &key, since).await?;
+                    self.write_balance(&key).await?;
+                }
+                self.update_key(&before, &key).await?;
+            }
+            KeyRecord::Rotate { hash, retires_at } => self.rotate_token(&key, &hash, retires_at, at).await?,
+            KeyRecord::Revoke => {
+                let query = self.inner.puts.revoked.query().bind(key.id.get()).bind(Instant(at));
+                self.run(query).await?;
+            }
         }
-        let limit = columns.stored_limit(key.budget.limit);
-        limit.map(drop).map_err(|reason| ChangeError::Invalid { field: "limit", reason })
+        self.event(at, &key.account, Some(key.id), &event).await?;
+        Ok(key)
     }
 
     async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId> {
@@ -306,7 +368,7 @@ impl changing::Session for Session<'_> {
         id.map(KeyId::new).ok_or(sqlx::Error::RowNotFound)
     }
 
-    async fn put_policy(&mut self, before: &Key, key: &Key) -> sqlx::Result<()> {
+    async fn update_key(&mut self, before: &Key, key: &Key) -> sqlx::Result<()> {
         let layout = &self.inner.layout;
         let columns = &layout.columns;
         let limit = columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?;
@@ -323,7 +385,7 @@ impl changing::Session for Session<'_> {
         self.run(query).await
     }
 
-    async fn put_balance(&mut self, key: &Key) -> sqlx::Result<()> {
+    async fn write_balance(&mut self, key: &Key) -> sqlx::Result<()> {
         let query = self
             .inner
             .puts
@@ -338,8 +400,14 @@ impl changing::Session for Session<'_> {
         self.run(query).await
     }
 
-    async fn put_account(&mut self, account: &Account, at: Timestamp) -> sqlx::Result<()> {
-        let Account { id, budget, created_at, balance } = account;
+    async fn write_account(&mut self, write: AccountWrite) -> sqlx::Result<Account> {
+        let AccountWrite { mut account, at, recount_from, event } = write;
+        let Some(event) = event else { return Ok(account) };
+        if let Some(since) = recount_from {
+            let sums = &self.inner.sums;
+            account.balance.spent = sums.spent_by_account(&mut self.statements, &account.id, since).await?;
+        }
+        let Account { id, budget, created_at, balance } = &account;
         let query = self
             .inner
             .puts
@@ -354,18 +422,21 @@ impl changing::Session for Session<'_> {
             .bind(balance.held.as_micros())
             .bind(Instant(balance.since))
             .bind(step());
-        self.run(query).await
+        self.run(query).await?;
+        self.event(at, id, None, &event).await?;
+        Ok(account)
     }
 
-    async fn put_token(
+    /// No token that was retired before outlives the one that is retired now.
+    async fn rotate_token(
         &mut self,
         key: &Key,
-        token: &NewToken,
+        hash: &TokenHash,
         retires_at: Timestamp,
         now: Timestamp,
     ) -> sqlx::Result<()> {
         let Puts { shorten, retire, token: replace, forget, .. } = &self.inner.puts;
-        let (id, hash) = (key.id.get(), token.hash.to_string());
+        let (id, hash) = (key.id.get(), hash.to_string());
         self.run(shorten.query().bind(id).bind(Instant(retires_at))).await?;
         self.run(retire.query().bind(id).bind(hash.clone()).bind(Instant(retires_at))).await?;
         let replace = replace.query().bind(id).bind(hash.clone()).bind(key.prefix.clone()).bind(key.start.clone());
@@ -373,13 +444,9 @@ impl changing::Session for Session<'_> {
         self.run(forget.query().bind(id).bind(Instant(now)).bind(hash)).await
     }
 
-    async fn put_revoked(&mut self, key: KeyId, at: Timestamp) -> sqlx::Result<()> {
-        let query = self.inner.puts.revoked.query().bind(key.get()).bind(Instant(at));
-        self.run(query).await
-    }
-
+    /// Marks an account as changed at `at`; makes it where there is none.
     async fn touch(&mut self, id: &AccountId, at: Timestamp) -> sqlx::Result<()> {
-        let account = new_account(id, at);
+        let account = Account::new(id.clone(), at);
         let query = self
             .inner
             .puts
@@ -393,17 +460,30 @@ impl changing::Session for Session<'_> {
         self.run(query).await
     }
 
-    async fn event(&mut self, event: Event<'_>) -> sqlx::Result<()> {
-        let query = self
-            .inner
-            .puts
-            .event
-            .query()
-            .bind(Instant(event.at))
-            .bind(event.account.as_str().to_owned())
-            .bind(event.key.map(KeyId::get))
-            .bind(event.kind)
-            .bind(event.detail.to_string());
-        self.run(query).await
+    async fn event(
+        &mut self,
+        at: Timestamp,
+        account: &AccountId,
+        key: Option<KeyId>,
+        event: &Event,
+    ) -> sqlx::Result<()> {
+        let query = self.inner.puts.event.query();
+        let query = query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
+        self.run(query.bind(event.kind).bind(event.detail.to_string())).await
+    }
+}
+
+impl KeyColumns {
+    /// What of a key the table cannot hold.
+    fn check(&self, write: &KeyWrite) -> Result<(), ChangeError> {
+        let KeyWrite { key, record: Some((KeyRecord::Insert(_) | KeyRecord::Update { .. }, _)), .. } = write else {
+            return Ok(());
+        };
+        if !self.can_hold(&key.account) {
+            let reason = format!("is not what a column of the type {} holds", self.account_type.name());
+            return Err(ChangeError::Invalid { field: "account", reason });
+        }
+        let limit = self.stored_limit(key.budget.limit);
+        limit.map(drop).map_err(|reason| ChangeError::Invalid { field: "limit", reason })
     }
 }

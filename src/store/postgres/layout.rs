@@ -8,6 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, PgDatabaseError, Postgres};
 use sqlx::query::Query;
 
+use crate::ledger::MAX_DEPTH;
 use crate::store::StoreError;
 use crate::{AccountId, Amount, Budget, Period, ScopeSet};
 
@@ -222,7 +223,7 @@ impl Layout {
         );
         let mut text = template
             .replace("{of_key}", &of_key)
-            .replace("{climb}", CLIMB)
+            .replace("{climb}", &CLIMB.replace("{max_depth}", &MAX_DEPTH.to_string()))
             .replace("{of_chain}", OF_CHAIN)
             .replace("{with_money}", WITH_MONEY)
             .replace("{of_account}", OF_ACCOUNT)
@@ -272,7 +273,7 @@ impl Layout {
 
 /// From the keys found first up to their roots. No lineage is longer, whatever the rules say.
 const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, k.* FROM chain c CROSS JOIN LATERAL \
-    (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = c.parent OFFSET 0) k WHERE c.parent IS NOT NULL AND c.depth < 64";
+    (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = c.parent OFFSET 0) k WHERE c.parent IS NOT NULL AND c.depth < {max_depth}";
 
 /// What a lineage's rows have, as [`Cells`](super::decode::Cells) reads them.
 const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, c.parent, c.name, c.prefix, c.start, \

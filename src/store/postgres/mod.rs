@@ -44,11 +44,10 @@ pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
-    Width,
+    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
-use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones are one store and cheap.
 ///
@@ -342,12 +341,20 @@ impl Store for PostgresStore {
         self.answer(self.inner.posted(postings))
     }
 
-    fn change<'a>(
+    fn change_key<'a>(
         &'a self,
-        change: &'a Change,
+        change: &'a KeyChange,
         rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
-        self.answer(self.inner.changed(change, rules))
+    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+        self.answer(self.inner.change_key(change, rules))
+    }
+
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+        self.answer(self.inner.set_account(account, budget))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

@@ -11,7 +11,6 @@ use super::known::Doubts;
 use super::layout::{KeyColumns, Layout, Sql};
 use super::types::{Instant, Stamp};
 use crate::store::behind::{Behind, Seen};
-use crate::store::changing::new_account;
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
@@ -176,7 +175,7 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, behind: &mut Behind) 
     let key = keys.next()?;
     let (account, at) = match members.first()?.account.as_ref() {
         Some(row) => (row.account.clone(), now.max(row.changed_at)),
-        None => (new_account(&key.account, now), now),
+        None => (Account::new(key.account.clone(), now), now),
     };
     Some(Lineage::new(key, keys.collect(), account, at))
 }

@@ -14,10 +14,10 @@ use rusqlite::Connection;
 use super::decode::AccountRow;
 use super::error::Result;
 use super::index::{Place, REMEMBERED};
-use super::read::{DEEPEST, Snapshot};
+use super::read::Snapshot;
 use super::statement::one;
 use super::watch::{Sight, Watch};
-use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
+use crate::ledger::{Book, Changes, HoldRow, HoldState, MAX_DEPTH, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
 use crate::token::ByToken;
@@ -369,7 +369,7 @@ impl Memory {
         let mut ancestors = Vec::new();
         let mut next = known.key.parent;
         while let Some(id) = next {
-            let KnownKey { key, .. } = self.keys.get(&id).filter(|_| ancestors.len() < DEEPEST)?;
+            let KnownKey { key, .. } = self.keys.get(&id).filter(|_| ancestors.len() < MAX_DEPTH)?;
             if key.account != known.key.account {
                 return None;
             }

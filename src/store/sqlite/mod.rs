@@ -43,11 +43,10 @@ pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Changed, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery,
-    Width,
+    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{Change, ChangeError, Posted, Posting, Rules};
-use crate::{Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in an SQLite file, shared by as many processes as you like.
 ///
@@ -215,13 +214,22 @@ impl Store for SqliteStore {
         answer(self.posted(postings.to_vec()))
     }
 
-    fn change<'a>(
+    fn change_key<'a>(
         &'a self,
-        change: &'a Change,
+        change: &'a KeyChange,
         rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Changed, ChangeError>>> {
+    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
         let (change, rules) = (change.clone(), rules.clone());
-        answer(self.writing(move |open, known, clock| change::change(open, known, clock, &change, &rules)))
+        answer(self.writing(move |open, known, clock| change::change_key(open, known, clock, &change, &rules)))
+    }
+
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+        let account = account.clone();
+        answer(self.writing(move |open, known, clock| change::set_account(open, known, clock, &account, budget)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

@@ -12,13 +12,11 @@ use super::error::{Error, Result};
 use super::known::Known;
 use super::statement::{in_snapshot, one};
 use super::write::{json, micros};
+use crate::ledger::MAX_DEPTH;
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
-
-/// No key has more ancestors, whatever the rules say.
-pub(super) const DEEPEST: usize = 64;
 
 /// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there, or makes no sense.
 #[derive(Default)]
@@ -133,7 +131,7 @@ impl Snapshot {
         let mut next = Some(id);
         while let Some(id) = next {
             let Some(KeyRow { key, is_behind }) = self.key(connection, id)? else { return Ok(None) };
-            if keys.len() > DEEPEST || keys.last().is_some_and(|child| child.account != key.account) {
+            if keys.len() > MAX_DEPTH || keys.last().is_some_and(|child| child.account != key.account) {
                 return Ok(None);
             }
             if *is_behind {

@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use agentkey::ledger::{Action, Change, Posted, Posting, Rules};
-use agentkey::store::{BoxFuture, Changed, Found, KeyQuery, Mark, StoreResult, Width};
+use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
+use agentkey::store::{BoxFuture, Found, KeyQuery, Mark, StoreResult, Width};
 use agentkey::{
-    Account, AccountId, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError, TokenHash,
-    Usage, UsageQuery,
+    Account, AccountId, Budget, ChangeError, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store,
+    StoreError, TokenHash, Usage, UsageQuery,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -178,12 +178,20 @@ impl Store for SpyStore {
         })
     }
 
-    fn change<'a>(
+    fn change_key<'a>(
         &'a self,
-        change: &'a Change,
+        change: &'a KeyChange,
         rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Changed, agentkey::ChangeError>>> {
-        self.store.change(change, rules)
+    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+        self.store.change_key(change, rules)
+    }
+
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+        self.store.set_account(account, budget)
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

@@ -192,8 +192,8 @@ async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
             store.post(&[posting]).await.unwrap().pop().unwrap().unwrap();
         }
         clock.advance(Duration::from_secs(2));
-        let rename = Change::Update { key: key.id, patch: crate::KeyPatch::new().name("another") };
-        store.change(&rename, &Rules::default()).await.unwrap().unwrap();
+        let rename = KeyChange::Update { key: key.id, patch: crate::KeyPatch::new().name("another") };
+        store.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     }
     store.close().await;
     assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries WHERE kind = 'expiry'"), 30);

@@ -164,7 +164,7 @@ async fn another_store_on_the_file_is_seen_at_the_next_request() {
         assert_eq!(found.lineage.key().balance.spent, Amount::cents(SPENT + 2 * n));
     }
     assert!(matches!(other.post(&[pay(61)]).await.unwrap()[0], Err(Refusal::BudgetExceeded(_))));
-    other.change(&Change::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
+    other.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
     assert_eq!(warm.pay(1).await, Err(Refusal::RevokedKey));
     assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
 }
@@ -268,8 +268,8 @@ async fn holds_that_run_out_and_clocks_that_go_back_are_as_before() {
 #[tokio::test]
 async fn a_token_that_was_rotated_away_ends_when_it_should() {
     let warm = Warm::new().await;
-    let rotate = Change::Rotate { key: KeyId::new(2), token: token(5), grace: Duration::from_secs(60) };
-    warm.store.change(&rotate, &Rules::default()).await.unwrap().unwrap();
+    let rotate = KeyChange::Rotate { key: KeyId::new(2), token: token(5), grace: Duration::from_secs(60) };
+    warm.store.change_key(&rotate, &Rules::default()).await.unwrap().unwrap();
     for _ in 0..2 {
         assert_eq!(warm.found(5).await.unwrap().retires_at, None);
         assert_eq!(warm.found(1).await.unwrap().retires_at, Some(at("2026-01-31T12:01:00Z")));

@@ -104,8 +104,8 @@ impl Past {
         posting
     }
 
-    fn change(&mut self, n: u32) -> Change {
-        let budget = self.dice.of(&[
+    fn budget(&mut self) -> Budget {
+        self.dice.of(&[
             Budget::unlimited(),
             Budget::lifetime(Amount::units(2_000)),
             Budget::daily(Amount::units(9)),
@@ -113,16 +113,23 @@ impl Past {
             Budget::monthly(Amount::units(40)),
             Budget::monthly(Amount::units(30)).calendar(),
             Budget::lifetime(Amount::cents(-1)),
-        ]);
+        ])
+    }
+
+    fn change(&mut self, n: u32) -> KeyChange {
+        let budget = self.budget();
         let key = self.dice.of(&self.keys);
-        match self.dice.below(8) {
-            0 | 1 => Change::Create { draft: draft(key.account.as_str(), Some(key.id), budget), token: token(n) },
-            2 => Change::Create { draft: draft(&format!("new {n}"), None, budget), token: token(n) },
-            3 => Change::EnsureAccount { account: key.account, budget },
-            4 | 5 => Change::Update { key: key.id, patch: KeyPatch::new().budget(budget).name(format!("key {n}")) },
-            6 => Change::Rotate { key: key.id, token: token(n), grace: Duration::from_secs(self.dice.of(&[0, 3_600])) },
-            _ if self.dice.below(3) == 0 && key.id.get() > 3 => Change::Revoke { key: key.id },
-            _ => Change::Revoke { key: KeyId::new(9_999) },
+        match self.dice.below(7) {
+            0 | 1 => KeyChange::Create { draft: draft(key.account.as_str(), Some(key.id), budget), token: token(n) },
+            2 => KeyChange::Create { draft: draft(&format!("new {n}"), None, budget), token: token(n) },
+            3 | 4 => KeyChange::Update { key: key.id, patch: KeyPatch::new().budget(budget).name(format!("key {n}")) },
+            5 => KeyChange::Rotate {
+                key: key.id,
+                token: token(n),
+                grace: Duration::from_secs(self.dice.of(&[0, 3_600])),
+            },
+            _ if self.dice.below(3) == 0 && key.id.get() > 3 => KeyChange::Revoke { key: key.id },
+            _ => KeyChange::Revoke { key: KeyId::new(9_999) },
         }
     }
 }
@@ -161,11 +168,8 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
     .into_iter()
     .enumerate()
     {
-        let change = Change::Create { draft: draft(owner, parent, budget), token: token(n as u32) };
-        let changed = same!(stores.change(&change, &rules));
-        if let Ok(Changed::Key(key)) = changed {
-            past.keys.push(key);
-        }
+        let change = KeyChange::Create { draft: draft(owner, parent, budget), token: token(n as u32) };
+        past.keys.extend(same!(stores.change_key(&change, &rules)));
     }
     for round in 0..300_u32 {
         let postings: Vec<_> = (0..past.dice.below(6)).map(|_| past.posting()).collect();
@@ -173,11 +177,12 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
         hand.advance(Duration::from_secs(past.dice.of(&[0, 0, 1, 30, 900, 20_000, 200_000])));
         if past.dice.below(6) == 0 {
             let change = past.change(100 + round);
-            let changed = same!(stores.change(&change, &rules));
-            match changed {
-                Ok(Changed::Key(key)) if matches!(change, Change::Create { .. }) => past.keys.push(key),
-                _ => {}
-            }
+            let changed = same!(stores.change_key(&change, &rules));
+            past.keys.extend(changed.ok().filter(|_| matches!(change, KeyChange::Create { .. })));
+        }
+        if past.dice.below(40) == 0 {
+            let (key, budget) = (past.dice.of(&past.keys), past.budget());
+            let _ = same!(stores.set_account(&key.account, budget));
         }
         let key = past.dice.of(&past.keys);
         match past.dice.below(5) {

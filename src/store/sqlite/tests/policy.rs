@@ -15,8 +15,8 @@ async fn sql_of_the_host_draws_another_number_and_money_does_not() {
     let store = SqliteStore::connect(&path).await.unwrap();
     let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
     let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
-    let rotate = Change::Rotate { key: child.id, token: token(2), grace: Duration::from_secs(60) };
-    store.change(&rotate, &Rules::default()).await.unwrap().unwrap();
+    let rotate = KeyChange::Rotate { key: child.id, token: token(2), grace: Duration::from_secs(60) };
+    store.change_key(&rotate, &Rules::default()).await.unwrap().unwrap();
 
     for (sql, moves) in [
         ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 1", true),
@@ -52,14 +52,7 @@ async fn charges_and_new_keys_draw_no_number() {
     let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
     let store = SqliteStore::open(options).await.unwrap();
     let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
-    store
-        .change(
-            &Change::EnsureAccount { account: account("acme"), budget: Budget::daily(Amount::units(9)) },
-            &Rules::default(),
-        )
-        .await
-        .unwrap()
-        .unwrap();
+    store.set_account(&account("acme"), Budget::daily(Amount::units(9))).await.unwrap().unwrap();
     let before = version(&store).await;
 
     let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
@@ -127,9 +120,9 @@ async fn a_restored_backup_is_another_policy() {
 
     // As many changes here as there, and not the same.
     let renamed = SqliteStore::connect(&path).await.unwrap();
-    let rename = Change::Update { key: key.id, patch: crate::KeyPatch::new().name("renamed") };
-    renamed.change(&rename, &Rules::default()).await.unwrap().unwrap();
+    let rename = KeyChange::Update { key: key.id, patch: crate::KeyPatch::new().name("renamed") };
+    renamed.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     let revoked = SqliteStore::connect(&backup).await.unwrap();
-    revoked.change(&Change::Revoke { key: key.id }, &Rules::default()).await.unwrap().unwrap();
+    revoked.change_key(&KeyChange::Revoke { key: key.id }, &Rules::default()).await.unwrap().unwrap();
     assert_ne!(version(&renamed).await, version(&revoked).await);
 }

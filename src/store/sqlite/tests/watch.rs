@@ -57,7 +57,7 @@ async fn a_database_in_memory_is_at_hand() {
     let asked = find().await.unwrap();
     let at_hand = store.find_at_hand(&token(0).hash).unwrap();
     assert_eq!(at_hand.lineage.key(), asked.lineage.key());
-    store.change(&Change::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
+    store.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
     assert!(store.find_at_hand(&token(0).hash).is_none_or(|found| found.lineage.standing().is_err()));
     assert!(find().await.unwrap().lineage.standing().is_err());
 }
