@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::{Timestamp, Unit};
 
 use super::{
-    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy, UsageQuery,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy,
+    UsageQuery,
 };
 use crate::ledger::{
     AccountWrite, Book, ChangeError, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
@@ -81,11 +82,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(posted)))
     }
 
-    fn change_key<'a>(
-        &'a self,
-        change: &'a KeyChange,
-        rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         let mut state = self.lock();
         let changed = state.change_key(change, rules, &self.clock);
         if !matches!(change, KeyChange::Create { .. }) {
@@ -95,11 +92,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(changed)))
     }
 
-    fn set_account<'a>(
-        &'a self,
-        account: &'a AccountId,
-        budget: Budget,
-    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
         let set = state.set_account(account, budget, self.clock.now());
         self.policy.fetch_add(1, Ordering::SeqCst);

@@ -39,6 +39,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The answer of a store.
 pub type StoreResult<T> = Result<T, StoreError>;
 
+/// The answer of a store to a change of policy.
+pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
+
 /// Where keys and money are kept.
 ///
 /// # What a store promises
@@ -74,18 +77,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
     /// Makes a change of a key, and returns the key as it is after it.
-    fn change_key<'a>(
-        &'a self,
-        change: &'a KeyChange,
-        rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>>;
+    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>>;
 
     /// Sets an account's ceiling, makes the account if there is none, and returns it as it is after it.
-    fn set_account<'a>(
-        &'a self,
-        account: &'a AccountId,
-        budget: Budget,
-    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>>;
+    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>>;
 
     /// The lineage of a key, as a change would see it now: holds that have run out are not counted.
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
+use super::Inner;
 use super::connection::{Held, Query, Statements, Work};
 use super::error::{Anew, is_contention};
 use super::layout::{KeyColumns, Layout, Sql};
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;
-use super::{Behind, Inner, Seen};
 use crate::ledger::{AccountWrite, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
@@ -88,6 +88,8 @@ impl Puts {
     }
 }
 
+type Changed<T> = sqlx::Result<Result<T, ChangeError>>;
+
 /// How often a change is begun anew because others were in the way.
 const ATTEMPTS: usize = 8;
 
@@ -98,7 +100,7 @@ impl Inner {
     }
 
     /// Makes a change of a key.
-    pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> sqlx::Result<Result<Key, ChangeError>> {
+    pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.other().await?;
             let done = self.try_change_key(&mut held, change, rules).await;
@@ -109,12 +111,7 @@ impl Inner {
         Err(Anew::Moved.into())
     }
 
-    async fn try_change_key(
-        &self,
-        held: &mut Held<'_>,
-        change: &KeyChange,
-        rules: &Rules,
-    ) -> sqlx::Result<Result<Key, ChangeError>> {
+    async fn try_change_key(&self, held: &mut Held<'_>, change: &KeyChange, rules: &Rules) -> Changed<Key> {
         let mut work = held.begin().await?;
         let mut session = Session::of(self, &mut work);
         let account = match change {
@@ -142,11 +139,7 @@ impl Inner {
     }
 
     /// Sets an account's ceiling.
-    pub(super) async fn set_account(
-        &self,
-        id: &AccountId,
-        budget: Budget,
-    ) -> sqlx::Result<Result<Account, ChangeError>> {
+    pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> Changed<Account> {
         for _ in 0..ATTEMPTS {
             let mut held = self.connections.other().await?;
             let done = self.try_set_account(&mut held, id, budget).await;
@@ -157,12 +150,7 @@ impl Inner {
         Err(Anew::Moved.into())
     }
 
-    async fn try_set_account(
-        &self,
-        held: &mut Held<'_>,
-        id: &AccountId,
-        budget: Budget,
-    ) -> sqlx::Result<Result<Account, ChangeError>> {
+    async fn try_set_account(&self, held: &mut Held<'_>, id: &AccountId, budget: Budget) -> Changed<Account> {
         let mut work = held.begin().await?;
         let mut session = Session::of(self, &mut work);
         session.lock_account(id).await?;
@@ -176,7 +164,7 @@ impl Inner {
     }
 
     /// What an attempt comes to; `None` where others were in the way, and it is made once more.
-    fn done<T>(&self, done: sqlx::Result<Result<T, ChangeError>>) -> Option<sqlx::Result<Result<T, ChangeError>>> {
+    fn done<T>(&self, done: Changed<T>) -> Option<Changed<T>> {
         match done {
             Err(error) if is_contention(&error) => None,
             Err(error) => Some(self.refused_by_table(error).map(Err)),
@@ -289,33 +277,27 @@ impl<'c> Session<'c> {
         Ok(())
     }
 
-    async fn catch_up(&mut self, behind: &Behind) -> sqlx::Result<()> {
-        self.inner.catch_up_in(&mut self.statements, behind).await.map(drop)
-    }
-
     async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
         self.statements.run(query).await
     }
 
     async fn lineage(&mut self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
-        let (inner, now) = (self.inner, self.now);
-        let Seen { value, behind } =
-            lineage(Asking::Within(&mut self.statements), (&inner.layout, &inner.reads), key, now).await?;
-        if behind.is_empty() {
-            return Ok(value);
+        let (Inner { layout, reads, .. }, now) = (self.inner, self.now);
+        let mut seen = lineage(Asking::Within(&mut self.statements), (layout, reads), key, now).await?;
+        if !seen.behind.is_empty() {
+            self.inner.catch_up_in(&mut self.statements, &seen.behind).await?;
+            seen = lineage(Asking::Within(&mut self.statements), (layout, reads), key, now).await?;
         }
-        self.catch_up(&behind).await?;
-        let seen = lineage(Asking::Within(&mut self.statements), (&inner.layout, &inner.reads), key, now).await?;
         Ok(seen.value)
     }
 
     /// An account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>> {
-        let (inner, now) = (self.inner, self.now);
-        let mut seen = account(Asking::Within(&mut self.statements), &inner.reads, id, now).await?;
+        let (Inner { reads, .. }, now) = (self.inner, self.now);
+        let mut seen = account(Asking::Within(&mut self.statements), reads, id, now).await?;
         if !seen.behind.is_empty() {
-            self.catch_up(&seen.behind).await?;
-            seen = account(Asking::Within(&mut self.statements), &inner.reads, id, now).await?;
+            self.inner.catch_up_in(&mut self.statements, &seen.behind).await?;
+            seen = account(Asking::Within(&mut self.statements), reads, id, now).await?;
         }
         Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
     }

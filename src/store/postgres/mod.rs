@@ -44,9 +44,10 @@ pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage,
+    UsageQuery, Width,
 };
-use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones are one store and cheap.
@@ -341,19 +342,11 @@ impl Store for PostgresStore {
         self.answer(self.inner.posted(postings))
     }
 
-    fn change_key<'a>(
-        &'a self,
-        change: &'a KeyChange,
-        rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         self.answer(self.inner.change_key(change, rules))
     }
 
-    fn set_account<'a>(
-        &'a self,
-        account: &'a AccountId,
-        budget: Budget,
-    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         self.answer(self.inner.set_account(account, budget))
     }
 

@@ -43,9 +43,10 @@ pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage,
+    UsageQuery, Width,
 };
-use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in an SQLite file, shared by as many processes as you like.
@@ -214,20 +215,12 @@ impl Store for SqliteStore {
         answer(self.posted(postings.to_vec()))
     }
 
-    fn change_key<'a>(
-        &'a self,
-        change: &'a KeyChange,
-        rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         let (change, rules) = (change.clone(), rules.clone());
         answer(self.writing(move |open, known, clock| change::change_key(open, known, clock, &change, &rules)))
     }
 
-    fn set_account<'a>(
-        &'a self,
-        account: &'a AccountId,
-        budget: Budget,
-    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
         answer(self.writing(move |open, known, clock| change::set_account(open, known, clock, &account, budget)))
     }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
-use agentkey::store::{BoxFuture, Found, KeyQuery, Mark, StoreResult, Width};
+use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, Mark, StoreResult, Width};
 use agentkey::{
-    Account, AccountId, Budget, ChangeError, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store,
-    StoreError, TokenHash, Usage, UsageQuery,
+    Account, AccountId, Budget, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError,
+    TokenHash, Usage, UsageQuery,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -178,19 +178,11 @@ impl Store for SpyStore {
         })
     }
 
-    fn change_key<'a>(
-        &'a self,
-        change: &'a KeyChange,
-        rules: &'a Rules,
-    ) -> BoxFuture<'a, StoreResult<Result<Key, ChangeError>>> {
+    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         self.store.change_key(change, rules)
     }
 
-    fn set_account<'a>(
-        &'a self,
-        account: &'a AccountId,
-        budget: Budget,
-    ) -> BoxFuture<'a, StoreResult<Result<Account, ChangeError>>> {
+    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         self.store.set_account(account, budget)
     }
 
