@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::ledger::{Posted, Posting};
 use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
@@ -57,9 +57,12 @@ impl Default for LaneOptions {
 impl LaneOptions {
     /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
     async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
-        let patience = self.answer_within.max(LEAST_PATIENCE);
-        let answer = timeout(patience, unwinding(call)).await;
+        let answer = timeout(self.patience(), unwinding(call)).await;
         answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
+    }
+
+    fn patience(&self) -> Duration {
+        self.answer_within.max(LEAST_PATIENCE)
     }
 }
 
@@ -139,6 +142,11 @@ impl Lanes {
 
     /// The key with this token hash, as the store has it now; as it had it, where a cache was asked for.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
+        let found = timeout(self.options.patience(), self.look_up(hash)).await;
+        found.unwrap_or(Err(UNAVAILABLE))
+    }
+
+    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
         let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(UNAVAILABLE)?;
         let mut asked = None;
@@ -155,17 +163,20 @@ impl Lanes {
     /// back; later it may still take effect.
     pub(crate) async fn post(&self, posting: Posting) -> Result<Posted, Refusal> {
         let lane = self.lane(&posting.account).ok_or(UNAVAILABLE)?;
+        let begun = Instant::now();
+        let deadline = begun + self.options.answer_within;
         let place = match self.waiting.clone().try_acquire_owned() {
             Ok(place) => place,
-            Err(_) => timeout(self.options.answer_within, self.waiting.clone().acquire_owned())
+            Err(_) => timeout_at(deadline, self.waiting.clone().acquire_owned())
                 .await
                 .map_err(|_| UNAVAILABLE)?
                 .map_err(|_| UNAVAILABLE)?,
         };
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + self.options.answer_within;
         lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
-        answered.await.map_err(|_| UNAVAILABLE)?
+        // An attempt that began in time may end late.
+        let answered = timeout_at(begun + self.options.patience(), answered).await;
+        answered.map_err(|_| UNAVAILABLE)?.map_err(|_| UNAVAILABLE)?
     }
 
     /// A place for a settle, without which no charge begins.

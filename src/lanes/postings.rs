@@ -17,7 +17,7 @@ const BATCH: usize = 512;
 /// At most so many of an account of which the last attempt left some undecided.
 const BATCH_OF_STUCK: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 type Answer = Result<Posted, Refusal>;
 

@@ -472,6 +472,29 @@ mod locked_file {
         assert_eq!((ledger.spent, ledger.held), (Amount::cents(3), Amount::ZERO));
     }
 
+    /// One that comes while another waits is not made to wait for that one's time, and then for its own.
+    #[tokio::test]
+    async fn every_request_waits_for_its_own_time_and_no_longer() {
+        let (directory, second) = (tempfile::tempdir().unwrap(), Duration::from_secs(1));
+        let path = directory.path().join("keys.db");
+        let store = SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
+        let world = World::on(AgentKeys::builder().answer_within(second), Box::new(store));
+        let (_, token) = world.key().await;
+        let client = Client::new(Version::Http1, serve(app(&world)).await, &token);
+        let locked = lock(&path);
+        let ask_after = async |pause: Duration| {
+            tokio::time::sleep(pause).await;
+            let begun = std::time::Instant::now();
+            assert_eq!(client.get("/pay").await.refused(), unavailable());
+            begun.elapsed()
+        };
+        let (first, other) = tokio::join!(ask_after(Duration::ZERO), ask_after(second / 2));
+        for waited in [first, other] {
+            assert!(waited < second * 5 / 4, "{first:?}, {other:?}");
+        }
+        unlock(locked);
+    }
+
     #[tokio::test]
     async fn a_charge_that_ends_meanwhile_is_posted_once_afterwards() {
         let directory = tempfile::tempdir().unwrap();

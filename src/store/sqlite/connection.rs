@@ -38,7 +38,8 @@ impl Connections {
             Place::File { .. } => options.readers,
         };
         let timeout = options.busy_timeout;
-        let slot = |writes| Slot { place: place.clone(), timeout, writes, known: known.clone(), open: None };
+        let deadline = Instant::now();
+        let slot = |writes| Slot { place: place.clone(), timeout, deadline, writes, known: known.clone(), open: None };
         let mut ends = Vec::new();
         let mut start = |slot| {
             let (worker, end) = Worker::start(slot, Vec::new())?;
@@ -103,7 +104,7 @@ enum Message {
 pub(super) struct Worker {
     jobs: mpsc::Sender<Message>,
     waiting: Arc<AtomicUsize>,
-    /// How long a job may wait for its turn.
+    /// How long a job may wait for its turn, and for the lock then.
     patience: Duration,
 }
 
@@ -131,6 +132,7 @@ impl Worker {
     /// Does this when its turn comes. Nobody waits for it; if it fails, that is logged.
     pub(super) fn run_later(&self, work: impl FnOnce(&mut Open) -> Result<()> + Send + 'static) {
         let job = |slot: &mut Slot| {
+            slot.deadline = Instant::now() + slot.timeout;
             if let Err(error) = slot.run(work) {
                 tracing::debug!(%error, "SQLite: left for later");
             }
@@ -146,6 +148,7 @@ impl Worker {
             if answer.is_closed() {
                 return;
             }
+            slot.deadline = deadline;
             let done = if Instant::now() > deadline { Err(Error::TimedOut) } else { work(slot) };
             drop(answer.send(done));
         };
@@ -189,6 +192,8 @@ fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize,
 struct Slot {
     place: Place,
     timeout: Duration,
+    /// Until when the job under way may wait.
+    deadline: Instant,
     writes: bool,
     known: Arc<Known>,
     open: Option<Open>,
@@ -208,7 +213,10 @@ impl Slot {
     /// "locked" it is not trusted any more: SQLite ends transactions by itself when the disk fails. But a database in
     /// memory is gone with its connection, so that is kept whatever happens.
     fn run<T>(&mut self, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
+        // What it waited for its turn it does not wait for the lock.
+        let patience = self.patience();
         let open = self.ready()?;
+        open.connection.busy_timeout(patience)?;
         let done = catch_unwind(AssertUnwindSafe(|| work(open))).unwrap_or(Err(Error::Panicked));
         let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
@@ -233,13 +241,18 @@ impl Slot {
         self.open.as_mut().ok_or(Error::Closed)
     }
 
+    /// How long the lock of another process may be waited for.
+    fn patience(&self) -> Duration {
+        self.timeout.min(self.deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Connects. While another process does the same to a file that is new, SQLite may refuse without waiting;
     /// so we wait.
     fn connect(&mut self, create: bool) -> Result<()> {
-        let started = Instant::now();
+        let (started, patience) = (Instant::now(), self.patience());
         loop {
             match self.try_connect(create) {
-                Err(error) if is_busy(&error) && started.elapsed() < self.timeout => {
+                Err(error) if is_busy(&error) && started.elapsed() < patience => {
                     thread::sleep(Duration::from_millis(10));
                 }
                 connected => {
@@ -262,7 +275,7 @@ impl Slot {
                 (connection, file.or_else(|| file_id(path)))
             }
         };
-        connection.busy_timeout(self.timeout)?;
+        connection.busy_timeout(self.patience())?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "synchronous", "FULL")?;
         if self.writes {

@@ -46,7 +46,7 @@ impl SqliteOptions {
         self
     }
 
-    /// How long to wait for the lock of another process, and for a connection of our own. Default: 5 seconds.
+    /// How long to wait for a connection of our own and then the lock of another process, together. Default: 5 seconds.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout.min(Duration::from_secs(3_600));
         self

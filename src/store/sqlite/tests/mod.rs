@@ -205,6 +205,28 @@ async fn a_lock_that_lasts_is_unavailable_and_then_over() {
     assert!(store.post(&postings).await.unwrap()[0].is_ok());
 }
 
+#[tokio::test]
+async fn who_waited_for_its_turn_waits_for_the_lock_only_as_long_as_is_left() {
+    let (directory, second) = (directory(), Duration::from_secs(1));
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
+    let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let post_after = async |pause: Duration| {
+        tokio::time::sleep(pause).await;
+        let (begun, pay) =
+            (std::time::Instant::now(), Action::Pay { amount: Amount::ZERO, note: Note::default(), claim: None });
+        let posted = store.post(&[Posting::new(account("acme"), key.id, pay)]).await;
+        assert!(posted.unwrap_err().is_transient());
+        begun.elapsed()
+    };
+    let (first, second_one) = tokio::join!(post_after(Duration::ZERO), post_after(second / 2));
+    assert!(first >= second && first < second * 5 / 4, "{first:?}");
+    assert!(second_one >= second * 3 / 4 && second_one < second * 5 / 4, "{second_one:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_goes_is_missed_and_may_come_back() {
