@@ -1,4 +1,5 @@
 //! A process that serves, and is its own clients.
+#![allow(dead_code)] // Each binary uses its part.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError, PostgresStore};
 use axum::Router;
 use axum::body::Body;
 use axum::extract;
@@ -107,8 +108,9 @@ pub(crate) fn serve() {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         // The server may just be down.
         let keys = loop {
-            match AgentKeys::postgres(&database).await {
-                Ok(keys) => break keys,
+            match PostgresStore::connect(&database).await {
+                // However long an outage is: what a payment without an answer cost is taken back behind it.
+                Ok(store) => break AgentKeys::builder().settle_within(crate::HANG).build(store),
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(50)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -185,7 +187,20 @@ impl Worker {
         seed: u64,
         acknowledged: &Arc<AtomicUsize>,
     ) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        let program = Command::new(std::env::current_exe().unwrap());
+        Self::run(program, database, directory, number, seed, acknowledged)
+    }
+
+    /// Starts one through a program that becomes this test binary, such as `ip netns exec`.
+    pub(crate) fn run(
+        mut program: Command,
+        database: &str,
+        directory: &Path,
+        number: usize,
+        seed: u64,
+        acknowledged: &Arc<AtomicUsize>,
+    ) -> Self {
+        let mut process = program
             .args(["a_worker_process", "--exact", "--nocapture"])
             .env(DATABASE, database)
             .env(DIRECTORY, directory)
@@ -211,6 +226,10 @@ impl Worker {
         assert_eq!(self.process.try_wait().unwrap(), None, "it ended by itself");
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Lets it end what it is at, and settle.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Executor, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row, Transaction};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{sleep, timeout};
 
 use super::error::is_answer;
 use super::layout::Sql;
@@ -57,13 +58,21 @@ impl Session {
         let set = |local: bool, is_hasty: bool| {
             let lock_timeout = format!(", set_config('lock_timeout', '{LOCK_TIMEOUT}', {local})");
             let lock_timeout = if is_hasty { &*lock_timeout } else { "" };
+            // A pooler's connections are not ours to judge; a server on a Unix socket takes these and does nothing.
+            let tcp = format!(
+                ", set_config('tcp_keepalives_idle', '1', {local}), set_config('tcp_keepalives_interval', '1', {local}), \
+                 set_config('tcp_keepalives_count', '3', {local}), \
+                 set_config('tcp_user_timeout', '{UNREACHABLE_TIMEOUT}', {local})"
+            );
+            let tcp = if transactions_only { "" } else { &*tcp };
             format!(
                 "SELECT set_config('statement_timeout', '{timeout}', {local}), \
                  set_config('plan_cache_mode', 'force_generic_plan', {local}), \
                  set_config('enable_seqscan', 'off', {local}), set_config('enable_hashjoin', 'off', {local}), \
                  set_config('enable_mergejoin', 'off', {local}), set_config('jit', 'off', {local}), \
                  set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' \
-                 ELSE current_setting('synchronous_commit') END, {local}){lock_timeout}"
+                 ELSE current_setting('synchronous_commit') END, {local}), \
+                 set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT}', {local}){lock_timeout}{tcp}"
             )
         };
         let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
@@ -72,7 +81,7 @@ impl Session {
         let of_lane = |is_hasty| match transactions_only {
             true => of_pool(is_hasty),
             false => Kind {
-                set_up: Some(format!("{}, {defaults}", set(false, is_hasty)).into()),
+                set_up: Some(format!("{}, {defaults}, pg_backend_pid()", set(false, is_hasty)).into()),
                 begin: BEGIN.to_owned().into(),
             },
         };
@@ -98,6 +107,21 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 /// How long postings wait for a row, in milliseconds: longer than other instances of ours keep one.
 const LOCK_TIMEOUT: u32 = 100;
 
+/// How long the server keeps a transaction whose next statement does not come, in milliseconds: this process was stopped
+/// or cut off, and other instances wait for the rows that it locked.
+const IDLE_TIMEOUT: u32 = 2_000;
+
+/// How long the server keeps a connection that acknowledges nothing, in milliseconds. The keepalives say the same.
+const UNREACHABLE_TIMEOUT: u32 = 4_000;
+
+/// How long a sign of life is waited for before it is looked for on another connection. A lost packet is sent again
+/// after ever longer pauses, so that after an outage of some seconds the first attempts take seconds more.
+const ATTEMPT: Duration = Duration::from_millis(400);
+
+/// Whether a backend waits for its client, or is gone. One that has just answered is given a moment for the way.
+const IS_LOST: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 \
+    AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
+
 impl Connections {
     pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session) -> Self {
         let slots = |count| (0..count).map(|_| Slot::default()).collect();
@@ -109,10 +133,6 @@ impl Connections {
             closed: AtomicBool::new(false),
             session,
         }
-    }
-
-    pub(super) fn session(&self) -> &Session {
-        &self.session
     }
 
     pub(super) fn lookups(&self) -> usize {
@@ -153,7 +173,7 @@ impl Connections {
 
     async fn of_pool<'a>(&'a self, kind: &'a Kind) -> sqlx::Result<Held<'a>> {
         let connection = self.acquire().await?;
-        Ok(Held { place: Place::Pool(Box::new(connection)), session: &self.session, kind, spoiled: true })
+        Ok(Held { place: Place::Pool(Box::new(connection)), connections: self, kind, spoiled: true })
     }
 
     async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> sqlx::Result<Held<'a>> {
@@ -162,37 +182,77 @@ impl Connections {
             return Err(sqlx::Error::PoolClosed);
         }
         if open.is_none() {
-            let mut connection = self.acquire().await?;
-            // What we set in it is nobody else's.
-            connection.close_on_drop();
-            if let Some(set_up) = &kind.set_up {
-                set_up.query().execute(&mut *connection).await?;
-            }
-            *open = Some(connection);
+            *open = Some(self.attempt(|| self.lane(kind)).await?);
         }
-        Ok(Held { place: Place::Slot(open), session: &self.session, kind, spoiled: true })
+        Ok(Held { place: Place::Slot(open), connections: self, kind, spoiled: true })
     }
 
-    async fn free<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<MutexGuard<'a, Option<PoolConnection<Postgres>>>> {
+    async fn lane(&self, kind: &Kind) -> sqlx::Result<Lane> {
+        let mut connection = self.pool.acquire().await?;
+        // What we set in it is nobody else's.
+        connection.close_on_drop();
+        let backend = match &kind.set_up {
+            Some(set_up) => Some(set_up.query().fetch_one(&mut *connection).await?.try_get("pg_backend_pid")?),
+            None => None,
+        };
+        Ok(Lane { connection, backend })
+    }
+
+    async fn free<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<MutexGuard<'a, Option<Lane>>> {
         if let Some(open) = slots.iter().find_map(|slot| slot.try_lock().ok()) {
             return Ok(open);
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len()).unwrap_or(0);
         let slot = slots.get(turn).ok_or(sqlx::Error::PoolClosed)?;
-        tokio::time::timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut)
+        timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut)
     }
 
     async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
-        let acquired = tokio::time::timeout(self.session.acquire_timeout, self.pool.acquire()).await;
-        acquired.map_err(|_| sqlx::Error::PoolTimedOut)?
+        self.attempt(|| self.pool.acquire()).await
+    }
+
+    /// Connects. One attempt has all the time that there is, since servers may be far away or slow; beside it others
+    /// are begun anew, so that a server that is back is found at once.
+    async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(&self, connect: impl Fn() -> F) -> sqlx::Result<T> {
+        let again = async {
+            sleep(ATTEMPT).await;
+            loop {
+                if let Ok(connected) = timeout(ATTEMPT, connect()).await {
+                    break connected;
+                }
+            }
+        };
+        let connected = async {
+            tokio::select! {
+                biased;
+                connected = connect() => connected,
+                connected = again => connected,
+            }
+        };
+        timeout(self.session.acquire_timeout, connected).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+    }
+
+    /// Ends once the server answers others and does nothing for the session of this backend: what that was asked, or its
+    /// answer, was lost on the way.
+    async fn lost(&self, backend: i32) {
+        loop {
+            sleep(ATTEMPT).await;
+            let is_lost = async {
+                let mut connection = self.pool.acquire().await?;
+                sqlx::query_scalar(IS_LOST).bind(backend).fetch_one(&mut *connection).await
+            };
+            if let Ok(Ok(true)) = timeout(ATTEMPT, is_lost).await {
+                return;
+            }
+        }
     }
 
     /// Closes what the lanes keep, and the pool where it is ours.
     pub(super) async fn close(&self, with_pool: bool) {
         self.closed.store(true, Ordering::SeqCst);
         for slot in self.lookups.iter().chain(&self.postings) {
-            if let Some(connection) = slot.lock().await.take() {
-                let _ = connection.close().await;
+            if let Some(lane) = slot.lock().await.take() {
+                let _ = lane.connection.close().await;
             }
         }
         if with_pool {
@@ -201,41 +261,47 @@ impl Connections {
     }
 }
 
-type Slot = Mutex<Option<PoolConnection<Postgres>>>;
+type Slot = Mutex<Option<Lane>>;
+
+/// A connection that is kept.
+struct Lane {
+    connection: PoolConnection<Postgres>,
+    /// The process that serves it. `None` behind a pooler, which gives every transaction another one.
+    backend: Option<i32>,
+}
 
 /// A connection in use. It is closed unless [`after`](Self::after) finds that all went well.
 pub(super) struct Held<'a> {
     place: Place<'a>,
-    session: &'a Session,
+    connections: &'a Connections,
     kind: &'a Kind,
     spoiled: bool,
 }
 
 enum Place<'a> {
-    Slot(MutexGuard<'a, Option<PoolConnection<Postgres>>>),
+    Slot(MutexGuard<'a, Option<Lane>>),
     Pool(Box<PoolConnection<Postgres>>),
 }
 
 impl Held<'_> {
     /// One statement by itself: a transaction of its own.
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
-        let session = self.session;
-        let query = session.prepare(query);
+        let session = &self.connections.session;
         if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
-            return self.connection()?.fetch_all(query).await;
+            let (watch, query) = (self.watch(), session.prepare(query));
+            return watch.answered(self.connection()?.fetch_all(query)).await;
         }
-        let begin = self.kind.begin.text();
-        let mut tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
-        let rows = tx.fetch_all(query).await?;
-        tx.commit().await?;
+        let mut work = self.begin().await?;
+        let rows = work.statements().fetch(query).await?;
+        work.commit().await?;
         Ok(rows)
     }
 
     /// A transaction. Without a commit it is undone.
     pub(super) async fn begin(&mut self) -> sqlx::Result<Work<'_>> {
-        let (session, begin) = (self.session, self.kind.begin.text());
-        let tx = self.connection()?.begin_with(AssertSqlSafe(begin)).await?;
-        Ok(Work { tx, session })
+        let (watch, begin) = (self.watch(), self.kind.begin.text());
+        let tx = watch.answered(self.connection()?.begin_with(AssertSqlSafe(begin))).await?;
+        Ok(Work { tx, watch })
     }
 
     /// Lets go. After an error that is not the server's own answer the connection is not trusted any more.
@@ -246,8 +312,36 @@ impl Held<'_> {
 
     fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
         match &mut self.place {
-            Place::Slot(open) => open.as_deref_mut().ok_or(sqlx::Error::PoolClosed),
+            Place::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(sqlx::Error::PoolClosed),
             Place::Pool(connection) => Ok(connection),
+        }
+    }
+}
+
+impl<'a> Held<'a> {
+    fn watch(&self) -> Watch<'a> {
+        let backend = match &self.place {
+            Place::Slot(open) => open.as_ref().and_then(|lane| lane.backend),
+            Place::Pool(_) => None,
+        };
+        Watch { connections: self.connections, backend }
+    }
+}
+
+/// Sees to it that nobody waits for an answer that was lost.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    connections: &'a Connections,
+    backend: Option<i32>,
+}
+
+impl Watch<'_> {
+    async fn answered<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let Some(backend) = self.backend else { return answer.await };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.connections.lost(backend) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 }
@@ -266,12 +360,12 @@ impl Drop for Held<'_> {
 /// A transaction under way.
 pub(super) struct Work<'c> {
     tx: Transaction<'c, Postgres>,
-    session: &'c Session,
+    watch: Watch<'c>,
 }
 
 impl Work<'_> {
     pub(super) async fn commit(self) -> sqlx::Result<()> {
-        self.tx.commit().await
+        self.watch.answered(self.tx.commit()).await
     }
 
     pub(super) async fn rollback(self) -> sqlx::Result<()> {
@@ -280,26 +374,27 @@ impl Work<'_> {
 
     /// The statements of this transaction.
     pub(super) fn statements(&mut self) -> Statements<'_> {
-        Statements { connection: &mut self.tx, session: self.session, may_begin_anew: true }
+        Statements { connection: &mut self.tx, watch: self.watch, may_begin_anew: true }
     }
 }
 
 /// A connection inside a transaction: ours or the host's.
 pub(super) struct Statements<'c> {
     connection: &'c mut PgConnection,
-    session: &'c Session,
+    watch: Watch<'c>,
     /// Whether it is ours to undo all of it and begin anew.
     pub(super) may_begin_anew: bool,
 }
 
 impl<'c> Statements<'c> {
     /// Inside a transaction of the host's.
-    pub(super) fn of_host(connection: &'c mut PgConnection, session: &'c Session) -> Self {
-        Self { connection, session, may_begin_anew: false }
+    pub(super) fn of_host(connection: &'c mut PgConnection, connections: &'c Connections) -> Self {
+        Self { connection, watch: Watch { connections, backend: None }, may_begin_anew: false }
     }
 
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
-        self.connection.fetch_all(self.session.prepare(query)).await
+        let query = self.watch.connections.session.prepare(query);
+        self.watch.answered(self.connection.fetch_all(query)).await
     }
 
     pub(super) async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {

@@ -117,7 +117,9 @@ pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 /// Whether the connection was lost, with whatever was under way on it.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     use sqlx::Error as E;
-    matches!(error, E::Io(_) | E::Protocol(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
+    // 25P03: the transaction was idle for too long, since this process was stopped.
+    matches!(error, E::Io(_) | E::Protocol(_))
+        || code(error).is_some_and(|code| code.starts_with("57P") || code == "25P03")
 }
 
 #[cfg(test)]

@@ -89,6 +89,6 @@ impl PostgresStore {
 
 impl super::Inner {
     fn statements<'c>(&'c self, tx: &'c mut PgConnection) -> Statements<'c> {
-        Statements::of_host(tx, self.connections.session())
+        Statements::of_host(tx, &self.connections)
     }
 }

@@ -185,6 +185,10 @@ impl PostgresOptions {
     }
 
     /// How long to wait for a connection. Default: 3 seconds.
+    ///
+    /// Where the server says nothing for longer than a moment, it is asked over another connection, so up to four more of the
+    /// pool's may be open during an outage. The server ends our transactions whose client is silent for two seconds, and
+    /// our connections that are out of reach for four: no process keeps the others waiting.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout.min(Duration::from_secs(3_600));
         self
