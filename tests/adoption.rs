@@ -2,6 +2,8 @@
 
 #![cfg(feature = "postgres")]
 
+#[path = "adoption/invalid_rows.rs"]
+mod invalid_rows;
 #[path = "http/support/logs.rs"]
 mod logs;
 #[path = "adoption/minimal.rs"]

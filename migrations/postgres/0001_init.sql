@@ -1,34 +1,36 @@
 -- The tables beside the table of keys. {...} stands for a name of the schema in use.
 -- Money is in micro-units. Account ids sort as Rust sorts them, so that everybody locks accounts in the same order.
 
--- The lock and version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
--- No live hold of the account runs out before `next_expiry`; `last_entry` is the place of its last entry.
+-- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of its
+-- last change. No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last entry.
 CREATE TABLE {accounts} (
     id           text COLLATE "C" PRIMARY KEY,
     version      bigint      NOT NULL,
     changed_at   timestamptz NOT NULL,
-    limit_micros bigint,
-    period       text        NOT NULL,
+    limit_micros bigint      CHECK (limit_micros >= 0),
+    period       text        NOT NULL CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
     created_at   timestamptz NOT NULL,
     spent        bigint      NOT NULL,
-    held         bigint      NOT NULL,
+    held         bigint      NOT NULL CHECK (held >= 0),
     since        timestamptz NOT NULL,
     next_expiry  timestamptz,
-    last_entry   bigint      NOT NULL DEFAULT -9223372036854775808
+    last_entry   bigint      NOT NULL DEFAULT -9223372036854775808,
+    CHECK (length(id) BETWEEN 1 AND 255 AND id !~ ('[' || chr(1) || '-' || chr(31) || chr(127) || '-' || chr(159) || ']')) -- no control characters
 ) WITH (fillfactor = 50);
+-- The sweep finds accounts by it.
+CREATE INDEX ON {accounts} (next_expiry);
 
--- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the host's own
--- SQL gave the key another, it is counted anew from the entries. `anchor` is where windows are counted from, if that
--- is not when the key was made.
+-- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the application's own
+-- SQL gave the key another, `spent` is counted from the entries. A key whose own row says another account is out of service.
+-- `anchor` is where windows are counted from, if that is not when the key was made.
 CREATE TABLE {balances} (
-    key_id     bigint      NOT NULL,
+    key_id     bigint PRIMARY KEY,
     account_id text COLLATE "C" NOT NULL,
     period     text        NOT NULL,
     spent      bigint      NOT NULL,
     held       bigint      NOT NULL,
     since      timestamptz NOT NULL,
-    anchor     timestamptz,
-    PRIMARY KEY (key_id, account_id) -- of a key that was moved, each account keeps its own
+    anchor     timestamptz
 ) WITH (fillfactor = 70);
 
 -- Tokens that were rotated away and still work for a while.
@@ -47,13 +49,12 @@ CREATE TABLE {holds} (
     amount     bigint      NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    on_expiry  text        NOT NULL CHECK (on_expiry IN ('release', 'charge')),
+    on_expiry  text        NOT NULL, -- 'release' or 'charge'
     labels     jsonb       NOT NULL,
     reference  text,
-    state      text        NOT NULL CHECK (state IN ('live', 'over', 'charged'))
+    state      text        NOT NULL  -- 'live', 'over' or 'charged'
 );
 CREATE INDEX ON {holds} (account_id, expires_at) WHERE state = 'live';
-CREATE INDEX ON {holds} (expires_at, account_id) WHERE state = 'live';
 
 -- The ledger. Rows are only ever added. `seq` is their order within an account: the microseconds of `at` since 1970,
 -- times 256, or one more than the entry before, whichever is more. So one index serves order and time.
@@ -101,6 +102,19 @@ CREATE INDEX ON {events} (account_id, seq);
 CREATE TABLE {uses} (
     key_id  bigint PRIMARY KEY,
     used_at timestamptz NOT NULL
+);
+
+-- The application's own table of keys that these tables stand beside, where they do: at most one. `columns` says which
+-- column has which field. What a row leaves open means `scopes` (NULL is unrestricted), `limit_micros` (NULL is
+-- unlimited) with `period`, and `adopted_at` for when it was made.
+CREATE TABLE {adoption} (
+    is_one       boolean PRIMARY KEY DEFAULT true CHECK (is_one),
+    table_name   text        NOT NULL,
+    columns      jsonb       NOT NULL,
+    scopes       text[],
+    limit_micros bigint,
+    period       text        NOT NULL,
+    adopted_at   timestamptz NOT NULL
 );
 
 -- Tells listeners that what look-ups found may have changed. Charges name none of these columns.

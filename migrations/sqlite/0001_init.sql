@@ -1,16 +1,19 @@
--- Policy. Read on every request, written only by changes of policy: a charge never touches this table.
 -- Instants are microseconds since the Unix epoch, money is micro-units.
+
+-- Policy. Read on every request, written only by changes of policy: a charge never touches this table. The application's own SQL may write
+-- `name`, `scopes`, `limit_micros`, `period`, `expires_at` and `revoked_at`: see docs/guarantees.md.
 CREATE TABLE agent_keys (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    account_id   TEXT    NOT NULL,
+    account_id   TEXT    NOT NULL CHECK (length(account_id) BETWEEN 1 AND 255 AND instr(account_id, char(0)) = 0
+        AND account_id NOT GLOB '*[' || char(1, 45, 31, 127, 45, 159) || ']*'), -- no control characters
     parent_id    INTEGER,
     name         TEXT    NOT NULL DEFAULT '',
     prefix       TEXT    NOT NULL DEFAULT '',
     start        TEXT    NOT NULL DEFAULT '',
     key_hash     TEXT    NOT NULL UNIQUE, -- SHA-256 of the token, lower-case hex
     scopes       TEXT,                    -- a JSON array; NULL is unrestricted, [] is none
-    limit_micros INTEGER,                 -- NULL is unlimited
-    period       TEXT    NOT NULL DEFAULT 'lifetime',
+    limit_micros INTEGER CHECK (limit_micros >= 0), -- NULL is unlimited
+    period       TEXT    NOT NULL DEFAULT 'lifetime' CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,
     revoked_at   INTEGER
@@ -18,28 +21,61 @@ CREATE TABLE agent_keys (
 CREATE INDEX agent_keys_account ON agent_keys (account_id, id);
 CREATE INDEX agent_keys_parent ON agent_keys (parent_id, id) WHERE parent_id IS NOT NULL;
 
--- The lock and version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
+-- A CHECK cannot look into an array.
+CREATE TRIGGER agent_keys_scopes_of_new BEFORE INSERT ON agent_keys WHEN NEW.scopes IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: scopes is a JSON array of scope-tokens of 1 to 128 characters (RFC 6749, 3.3), or NULL')
+    WHERE NOT json_valid(NEW.scopes) OR json_type(NEW.scopes) <> 'array' OR EXISTS (SELECT 1 FROM json_each(NEW.scopes) s
+        WHERE s.type <> 'text' OR length(s.value) NOT BETWEEN 1 AND 128 OR instr(s.value, char(0)) > 0
+        OR s.value GLOB '*[^]!#-Z[^-~]*');
+END;
+CREATE TRIGGER agent_keys_scopes_changed BEFORE UPDATE OF scopes ON agent_keys WHEN NEW.scopes IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: scopes is a JSON array of scope-tokens of 1 to 128 characters (RFC 6749, 3.3), or NULL')
+    WHERE NOT json_valid(NEW.scopes) OR json_type(NEW.scopes) <> 'array' OR EXISTS (SELECT 1 FROM json_each(NEW.scopes) s
+        WHERE s.type <> 'text' OR length(s.value) NOT BETWEEN 1 AND 128 OR instr(s.value, char(0)) > 0
+        OR s.value GLOB '*[^]!#-Z[^-~]*');
+END;
+
+-- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
+-- No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last entry.
 CREATE TABLE agentkey_accounts (
-    id           TEXT    PRIMARY KEY NOT NULL,
+    id           TEXT    PRIMARY KEY NOT NULL CHECK (length(id) BETWEEN 1 AND 255 AND instr(id, char(0)) = 0
+        AND id NOT GLOB '*[' || char(1, 45, 31, 127, 45, 159) || ']*'),
     version      INTEGER NOT NULL,
     changed_at   INTEGER NOT NULL,
-    limit_micros INTEGER,
-    period       TEXT    NOT NULL,
+    limit_micros INTEGER CHECK (limit_micros >= 0),
+    period       TEXT    NOT NULL CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
     created_at   INTEGER NOT NULL,
     spent        INTEGER NOT NULL,
-    held         INTEGER NOT NULL,
-    since        INTEGER NOT NULL
+    held         INTEGER NOT NULL CHECK (held >= 0),
+    since        INTEGER NOT NULL,
+    next_expiry  INTEGER,
+    last_entry   INTEGER NOT NULL DEFAULT -9223372036854775808
 ) STRICT;
 
--- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the host's own
--- SQL gave the key another, it is counted anew from the entries.
+-- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the application's own SQL gave the key
+-- another, `spent` is counted from the entries.
 CREATE TABLE agentkey_balances (
     key_id INTEGER PRIMARY KEY,
-    period TEXT    NOT NULL,
+    period TEXT    NOT NULL CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
     spent  INTEGER NOT NULL,
-    held   INTEGER NOT NULL,
+    held   INTEGER NOT NULL CHECK (held >= 0),
     since  INTEGER NOT NULL
 ) STRICT;
+
+CREATE TRIGGER agent_keys_identity BEFORE UPDATE OF id, account_id, parent_id ON agent_keys
+WHEN OLD.id IS NOT NEW.id OR OLD.account_id IS NOT NEW.account_id OR OLD.parent_id IS NOT NEW.parent_id
+BEGIN SELECT RAISE(ABORT, 'agentkey: the id, account and parent of a key never change: revoke it and make another'); END;
+
+CREATE TRIGGER agent_keys_with_money BEFORE DELETE ON agent_keys
+WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = OLD.id)
+BEGIN SELECT RAISE(ABORT, 'agentkey: this key has holds or entries: revoke it instead of deleting it'); END;
+
+-- INSERT OR REPLACE would delete the other key without a trigger of its own.
+CREATE TRIGGER agent_keys_replaced BEFORE INSERT ON agent_keys
+WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
+BEGIN SELECT RAISE(ABORT, 'agentkey: another key has this id or this token'); END;
 
 -- Tokens that were rotated away and still work for a while.
 CREATE TABLE agentkey_retired_tokens (
@@ -48,7 +84,6 @@ CREATE TABLE agentkey_retired_tokens (
     retires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX agentkey_retired_tokens_key ON agentkey_retired_tokens (key_id);
-CREATE INDEX agentkey_retired_tokens_end ON agentkey_retired_tokens (retires_at);
 
 CREATE TABLE agentkey_holds (
     id         BLOB    PRIMARY KEY NOT NULL CHECK (length(id) = 16),
@@ -66,25 +101,50 @@ CREATE TABLE agentkey_holds (
 CREATE INDEX agentkey_holds_account ON agentkey_holds (account_id, expires_at) WHERE state = 'live';
 CREATE INDEX agentkey_holds_expiry ON agentkey_holds (expires_at, account_id) WHERE state = 'live';
 
--- The ledger. Rows are only ever added; `seq` is the order in which they were.
+-- The ledger. Rows are only ever added. `number` is the order in which they were written: it is given by the writer, and never twice.
+-- `seq` is their order within an account: the microseconds of `at` since 1970 times 256, or one more than the entry before, whichever is
+-- more, so that one index serves order and time. `account_part` is the part of the index by account.
 CREATE TABLE agentkey_entries (
-    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
-    id         BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
-    account_id TEXT    NOT NULL,
-    key_id     INTEGER NOT NULL,
-    kind       TEXT    NOT NULL,
-    amount     INTEGER NOT NULL,
-    at         INTEGER NOT NULL,
-    counts_at  INTEGER NOT NULL,
-    refunds    BLOB,
-    labels     TEXT    NOT NULL,
-    reference  TEXT
+    number       INTEGER PRIMARY KEY,
+    id           BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
+    seq          INTEGER NOT NULL,
+    account_id   TEXT    NOT NULL,
+    key_id       INTEGER NOT NULL,
+    kind         TEXT    NOT NULL,
+    amount       INTEGER NOT NULL,
+    at           INTEGER NOT NULL,
+    counts_at    INTEGER NOT NULL,
+    refunds      BLOB,
+    labels       TEXT    NOT NULL,
+    reference    TEXT,
+    account_part INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX agentkey_entries_account ON agentkey_entries (account_id, seq);
-CREATE INDEX agentkey_entries_key ON agentkey_entries (key_id, seq);
-CREATE INDEX agentkey_entries_time ON agentkey_entries (account_id, at, seq);
-CREATE INDEX agentkey_entries_account_window ON agentkey_entries (account_id, counts_at, amount);
 CREATE INDEX agentkey_entries_refunds ON agentkey_entries (refunds) WHERE refunds IS NOT NULL;
+-- A refund counts earlier than it was written; nothing else does, and nothing counts later.
+CREATE INDEX agentkey_entries_refunds_window ON agentkey_entries (account_id, counts_at) WHERE refunds IS NOT NULL;
+
+-- The indexes of the ledger by account and by key. They lag behind it: `agentkey_index_parts` says for each part up to which `number` its
+-- entries are indexed (`last`), and from which number on the next ones are due. Parts 0 to 15 are those of the index by key, `key_id & 15`;
+-- parts 16 to 31 are those of the index by account, `16 + (account_part & 15)`.
+CREATE TABLE agentkey_entries_of_account (
+    account_id TEXT    NOT NULL,
+    seq        INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    PRIMARY KEY (account_id, seq, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE agentkey_entries_of_key (
+    key_id     INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    PRIMARY KEY (key_id, seq, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE agentkey_index_parts (
+    part INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL,
+    due  INTEGER NOT NULL
+) STRICT;
+WITH RECURSIVE parts (part) AS (SELECT 0 UNION ALL SELECT part + 1 FROM parts WHERE part < 31)
+INSERT INTO agentkey_index_parts (part, last, due) SELECT part, 0, 0 FROM parts;
 
 -- What clients sent as `Idempotency-Key`.
 CREATE TABLE agentkey_claims (
@@ -107,3 +167,38 @@ CREATE TABLE agentkey_events (
     detail     TEXT    NOT NULL
 ) STRICT;
 CREATE INDEX agentkey_events_account ON agentkey_events (account_id, seq);
+
+-- When keys were last used. Written now and then, for many keys at once.
+CREATE TABLE agentkey_uses (
+    key_id  INTEGER PRIMARY KEY,
+    used_at INTEGER NOT NULL
+) STRICT;
+
+-- The version of the file: two random numbers, so that a restored backup cannot repeat one. `state` is another with every transaction of
+-- the crate that changes what a posting reads; `version` is another with every change of policy, by anybody's SQL.
+CREATE TABLE agentkey_ledger (
+    id    INTEGER PRIMARY KEY CHECK (id = 0),
+    state INTEGER NOT NULL
+) STRICT;
+INSERT INTO agentkey_ledger (id, state) VALUES (0, random());
+CREATE TABLE agentkey_policy (
+    id      INTEGER PRIMARY KEY CHECK (id = 0),
+    version INTEGER NOT NULL
+) STRICT;
+INSERT INTO agentkey_policy (id, version) VALUES (0, random());
+
+-- A new key changes nothing that was read before; nor does a column that the application added.
+CREATE TRIGGER agentkey_policy_key_changed AFTER UPDATE OF name, prefix, start, key_hash, scopes, limit_micros, period,
+    created_at, expires_at, revoked_at ON agent_keys
+BEGIN UPDATE agentkey_policy SET version = random(); END;
+CREATE TRIGGER agentkey_policy_key_deleted AFTER DELETE ON agent_keys
+BEGIN UPDATE agentkey_policy SET version = random(); END;
+CREATE TRIGGER agentkey_policy_token_retired AFTER INSERT ON agentkey_retired_tokens
+BEGIN UPDATE agentkey_policy SET version = random(); END;
+CREATE TRIGGER agentkey_policy_token_changed AFTER UPDATE ON agentkey_retired_tokens
+BEGIN UPDATE agentkey_policy SET version = random(); END;
+CREATE TRIGGER agentkey_policy_token_deleted AFTER DELETE ON agentkey_retired_tokens
+BEGIN UPDATE agentkey_policy SET version = random(); END;
+-- Postings write other columns of accounts, and so fire nothing.
+CREATE TRIGGER agentkey_policy_account_changed AFTER UPDATE OF limit_micros, period ON agentkey_accounts
+BEGIN UPDATE agentkey_policy SET version = random(); END;

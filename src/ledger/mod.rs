@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use crate::{Amount, Balance, Budget, Key, Refusal};
 
-pub use book::{Book, Changes, ClaimRow, EntryRow, HoldRow, HoldState, Needs};
+pub use book::{BalanceRow, Book, Changes, ClaimRow, EntryRow, HoldRow, HoldState, Needs};
 pub use policy::{
     AccountWrite, ChangeError, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
 };

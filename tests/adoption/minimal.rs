@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use agentkey::ledger::{Action, OnExpiry, Posting};
 use agentkey::{
-    AgentKeys, Amount, Budget, ChangeError, Clock, Error, Grace, KeyColumn, NewKey, Note, Period, PostgresOptions,
+    AgentKeys, Amount, Budget, ChangeError, Clock, Error, Grace, KeyColumn, NewKey, Period, PostgresOptions,
     PostgresStore, ScopeSet, Store,
 };
 
@@ -115,33 +114,6 @@ async fn ids_and_accounts_of_every_type() {
         let error = keys.create(NewKey::new(other).scopes(ScopeSet::none())).await.unwrap_err();
         assert!(matches!(&error, Error::Change(ChangeError::Invalid { field: "account", .. })), "{error}");
     }
-}
-
-/// There is no trigger of ours that would tell.
-#[tokio::test]
-async fn a_key_that_is_moved_and_comes_back_holds_no_more_than_its_live_holds() {
-    let Some(mut host) = Host::with(TABLE).await else { return };
-    host.run("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('home', encode(sha256('obs_a'), 'hex'))").await;
-    let adoption = Adoption::new(ScopeSet::unrestricted(), Budget::lifetime(Amount::cents(100)));
-    let store = host.open(adoption).await.unwrap();
-    let home = find(&store, &["obs_a"]).await.remove(0).unwrap().key().clone();
-    let posted = async |action| {
-        let posting = Posting::new(home.account.clone(), home.id, action);
-        store.post(std::slice::from_ref(&posting)).await.unwrap().remove(0).unwrap();
-        posting.id
-    };
-    let (amount, ttl) = (Amount::cents(60), Duration::from_secs(60));
-    let held =
-        posted(Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default(), claim: None }).await;
-    host.run("UPDATE sdk_api_keys SET account_id = 'away'").await;
-    let (holds, cost) = (vec![held], Amount::cents(10));
-    posted(Action::Settle { holds, void: Vec::new(), cost, note: Note::default(), claim: None }).await;
-    let away = find(&store, &["obs_a"]).await.remove(0).unwrap();
-    assert_eq!((away.key().balance.spent, away.key().balance.held), (Amount::ZERO, Amount::ZERO));
-    host.run("UPDATE sdk_api_keys SET account_id = 'home'").await;
-    let back = find(&store, &["obs_a"]).await.remove(0).unwrap();
-    assert_eq!((back.key().balance.spent, back.key().balance.held), (Amount::cents(10), Amount::ZERO));
-    posted(Action::Pay { amount: Amount::cents(90), note: Note::default(), claim: None }).await;
 }
 
 /// Instants without a zone are those of UTC, whatever zone the session is in.

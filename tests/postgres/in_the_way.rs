@@ -198,20 +198,6 @@ async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() 
     assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (120, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_account_row_that_makes_no_sense_takes_its_own_keys_out_of_service() {
-    let Some((_database, world, pool)) = site().await else { return };
-    let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
-    let (_, good) = world.try_create(new("good")).await.unwrap();
-    let (_, bad) = world.try_create(new("bad")).await.unwrap();
-    for (period, is_found) in [("fortnight", false), ("lifetime", true)] {
-        let set = format!("UPDATE agentkey_accounts SET period = '{period}', version = version + 1 WHERE id = 'bad'");
-        execute(&pool, set).await;
-        let found = world.store.find(&[good, bad]).await.unwrap();
-        assert_eq!((found[0].is_some(), found[1].is_some()), (true, is_found), "{period}");
-    }
-}
-
 /// A settle frees what a hold behind it needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
@@ -319,23 +305,4 @@ async fn a_sweep_that_can_write_nothing_says_so() {
     world.clock.advance(Duration::from_secs(61));
     execute(&pool, "ALTER TABLE agentkey_holds RENAME TO gone").await;
     assert!(world.store.sweep().await.is_err());
-}
-
-/// Versions before made an account's row anew without a look at its holds and entries.
-#[tokio::test(flavor = "multi_thread")]
-async fn holds_and_entries_that_an_account_did_not_know_of_are_known_after_the_migration() {
-    let Some((database, world, pool)) = site().await else { return };
-    let key = key(&world, "acme", 100).await;
-    assert!(world.post_all(&[hold(&key, 5), pay(&key, 1)]).await.iter().all(Result::is_ok));
-    execute(
-        &pool,
-        "UPDATE agentkey_accounts SET next_expiry = NULL, last_entry = DEFAULT; \
-         DELETE FROM agentkey_migrations WHERE version >= 4",
-    )
-    .await;
-    let upgraded = store(database.url(), (&world.clock).into()).await;
-    // At the instant of the one before.
-    assert!(upgraded.post(&[pay(&key, 1)]).await.unwrap()[0].is_ok());
-    world.clock.advance(Duration::from_secs(61));
-    assert_eq!((upgraded.sweep().await.unwrap(), count(&pool, LIVE).await), (1, 0));
 }

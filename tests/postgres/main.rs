@@ -4,11 +4,11 @@
 mod audit;
 mod batches;
 mod behind_pgbouncer;
+mod external_writes;
 mod host_sql;
 mod in_the_way;
 mod interrupted;
 mod isolation;
-mod moved;
 mod neighbours;
 #[path = "../support/postgres.rs"]
 mod postgres_server;

@@ -359,7 +359,7 @@ impl Book {
     }
 
     /// Changes the balance of every key of `path` and of the account, rolled to `now` first. The start of the member's
-    /// window goes with it. A key that is not of the account is only taken note of.
+    /// window goes with it. A key that is not there, or is of another account, has no balance to change.
     fn each_member(
         &mut self,
         account: &AccountId,
@@ -372,8 +372,6 @@ impl Book {
                 key.roll(now);
                 change(key.balance.since, &mut key.balance);
                 self.touched.keys.insert(*id);
-            } else {
-                self.touched.strays.insert((*id, account.clone()));
             }
         }
         if let Some(OpenAccount { account, .. }) = self.accounts.get_mut(account) {

@@ -2,7 +2,7 @@
 
 mod decide;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -39,7 +39,6 @@ struct Touched {
     old_holds: HashSet<PostingId>,
     entries: Vec<EntryId>,
     claims: HashSet<(KeyId, Arc<str>)>,
-    strays: BTreeSet<(KeyId, AccountId)>,
 }
 
 /// Money set aside. The row stays when the hold is over, so that its id stays known.
@@ -97,17 +96,32 @@ pub struct ClaimRow {
 pub struct Changes {
     /// Accounts in which anything changed, with the instant of the change.
     pub accounts: Vec<(Account, Timestamp)>,
-    /// With the period that `spent` counts.
-    pub balances: Vec<(KeyId, Period, Balance)>,
+    pub balances: Vec<BalanceRow>,
     pub new_holds: Vec<HoldRow>,
     /// Holds whose `expires_at` or `state` changed.
     pub changed_holds: Vec<HoldRow>,
     pub entries: Vec<Entry>,
-    pub claims: Vec<ClaimRow>,
-    pub dropped_claims: Vec<(KeyId, Arc<str>)>,
-    /// Keys whose money changed in an account that they are not of, since the host moved or removed them. A store that
-    /// keeps balances by account counts theirs anew when the key is of the account again.
-    pub strays: Vec<(KeyId, AccountId)>,
+    /// With the accounts of their keys.
+    pub claims: Vec<(AccountId, ClaimRow)>,
+    pub dropped_claims: Vec<(AccountId, KeyId, Arc<str>)>,
+}
+
+/// The money of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct BalanceRow {
+    pub key: KeyId,
+    pub account: AccountId,
+    /// The period that `spent` counts.
+    pub period: Period,
+    pub balance: Balance,
+}
+
+impl BalanceRow {
+    /// That of this key.
+    pub fn of(key: &Key) -> Self {
+        Self { key: key.id, account: key.account.clone(), period: key.budget.period, balance: key.balance }
+    }
 }
 
 impl Changes {
@@ -246,20 +260,24 @@ impl Book {
     /// What has to be written, and from here on counts as written.
     pub fn take_changes(&mut self) -> Changes {
         let touched = std::mem::take(&mut self.touched);
-        let (kept, dropped): (Vec<_>, Vec<_>) =
-            touched.claims.into_iter().partition(|claim| self.claims.contains_key(claim));
         let mut changes = Changes {
             accounts: Vec::with_capacity(touched.accounts.len()),
             balances: Vec::with_capacity(touched.keys.len()),
             new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
             changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
             entries: Vec::with_capacity(touched.entries.len()),
-            claims: kept.iter().filter_map(|claim| self.claims.get(claim).cloned()).collect(),
-            dropped_claims: dropped,
-            strays: touched.strays.into_iter().collect(),
+            claims: Vec::new(),
+            dropped_claims: Vec::new(),
         };
-        changes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(balance));
+        changes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(BalanceRow::of));
         changes.entries.extend(touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())));
+        for (key, name) in touched.claims {
+            let Some(account) = self.keys.get(&key).map(|key| key.account.clone()) else { continue };
+            match self.claims.get(&(key, name.clone())) {
+                Some(claim) => changes.claims.push((account, claim.clone())),
+                None => changes.dropped_claims.push((account, key, name)),
+            }
+        }
         for id in touched.accounts {
             changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
         }
@@ -314,8 +332,4 @@ impl Book {
         }
         path
     }
-}
-
-fn balance(key: &Key) -> (KeyId, Period, Balance) {
-    (key.id, key.budget.period, key.balance)
 }

@@ -58,7 +58,7 @@ impl Inner {
         accounts.sort_unstable();
         let needs = Needs { accounts, keys: behind.key_ids(), ..Needs::default() };
         let mut loaded = self.load(statements, &needs).await?;
-        let written = self.write(statements, &mut loaded, std::iter::empty()).await?;
+        let written = self.write(statements, &mut loaded).await?;
         Ok(written.changed_holds.len())
     }
 }

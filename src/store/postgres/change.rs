@@ -54,7 +54,7 @@ impl Puts {
             )),
             balance: layout.sql(
                 "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id, account_id) DO UPDATE SET \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id) DO UPDATE SET \
                  period = excluded.period, spent = excluded.spent, \
                  held = excluded.held, since = excluded.since",
             ),

@@ -83,7 +83,7 @@ impl<'r> Cells<'r> {
     }
 
     /// A key, and the version of its row.
-    pub(super) fn key(&mut self, columns: &KeyColumns) -> sqlx::Result<(StoredKey<'r>, Stamp)> {
+    pub(super) fn key(&mut self, columns: &'r KeyColumns) -> sqlx::Result<(StoredKey<'r>, Stamp)> {
         let (id, account, parent) = (self.key_id()?, self.read()?, self.read::<Option<i64>>()?);
         let text = |text: Option<&'r str>| text.unwrap_or("");
         let (name, prefix, start) = (text(self.read()?), text(self.read()?), text(self.read()?));
@@ -117,18 +117,20 @@ impl<'r> Cells<'r> {
             expires_at,
             revoked_at,
             money,
+            invalid_rows: Some(&columns.invalid_rows),
         };
         Ok((key, stamp))
     }
 
     fn money(&mut self) -> sqlx::Result<Option<StoredMoney<'r>>> {
-        let period: Option<&str> = self.read()?;
-        let Some(period) = period else {
-            self.next += 4;
+        let account: Option<&str> = self.read()?;
+        if account.is_none() {
+            self.next += 5;
             return Ok(None);
-        };
+        }
+        let period = self.read()?;
         let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
-        Ok(Some(StoredMoney { balance, period, anchor: self.maybe_instant()? }))
+        Ok(Some(StoredMoney { account, balance, period, anchor: self.maybe_instant()? }))
     }
 
     /// An account; `None` where there is no row of it.

@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use super::decode::AccountRow;
 use super::types::Stamp;
 use super::write::{last_entry, next_expiry};
-use crate::ledger::{Book, Changes, HoldRow, HoldState, Posting};
+use crate::ledger::{BalanceRow, Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
-use crate::{AccountId, Balance, Key, KeyId, Lineage, Period, PostingId, TokenHash};
+use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
@@ -52,7 +52,7 @@ struct KnownAccount {
 struct Sent {
     from: i64,
     after: AccountRow,
-    balances: Vec<(KeyId, Period, Balance)>,
+    balances: Vec<BalanceRow>,
     holds: Vec<HoldRow>,
 }
 
@@ -324,7 +324,7 @@ impl KnownAccount {
         self.row = after;
         // Others that were sent on the same basis do not stand.
         self.sent.retain(|sent| sent.from == version);
-        for (key, period, balance) in balances {
+        for BalanceRow { key, period, balance, .. } in balances {
             match self.keys.get_mut(&key).filter(|(key, _)| key.budget.period == period) {
                 Some((key, _)) => key.balance = balance,
                 None => drop(self.keys.remove(&key)),

@@ -10,6 +10,7 @@ use sqlx::query::Query;
 
 use crate::ledger::MAX_DEPTH;
 use crate::store::StoreError;
+use crate::store::stored_key::InvalidRows;
 use crate::{AccountId, Amount, Budget, Period, ScopeSet};
 
 /// A quoted name, checked when it was made.
@@ -96,6 +97,7 @@ pub(super) struct KeyColumns {
     pub(super) absent: Absent,
     /// Whether the table is our own, in which every row says its period.
     pub(super) is_own: bool,
+    pub(super) invalid_rows: Arc<InvalidRows>,
 }
 
 /// A column with an instant.
@@ -178,6 +180,7 @@ impl Layout {
                 created_at: Timestamp::UNIX_EPOCH,
             },
             is_own: true,
+            invalid_rows: Arc::default(),
         };
         Self { schema, keys, columns }
     }
@@ -282,13 +285,13 @@ const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, 
 
 /// `OFFSET 0` keeps the planner from turning the search round: a plan made while a table is small would walk all of it.
 const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
-    AND b.account_id = c.account OFFSET 0) b ON true \
+    OFFSET 0) b ON true \
     LEFT JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = c.account OFFSET 0) a ON true";
 
 /// Which run of which server answers.
 const RUN: &str = "pg_postmaster_start_time()";
 
-const OF_BALANCE: &str = "b.period, b.spent, b.held, b.since, b.anchor";
+const OF_BALANCE: &str = "b.account_id, b.period, b.spent, b.held, b.since, b.anchor";
 
 const OF_ACCOUNT: &str = "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, \
     a.changed_at, a.next_expiry, a.last_entry";

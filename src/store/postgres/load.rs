@@ -33,7 +33,6 @@ pub(super) struct Loads {
     overdue: Sql,
     next_expiry: Sql,
     pub(super) put_next_expiry: Sql,
-    pub(super) put_strays: Sql,
     holds: Sql,
     claims: Sql,
     entries: Sql,
@@ -73,13 +72,6 @@ impl Loads {
             put_next_expiry: layout.sql(
                 "UPDATE {accounts} a SET next_expiry = w.next_expiry \
                  FROM unnest($1::text[], $2::timestamptz[]) w (id, next_expiry) WHERE a.id = w.id",
-            ),
-            // Whoever finds the key in the account again finds a balance that counts no period.
-            put_strays: layout.sql(
-                "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
-                 SELECT w.key_id, w.account_id, '', 0, 0, '-infinity'::timestamptz \
-                 FROM unnest($1::int8[], $2::text[]) w (key_id, account_id) \
-                 ON CONFLICT (key_id, account_id) DO UPDATE SET period = ''",
             ),
             holds: layout.sql(
                 "SELECT {of_hold} FROM unnest($1::uuid[]) w (id) CROSS JOIN LATERAL \
@@ -247,7 +239,6 @@ impl Inner {
                 Some(now) => {
                     key.balance.since = key.budget.period.window(key.anchor, now).start;
                     key.balance.spent = self.sums.spent_by_key(statements, &key, key.balance.since).await?;
-                    key.balance.held = self.sums.held_by_key(statements, &key).await?;
                     loaded.book.add_recounted(key);
                 }
                 None => loaded.book.add_key(key),

@@ -12,13 +12,7 @@ use super::error::{Anew, is_locked, told};
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
-const MIGRATIONS: [&str; 5] = [
-    include_str!("../../../migrations/postgres/0001_init.sql"),
-    include_str!("../../../migrations/postgres/0002_adoption.sql"),
-    include_str!("../../../migrations/postgres/0003_sweep.sql"),
-    include_str!("../../../migrations/postgres/0004_accounts_made_anew.sql"),
-    include_str!("../../../migrations/postgres/0005_moved_keys.sql"),
-];
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_init.sql")];
 
 /// Our own table of keys.
 const KEYS: &str = include_str!("../../../migrations/postgres/keys.sql");

@@ -9,12 +9,12 @@ use super::known::Basis;
 use super::load::Loaded;
 use super::read::lineages;
 use super::types::Instant;
-use super::write::{Owners, Write, step, stood};
+use super::write::{Write, step, stood};
 use super::{Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Changes, Needs, Posted, Posting};
 use crate::store::plain::is_plain;
-use crate::{AccountId, KeyId, Refusal};
+use crate::{AccountId, Refusal};
 
 type Answer = Result<Posted, Refusal>;
 
@@ -111,7 +111,7 @@ impl Inner {
         let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
         let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
         let step = step();
-        let write = Write { bases: &bases, changes: &changes, owners: None, step };
+        let write = Write { bases: &bases, changes: &changes, step };
         let query = match self.writes.query(&self.layout, &write) {
             Ok(query) => query,
             Err(error) => return held.after(Err(error)),
@@ -246,8 +246,7 @@ impl Inner {
     ) -> sqlx::Result<Vec<Answer>> {
         let mut loaded = self.load(statements, needs).await?;
         let posted = postings.iter().map(|posting| loaded.book.post(posting)).collect();
-        let owners = postings.iter().map(|posting| (posting.key, posting.account.clone()));
-        self.write(statements, &mut loaded, owners).await?;
+        self.write(statements, &mut loaded).await?;
         Ok(posted)
     }
 
@@ -256,13 +255,7 @@ impl Inner {
         &self,
         statements: &mut Statements<'_>,
         Loaded { book, bases, due }: &mut Loaded,
-        owners: impl Iterator<Item = (KeyId, AccountId)>,
     ) -> sqlx::Result<Changes> {
-        let of_keys: HashMap<_, _> = book.keys().map(|key| (key.id, key.account.clone())).collect();
-        let mut owners = Owners { balances: owners.collect(), claims: of_keys.clone() };
-        // A claim goes with the posting that made it, the money of a key with the account that it is of now.
-        owners.claims.extend(owners.balances.clone());
-        owners.balances.extend(of_keys);
         let changes = book.take_changes();
         // What is written takes `next_expiry` with it; where nothing is, it is all that changes.
         let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
@@ -276,15 +269,10 @@ impl Inner {
             return Ok(changes);
         }
         self.known.forget(bases.iter().map(|basis| &basis.account));
-        let write = Write { bases, changes: &[&changes], owners: Some(&owners), step: step() };
+        let write = Write { bases, changes: &[&changes], step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
         if !stood(&rows, bases)?.into_iter().all(|stood| stood) {
             return Err(Anew::Moved.into());
-        }
-        if !changes.strays.is_empty() {
-            let strays = changes.strays.iter().map(|(key, account)| (key.get(), account.as_str().to_owned()));
-            let (keys, accounts): (Vec<_>, Vec<_>) = strays.unzip();
-            statements.run(self.loads.put_strays.query().bind(keys).bind(accounts)).await?;
         }
         Ok(changes)
     }

@@ -24,7 +24,6 @@ pub(super) struct Sums {
     by_time: Sums2,
     spent_by_key: Sql,
     spent_by_account: Sql,
-    held_by_key: Sql,
 }
 
 /// Of a whole account, and of one key.
@@ -77,10 +76,6 @@ impl Sums {
             spent_by_account: layout.sql(&format!(
                 "SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.seq >= $2 AND e.counts_at >= $3"
             )),
-            held_by_key: layout.sql(
-                "SELECT least(coalesce(sum(h.amount), 0), 9223372036854775807)::int8 FROM {holds} h \
-                 WHERE h.account_id = $2 AND h.state = 'live' AND h.path @> ARRAY[$1::int8]",
-            ),
         }
     }
 
@@ -97,13 +92,6 @@ impl Sums {
     ) -> sqlx::Result<Amount> {
         let query = self.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
         total(statements, query.bind(key.account.as_str().to_owned())).await
-    }
-
-    /// What live holds set aside of a key in its account.
-    pub(super) async fn held_by_key(&self, statements: &mut Statements<'_>, key: &Key) -> sqlx::Result<Amount> {
-        let query = self.held_by_key.query().bind(key.id.get()).bind(key.account.as_str().to_owned());
-        let rows = statements.fetch(query).await?;
-        rows.first().map_or(Ok(Amount::ZERO), |row| Cells::of(row).read().map(Amount::micros))
     }
 
     /// What all keys of an account were charged since then.

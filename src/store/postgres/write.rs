@@ -27,9 +27,9 @@ use super::error::corrupt;
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
-use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
-use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Note, Period};
+use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Note};
 
 /// The texts of the write, one for each choice of its parts, made when it is first needed.
 pub(super) struct Writes {
@@ -94,7 +94,7 @@ const BALANCES: (&str, &[Param]) = (
     ", balances AS (INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
     SELECT {b.key}[w.i], {a.id}[w.account], w.period, {b.spent}[w.i], {b.held}[w.i], {b.since}[w.i] \
     FROM (SELECT generate_subscripts({b.account}, 1) AS i, unnest({b.account}) AS account, unnest({b.period}) AS period \
-    OFFSET 0) w WHERE {stands} ON CONFLICT (key_id, account_id) DO UPDATE SET period = excluded.period, \
+    OFFSET 0) w WHERE {stands} ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, \
     spent = excluded.spent, held = excluded.held, since = excluded.since)",
     &[
         ("b.key", "int8[]"),
@@ -229,17 +229,8 @@ pub(super) struct Write<'a> {
     /// Each account once, all of one run.
     pub(super) bases: &'a [Basis],
     pub(super) changes: &'a [&'a Changes],
-    /// Whose the keys are. `None`: the changes are each of one account, in the order of the bases. The host may have moved
-    /// a key, so that a batch has it in two accounts.
-    pub(super) owners: Option<&'a Owners>,
     /// What the version of every changed account grows by.
     pub(super) step: i64,
-}
-
-/// By which account's version it is decided whether a row of a key is written.
-pub(super) struct Owners {
-    pub(super) balances: HashMap<KeyId, AccountId>,
-    pub(super) claims: HashMap<KeyId, AccountId>,
 }
 
 impl Parts {
@@ -335,7 +326,7 @@ struct Rows<'a> {
     accounts: Vec<Option<(Balance, Timestamp)>>,
     next_expiries: Vec<Option<Timestamp>>,
     last_entries: Vec<i64>,
-    balances: Vec<(i32, &'a (KeyId, Period, Balance))>,
+    balances: Vec<(i32, &'a BalanceRow)>,
     new_holds: Vec<(i32, &'a HoldRow)>,
     changed_holds: Vec<(i32, &'a HoldRow)>,
     /// With their places in the ledger.
@@ -346,7 +337,7 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn of(write: &Write<'a>) -> Self {
-        let Write { bases, changes, owners, .. } = *write;
+        let Write { bases, changes, .. } = *write;
         let places: HashMap<&AccountId, i32> = bases.iter().map(|basis| &basis.account).zip(1..).collect();
         let of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
         let slot = |place: i32| usize::try_from(place).unwrap_or(0).wrapping_sub(1);
@@ -362,13 +353,7 @@ impl<'a> Rows<'a> {
             claims: Vec::new(),
             dropped_claims: Vec::new(),
         };
-        for (changes, own) in changes.iter().zip(1..) {
-            let of_key = |key: &KeyId, owner: fn(&Owners) -> &HashMap<KeyId, AccountId>| match owners {
-                Some(owners) => owner(owners).get(key).map_or(0, of),
-                None => own,
-            };
-            let of_balance = |key: &KeyId| of_key(key, |owners| &owners.balances);
-            let of_claim = |key: &KeyId| of_key(key, |owners| &owners.claims);
+        for changes in changes {
             for (account, at) in &changes.accounts {
                 if let Some(changed) = rows.accounts.get_mut(slot(of(&account.id))) {
                     *changed = Some((account.balance, *at));
@@ -388,11 +373,11 @@ impl<'a> Rows<'a> {
                     rows.entries.push((place, entry, *last));
                 }
             }
-            rows.balances.extend(changes.balances.iter().map(|row| (of_balance(&row.0), row)));
+            rows.balances.extend(changes.balances.iter().map(|row| (of(&row.account), row)));
             rows.new_holds.extend(changes.new_holds.iter().map(|hold| (of(&hold.account), hold)));
             rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (of(&hold.account), hold)));
-            rows.claims.extend(changes.claims.iter().map(|row| (of_claim(&row.key), row)));
-            let dropped = changes.dropped_claims.iter().map(|(key, claim)| (of_claim(key), *key, &**claim));
+            rows.claims.extend(changes.claims.iter().map(|(account, row)| (of(account), row)));
+            let dropped = changes.dropped_claims.iter().map(|(account, key, claim)| (of(account), *key, &**claim));
             rows.dropped_claims.extend(dropped);
         }
         rows
@@ -469,12 +454,12 @@ impl<'a> Rows<'a> {
     fn bind_balances<'q>(&self, query: Query<'q>) -> Query<'q> {
         let rows = &self.balances;
         query
-            .bind(column(rows, |(_, (key, ..))| key.get()))
+            .bind(column(rows, |(_, row)| row.key.get()))
             .bind(column(rows, |(place, _)| *place))
-            .bind(column(rows, |(_, (.., balance))| balance.spent.as_micros()))
-            .bind(column(rows, |(_, (.., balance))| balance.held.as_micros()))
-            .bind(column(rows, |(_, (.., balance))| Instant(balance.since)))
-            .bind(column(rows, |(_, (_, period, _))| period.as_str()))
+            .bind(column(rows, |(_, row)| row.balance.spent.as_micros()))
+            .bind(column(rows, |(_, row)| row.balance.held.as_micros()))
+            .bind(column(rows, |(_, row)| Instant(row.balance.since)))
+            .bind(column(rows, |(_, row)| row.period.as_str()))
     }
 
     fn bind_new_holds<'q>(&self, query: Query<'q>, full: bool) -> Query<'q> {

@@ -9,7 +9,7 @@ use super::known::{Effect, Known};
 use super::statement::{in_writing, run};
 use super::write::{json, micros};
 use super::{post, read, usage, write};
-use crate::ledger::{AccountWrite, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::ledger::{AccountWrite, BalanceRow, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::store::behind::Seen;
 use crate::{Account, AccountId, Amount, Budget, Clock, Key, KeyId, ScopeSet, TokenHash};
 
@@ -82,7 +82,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
         KeyRecord::Update { recount_from, .. } => {
             if let Some(since) = recount_from {
                 key.balance.spent = usage::spent_by_key(connection, &key, since)?;
-                write::balance(connection, &(key.id, key.budget.period, key.balance))?;
+                write::balance(connection, &BalanceRow::of(&key))?;
             }
             update_key(connection, &key)?;
         }

@@ -131,6 +131,7 @@ impl<'r> Cells<'r> {
             expires_at: self.maybe_instant()?,
             revoked_at: self.maybe_instant()?,
             money: self.money()?,
+            invalid_rows: None,
         })
     }
 
@@ -140,7 +141,7 @@ impl<'r> Cells<'r> {
             return Ok(None);
         };
         let balance = Balance::stored(Amount::micros(spent), Amount::micros(held), from_micros(since));
-        Ok(Some(StoredMoney { balance, period, anchor: None }))
+        Ok(Some(StoredMoney { account: None, balance, period, anchor: None }))
     }
 
     pub(super) fn account(&mut self) -> Result<AccountRow> {

@@ -17,11 +17,11 @@ use super::index::{Place, REMEMBERED};
 use super::read::Snapshot;
 use super::statement::one;
 use super::watch::{Sight, Watch};
-use crate::ledger::{Book, Changes, HoldRow, HoldState, MAX_DEPTH, Posting};
+use crate::ledger::{BalanceRow, Book, Changes, HoldRow, HoldState, MAX_DEPTH, Posting};
 use crate::store::Found;
 use crate::store::plain::holds_of;
 use crate::token::ByToken;
-use crate::{AccountId, Balance, Clock, Key, KeyId, Lineage, Period, PostingId, TokenHash};
+use crate::{AccountId, Clock, Key, KeyId, Lineage, PostingId, TokenHash};
 
 /// So many keys are remembered.
 const MOST_KEYS: usize = 100_000;
@@ -99,7 +99,7 @@ struct Sent {
 #[derive(Default)]
 pub(super) struct Effect {
     accounts: Vec<AccountRow>,
-    balances: Vec<(KeyId, Period, Balance)>,
+    balances: Vec<BalanceRow>,
     holds: Vec<HoldRow>,
     places: Vec<Place>,
     forgotten: Vec<AccountId>,
@@ -308,7 +308,7 @@ impl Memory {
                 known.row = row;
             }
         }
-        for (key, period, balance) in effect.balances {
+        for BalanceRow { key, period, balance, .. } in effect.balances {
             if self.keys.get(&key).is_some_and(|known| known.key.budget.period != period) {
                 self.keys.remove(&key);
             }

@@ -1,7 +1,6 @@
 //! Filling a book with what postings need, under the lock.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -20,27 +19,13 @@ pub(super) type Filled = (Book, Vec<AccountRow>);
 
 /// A book with what `needs` names. Holds of its accounts that have run out are ended.
 pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
-    filled(connection, needs, now, |row| row.is_overdue(now))
-}
-
-/// The same, for accounts of which holds have run out, whatever their rows say: a hand may have shortened one.
-pub(super) fn overdue_book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
-    filled(connection, needs, now, |_| true)
-}
-
-fn filled(
-    connection: &Connection,
-    needs: &Needs,
-    now: Timestamp,
-    is_overdue: impl Fn(&AccountRow) -> bool,
-) -> Result<Filled> {
     let mut book = Book::new();
     let mut accounts = Vec::with_capacity(needs.accounts.len());
     for id in &needs.accounts {
         let Some(mut row) = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
             continue;
         };
-        if is_overdue(&row) {
+        if row.is_overdue(now) {
             overdue(connection, &mut book, &mut row, now)?;
         }
         book.open(row.account.clone(), row.changed_at, now);
@@ -101,29 +86,17 @@ fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()
 /// Adds keys and all their ancestors, each once.
 fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) -> Result<()> {
     let mut done = BTreeSet::new();
-    let mut held = HashMap::new();
     while let Some(id) = ids.pop_first() {
         if !done.insert(id) {
             continue;
         }
-        let Some((parent, row)) = one(connection, read::KEY, [id.get()], |mut cells| {
-            let key = cells.stored_key()?;
-            Ok((key.parent, key.or_stand_in()))
-        })?
-        else {
-            continue;
-        };
-        ids.extend(parent);
-        let Some(KeyRow { mut key, is_behind }) = row else { continue };
+        let row = one(connection, read::KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
+        let Some(KeyRow { mut key, is_behind }) = row.flatten() else { continue };
+        ids.extend(key.parent);
         match book.now(&key.account).filter(|_| is_behind) {
             Some(now) => {
                 key.balance.since = key.budget.period.window(key.anchor, now).start;
                 key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;
-                let held = match held.entry(key.account.clone()) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(place) => place.insert(usage::held_by_account(connection, &key.account)?),
-                };
-                key.balance.held = held.get(&key.id).copied().unwrap_or_default();
                 book.add_recounted(key);
             }
             None => book.add_key(key),

@@ -124,7 +124,7 @@ pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behin
     let mut accounts = behind.accounts;
     accounts.sort_unstable();
     let needs = Needs { accounts, keys, ..Needs::default() };
-    let (mut book, mut rows) = load::overdue_book(connection, &needs, now)?;
+    let (mut book, mut rows) = load::book(connection, &needs, now)?;
     let changes = book.take_changes();
     let places = write::changes(connection, &changes, &mut rows)?;
     let ended = changes.changed_holds.len();

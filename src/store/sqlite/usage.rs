@@ -1,6 +1,6 @@
 //! Reading the ledger: entries, and sums of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use jiff::{Timestamp, Unit};
 use rusqlite::{Connection, Params, params};
@@ -132,28 +132,11 @@ pub(super) const SPENT_BY_KEY: &str = concat!(
 pub(super) const SPENT_BY_ACCOUNT: &str =
     concat!("SELECT ", sum_columns!(), " FROM (", entries_of_account!(" AND e.counts_at >= ?5"), ") e");
 
-pub(super) const HELD_BY_ACCOUNT: &str =
-    "SELECT h.path, h.amount FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live'";
-
 /// What a key and everything minted from it was charged since then in its account.
 pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // Nothing counts later than it was written.
     let (first, last) = places(Some(since), None);
     total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
-}
-
-/// What live holds of an account set aside of its keys. One whose path makes no sense says of none.
-pub(super) fn held_by_account(connection: &Connection, account: &AccountId) -> Result<HashMap<KeyId, Amount>> {
-    let mut held: HashMap<KeyId, Amount> = HashMap::new();
-    all(connection, HELD_BY_ACCOUNT, [account.as_str()], |mut cells| {
-        let (path, amount) = (cells.path().unwrap_or_default(), Amount::micros(cells.read()?));
-        for key in path.into_iter().collect::<BTreeSet<_>>() {
-            let held = held.entry(key).or_default();
-            *held = held.saturating_add(amount);
-        }
-        Ok(())
-    })?;
-    Ok(held)
 }
 
 /// What all keys of an account were charged since then.

@@ -11,9 +11,9 @@ use super::decode::AccountRow;
 use super::error::{Result, corrupt};
 use super::index::{Place, account_part, next_number};
 use super::statement::{each, run};
-use crate::ledger::{Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
-use crate::{Account, Amount, Balance, Entry, KeyId, Note, Period};
+use crate::{Account, AccountId, Amount, Balance, Entry, Note};
 
 /// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after. Tells where the
 /// new entries are.
@@ -47,7 +47,7 @@ pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut
     each(connection, NEW_HOLD, &changes.new_holds, new_hold)?;
     each(connection, CHANGED_HOLD, &changes.changed_holds, changed_hold)?;
     each(connection, CLAIM, &changes.claims, claim)?;
-    each(connection, DROPPED_CLAIM, &changes.dropped_claims, |statement, (key, claim)| {
+    each(connection, DROPPED_CLAIM, &changes.dropped_claims, |statement, (_, key, claim)| {
         put(statement, params![key.get(), &**claim])
     })?;
     Ok(places)
@@ -91,13 +91,13 @@ const BALANCE: &str = "INSERT INTO agentkey_balances (key_id, period, spent, hel
                        ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, \
                        held = excluded.held, since = excluded.since";
 
-pub(super) fn balance(connection: &Connection, row: &(KeyId, Period, Balance)) -> Result<()> {
+pub(super) fn balance(connection: &Connection, row: &BalanceRow) -> Result<()> {
     each(connection, BALANCE, [row], put_balance)
 }
 
-fn put_balance(statement: &mut CachedStatement<'_>, (key, period, balance): &(KeyId, Period, Balance)) -> Result<()> {
-    let (spent, held, since) = money(balance);
-    put(statement, params![key.get(), period.as_str(), spent, held, since])
+fn put_balance(statement: &mut CachedStatement<'_>, row: &BalanceRow) -> Result<()> {
+    let (spent, held, since) = money(&row.balance);
+    put(statement, params![row.key.get(), row.period.as_str(), spent, held, since])
 }
 
 const NEW_HOLD: &str = "INSERT INTO agentkey_holds \
@@ -162,7 +162,7 @@ const CLAIM: &str = "INSERT INTO agentkey_claims \
                      in_flight_until = excluded.in_flight_until, entry = excluded.entry";
 const DROPPED_CLAIM: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
 
-fn claim(statement: &mut CachedStatement<'_>, row: &ClaimRow) -> Result<()> {
+fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, ClaimRow)) -> Result<()> {
     let row = params![
         row.key.get(),
         &*row.claim.key,

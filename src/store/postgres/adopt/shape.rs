@@ -1,6 +1,7 @@
 //! What a table of the host's looks like, and whether keys can be kept in it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::Row;
 
@@ -301,6 +302,7 @@ impl Shape {
             revoked_at: time(KeyColumn::RevokedAt)?,
             absent,
             is_own: false,
+            invalid_rows: Arc::default(),
         })
     }
 

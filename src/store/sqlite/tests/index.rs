@@ -109,32 +109,6 @@ async fn lists_and_sums_miss_nothing_on_either_side_of_the_indexes() {
 }
 
 #[tokio::test]
-async fn what_others_wrote_or_deleted_is_indexed_in_the_end() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let store = store_with_keys(&path).await;
-    let mut paid = pay(&store, 100).await;
-    // The host removes the last entries, and brings many at once.
-    let gone = count(&path, "SELECT count(*) FROM agentkey_entries") / 2;
-    let last = "(SELECT number FROM agentkey_entries ORDER BY number DESC LIMIT";
-    raw(&path, &format!("DELETE FROM agentkey_entries WHERE number IN {last} {gone})"));
-    paid.truncate(paid.len() - gone as usize);
-    paid.extend(pay(&store, 1).await);
-    assert_told(&store, &paid).await;
-    raw(
-        &path,
-        "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels) \
-         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000) \
-         SELECT randomblob(16), -n, 'other', 99, 'pay', 1, 0, 0, '{}' FROM n",
-    );
-    paid.extend(pay(&store, 500).await);
-    assert_told(&store, &paid).await;
-    store.close().await;
-    assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries_of_key WHERE key_id = 99"), 2_000);
-    assert_indexed(&path);
-}
-
-#[tokio::test]
 async fn entries_that_this_process_did_not_post_are_indexed_with_its_own() {
     let directory = directory();
     let path = directory.path().join("keys.db");
@@ -197,60 +171,6 @@ async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
     }
     store.close().await;
     assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries WHERE kind = 'expiry'"), 30);
-    assert_indexed(&path);
-}
-
-#[tokio::test]
-async fn entries_that_an_earlier_version_had_not_indexed_are_told_once() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let store = store_with_keys(&path).await;
-    let mut paid = pay(&store, 60).await;
-    store.close().await;
-    // As version 6 left it: eight parts of keys, each with a mark of its own in both indexes.
-    raw(
-        &path,
-        "CREATE TABLE agentkey_indexed (part INTEGER PRIMARY KEY, last INTEGER NOT NULL, due INTEGER NOT NULL) STRICT;
-         INSERT INTO agentkey_indexed SELECT part, 20 + 3 * part, 60 + part FROM agentkey_index_parts WHERE part < 8;
-         DELETE FROM agentkey_entries_of_account; DELETE FROM agentkey_entries_of_key;
-         INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries
-             WHERE number <= 20 + 3 * (key_id & 7);
-         INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries
-             WHERE number <= 20 + 3 * (key_id & 7);
-         DROP TABLE agentkey_index_parts; ALTER TABLE agentkey_entries DROP COLUMN account_part;
-         ALTER TABLE agentkey_ledger RENAME COLUMN state TO version;
-         DELETE FROM agentkey_migrations WHERE version = 7",
-    );
-    // What version 6 reads first, in whatever it does.
-    let earlier = Connection::open(&path).unwrap();
-    let mut first = earlier.prepare("SELECT version FROM agentkey_ledger").unwrap();
-    first.query_row([], |row| row.get::<_, i64>(0)).unwrap();
-    let store = SqliteStore::connect(&path).await.unwrap();
-    assert!(first.query_row([], |row| row.get::<_, i64>(0)).is_err(), "an earlier process goes on");
-    assert_told(&store, &paid).await;
-    paid.extend(pay(&store, 100).await);
-    assert_told(&store, &paid).await;
-    store.close().await;
-    assert_indexed(&path);
-}
-
-#[tokio::test]
-async fn entries_are_told_whatever_part_a_hand_gives_them() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let store = store_with_keys(&path).await;
-    raw(
-        &path,
-        "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels, account_part) \
-         SELECT randomblob(16), value, 'other', 99, 'pay', 1, 0, 0, '{}', value \
-         FROM json_each('[-9223372036854775808, -5, 16, 99, 9223372036854775807]')",
-    );
-    for _ in 0..20 {
-        assert_eq!(listed(&store, EntryQuery::of(account("other"))).await.len(), 5);
-        pay(&store, 10).await;
-    }
-    store.close().await;
-    assert_eq!(count(&path, "SELECT count(*) FROM agentkey_entries_of_account WHERE account_id = 'other'"), 5);
     assert_indexed(&path);
 }
 

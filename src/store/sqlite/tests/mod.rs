@@ -1,10 +1,8 @@
-mod hands;
+mod external_writes;
 mod index;
 #[cfg(all(unix, not(target_os = "openbsd")))]
 mod known;
-mod migration;
 mod model;
-mod moved;
 mod policy;
 mod threads;
 #[cfg(all(unix, not(target_os = "openbsd")))]
@@ -106,88 +104,6 @@ async fn tables_of_a_newer_version_are_refused() {
 }
 
 #[tokio::test]
-async fn a_broken_lineage_is_none() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let store = SqliteStore::connect(&path).await.unwrap();
-    let root = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
-    let child = create(&store, 1, draft("acme", Some(root.id), Budget::unlimited())).await;
-    create(&store, 2, draft("acme", Some(child.id), Budget::unlimited())).await;
-    create(&store, 3, draft("other", None, Budget::unlimited())).await;
-    let hashes = [2, 2, 3, 0, 9, 2].map(|n| token(n).hash);
-    let depths = async || {
-        let found = store.find(&hashes).await.unwrap();
-        found.iter().map(|found| found.as_ref().map(|found| found.lineage.depth())).collect::<Vec<_>>()
-    };
-    let whole = [Some(3), Some(3), Some(1), Some(1), None, Some(3)];
-    assert_eq!(depths().await, whole);
-    for (breaks, mends, broken) in [
-        (
-            "UPDATE agent_keys SET parent_id = 99 WHERE id = 2",
-            "UPDATE agent_keys SET parent_id = 1 WHERE id = 2",
-            [None, None, Some(1), Some(1), None, None],
-        ),
-        (
-            "UPDATE agent_keys SET parent_id = 3 WHERE id = 1",
-            "UPDATE agent_keys SET parent_id = NULL WHERE id = 1",
-            [None, None, Some(1), None, None, None],
-        ),
-        (
-            "UPDATE agent_keys SET account_id = 'other' WHERE id = 1",
-            "UPDATE agent_keys SET account_id = 'acme' WHERE id = 1",
-            [None, None, Some(1), Some(1), None, None],
-        ),
-        (
-            "UPDATE agent_keys SET scopes = 'null' WHERE id = 1",
-            "UPDATE agent_keys SET scopes = '[\"read\", \"proxy.*\"]' WHERE id = 1",
-            [None, None, Some(1), None, None, None],
-        ),
-        (
-            "UPDATE agentkey_accounts SET id = 'gone' WHERE id = 'acme'",
-            "UPDATE agentkey_accounts SET id = 'acme' WHERE id = 'gone'",
-            [None, None, Some(1), None, None, None],
-        ),
-    ] {
-        raw(&path, breaks);
-        assert_eq!(depths().await, broken, "{breaks}");
-        let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
-        let posting = Posting::new(account("acme"), KeyId::new(3), pay);
-        let posted = store.post(&[posting]).await.unwrap();
-        assert!(matches!(posted[..], [Err(Refusal::InvalidKey | Refusal::RevokedKey)]), "{breaks}: {posted:?}");
-        assert_eq!(store.lineage(KeyId::new(3)).await.unwrap(), None, "{breaks}");
-        raw(&path, mends);
-        assert_eq!(depths().await, whole, "{mends}");
-    }
-}
-
-/// Whoever lists keys to revoke them all must come to each.
-#[tokio::test]
-async fn a_row_that_makes_no_sense_ends_no_list() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let store = SqliteStore::connect(&path).await.unwrap();
-    let root = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
-    for n in 1..30 {
-        create(&store, n, draft("acme", Some(root.id), Budget::unlimited())).await;
-    }
-    raw(&path, "UPDATE agent_keys SET period = 'quarter' WHERE id IN (2, 10, 11, 12, 13)");
-    for limit in [1, 3, 10, 24, 25, 100] {
-        for (of, all) in [(KeysOf::Account(account("acme")), 25), (KeysOf::Parent(root.id), 24)] {
-            let (mut after, mut seen) = (None, Vec::new());
-            loop {
-                let page = store.keys(&KeyQuery::new(of.clone(), after, limit)).await.unwrap();
-                seen.extend(page.iter().map(|key| key.id));
-                after = page.last().map(|key| key.id);
-                if page.len() < limit as usize {
-                    break;
-                }
-            }
-            assert!(seen.len() == all && seen.is_sorted(), "{limit}: {seen:?}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_lock_that_lasts_is_unavailable_and_then_over() {
     let directory = directory();
     let path = directory.path().join("keys.db");
@@ -276,7 +192,6 @@ async fn rows_are_looked_up_through_indexes() {
             usage::PAGE_OF_ACCOUNT,
             usage::PAGE_OF_KEY,
             usage::SPENT_BY_KEY,
-            usage::HELD_BY_ACCOUNT,
             usage::SPENT_BY_ACCOUNT,
             "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
              WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id",
@@ -322,61 +237,4 @@ async fn a_period_changed_by_the_host_counts_the_entries_of_its_window() {
     assert!(matches!(pay(21).await, Err(Refusal::BudgetExceeded(_))), "the lifetime has seen 80");
     assert_eq!(pay(20).await.unwrap().remaining, Some(Amount::ZERO));
     assert_eq!(spent().await, Amount::cents(100));
-}
-
-/// A row that makes no sense for a while takes its key out of service, and no money with it.
-#[tokio::test]
-async fn money_goes_on_being_counted_while_a_row_makes_no_sense() {
-    for (breaks, mends) in [
-        ("UPDATE agent_keys SET scopes = 'x' WHERE id = 2", "UPDATE agent_keys SET scopes = '[]' WHERE id = 2"),
-        ("UPDATE agent_keys SET period = 'x' WHERE id = 2", "UPDATE agent_keys SET period = 'day' WHERE id = 2"),
-        ("UPDATE agent_keys SET parent_id = 99 WHERE id = 2", "UPDATE agent_keys SET parent_id = 1 WHERE id = 2"),
-    ] {
-        let directory = directory();
-        let path = directory.path().join("keys.db");
-        let store = SqliteStore::connect(&path).await.unwrap();
-        let parent = create(&store, 1, draft("acme", None, Budget::unlimited())).await;
-        let child = create(&store, 2, draft("acme", Some(parent.id), Budget::daily(Amount::cents(100)))).await;
-        let post = async |action| {
-            let posting = Posting::new(account("acme"), child.id, action);
-            store.post(std::slice::from_ref(&posting)).await.unwrap().pop().unwrap().unwrap();
-            posting.id
-        };
-        let (amount, ttl, note) = (Amount::cents(50), Duration::from_secs(60), Note::default());
-        let hold =
-            post(Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note: note.clone(), claim: None })
-                .await;
-        raw(&path, breaks);
-        let cost = Amount::cents(10);
-        post(Action::Settle { holds: vec![hold], void: vec![], cost, note, claim: None }).await;
-        raw(&path, mends);
-        for key in [parent.id, child.id] {
-            let held = store.lineage(key).await.unwrap().unwrap().key().balance.held;
-            assert_eq!(held, Amount::ZERO, "{breaks}: key {key}");
-        }
-        let account = store.account(&account("acme")).await.unwrap().unwrap();
-        assert_eq!((account.balance.spent, account.balance.held), (cost, Amount::ZERO), "{breaks}");
-    }
-}
-
-#[tokio::test]
-async fn a_hold_that_makes_no_sense_keeps_the_sweep_from_no_other() {
-    let directory = directory();
-    let path = directory.path().join("keys.db");
-    let hand = crate::ManualClock::at(at("2026-02-01T00:00:00Z"));
-    let store = SqliteStore::open(SqliteOptions::new(&path).clock(&hand)).await.unwrap();
-    for (number, name) in (1..).zip(["odd", "good"]) {
-        let key = create(&store, number, draft(name, None, Budget::unlimited())).await;
-        let (amount, ttl, note) = (Amount::cents(5), Duration::from_secs(60), Note::default());
-        let action = Action::Hold { amount, ttl, on_expiry: crate::OnExpiry::Release, note, claim: None };
-        assert!(store.post(&[Posting::new(account(name), key.id, action)]).await.unwrap()[0].is_ok());
-    }
-    raw(&path, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'");
-    hand.set(at("2026-02-01T01:00:00Z"));
-    assert_eq!(store.sweep().await.unwrap(), 1);
-    // Nor does a key that cannot be counted anew keep others from being looked up.
-    raw(&path, "UPDATE agent_keys SET period = 'month'");
-    assert!(store.find(&[token(1).hash, token(2).hash]).await.unwrap().iter().all(Option::is_some));
-    raw(&path, "UPDATE agentkey_holds SET labels = '{}' WHERE account_id = 'odd'");
-    assert_eq!(store.sweep().await.unwrap(), 1);
 }

@@ -1,0 +1,84 @@
+//! What the application's own SQL may write, is in force from the next request; what it may not, SQLite refuses.
+
+use super::*;
+
+async fn pay(store: &SqliteStore, key: i64, cents: i32) -> Result<Posted, Refusal> {
+    let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
+    store.post(&[Posting::new(account("acme"), KeyId::new(key), action)]).await.unwrap().pop().unwrap()
+}
+
+fn refused(path: &Path, sql: &str) -> String {
+    let error = Connection::open(path).unwrap().execute_batch(sql).expect_err(sql);
+    error.to_string()
+}
+
+/// A parent, key 1, with a child, key 2, which has spent 2 cents of its 10.
+async fn family(path: &Path) -> SqliteStore {
+    let store = SqliteStore::connect(path).await.unwrap();
+    let parent = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
+    create(&store, 1, draft("acme", Some(parent.id), Budget::lifetime(Amount::cents(10)))).await;
+    pay(&store, 2, 2).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn rows_that_make_no_sense_cannot_be_written() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    for sql in [
+        "UPDATE agent_keys SET scopes = 'null'",
+        "UPDATE agent_keys SET scopes = 'read'",
+        "UPDATE agent_keys SET scopes = '{}'",
+        "UPDATE agent_keys SET scopes = '[1]'",
+        "UPDATE agent_keys SET scopes = '[\"\"]'",
+        "UPDATE agent_keys SET scopes = '[\"two words\"]'",
+        "UPDATE agent_keys SET scopes = '[\"back\\\\slash\"]'",
+        "UPDATE agent_keys SET scopes = json_array(printf('%.129c', 'x'))",
+        "UPDATE agent_keys SET limit_micros = -1",
+        "UPDATE agent_keys SET period = 'quarter'",
+        "INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('', 'x', 0)",
+        "INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('a' || char(10), 'x', 0)",
+        "INSERT INTO agent_keys (account_id, key_hash, created_at, scopes) VALUES ('a', 'x', 0, '[\"two words\"]')",
+        "UPDATE agentkey_accounts SET period = 'quarter'",
+        "UPDATE agentkey_accounts SET limit_micros = -1",
+        "UPDATE agentkey_accounts SET held = -1",
+        "UPDATE agentkey_balances SET period = ''",
+        "UPDATE agentkey_balances SET held = -1",
+    ] {
+        refused(&path, sql);
+    }
+    // The widest that may be written is read back.
+    let widest = "UPDATE agent_keys SET scopes = json_array('*', 'a.*', '!#[]^~', printf('%.128c', 'x')) WHERE id = 2";
+    raw(&path, widest);
+    let found = store.find(&[token(1).hash]).await.unwrap().pop().unwrap().unwrap();
+    assert_eq!(found.lineage.key().scopes.iter().count(), 4);
+}
+
+#[tokio::test]
+async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    for sql in [
+        "UPDATE agent_keys SET account_id = 'beta' WHERE id = 2",
+        "UPDATE agent_keys SET parent_id = NULL WHERE id = 2",
+        "UPDATE agent_keys SET parent_id = 2 WHERE id = 1",
+        "UPDATE agent_keys SET id = 9 WHERE id = 2",
+    ] {
+        let error = refused(&path, sql);
+        assert!(error.contains("the id, account and parent of a key never change"), "{sql}: {error}");
+    }
+    let error = refused(&path, "DELETE FROM agent_keys WHERE id = 2");
+    assert!(error.contains("revoke it instead of deleting it"), "{error}");
+    let replace = "INSERT OR REPLACE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)";
+    let error = refused(&path, replace);
+    assert!(error.contains("another key has this id or this token"), "{error}");
+    // An ORM writes all columns, also those that stay.
+    raw(&path, "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2");
+    assert_eq!(pay(&store, 2, 8).await.unwrap().remaining, Some(Amount::ZERO));
+    // A key that was never used may go.
+    create(&store, 2, draft("acme", None, Budget::unlimited())).await;
+    raw(&path, "DELETE FROM agent_keys WHERE id = 3");
+    assert_eq!(store.find(&[token(2).hash]).await.unwrap(), [None]);
+}

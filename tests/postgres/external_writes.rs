@@ -1,0 +1,58 @@
+//! Rows of our own tables that make no sense, which PostgreSQL refuses.
+
+use agentkey::Store;
+use sqlx::Executor;
+
+use super::*;
+
+async fn refused(pool: &PgPool, sql: &str) -> String {
+    let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+    pool.execute(sql).await.expect_err("it was written").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_make_no_sense_cannot_be_written() {
+    let Some((_database, world, pool)) = site().await else { return };
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&pay(&key, 2)).await.is_ok());
+    for sql in [
+        "UPDATE agent_keys SET scopes = '{{a,b},{c,d}}'",
+        "UPDATE agent_keys SET scopes = '{two words}'",
+        "UPDATE agent_keys SET scopes = ARRAY[E'two\nlines']",
+        "UPDATE agent_keys SET scopes = ARRAY[E'back\\\\slash']",
+        "UPDATE agent_keys SET scopes = ARRAY['']",
+        "UPDATE agent_keys SET scopes = ARRAY['a', NULL]",
+        "UPDATE agent_keys SET scopes = ARRAY[repeat('x', 129)]",
+        "UPDATE agent_keys SET limit_micros = -1",
+        "UPDATE agent_keys SET period = 'fortnight'",
+        "INSERT INTO agent_keys (account_id, key_hash) VALUES ('', 'x')",
+        "INSERT INTO agent_keys (account_id, key_hash) VALUES (E'a\n', 'x')",
+        "UPDATE agentkey_accounts SET period = 'fortnight'",
+        "UPDATE agentkey_accounts SET limit_micros = -1",
+        "UPDATE agentkey_accounts SET held = -1",
+    ] {
+        let error = refused(&pool, sql).await;
+        assert!(error.contains("violates check constraint"), "{sql}: {error}");
+    }
+    // The widest that may be written is read back.
+    execute(&pool, "UPDATE agent_keys SET scopes = ARRAY['*', 'a.*', '!#[]^~', repeat('x', 128)]").await;
+    assert_eq!(world.store.lineage(key.id).await.unwrap().unwrap().key().scopes.iter().count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
+    let Some((_database, world, pool)) = site().await else { return };
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&pay(&key, 2)).await.is_ok());
+    for set in ["account_id = 'beta'", "parent_id = 7", "id = 9"] {
+        let error = refused(&pool, &format!("UPDATE agent_keys SET {set}")).await;
+        assert!(error.contains("never change: revoke it and make another"), "{set}: {error}");
+    }
+    let error = refused(&pool, "DELETE FROM agent_keys").await;
+    assert!(error.contains("revoke it instead of deleting it"), "{error}");
+    // An ORM writes all columns, also those that stay. A key that was never used may go.
+    execute(&pool, "UPDATE agent_keys SET account_id = 'acme', parent_id = NULL, name = 'renamed'").await;
+    execute(&pool, "INSERT INTO agent_keys (account_id, key_hash) VALUES ('acme', 'x')").await;
+    execute(&pool, "DELETE FROM agent_keys WHERE key_hash = 'x'").await;
+    assert!(world.post(&pay(&key, 98)).await.is_ok());
+}
