@@ -1,12 +1,12 @@
 //! Changes of policy, each with its event, in one transaction.
 
 use jiff::Timestamp;
-use sqlx::postgres::PgDatabaseError;
 
 use super::Inner;
-use super::connection::{Held, Query, Statements, Work};
-use super::error::{Anew, is_contention};
+use super::connection::{Query, Statements};
+use super::error::{Error, Result, Retry, config_error, database_error, invalid_row, is_contention};
 use super::layout::{KeyColumns, Layout, Sql};
+use super::migrate::first;
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
 use super::write::step;
@@ -88,7 +88,7 @@ impl Puts {
     }
 }
 
-type Changed<T> = sqlx::Result<Result<T, ChangeError>>;
+type Changed<T> = Result<Result<T, ChangeError>>;
 
 /// How often a change is begun anew because others were in the way.
 const ATTEMPTS: usize = 8;
@@ -102,18 +102,17 @@ impl Inner {
     /// Makes a change of a key.
     pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
         for _ in 0..ATTEMPTS {
-            let mut held = self.connections.other().await?;
-            let done = self.try_change_key(&mut held, change, rules).await;
-            if let Some(done) = self.done(held.after(done)) {
+            let work = async |statements: &mut Statements<'_>| self.try_change_key(statements, change, rules).await;
+            let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
+            if let Some(done) = self.done(done) {
                 return done;
             }
         }
-        Err(Anew::Moved.into())
+        Err(Retry::Conflict.into())
     }
 
-    async fn try_change_key(&self, held: &mut Held<'_>, change: &KeyChange, rules: &Rules) -> Changed<Key> {
-        let mut work = held.begin().await?;
-        let mut session = Session::of(self, &mut work);
+    async fn try_change_key(&self, statements: &mut Statements<'_>, change: &KeyChange, rules: &Rules) -> Changed<Key> {
+        let mut session = Session::of(self, statements);
         let account = match change {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
             KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
@@ -129,38 +128,38 @@ impl Inner {
             Load::Time(account) => (None, session.account(account).await?.map_or(now, |(_, at)| at)),
         };
         let write = change.decide(lineage.as_ref(), time, rules);
-        let changed = match write.and_then(|write| self.layout.columns.check(&write).map(|()| write)) {
-            Ok(write) => Ok(session.write_key(write).await?),
-            Err(refused) => Err(refused),
-        };
         // Also what is refused has ended the holds that had run out.
-        work.commit().await?;
-        Ok(changed)
+        match write.and_then(|write| self.layout.columns.check(&write).map(|()| write)) {
+            Ok(write) => session.write_key(write).await.map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
     }
 
     /// Sets an account's ceiling.
     pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> Changed<Account> {
         for _ in 0..ATTEMPTS {
-            let mut held = self.connections.other().await?;
-            let done = self.try_set_account(&mut held, id, budget).await;
-            if let Some(done) = self.done(held.after(done)) {
+            let work = async |statements: &mut Statements<'_>| self.try_set_account(statements, id, budget).await;
+            let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
+            if let Some(done) = self.done(done) {
                 return done;
             }
         }
-        Err(Anew::Moved.into())
+        Err(Retry::Conflict.into())
     }
 
-    async fn try_set_account(&self, held: &mut Held<'_>, id: &AccountId, budget: Budget) -> Changed<Account> {
-        let mut work = held.begin().await?;
-        let mut session = Session::of(self, &mut work);
+    async fn try_set_account(
+        &self,
+        statements: &mut Statements<'_>,
+        id: &AccountId,
+        budget: Budget,
+    ) -> Changed<Account> {
+        let mut session = Session::of(self, statements);
         session.lock_account(id).await?;
         let known = session.account(id).await?;
-        let set = match AccountWrite::decide(id, budget, known, session.now) {
-            Ok(write) => Ok(session.write_account(write).await?),
-            Err(refused) => Err(refused),
-        };
-        work.commit().await?;
-        Ok(set)
+        match AccountWrite::decide(id, budget, known, session.now) {
+            Ok(write) => session.write_account(write).await.map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
     }
 
     /// What an attempt comes to; `None` where others were in the way, and it is made once more.
@@ -173,10 +172,9 @@ impl Inner {
     }
 
     /// A key that the table of a host's own does not take, by a rule of the host's.
-    fn refused_by_table(&self, error: sqlx::Error) -> sqlx::Result<ChangeError> {
+    fn refused_by_table(&self, error: Error) -> Result<ChangeError> {
         let columns = &self.layout.columns;
-        let database = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-        let Some(told) = database.filter(|told| !columns.is_own && self.layout.is_of_keys(told)) else {
+        let Some(told) = database_error(&error).filter(|told| !columns.is_own && self.layout.is_of_keys(told)) else {
             return Err(error);
         };
         let column = told.column().unwrap_or("");
@@ -187,7 +185,7 @@ impl Inner {
                 let reason = format!("must be given: the column {column:?} is NOT NULL");
                 Ok(ChangeError::Invalid { field, reason })
             }
-            (NOT_NULL, None) => Err(super::error::told(format!(
+            (NOT_NULL, None) => Err(config_error(format!(
                 "the column {column:?} of {} is NOT NULL and has no default, and agentkey does not know what to write \
                  there: give it a default, or drop the NOT NULL",
                 self.layout.keys
@@ -245,28 +243,26 @@ fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
 }
 
 /// A transaction under way.
-struct Session<'c> {
-    inner: &'c Inner,
-    statements: Statements<'c>,
+struct Session<'s, 'c> {
+    inner: &'s Inner,
+    statements: &'s mut Statements<'c>,
     now: Timestamp,
 }
 
-impl<'c> Session<'c> {
-    fn of(inner: &'c Inner, work: &'c mut Work<'_>) -> Self {
-        let mut statements = work.statements();
+impl<'s, 'c> Session<'s, 'c> {
+    fn of(inner: &'s Inner, statements: &'s mut Statements<'c>) -> Self {
         statements.may_begin_anew = false;
         Self { inner, statements, now: inner.clock.now() }
     }
 
     /// Locks a key against the host's own SQL, before anything is read that the change is decided by; tells whose it is.
-    async fn lock_key(&mut self, key: KeyId) -> sqlx::Result<Option<AccountId>> {
+    async fn lock_key(&mut self, key: KeyId) -> Result<Option<AccountId>> {
         let rows = self.statements.fetch(self.inner.puts.owner.query().bind(key.get())).await?;
-        let owner = rows.first().map(|row| sqlx::Row::try_get::<Option<String>, _>(row, 0)).transpose()?;
-        Ok(owner.flatten().and_then(|owner| AccountId::new(owner).ok()))
+        Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::new(owner).ok()))
     }
 
     /// Locks an account, or the making of its row.
-    async fn lock_account(&mut self, account: &AccountId) -> sqlx::Result<()> {
+    async fn lock_account(&mut self, account: &AccountId) -> Result<()> {
         let lock = || self.inner.puts.lock.query().bind(account.as_str().to_owned());
         if self.statements.fetch(lock()).await?.is_empty() {
             self.statements.run(self.inner.make_lock(account)).await?;
@@ -277,32 +273,32 @@ impl<'c> Session<'c> {
         Ok(())
     }
 
-    async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
+    async fn run(&mut self, query: Query<'_>) -> Result<()> {
         self.statements.run(query).await
     }
 
-    async fn lineage(&mut self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
+    async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
         let (Inner { layout, reads, .. }, now) = (self.inner, self.now);
-        let mut seen = lineage(Asking::Within(&mut self.statements), (layout, reads), key, now).await?;
+        let mut seen = lineage(Asking::Within(self.statements), (layout, reads), key, now).await?;
         if !seen.behind.is_empty() {
-            self.inner.catch_up_in(&mut self.statements, &seen.behind).await?;
-            seen = lineage(Asking::Within(&mut self.statements), (layout, reads), key, now).await?;
+            self.inner.catch_up_in(self.statements, &seen.behind).await?;
+            seen = lineage(Asking::Within(self.statements), (layout, reads), key, now).await?;
         }
         Ok(seen.value)
     }
 
     /// An account rolled to its time, and that time.
-    async fn account(&mut self, id: &AccountId) -> sqlx::Result<Option<(Account, Timestamp)>> {
+    async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
         let (Inner { reads, .. }, now) = (self.inner, self.now);
-        let mut seen = account(Asking::Within(&mut self.statements), reads, id, now).await?;
+        let mut seen = account(Asking::Within(self.statements), reads, id, now).await?;
         if !seen.behind.is_empty() {
-            self.inner.catch_up_in(&mut self.statements, &seen.behind).await?;
-            seen = account(Asking::Within(&mut self.statements), reads, id, now).await?;
+            self.inner.catch_up_in(self.statements, &seen.behind).await?;
+            seen = account(Asking::Within(self.statements), reads, id, now).await?;
         }
         Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
     }
 
-    async fn write_key(&mut self, write: KeyWrite) -> sqlx::Result<Key> {
+    async fn write_key(&mut self, write: KeyWrite) -> Result<Key> {
         let KeyWrite { mut key, at, record } = write;
         let Some((record, event)) = record else { return Ok(key) };
         self.touch(&key.account, at).await?;
@@ -311,7 +307,7 @@ impl<'c> Session<'c> {
             KeyRecord::Update { before, recount_from } => {
                 if let Some(since) = recount_from {
                     let sums = &self.inner.sums;
-                    key.balance.spent = sums.spent_by_key(&mut self.statements, &key, since).await?;
+                    key.balance.spent = sums.spent_by_key(self.statements, &key, since).await?;
                     self.write_balance(&key).await?;
                 }
                 self.update_key(&before, &key).await?;
@@ -326,9 +322,9 @@ impl<'c> Session<'c> {
         Ok(key)
     }
 
-    async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> sqlx::Result<KeyId> {
+    async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> Result<KeyId> {
         let columns = &self.inner.layout.columns;
-        let limit = columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?;
+        let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
         let query = self
             .inner
             .puts
@@ -346,15 +342,15 @@ impl<'c> Session<'c> {
             .bind(Instant(key.created_at))
             .bind(key.expires_at.map(Instant));
         let rows = self.statements.fetch(query).await?;
-        let id = rows.first().map(|row| sqlx::Row::try_get(row, 0)).transpose()?;
-        id.map(KeyId::new).ok_or(sqlx::Error::RowNotFound)
+        let id = first(&rows, None)?;
+        id.map(KeyId::new).ok_or_else(|| invalid_row("a key was inserted without an id"))
     }
 
-    async fn update_key(&mut self, before: &Key, key: &Key) -> sqlx::Result<()> {
+    async fn update_key(&mut self, before: &Key, key: &Key) -> Result<()> {
         let layout = &self.inner.layout;
         let columns = &layout.columns;
-        let limit = columns.stored_limit(key.budget.limit).map_err(super::error::corrupt)?;
-        let Some(policy) = policy(layout, before, key).map_err(super::error::corrupt)? else { return Ok(()) };
+        let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
+        let Some(policy) = policy(layout, before, key).map_err(invalid_row)? else { return Ok(()) };
         let query = policy
             .query()
             .bind(key.id.get())
@@ -367,7 +363,7 @@ impl<'c> Session<'c> {
         self.run(query).await
     }
 
-    async fn write_balance(&mut self, key: &Key) -> sqlx::Result<()> {
+    async fn write_balance(&mut self, key: &Key) -> Result<()> {
         let query = self
             .inner
             .puts
@@ -382,12 +378,12 @@ impl<'c> Session<'c> {
         self.run(query).await
     }
 
-    async fn write_account(&mut self, write: AccountWrite) -> sqlx::Result<Account> {
+    async fn write_account(&mut self, write: AccountWrite) -> Result<Account> {
         let AccountWrite { mut account, at, recount_from, event } = write;
         let Some(event) = event else { return Ok(account) };
         if let Some(since) = recount_from {
             let sums = &self.inner.sums;
-            account.balance.spent = sums.spent_by_account(&mut self.statements, &account.id, since).await?;
+            account.balance.spent = sums.spent_by_account(self.statements, &account.id, since).await?;
         }
         let Account { id, budget, created_at, balance } = &account;
         let query = self
@@ -410,13 +406,7 @@ impl<'c> Session<'c> {
     }
 
     /// No token that was retired before outlives the one that is retired now.
-    async fn rotate_token(
-        &mut self,
-        key: &Key,
-        hash: &TokenHash,
-        retires_at: Timestamp,
-        now: Timestamp,
-    ) -> sqlx::Result<()> {
+    async fn rotate_token(&mut self, key: &Key, hash: &TokenHash, retires_at: Timestamp, now: Timestamp) -> Result<()> {
         let Puts { shorten, retire, token: replace, forget, .. } = &self.inner.puts;
         let (id, hash) = (key.id.get(), hash.to_string());
         self.run(shorten.query().bind(id).bind(Instant(retires_at))).await?;
@@ -427,7 +417,7 @@ impl<'c> Session<'c> {
     }
 
     /// Marks an account as changed at `at`; makes it where there is none.
-    async fn touch(&mut self, id: &AccountId, at: Timestamp) -> sqlx::Result<()> {
+    async fn touch(&mut self, id: &AccountId, at: Timestamp) -> Result<()> {
         let account = Account::new(id.clone(), at);
         let query = self
             .inner
@@ -442,13 +432,7 @@ impl<'c> Session<'c> {
         self.run(query).await
     }
 
-    async fn event(
-        &mut self,
-        at: Timestamp,
-        account: &AccountId,
-        key: Option<KeyId>,
-        event: &Event,
-    ) -> sqlx::Result<()> {
+    async fn event(&mut self, at: Timestamp, account: &AccountId, key: Option<KeyId>, event: &Event) -> Result<()> {
         let query = self.inner.puts.event.query();
         let query = query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
         self.run(query.bind(event.kind).bind(event.detail.to_string())).await

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Executor, Row, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, Row};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 
-use super::error::is_answer;
+use super::error::{Error, Result, connection_survives};
 use super::layout::Sql;
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
@@ -40,7 +40,7 @@ pub(super) struct Session {
     /// What is asked now and then, in a session of the pool's, which has the settings of its database.
     others: Kind,
     /// The same for what must not keep rows of others while it waits.
-    hasty: Kind,
+    short_lock_timeout: Kind,
 }
 
 /// How sessions of a kind are begun and used.
@@ -91,7 +91,7 @@ impl Session {
             lookups: of_lane(false),
             postings: of_lane(true),
             others: of_pool(false),
-            hasty: of_pool(true),
+            short_lock_timeout: of_pool(true),
         }
     }
 
@@ -153,38 +153,43 @@ impl Connections {
         self.session.acquire_timeout
     }
 
-    pub(super) async fn lookup(&self) -> sqlx::Result<Held<'_>> {
-        self.slot(&self.lookups, &self.session.lookups).await
+    /// Works on a connection of the look-ups' lane.
+    pub(super) async fn lookup<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+        self.slot(&self.lookups, &self.session.lookups).await?.run(work).await
     }
 
-    pub(super) async fn posting(&self) -> sqlx::Result<Held<'_>> {
-        self.slot(&self.postings, &self.session.postings).await
+    /// Works on a connection of the postings' lane.
+    pub(super) async fn posting<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+        self.slot(&self.postings, &self.session.postings).await?.run(work).await
     }
 
-    /// A connection for what is asked now and then.
-    pub(super) async fn other(&self) -> sqlx::Result<Held<'_>> {
-        self.of_pool(&self.session.others).await
+    /// Works on a connection of the pool, for what is asked now and then.
+    pub(super) async fn pooled<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+        self.of_pool(&self.session.others).await?.run(work).await
     }
 
-    /// The same for what locks many accounts: it gives up soon where somebody keeps one of them.
-    pub(super) async fn hasty(&self) -> sqlx::Result<Held<'_>> {
-        self.of_pool(&self.session.hasty).await
+    /// The same for what locks many accounts: it gives up soon where another transaction keeps one of them.
+    pub(super) async fn short_lock_timeout<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.of_pool(&self.session.short_lock_timeout).await?.run(work).await
     }
 
-    async fn of_pool<'a>(&'a self, kind: &'a Kind) -> sqlx::Result<Held<'a>> {
+    async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
         let connection = self.acquire().await?;
-        Ok(Held { place: Place::Pool(Box::new(connection)), connections: self, kind, spoiled: true })
+        Ok(Connection { place: Place::Pool(Box::new(connection)), connections: self, kind, survives: false })
     }
 
-    async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> sqlx::Result<Held<'a>> {
+    async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> Result<Connection<'a>> {
         let mut open = self.free(slots).await?;
         if self.closed.load(Ordering::SeqCst) {
-            return Err(sqlx::Error::PoolClosed);
+            return Err(Error::Closed);
         }
         if open.is_none() {
             *open = Some(self.attempt(|| self.lane(kind)).await?);
         }
-        Ok(Held { place: Place::Slot(open), connections: self, kind, spoiled: true })
+        Ok(Connection { place: Place::Slot(open), connections: self, kind, survives: false })
     }
 
     async fn lane(&self, kind: &Kind) -> sqlx::Result<Lane> {
@@ -198,22 +203,22 @@ impl Connections {
         Ok(Lane { connection, backend })
     }
 
-    async fn free<'a>(&'a self, slots: &'a [Slot]) -> sqlx::Result<MutexGuard<'a, Option<Lane>>> {
+    async fn free<'a>(&'a self, slots: &'a [Slot]) -> Result<MutexGuard<'a, Option<Lane>>> {
         if let Some(open) = slots.iter().find_map(|slot| slot.try_lock().ok()) {
             return Ok(open);
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len()).unwrap_or(0);
-        let slot = slots.get(turn).ok_or(sqlx::Error::PoolClosed)?;
-        timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut)
+        let slot = slots.get(turn).ok_or(Error::Closed)?;
+        timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut.into())
     }
 
-    async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
         self.attempt(|| self.pool.acquire()).await
     }
 
     /// Connects. One attempt has all the time that there is, since servers may be far away or slow; beside it others
     /// are begun anew, so that a server that is back is found at once.
-    async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(&self, connect: impl Fn() -> F) -> sqlx::Result<T> {
+    async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(&self, connect: impl Fn() -> F) -> Result<T> {
         let again = async {
             sleep(ATTEMPT).await;
             loop {
@@ -229,7 +234,7 @@ impl Connections {
                 connected = again => connected,
             }
         };
-        timeout(self.session.acquire_timeout, connected).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+        Ok(timeout(self.session.acquire_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
     /// Ends once the server answers others and does nothing for the session of this backend: what that was asked, or its
@@ -270,12 +275,12 @@ struct Lane {
     backend: Option<i32>,
 }
 
-/// A connection in use. It is closed unless [`after`](Self::after) finds that all went well.
-pub(super) struct Held<'a> {
+/// A connection in use. It is closed unless the work on it ended well.
+pub(super) struct Connection<'a> {
     place: Place<'a>,
     connections: &'a Connections,
     kind: &'a Kind,
-    spoiled: bool,
+    survives: bool,
 }
 
 enum Place<'a> {
@@ -283,42 +288,45 @@ enum Place<'a> {
     Pool(Box<PoolConnection<Postgres>>),
 }
 
-impl Held<'_> {
+impl Connection<'_> {
+    /// Works on it, and lets go. After an error that is not the server's own answer the connection is not trusted any more.
+    async fn run<T>(mut self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+        let done = work(&mut self).await;
+        self.survives = done.as_ref().map_or_else(connection_survives, |_| true);
+        done
+    }
+
     /// One statement by itself: a transaction of its own.
-    pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+    pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         let session = &self.connections.session;
         if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
             let (watch, query) = (self.watch(), session.prepare(query));
             return watch.answered(self.connection()?.fetch_all(query)).await;
         }
-        let mut work = self.begin().await?;
-        let rows = work.statements().fetch(query).await?;
-        work.commit().await?;
-        Ok(rows)
+        self.transaction(async |statements| statements.fetch(query).await).await
     }
 
-    /// A transaction. Without a commit it is undone.
-    pub(super) async fn begin(&mut self) -> sqlx::Result<Work<'_>> {
+    /// Works in a transaction, which is committed if the work ended well, and undone if not.
+    pub(super) async fn transaction<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
+    ) -> Result<T> {
         let (watch, begin) = (self.watch(), self.kind.begin.text());
-        let tx = watch.answered(self.connection()?.begin_with(AssertSqlSafe(begin))).await?;
-        Ok(Work { tx, watch })
+        let mut tx = watch.answered(self.connection()?.begin_with(AssertSqlSafe(begin))).await?;
+        let done = work(&mut Statements { connection: &mut tx, watch, may_begin_anew: true }).await?;
+        watch.answered(tx.commit()).await?;
+        Ok(done)
     }
 
-    /// Lets go. After an error that is not the server's own answer the connection is not trusted any more.
-    pub(super) fn after<T>(mut self, done: sqlx::Result<T>) -> sqlx::Result<T> {
-        self.spoiled = done.as_ref().is_err_and(|error| !is_answer(error));
-        done
-    }
-
-    fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
+    fn connection(&mut self) -> Result<&mut PgConnection> {
         match &mut self.place {
-            Place::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(sqlx::Error::PoolClosed),
+            Place::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(Error::Closed),
             Place::Pool(connection) => Ok(connection),
         }
     }
 }
 
-impl<'a> Held<'a> {
+impl<'a> Connection<'a> {
     fn watch(&self) -> Watch<'a> {
         let backend = match &self.place {
             Place::Slot(open) => open.as_ref().and_then(|lane| lane.backend),
@@ -336,45 +344,24 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn answered<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let Some(backend) = self.backend else { return answer.await };
+    async fn answered<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+        let Some(backend) = self.backend else { return Ok(answer.await?) };
         tokio::select! {
             biased;
-            answer = answer => answer,
-            () = self.connections.lost(backend) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            answer = answer => Ok(answer?),
+            () = self.connections.lost(backend) => Err(sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut)).into()),
         }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        if self.spoiled {
+        if !self.survives {
             match &mut self.place {
                 Place::Slot(open) => drop(open.take()),
                 Place::Pool(connection) => connection.close_on_drop(),
             }
         }
-    }
-}
-
-/// A transaction under way.
-pub(super) struct Work<'c> {
-    tx: Transaction<'c, Postgres>,
-    watch: Watch<'c>,
-}
-
-impl Work<'_> {
-    pub(super) async fn commit(self) -> sqlx::Result<()> {
-        self.watch.answered(self.tx.commit()).await
-    }
-
-    pub(super) async fn rollback(self) -> sqlx::Result<()> {
-        self.tx.rollback().await
-    }
-
-    /// The statements of this transaction.
-    pub(super) fn statements(&mut self) -> Statements<'_> {
-        Statements { connection: &mut self.tx, watch: self.watch, may_begin_anew: true }
     }
 }
 
@@ -392,12 +379,12 @@ impl<'c> Statements<'c> {
         Self { connection, watch: Watch { connections, backend: None }, may_begin_anew: false }
     }
 
-    pub(super) async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+    pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         let query = self.watch.connections.session.prepare(query);
         self.watch.answered(self.connection.fetch_all(query)).await
     }
 
-    pub(super) async fn run(&mut self, query: Query<'_>) -> sqlx::Result<()> {
+    pub(super) async fn run(&mut self, query: Query<'_>) -> Result<()> {
         self.fetch(query).await.map(drop)
     }
 }

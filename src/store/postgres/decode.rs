@@ -5,7 +5,7 @@ use sqlx::postgres::{PgRow, Postgres};
 use sqlx::{Decode, Row, Type};
 use uuid::Uuid;
 
-use super::error::corrupt;
+use super::error::{Result, invalid_row};
 use super::layout::KeyColumns;
 use super::types::{Instant, Stamp};
 use crate::ledger::{Claim, ClaimRow, EntryRow, HoldRow, HoldState, OnExpiry};
@@ -43,47 +43,47 @@ impl<'r> Cells<'r> {
         Self { row, next: 4 }
     }
 
-    pub(super) fn read<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> sqlx::Result<T> {
+    pub(super) fn read<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T> {
         let place = self.next;
         self.next += 1;
-        self.row.try_get_unchecked(place)
+        Ok(self.row.try_get_unchecked(place)?)
     }
 
-    pub(super) fn key_id(&mut self) -> sqlx::Result<KeyId> {
+    pub(super) fn key_id(&mut self) -> Result<KeyId> {
         self.read().map(KeyId::new)
     }
 
-    pub(super) fn account_id(&mut self) -> sqlx::Result<AccountId> {
-        AccountId::new(self.read::<&str>()?).map_err(corrupt)
+    pub(super) fn account_id(&mut self) -> Result<AccountId> {
+        AccountId::new(self.read::<&str>()?).map_err(invalid_row)
     }
 
-    pub(super) fn instant(&mut self) -> sqlx::Result<Timestamp> {
+    pub(super) fn instant(&mut self) -> Result<Timestamp> {
         self.read().map(|Instant(at)| at)
     }
 
-    pub(super) fn maybe_instant(&mut self) -> sqlx::Result<Option<Timestamp>> {
+    pub(super) fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {
         Ok(self.read::<Option<Instant>>()?.map(|Instant(at)| at))
     }
 
-    fn amount(&mut self) -> sqlx::Result<Amount> {
+    fn amount(&mut self) -> Result<Amount> {
         self.read().map(Amount::micros)
     }
 
-    fn posting_id(&mut self) -> sqlx::Result<PostingId> {
+    fn posting_id(&mut self) -> Result<PostingId> {
         self.read().map(|id: Uuid| PostingId::from_bytes(id.into_bytes()))
     }
 
-    fn maybe_entry_id(&mut self) -> sqlx::Result<Option<EntryId>> {
+    fn maybe_entry_id(&mut self) -> Result<Option<EntryId>> {
         Ok(self.read::<Option<Uuid>>()?.map(|id| EntryId::from_bytes(id.into_bytes())))
     }
 
-    fn note(&mut self) -> sqlx::Result<Note> {
-        let labels: Labels = serde_json::from_str(self.read()?).map_err(corrupt)?;
+    fn note(&mut self) -> Result<Note> {
+        let labels: Labels = serde_json::from_str(self.read()?).map_err(invalid_row)?;
         Ok(Note::new(labels, self.read()?))
     }
 
     /// A key, and the version of its row.
-    pub(super) fn key(&mut self, columns: &'r KeyColumns) -> sqlx::Result<(StoredKey<'r>, Stamp)> {
+    pub(super) fn key(&mut self, columns: &'r KeyColumns) -> Result<(StoredKey<'r>, Stamp)> {
         let (id, account, parent) = (self.key_id()?, self.read()?, self.read::<Option<i64>>()?);
         let text = |text: Option<&'r str>| text.unwrap_or("");
         let (name, prefix, start) = (text(self.read()?), text(self.read()?), text(self.read()?));
@@ -122,7 +122,7 @@ impl<'r> Cells<'r> {
         Ok((key, stamp))
     }
 
-    fn money(&mut self) -> sqlx::Result<Option<StoredMoney<'r>>> {
+    fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
         let account: Option<&str> = self.read()?;
         if account.is_none() {
             self.next += 5;
@@ -134,12 +134,12 @@ impl<'r> Cells<'r> {
     }
 
     /// An account; `None` where there is no row of it.
-    pub(super) fn maybe_account(&mut self) -> sqlx::Result<Option<AccountRow>> {
+    pub(super) fn maybe_account(&mut self) -> Result<Option<AccountRow>> {
         let id: Option<&str> = self.read()?;
         let Some(id) = id else { return Ok(None) };
-        let id = AccountId::new(id).map_err(corrupt)?;
+        let id = AccountId::new(id).map_err(invalid_row)?;
         let limit = self.read::<Option<i64>>()?.map(Amount::micros);
-        let budget = Budget::new(limit, self.read::<&str>()?.parse().map_err(corrupt)?);
+        let budget = Budget::new(limit, self.read::<&str>()?.parse().map_err(invalid_row)?);
         let created_at = self.instant()?;
         let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
         Ok(Some(AccountRow {
@@ -151,7 +151,7 @@ impl<'r> Cells<'r> {
         }))
     }
 
-    pub(super) fn hold(&mut self) -> sqlx::Result<HoldRow> {
+    pub(super) fn hold(&mut self) -> Result<HoldRow> {
         Ok(HoldRow {
             id: self.posting_id()?,
             account: self.account_id()?,
@@ -173,9 +173,9 @@ impl<'r> Cells<'r> {
         })
     }
 
-    pub(super) fn entry(&mut self) -> sqlx::Result<Entry> {
+    pub(super) fn entry(&mut self) -> Result<Entry> {
         let (id, account, key) = (EntryId::from(self.posting_id()?), self.account_id()?, self.key_id()?);
-        let kind = EntryKind::from_name(self.read()?).ok_or_else(|| corrupt("an entry is of an unknown kind"))?;
+        let kind = EntryKind::from_name(self.read()?).ok_or_else(|| invalid_row("an entry is of an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;
         entry.refunds = self.maybe_entry_id()?;
@@ -184,17 +184,17 @@ impl<'r> Cells<'r> {
     }
 
     /// An entry, and behind it what refunds took of it.
-    pub(super) fn entry_row(&mut self) -> sqlx::Result<EntryRow> {
+    pub(super) fn entry_row(&mut self) -> Result<EntryRow> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
     }
 
-    pub(super) fn claim(&mut self) -> sqlx::Result<ClaimRow> {
+    pub(super) fn claim(&mut self) -> Result<ClaimRow> {
         let key = self.key_id()?;
         let name: &str = self.read()?;
         let fingerprint: &[u8] = self.read()?;
         Ok(ClaimRow {
             key,
-            claim: Claim::new(name, fingerprint.try_into().map_err(corrupt)?),
+            claim: Claim::new(name, fingerprint.try_into().map_err(invalid_row)?),
             owner: self.posting_id()?,
             in_flight_until: self.maybe_instant()?,
             entry: self.maybe_entry_id()?,

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::PostgresStore;
 use super::connection::Statements;
-use super::error::{is_moved, store_error};
+use super::error::{is_conflict, store_error};
 use crate::ledger::{Action, Needs, Outcome, Posting};
 use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
 
@@ -76,7 +76,7 @@ impl PostgresStore {
         loop {
             let mut statements = self.inner.statements(tx);
             match self.inner.post_in(&mut statements, &postings, &needs).await {
-                Err(error) if is_moved(&error) && attempt < 4 => attempt += 1,
+                Err(error) if is_conflict(&error) && attempt < 4 => attempt += 1,
                 Err(error) => return Err(store_error(error).into()),
                 Ok(posted) => {
                     let posted = posted.into_iter().next();

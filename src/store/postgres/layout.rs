@@ -8,6 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, PgDatabaseError, Postgres};
 use sqlx::query::Query;
 
+use super::error::Result;
 use crate::ledger::MAX_DEPTH;
 use crate::store::StoreError;
 use crate::store::stored_key::InvalidRows;
@@ -50,8 +51,8 @@ pub(super) struct TableName {
 
 impl TableName {
     /// As it stands in SQL.
-    pub(super) fn quoted(&self) -> sqlx::Result<String> {
-        let quoted = |name: &str| Ident::new(name).map_err(super::error::told);
+    pub(super) fn quoted(&self) -> Result<String> {
+        let quoted = |name: &str| Ident::new(name).map_err(super::error::config_error);
         Ok(format!("{}.{}", quoted(&self.schema)?, quoted(&self.name)?))
     }
 }

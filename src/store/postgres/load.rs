@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Inner;
 use super::connection::Statements;
 use super::decode::{AccountRow, Cells};
-use super::error::Anew;
+use super::error::{Result, Retry};
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
@@ -95,18 +95,12 @@ impl Loads {
 impl Inner {
     /// Makes the rows of accounts that have keys of the host's own making. By itself: whoever has locked rows of others
     /// must not wait for this.
-    pub(super) async fn make_accounts(&self, needs: &Needs) -> sqlx::Result<()> {
-        let mut held = self.connections.posting().await?;
-        let made = async {
-            let mut work = held.begin().await?;
-            self.make_accounts_in(&mut work.statements(), needs).await?;
-            work.commit().await
-        };
-        let made = made.await;
-        held.after(made)
+    pub(super) async fn make_accounts(&self, needs: &Needs) -> Result<()> {
+        let make = async |statements: &mut Statements<'_>| self.make_accounts_in(statements, needs).await;
+        self.connections.posting(async |connection| connection.transaction(make).await).await
     }
 
-    async fn make_accounts_in(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<()> {
+    async fn make_accounts_in(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<()> {
         for account in &needs.accounts {
             statements.run(self.make_lock(account)).await?;
         }
@@ -117,7 +111,7 @@ impl Inner {
     }
 
     /// Fills a book under the lock, and ends the holds of its accounts that have run out.
-    pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Loaded> {
+    pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
         let now = self.clock.now();
         let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()), due: HashSet::new() };
@@ -145,12 +139,12 @@ impl Inner {
         Ok(loaded)
     }
 
-    async fn lock(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<Vec<AccountRow>> {
+    async fn lock(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Vec<AccountRow>> {
         let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let mut rows = statements.fetch(self.loads.lock.query().bind(ids.clone())).await?;
         if rows.len() < ids.len() && self.has_unmade_accounts(statements, needs).await? {
             if statements.may_begin_anew {
-                return Err(Anew::AccountsMissing.into());
+                return Err(Retry::AccountsMissing.into());
             }
             self.make_accounts_in(statements, needs).await?;
             rows = statements.fetch(self.loads.lock.query().bind(ids)).await?;
@@ -159,7 +153,7 @@ impl Inner {
     }
 
     /// Whether accounts that have no row have keys.
-    async fn has_unmade_accounts(&self, statements: &mut Statements<'_>, needs: &Needs) -> sqlx::Result<bool> {
+    async fn has_unmade_accounts(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<bool> {
         if needs.keys.is_empty() {
             return Ok(false);
         }
@@ -175,7 +169,7 @@ impl Inner {
         statements: &mut Statements<'_>,
         due: &[(&AccountRow, Timestamp)],
         book: &mut Book,
-    ) -> sqlx::Result<HashMap<AccountId, Option<Timestamp>>> {
+    ) -> Result<HashMap<AccountId, Option<Timestamp>>> {
         let ids: Vec<_> = due.iter().map(|(row, _)| row.account.id.as_str().to_owned()).collect();
         let at: Vec<_> = due.iter().map(|(_, now)| Instant(*now)).collect();
         let overdue = self.loads.overdue.query().bind(ids.clone()).bind(at.clone());
@@ -192,7 +186,7 @@ impl Inner {
     }
 
     /// Adds the holds, claims and entries that are named, and the entries that those claims name.
-    async fn load_rows(&self, statements: &mut Statements<'_>, needs: &Needs, book: &mut Book) -> sqlx::Result<()> {
+    async fn load_rows(&self, statements: &mut Statements<'_>, needs: &Needs, book: &mut Book) -> Result<()> {
         if !needs.holds.is_empty() {
             let ids: Vec<_> = needs.holds.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
             for row in &statements.fetch(self.loads.holds.query().bind(ids)).await? {
@@ -222,7 +216,7 @@ impl Inner {
         statements: &mut Statements<'_>,
         keys: Vec<KeyId>,
         loaded: &mut Loaded,
-    ) -> sqlx::Result<()> {
+    ) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
-use super::error::{Anew, is_locked, told};
+use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
 
@@ -30,6 +30,10 @@ const PATIENT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout =
 
 /// No request of the host's waits behind us for longer than this.
 const HASTY: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// The lock of those who migrate was waited for too long.
+const MIGRATING: &str = "another process has been bringing the tables up to date for a minute, or left its transaction open (it has the \
+     advisory lock 6004214 in `pg_locks`): open again once it is done";
 
 /// Something to run. It may be several statements.
 pub(super) struct Step {
@@ -61,16 +65,13 @@ struct Plan {
 
 /// Finds out where the keys are. Makes what is missing, in one transaction that nobody else runs at the same time; or,
 /// where nothing may be made, sees that nothing has to be.
-pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<Layout> {
+pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> Result<Layout> {
     let own = options.own_layout()?;
-    let mut held = connections.other().await?;
-    let done = async {
-        let mut work = held.begin().await?;
-        let statements = &mut work.statements();
+    let migrate = async |statements: &mut Statements<'_>| {
         run(statements, PATIENT).await?;
         if options.migrate {
             let locked = run(statements, LOCK).await;
-            locked.map_err(|error| if is_locked(&error) { Anew::Migrating.into() } else { error })?;
+            locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
         }
         run(statements, HASTY).await?;
         let at = options.clock.now();
@@ -81,34 +82,26 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
                 run(statements, &step.text).await.map_err(by_hand)?;
             }
         } else if steps.iter().any(|step| step.is_needed) {
-            return Err(told(
+            return Err(config_error(
                 "the tables are not up to date: run the SQL that `PostgresStore::migration_sql` tells, or open with \
                  `PostgresOptions::migrate(true)`",
             ));
         }
-        work.commit().await?;
         Ok(layout)
     };
-    let done = done.await;
-    held.after(done)
+    connections.pooled(async |connection| connection.transaction(migrate).await).await
 }
 
 /// The SQL that opening would run.
-pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> sqlx::Result<String> {
+pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> Result<String> {
     let own = options.own_layout()?;
-    let mut held = connections.other().await?;
-    let done = async {
-        let mut work = held.begin().await?;
-        let statements = &mut work.statements();
+    let look = async |statements: &mut Statements<'_>| {
         run(statements, PATIENT).await?;
         run(statements, HASTY).await?;
         let now = Now { at: options.clock.now(), sql: "now()".to_owned() };
-        let plan = plan(statements, own, options, now, true).await?;
-        work.rollback().await?;
-        Ok(plan.steps)
+        Ok(plan(statements, own, options, now, true).await?.steps)
     };
-    let done = done.await;
-    let steps: Vec<Step> = held.after(done)?;
+    let steps = connections.pooled(async |connection| connection.transaction(look).await).await?;
     if steps.is_empty() {
         return Ok(String::new());
     }
@@ -130,13 +123,13 @@ async fn plan(
     options: &PostgresOptions,
     now: Now,
     must_know: bool,
-) -> sqlx::Result<Plan> {
+) -> Result<Plan> {
     let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
     let mut steps = Vec::new();
     // Looked for first: the right to make a schema is more than many roles have.
     let schema: Sql = "SELECT to_regnamespace($1) IS NOT NULL".to_owned().into();
     let schema = statements.fetch(schema.query().bind(own.schema.to_string())).await?;
-    if !schema.first().map_or(Ok(false), |row| row.try_get(0))? {
+    if !first(&schema, false)? {
         steps.push(Step::needed(own.fill("CREATE SCHEMA IF NOT EXISTS {schema}")));
     }
     let mut applied = 0;
@@ -147,10 +140,10 @@ async fn plan(
         applied = newest;
     } else {
         let version = own.sql("SELECT coalesce(max(version), 0) FROM {migrations}");
-        applied = statements.fetch(version.query()).await?.first().map_or(Ok(0), |row| row.try_get(0))?;
+        applied = first(&statements.fetch(version.query()).await?, 0)?;
     }
     if applied > newest {
-        return Err(told(format!(
+        return Err(config_error(format!(
             "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"
         )));
     }
@@ -164,7 +157,7 @@ async fn plan(
             must_know || !adopt::is_there(statements, &adoption).await? || may_read(statements, &adoption).await?;
         let adopted = if is_known { adopt::adopted(statements, &own).await? } else { None };
         if let Some(table) = adopted {
-            return Err(told(format!(
+            return Err(config_error(format!(
                 "the tables of the schema {} stand beside {table}: open it with `PostgresOptions::table`, or give \
                  keys of agentkey's own another schema",
                 own.schema
@@ -182,24 +175,33 @@ async fn plan(
 }
 
 /// Whether the role may read a table; warns where it may not.
-async fn may_read(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+async fn may_read(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
     let text: Sql = "SELECT has_table_privilege($1, 'SELECT')".to_owned().into();
     let rows = statements.fetch(text.query().bind(table.to_owned())).await?;
-    let may = rows.first().map_or(Ok(false), |row| row.try_get(0))?;
+    let may = first(&rows, false)?;
     if !may {
         tracing::warn!(table, "this role may not read it, so whether the tables are up to date is not known");
     }
     Ok(may)
 }
 
-async fn run(statements: &mut Statements<'_>, text: &str) -> sqlx::Result<()> {
-    statements.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await.map(drop)
+/// The first cell of the first row, or what there is without one.
+pub(super) fn first<T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
+    rows: &[sqlx::postgres::PgRow],
+    otherwise: T,
+) -> Result<T> {
+    rows.first().map_or(Ok(otherwise), |row| Ok(row.try_get(0)?))
+}
+
+async fn run(statements: &mut Statements<'_>, text: &str) -> Result<()> {
+    statements.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
+    Ok(())
 }
 
 /// Where the role may not do it, another one may.
-fn by_hand(error: sqlx::Error) -> sqlx::Error {
-    match error.as_database_error().filter(|error| error.code().is_some_and(|code| code == "42501")) {
-        Some(error) => told(format!(
+fn by_hand(error: Error) -> Error {
+    match database_error(&error).filter(|error| error.code() == INSUFFICIENT_PRIVILEGE) {
+        Some(error) => config_error(format!(
             "{error}: let a role that may run the SQL that `PostgresStore::migration_sql` tells, then open with \
              `PostgresOptions::migrate(false)`"
         )),

@@ -35,8 +35,8 @@ use jiff::Timestamp;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 pub use self::adopt::{Adoption, KeyColumn};
-use self::connection::Connections;
-use self::error::{is_lost, store_error};
+use self::connection::{Connection, Connections};
+use self::error::{Result, is_lost, store_error};
 use self::known::Known;
 use self::layout::Layout;
 use self::news::News;
@@ -162,7 +162,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 impl Inner {
     /// A connection that was lost is replaced, for as long as a connection is waited for: a look-up may be asked as
     /// often as you like. It is the server that goes, and comes back, with all of them.
-    async fn found(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
+    async fn found(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
         let (begun, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
             match self.found_once(hashes).await {
@@ -176,7 +176,7 @@ impl Inner {
         }
     }
 
-    async fn found_once(&self, hashes: &[TokenHash]) -> sqlx::Result<Vec<Option<Found>>> {
+    async fn found_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
         let seen = self.look_up(hashes).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -187,24 +187,22 @@ impl Inner {
     }
 
     /// Of the keys that are known, only the versions are asked for; what is new or has changed is read whole.
-    async fn look_up(&self, hashes: &[TokenHash]) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
-        let mut held = self.connections.lookup().await?;
-        let seen = self.look_up_by(&mut held, hashes).await;
-        held.after(seen)
+    async fn look_up(&self, hashes: &[TokenHash]) -> Result<Seen<Vec<Option<Found>>>> {
+        self.connections.lookup(async |connection| self.look_up_by(connection, hashes).await).await
     }
 
     async fn look_up_by(
         &self,
-        held: &mut connection::Held<'_>,
+        connection: &mut Connection<'_>,
         hashes: &[TokenHash],
-    ) -> sqlx::Result<Seen<Vec<Option<Found>>>> {
+    ) -> Result<Seen<Vec<Option<Found>>>> {
         let now = self.clock.now();
         let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
         let doubts = self.known.doubts(hashes);
         if doubts.keys.is_empty() {
             seen.value.resize_with(hashes.len(), || None);
         } else {
-            let (moved, versions) = read::settled(&held.fetch(self.reads.doubts(&doubts)).await?)?;
+            let (moved, versions) = read::settled(&connection.fetch(self.reads.doubts(&doubts)).await?)?;
             seen.value = self.known.found(hashes, &doubts, &moved, &versions, now);
         }
         let (places, rest): (Vec<_>, Vec<_>) = seen
@@ -218,7 +216,7 @@ impl Inner {
         if rest.is_empty() {
             return Ok(seen);
         }
-        let members = read::members(&held.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
+        let members = read::members(&connection.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
         self.learn(&members);
         for (place, lineage) in read::lineages(&members) {
             if let Some((hash, (run, key, stamp))) = rest.get(place).zip(read::current(lineage)) {
@@ -236,7 +234,7 @@ impl Inner {
     }
 
     /// Reads; where that saw what is behind, brings it up to date and reads once more.
-    async fn lineage(&self, key: KeyId) -> sqlx::Result<Option<Lineage>> {
+    async fn lineage(&self, key: KeyId) -> Result<Option<Lineage>> {
         let seen = self.see_lineage(key).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -245,14 +243,15 @@ impl Inner {
         Ok(self.see_lineage(key).await?.value)
     }
 
-    async fn see_lineage(&self, key: KeyId) -> sqlx::Result<Seen<Option<Lineage>>> {
-        let mut held = self.connections.other().await?;
+    async fn see_lineage(&self, key: KeyId) -> Result<Seen<Option<Lineage>>> {
         let texts = (&self.layout, &self.reads);
-        let seen = read::lineage(Asking::Alone(&mut held), texts, key, self.clock.now()).await;
-        held.after(seen)
+        let see = async |connection: &mut Connection<'_>| {
+            read::lineage(Asking::Alone(connection), texts, key, self.clock.now()).await
+        };
+        self.connections.pooled(see).await
     }
 
-    async fn account(&self, id: &AccountId) -> sqlx::Result<Option<Account>> {
+    async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
         let mut seen = self.see_account(id).await?;
         if !seen.behind.is_empty() {
             self.catch_up(&seen.behind).await?;
@@ -261,13 +260,14 @@ impl Inner {
         Ok(seen.value.map(|(account, at)| account.rolled(at)))
     }
 
-    async fn see_account(&self, id: &AccountId) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
-        let mut held = self.connections.other().await?;
-        let seen = read::account(Asking::Alone(&mut held), &self.reads, id, self.clock.now()).await;
-        held.after(seen)
+    async fn see_account(&self, id: &AccountId) -> Result<Seen<Option<(Account, Timestamp)>>> {
+        let see = async |connection: &mut Connection<'_>| {
+            read::account(Asking::Alone(connection), &self.reads, id, self.clock.now()).await
+        };
+        self.connections.pooled(see).await
     }
 
-    async fn keys(&self, query: &KeyQuery) -> sqlx::Result<Vec<Key>> {
+    async fn keys(&self, query: &KeyQuery) -> Result<Vec<Key>> {
         let seen = self.see_keys(query).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -276,22 +276,24 @@ impl Inner {
         Ok(self.see_keys(query).await?.value)
     }
 
-    async fn see_keys(&self, query: &KeyQuery) -> sqlx::Result<Seen<Vec<Key>>> {
-        let mut held = self.connections.other().await?;
-        let seen = read::keys(&mut held, &self.layout, &self.reads, query, self.clock.now()).await;
-        held.after(seen)
+    async fn see_keys(&self, query: &KeyQuery) -> Result<Seen<Vec<Key>>> {
+        let see = async |connection: &mut Connection<'_>| {
+            read::keys(connection, &self.layout, &self.reads, query, self.clock.now()).await
+        };
+        self.connections.pooled(see).await
     }
 
     /// What somebody keeps locked, or what makes no sense, keeps no other account from being swept.
-    async fn swept(&self) -> sqlx::Result<usize> {
+    async fn swept(&self) -> Result<usize> {
         let mut total = 0;
         let mut but = std::mem::take(&mut *self.passed_over());
         let most = but.len() + MOST_PASSED_OVER;
         loop {
-            let mut held = self.connections.other().await?;
-            let overdue = read::overdue(&mut held, &self.reads, self.clock.now(), &but).await;
             // An idle service finds none, and writes nothing.
-            let overdue = held.after(overdue)?;
+            let find = async |connection: &mut Connection<'_>| {
+                read::overdue(connection, &self.reads, self.clock.now(), &but).await
+            };
+            let overdue = self.connections.pooled(find).await?;
             if overdue.is_empty() {
                 return Ok(total);
             }
@@ -328,7 +330,7 @@ impl Inner {
 }
 
 impl PostgresStore {
-    fn answer<'a, T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
+    fn answer<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
         Box::pin(async move { work.await.map_err(store_error) })
     }
 }
@@ -363,27 +365,18 @@ impl Store for PostgresStore {
     }
 
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
-        self.answer(async move {
-            let mut held = self.inner.connections.other().await?;
-            let entries = usage::entries(&mut held, &self.inner.sums, query).await;
-            held.after(entries)
-        })
+        let inner = &*self.inner;
+        self.answer(inner.connections.pooled(async |connection| usage::entries(connection, &inner.sums, query).await))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
-        self.answer(async move {
-            let mut held = self.inner.connections.other().await?;
-            let entry = usage::entry(&mut held, &self.inner.sums, id).await;
-            held.after(entry)
-        })
+        let inner = &*self.inner;
+        self.answer(inner.connections.pooled(async move |connection| usage::entry(connection, &inner.sums, id).await))
     }
 
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
-        self.answer(async move {
-            let mut held = self.inner.connections.other().await?;
-            let usage = usage::usage(&mut held, &self.inner.sums, query).await;
-            held.after(usage)
-        })
+        let inner = &*self.inner;
+        self.answer(inner.connections.pooled(async |connection| usage::usage(connection, &inner.sums, query).await))
     }
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
@@ -391,19 +384,13 @@ impl Store for PostgresStore {
     }
 
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.answer(async move {
-            let mut held = self.inner.connections.other().await?;
-            let noted = uses::note(&mut held, &self.inner.uses, uses).await;
-            held.after(noted)
-        })
+        let inner = &*self.inner;
+        self.answer(inner.connections.pooled(async |connection| uses::note(connection, &inner.uses, uses).await))
     }
 
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
-        self.answer(async move {
-            let mut held = self.inner.connections.other().await?;
-            let uses = uses::last(&mut held, &self.inner.uses, keys).await;
-            held.after(uses)
-        })
+        let inner = &*self.inner;
+        self.answer(inner.connections.pooled(async |connection| uses::last(connection, &inner.uses, keys).await))
     }
 
     fn mark_at_hand(&self) -> Option<Mark> {

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::adopt::Adoption;
 use super::connection::Session;
-use super::error::told;
+use super::error::{Result, config_error};
 use super::layout::{Ident, Layout, TableName};
 use crate::Clock;
 
@@ -214,11 +214,11 @@ impl PostgresOptions {
     }
 
     /// Where everything is if the keys are in a table of our own.
-    pub(super) fn own_layout(&self) -> sqlx::Result<Layout> {
+    pub(super) fn own_layout(&self) -> Result<Layout> {
         if self.adoption.is_some() && self.table.is_none() {
-            return Err(told("`PostgresOptions::adopt` is about a table of the host's: name it with `table`"));
+            return Err(config_error("`PostgresOptions::adopt` is about a table of the host's: name it with `table`"));
         }
-        Ok(Layout::own(Ident::new(&self.schema).map_err(told)?))
+        Ok(Layout::own(Ident::new(&self.schema).map_err(config_error)?))
     }
 
     pub(super) fn table_name(&self, table: &str) -> TableName {

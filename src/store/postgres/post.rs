@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 
-use super::connection::Statements;
-use super::error::{Anew, corrupt, is_accounts_missing, is_contention, is_locked, is_lost, is_moved, is_of_rows};
+use super::connection::{Connection, Statements};
+use super::error::{
+    Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost, is_row_error,
+};
 use super::known::Basis;
 use super::load::Loaded;
 use super::read::lineages;
@@ -25,7 +27,7 @@ const MOST_ASIDE: usize = 1_000;
 pub(super) const ATTEMPTS: usize = 4;
 
 impl Inner {
-    pub(super) async fn posted(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+    pub(super) async fn posted(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(postings.len(), || None);
         let mut ended = self.by_what_is_known(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
@@ -53,7 +55,7 @@ impl Inner {
             let mut late = late.into_iter();
             answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = late.next());
         }
-        answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered"))).collect()
+        answers.into_iter().map(|answer| answer.ok_or_else(|| invalid_row("a posting was not answered"))).collect()
     }
 
     /// Decides those at `places` by what is known, and writes if that still stands: one round trip, or two where a lineage
@@ -64,7 +66,7 @@ impl Inner {
         postings: &[Posting],
         places: &[usize],
         answers: &mut [Option<Answer>],
-    ) -> sqlx::Result<Vec<usize>> {
+    ) -> Result<Vec<usize>> {
         // One posting that is not plain keeps all of its account from being decided ahead of it.
         let asked = || places.iter().filter_map(|place| Some((*place, postings.get(*place)?)));
         let others: HashSet<_> =
@@ -82,59 +84,41 @@ impl Inner {
         }
         let plain: Vec<_> = accounts.values().flatten().filter_map(|place| postings.get(*place)).collect();
         let unknown = self.known.unknown_keys(&plain);
-        let mut held = self.connections.posting().await?;
-        if !unknown.is_empty() {
-            match held.fetch(self.reads.lineages(&unknown)).await {
-                Ok(rows) => self.learn(&read::members(&rows, &self.layout.columns)?),
-                Err(error) => return held.after(Err(error)),
+        let post = async |connection: &mut Connection<'_>| {
+            if !unknown.is_empty() {
+                let rows = connection.fetch(self.reads.lineages(&unknown)).await?;
+                self.learn(&read::members(&rows, &self.layout.columns)?);
             }
-        }
-        let mut decided: Vec<(Basis, _, _, _)> = Vec::new();
-        for (account, places) in accounts {
-            let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
-            let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
-            // Another server has answered somebody meanwhile; a write asks about one.
-            if decided.first().is_some_and(|(first, ..)| first.run != basis.run) {
-                continue;
+            let decided = self.decide(postings, accounts);
+            if decided.is_empty() {
+                return Ok((decided, Vec::new(), 0));
             }
-            let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
-            // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
-            if posted.iter().any(Result::is_err) {
-                continue;
+            let bases: Vec<_> = decided.iter().map(|decided| decided.basis.clone()).collect();
+            let changes: Vec<_> = decided.iter().map(|decided| &decided.changes).collect();
+            let step = step();
+            let write = Write { bases: &bases, changes: &changes, step };
+            let query = self.writes.query(&self.layout, &write)?;
+            for Decided { basis, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
+                self.known.sending(basis, basis.version + step, changes);
             }
-            let changes = book.take_changes();
-            decided.push((basis, places, posted, changes));
-        }
-        if decided.is_empty() {
-            return held.after(Ok(Vec::new()));
-        }
-        let bases: Vec<_> = decided.iter().map(|(basis, ..)| basis.clone()).collect();
-        let changes: Vec<_> = decided.iter().map(|(.., changes)| changes).collect();
-        let step = step();
-        let write = Write { bases: &bases, changes: &changes, step };
-        let query = match self.writes.query(&self.layout, &write) {
-            Ok(query) => query,
-            Err(error) => return held.after(Err(error)),
-        };
-        for (basis, _, _, changes) in decided.iter().filter(|(.., changes)| !changes.is_empty()) {
-            self.known.sending(basis, basis.version + step, changes);
-        }
-        let rows = match held.fetch(query).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                if is_lost(&error) {
-                    self.known.forget_all();
+            match connection.fetch(query).await.and_then(|rows| stood(&rows, &bases)) {
+                Ok(stood) => Ok((decided, stood, step)),
+                Err(error) => {
+                    if is_lost(&error) {
+                        self.known.forget_all();
+                    }
+                    self.known.forget(bases.iter().map(|basis| &basis.account));
+                    Err(error)
                 }
-                self.known.forget(bases.iter().map(|basis| &basis.account));
-                let later = is_contention(&error) || is_of_rows(&error);
-                let ended = held.after(Err(error));
-                return if later { Ok(Vec::new()) } else { ended };
             }
         };
-        held.after(Ok(()))?;
-        let stood = stood(&rows, &bases)?;
+        let (decided, stood, step) = match self.connections.posting(post).await {
+            // It had no effect, and has one behind the lock.
+            Err(error) if is_contention(&error) || is_row_error(&error) => return Ok(Vec::new()),
+            done => done?,
+        };
         let mut again = Vec::new();
-        for ((basis, places, posted, changes), stood) in decided.into_iter().zip(stood) {
+        for (Decided { basis, places, posted, changes }, stood) in decided.into_iter().zip(stood) {
             if !stood {
                 self.known.lost(&basis.account);
                 again.extend(places);
@@ -152,9 +136,28 @@ impl Inner {
         Ok(again)
     }
 
+    /// Decides by what is known, account by account.
+    fn decide(&self, postings: &[Posting], accounts: HashMap<&AccountId, Vec<usize>>) -> Vec<Decided> {
+        let mut decided: Vec<Decided> = Vec::new();
+        for (account, places) in accounts {
+            let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
+            let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
+            // Another server has answered somebody meanwhile; a write asks about one.
+            if decided.first().is_some_and(|first| first.basis.run != basis.run) {
+                continue;
+            }
+            let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
+            // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
+            if posted.iter().all(Result::is_ok) {
+                decided.push(Decided { basis, places, posted, changes: book.take_changes() });
+            }
+        }
+        decided
+    }
+
     /// Decides under the lock of the accounts. What somebody else keeps locked, or what cannot be decided, keeps nothing
     /// else from being posted: an account that failed is tried apart from the others until it goes well.
-    async fn behind_the_lock(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+    async fn behind_the_lock(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
         let (apart, together): (Vec<_>, Vec<_>) = {
             let aside = self.aside();
@@ -169,14 +172,14 @@ impl Inner {
                     self.aside().retain(|account| own.iter().all(|posting| posting.account != *account));
                     put(&mut answers, places.into_iter().zip(posted));
                 }
-                Err(error) if is_of_rows(&error) => {
+                Err(error) if is_row_error(&error) => {
                     let accounts = by_account(&places, postings);
                     if accounts.len() > 1 {
                         groups.extend(accounts);
                         continue;
                     }
                     self.put_aside(own.first());
-                    if !is_locked(&error) && !is_moved(&error) {
+                    if !is_locked(&error) && !is_conflict(&error) {
                         tracing::warn!(%error, postings = own.len(), "agentkey could not post");
                         self.one_by_one(&places, &own, &mut answers).await?;
                     }
@@ -188,15 +191,15 @@ impl Inner {
     }
 
     /// Postings of one account, of which one cannot be decided. None overtakes one that only has to wait.
-    async fn one_by_one(&self, places: &[usize], own: &[Posting], answers: &mut [Answer]) -> sqlx::Result<()> {
+    async fn one_by_one(&self, places: &[usize], own: &[Posting], answers: &mut [Answer]) -> Result<()> {
         if own.len() < 2 {
             return Ok(());
         }
         for (place, posting) in places.iter().zip(own) {
             match self.in_one_transaction(std::slice::from_ref(posting)).await {
                 Ok(posted) => put(answers, std::iter::once(*place).zip(posted)),
-                Err(error) if is_locked(&error) || is_moved(&error) => break,
-                Err(error) if is_of_rows(&error) => {
+                Err(error) if is_locked(&error) || is_conflict(&error) => break,
+                Err(error) if is_row_error(&error) => {
                     tracing::warn!(%error, posting = %posting.id, "agentkey could not post");
                 }
                 Err(error) => return Err(error),
@@ -217,24 +220,17 @@ impl Inner {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn in_one_transaction(&self, postings: &[Posting]) -> sqlx::Result<Vec<Answer>> {
+    async fn in_one_transaction(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let needs = Needs::of(postings);
         for _ in 0..ATTEMPTS {
-            let mut held = self.connections.posting().await?;
-            let posted = async {
-                let mut work = held.begin().await?;
-                let posted = self.post_in(&mut work.statements(), postings, &needs).await?;
-                work.commit().await?;
-                Ok(posted)
-            };
-            let posted = posted.await;
-            match held.after(posted) {
-                Err(error) if is_accounts_missing(&error) => self.make_accounts(&needs).await?,
+            let post = async |statements: &mut Statements<'_>| self.post_in(statements, postings, &needs).await;
+            match self.connections.posting(async |connection| connection.transaction(post).await).await {
+                Err(error) if is_account_missing(&error) => self.make_accounts(&needs).await?,
                 Err(error) if is_contention(&error) => {}
                 posted => return posted,
             }
         }
-        Err(Anew::Moved.into())
+        Err(Retry::Conflict.into())
     }
 
     /// Locks, loads, posts and writes, in a transaction that has begun.
@@ -243,7 +239,7 @@ impl Inner {
         statements: &mut Statements<'_>,
         postings: &[Posting],
         needs: &Needs,
-    ) -> sqlx::Result<Vec<Answer>> {
+    ) -> Result<Vec<Answer>> {
         let mut loaded = self.load(statements, needs).await?;
         let posted = postings.iter().map(|posting| loaded.book.post(posting)).collect();
         self.write(statements, &mut loaded).await?;
@@ -255,7 +251,7 @@ impl Inner {
         &self,
         statements: &mut Statements<'_>,
         Loaded { book, bases, due }: &mut Loaded,
-    ) -> sqlx::Result<Changes> {
+    ) -> Result<Changes> {
         let changes = book.take_changes();
         // What is written takes `next_expiry` with it; where nothing is, it is all that changes.
         let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
@@ -272,7 +268,7 @@ impl Inner {
         let write = Write { bases, changes: &[&changes], step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
         if !stood(&rows, bases)?.into_iter().all(|stood| stood) {
-            return Err(Anew::Moved.into());
+            return Err(Retry::Conflict.into());
         }
         Ok(changes)
     }
@@ -289,6 +285,14 @@ impl Inner {
             }
         }
     }
+}
+
+/// Postings of one account that were decided by what is known.
+struct Decided {
+    basis: Basis,
+    places: Vec<usize>,
+    posted: Vec<Answer>,
+    changes: Changes,
 }
 
 /// The places of each account's postings, in their order.

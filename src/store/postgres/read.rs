@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
 
-use super::connection::{Held, Query, Statements};
+use super::connection::{Connection, Query, Statements};
 use super::decode::{AccountRow, Cells};
+use super::error::{Error, Result};
 use super::known::Doubts;
 use super::layout::{KeyColumns, Layout, Sql};
 use super::types::{Instant, Stamp};
@@ -87,7 +88,7 @@ impl Reads {
 
 /// The keys whose rows have changed, and the accounts' versions; none of those in another run of the server than the one
 /// that was asked about.
-pub(super) fn settled(rows: &[PgRow]) -> sqlx::Result<(HashSet<KeyId>, HashMap<AccountId, i64>)> {
+pub(super) fn settled(rows: &[PgRow]) -> Result<(HashSet<KeyId>, HashMap<AccountId, i64>)> {
     let (mut moved, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
         let mut cells = Cells::of(row);
@@ -112,20 +113,20 @@ pub(super) struct Member {
 }
 
 /// Lineages one after the other, each from its key up.
-pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> sqlx::Result<Vec<Member>> {
-    let mut members = rows.iter().map(|row| member(row, columns)).collect::<sqlx::Result<Vec<_>>>()?;
+pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> Result<Vec<Member>> {
+    let mut members = rows.iter().map(|row| member(row, columns)).collect::<Result<Vec<_>>>()?;
     members.sort_by_key(|member| (member.place, member.depth));
     Ok(members)
 }
 
-fn member(row: &PgRow, columns: &KeyColumns) -> sqlx::Result<Member> {
+fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
     let mut cells = Cells::of(row);
     let (place, depth, retires_at, run) = (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
     let (key, stamp) = cells.key(columns)?;
     let key = key.understood().map(|key| (key, stamp));
     let (key, account) = match cells.maybe_account() {
         // It takes its keys out of service, and not those that are looked up with them.
-        Err(sqlx::Error::Decode(error)) => {
+        Err(Error::InvalidRow(error)) => {
             let account = key.as_ref().map(|(row, _)| tracing::field::display(&row.key.account));
             tracing::error!(%error, account, "the row of an account makes no sense: its keys are not found");
             (None, None)
@@ -197,14 +198,14 @@ pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> Seen<Ve
 
 /// Asks by itself or inside a transaction.
 pub(super) enum Asking<'a, 'c> {
-    Alone(&'a mut Held<'c>),
+    Alone(&'a mut Connection<'c>),
     Within(&'a mut Statements<'c>),
 }
 
 impl Asking<'_, '_> {
-    async fn fetch(&mut self, query: Query<'_>) -> sqlx::Result<Vec<PgRow>> {
+    async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         match self {
-            Self::Alone(held) => held.fetch(query).await,
+            Self::Alone(connection) => connection.fetch(query).await,
             Self::Within(statements) => statements.fetch(query).await,
         }
     }
@@ -216,7 +217,7 @@ pub(super) async fn lineage(
     (layout, reads): (&Layout, &Reads),
     key: KeyId,
     now: Timestamp,
-) -> sqlx::Result<Seen<Option<Lineage>>> {
+) -> Result<Seen<Option<Lineage>>> {
     let rows = asking.fetch(reads.lineages(&[key])).await?;
     let members = members(&rows, &layout.columns)?;
     let mut behind = Behind::default();
@@ -235,7 +236,7 @@ pub(super) async fn account(
     reads: &Reads,
     id: &AccountId,
     now: Timestamp,
-) -> sqlx::Result<Seen<Option<(Account, Timestamp)>>> {
+) -> Result<Seen<Option<(Account, Timestamp)>>> {
     let rows = asking.fetch(reads.account.query().bind(id.as_str().to_owned())).await?;
     let mut behind = Behind::default();
     let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
@@ -248,12 +249,12 @@ pub(super) async fn account(
 }
 
 pub(super) async fn keys(
-    held: &mut Held<'_>,
+    connection: &mut Connection<'_>,
     layout: &Layout,
     reads: &Reads,
     query: &KeyQuery,
     now: Timestamp,
-) -> sqlx::Result<Seen<Vec<Key>>> {
+) -> Result<Seen<Vec<Key>>> {
     let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
     let mut after = query.after.map_or(i64::MIN, KeyId::get);
     let most = query.limit as usize;
@@ -264,7 +265,7 @@ pub(super) async fn keys(
             KeysOf::Account(account) => reads.keys_of_account.query().bind(account.as_str().to_owned()),
             KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
         };
-        let rows = held.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
+        let rows = connection.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
         for row in &rows {
             let mut cells = Cells::of(row);
             let (key, _) = cells.key(&layout.columns)?;
@@ -291,14 +292,14 @@ pub(super) async fn keys(
 
 /// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
 pub(super) async fn overdue(
-    held: &mut Held<'_>,
+    connection: &mut Connection<'_>,
     reads: &Reads,
     now: Timestamp,
     but: &[AccountId],
-) -> sqlx::Result<Behind> {
+) -> Result<Behind> {
     let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
-    let rows = held.fetch(reads.overdue.query().bind(Instant(now)).bind(but)).await?;
-    let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<sqlx::Result<_>>()?;
+    let rows = connection.fetch(reads.overdue.query().bind(Instant(now)).bind(but)).await?;
+    let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
     Ok(Behind { accounts, keys: Vec::new() })
 }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, Unit};
 use sqlx::postgres::PgRow;
 
-use super::connection::{Held, Query, Statements};
+use super::connection::{Connection, Query, Statements};
 use super::decode::Cells;
+use super::error::Result;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
 use crate::store::memory::bucket;
@@ -89,7 +90,7 @@ impl Sums {
         statements: &mut Statements<'_>,
         key: &Key,
         since: Timestamp,
-    ) -> sqlx::Result<Amount> {
+    ) -> Result<Amount> {
         let query = self.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
         total(statements, query.bind(key.account.as_str().to_owned())).await
     }
@@ -100,7 +101,7 @@ impl Sums {
         statements: &mut Statements<'_>,
         account: &AccountId,
         since: Timestamp,
-    ) -> sqlx::Result<Amount> {
+    ) -> Result<Amount> {
         let account = account.as_str().to_owned();
         total(statements, self.spent_by_account.query().bind(account).bind(first_place(since)).bind(Instant(since)))
             .await
@@ -108,10 +109,10 @@ impl Sums {
 }
 
 pub(super) async fn entries(
-    held: &mut Held<'_>,
+    connection: &mut Connection<'_>,
     sums: &Sums,
     query: &EntryQuery,
-) -> sqlx::Result<Vec<(Cursor, Entry)>> {
+) -> Result<Vec<(Cursor, Entry)>> {
     let page = match query.key {
         Some(_) => &sums.entries_of_key,
         None => &sums.entries,
@@ -130,14 +131,14 @@ pub(super) async fn entries(
         let mut cells = Cells::of(row);
         Ok((Cursor::new(cells.read()?), cells.entry()?))
     };
-    held.fetch(page).await?.iter().map(read).collect()
+    connection.fetch(page).await?.iter().map(read).collect()
 }
 
-pub(super) async fn entry(held: &mut Held<'_>, sums: &Sums, id: EntryId) -> sqlx::Result<Option<Entry>> {
-    held.fetch(sums.entry(id)).await?.first().map(|row| Cells::of(row).entry()).transpose()
+pub(super) async fn entry(connection: &mut Connection<'_>, sums: &Sums, id: EntryId) -> Result<Option<Entry>> {
+    connection.fetch(sums.entry(id)).await?.first().map(|row| Cells::of(row).entry()).transpose()
 }
 
-pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) -> sqlx::Result<Vec<Usage>> {
+pub(super) async fn usage(connection: &mut Connection<'_>, sums: &Sums, query: &UsageQuery) -> Result<Vec<Usage>> {
     let (texts, unit) = match &query.by {
         UsageBy::Key => (&sums.by_key, None),
         UsageBy::Label(_) => (&sums.by_label, None),
@@ -160,7 +161,7 @@ pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) 
         _ => {}
     }
     let mut groups = BTreeMap::new();
-    for row in &held.fetch(asked).await? {
+    for row in &connection.fetch(asked).await? {
         let mut cells = Cells::of(row);
         let group = match unit {
             Some((_, unit)) => bucket(cells.instant()?, unit),
@@ -173,13 +174,13 @@ pub(super) async fn usage(held: &mut Held<'_>, sums: &Sums, query: &UsageQuery) 
     Ok(usage.collect())
 }
 
-async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> sqlx::Result<Amount> {
+async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> Result<Amount> {
     let rows = statements.fetch(query).await?;
     rows.first().map_or(Ok(Amount::ZERO), |row| sum(&mut Cells::of(row)))
 }
 
 /// Held in the range of amounts only at its end, so that the order of the entries does not matter.
-fn sum(cells: &mut Cells<'_>) -> sqlx::Result<Amount> {
+fn sum(cells: &mut Cells<'_>) -> Result<Amount> {
     let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
     let micros = i128::from(high) * (1 << 32) + i128::from(low);
     Ok(Amount::micros(i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })))

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::connection::Held;
+use super::connection::Connection;
 use super::decode::Cells;
+use super::error::Result;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
 use crate::KeyId;
@@ -29,15 +30,19 @@ impl Uses {
     }
 }
 
-pub(super) async fn note(held: &mut Held<'_>, texts: &Uses, uses: &[(KeyId, Timestamp)]) -> sqlx::Result<()> {
+pub(super) async fn note(connection: &mut Connection<'_>, texts: &Uses, uses: &[(KeyId, Timestamp)]) -> Result<()> {
     let (keys, times): (Vec<_>, Vec<_>) = uses.iter().map(|(key, at)| (key.get(), Instant(*at))).unzip();
-    held.fetch(texts.note.query().bind(keys).bind(times)).await.map(drop)
+    connection.fetch(texts.note.query().bind(keys).bind(times)).await.map(drop)
 }
 
-pub(super) async fn last(held: &mut Held<'_>, texts: &Uses, keys: &[KeyId]) -> sqlx::Result<Vec<Option<Timestamp>>> {
+pub(super) async fn last(
+    connection: &mut Connection<'_>,
+    texts: &Uses,
+    keys: &[KeyId],
+) -> Result<Vec<Option<Timestamp>>> {
     let ids: Vec<_> = keys.iter().map(|key| key.get()).collect();
     let mut uses = HashMap::new();
-    for row in &held.fetch(texts.last.query().bind(ids)).await? {
+    for row in &connection.fetch(texts.last.query().bind(ids)).await? {
         let mut cells = Cells::of(row);
         uses.insert(cells.key_id()?, cells.instant()?);
     }

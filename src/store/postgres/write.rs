@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::connection::Query;
 use super::decode::Cells;
-use super::error::corrupt;
+use super::error::{Result, invalid_row};
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
@@ -281,10 +281,10 @@ impl Writes {
     }
 
     /// The statement; its rows are read by [`stood`].
-    pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> sqlx::Result<Query<'q>> {
+    pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> Result<Query<'q>> {
         let rows = Rows::of(write);
         if !rows.are_of_the_batch() {
-            return Err(corrupt("a row is to be written of an account that is not of the batch"));
+            return Err(invalid_row("a row is to be written of an account that is not of the batch"));
         }
         let parts = rows.parts();
         let query = rows.bind_head(self.text(layout, parts).query(), write.step);
@@ -297,12 +297,12 @@ impl Writes {
 }
 
 /// For each account, by its place, whether its basis stood.
-pub(super) fn stood(rows: &[PgRow], bases: &[Basis]) -> sqlx::Result<Vec<bool>> {
+pub(super) fn stood(rows: &[PgRow], bases: &[Basis]) -> Result<Vec<bool>> {
     let mut stood = vec![true; bases.len()];
-    let row = rows.first().ok_or_else(|| corrupt("a write tells nothing"))?;
+    let row = rows.first().ok_or_else(|| invalid_row("a write tells nothing"))?;
     for place in Cells::of(row).read::<Vec<i32>>()? {
         let slot = usize::try_from(place).ok().and_then(|place| stood.get_mut(place.checked_sub(1)?));
-        *slot.ok_or_else(|| corrupt("a write tells of an account that is not of the batch"))? = false;
+        *slot.ok_or_else(|| invalid_row("a write tells of an account that is not of the batch"))? = false;
     }
     Ok(stood)
 }

@@ -8,9 +8,9 @@ use super::record::{self, Record};
 use super::shape::{self, Shape};
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
-use crate::store::postgres::error::told;
+use crate::store::postgres::error::{Error, Result, config_error};
 use crate::store::postgres::layout::{AccountType, Ident, Layout, LimitUnit, Sql, TableName, literal};
-use crate::store::postgres::migrate::{Now, Step};
+use crate::store::postgres::migrate::{Now, Step, first};
 
 const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");
 
@@ -26,7 +26,7 @@ pub(in crate::store::postgres) async fn plan(
     statements: &mut Statements<'_>,
     own: &Layout,
     adopting: &Adopting<'_>,
-) -> sqlx::Result<(Layout, Vec<Step>)> {
+) -> Result<(Layout, Vec<Step>)> {
     let Adopting { table, said, now } = adopting;
     let quoted = table.quoted()?;
     let shape = match shape::look(statements, table).await? {
@@ -37,12 +37,12 @@ pub(in crate::store::postgres) async fn plan(
     let is_first = recorded.is_none();
     let record = match recorded {
         Some(record) => {
-            record.agrees(&quoted, *said, own).map_err(told)?;
+            record.agrees(&quoted, *said, own).map_err(config_error)?;
             record
         }
         None => {
-            let said = said.ok_or_else(|| told(unsaid(&quoted)))?;
-            said.budget.validate().map_err(|error| told(format!("`PostgresOptions::adopt`: {error}")))?;
+            let said = said.ok_or_else(|| config_error(unsaid(&quoted)))?;
+            said.budget.validate().map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
             let columns = shape.choose(said).map_err(|problems| refused(&quoted, &problems))?;
             Record::new(&quoted, columns, said, now.at)
         }
@@ -76,19 +76,19 @@ pub(in crate::store::postgres) async fn plan(
             );
         }
     }
-    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(told)?;
+    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(config_error)?;
     let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
     let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;
     Ok((layout, steps))
 }
 
-fn refused(table: &str, problems: &[String]) -> sqlx::Error {
+fn refused(table: &str, problems: &[String]) -> Error {
     let mut text = format!("agentkey cannot keep its keys in {table}; nothing was changed:");
     for problem in problems {
         text.push_str("\n- ");
         text.push_str(problem);
     }
-    told(text)
+    config_error(text)
 }
 
 fn unsaid(table: &str) -> String {
@@ -99,7 +99,7 @@ fn unsaid(table: &str) -> String {
 }
 
 /// Whether the side tables are in use for other keys, whose ids would be mixed up with these.
-async fn taken(statements: &mut Statements<'_>, own: &Layout) -> sqlx::Result<Option<String>> {
+async fn taken(statements: &mut Statements<'_>, own: &Layout) -> Result<Option<String>> {
     for table in [own.keys.clone(), own.fill("{accounts}"), own.fill("{entries}")] {
         if is_there(statements, &table).await? && any(statements, &table).await? {
             return Ok(Some(format!(
@@ -112,15 +112,14 @@ async fn taken(statements: &mut Statements<'_>, own: &Layout) -> sqlx::Result<Op
     Ok(None)
 }
 
-async fn any(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+async fn any(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
     let text: Sql = format!("SELECT EXISTS (SELECT FROM {table})").into();
-    statements.fetch(text.query()).await?.first().map_or(Ok(false), |row| row.try_get(0))
+    first(&statements.fetch(text.query()).await?, false)
 }
 
-pub(in crate::store::postgres) async fn is_there(statements: &mut Statements<'_>, table: &str) -> sqlx::Result<bool> {
+pub(in crate::store::postgres) async fn is_there(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
     let text: Sql = "SELECT to_regclass($1) IS NOT NULL".to_owned().into();
-    let rows = statements.fetch(text.query().bind(table.to_owned())).await?;
-    rows.first().map_or(Ok(false), |row| row.try_get(0))
+    first(&statements.fetch(text.query().bind(table.to_owned())).await?, false)
 }
 
 /// Whether the hashes are of a kind that no token will ever have.
@@ -128,10 +127,10 @@ async fn hashes(
     statements: &mut Statements<'_>,
     table: &str,
     columns: &BTreeMap<KeyColumn, String>,
-) -> sqlx::Result<Option<String>> {
+) -> Result<Option<String>> {
     let name = columns.get(&KeyColumn::Hash).map_or("", String::as_str);
-    let hash = Ident::new(name).map_err(told)?;
-    let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(told)?;
+    let hash = Ident::new(name).map_err(config_error)?;
+    let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(config_error)?;
     let text: Sql = format!(
         "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text COLLATE \"C\" ~ '^[0-9a-f]{{64}}$'), \
          count(*) FILTER (WHERE k.{account} IS NULL) FROM {table} k"
@@ -167,23 +166,22 @@ async fn warn_of_orphans(
     statements: &mut Statements<'_>,
     table: &str,
     columns: &BTreeMap<KeyColumn, String>,
-) -> sqlx::Result<()> {
-    let ident = |field| Ident::new(columns.get(&field).map_or("", String::as_str)).map_err(told);
+) -> Result<()> {
+    let ident = |field| Ident::new(columns.get(&field).map_or("", String::as_str)).map_err(config_error);
     let (id, account, parent) = (ident(KeyColumn::Id)?, ident(KeyColumn::Account)?, ident(KeyColumn::Parent)?);
     let text: Sql = format!(
         "SELECT count(*) FROM {table} k LEFT JOIN {table} p ON p.{id} = k.{parent} AND p.{account} = k.{account} \
          WHERE k.{parent} IS NOT NULL AND p.{id} IS NULL"
     )
     .into();
-    let rows = statements.fetch(text.query()).await?;
-    let orphans: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    let orphans: i64 = first(&statements.fetch(text.query()).await?, 0)?;
     if orphans > 0 {
         tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
     }
     Ok(())
 }
 
-fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &str) -> sqlx::Result<Vec<Step>> {
+fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
     let (keys, columns) = (&layout.keys, &layout.columns);
     let mut steps = Vec::new();
     let added: Vec<_> = shape.lacking(&record.columns).collect();
@@ -192,7 +190,7 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
             .iter()
             .map(|(_, name, sql_type)| Ident::new(name).map(|name| format!("\n    ADD COLUMN {name} {sql_type}")))
             .collect();
-        steps.push(Step::needed(format!("ALTER TABLE {keys}{}", parts.map_err(told)?.join(","))));
+        steps.push(Step::needed(format!("ALTER TABLE {keys}{}", parts.map_err(config_error)?.join(","))));
     }
     if added.iter().any(|(field, ..)| *field == KeyColumn::CreatedAt) {
         // In a step of its own: the rows that are there stay as they are.
@@ -222,9 +220,9 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
 }
 
 /// The statements that take balances and windows over.
-fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> sqlx::Result<String> {
+fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> Result<String> {
     let columns = &layout.columns;
-    let ident = |field| record.columns.get(&field).map(|name| Ident::new(name)).transpose().map_err(told);
+    let ident = |field| record.columns.get(&field).map(|name| Ident::new(name)).transpose().map_err(config_error);
     let account = format!("k.{}::text COLLATE \"C\"", columns.account);
     let has_account = match columns.account_type {
         AccountType::Text { .. } => format!(

@@ -8,7 +8,7 @@ use sqlx::Row;
 use super::plan::is_there;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
-use crate::store::postgres::error::corrupt;
+use crate::store::postgres::error::{Result, invalid_row};
 use crate::store::postgres::layout::{Absent, Layout, literal};
 use crate::store::postgres::types::Instant;
 use crate::{Amount, Budget, Scope, ScopeSet};
@@ -26,7 +26,7 @@ pub(super) struct Record {
 }
 
 /// The record in the side tables of `layout`, if there is one.
-pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> sqlx::Result<Option<Record>> {
+pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> Result<Option<Record>> {
     if !is_there(statements, &layout.fill("{adoption}")).await? {
         return Ok(None);
     }
@@ -34,21 +34,21 @@ pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> sq
         .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at FROM {adoption} WHERE is_one");
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(corrupt)?;
+    let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(invalid_row)?;
     let column = |(field, name)| {
         let field = KeyColumn::ALL.into_iter().find(|known| known.as_str() == field);
-        field.map(|field| (field, name)).ok_or_else(|| corrupt("a column of an adoption is for an unknown field"))
+        field.map(|field| (field, name)).ok_or_else(|| invalid_row("a column of an adoption is for an unknown field"))
     };
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
         None => ScopeSet::unrestricted(),
-        Some(scopes) => scopes.into_iter().map(Scope::try_from).collect::<Result<_, _>>().map_err(corrupt)?,
+        Some(scopes) => scopes.into_iter().map(Scope::try_from).collect::<Result<_, _>>().map_err(invalid_row)?,
     };
     let limit = row.try_get::<Option<i64>, _>(3)?.map(Amount::micros);
-    let period = row.try_get::<&str, _>(4)?.parse().map_err(corrupt)?;
+    let period = row.try_get::<&str, _>(4)?.parse().map_err(invalid_row)?;
     let Instant(created_at) = row.try_get(5)?;
     Ok(Some(Record {
         table: row.try_get(0)?,
-        columns: names.into_iter().map(column).collect::<sqlx::Result<_>>()?,
+        columns: names.into_iter().map(column).collect::<Result<_>>()?,
         absent: Absent { scopes, budget: Budget::new(limit, period), created_at },
     }))
 }
@@ -57,7 +57,7 @@ pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> sq
 pub(in crate::store::postgres) async fn adopted(
     statements: &mut Statements<'_>,
     layout: &Layout,
-) -> sqlx::Result<Option<String>> {
+) -> Result<Option<String>> {
     Ok(read(statements, layout).await?.map(|record| record.table))
 }
 

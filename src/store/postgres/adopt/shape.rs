@@ -8,6 +8,7 @@ use sqlx::Row;
 use super::record::RESTART;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
+use crate::store::postgres::error::Result;
 use crate::store::postgres::layout::{Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn};
 
 /// A table as the database describes it.
@@ -40,7 +41,7 @@ struct Index {
 }
 
 /// The table, or why it cannot be looked at.
-pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> sqlx::Result<Result<Shape, String>> {
+pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> Result<Result<Shape, String>> {
     let found: Sql = "SELECT c.oid::int8, c.relkind::text, row_security_active(c.oid) FROM pg_catalog.pg_class c \
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
         .to_owned()
@@ -76,13 +77,13 @@ pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> 
         .into();
     let indexes = statements.fetch(indexes.query().bind(oid)).await?;
     Ok(Ok(Shape {
-        columns: columns.iter().map(column).collect::<sqlx::Result<_>>()?,
-        indexes: indexes.iter().map(index).collect::<sqlx::Result<_>>()?,
+        columns: columns.iter().map(column).collect::<Result<_>>()?,
+        indexes: indexes.iter().map(index).collect::<Result<_>>()?,
         is_filtered: found.try_get(2)?,
     }))
 }
 
-fn column(row: &sqlx::postgres::PgRow) -> sqlx::Result<Column> {
+fn column(row: &sqlx::postgres::PgRow) -> Result<Column> {
     let type_name: String = row.try_get(2)?;
     let modifier: i32 = row.try_get(4)?;
     let has_length = type_name == "varchar" || type_name == "bpchar";
@@ -98,11 +99,11 @@ fn column(row: &sqlx::postgres::PgRow) -> sqlx::Result<Column> {
     })
 }
 
-fn index(row: &sqlx::postgres::PgRow) -> sqlx::Result<Index> {
+fn index(row: &sqlx::postgres::PgRow) -> Result<Index> {
     Ok(Index { first: row.try_get(0)?, is_unique: row.try_get(1)?, is_partial: row.try_get(2)? })
 }
 
-async fn missing(statements: &mut Statements<'_>, table: &TableName) -> sqlx::Result<String> {
+async fn missing(statements: &mut Statements<'_>, table: &TableName) -> Result<String> {
     let elsewhere: Sql = "SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
         ON n.oid = c.relnamespace WHERE c.relname = $1 AND c.relkind = 'r' ORDER BY 1"
         .to_owned()
