@@ -77,7 +77,7 @@ async fn a_payment_that_was_given_up_is_not_charged_later() {
     assert_eq!(service.ask("/pay/before", token).await.0, StatusCode::OK);
     let pool = host(database.url()).await;
     let of_lane = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name = 'agentkey' AND query LIKE 'WITH moved%'";
+        AND application_name = 'agentkey' AND query LIKE 'WITH changed_keys%'";
     let pid: i32 = sqlx::query_scalar(of_lane).fetch_one(&pool).await.unwrap();
     let stopped = Stopped::process(pid);
 

@@ -199,9 +199,10 @@ impl Layout {
         format!("agentkey_{:08x}", crc32fast::hash(self.schema.0.as_bytes()))
     }
 
-    /// SQL with its names filled in.
+    /// SQL with its names filled in, in one line without its comments.
     pub(super) fn sql(&self, template: &str) -> Sql {
-        Sql(self.fill(template).into())
+        let lines = template.lines().map(str::trim).filter(|line| !line.starts_with("--"));
+        Sql(self.fill(&lines.collect::<Vec<_>>().join(" ")).into())
     }
 
     pub(super) fn fill(&self, template: &str) -> String {

@@ -19,6 +19,7 @@ mod load;
 mod migrate;
 mod news;
 mod options;
+mod params;
 mod post;
 mod read;
 mod types;

@@ -11,7 +11,7 @@ use super::known::Basis;
 use super::load::Loaded;
 use super::read::lineages;
 use super::types::Instant;
-use super::write::{Write, step, stood};
+use super::write::{Write, applied, step};
 use super::{Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Changes, Needs, Posted, Posting};
@@ -101,7 +101,7 @@ impl Inner {
             for Decided { basis, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
                 self.known.sending(basis, basis.version + step, changes);
             }
-            match connection.fetch(query).await.and_then(|rows| stood(&rows, &bases)) {
+            match connection.fetch(query).await.and_then(|rows| applied(&rows, &bases)) {
                 Ok(stood) => Ok((decided, stood, step)),
                 Err(error) => {
                     if is_lost(&error) {
@@ -267,7 +267,7 @@ impl Inner {
         self.known.forget(bases.iter().map(|basis| &basis.account));
         let write = Write { bases, changes: &[&changes], step: step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
-        if !stood(&rows, bases)?.into_iter().all(|stood| stood) {
+        if !applied(&rows, bases)?.into_iter().all(|stood| stood) {
             return Err(Retry::Conflict.into());
         }
         Ok(changes)

@@ -1,0 +1,245 @@
+//! The parameters of a statement: the name of each, its type and its value are said once, together.
+
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgHasArrayType, Postgres};
+use sqlx::{Arguments, AssertSqlSafe, Encode, Type};
+use uuid::Uuid;
+
+use super::connection::Query;
+use super::error::{Error, Result};
+use super::layout::Sql;
+use super::types::{Instant, Stamp};
+
+/// What a parameter may be, or have in it.
+pub(super) trait Cell<'q>: Encode<'q, Postgres> + Type<Postgres> + PgHasArrayType {
+    /// The type in SQL.
+    const SQL: &'static str;
+    /// Whether arrays of it are addressed by number; the cells of others are counted off from the first.
+    const IS_FIXED: bool;
+}
+
+macro_rules! cells {
+    ($($cell:ty = $sql:literal, $is_fixed:literal;)*) => {$(
+        impl<'q> Cell<'q> for $cell {
+            const SQL: &'static str = $sql;
+            const IS_FIXED: bool = $is_fixed;
+        }
+
+        /// With a NULL in it, no array is addressed by number.
+        impl<'q> Cell<'q> for Option<$cell> {
+            const SQL: &'static str = $sql;
+            const IS_FIXED: bool = false;
+        }
+    )*};
+}
+
+cells! {
+    i32 = "int4", true;
+    i64 = "int8", true;
+    Uuid = "uuid", true;
+    Instant = "timestamptz", true;
+    Stamp = "int4", true;
+    &'q str = "text", false;
+    String = "text", false;
+    Vec<u8> = "bytea", false;
+}
+
+/// The parameters of a statement. Those of its rows are arrays, one for each column.
+#[derive(Default)]
+pub(super) struct Params {
+    arguments: PgArguments,
+    columns: Vec<Column>,
+    failed: Option<BoxDynError>,
+}
+
+/// A parameter, and what it is in the text.
+struct Column {
+    /// The rows that it is a column of, if it is one.
+    part: &'static str,
+    name: &'static str,
+    number: usize,
+    sql_type: &'static str,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Value,
+    /// Its cells are addressed by number.
+    Array,
+    /// Its cells are unnested, and cast to this.
+    Unnested(&'static str),
+    /// The places of the accounts of rows: no column.
+    Place,
+    /// The account of the row.
+    Account,
+}
+
+impl Params {
+    /// Adds a parameter that a text names `{name}`.
+    pub(super) fn value<'q, T: Cell<'q>>(&mut self, name: &'static str, value: T) {
+        self.add("", name, T::SQL, Form::Value, value);
+    }
+
+    /// Adds an array that a text names `{name}`.
+    pub(super) fn array<'q, T: Cell<'q>>(&mut self, name: &'static str, values: Vec<T>) {
+        self.add("", name, T::SQL, Form::Array, values);
+    }
+
+    /// Adds rows, each with the place of its account; what is returned adds their columns. No rows have none.
+    pub(super) fn rows<'r, R>(&mut self, part: &'static str, rows: &'r [(i32, R)]) -> Rows<'_, 'r, R> {
+        let rows = Rows { params: self, part, rows };
+        rows.cells("", Form::Place, |(place, _)| *place)
+    }
+
+    pub(super) fn has_rows(&self, part: &str) -> bool {
+        self.columns.iter().any(|column| column.part == part)
+    }
+
+    fn add<'q, T>(&mut self, part: &'static str, name: &'static str, sql_type: &'static str, form: Form, value: T)
+    where
+        T: Encode<'q, Postgres> + Type<Postgres>,
+    {
+        if let Err(error) = self.arguments.add(value) {
+            self.failed.get_or_insert(error);
+        }
+        self.columns.push(Column { part, name, number: self.arguments.len(), sql_type, form });
+    }
+
+    /// Fills in the parameters that a text names.
+    pub(super) fn fill(&self, text: &str) -> String {
+        let named = self.columns.iter().filter(|column| column.part.is_empty());
+        named.fold(text.to_owned(), |text, column| text.replace(&format!("{{{}}}", column.name), &column.param()))
+    }
+
+    /// Fills in what a text says of rows: `{rows}`, of which each is a `w`; `{names}` of their columns, with `{values}` for
+    /// them; `{sets}`, which assigns the values of those that are not in `key`, and `{updates}`, which assigns what was to be
+    /// inserted; `{=name}` for the value of a column and `{$name}` for the whole of it.
+    pub(super) fn fill_rows(&self, part: &str, key: &[&str], text: &str) -> String {
+        let own = || self.columns.iter().filter(|column| column.part == part);
+        let columns: Vec<_> = own().filter(|column| column.form != Form::Place).collect();
+        let join = |columns: &mut dyn Iterator<Item = &&Column>, each: &dyn Fn(&Column) -> String| {
+            columns.map(|column| each(column)).collect::<Vec<_>>().join(", ")
+        };
+        let others = || columns.iter().filter(|column| column.form != Form::Account && !key.contains(&column.name));
+        let mut text = text
+            .replace("{rows}", &rows(own))
+            .replace("{names}", &join(&mut columns.iter(), &|column| column.name.to_owned()))
+            .replace("{values}", &join(&mut columns.iter(), &Column::value))
+            .replace("{sets}", &join(&mut others(), &|column| format!("{} = {}", column.name, column.value())))
+            .replace("{updates}", &join(&mut others(), &|column| format!("{0} = excluded.{0}", column.name)));
+        for column in &columns {
+            text = text.replace(&format!("{{={}}}", column.name), &column.value());
+            text = text.replace(&format!("{{${}}}", column.name), &column.param());
+        }
+        self.fill(&text)
+    }
+
+    /// The statement with this text.
+    pub(super) fn query<'q>(self, text: &Sql) -> Result<Query<'q>> {
+        match self.failed {
+            Some(error) => Err(Error::Sqlx(sqlx::Error::Encode(error))),
+            None => Ok(sqlx::query_with(AssertSqlSafe(text.text()), self.arguments)),
+        }
+    }
+}
+
+/// The rows of which the account did not conflict.
+fn rows<'c, I: Iterator<Item = &'c Column>>(columns: impl Fn() -> I) -> String {
+    let mut text = "(SELECT ".to_owned();
+    for place in columns().filter(|column| column.form == Form::Place) {
+        text.push_str(&format!("generate_subscripts({0}, 1) AS i, unnest({0}) AS place", place.param()));
+    }
+    for column in columns().filter(|column| matches!(column.form, Form::Unnested(_))) {
+        text.push_str(&format!(", unnest({}) AS {}", column.param(), column.name));
+    }
+    text + " OFFSET 0) w WHERE w.place <> ALL (ARRAY(SELECT place FROM conflicted))"
+}
+
+impl Column {
+    fn param(&self) -> String {
+        let array = if self.form == Form::Value { "" } else { "[]" };
+        format!("(${}::{}{array})", self.number, self.sql_type)
+    }
+
+    /// Its cell in the row `w`.
+    fn value(&self) -> String {
+        match self.form {
+            Form::Value | Form::Place => self.param(),
+            Form::Array => format!("{}[w.i]", self.param()),
+            Form::Unnested(cast) if cast == self.sql_type => format!("w.{}", self.name),
+            Form::Unnested(cast) => format!("w.{}::{cast}", self.name),
+            Form::Account => "{account}[w.place]".to_owned(),
+        }
+    }
+}
+
+/// Adds the columns of rows.
+pub(super) struct Rows<'p, 'r, R> {
+    params: &'p mut Params,
+    part: &'static str,
+    rows: &'r [(i32, R)],
+}
+
+impl<'r, R> Rows<'_, 'r, R> {
+    /// Adds a column with the account of the row.
+    pub(super) fn account(self, name: &'static str) -> Self {
+        if !self.rows.is_empty() {
+            let column = Column { part: self.part, name, number: 0, sql_type: "", form: Form::Account };
+            self.params.columns.push(column);
+        }
+        self
+    }
+
+    pub(super) fn column<'q, T: Cell<'q>>(self, name: &'static str, cell: impl Fn(&'r R) -> T) -> Self {
+        let form = if T::IS_FIXED { Form::Array } else { Form::Unnested(T::SQL) };
+        self.cells(name, form, |(_, row)| cell(row))
+    }
+
+    /// Adds a column of a type that its cells are cast to.
+    pub(super) fn cast<'q, T: Cell<'q>>(
+        self,
+        name: &'static str,
+        sql_type: &'static str,
+        cell: impl Fn(&'r R) -> T,
+    ) -> Self {
+        self.cells(name, Form::Unnested(sql_type), |(_, row)| cell(row))
+    }
+
+    fn cells<'q, T: Cell<'q>>(self, name: &'static str, form: Form, cell: impl Fn(&'r (i32, R)) -> T) -> Self {
+        if !self.rows.is_empty() {
+            self.params.add(self.part, name, T::SQL, form, self.rows.iter().map(cell).collect::<Vec<_>>());
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_meets_its_cells_whatever_stands_beside_it() {
+        let (mut params, rows) = (Params::default(), [(1, (7_i64, "x"))]);
+        params.array("account", vec!["acme"]);
+        params.rows("none", &rows[..0]).account("account_id").column("id", |(id, _)| *id);
+        params
+            .rows("notes", &rows)
+            .cast("labels", "jsonb", |(_, label)| *label)
+            .account("account_id")
+            .column("id", |(id, _)| *id);
+        assert!(params.has_rows("notes") && !params.has_rows("none"));
+        let filled = |text| params.fill_rows("notes", &["id"], text);
+        assert_eq!(
+            filled("({names}) ({values})"),
+            "(labels, account_id, id) (w.labels::jsonb, ($1::text[])[w.place], ($4::int8[])[w.i])"
+        );
+        assert_eq!(filled("{updates}; {sets}"), "labels = excluded.labels; labels = w.labels::jsonb");
+        assert_eq!(filled("{=id} = ANY ({$id})"), "($4::int8[])[w.i] = ANY (($4::int8[]))");
+        assert_eq!(
+            filled("{rows}"),
+            "(SELECT generate_subscripts(($2::int4[]), 1) AS i, unnest(($2::int4[])) AS place, unnest(($3::text[])) AS labels \
+             OFFSET 0) w WHERE w.place <> ALL (ARRAY(SELECT place FROM conflicted))"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+-- The head of the write: which accounts are as they were when it was decided, and what becomes of their rows.
+--
+-- Accounts are locked, and then found by their place; one that another transaction has locked does not stand: rows that
+-- have moved on since the statement began have another version anyway. Those of which a key's row has changed stand no
+-- more than they, and none in another incarnation of the server than was asked about.
+--
+-- Which accounts conflicted is found once, by (place IN (..)) IS NOT TRUE, a look-up in a hash table: a plain IN would
+-- become a join, and walk all accounts for each row. Rows are gated by those, as an array that is mostly empty.
+WITH changed_keys AS (
+    SELECT {key_account}[w.i] AS account FROM (SELECT generate_subscripts({key}, 1) AS i OFFSET 0) w
+    WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = {key}[w.i]) IS DISTINCT FROM {key_version}[w.i]
+), given AS (
+    SELECT w.* FROM (
+        SELECT generate_subscripts({account}, 1) AS place, unnest({account}) COLLATE "C" AS id OFFSET 0
+    ) w WHERE w.place <> ALL (ARRAY(SELECT account FROM changed_keys)) AND coalesce({incarnation} = {run}, true)
+), locked AS (
+    SELECT w.place, a.tid FROM given w CROSS JOIN LATERAL (
+        SELECT a.ctid AS tid FROM {accounts} a
+        WHERE a.id = w.id AND a.version = {version}[w.place] FOR NO KEY UPDATE SKIP LOCKED
+    ) a WHERE {at}[w.place] IS NOT NULL
+), applied AS (
+    UPDATE {accounts} a SET version = a.version + {step}, changed_at = {at}[w.place], spent = {spent}[w.place],
+        held = {held}[w.place], since = {since}[w.place], next_expiry = nullif({next_expiry}[w.place], 'infinity'),
+        last_entry = {last_entry}[w.place]
+    FROM locked w WHERE a.ctid = w.tid AND a.version = {version}[w.place] RETURNING w.place
+), conflicted AS MATERIALIZED (
+    SELECT w.place FROM (SELECT generate_subscripts({account}, 1) AS place OFFSET 0) w
+    WHERE (w.place IN (SELECT place FROM applied{unchanged})) IS NOT TRUE
+)
