@@ -94,27 +94,25 @@ impl Builder {
         self
     }
 
-    /// Answers look-ups from memory, at most `max_staleness` old. Default: no; `Duration::ZERO`: no. At most a day.
+    /// Answers look-ups from the store's cache while the policy, which is polled, stays the same. Default: no;
+    /// `Duration::ZERO`: no. At most a day.
     ///
-    /// The store has to vouch that no policy has changed since, and one that cannot is asked for every look-up, as
-    /// without a cache. Holds and payments always ask the store, so nothing is overspent.
+    /// The policy version is polled every quarter of `max_staleness`, but at least once a second. Where it has changed, the poll
+    /// failed, or the poll or the cached key is `max_staleness` old, the look-up asks the store, as without a cache. Holds
+    /// and payments always ask the store, so nothing is overspent. A store without a cache, such as `MemoryStore`, is asked
+    /// for every look-up.
     ///
     /// What is given up:
     ///
     /// - **Figures.** What a [`KeyContext`](crate::KeyContext) says of money (spent, held, remaining) may be
     ///   `max_staleness` old. So may be the look at what is left when a handler takes a [`Charge`](crate::Charge): one
-    ///   that only adds cost, and neither holds nor pays, may begin work for so long after other keys, or other
-    ///   processes, have spent what it shares with them; its cost is posted as debt, as ever.
-    /// - **Changes by others**, as the store learns of them. `SqliteStore` asks its file before each batch of
-    ///   look-ups, and `MemoryStore` has no others: every change holds from the next request on, as without a cache.
-    ///   A store that is told of changes, such as one on PostgreSQL, may be late with those of other processes by as
-    ///   long as the news takes; by `max_staleness` at most, whatever becomes of the news. It is told nothing, and asked
-    ///   for every look-up, where its keys are in an adopted table or a pooler shares its sessions. `PostgresStore`
-    ///   listens on up to three connections of its own, beside a pool of the host's. Changes through this handle hold at
-    ///   once in any case, and so do expiry, the end of a token's grace and the end of a window.
+    ///   that only adds cost, and neither holds nor pays, may begin work for so long after other processes have spent what
+    ///   it shares with them; its cost is posted as debt, as ever.
+    /// - **Changes of policy by other processes**, or by the application's own SQL, may come into force later: usually by one
+    ///   poll, at most by `max_staleness`. Changes through this handle hold at once, and so do expiry, the end of a token's
+    ///   grace and the end of a window.
     ///
-    /// What a look-up refuses is never refused from memory: an unknown, revoked or expired key is looked up each time.
-    /// At most 100,000 keys are kept; those read first are forgotten first.
+    /// A look-up is never refused from the cache: an unknown, revoked or expired key is looked up each time.
     ///
     /// ```
     /// use agentkey::{AgentKeys, MemoryStore};

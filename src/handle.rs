@@ -187,7 +187,6 @@ impl AgentKeys {
     ///
     /// When the limit is negative, or the store does not answer.
     pub async fn ensure_account(&self, account: AccountId, budget: Budget) -> Result<Account, Error> {
-        let _changing = self.inner.lanes.changing();
         Ok(self.ask(|store| store.set_account(&account, budget)).await??)
     }
 
@@ -206,7 +205,7 @@ impl AgentKeys {
     ///
     /// When the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
-        let found = match self.inner.lanes.recall(&token.hash()) {
+        let found = match self.inner.lanes.try_find_cached(&token.hash()) {
             Some(found) => Some(found),
             None => self.inner.lanes.find(token.hash()).await?,
         };
@@ -352,8 +351,6 @@ impl AgentKeys {
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
-        // A new key is nothing that was looked up before.
-        let _changing = (!matches!(change, KeyChange::Create { .. })).then(|| self.inner.lanes.changing());
         let rules = &self.inner.rules;
         Ok(self.ask(|store| store.change_key(&change, rules)).await??)
     }

@@ -4,9 +4,8 @@
 //! their order: a settle that is sent behind a hold is decided behind it. A posting is answered after the commit of
 //! its batch; where the batch fails, each posting stands for itself.
 
-mod cache;
 mod lookups;
-mod marks;
+mod policy;
 mod postings;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -21,10 +20,8 @@ use crate::ledger::{Posted, Posting};
 use crate::store::{BoxFuture, Found, StoreError, StoreResult, unwinding};
 use crate::{AccountId, Refusal, Store, TokenHash};
 
-use cache::Cache;
-pub(crate) use cache::Changing;
-use lookups::{Asking, LookupLane};
-use marks::MarkLane;
+use lookups::LookupLane;
+use policy::PolicyPoller;
 use postings::{Job, Place, PostingLane};
 
 /// How much may wait, and for how long.
@@ -38,7 +35,7 @@ pub(crate) struct LaneOptions {
     pub(crate) answer_within: Duration,
     /// For how long a settle is tried.
     pub(crate) settle_within: Duration,
-    /// For how long a look-up may be answered from memory, if at all.
+    /// How old the policy of a look-up may be that is answered from the store's cache, if any is.
     pub(crate) max_staleness: Option<Duration>,
 }
 
@@ -84,14 +81,8 @@ pub(crate) struct Lanes {
     charges: Arc<Semaphore>,
     options: LaneOptions,
     store: Arc<dyn Store>,
-    memory: Option<Memory>,
-}
-
-/// What look-ups are answered from without the store.
-#[derive(Debug)]
-struct Memory {
-    cache: Arc<Cache>,
-    marks: MarkLane,
+    /// Where look-ups may be answered from the store's cache.
+    poller: Option<PolicyPoller>,
 }
 
 /// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
@@ -105,42 +96,26 @@ impl Lanes {
     /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
     pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
         let width = store.width();
-        let cache = options.max_staleness.map(|bound| Arc::new(Cache::new(bound)));
-        let asking = || Asking { store: store.clone(), options, cache: cache.clone() };
+        let poller = |max_staleness| PolicyPoller::start(store.clone(), options, max_staleness);
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(asking())).collect(),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options)).collect(),
             postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
             waiting: Arc::new(Semaphore::new(options.queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,
             store: store.clone(),
-            memory: cache.clone().map(|cache| Memory { cache, marks: MarkLane::start(store.clone(), options) }),
+            poller: options.max_staleness.map(poller),
         }
     }
 
-    /// The key with this token hash, where the store, or memory for it, can answer without a wait.
-    pub(crate) fn recall(&self, hash: &TokenHash) -> Option<Arc<Found>> {
-        if let Some(found) = at_hand(|| self.store.find_at_hand(hash)) {
-            return Some(Arc::new(found));
-        }
-        let Memory { cache, .. } = self.memory.as_ref()?;
-        let mark = at_hand(|| self.store.mark_at_hand())?;
-        cache.recall(hash, cache.asked(mark))
+    /// The key with this token hash, where the store can answer from its cache, and may.
+    pub(crate) fn try_find_cached(&self, hash: &TokenHash) -> Option<Arc<Found>> {
+        let max_staleness = Some(self.options.max_staleness?);
+        let found = catch_unwind(AssertUnwindSafe(|| self.store.try_find_cached(hash, max_staleness))).ok()?;
+        found.map(Arc::new)
     }
 
-    /// Sees to it that this key is looked up the next time.
-    pub(crate) fn forget(&self, hash: &TokenHash) {
-        if let Some(Memory { cache, .. }) = &self.memory {
-            cache.forget(hash);
-        }
-    }
-
-    /// To be held while this handle changes what may have been looked up.
-    pub(crate) fn changing(&self) -> Changing<'_> {
-        Changing::new(self.memory.as_ref().map(|memory| &*memory.cache))
-    }
-
-    /// The key with this token hash, as the store has it now; as it had it, where a cache was asked for.
+    /// The key with this token hash, as the store has it now.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         let found = timeout(self.options.patience(), self.look_up(hash)).await;
         found.unwrap_or(Err(UNAVAILABLE))
@@ -149,14 +124,7 @@ impl Lanes {
     async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
         let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(UNAVAILABLE)?;
-        let mut asked = None;
-        if let Some(Memory { cache, marks }) = &self.memory {
-            asked = marks.ask().await?.map(|mark| cache.asked(mark));
-            if let Some(found) = asked.and_then(|now| cache.recall(&hash, now)) {
-                return Ok(Some(found));
-            }
-        }
-        lane.find(hash, asked, self.options.answer_within).await
+        lane.find(hash, self.options.answer_within).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
@@ -198,6 +166,7 @@ impl Lanes {
 
     /// Waits until no charge is open and no posting waits any more, and lets none come again.
     pub(crate) async fn drain(&self) {
+        self.poller.iter().for_each(PolicyPoller::stop);
         for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.queue)] {
             // Closed before they are given back, so that nobody takes one in between.
             let all = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
@@ -210,11 +179,6 @@ impl Lanes {
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         pick(&self.postings, hasher.hash_one(account))
     }
-}
-
-/// What a store says at once.
-fn at_hand<T>(ask: impl FnOnce() -> Option<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(ask)).ok()?
 }
 
 fn pick<T>(lanes: &[T], by: u64) -> Option<&T> {

@@ -107,14 +107,6 @@ impl Lineage {
         self.keys().filter_map(|key| key.expires_at).min()
     }
 
-    /// The first instant after [`at`](Self::at) at which time alone changes something: a member expires, or a window
-    /// ends.
-    pub(crate) fn holds_until(&self) -> Option<Timestamp> {
-        let ends = |key: &Key| [key.expires_at, key.resets_at(self.at)];
-        let ends = self.keys().flat_map(ends).chain([self.account.resets_at(self.at)]);
-        ends.flatten().filter(|end| *end > self.at).min()
-    }
-
     /// What the lineage can still spend: the least that any member, or the account, has left; `None` where none
     /// of them has a limit.
     pub fn remaining(&self) -> Option<Amount> {

@@ -17,7 +17,7 @@ use crate::context::{Anonymous, KeyContext, mark};
 use crate::http_options::HttpOptions;
 use crate::lanes::UNAVAILABLE;
 use crate::store::{BoxFuture, Found};
-use crate::{Refusal, TokenHash, problem};
+use crate::{Refusal, problem};
 
 pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
 
@@ -48,7 +48,6 @@ struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
     layer: AgentKeyLayer,
-    hash: TokenHash,
 }
 
 pin_project! {
@@ -84,24 +83,12 @@ where
         Self { state: State::Anonymous { inner } }
     }
 
-    pub(super) fn finding(
-        lookup: Lookup,
-        hash: TokenHash,
-        inner: S,
-        request: Request<ReqBody>,
-        layer: AgentKeyLayer,
-    ) -> Self {
-        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer, hash }) } }
+    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, layer: AgentKeyLayer) -> Self {
+        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer }) } }
     }
 
-    pub(super) fn found(
-        found: Arc<Found>,
-        hash: TokenHash,
-        inner: &mut S,
-        request: Request<ReqBody>,
-        layer: &AgentKeyLayer,
-    ) -> Self {
-        Self { state: State::after(Ok(Some(found)), hash, inner, request, layer) }
+    pub(super) fn found(found: Arc<Found>, inner: &mut S, request: Request<ReqBody>, layer: &AgentKeyLayer) -> Self {
+        Self { state: State::after(Ok(Some(found)), inner, request, layer) }
     }
 }
 
@@ -118,7 +105,6 @@ where
     /// Calls the inner service if the key is in force.
     fn after(
         found: Result<Option<Arc<Found>>, Refusal>,
-        hash: TokenHash,
         inner: &mut S,
         mut request: Request<ReqBody>,
         layer: &AgentKeyLayer,
@@ -139,7 +125,7 @@ where
         };
         keys.uses.note(found.lineage.id(), found.lineage.at());
         let claim = idempotency::claim(&request);
-        let tab = Arc::new(Tab::new(keys.clone(), found, hash, http.clone(), claim));
+        let tab = Arc::new(Tab::new(keys.clone(), found, http.clone(), claim));
         mark(request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
         let method = request.method().clone();
         let guard = Guard::new(tab);
@@ -162,8 +148,8 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Finding { lookup, call } => {
                     let found = ready!(lookup.as_mut().poll(cx));
-                    let Some(Call { mut inner, request, layer, hash }) = call.take() else { return Poll::Pending };
-                    State::after(found, hash, &mut inner, request, &layer)
+                    let Some(Call { mut inner, request, layer }) = call.take() else { return Poll::Pending };
+                    State::after(found, &mut inner, request, &layer)
                 }
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));

@@ -36,15 +36,15 @@ where
         let Self { inner, layer } = self;
         match layer.credentials.read(request.headers_mut()) {
             Ok(hash) => {
-                if let Some(found) = layer.keys.lanes.recall(&hash) {
-                    return ResponseFuture::found(found, hash, inner, request, layer);
+                if let Some(found) = layer.keys.lanes.try_find_cached(&hash) {
+                    return ResponseFuture::found(found, inner, request, layer);
                 }
                 let keys = layer.keys.clone();
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
                 // The service that was polled ready is the one to call; its clone waits for the next request.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);
-                ResponseFuture::finding(found, hash, inner, request, layer.clone())
+                ResponseFuture::finding(found, inner, request, layer.clone())
             }
             Err(refusal @ Refusal::MissingKey) if layer.optional => {
                 mark(request.extensions_mut(), Err(Anonymous { http: layer.http.clone(), refusal }));

@@ -14,7 +14,7 @@ use crate::http_options::HttpOptions;
 use crate::lanes::Settling;
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
 use crate::store::Found;
-use crate::{Amount, Entry, EntryId, LabelError, Lineage, Refusal, TokenHash};
+use crate::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
 
 /// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
 /// in an account for what others spend.
@@ -24,7 +24,6 @@ const MOST_AT_ONCE: Amount = Amount::micros(i64::MAX / 1_024);
 pub(crate) struct Tab {
     keys: Arc<Inner>,
     found: Arc<Found>,
-    hash: TokenHash,
     http: Arc<HttpOptions>,
     /// The client's `Idempotency-Key`, or why it cannot be used.
     claim: Result<Option<Claim>, Refusal>,
@@ -44,11 +43,10 @@ impl Tab {
     pub(crate) fn new(
         keys: Arc<Inner>,
         found: Arc<Found>,
-        hash: TokenHash,
         http: Arc<HttpOptions>,
         claim: Result<Option<Claim>, Refusal>,
     ) -> Self {
-        Self { keys, found, hash, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
+        Self { keys, found, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
@@ -278,7 +276,6 @@ impl Tab {
             Ok(posted) => self.settled(posted),
             Err(Refusal::BudgetExceeded(shortfall)) => {
                 self.owed().remaining = Some(Some(shortfall.remaining));
-                self.keys.lanes.forget(&self.hash);
             }
             Err(_) => {}
         }
@@ -337,10 +334,6 @@ impl Tab {
     }
 
     pub(super) fn settled(&self, posted: &Posted) {
-        if posted.remaining.is_some_and(|left| !left.is_positive()) {
-            // The next request is not to begin work because memory says that something is left.
-            self.keys.lanes.forget(&self.hash);
-        }
         self.owed().remaining = Some(posted.remaining);
     }
 

@@ -7,21 +7,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::cache::{Asked, Cache};
 use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
 use crate::store::Found;
 use crate::{Refusal, Store, TokenHash};
 
 /// At most so many look-ups in one question.
 const BATCH: usize = 512;
-
-/// Whom a lane asks, and how.
-#[derive(Debug)]
-pub(super) struct Asking {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) options: LaneOptions,
-    pub(super) cache: Option<Arc<Cache>>,
-}
 
 type Answer = Result<Option<Arc<Found>>, Refusal>;
 
@@ -31,8 +22,6 @@ pub(super) struct LookupLane(mpsc::Sender<Lookup>);
 #[derive(Debug)]
 struct Lookup {
     hash: TokenHash,
-    /// Set where the answer may be kept.
-    asked: Option<Asked>,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -44,15 +33,15 @@ impl Lookup {
 }
 
 impl LookupLane {
-    pub(super) fn start(asking: Asking) -> Self {
-        let (sender, waiting) = mpsc::channel(asking.options.queue.max(1));
-        tokio::spawn(run(asking, waiting));
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
+        let (sender, waiting) = mpsc::channel(options.queue.max(1));
+        tokio::spawn(run(store, options, waiting));
         Self(sender)
     }
 
-    pub(super) async fn find(&self, hash: TokenHash, asked: Option<Asked>, within: Duration) -> Answer {
+    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let lookup = Lookup { hash, asked, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
+        let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
             place.map_err(|_| UNAVAILABLE)?.send(lookup);
@@ -61,7 +50,7 @@ impl LookupLane {
     }
 }
 
-async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
@@ -84,15 +73,11 @@ async fn run(asking: Asking, mut waiting: mpsc::Receiver<Lookup>) {
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
-        match asking.options.ask(|| asking.store.find(&hashes)).await {
+        match options.ask(|| store.find(&hashes)).await {
             Ok(found) => {
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
                     let found = found.map(Arc::new);
-                    let asked = lookups.peek().and_then(|lookup| lookup.asked);
-                    if let (Some(cache), Some(found), Some(asked)) = (&asking.cache, &found, asked) {
-                        cache.keep(*hash, found, asked);
-                    }
                     while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
                         lookup.reply(Ok(found.clone()));
                     }

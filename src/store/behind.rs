@@ -69,7 +69,7 @@ impl Behind {
     }
 
     /// Each account by itself.
-    fn apart(self) -> impl Iterator<Item = Self> {
+    pub(super) fn apart(self) -> impl Iterator<Item = Self> {
         let Self { accounts, keys } = self;
         accounts.into_iter().map(move |account| {
             let keys = keys.iter().filter(|(of, _)| *of == account).cloned().collect();

@@ -1,13 +1,12 @@
 //! The reference model: everything in one book, under one lock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{Timestamp, Unit};
 
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Mark, Store, StoreResult, Usage, UsageBy,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy,
     UsageQuery,
 };
 use crate::ledger::{
@@ -28,8 +27,6 @@ use crate::{Account, AccountId, Amount, Budget, Clock, Entry, EntryId, Key, KeyI
 pub struct MemoryStore {
     clock: Clock,
     state: Mutex<State>,
-    /// Counts the changes of policy, but for new keys.
-    policy: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -85,9 +82,6 @@ impl Store for MemoryStore {
     fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         let mut state = self.lock();
         let changed = state.change_key(change, rules, &self.clock);
-        if !matches!(change, KeyChange::Create { .. }) {
-            self.policy.fetch_add(1, Ordering::SeqCst);
-        }
         drop(state);
         Box::pin(std::future::ready(Ok(changed)))
     }
@@ -95,7 +89,6 @@ impl Store for MemoryStore {
     fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
         let set = state.set_account(account, budget, self.clock.now());
-        self.policy.fetch_add(1, Ordering::SeqCst);
         drop(state);
         Box::pin(std::future::ready(Ok(set)))
     }
@@ -141,10 +134,6 @@ impl Store for MemoryStore {
         }
         let ended = state.record();
         Box::pin(std::future::ready(Ok(ended)))
-    }
-
-    fn mark_at_hand(&self) -> Option<Mark> {
-        Some(Mark::new(self.policy.load(Ordering::SeqCst), self.clock.now()))
     }
 
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {

@@ -4,7 +4,11 @@
 //! implement [`Store`], then let the suite of the `testing` feature run against it.
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod account_row;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod behind;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod cache;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod plain;
@@ -21,6 +25,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -65,10 +70,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// hash that was rotated away is found until its grace has run out.
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
-    /// The same for one of them, where the store can answer for it without a wait, on the thread of a request: what it
-    /// answers it has seen to be current. `None`: it has to be asked. So is a store that does not implement this.
-    fn find_at_hand(&self, _hash: &TokenHash) -> Option<Found> {
+    /// The same for one of them, where the store can answer at once, on the thread of a request, from what it has cached:
+    /// with policy that was in force less than `max_staleness` ago, and figures of money that may be older. A change made
+    /// through this store is in force at once, and a key that is refused is never answered for. `None`: it has to be
+    /// asked. So is a store that does not implement this.
+    fn try_find_cached(&self, _hash: &TokenHash, _max_staleness: Option<Duration>) -> Option<Found> {
         None
+    }
+
+    /// Asks which policy is in force, so that [`try_find_cached`](Self::try_find_cached) can go by it. Called several times
+    /// in each `max_staleness` of [`Builder::cache`](crate::Builder::cache), and never where that was not asked for.
+    fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Puts postings to the ledger, those of one account in this order; answers in the same order. A refused posting
@@ -110,25 +123,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// When keys were last used, as far as it was noted, in the same order.
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
 
-    /// Which policy is in force, for [`Builder::cache`](crate::Builder::cache): asked before each batch of look-ups,
-    /// where a cache was asked for, and never otherwise. It must cost less than a look-up.
-    ///
-    /// While the version stays the same, [`find`](Self::find) would answer as before, but for figures of money, and
-    /// for hashes that it did not find. So the version moves, by the time that it is acknowledged, with every change,
-    /// by any process, of a key that there was, of a token rotated away, or of an account's ceiling; a store that
-    /// learns of the changes of others by being told may be late with theirs, and says in its docs how late. It need
-    /// not move with a new key, and should not move with a posting.
-    ///
-    /// `None`: the store cannot tell, and is asked for each look-up. So is a store that does not implement this.
-    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
-        Box::pin(std::future::ready(Ok(self.mark_at_hand())))
-    }
-
-    /// The same, of a store that is told of changes and need not ask: then a look-up from memory waits for nothing.
-    fn mark_at_hand(&self) -> Option<Mark> {
-        None
-    }
-
     /// How many look-ups and how many batches of postings the store can work on at once.
     fn width(&self) -> Width {
         Width::default()
@@ -149,23 +143,6 @@ pub struct Width {
 impl Default for Width {
     fn default() -> Self {
         Self { lookups: 1, postings: 1 }
-    }
-}
-
-/// Which policy was in force, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Mark {
-    /// Another one for each policy. Only whether two are the same means something.
-    pub version: u64,
-    /// The instant of the answer, by the store's clock.
-    pub at: Timestamp,
-}
-
-impl Mark {
-    /// A mark of a store.
-    pub const fn new(version: u64, at: Timestamp) -> Self {
-        Self { version, at }
     }
 }
 

@@ -42,7 +42,7 @@ pub mod claiming;
 pub mod finding;
 pub mod holding;
 pub mod listing;
-pub mod marking;
+pub mod policy_version;
 pub mod posting;
 pub mod racing;
 pub mod refunding;
@@ -206,9 +206,8 @@ suite! { $
         usage_saturates
         accounts_do_not_see_each_other
     }
-    marking {
-        under_one_mark_policy_is_the_same
-        a_mark_has_the_time_of_the_store
+    policy_version {
+        a_cached_look_up_knows_the_changes_of_its_store
     }
     racing {
         payments_never_pass_a_limit_together

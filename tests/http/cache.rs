@@ -1,21 +1,21 @@
-//! Look-ups from memory: what they spare the store, and what they may not hide.
+//! Look-ups from the store's cache: what they spare the store, and what they may not hide.
 
 use std::time::Duration;
 
 use agentkey::{
-    AgentKeys, Amount, Budget, Builder, Charge, ChargeError, Grace, KeyContext, KeyPatch, ManualClock, MemoryStore,
-    NewKey, RequireScope, ScopeSet, Token,
+    AgentKeys, Amount, Budget, Builder, Charge, ChargeError, Grace, KeyContext, KeyPatch, NewKey, RequireScope,
+    ScopeSet, SqliteStore, Token,
 };
 use axum::Router;
 use axum::routing::get;
 
-use super::support::{Client, Fault, Faults, Version, Vouches, World, acme, clock, dollar, serve};
+use super::support::{Client, Fault, Faults, Ledger, Version, World, acme, clock, dollar, serve};
 
 const STALE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn cached() -> Builder {
-    // What is to be seen is the mark, not the age.
+    // What is to be seen is the policy, not the age.
     AgentKeys::builder().cache(DAY)
 }
 
@@ -45,14 +45,15 @@ async fn client(world: &World, token: &Token) -> Client {
 #[tokio::test]
 async fn a_look_up_from_memory_does_not_ask_the_store() {
     let world = World::with(cached()).await;
+    world.spy.polled().await;
     let (_, token) = world.key().await;
     let client = client(&world, &token).await;
     for _ in 0..5 {
         assert_eq!(client.get("/read").await.data, "read");
     }
     assert_eq!(world.spy.finds(), 1);
-    // Another key is no change of this one.
-    let (_, other) = world.key().await;
+    // A key of another account is no change of this one.
+    let (_, other) = world.create(NewKey::new("other".parse().unwrap())).await;
     assert!(world.keys.find(&other).await.unwrap().is_some());
     assert_eq!(client.get("/read").await.data, "read");
     assert_eq!(world.spy.finds(), 2);
@@ -71,27 +72,12 @@ async fn without_a_cache_every_look_up_asks_the_store() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_vouch_is_asked_each_time() {
-    let world = World::with(cached()).await;
-    let (_, token) = world.key().await;
-    let client = client(&world, &token).await;
-    assert_eq!(client.get("/read").await.data, "read");
-    world.spy.set(Faults::vouches(Vouches::Never));
-    for n in 2..5 {
-        assert_eq!(client.get("/read").await.data, "read");
-        assert_eq!(world.spy.finds(), n);
-    }
-    world.spy.mend();
-    assert_eq!(client.get("/read").await.data, "read");
-    assert_eq!(world.spy.finds(), 4, "what was kept is still so");
-}
-
-#[tokio::test]
 async fn what_is_refused_is_never_refused_from_memory() {
     let world = World::with(cached()).await;
     let (id, token) = world.key().await;
     let unknown = Token::generate(&"ak".parse().unwrap()).unwrap();
     world.keys.revoke(id).await.unwrap();
+    world.spy.polled().await;
     let addr = app(&world).await;
     let revoked = Client::new(Version::Http1, addr, &token);
     let unknown = Client::new(Version::Http1, addr, &unknown);
@@ -103,60 +89,32 @@ async fn what_is_refused_is_never_refused_from_memory() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_no_reason_to_believe_memory() {
-    let world = World::with(cached().answer_within(Duration::ZERO)).await;
-    let (_, token) = world.key().await;
-    let client = client(&world, &token).await;
-    assert_eq!(client.get("/").await.status, 200);
-    world.spy.set(Faults::finds(Fault::Down));
-    assert_eq!(client.get("/").await.refused(), (503, "unavailable".into()));
-    world.spy.mend();
-    assert_eq!(client.get("/").await.status, 200);
-    assert_eq!(world.spy.finds(), 1);
-}
-
-/// Also where the store is not told of them in time.
-#[tokio::test]
 async fn changes_through_the_handle_hold_from_the_next_request_on() {
-    for vouches in [Vouches::Well, Vouches::Blindly] {
-        let world = World::with(cached()).await;
-        world.spy.set(Faults::vouches(vouches));
-        let (parent, _) = world.create(NewKey::new(acme()).scopes(ScopeSet::parse(["read"]).unwrap())).await;
-        let child = NewKey::child_of(parent).name("child").scopes(ScopeSet::parse(["read"]).unwrap());
-        let (id, token) = world.create(child).await;
-        let addr = app(&world).await;
-        let client = Client::new(Version::Http1, addr, &token);
-        assert_eq!(client.get("/read").await.data, "read");
-
-        world.keys.update(parent, KeyPatch::new().scopes(ScopeSet::none())).await.unwrap();
-        assert_eq!(client.get("/read").await.refused(), (403, "insufficient_scope".into()));
-        world.keys.update(parent, KeyPatch::new().scopes(ScopeSet::unrestricted())).await.unwrap();
-        assert_eq!(client.get("/read").await.data, "read");
-
-        assert_eq!(client.get("/left").await.data, "no limit");
-        world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(70))).await.unwrap();
-        assert_eq!(client.get("/left").await.data, "70");
-
-        let newest = world.keys.rotate(id, Grace::NONE).await.unwrap().token;
-        assert_eq!(client.get("/").await.refused(), (401, "invalid_key".into()));
-        let client = Client::new(Version::Http1, addr, &newest);
-        assert_eq!(client.get("/").await.data, "child");
-
-        world.keys.revoke(parent).await.unwrap();
-        assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
-    }
-}
-
-/// It may have taken effect.
-#[tokio::test]
-async fn a_change_that_failed_is_looked_up_too() {
     let world = World::with(cached()).await;
-    world.spy.set(Faults::vouches(Vouches::Blindly));
-    let (_, token) = world.key().await;
-    assert!(world.keys.find(&token).await.unwrap().is_some());
-    assert!(world.keys.revoke(agentkey::KeyId::new(99)).await.is_err());
-    assert!(world.keys.find(&token).await.unwrap().is_some());
-    assert_eq!(world.spy.finds(), 2);
+    world.spy.polled().await;
+    let (parent, _) = world.create(NewKey::new(acme()).scopes(ScopeSet::parse(["read"]).unwrap())).await;
+    let child = NewKey::child_of(parent).name("child").scopes(ScopeSet::parse(["read"]).unwrap());
+    let (id, token) = world.create(child).await;
+    let addr = app(&world).await;
+    let client = Client::new(Version::Http1, addr, &token);
+    assert_eq!(client.get("/read").await.data, "read");
+
+    world.keys.update(parent, KeyPatch::new().scopes(ScopeSet::none())).await.unwrap();
+    assert_eq!(client.get("/read").await.refused(), (403, "insufficient_scope".into()));
+    world.keys.update(parent, KeyPatch::new().scopes(ScopeSet::unrestricted())).await.unwrap();
+    assert_eq!(client.get("/read").await.data, "read");
+
+    assert_eq!(client.get("/left").await.data, "no limit");
+    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(70))).await.unwrap();
+    assert_eq!(client.get("/left").await.data, "70");
+
+    let newest = world.keys.rotate(id, Grace::NONE).await.unwrap().token;
+    assert_eq!(client.get("/").await.refused(), (401, "invalid_key".into()));
+    let client = Client::new(Version::Http1, addr, &newest);
+    assert_eq!(client.get("/").await.data, "child");
+
+    world.keys.revoke(parent).await.unwrap();
+    assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
 }
 
 #[tokio::test]
@@ -165,6 +123,7 @@ async fn a_key_in_memory_expires_to_the_microsecond() {
     let world = World::with_clock(cached(), &clock).await;
     let parent = world.create(NewKey::new(acme()).name("parent").expires_in("1h".parse().unwrap())).await;
     let (_, token) = world.create(NewKey::child_of(parent.0).name("child")).await;
+    world.spy.polled().await;
     let client = client(&world, &token).await;
     assert_eq!(client.get("/").await.data, "child");
     clock.advance(Duration::from_secs(3_600) - Duration::from_micros(1));
@@ -180,6 +139,7 @@ async fn a_token_in_memory_ends_with_its_grace() {
     let world = World::with_clock(cached(), &clock).await;
     let (id, token) = world.key().await;
     world.keys.rotate(id, Grace::of(STALE)).await.unwrap();
+    world.spy.polled().await;
     let client = client(&world, &token).await;
     assert_eq!(client.get("/").await.status, 200);
     clock.advance(STALE - Duration::from_micros(1));
@@ -201,41 +161,40 @@ async fn a_window_that_ends_is_not_shown_as_spent() {
         world.keys.ensure_account(acme(), ceiling).await.unwrap();
         let (_, token) = world.create(NewKey::new(acme()).budget(budget)).await;
         let client = client(&world, &token).await;
+        world.spy.polled().await;
         let [whole, spent, next] = figures;
         assert_eq!(client.get("/left").await.data, whole);
         assert_eq!(client.get("/hold").await.status, 200);
-        assert_eq!(client.get("/left").await.data, whole, "figures from memory are old");
-        assert_eq!(world.spy.finds(), 1);
-        // A change, of whatever it is, makes this handle look up again.
-        world.keys.ensure_account("other".parse().unwrap(), no_limit).await.unwrap();
-        assert_eq!(client.get("/left").await.data, spent);
+        world.until(&Ledger::of(&[("charge", 60)])).await;
+        assert_eq!(client.get("/left").await.data, spent, "what this process posted is cached");
         clock.advance(DAY - Duration::from_micros(1));
         assert_eq!(client.get("/left").await.data, spent);
-        assert_eq!(world.spy.finds(), 2);
         clock.advance(Duration::from_micros(1));
         assert_eq!(client.get("/left").await.data, next);
-        assert_eq!(world.spy.finds(), 3);
+        assert_eq!(world.spy.finds(), 1);
     }
 }
 
 #[tokio::test]
-async fn holds_ask_the_store_whatever_memory_says() {
+async fn holds_ask_the_store_whatever_is_cached() {
     let world = World::with(cached()).await;
+    world.spy.polled().await;
     let (id, token) = world.key().await;
     let (_, child) = world.create(NewKey::child_of(id)).await;
     let addr = app(&world).await;
     let [parent, child] = [&token, &child].map(|token| Client::new(Version::Http1, addr, token));
     assert_eq!(child.get("/left").await.data, "100");
     assert_eq!(parent.get("/hold").await.status, 200);
-    assert_eq!(child.get("/left").await.data, "100", "so much for memory");
+    assert_eq!(child.get("/left").await.data, "40", "what this process posted is cached");
     assert_eq!(child.get("/hold").await.refused(), (402, "budget_exceeded".into()));
-    assert_eq!(child.get("/left").await.data, "40", "what was refused is looked up again");
+    assert_eq!(child.get("/left").await.data, "40");
 }
 
 /// Work does not begin from memory once a posting of this handle has shown that nothing is left.
 #[tokio::test]
-async fn a_key_that_has_spent_all_is_looked_up_again() {
+async fn a_key_that_has_spent_all_begins_no_work() {
     let world = World::with(cached()).await;
+    world.spy.polled().await;
     let (_, token) = world.create(NewKey::new(acme()).budget(dollar())).await;
     let client = client(&world, &token).await;
     for _ in 0..2 {
@@ -245,10 +204,11 @@ async fn a_key_that_has_spent_all_is_looked_up_again() {
     assert_eq!(client.get("/left").await.data, "0");
 }
 
-/// Not even a store that hangs is waited for, where nothing need be asked.
+/// Not even a store that hangs is waited for, where it need not be asked.
 #[tokio::test]
-async fn a_mark_at_hand_is_not_waited_for() {
-    let world = World::on(cached(), Box::new(MemoryStore::new()));
+async fn a_cached_look_up_waits_for_nothing() {
+    let world = World::with(cached()).await;
+    world.spy.polled().await;
     let (id, token) = world.key().await;
     let client = client(&world, &token).await;
     assert_eq!(client.get("/read").await.data, "read");
@@ -261,26 +221,22 @@ async fn a_mark_at_hand_is_not_waited_for() {
     assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
 }
 
-/// By tokio's clock, which the test moves.
-#[tokio::test(start_paused = true)]
-async fn nothing_in_memory_gets_older_than_was_asked_for() {
-    let hand = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
-    let store = Box::new(MemoryStore::with_clock(&hand));
-    let world = World::on(AgentKeys::builder().cache(STALE), store);
-    world.spy.set(Faults::vouches(Vouches::Blindly));
-    let (_, token) = world.key().await;
-    let find = async || world.keys.find(&token).await.unwrap().unwrap();
-    find().await;
-    tokio::time::advance(STALE - Duration::from_millis(2)).await;
-    find().await;
-    assert_eq!(world.spy.finds(), 1);
-    tokio::time::advance(Duration::from_millis(2)).await;
-    find().await;
-    assert_eq!(world.spy.finds(), 2);
-    // Being asked for makes it no younger.
-    for _ in 0..3 {
-        tokio::time::advance(STALE / 3).await;
-        find().await;
+#[tokio::test]
+async fn a_revocation_by_another_process_is_in_force_with_the_next_poll() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let world = World::on(cached(), Box::new(SqliteStore::connect(&path).await.unwrap()));
+    let other = AgentKeys::new(SqliteStore::connect(&path).await.unwrap());
+    world.spy.polled().await;
+    let (id, token) = world.key().await;
+    let client = client(&world, &token).await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/read").await.data, "read");
     }
-    assert_eq!(world.spy.finds(), 3);
+    assert_eq!(world.spy.finds(), 1);
+    other.revoke(id).await.unwrap();
+    world.spy.polled().await;
+    assert_eq!(client.get("/read").await.refused(), (401, "revoked_key".into()));
+    world.keys.shutdown().await;
+    other.shutdown().await;
 }

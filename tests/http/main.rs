@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bodies;
+#[cfg(feature = "sqlite")]
 mod cache;
 mod handles;
 mod idempotency;

@@ -340,7 +340,8 @@ impl Book {
         least
     }
 
-    /// Shows `look` each member of the lineage, key first, account last, with its windows rolled to `now`.
+    /// Shows `look` each member of the lineage that is of the account, key first, account last, with its windows rolled to
+    /// `now`.
     fn for_each_member(
         &self,
         account: &AccountId,
@@ -349,7 +350,8 @@ impl Book {
         mut look: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
     ) {
         let mut by = BlockedBy::Key;
-        for key in self.path(key).iter().filter_map(|id| self.keys.get(id)) {
+        let of_account = |id| self.keys.get(id).filter(|key| key.account == *account);
+        for key in self.path(key).iter().filter_map(of_account) {
             look(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
             by = BlockedBy::Ancestor;
         }

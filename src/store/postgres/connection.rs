@@ -143,11 +143,6 @@ impl Connections {
         self.postings.len()
     }
 
-    /// Whether a pooler stands between that gives every transaction another session.
-    pub(super) fn are_pooled(&self) -> bool {
-        self.session.transactions_only
-    }
-
     /// How long a connection is waited for.
     pub(super) fn acquire_timeout(&self) -> Duration {
         self.session.acquire_timeout

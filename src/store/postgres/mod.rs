@@ -17,7 +17,6 @@ mod known;
 mod layout;
 mod load;
 mod migrate;
-mod news;
 mod options;
 mod params;
 mod post;
@@ -29,24 +28,23 @@ mod write;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 
 pub use self::adopt::{Adoption, KeyColumn};
 use self::connection::{Connection, Connections};
 use self::error::{Result, is_lost, store_error};
 use self::known::Known;
 use self::layout::Layout;
-use self::news::News;
 pub use self::options::PostgresOptions;
 use self::read::Asking;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage,
-    UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
+    Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
@@ -75,8 +73,6 @@ struct Inner {
     aside: Mutex<HashSet<AccountId>>,
     /// Accounts that the last sweep could not bring up to date, where it did not come to all.
     passed_over: Mutex<Vec<AccountId>>,
-    /// Told of changes of policy, once somebody wants to know.
-    news: OnceLock<News>,
     reads: read::Reads,
     loads: load::Loads,
     writes: write::Writes,
@@ -103,7 +99,6 @@ impl PostgresStore {
             known: Known::default(),
             aside: Mutex::default(),
             passed_over: Mutex::default(),
-            news: OnceLock::new(),
             reads: read::Reads::new(&layout),
             loads: load::Loads::new(&layout),
             writes: write::Writes::new(),
@@ -316,20 +311,6 @@ impl Inner {
 /// One sweep waits for no more accounts than these that it cannot bring up to date.
 const MOST_PASSED_OVER: usize = 100;
 
-/// For how long silence is believed at most: so late can a notification be without the listener knowing.
-const MAX_SILENCE: Duration = Duration::from_secs(1);
-
-impl Inner {
-    /// On connections of its own, so that no load makes it deaf.
-    fn news(&self) -> &News {
-        self.news.get_or_init(|| {
-            let options = self.connections.pool.connect_options();
-            let pool = PgPoolOptions::new().max_connections(3).connect_lazy_with((*options).clone());
-            News::start(pool, self.layout.channel(), MAX_SILENCE)
-        })
-    }
-}
-
 impl PostgresStore {
     fn answer<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
         Box::pin(async move { work.await.map_err(store_error) })
@@ -394,22 +375,11 @@ impl Store for PostgresStore {
         self.answer(inner.connections.pooled(async |connection| uses::last(connection, &inner.uses, keys).await))
     }
 
-    fn mark_at_hand(&self) -> Option<Mark> {
-        // A host's own table has no trigger of ours that would tell. Behind a pooler a LISTEN would stay in a session that
-        // is lent to others, who do not expect what it hears.
-        let is_told = self.inner.layout.columns.is_own && !self.inner.connections.are_pooled();
-        let news = is_told.then(|| self.inner.news())?;
-        Some(Mark::new(news.mark()?, self.inner.clock.now()))
-    }
-
     fn width(&self) -> Width {
         Width { lookups: self.inner.connections.lookups(), postings: self.inner.connections.postings() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        if let Some(news) = self.inner.news.get() {
-            news.stop();
-        }
         Box::pin(self.inner.connections.close(self.inner.owns_pool))
     }
 }

@@ -5,8 +5,9 @@ use rusqlite::{Connection, params};
 
 use super::connection::Open;
 use super::error::Result;
-use super::known::{Effect, Known};
-use super::statement::{in_writing, run};
+use super::statement::run;
+use super::transaction::{Written, in_writing};
+use super::version::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{AccountWrite, BalanceRow, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
@@ -18,41 +19,44 @@ type Changed<T> = Result<std::result::Result<T, ChangeError>>;
 /// Makes a change of a key. The holds that had run out are ended also where the change is refused.
 pub(super) fn change_key(
     open: &mut Open,
-    known: &Known,
+    cache: &Cache,
     clock: &Clock,
     change: &KeyChange,
     rules: &Rules,
 ) -> Changed<Key> {
-    in_writing(open, known, |connection, _| {
+    in_writing(open, cache, |connection, _| {
         let now = clock.now();
-        let (lineage, time) = match change.load() {
-            Load::Lineage(id) => (current(connection, now, || read::lineage(connection, id, now))?, now),
-            Load::Time(id) => (None, account(connection, id, now)?.map_or(now, |(_, at)| at)),
+        let (lineage, time, account) = match change.load() {
+            Load::Lineage(id) => {
+                let lineage = current(connection, now, || read::lineage(connection, id, now))?;
+                let account = lineage.as_ref().map(|lineage| lineage.account_id().clone());
+                (lineage, now, account)
+            }
+            Load::Time(id) => (None, account(connection, id, now)?.map_or(now, |(_, at)| at), Some(id.clone())),
         };
         let changed = match change.decide(lineage.as_ref(), time, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
             Err(refused) => Err(refused),
         };
-        let touched = lineage.map(|lineage| lineage.account_id().clone());
-        Ok((changed, Effect::forgetting(touched.into_iter().collect())))
+        Ok((changed, Written { policy: account.into_iter().collect(), ..Written::default() }))
     })
 }
 
 /// Sets an account's ceiling.
 pub(super) fn set_account(
     open: &mut Open,
-    known: &Known,
+    cache: &Cache,
     clock: &Clock,
     id: &AccountId,
     budget: Budget,
 ) -> Changed<Account> {
-    in_writing(open, known, |connection, _| {
+    in_writing(open, cache, |connection, _| {
         let now = clock.now();
         let set = match AccountWrite::decide(id, budget, account(connection, id, now)?, now) {
             Ok(write) => Ok(write_account(connection, write)?),
             Err(refused) => Err(refused),
         };
-        Ok((set, Effect::forgetting(vec![id.clone()])))
+        Ok((set, Written { policy: vec![id.clone()], ..Written::default() }))
     })
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -14,10 +15,10 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result, corrupt, is_busy, is_unusable};
-use super::known::Known;
+use super::index::RecentEntries;
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
-use super::watch::{FileId, Watch, file_id};
+use super::version::Cache;
 
 /// More than there are texts of ours.
 const STATEMENTS: usize = 128;
@@ -32,14 +33,14 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) async fn open(place: &Place, options: &SqliteOptions, known: &Arc<Known>) -> Result<Self> {
+    pub(super) async fn open(place: &Place, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
         let reader_count = match place {
             Place::Memory => 0,
             Place::File { .. } => options.readers,
         };
         let timeout = options.busy_timeout;
         let deadline = Instant::now();
-        let slot = |writes| Slot { place: place.clone(), timeout, deadline, writes, known: known.clone(), open: None };
+        let slot = |writes| Slot { place: place.clone(), timeout, deadline, writes, cache: cache.clone(), open: None };
         let mut ends = Vec::new();
         let mut start = |slot| {
             let (worker, end) = Worker::start(slot, Vec::new())?;
@@ -195,14 +196,15 @@ struct Slot {
     /// Until when the job under way may wait.
     deadline: Instant,
     writes: bool,
-    known: Arc<Known>,
+    cache: Arc<Cache>,
     open: Option<Open>,
 }
 
 /// A connection that is open.
 pub(super) struct Open {
     pub(super) connection: Connection,
-    pub(super) watch: Watch,
+    /// Of the connection that writes.
+    pub(super) recent: RecentEntries,
     /// Which file it is. Without it a connection would go on writing, and answering that all was well, to one that has
     /// been deleted or replaced by its backup.
     file: Option<FileId>,
@@ -222,7 +224,7 @@ impl Slot {
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound {
-            self.known.forget_all();
+            self.cache.clear();
             if self.place != Place::Memory {
                 self.open = None;
             }
@@ -289,16 +291,12 @@ impl Slot {
         }
         // Also who only reads: the file may be an older one, that has just taken the place of ours.
         migrate(&mut connection)?;
-        let watch = match &self.place {
-            Place::Memory => Watch::Alone,
-            Place::File { path, .. } => Watch::new(&connection, path, file),
-        };
-        Ok(Open { connection, watch, file })
+        Ok(Open { connection, recent: RecentEntries::default(), file })
     }
 
-    /// When the last connection is gone, SQLite deletes what tells whether anybody has written.
+    /// What is opened next may be another file.
     fn let_go(&mut self) -> Option<Open> {
-        self.known.forget_all();
+        self.cache.clear();
         self.open.take()
     }
 
@@ -309,6 +307,21 @@ impl Slot {
             tracing::warn!(%error, "an SQLite connection was not closed cleanly");
         }
     }
+}
+
+/// Tells a file from one that was put in its place.
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn file_id(_path: &Path) -> Option<FileId> {
+    None // elsewhere a file in use cannot be deleted or replaced
 }
 
 fn use_wal(connection: &Connection) -> Result<()> {

@@ -8,6 +8,7 @@ use super::error::{Result, corrupt};
 use crate::clock::from_micros;
 use crate::ledger::{Claim, EntryRow};
 use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::store::account_row::AccountRow;
 use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
 use crate::{
     Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period, PostingId,
@@ -25,7 +26,8 @@ macro_rules! key_columns {
 /// The columns of an account `a`, as [`Cells::account`] reads them.
 macro_rules! account_columns {
     () => {
-        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.changed_at, a.next_expiry, a.last_entry"
+        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, a.changed_at, \
+         a.next_expiry, a.last_entry"
     };
 }
 
@@ -45,25 +47,6 @@ macro_rules! entry_columns {
 }
 
 pub(super) use {account_columns, entry_columns, hold_columns, key_columns};
-
-/// An account, and what only a store knows of it.
-#[derive(Clone, Debug)]
-pub(super) struct AccountRow {
-    pub(super) account: Account,
-    /// The instant of its last change.
-    pub(super) changed_at: Timestamp,
-    /// No live hold of it runs out before.
-    pub(super) next_expiry: Option<Timestamp>,
-    /// The place of its last entry.
-    pub(super) last_entry: i64,
-}
-
-impl AccountRow {
-    /// Whether holds of it may have run out.
-    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
-        self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
-    }
-}
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -152,6 +135,7 @@ impl<'r> Cells<'r> {
         let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
         Ok(AccountRow {
             account: Account::stored(id, budget, created_at, balance),
+            version: self.read()?,
             changed_at: self.instant()?,
             next_expiry: self.maybe_instant()?,
             last_entry: self.read()?,

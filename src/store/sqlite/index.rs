@@ -6,14 +6,14 @@
 //! their index together, in order, where a page takes several of them; a little later those of the next sixteenth. Who
 //! lists or sums up looks at both: at what the indexes know, and at the end of the ledger behind it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::connection::Open;
 use super::error::Result;
-use super::known::{Effect, Known};
-use super::statement::{all, each, in_writing, one, run};
+use super::statement::{all, each, one, run};
+use super::version::FileVersion;
 use crate::{AccountId, KeyId};
 
 /// So many entries come in between two turns of one part.
@@ -32,7 +32,7 @@ const MOST: usize = if cfg!(test) { 16 } else { 2_048 };
 const FARTHEST: i64 = 4 * EVERY;
 
 /// So many of the last entries are remembered: a turn comes a few batches after it is due.
-pub(super) const REMEMBERED: usize = if cfg!(test) { 80 } else { 20_480 };
+const REMEMBERED: usize = if cfg!(test) { 80 } else { 20_480 };
 
 /// Where an entry is, in the ledger and in its indexes.
 #[derive(Clone, Debug)]
@@ -47,6 +47,37 @@ pub(super) struct Place {
 impl Place {
     fn is_of(&self, part: i64) -> bool {
         part == self.key.get() & (PARTS - 1) || part == PARTS + (self.account_part & (PARTS - 1))
+    }
+}
+
+/// Where the last entries are, without a gap, as long as nobody else has written to the file: a turn need not read them.
+#[derive(Default)]
+pub(super) struct RecentEntries {
+    version: Option<FileVersion>,
+    places: VecDeque<Place>,
+}
+
+impl RecentEntries {
+    /// Adds those of a transaction that began with the file in one version, and left it in another.
+    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, places: Vec<Place>) {
+        let is_next = |place: &Place| self.places.back().is_some_and(|newest| place.number == newest.number + 1);
+        if from.is_none() || self.version != from || places.first().is_some_and(|place| !is_next(place)) {
+            self.places.clear();
+        }
+        self.version = to;
+        self.places.extend(places);
+        self.places.drain(..self.places.len().saturating_sub(REMEMBERED));
+    }
+
+    /// Those of a part behind number `last` and up to `end`, where all of them are here.
+    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<Place>> {
+        let (first, newest) = (self.places.front()?.number, self.places.back()?.number);
+        if version.is_none() || self.version != version || first > last.saturating_add(1) || newest < end {
+            return None;
+        }
+        let from = self.places.partition_point(|place| place.number <= last);
+        let places = self.places.range(from..).take_while(|place| place.number <= end);
+        Some(places.filter(|place| place.is_of(part)).take(MOST).cloned().collect())
     }
 }
 
@@ -139,27 +170,21 @@ pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
 }
 
 /// Indexes the entries of the part whose turn it is.
-pub(super) fn catch_up(open: &mut Open, known: &Known) -> Result<()> {
+pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version: Option<FileVersion>) -> Result<()> {
     const LAST: &str = "SELECT last, min((SELECT max(number) FROM agentkey_entries), last + ?2) \
                         FROM agentkey_index_parts WHERE part = ?1";
     const MARK: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
-    in_writing(open, known, |connection, since| {
-        let nothing = ((), Effect::default());
-        let Some(part) = due(connection)? else { return Ok(nothing) };
-        let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
-        let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(nothing) };
-        let places = known
-            .places(since, last, end, |places| places.filter(|place| place.is_of(part)).take(MOST).cloned().collect());
-        let places: Vec<_> = places.map_or_else(|| read(connection, part, last, end), Ok)?;
-        // Each part has a time of its own, so that they do not come all at once.
-        let (end, due) = match places.get(MOST - 1) {
-            Some(newest) => (newest.number, newest.number),
-            None => (end, (end / EVERY + 1) * EVERY + part % PARTS * EVERY / PARTS),
-        };
-        put(connection, part, places)?;
-        run(connection, MARK, [part, end, due])?;
-        Ok(nothing)
-    })
+    let Some(part) = due(connection)? else { return Ok(()) };
+    let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
+    let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(()) };
+    let places = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
+    // Each part has a time of its own, so that they do not come all at once.
+    let (end, due) = match places.get(MOST - 1) {
+        Some(newest) => (newest.number, newest.number),
+        None => (end, (end / EVERY + 1) * EVERY + part % PARTS * EVERY / PARTS),
+    };
+    put(connection, part, places)?;
+    run(connection, MARK, [part, end, due]).map(drop)
 }
 
 /// The places of a part, where they are not known. An account that is no text is one that nobody asks for.

@@ -5,31 +5,31 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{AccountRow, entry_columns, hold_columns};
+use super::decode::{entry_columns, hold_columns};
 use super::error::Result;
 use super::statement::{all, one, run};
 use super::write::micros;
 use super::{read, usage};
 use crate::ledger::{Book, Needs};
+use crate::store::account_row::AccountRow;
 use crate::store::stored_key::KeyRow;
 use crate::{EntryId, KeyId};
 
-/// A book, and the rows of its accounts as they were when it was filled.
-pub(super) type Filled = (Book, Vec<AccountRow>);
+/// A book of one account, and its row as it was when the book was filled.
+type Filled = (Book, Option<AccountRow>);
 
-/// A book with what `needs` names. Holds of its accounts that have run out are ended.
+/// A book with what `needs` names, all of one account. Its holds that have run out are ended.
 pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
     let mut book = Book::new();
-    let mut accounts = Vec::with_capacity(needs.accounts.len());
+    let mut account = None;
     for id in &needs.accounts {
-        let Some(mut row) = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())? else {
-            continue;
-        };
-        if row.is_overdue(now) {
-            overdue(connection, &mut book, &mut row, now)?;
+        account = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
+        if let Some(row) = &mut account {
+            if row.is_overdue(now) {
+                overdue(connection, &mut book, row, now)?;
+            }
+            book.open(row.account.clone(), row.changed_at, now);
         }
-        book.open(row.account.clone(), row.changed_at, now);
-        accounts.push(row);
     }
     records(connection, &mut book, needs)?;
     let keys = needs.keys.iter().copied().chain(book.row_keys()).collect();
@@ -37,7 +37,7 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
     for account in &needs.accounts {
         book.expire(account);
     }
-    Ok((book, accounts))
+    Ok((book, account))
 }
 
 /// Adds the live holds that have run out, and takes note of when the next one does.

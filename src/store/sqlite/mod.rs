@@ -6,16 +6,14 @@
 //! wait for a writer. Several processes may have the file open.
 //!
 //! Each connection is in a thread of its own, where a batch is one job. There a statement costs a few
-//! microseconds, so rows are read and written one by one, by prepared statements; and what was read before is not read
-//! again while nobody else has written to the file. Whether that is so can be told without a connection, so a look-up
-//! that memory can answer needs none.
+//! microseconds, so rows are read and written one by one, by prepared statements. What was read before is cached, and valid
+//! while the file has the version that it had then, which each transaction reads first.
 
 mod change;
 mod connection;
 mod decode;
 mod error;
 mod index;
-mod known;
 mod load;
 mod migrate;
 mod options;
@@ -24,36 +22,37 @@ mod read;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod usage;
 mod uses;
-mod watch;
+mod version;
 mod write;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::connection::{Connections, Open};
 use self::error::{is_unusable, store_error};
-use self::known::Known;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
+use self::version::Cache;
 use super::behind::{Behind, Seen};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Mark, Store, StoreError, StoreResult, Usage,
-    UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
+    Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in an SQLite file, shared by as many processes as you like.
 ///
-/// Every accepted posting is on the disk when it is answered (`synchronous=FULL`). Look-ups are answered from memory while
-/// nobody else has written to the file. Another file that is put in its place is noticed by the next posting, and by
-/// look-ups within 10 ms.
+/// Every accepted posting is on the disk when it is answered (`synchronous=FULL`). Accounts are cached; each batch asks the
+/// file whether another process has written to it. Another file that is put in its place is noticed at the next request.
 ///
 /// ```
 /// use agentkey::{AgentKeys, SqliteStore};
@@ -64,7 +63,7 @@ use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Linea
 /// ```
 pub struct SqliteStore {
     connections: Connections,
-    known: Arc<Known>,
+    cache: Arc<Cache>,
     clock: Clock,
 }
 
@@ -77,15 +76,15 @@ impl SqliteStore {
     /// tables.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let place = options.place().map_err(StoreError::failed)?;
-        let known = Arc::new(Known::default());
-        let connections = Connections::open(&place, &options, &known).await.map_err(|error| {
+        let cache = Arc::new(Cache::default());
+        let connections = Connections::open(&place, &options, &cache).await.map_err(|error| {
             let error = store_error(error);
             match error.is_transient() {
                 true => StoreError::unavailable(format!("{place}: {error}")),
                 false => StoreError::failed(format!("{place}: {error}")),
             }
         })?;
-        Ok(Self { connections, known, clock: options.clock })
+        Ok(Self { connections, cache, clock: options.clock })
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -107,8 +106,8 @@ impl SqliteStore {
     }
 
     async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
-        let (hashes, clock, known) = (Arc::new(hashes), self.clock.clone(), self.known.clone());
-        let look = move |open: &mut Open| read::find(open, &known, &hashes, clock.now());
+        let (hashes, clock, cache) = (Arc::new(hashes), self.clock.clone(), self.cache.clone());
+        let look = move |open: &mut Open| read::find(&open.connection, &cache, &hashes, clock.now());
         let seen = self.connections.reader().run(look.clone()).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -118,35 +117,33 @@ impl SqliteStore {
         Ok(self.connections.reader().run(look).await?.value)
     }
 
-    async fn policy(&self) -> error::Result<Option<Mark>> {
-        let clock = self.clock.clone();
-        let look = move |open: &mut Open| {
-            let at = clock.now();
-            Ok(read::policy(&open.connection)?.map(|version| Mark::new(version.cast_unsigned(), at)))
-        };
-        self.connections.reader().run(look).await
+    async fn polled(&self) -> error::Result<()> {
+        let asked_at = Instant::now();
+        let version = self.connections.reader().run(|open| read::policy(&open.connection)).await?;
+        self.cache.record_policy_version(version.map(i64::cast_unsigned), asked_at);
+        Ok(())
     }
 
-    /// Does this with the connection that writes, and what is known.
+    /// Does this with the connection that writes.
     async fn writing<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&mut Open, &Known, &Clock) -> error::Result<T> + Send + 'static,
+        write: impl FnOnce(&mut Open, &Cache, &Clock) -> error::Result<T> + Send + 'static,
     ) -> error::Result<T> {
-        let (known, clock) = (self.known.clone(), self.clock.clone());
-        self.connections.writer().run(move |open| write(open, &known, &clock)).await
+        let (cache, clock) = (self.cache.clone(), self.clock.clone());
+        self.connections.writer().run(move |open| write(open, &cache, &clock)).await
     }
 
     async fn catch_up(&self, behind: Behind) -> error::Result<usize> {
-        self.writing(move |open, known, clock| post::catch_up(open, known, clock, behind)).await
+        self.writing(move |open, cache, clock| post::catch_up(open, cache, clock, behind)).await
     }
 
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
-        let post = move |open: &mut Open, known: &Known, clock: &Clock| post::post(open, known, clock, &postings);
+        let post = move |open: &mut Open, cache: &Cache, clock: &Clock| post::post(open, cache, clock, &postings);
         let (posted, is_due) = self.writing(post).await?;
         // One turn each is enough, unless batches are larger than those of the lanes.
         for _ in 0..if is_due { 1 + posted.len() / index::FOR_A_TURN } else { 0 } {
-            let known = self.known.clone();
-            self.connections.writer().run_later(move |open| index::catch_up(open, &known));
+            let cache = self.cache.clone();
+            self.connections.writer().run_later(move |open| post::index_part(open, &cache));
         }
         Ok(posted)
     }
@@ -207,8 +204,12 @@ impl Store for SqliteStore {
         answer(self.found(hashes.to_vec()))
     }
 
-    fn find_at_hand(&self, hash: &TokenHash) -> Option<Found> {
-        self.known.at_hand(hash, &self.clock)
+    fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
+        self.cache.try_find_cached(hash, max_staleness?, self.clock.now())
+    }
+
+    fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.polled())
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
@@ -217,12 +218,12 @@ impl Store for SqliteStore {
 
     fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         let (change, rules) = (change.clone(), rules.clone());
-        answer(self.writing(move |open, known, clock| change::change_key(open, known, clock, &change, &rules)))
+        answer(self.writing(move |open, cache, clock| change::change_key(open, cache, clock, &change, &rules)))
     }
 
     fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
-        answer(self.writing(move |open, known, clock| change::set_account(open, known, clock, &account, budget)))
+        answer(self.writing(move |open, cache, clock| change::set_account(open, cache, clock, &account, budget)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
@@ -260,13 +261,9 @@ impl Store for SqliteStore {
         answer(self.swept())
     }
 
-    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
-        answer(self.policy())
-    }
-
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         let uses = uses.to_vec();
-        answer(self.writing(move |open, known, _| uses::note(open, known, &uses)))
+        answer(self.writing(move |open, cache, _| uses::note(open, cache, &uses)))
     }
 
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {

@@ -1,134 +1,147 @@
 //! The transactions of the ledger.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::connection::Open;
-use super::error::{Result, is_duplicate};
-use super::known::{Effect, Known, Moment};
-use super::load::Filled;
+use super::error::{Result, corrupt, is_duplicate};
 use super::read::Snapshot;
-use super::statement::{in_writing, run};
+use super::statement::run;
+use super::transaction::{Begun, Written, in_writing};
+use super::version::{Cache, FileVersion};
+use super::write::Decided;
 use super::{index, load, write};
 use crate::ledger::{Book, Needs, Posted, Posting};
 use crate::store::behind::Behind;
 use crate::store::plain::is_plain;
 use crate::{AccountId, Clock, Refusal};
 
-type Answers = Vec<std::result::Result<Posted, Refusal>>;
+type Answer = std::result::Result<Posted, Refusal>;
 
 /// Also tells whether entries are to be indexed now.
-pub(super) fn post(open: &mut Open, known: &Known, clock: &Clock, postings: &[Posting]) -> Result<(Answers, bool)> {
-    match posted(open, known, clock, postings, true) {
+pub(super) fn post(open: &mut Open, cache: &Cache, clock: &Clock, postings: &[Posting]) -> Result<(Vec<Answer>, bool)> {
+    match post_once(open, cache, clock, postings, true) {
         // One of them was accepted before: which one, and with what answer, has to be read.
         Err(error) if is_duplicate(&error) => {
             run(&open.connection, "ROLLBACK", [])?;
-            posted(open, known, clock, postings, false)
+            post_once(open, cache, clock, postings, false)
         }
         posted => posted,
     }
 }
 
-fn posted(
+fn post_once(
     open: &mut Open,
-    known: &Known,
+    cache: &Cache,
     clock: &Clock,
     postings: &[Posting],
-    by_what_is_known: bool,
-) -> Result<(Answers, bool)> {
-    in_writing(open, known, |connection, since| {
-        let since = since.filter(|_| by_what_is_known);
-        let (answers, books) = Deciding { connection, known, since, now: clock.now() }.all(postings)?;
-        let mut effect = Effect::default();
-        for (mut book, mut accounts) in books {
-            let changes = book.take_changes();
-            let places = write::changes(connection, &changes, &mut accounts)?;
-            effect.add(accounts, places, changes);
-        }
-        Ok(((answers, index::due(connection)?.is_some()), effect))
+    by_cache: bool,
+) -> Result<(Vec<Answer>, bool)> {
+    in_writing(open, cache, |connection, begun| {
+        let version = begun.version.filter(|_| by_cache);
+        let deciding = Deciding { connection, cache, version, now: clock.now() };
+        deciding.cache_lineages(begun, postings)?;
+        let (answers, decided) = deciding.all(postings)?;
+        let places = write::changes(connection, &decided)?;
+        let deltas = decided.iter().map(Decided::delta).collect();
+        Ok(((answers, index::due(connection)?.is_some()), Written { deltas, places, ..Written::default() }))
     })
 }
 
 struct Deciding<'a> {
     connection: &'a Connection,
-    known: &'a Known,
-    /// What memory must be true of. `None`: nothing is to be decided by what is known.
-    since: Option<Moment>,
+    cache: &'a Cache,
+    /// The version of the file. `None`: nothing is to be decided by what is cached.
+    version: Option<FileVersion>,
     now: Timestamp,
 }
 
 impl Deciding<'_> {
-    /// Decides about postings: those of accounts that only have plain ones by what is known, the others by what is read.
-    /// In two books: what is read is not what the first has made of it.
-    fn all(&self, postings: &[Posting]) -> Result<(Answers, [Filled; 2])> {
-        let mut plain: HashMap<&AccountId, Option<Vec<&Posting>>> = HashMap::new();
-        for posting in postings {
-            let own = plain.entry(&posting.account).or_insert_with(|| self.since.map(|_| Vec::new()));
-            match own {
-                Some(own) if is_plain(posting) => own.push(posting),
-                own => *own = None,
-            }
-        }
-        self.learn(plain.values().flatten().flatten().copied())?;
-        loop {
-            let mut book = Book::new();
-            let mut rows = Vec::with_capacity(plain.len());
-            for (account, own) in &mut plain {
-                let row = own.as_ref().and_then(|own| self.known.fill(&mut book, self.since, account, own, self.now));
-                match row {
-                    Some(row) => rows.push(row),
-                    None => *own = None,
-                }
-            }
-            let is_known = |posting: &Posting| plain.get(&posting.account).is_some_and(Option::is_some);
-            let mut answers: Vec<_> =
-                postings.iter().map(|posting| is_known(posting).then(|| book.post(posting))).collect();
-            // A refusal may be that of a posting that was accepted before: that has to be read.
-            let refused = postings.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Some(Err(_))));
-            let refused: Vec<_> = refused.map(|(posting, _)| &posting.account).collect();
-            if !refused.is_empty() {
-                refused.into_iter().for_each(|account| drop(plain.insert(account, None)));
-                continue;
-            }
-            let rest: Vec<_> = postings.iter().filter(|posting| !is_known(posting)).cloned().collect();
-            let mut read = (Book::new(), Vec::new());
-            if !rest.is_empty() {
-                read = load::book(self.connection, &Needs::of(&rest), self.now)?;
-            }
-            let answers = postings.iter().zip(&mut answers);
-            let answers = answers.map(|(posting, answer)| answer.take().unwrap_or_else(|| read.0.post(posting)));
-            return Ok((answers.collect(), [(book, rows), read]));
-        }
-    }
-
-    /// Reads lineages that are not known.
-    fn learn<'p>(&self, postings: impl Iterator<Item = &'p Posting>) -> Result<()> {
-        let unknown = self.known.unknown_keys(postings);
+    /// Caches the lineages of keys that are not.
+    fn cache_lineages(&self, begun: &Begun<'_>, postings: &[Posting]) -> Result<()> {
+        let Some(version) = self.version else { return Ok(()) };
+        let unknown = self.cache.unknown_keys(postings.iter().filter(|posting| is_plain(posting)));
         if !unknown.is_empty() {
-            self.known.learn(self.since, Snapshot::of(self.connection, &unknown, self.now)?);
+            let snapshot = Snapshot::of(self.connection, unknown, self.now)?;
+            self.cache.insert(&begun.asked, version, snapshot.into_cache());
         }
         Ok(())
+    }
+
+    /// Decides about postings, account by account.
+    fn all(&self, postings: &[Posting]) -> Result<(Vec<Answer>, Vec<Decided>)> {
+        let mut accounts: BTreeMap<&AccountId, Vec<(usize, &Posting)>> = BTreeMap::new();
+        for (place, posting) in postings.iter().enumerate() {
+            accounts.entry(&posting.account).or_default().push((place, posting));
+        }
+        let mut answers: Vec<Option<Answer>> = Vec::new();
+        answers.resize_with(postings.len(), || None);
+        let mut decided = Vec::with_capacity(accounts.len());
+        for (account, own) in accounts {
+            let (places, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
+            let posted = self.of_account(account, &own, &mut decided)?;
+            for (place, answer) in places.into_iter().zip(posted) {
+                if let Some(slot) = answers.get_mut(place) {
+                    *slot = Some(answer);
+                }
+            }
+        }
+        let answers = answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered")));
+        Ok((answers.collect::<Result<_>>()?, decided))
+    }
+
+    /// By what is cached, where that is enough; else by what is read.
+    fn of_account(&self, account: &AccountId, own: &[&Posting], decided: &mut Vec<Decided>) -> Result<Vec<Answer>> {
+        let mut book = Book::new();
+        let expected =
+            self.version.and_then(|version| self.cache.fill_book(&mut book, version, account, own, self.now));
+        if let Some(expected) = expected {
+            let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
+            // A refusal may be that of a posting that was accepted before: that has to be read.
+            if posted.iter().all(Answer::is_ok) {
+                decided.push(Decided::new(expected.row, book.take_changes()));
+                return Ok(posted);
+            }
+        }
+        let own: Vec<_> = own.iter().copied().cloned().collect();
+        let (mut book, row) = load::book(self.connection, &Needs::of(&own), self.now)?;
+        let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
+        if posted.iter().any(Answer::is_err) {
+            // What look-ups of bounded staleness have of it may say that something is left.
+            self.cache.remove([account]);
+        }
+        let changes = book.take_changes();
+        decided.extend(row.map(|row| Decided::new(row, changes)));
+        Ok(posted)
     }
 }
 
 /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
-pub(super) fn catch_up(open: &mut Open, known: &Known, clock: &Clock, behind: Behind) -> Result<usize> {
-    in_writing(open, known, |connection, _| catch_up_in(connection, clock.now(), behind))
+pub(super) fn catch_up(open: &mut Open, cache: &Cache, clock: &Clock, behind: Behind) -> Result<usize> {
+    in_writing(open, cache, |connection, _| catch_up_in(connection, clock.now(), behind))
 }
 
 /// The same, in a transaction that has begun.
-pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Effect)> {
-    let keys = behind.key_ids();
-    let mut accounts = behind.accounts;
-    accounts.sort_unstable();
-    let needs = Needs { accounts, keys, ..Needs::default() };
-    let (mut book, mut rows) = load::book(connection, &needs, now)?;
-    let changes = book.take_changes();
-    let places = write::changes(connection, &changes, &mut rows)?;
-    let ended = changes.changed_holds.len();
-    let mut effect = Effect::default();
-    effect.add(rows, places, changes);
-    Ok((ended, effect))
+pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Written)> {
+    let mut decided = Vec::with_capacity(behind.accounts.len());
+    for behind in behind.apart() {
+        let needs = Needs { keys: behind.key_ids(), accounts: behind.accounts, ..Needs::default() };
+        let (mut book, row) = load::book(connection, &needs, now)?;
+        let changes = book.take_changes();
+        decided.extend(row.map(|row| Decided::new(row, changes)));
+    }
+    let places = write::changes(connection, &decided)?;
+    let ended = decided.iter().map(|decided| decided.changes.changed_holds.len()).sum();
+    let deltas = decided.iter().map(Decided::delta).collect();
+    Ok((ended, Written { deltas, places, ..Written::default() }))
+}
+
+/// Indexes the entries of the part whose turn it is.
+pub(super) fn index_part(open: &mut Open, cache: &Cache) -> Result<()> {
+    in_writing(open, cache, |connection, begun| {
+        index::catch_up(connection, begun.recent, begun.version)?;
+        Ok(((), Written::default()))
+    })
 }

@@ -6,14 +6,15 @@ use std::collections::hash_map::Entry;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::connection::Open;
-use super::decode::{AccountRow, Cells, account_columns, key_columns};
+use super::decode::{Cells, account_columns, key_columns};
 use super::error::{Error, Result};
-use super::known::Known;
 use super::statement::{in_snapshot, one};
+use super::version::{ByFileVersion, Cache, FileVersion};
 use super::write::{json, micros};
 use crate::ledger::MAX_DEPTH;
+use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
+use crate::store::cache;
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
@@ -21,22 +22,23 @@ use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 /// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there, or makes no sense.
 #[derive(Default)]
 pub(super) struct Snapshot {
-    pub(super) keys: HashMap<KeyId, Option<KeyRow>>,
-    pub(super) accounts: HashMap<AccountId, Option<AccountRow>>,
-    /// Present tokens, not those that were rotated away.
-    pub(super) tokens: Vec<(TokenHash, KeyId)>,
+    keys: HashMap<KeyId, Option<KeyRow>>,
+    accounts: HashMap<AccountId, Option<AccountRow>>,
+    /// Tokens that were looked up, and until when they work.
+    tokens: Vec<(TokenHash, KeyId, Option<Timestamp>)>,
 }
 
 /// This runs on every request: from memory, as far as that is the state of the file.
 pub(super) fn find(
-    open: &mut Open,
-    known: &Known,
+    connection: &Connection,
+    cache: &Cache,
     hashes: &[TokenHash],
     now: Timestamp,
 ) -> Result<Seen<Vec<Option<Found>>>> {
-    let Open { connection, watch, .. } = open;
     in_snapshot(connection, |connection| {
-        let (mut value, since) = known.found(connection, watch, hashes, now)?;
+        let asked = cache.revalidate(&[], |_| false);
+        let version = FileVersion::read(connection)?;
+        let mut value = cache.lookup(hashes, &asked, &version, now);
         let mut snapshot = Snapshot::default();
         let mut behind = Behind::default();
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
@@ -46,8 +48,8 @@ pub(super) fn find(
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
         }
-        if !snapshot.keys.is_empty() {
-            known.learn(since, snapshot);
+        if let Some(version) = version.filter(|_| !snapshot.keys.is_empty()) {
+            cache.insert(&asked, version, snapshot.into_cache());
         }
         Ok(Seen { value, behind })
     })
@@ -75,10 +77,14 @@ impl Snapshot {
         })?;
         if let Some((id, key)) = present {
             self.keys.insert(id, key);
-            self.tokens.push((*hash, id));
+            self.tokens.push((*hash, id, None));
             return Ok(Some((id, None)));
         }
-        one(connection, RETIRED, params![text, micros(now)], |mut cells| Ok((cells.key_id()?, Some(cells.instant()?))))
+        let retired = one(connection, RETIRED, params![text, micros(now)], |mut cells| {
+            Ok((cells.key_id()?, Some(cells.instant()?)))
+        })?;
+        self.tokens.extend(retired.map(|(id, retires_at)| (*hash, id, retires_at)));
+        Ok(retired)
     }
 
     fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
@@ -108,11 +114,26 @@ impl Snapshot {
         })
     }
 
+    /// What of it may be cached: keys that make sense and whose balance counts their period, of accounts that are there.
+    pub(super) fn into_cache(self) -> cache::Snapshot<ByFileVersion> {
+        let mut snapshot = cache::Snapshot::default();
+        self.accounts.into_values().flatten().for_each(|row| snapshot.add_account(row));
+        for (hash, id, retires_at) in self.tokens {
+            if let Some(Some(row)) = self.keys.get(&id) {
+                snapshot.add_token(hash, &row.key, (), retires_at);
+            }
+        }
+        for row in self.keys.into_values().flatten().filter(|row| !row.is_behind) {
+            snapshot.add_key(row.key, ());
+        }
+        snapshot
+    }
+
     /// Reads the lineages of keys.
-    pub(super) fn of(connection: &Connection, keys: &[KeyId], now: Timestamp) -> Result<Self> {
+    pub(super) fn of(connection: &Connection, keys: impl IntoIterator<Item = KeyId>, now: Timestamp) -> Result<Self> {
         let mut snapshot = Self::default();
         for key in keys {
-            snapshot.lineage(connection, *key, now, &mut Behind::default())?;
+            snapshot.lineage(connection, key, now, &mut Behind::default())?;
         }
         Ok(snapshot)
     }

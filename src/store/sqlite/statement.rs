@@ -1,11 +1,9 @@
-//! Prepared statements, and the transactions that they are in.
+//! Prepared statements.
 
 use rusqlite::{CachedStatement, Connection, Params};
 
-use super::connection::Open;
 use super::decode::Cells;
 use super::error::Result;
-use super::known::{Effect, Known, Moment, State};
 
 /// The row, if there is one.
 pub(super) fn one<T>(
@@ -61,28 +59,4 @@ pub(super) fn in_snapshot<T>(connection: &Connection, read: impl FnOnce(&Connect
     let value = read(connection)?;
     run(connection, "COMMIT", [])?;
     Ok(value)
-}
-
-/// Reads and writes under the lock of the file, and takes over into memory what was made of it. What fails is rolled
-/// back by the thread of the connection.
-pub(super) fn in_writing<T>(
-    open: &mut Open,
-    known: &Known,
-    write: impl FnOnce(&Connection, Option<Moment>) -> Result<(T, Effect)>,
-) -> Result<T> {
-    let Open { connection, watch, .. } = open;
-    run(connection, "BEGIN IMMEDIATE", [])?;
-    let changes = connection.total_changes();
-    let before = watch.look();
-    let from = known.enter(connection, before.as_ref())?;
-    let (value, effect) = write(connection, from)?;
-    let wrote = connection.total_changes() != changes;
-    if wrote {
-        known.sending(from.map(|from| from.state), State::next(connection)?, effect);
-    }
-    let committed = run(connection, "COMMIT", []);
-    if wrote {
-        known.sent(committed.is_ok(), before, watch.look());
-    }
-    committed.map(|_| value)
 }

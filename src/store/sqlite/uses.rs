@@ -5,19 +5,20 @@ use rusqlite::{Connection, params};
 
 use super::connection::Open;
 use super::error::Result;
-use super::known::{Effect, Known};
-use super::statement::{in_snapshot, in_writing, one, run};
+use super::statement::{in_snapshot, one, run};
+use super::transaction::{Written, in_writing};
+use super::version::Cache;
 use super::write::micros;
 use crate::KeyId;
 
-pub(super) fn note(open: &mut Open, known: &Known, uses: &[(KeyId, Timestamp)]) -> Result<()> {
+pub(super) fn note(open: &mut Open, cache: &Cache, uses: &[(KeyId, Timestamp)]) -> Result<()> {
     const SQL: &str = "INSERT INTO agentkey_uses (key_id, used_at) VALUES (?1, ?2) \
                        ON CONFLICT (key_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)";
-    in_writing(open, known, |connection, _| {
+    in_writing(open, cache, |connection, _| {
         for (key, at) in uses {
             run(connection, SQL, params![key.get(), micros(*at)])?;
         }
-        Ok(((), Effect::default()))
+        Ok(((), Written::default()))
     })
 }
 

@@ -1,53 +1,63 @@
 //! Writing back what a book changed, row by row.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, Params, params};
 use serde::Serialize;
 
-use super::decode::AccountRow;
 use super::error::{Result, corrupt};
 use super::index::{Place, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::store::account_row::AccountRow;
+use crate::store::cache::CacheDelta;
 use crate::store::plain::next_place;
 use crate::{Account, AccountId, Amount, Balance, Entry, Note};
 
-/// Writes everything that a book changed; `accounts` are the rows of its accounts, before and after. Tells where the
-/// new entries are.
-pub(super) fn changes(connection: &Connection, changes: &Changes, accounts: &mut [AccountRow]) -> Result<Vec<Place>> {
-    let mut rows: HashMap<_, _> = accounts.iter_mut().map(|row| (row.account.id.clone(), row)).collect();
-    for (account, at) in &changes.accounts {
-        let row = rows.get_mut(&account.id).ok_or_else(|| corrupt("an account changed that was not loaded"))?;
-        row.account.clone_from(account);
-        row.changed_at = *at;
+/// What was decided about an account.
+pub(super) struct Decided {
+    before: AccountRow,
+    after: AccountRow,
+    pub(super) changes: Changes,
+}
+
+impl Decided {
+    pub(super) fn new(before: AccountRow, changes: Changes) -> Self {
+        Self { after: before.after(&changes), before, changes }
     }
-    for hold in changes.new_holds.iter().chain(&changes.changed_holds).filter(|hold| hold.state == HoldState::Live) {
-        if let Some(row) = rows.get_mut(&hold.account) {
-            row.next_expiry = row.next_expiry.into_iter().chain([hold.expires_at]).min();
-        }
+
+    pub(super) fn delta(&self) -> CacheDelta {
+        CacheDelta::new(self.before.version, self.after.clone(), &self.changes)
     }
-    let first = if changes.entries.is_empty() { 0 } else { next_number(connection)? };
-    let mut places = Vec::with_capacity(changes.entries.len());
-    each(connection, NEW_ENTRY, changes.entries.iter().zip(first..), |statement, (row, number)| {
-        let account = rows.get_mut(&row.account).ok_or_else(|| corrupt("an entry is of an account not loaded"))?;
-        account.last_entry = next_place(account.last_entry, row.at);
-        let seq = account.last_entry;
-        let (account, account_part) = (row.account.shared(), account_part(&row.account));
-        let place = Place { number, seq, account, account_part, key: row.key };
-        entry(statement, row, &place)?;
-        places.push(place);
-        Ok(())
-    })?;
-    let changed = changes.accounts.iter().filter_map(|(account, _)| rows.get(&account.id));
-    each(connection, MONEY_OF_ACCOUNT, changed, |statement, row| money_of_account(statement, row))?;
-    each(connection, BALANCE, &changes.balances, put_balance)?;
-    each(connection, NEW_HOLD, &changes.new_holds, new_hold)?;
-    each(connection, CHANGED_HOLD, &changes.changed_holds, changed_hold)?;
-    each(connection, CLAIM, &changes.claims, claim)?;
-    each(connection, DROPPED_CLAIM, &changes.dropped_claims, |statement, (_, key, claim)| {
+}
+
+/// Writes everything that was decided. Returns where the new entries are.
+pub(super) fn changes(connection: &Connection, decided: &[Decided]) -> Result<Vec<Place>> {
+    let each_of = || decided.iter().map(|decided| &decided.changes);
+    let count = each_of().map(|changes| changes.entries.len()).sum();
+    let mut places = Vec::with_capacity(count);
+    let mut number = if count == 0 { 0 } else { next_number(connection)? };
+    for Decided { before, changes, .. } in decided {
+        let mut seq = before.last_entry;
+        each(connection, NEW_ENTRY, &changes.entries, |statement, row| {
+            seq = next_place(seq, row.at);
+            let (account, account_part) = (row.account.shared(), account_part(&row.account));
+            let place = Place { number, seq, account, account_part, key: row.key };
+            entry(statement, row, &place)?;
+            places.push(place);
+            number += 1;
+            Ok(())
+        })?;
+    }
+    let changed = decided.iter().filter(|decided| !decided.changes.is_empty()).map(|decided| &decided.after);
+    each(connection, MONEY_OF_ACCOUNT, changed, money_of_account)?;
+    each(connection, BALANCE, each_of().flat_map(|changes| &changes.balances), put_balance)?;
+    each(connection, NEW_HOLD, each_of().flat_map(|changes| &changes.new_holds), new_hold)?;
+    each(connection, CHANGED_HOLD, each_of().flat_map(|changes| &changes.changed_holds), changed_hold)?;
+    each(connection, CLAIM, each_of().flat_map(|changes| &changes.claims), claim)?;
+    let dropped = each_of().flat_map(|changes| &changes.dropped_claims);
+    each(connection, DROPPED_CLAIM, dropped, |statement, (_, key, claim)| {
         put(statement, params![key.get(), &**claim])
     })?;
     Ok(places)

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 pub(crate) use client::{Client, Seen, Version, raw};
 pub(crate) use logs::{capture_logs, logged};
-pub(crate) use spy::{Fault, Faults, Spy, Vouches, is_hold, is_open, is_pay, is_settle};
+pub(crate) use spy::{Fault, Faults, Spy, is_hold, is_open, is_pay, is_settle};
 
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
-use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, Mark, StoreResult, Width};
+use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, StoreResult, Width};
 use agentkey::{
     Account, AccountId, Budget, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError,
     TokenHash, Usage, UsageQuery,
@@ -24,6 +25,7 @@ pub(crate) struct SpyStore {
 #[derive(Debug)]
 pub(crate) struct Spy {
     finds: AtomicUsize,
+    polls: watch::Sender<usize>,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
     uses: Mutex<Vec<(KeyId, Timestamp)>>,
@@ -39,18 +41,6 @@ pub(crate) struct Faults {
     pub(crate) posts: Fault,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
-    pub(crate) vouches: Vouches,
-}
-
-/// For what the store vouches, where look-ups are kept in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Vouches {
-    #[default]
-    Well,
-    /// It cannot tell.
-    Never,
-    /// It is told of nothing.
-    Blindly,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,10 +78,6 @@ impl Faults {
         self
     }
 
-    pub(crate) fn vouches(vouches: Vouches) -> Self {
-        Self { vouches, ..Self::default() }
-    }
-
     fn of(&self, postings: &[Posting]) -> Fault {
         let concerned = self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
         if concerned { self.posts } else { Fault::None }
@@ -101,6 +87,7 @@ impl Faults {
 pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
     let spy = Arc::new(Spy {
         finds: AtomicUsize::new(0),
+        polls: watch::Sender::default(),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
         uses: Mutex::default(),
@@ -113,6 +100,14 @@ impl Spy {
     /// How many token hashes were looked up.
     pub(crate) fn finds(&self) -> usize {
         self.finds.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the policy has been polled once more from now on.
+    pub(crate) async fn polled(&self) {
+        let mut polls = self.polls.subscribe();
+        // One may be on its way that was asked before.
+        let wanted = *polls.borrow() + 2;
+        super::soon(polls.wait_for(|polls| *polls >= wanted)).await.unwrap();
     }
 
     /// How many such postings arrived at the store, retries included.
@@ -225,21 +220,17 @@ impl Store for SpyStore {
         self.store.last_uses(keys)
     }
 
-    fn mark(&self) -> BoxFuture<'_, StoreResult<Option<Mark>>> {
-        Box::pin(async {
-            self.spy.pass(|faults| faults.finds).await?;
-            let mark = self.store.mark().await?;
-            let vouches = self.spy.faults.borrow().vouches;
-            Ok(match vouches {
-                Vouches::Well => mark,
-                Vouches::Never => None,
-                Vouches::Blindly => mark.map(|mark| Mark::new(0, mark.at)),
-            })
-        })
+    fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
+        self.store.try_find_cached(hash, max_staleness)
     }
 
-    fn mark_at_hand(&self) -> Option<Mark> {
-        self.store.mark_at_hand().filter(|_| self.spy.faults.borrow().vouches == Vouches::Well)
+    fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(async {
+            self.spy.pass(|faults| faults.finds).await?;
+            self.store.poll_policy_version().await?;
+            self.spy.polls.send_modify(|polls| *polls += 1);
+            Ok(())
+        })
     }
 
     fn width(&self) -> Width {

@@ -1,12 +1,9 @@
+mod cache;
 mod external_writes;
 mod index;
-#[cfg(all(unix, not(target_os = "openbsd")))]
-mod known;
 mod model;
 mod policy;
 mod threads;
-#[cfg(all(unix, not(target_os = "openbsd")))]
-mod watch;
 
 use std::time::Duration;
 
@@ -53,14 +50,18 @@ fn directory() -> tempfile::TempDir {
 
 /// Until no part of the indexes is due: a turn of one moves the ledger's number, whenever it comes.
 async fn quiet(store: &SqliteStore) {
-    use crate::store::sqlite::index::{catch_up, due};
-    let turns = |open: &mut Open, known: &Known, _: &Clock| {
-        while due(&open.connection)?.is_some() {
-            catch_up(open, known)?;
+    let turns = |open: &mut Open, cache: &Cache, _: &Clock| {
+        while crate::store::sqlite::index::due(&open.connection)?.is_some() {
+            post::index_part(open, cache)?;
         }
         Ok(())
     };
     store.writing(turns).await.unwrap();
+}
+
+/// The version of the policy, as the file has it.
+async fn policy_version(store: &SqliteStore) -> Option<i64> {
+    store.connections.reader().run(|open| read::policy(&open.connection)).await.unwrap()
 }
 
 /// The host's own SQL.

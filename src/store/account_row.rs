@@ -1,0 +1,43 @@
+//! An account as a database keeps it.
+
+use jiff::Timestamp;
+
+use super::plain::next_place;
+use crate::Account;
+use crate::ledger::{Changes, HoldState};
+
+/// An account, and what only a store knows of it.
+#[derive(Clone, Debug)]
+pub(super) struct AccountRow {
+    pub(super) account: Account,
+    /// Moves with every change of policy; on PostgreSQL with every commit.
+    pub(super) version: i64,
+    /// The instant of its last change.
+    pub(super) changed_at: Timestamp,
+    /// No live hold of it runs out before.
+    pub(super) next_expiry: Option<Timestamp>,
+    /// The place of its last entry.
+    pub(super) last_entry: i64,
+}
+
+impl AccountRow {
+    /// Returns whether holds of it may have run out.
+    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
+        self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
+    }
+
+    /// Returns the row after these changes, with its version as it was.
+    pub(super) fn after(&self, changes: &Changes) -> Self {
+        let mut after = self.clone();
+        for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == self.account.id) {
+            after.account.clone_from(account);
+            after.changed_at = *at;
+        }
+        let holds = changes.new_holds.iter().chain(&changes.changed_holds);
+        let live = holds.filter(|hold| hold.account == self.account.id && hold.state == HoldState::Live);
+        after.next_expiry = live.map(|hold| hold.expires_at).chain(self.next_expiry).min();
+        let entries = changes.entries.iter().filter(|entry| entry.account == self.account.id);
+        after.last_entry = entries.fold(self.last_entry, |last, entry| next_place(last, entry.at));
+        after
+    }
+}

@@ -1,0 +1,293 @@
+//! What is cached, bounded in bytes.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::pending::CacheDelta;
+use super::{Validated, Validator};
+use crate::ledger::{BalanceRow, HoldRow, HoldState, MAX_DEPTH};
+use crate::store::Found;
+use crate::store::account_row::AccountRow;
+use crate::token::ByToken;
+use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
+
+/// So many bytes are cached, by an estimate.
+const MAX_SIZE: usize = if cfg!(test) { 256 * 1024 } else { 64 * 1024 * 1024 };
+
+/// What texts and tables take besides.
+const OVERHEAD: usize = 128;
+
+pub(super) struct Entries<V: Validator> {
+    accounts: HashMap<AccountId, CachedAccount<V>>,
+    /// With the generation of their accounts, and when they were read.
+    tokens: ByToken<(CachedToken<V>, u64, Validated)>,
+    size: usize,
+}
+
+pub(super) struct CachedAccount<V: Validator> {
+    pub(super) row: AccountRow,
+    pub(super) holds: HashMap<PostingId, HoldRow>,
+    keys: HashMap<KeyId, CachedKey<V>>,
+    tokens: Vec<TokenHash>,
+    generation: u64,
+    validated: Validated,
+}
+
+pub(super) struct CachedKey<V: Validator> {
+    pub(super) key: Key,
+    pub(super) version: V::RowVersion,
+    validated: Validated,
+}
+
+/// Whose a token is, for as long as the key's row has this version.
+#[derive(Debug)]
+pub(in crate::store) struct CachedToken<V: Validator> {
+    pub(in crate::store) account: AccountId,
+    pub(in crate::store) key: KeyId,
+    pub(in crate::store) version: V::RowVersion,
+    /// Set where the token was rotated away: until when it still works.
+    pub(in crate::store) retires_at: Option<Timestamp>,
+}
+
+/// What was read from a store at one moment: whole lineages, with their accounts.
+pub(in crate::store) struct Snapshot<V: Validator> {
+    pub(super) accounts: HashMap<AccountId, AccountRow>,
+    keys: HashMap<KeyId, (Key, V::RowVersion)>,
+    pub(super) tokens: Vec<(TokenHash, CachedToken<V>)>,
+}
+
+impl<V: Validator> Snapshot<V> {
+    pub(in crate::store) fn add_account(&mut self, row: AccountRow) {
+        self.accounts.insert(row.account.id.clone(), row);
+    }
+
+    pub(in crate::store) fn add_key(&mut self, key: Key, version: V::RowVersion) {
+        self.keys.insert(key.id, (key, version));
+    }
+
+    pub(in crate::store) fn add_token(
+        &mut self,
+        hash: TokenHash,
+        key: &Key,
+        version: V::RowVersion,
+        retires_at: Option<Timestamp>,
+    ) {
+        self.tokens.push((hash, CachedToken { account: key.account.clone(), key: key.id, version, retires_at }));
+    }
+}
+
+impl<V: Validator> Entries<V> {
+    /// Whose the token is, if that was read in this generation.
+    pub(super) fn token(&self, hash: &TokenHash, generation: u64) -> Option<&CachedToken<V>> {
+        self.tokens.get(hash).filter(|(_, since, _)| *since == generation).map(|(token, ..)| token)
+    }
+
+    /// The account, if it is of this generation.
+    pub(super) fn account(&self, id: &AccountId, generation: u64) -> Option<&CachedAccount<V>> {
+        self.accounts.get(id).filter(|cached| cached.generation == generation)
+    }
+
+    /// The lineage of a token, if all of it is cached, and was last validated as asked for.
+    pub(super) fn find(&self, hash: &TokenHash, now: Timestamp, is_valid: impl Fn(Validated) -> bool) -> Option<Found> {
+        let (token, ..) = self.tokens.get(hash).filter(|(.., validated)| is_valid(*validated))?;
+        let cached = self.accounts.get(&token.account).filter(|cached| is_valid(cached.validated))?;
+        let mut keys = Vec::new();
+        for cached in cached.lineage(token.key) {
+            if !is_valid(cached.validated) {
+                return None;
+            }
+            keys.push(cached.key.clone());
+        }
+        if keys.last()?.parent.is_some() || cached.keys.get(&token.key)?.version != token.version {
+            return None;
+        }
+        let (mut keys, now) = (keys.into_iter(), now.max(cached.row.changed_at));
+        // By the account's own time, which does not go back when the clock does.
+        if token.retires_at.is_some_and(|end| end <= now) {
+            return None;
+        }
+        let lineage = Lineage::new(keys.next()?, keys.collect(), cached.row.account.clone(), now);
+        Some(Found::new(lineage, token.retires_at))
+    }
+
+    /// Takes note that what is cached for a token is what the store says.
+    pub(super) fn set_validated(&mut self, hash: &TokenHash, validated: Validated) {
+        let Some((token, _, of_token)) = self.tokens.get_mut(hash) else { return };
+        of_token.renew(validated);
+        let Some(cached) = self.accounts.get_mut(&token.account) else { return };
+        cached.validated.renew(validated);
+        let mut next = Some(token.key);
+        for _ in 0..=MAX_DEPTH {
+            let Some(cached) = next.and_then(|id| cached.keys.get_mut(&id)) else { break };
+            cached.validated.renew(validated);
+            next = cached.key.parent;
+        }
+    }
+
+    pub(super) fn insert(&mut self, snapshot: Snapshot<V>, generation: u64, validated: Validated) {
+        let Snapshot { accounts, keys, tokens } = snapshot;
+        for (id, row) in &accounts {
+            match self.accounts.get_mut(id).filter(|cached| cached.generation == generation) {
+                Some(cached) if cached.row.version > row.version => {}
+                Some(cached) if cached.row.version == row.version => cached.validated.renew(validated),
+                _ => {
+                    let mut cached = CachedAccount::new(row.clone(), generation, validated);
+                    // Its tokens are not of this generation, but have been what they are since they were read.
+                    if let Some(old) = self.accounts.remove(id) {
+                        self.size -= old.size();
+                        cached.tokens = old.tokens;
+                    }
+                    self.size += cached.size();
+                    self.accounts.insert(id.clone(), cached);
+                }
+            }
+        }
+        let is_read = |cached: &CachedAccount<V>| {
+            accounts.get(&cached.row.account.id).is_some_and(|row| row.version == cached.row.version)
+        };
+        for (id, (key, version)) in keys {
+            let account = key.account.clone();
+            self.change(&account, |cached| {
+                if !is_read(cached) {
+                    return;
+                }
+                match cached.keys.get_mut(&id) {
+                    Some(cached) if cached.version == version => cached.validated.renew(validated),
+                    _ => drop(cached.keys.insert(id, CachedKey { key, version, validated })),
+                }
+            });
+        }
+        for (hash, token) in tokens {
+            let account = token.account.clone();
+            let is_new = self.tokens.get(&hash).is_none_or(|(known, ..)| known.account != account);
+            let is_known = self.change(&account, |cached| {
+                let is_known = is_read(cached) && cached.keys.contains_key(&token.key);
+                cached.tokens.extend((is_known && is_new).then_some(hash));
+                is_known
+            });
+            if is_known == Some(true) {
+                self.tokens.insert(hash, (token, generation, validated));
+            }
+        }
+    }
+
+    /// Takes a write over into what is cached of its account.
+    pub(super) fn apply(&mut self, delta: CacheDelta) {
+        let CacheDelta { after, balances, holds, .. } = delta;
+        let id = after.account.id.clone();
+        self.change(&id, |cached| {
+            cached.row = after;
+            for BalanceRow { key, period, balance, .. } in balances {
+                match cached.keys.get_mut(&key).filter(|cached| cached.key.budget.period == period) {
+                    Some(cached) => cached.key.balance = balance,
+                    None => drop(cached.keys.remove(&key)),
+                }
+            }
+            for hold in holds {
+                match hold.state {
+                    HoldState::Live => drop(cached.holds.insert(hold.id, hold)),
+                    HoldState::Over | HoldState::Charged => drop(cached.holds.remove(&hold.id)),
+                }
+            }
+        });
+    }
+
+    pub(super) fn remove(&mut self, id: &AccountId) {
+        drop(self.take(id));
+    }
+
+    fn take(&mut self, id: &AccountId) -> Option<CachedAccount<V>> {
+        let cached = self.accounts.remove(id)?;
+        self.size -= cached.size();
+        cached.tokens.iter().for_each(|hash| drop(self.tokens.remove(hash)));
+        Some(cached)
+    }
+
+    /// Drops accounts, in no order, until half of the room is free, if all of it is taken. Returns them.
+    pub(super) fn make_room(&mut self) -> Vec<CachedAccount<V>> {
+        if self.size <= MAX_SIZE {
+            return Vec::new();
+        }
+        let mut left = self.size;
+        let accounts = self.accounts.iter().take_while(|(_, cached)| {
+            let is_enough = left <= MAX_SIZE / 2;
+            left -= cached.size();
+            !is_enough
+        });
+        let accounts: Vec<_> = accounts.map(|(id, _)| id.clone()).collect();
+        accounts.iter().filter_map(|id| self.take(id)).collect()
+    }
+
+    fn change<T>(&mut self, id: &AccountId, change: impl FnOnce(&mut CachedAccount<V>) -> T) -> Option<T> {
+        let cached = self.accounts.get_mut(id)?;
+        let before = cached.size();
+        let value = change(cached);
+        self.size = self.size - before + cached.size();
+        Some(value)
+    }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> usize {
+        assert_eq!(self.tokens.len(), self.accounts.values().map(|cached| cached.tokens.len()).sum::<usize>());
+        self.accounts.values().map(CachedAccount::size).sum()
+    }
+}
+
+impl<V: Validator> CachedAccount<V> {
+    fn new(row: AccountRow, generation: u64, validated: Validated) -> Self {
+        Self { row, holds: HashMap::new(), keys: HashMap::new(), tokens: Vec::new(), generation, validated }
+    }
+
+    /// A key and its ancestors, as far as they are cached.
+    pub(super) fn lineage(&self, key: KeyId) -> impl Iterator<Item = &CachedKey<V>> {
+        let up = |child: &&CachedKey<V>| self.keys.get(&child.key.parent?);
+        std::iter::successors(self.keys.get(&key), up).take(MAX_DEPTH + 1)
+    }
+
+    /// Adds a key and its ancestors, up to the root; `None` where one is not cached.
+    pub(super) fn climb<'a>(&'a self, key: KeyId, keys: &mut HashMap<KeyId, &'a CachedKey<V>>) -> Option<()> {
+        let mut next = Some(key);
+        while let Some(id) = next.filter(|id| !keys.contains_key(id)) {
+            let cached = self.keys.get(&id)?;
+            next = cached.key.parent;
+            keys.insert(id, cached);
+        }
+        Some(())
+    }
+
+    fn size(&self) -> usize {
+        let token = size_of::<TokenHash>() + size_of::<(TokenHash, CachedToken<V>, u64, Validated)>();
+        OVERHEAD
+            + size_of::<(AccountId, Self)>()
+            + self.keys.len() * (OVERHEAD + size_of::<(KeyId, CachedKey<V>)>())
+            + self.holds.len() * (OVERHEAD + size_of::<(PostingId, HoldRow)>())
+            + self.tokens.len() * token
+    }
+}
+
+impl Validated {
+    /// What was seen to be so is not less so because it was seen before.
+    fn renew(&mut self, other: Self) {
+        if self.asked_at < other.asked_at {
+            *self = other;
+        }
+    }
+}
+
+impl<V: Validator> Default for Entries<V> {
+    fn default() -> Self {
+        Self { accounts: HashMap::new(), tokens: ByToken::default(), size: 0 }
+    }
+}
+
+impl<V: Validator> Default for Snapshot<V> {
+    fn default() -> Self {
+        Self { accounts: HashMap::new(), keys: HashMap::new(), tokens: Vec::new() }
+    }
+}

@@ -1,0 +1,57 @@
+//! The version of the file: two numbers in it, both random, so that a file restored from a backup never repeats one. That of
+//! the policy moves with every change of what a look-up reads, but for figures of money, whoever makes it; that of the
+//! ledger moves with every transaction of the crate's own. Together they stand for everything that is cached.
+
+use rusqlite::Connection;
+
+use super::error::Result;
+use super::statement::one;
+use crate::KeyId;
+use crate::store::account_row::AccountRow;
+use crate::store::cache::{AccountCache, Validator};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileVersion {
+    policy: i64,
+    ledger: i64,
+}
+
+impl FileVersion {
+    /// Reads the version of the file in the snapshot of a transaction.
+    pub(super) fn read(connection: &Connection) -> Result<Option<Self>> {
+        const SQL: &str = "SELECT p.version, l.state FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
+                           WHERE p.id = 0 AND l.id = 0";
+        one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.read()?, ledger: cells.read()? }))
+    }
+
+    /// Moves the version to the one that the transaction leaves behind.
+    pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
+        const SQL: &str = "UPDATE agentkey_ledger SET state = random() WHERE id = 0 \
+                           RETURNING (SELECT p.version FROM agentkey_policy p WHERE p.id = 0), state";
+        let next = one(connection, SQL, [], |mut cells| Ok((cells.read::<Option<_>>()?, cells.read()?)))?;
+        Ok(next.and_then(|(policy, ledger)| Some(Self { policy: policy?, ledger })))
+    }
+}
+
+/// Cached is what the file said in one version, and what commits of this process have made of it since.
+pub(super) enum ByFileVersion {}
+
+pub(super) type Cache = AccountCache<ByFileVersion>;
+
+impl Validator for ByFileVersion {
+    type Epoch = FileVersion;
+    type RowVersion = ();
+    type Answer = Option<FileVersion>;
+
+    fn epoch(answer: &Self::Answer) -> Option<FileVersion> {
+        *answer
+    }
+
+    fn account_version(_answer: &Self::Answer, cached: &AccountRow) -> Option<i64> {
+        Some(cached.version)
+    }
+
+    fn is_current(_answer: &Self::Answer, _key: KeyId, (): ()) -> bool {
+        true
+    }
+}
