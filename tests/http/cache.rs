@@ -165,7 +165,7 @@ async fn a_window_that_ends_is_not_shown_as_spent() {
         let [whole, spent, next] = figures;
         assert_eq!(client.get("/left").await.data, whole);
         assert_eq!(client.get("/hold").await.status, 200);
-        world.until(&Ledger::of(&[("charge", 60)])).await;
+        world.until(&Ledger::of(&[("settle", 60)])).await;
         assert_eq!(client.get("/left").await.data, spent, "what this process posted is cached");
         clock.advance(DAY - Duration::from_micros(1));
         assert_eq!(client.get("/left").await.data, spent);

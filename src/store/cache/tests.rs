@@ -325,11 +325,11 @@ fn a_stale_look_up_is_no_older_than_was_asked_for() {
     assert!(!cache.is_stale_found(Duration::from_secs(10)));
     assert!(cache.is_stale_found(Duration::from_secs(30)));
     // What was validated is old.
+    let cache: AccountCache<ByEpoch> = AccountCache::default();
     let mut asked = cache.asked();
     asked.validated = Validated { asked_at: ago(20), policy: Some(1) };
-    let cache = AccountCache::default();
     cache.record_policy_version(Some(1), Instant::now());
-    cache.insert(&asked, 1, snapshot::<ByEpoch>("acme", 1, 1, (), 0));
+    cache.insert(&asked, 1, snapshot("acme", 1, 1, (), 0));
     assert!(!cache.is_stale_found(Duration::from_secs(10)));
     assert!(cache.is_stale_found(Duration::from_secs(30)));
     cache.found(&cache.asked(), 1);
