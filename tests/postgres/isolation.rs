@@ -63,3 +63,21 @@ async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_poo
     assert_eq!(of_host, "serializable");
     audit::figures(&pools[0]).await;
 }
+
+/// Where settings of TCP mean nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_takes_the_settings_of_our_sessions() {
+    let Some((database, _world, pool)) = site().await else { return };
+    let directory: String = sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(&pool).await.unwrap();
+    let options: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
+    let socket = sqlx::postgres::PgPoolOptions::new().connect_with(options.socket(&directory)).await.unwrap();
+    let is_socket = "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND client_port = -1";
+    assert_eq!(count(&socket, is_socket).await, 1);
+    let world = World::new(async |clock| {
+        PostgresStore::open(PostgresOptions::pool(socket.clone()).clock(clock)).await.unwrap()
+    })
+    .await;
+    let key = key(&world, "acme", 10).await;
+    assert!(world.post(&pay(&key, 10)).await.is_ok());
+    assert_eq!(cents(&world, &key).await, (10, 0));
+}

@@ -14,6 +14,7 @@ mod neighbours;
 mod postgres_server;
 mod promoted;
 mod service;
+mod standby;
 mod stuck;
 
 use std::sync::Arc;

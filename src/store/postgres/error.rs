@@ -58,6 +58,9 @@ pub(super) fn store_error(error: Error) -> StoreError {
     match error {
         // Our own words, with nothing in front.
         Error::Config(error) | Error::InvalidRow(error) => StoreError::failed(error),
+        error if code(&error).is_some_and(|code| code.starts_with("25")) => {
+            StoreError::unavailable(format!("is the server a standby, or read-only? {error}"))
+        }
         error if is_transient(&error) => StoreError::unavailable(error),
         error => StoreError::failed(error),
     }
@@ -108,12 +111,13 @@ pub(super) fn is_row_error(error: &Error) -> bool {
 }
 
 /// Returns whether the server itself answered, so that what it refused was rolled back and the connection is fine. Not where
-/// it ended the session, and not where it knows a prepared statement no more, or as another one.
+/// it ended the session, not where it knows a prepared statement no more, or as another one, and not where it is a standby
+/// or read-only: the next connection may be to another server.
 pub(super) fn connection_survives(error: &Error) -> bool {
     matches!(error, Error::Retry(_))
         || database_error(error).is_some_and(|told| {
             matches!(told.severity(), PgSeverity::Error)
-                && !["08", "57P", "58", "0A000", "26000"].iter().any(|class| told.code().starts_with(class))
+                && !["08", "25", "57P", "58", "0A000", "26000"].iter().any(|class| told.code().starts_with(class))
         })
 }
 

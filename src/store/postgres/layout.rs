@@ -235,7 +235,8 @@ impl Layout {
             .replace("{of_balance}", OF_BALANCE)
             .replace("{of_hold}", OF_HOLD)
             .replace("{of_entry}", OF_ENTRY)
-            .replace("{run}", RUN);
+            .replace("{run}", RUN)
+            .replace("{writable}", WRITABLE);
         // The climb has a key of its own in it.
         text = text.replace("{of_key}", &of_key).replace("{keys}", &self.keys);
         for (token, column) in [
@@ -289,6 +290,10 @@ const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, 
 const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
     OFFSET 0) b ON true \
     LEFT JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = c.account OFFSET 0) a ON true";
+
+/// An error on a standby and on a server that is read-only, whatever else the statement finds: what is in force is known
+/// only where it is changed. It asks for what the transaction has, as of when it began.
+const WRITABLE: &str = "(SELECT set_config('transaction_read_only', 'off', true)) = 'off'";
 
 /// Which run of which server answers.
 const RUN: &str = "pg_postmaster_start_time()";

@@ -41,7 +41,7 @@ impl Reads {
             find: layout.sql(
                 "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
                  FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
-                 (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k \
+                 (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k WHERE {writable} \
                  UNION ALL SELECT w.place, 0, t.retires_at, k.* \
                  FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
                  (SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2 \
@@ -52,13 +52,13 @@ impl Reads {
             lineages: layout.sql(
                 "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
                  FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) CROSS JOIN LATERAL \
-                 (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k{climb}) \
+                 (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k WHERE {writable}{climb}) \
                  SELECT {of_chain}",
             ),
             doubts: layout.sql(
                 "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
                  LEFT JOIN LATERAL (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true \
-                 WHERE k.stamp IS DISTINCT FROM w.stamp \
+                 WHERE k.stamp IS DISTINCT FROM w.stamp AND {writable} \
                  UNION ALL SELECT NULL, a.id, a.version FROM unnest($3::text[]) w (id) CROSS JOIN LATERAL \
                  (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a WHERE {run} = $4",
             ),

@@ -1,0 +1,106 @@
+//! A proxy that leads to a standby, which is behind: nothing is in force by what it says.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use agentkey::{AgentKeys, Error};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::*;
+
+/// Leads to one server of several, in connections that end when it turns to another.
+struct Proxy {
+    port: u16,
+    to: Arc<AtomicU16>,
+    open: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Proxy {
+    async fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port_of(server))));
+        let open = Arc::new(Mutex::new(JoinSet::new()));
+        let (leads_to, opens) = (to.clone(), open.clone());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let to = leads_to.load(Ordering::SeqCst);
+                opens.lock().unwrap().spawn(async move {
+                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self { port, to, open }
+    }
+
+    fn turn_to(&self, server: &Server) {
+        self.to.store(port_of(server), Ordering::SeqCst);
+        self.open.lock().unwrap().abort_all();
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://agentkey@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+fn port_of(server: &Server) -> u16 {
+    let options: sqlx::postgres::PgConnectOptions = server.superuser_url().parse().unwrap();
+    options.get_port()
+}
+
+fn is_refused<T>(found: &Result<T, Error>) -> bool {
+    matches!(found, Err(Error::Refused(Refusal::Unavailable { .. })))
+}
+
+async fn a_key_revoked_on_the_primary_is_in_force_nowhere(builder: agentkey::Builder) {
+    let Some(primary) = Server::start(&[]) else { return };
+    let database = primary.database().await;
+    let direct = AgentKeys::postgres(database.url()).await.unwrap();
+    let created = direct.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    let standby = Arc::new(primary.replica(false).await);
+    let own = host(&standby.url(database.name())).await;
+    until(async || count(&own, "SELECT count(*) FROM agent_keys").await == 1).await;
+    execute(&own, "ALTER SYSTEM SET recovery_min_apply_delay = '1h'").await;
+    execute(&own, "SELECT pg_reload_conf()").await;
+    let proxy = Proxy::to(&primary).await;
+    let keys = builder.build(PostgresStore::connect(&proxy.url(database.name())).await.unwrap());
+    let found = async || keys.find(&created.token).await;
+    for _ in 0..20 {
+        // Long enough for a cache to be trusted.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        found().await.unwrap().unwrap().standing().unwrap();
+    }
+
+    proxy.turn_to(&standby);
+    direct.revoke(created.key.id).await.unwrap();
+    let late = direct.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    for _ in 0..5 {
+        assert!(is_refused(&found().await), "{:?}", found().await);
+        let missing = keys.find(&late.token).await;
+        assert!(is_refused(&missing), "one that the standby does not have: {missing:?}");
+        assert!(matches!(keys.find_by_id(created.key.id).await, Err(Error::Store(error)) if error.is_transient()));
+    }
+    assert_eq!(count(&own, "SELECT count(*) FROM agent_keys WHERE revoked_at IS NULL").await, 1, "it is behind");
+
+    proxy.turn_to(&primary);
+    until(async || !is_refused(&found().await)).await;
+    assert!(found().await.unwrap().unwrap().standing().is_err());
+
+    proxy.turn_to(&standby);
+    until(async || is_refused(&found().await)).await;
+    blocking(&standby, |standby| standby.promote()).await;
+    until(async || !is_refused(&found().await)).await;
+    assert!(found().await.unwrap().unwrap().standing().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_behind_lets_nobody_in() {
+    a_key_revoked_on_the_primary_is_in_force_nowhere(AgentKeys::builder()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_behind_lets_nobody_in_from_memory() {
+    a_key_revoked_on_the_primary_is_in_force_nowhere(AgentKeys::builder().cache(HANG)).await;
+}
