@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::pending::CacheDelta;
-use super::{Validated, Validator};
+use super::validator::{Validated, Validator};
 use crate::ledger::{BalanceRow, HoldRow, HoldState, MAX_DEPTH};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
@@ -268,15 +268,6 @@ impl<V: Validator> CachedAccount<V> {
             + self.keys.len() * (OVERHEAD + size_of::<(KeyId, CachedKey<V>)>())
             + self.holds.len() * (OVERHEAD + size_of::<(PostingId, HoldRow)>())
             + self.tokens.len() * token
-    }
-}
-
-impl Validated {
-    /// What was seen to be so is not less so because it was seen before.
-    fn renew(&mut self, other: Self) {
-        if self.asked_at < other.asked_at {
-            *self = other;
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::{AccountCache, Validator};
 use crate::AccountId;
 use crate::ledger::{BalanceRow, Changes, HoldRow};
 use crate::store::account_row::AccountRow;
@@ -44,7 +43,7 @@ pub(super) struct Pending<E> {
 
 /// A write that leads to another epoch. There is one at a time.
 pub(super) struct Move<E> {
-    id: u64,
+    pub(super) id: u64,
     pub(super) from: E,
     pub(super) to: E,
     pub(super) deltas: Vec<CacheDelta>,
@@ -77,81 +76,12 @@ impl<E> Pending<E> {
         self.take(account, |_, delta| delta.from == from && delta.after.version == version)
     }
 
-    fn take(&mut self, account: &AccountId, is_it: impl Fn(u64, &CacheDelta) -> bool) -> Option<CacheDelta> {
+    pub(super) fn take(&mut self, account: &AccountId, is_it: impl Fn(u64, &CacheDelta) -> bool) -> Option<CacheDelta> {
         let own = self.deltas.get_mut(account)?;
         let (_, delta) = own.swap_remove(own.iter().position(|(id, delta)| is_it(*id, delta))?);
         if own.is_empty() {
             self.deltas.remove(account);
         }
         Some(delta)
-    }
-}
-
-/// A write under way. Dropped, its outcome is unknown, or it is known that it had no effect because somebody else was faster:
-/// its accounts are read anew.
-#[must_use]
-pub(in crate::store) struct PendingWrite<'c, V: Validator> {
-    cache: &'c AccountCache<V>,
-    id: u64,
-    accounts: Vec<AccountId>,
-    policy: Vec<AccountId>,
-    moves_epoch: bool,
-    is_committed: bool,
-}
-
-impl<V: Validator> AccountCache<V> {
-    /// Takes note of a write that is about to be sent.
-    pub(in crate::store) fn begin_write(&self, write: Write<V::Epoch>) -> PendingWrite<'_, V> {
-        let Write { epoch, next, deltas, policy } = write;
-        let accounts = deltas.iter().map(|delta| delta.after.account.id.clone()).collect();
-        let mut state = self.write();
-        let id = state.next_write;
-        state.next_write += 1;
-        state.remove_policy(&policy);
-        if let Some(from) = epoch.filter(|_| state.epoch == epoch) {
-            state.pending.add(id, from, next, deltas, &policy);
-        }
-        PendingWrite { cache: self, id, accounts, policy, moves_epoch: next.is_some(), is_committed: false }
-    }
-}
-
-impl<V: Validator> PendingWrite<'_, V> {
-    /// Takes note that it was committed.
-    pub(in crate::store) fn on_commit(mut self) {
-        self.is_committed = true;
-    }
-
-    /// Takes note that it had no effect, because another process wrote before it.
-    pub(in crate::store) fn on_conflict(self) {}
-
-    fn finish(&self) {
-        let mut state = self.cache.write();
-        state.remove_policy(&self.policy);
-        if self.moves_epoch {
-            let own = state.pending.take_move(|moving| moving.id == self.id);
-            match own.filter(|_| self.is_committed) {
-                Some(moving) if state.epoch == Some(moving.from) => state.finish_move(moving),
-                _ if self.is_committed => {}
-                _ => {
-                    drop(state);
-                    self.cache.clear();
-                }
-            }
-            return;
-        }
-        for account in &self.accounts {
-            let own = state.pending.take(account, |id, _| id == self.id);
-            match own {
-                _ if !self.is_committed => state.entries.remove(account),
-                Some(delta) if state.version(account) == Some(delta.from) => state.entries.apply(delta),
-                _ => {}
-            }
-        }
-    }
-}
-
-impl<V: Validator> Drop for PendingWrite<'_, V> {
-    fn drop(&mut self) {
-        self.finish();
     }
 }

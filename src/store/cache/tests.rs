@@ -1,8 +1,14 @@
 //! What may be answered from the cache, and what may not.
 
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::validator::Validated;
 use super::*;
-use crate::ledger::{Action, BalanceRow, Changes, HoldRow, HoldState, OnExpiry};
-use crate::{Account, Amount, Balance, Budget, Key, Note, PostingId};
+use crate::ledger::{Action, BalanceRow, Book, Changes, HoldRow, HoldState, OnExpiry, Posting};
+use crate::store::account_row::AccountRow;
+use crate::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const LONG: Duration = Duration::from_secs(3_600);

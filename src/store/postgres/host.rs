@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::PostgresStore;
 use super::connection::Statements;
+use super::decode::{Cells, ReadCells};
 use super::error::{is_conflict, store_error};
 use crate::ledger::{Action, Needs, Outcome, Posting};
 use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
@@ -58,7 +59,7 @@ impl PostgresStore {
         amount: Amount,
     ) -> Result<EntryId, Error> {
         let rows = self.inner.statements(tx).fetch(self.inner.sums.entry(entry)).await.map_err(store_error)?;
-        let charged = rows.first().map(|row| super::decode::Cells::of(row).entry()).transpose().map_err(store_error)?;
+        let charged = rows.first().map(|row| Cells::of(row).entry()).transpose().map_err(store_error)?;
         let key = charged.ok_or(Refusal::UnknownEntry)?.key;
         let action = Action::Refund { entry, amount };
         let posting = Posting::new(account.clone(), key, action);

@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use super::decode::AccountRow;
 use super::types::Stamp;
 use super::write::{last_entry, next_expiry};
 use crate::ledger::{BalanceRow, Book, Changes, HoldRow, HoldState, Posting};
 use crate::store::Found;
+use crate::store::account_row::AccountRow;
 use crate::store::plain::holds_of;
 use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 

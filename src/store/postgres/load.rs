@@ -7,13 +7,14 @@ use uuid::Uuid;
 
 use super::Inner;
 use super::connection::Statements;
-use super::decode::{AccountRow, Cells};
+use super::decode::{Cells, ReadCells};
 use super::error::{Result, Retry};
 use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
 use super::write::step;
 use crate::ledger::{Book, Needs};
+use crate::store::account_row::AccountRow;
 use crate::store::stored_key::KeyRow;
 use crate::{AccountId, EntryId, KeyId};
 

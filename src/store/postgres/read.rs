@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use sqlx::postgres::PgRow;
 
 use super::connection::{Connection, Query, Statements};
-use super::decode::{AccountRow, Cells};
+use super::decode::{Cells, ReadCells};
 use super::error::{Error, Result};
 use super::known::Doubts;
 use super::layout::{KeyColumns, Layout, Sql};
 use super::types::{Instant, Stamp};
+use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
@@ -301,11 +302,4 @@ pub(super) async fn overdue(
     let rows = connection.fetch(reads.overdue.query().bind(Instant(now)).bind(but)).await?;
     let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
     Ok(Behind { accounts, keys: Vec::new() })
-}
-
-impl AccountRow {
-    /// Whether holds of it may have run out.
-    pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
-        self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
-    }
 }

@@ -6,7 +6,7 @@ use jiff::{Timestamp, Unit};
 use sqlx::postgres::PgRow;
 
 use super::connection::{Connection, Query, Statements};
-use super::decode::Cells;
+use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::layout::{Layout, Sql};
 use super::types::Instant;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::connection::Connection;
-use super::decode::Cells;
+use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::layout::{Layout, Sql};
 use super::types::Instant;

@@ -22,8 +22,9 @@ use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::params::Params;
 use super::types::Instant;
-use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState};
 use crate::store::plain::next_place;
+use crate::store::records::{hold_state, on_expiry};
 use crate::{AccountId, Balance, Entry, EntryId, KeyId, Labels};
 
 /// The texts of the write, one for each choice of its parts, made when it is first needed.
@@ -255,14 +256,14 @@ impl<'a> Rows<'a> {
             .column("created_at", |hold| Instant(hold.created_at))
             .column("expires_at", |hold| Instant(hold.expires_at))
             .column("on_expiry", |hold| on_expiry(hold.on_expiry))
-            .column("state", |hold| state(hold.state))
+            .column("state", |hold| hold_state(hold.state))
             .cast("labels", "jsonb", |hold| json(&hold.note.labels))
             .column("reference", |hold| hold.note.reference.as_deref());
         params
             .rows("changed_holds", &self.changed_holds)
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
             .column("expires_at", |hold| Instant(hold.expires_at))
-            .column("state", |hold| state(hold.state));
+            .column("state", |hold| hold_state(hold.state));
         params
             .rows("entries", &self.entries)
             .account("account_id")
@@ -300,21 +301,6 @@ fn path(hold: &HoldRow) -> String {
 /// A map of texts is always JSON.
 fn json(labels: &Labels) -> String {
     serde_json::to_string(labels).unwrap_or_else(|_| "{}".to_owned())
-}
-
-fn on_expiry(on_expiry: OnExpiry) -> &'static str {
-    match on_expiry {
-        OnExpiry::Release => "release",
-        OnExpiry::Charge => "charge",
-    }
-}
-
-fn state(state: HoldState) -> &'static str {
-    match state {
-        HoldState::Live => "live",
-        HoldState::Over => "over",
-        HoldState::Charged => "charged",
-    }
 }
 
 fn uuid(id: EntryId) -> Uuid {

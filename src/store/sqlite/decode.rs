@@ -4,16 +4,11 @@ use jiff::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
-use super::error::{Result, corrupt};
+use super::error::{Error, Result, corrupt};
 use crate::clock::from_micros;
-use crate::ledger::{Claim, EntryRow};
-use crate::ledger::{ClaimRow, HoldRow, HoldState, OnExpiry};
-use crate::store::account_row::AccountRow;
+pub(super) use crate::store::records::ReadCells;
 use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
-use crate::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, Period, PostingId,
-    Scope, ScopeSet,
-};
+use crate::{Amount, Balance, KeyId, Scope, ScopeSet};
 
 /// The columns of a key `k` and its balance `b`, as [`Cells::key`] reads them.
 macro_rules! key_columns {
@@ -70,35 +65,6 @@ impl<'r> Cells<'r> {
         T::from_cell(cell).ok_or_else(|| corrupt("a row has another form than was asked for"))
     }
 
-    pub(super) fn key_id(&mut self) -> Result<KeyId> {
-        self.read().map(KeyId::new)
-    }
-
-    pub(super) fn account_id(&mut self) -> Result<AccountId> {
-        account_id(self.read()?)
-    }
-
-    pub(super) fn instant(&mut self) -> Result<Timestamp> {
-        self.read().map(from_micros)
-    }
-
-    pub(super) fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {
-        Ok(self.read::<Option<i64>>()?.map(from_micros))
-    }
-
-    fn amount(&mut self) -> Result<Amount> {
-        self.read().map(Amount::micros)
-    }
-
-    fn maybe_entry_id(&mut self) -> Result<Option<EntryId>> {
-        Ok(self.read::<Option<_>>()?.map(EntryId::from_bytes))
-    }
-
-    fn note(&mut self) -> Result<Note> {
-        let labels: Labels = serde_json::from_str(self.read()?).map_err(corrupt)?;
-        Ok(Note::new(labels, self.read()?))
-    }
-
     pub(super) fn stored_key(&mut self) -> Result<StoredKey<'r>> {
         Ok(StoredKey {
             id: self.key_id()?,
@@ -126,71 +92,53 @@ impl<'r> Cells<'r> {
         let balance = Balance::stored(Amount::micros(spent), Amount::micros(held), from_micros(since));
         Ok(Some(StoredMoney { account: None, balance, period, anchor: None }))
     }
+}
 
-    pub(super) fn account(&mut self) -> Result<AccountRow> {
-        let id = self.account_id()?;
-        let limit = self.read::<Option<i64>>()?.map(Amount::micros);
-        let budget = Budget::new(limit, period(self.read()?)?);
-        let created_at = self.instant()?;
-        let balance = Balance::stored(self.amount()?, self.amount()?, self.instant()?);
-        Ok(AccountRow {
-            account: Account::stored(id, budget, created_at, balance),
-            version: self.read()?,
-            changed_at: self.instant()?,
-            next_expiry: self.maybe_instant()?,
-            last_entry: self.read()?,
-        })
+impl<'r> ReadCells<'r> for Cells<'r> {
+    type Error = Error;
+
+    fn number(&mut self) -> Result<i64> {
+        self.read()
     }
 
-    pub(super) fn hold(&mut self) -> Result<HoldRow> {
-        Ok(HoldRow {
-            id: PostingId::from_bytes(self.read()?),
-            account: self.account_id()?,
-            key: self.key_id()?,
-            path: self.path()?,
-            amount: self.amount()?,
-            created_at: self.instant()?,
-            expires_at: self.instant()?,
-            on_expiry: match self.read()? {
-                "charge" => OnExpiry::Charge,
-                _ => OnExpiry::Release,
-            },
-            note: self.note()?,
-            state: match self.read()? {
-                "live" => HoldState::Live,
-                "charged" => HoldState::Charged,
-                _ => HoldState::Over,
-            },
-        })
+    fn maybe_number(&mut self) -> Result<Option<i64>> {
+        self.read()
     }
 
-    pub(super) fn path(&mut self) -> Result<Vec<KeyId>> {
+    fn text(&mut self) -> Result<&'r str> {
+        self.read()
+    }
+
+    fn maybe_text(&mut self) -> Result<Option<&'r str>> {
+        self.read()
+    }
+
+    fn id(&mut self) -> Result<[u8; 16]> {
+        self.read()
+    }
+
+    fn maybe_id(&mut self) -> Result<Option<[u8; 16]>> {
+        self.read()
+    }
+
+    fn fingerprint(&mut self) -> Result<[u8; 32]> {
+        self.read()
+    }
+
+    fn instant(&mut self) -> Result<Timestamp> {
+        self.read().map(from_micros)
+    }
+
+    fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {
+        Ok(self.read::<Option<i64>>()?.map(from_micros))
+    }
+
+    fn path(&mut self) -> Result<Vec<KeyId>> {
         serde_json::from_str(self.read()?).map_err(corrupt)
     }
 
-    pub(super) fn entry(&mut self) -> Result<Entry> {
-        let (id, account, key) = (EntryId::from_bytes(self.read()?), self.account_id()?, self.key_id()?);
-        let kind = EntryKind::from_name(self.read()?).ok_or_else(|| corrupt("an entry is of an unknown kind"))?;
-        let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
-        entry.counts_at = self.instant()?;
-        entry.refunds = self.maybe_entry_id()?;
-        entry.note = self.note()?;
-        Ok(entry)
-    }
-
-    /// An entry, and behind it what refunds took of it.
-    pub(super) fn entry_row(&mut self) -> Result<EntryRow> {
-        Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
-    }
-
-    pub(super) fn claim(&mut self) -> Result<ClaimRow> {
-        Ok(ClaimRow {
-            key: self.key_id()?,
-            claim: Claim::new(self.read::<&str>()?, self.read()?),
-            owner: PostingId::from_bytes(self.read()?),
-            in_flight_until: self.maybe_instant()?,
-            entry: self.maybe_entry_id()?,
-        })
+    fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        corrupt(error)
     }
 }
 
@@ -198,14 +146,6 @@ impl<'r> Cells<'r> {
 fn scopes(text: Option<&str>) -> std::result::Result<ScopeSet, Nonsense> {
     let Some(text) = text else { return Ok(ScopeSet::unrestricted()) };
     Ok(serde_json::from_str::<Vec<Scope>>(text)?.into_iter().collect())
-}
-
-fn account_id(text: &str) -> Result<AccountId> {
-    AccountId::new(text).map_err(corrupt)
-}
-
-fn period(name: &str) -> Result<Period> {
-    name.parse().map_err(corrupt)
 }
 
 impl<'r> FromCell<'r> for i64 {

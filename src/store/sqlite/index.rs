@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
+use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::{all, each, one, run};
 use super::version::FileVersion;

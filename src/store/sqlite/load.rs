@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{entry_columns, hold_columns};
+use super::decode::{ReadCells, entry_columns, hold_columns};
 use super::error::Result;
 use super::statement::{all, one, run};
 use super::write::micros;
@@ -23,7 +23,7 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
     let mut book = Book::new();
     let mut account = None;
     for id in &needs.accounts {
-        account = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
+        account = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?.flatten();
         if let Some(row) = &mut account {
             if row.is_overdue(now) {
                 overdue(connection, &mut book, row, now)?;

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{Cells, account_columns, key_columns};
+use super::decode::{Cells, ReadCells, account_columns, key_columns};
 use super::error::{Error, Result};
 use super::statement::{in_snapshot, one};
 use super::version::{ByFileVersion, Cache, FileVersion};
@@ -101,13 +101,13 @@ impl Snapshot {
         Ok(match self.accounts.entry(id.clone()) {
             Entry::Occupied(known) => known.into_mut().as_ref(),
             Entry::Vacant(place) => {
-                let row = match one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account()) {
+                let row = match one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account()) {
                     // It takes its keys out of service, and not those that are looked up with them.
                     Err(Error::Unusable(error)) => {
                         tracing::error!(%error, account = %id, "the row of an account makes no sense: its keys are not found");
                         None
                     }
-                    row => row?,
+                    row => row?.flatten(),
                 };
                 place.insert(row).as_ref()
             }
@@ -201,7 +201,7 @@ pub(super) fn account(
     now: Timestamp,
 ) -> Result<Seen<Option<(Account, Timestamp)>>> {
     let mut behind = Behind::default();
-    let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.account())?;
+    let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?.flatten();
     if row.as_ref().is_some_and(|row| row.is_overdue(now)) {
         behind.add_account(id);
     }
@@ -240,7 +240,7 @@ pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) ->
     {
         let mut cells = Cells::of(row);
         let Some(KeyRow { mut key, is_behind }) = cells.stored_key()?.understood() else { continue };
-        let account = cells.account()?;
+        let Some(account) = cells.maybe_account()? else { continue };
         if account.is_overdue(now) {
             seen.behind.add_account(&key.account);
         }

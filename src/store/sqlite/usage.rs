@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, Unit};
 use rusqlite::{Connection, Params, params};
 
-use super::decode::{Cells, entry_columns};
+use super::decode::{Cells, ReadCells, entry_columns};
 use super::error::Result;
 use super::index::{entries_of, entries_of_account, entries_of_family, entries_of_key};
 use super::statement::{all, one};

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::connection::Open;
+use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::{in_snapshot, one, run};
 use super::transaction::{Written, in_writing};

@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::error::{Result, corrupt};
 use super::index::{Place, account_part, next_number};
 use super::statement::{each, run};
-use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
 use crate::store::plain::next_place;
+use crate::store::records::{hold_state, on_expiry};
 use crate::{Account, AccountId, Amount, Balance, Entry, Note};
 
 /// What was decided about an account.
@@ -115,10 +116,6 @@ const NEW_HOLD: &str = "INSERT INTO agentkey_holds \
                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
-    let on_expiry = match hold.on_expiry {
-        OnExpiry::Release => "release",
-        OnExpiry::Charge => "charge",
-    };
     let row = params![
         hold.id.as_bytes(),
         hold.account.as_str(),
@@ -127,10 +124,10 @@ fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
         hold.amount.as_micros(),
         micros(hold.created_at),
         micros(hold.expires_at),
-        on_expiry,
+        on_expiry(hold.on_expiry),
         labels(&hold.note)?,
         hold.note.reference,
-        state(hold),
+        hold_state(hold.state),
     ];
     put(statement, row)
 }
@@ -139,7 +136,7 @@ fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
 const CHANGED_HOLD: &str = "UPDATE agentkey_holds SET expires_at = ?2, state = ?3 WHERE id = ?1";
 
 fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
-    put(statement, params![hold.id.as_bytes(), micros(hold.expires_at), state(hold)])
+    put(statement, params![hold.id.as_bytes(), micros(hold.expires_at), hold_state(hold.state)])
 }
 
 const NEW_ENTRY: &str = "INSERT INTO agentkey_entries \
@@ -195,14 +192,6 @@ pub(super) fn micros(at: Timestamp) -> i64 {
 
 pub(super) fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(value).map_err(corrupt)
-}
-
-fn state(hold: &HoldRow) -> &'static str {
-    match hold.state {
-        HoldState::Live => "live",
-        HoldState::Over => "over",
-        HoldState::Charged => "charged",
-    }
 }
 
 fn money(balance: &Balance) -> (i64, i64, i64) {

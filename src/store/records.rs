@@ -1,0 +1,125 @@
+//! From rows to records and from states to texts, the same for both databases.
+
+use jiff::Timestamp;
+
+use super::account_row::AccountRow;
+use crate::ledger::{Claim, ClaimRow, EntryRow, HoldRow, HoldState, OnExpiry};
+use crate::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, PostingId};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The cells of a row, read from left to right.
+pub(super) trait ReadCells<'r> {
+    type Error;
+
+    fn number(&mut self) -> Result<i64, Self::Error>;
+    fn maybe_number(&mut self) -> Result<Option<i64>, Self::Error>;
+    fn text(&mut self) -> Result<&'r str, Self::Error>;
+    fn maybe_text(&mut self) -> Result<Option<&'r str>, Self::Error>;
+    fn id(&mut self) -> Result<[u8; 16], Self::Error>;
+    fn maybe_id(&mut self) -> Result<Option<[u8; 16]>, Self::Error>;
+    fn fingerprint(&mut self) -> Result<[u8; 32], Self::Error>;
+    fn instant(&mut self) -> Result<Timestamp, Self::Error>;
+    fn maybe_instant(&mut self) -> Result<Option<Timestamp>, Self::Error>;
+    fn path(&mut self) -> Result<Vec<KeyId>, Self::Error>;
+
+    /// A row that makes no sense.
+    fn invalid(error: impl Into<BoxError>) -> Self::Error;
+
+    fn key_id(&mut self) -> Result<KeyId, Self::Error> {
+        self.number().map(KeyId::new)
+    }
+
+    fn account_id(&mut self) -> Result<AccountId, Self::Error> {
+        AccountId::new(self.text()?).map_err(Self::invalid)
+    }
+
+    fn amount(&mut self) -> Result<Amount, Self::Error> {
+        self.number().map(Amount::micros)
+    }
+
+    fn balance(&mut self) -> Result<Balance, Self::Error> {
+        Ok(Balance::stored(self.amount()?, self.amount()?, self.instant()?))
+    }
+
+    fn note(&mut self) -> Result<Note, Self::Error> {
+        let labels: Labels = serde_json::from_str(self.text()?).map_err(Self::invalid)?;
+        Ok(Note::new(labels, self.maybe_text()?.map(str::to_owned)))
+    }
+
+    /// An account; `None` where there is no row of it.
+    fn maybe_account(&mut self) -> Result<Option<AccountRow>, Self::Error> {
+        let Some(id) = self.maybe_text()? else { return Ok(None) };
+        let id = AccountId::new(id).map_err(Self::invalid)?;
+        let limit = self.maybe_number()?.map(Amount::micros);
+        let budget = Budget::new(limit, self.text()?.parse().map_err(Self::invalid)?);
+        let created_at = self.instant()?;
+        Ok(Some(AccountRow {
+            account: Account::stored(id, budget, created_at, self.balance()?),
+            version: self.number()?,
+            changed_at: self.instant()?,
+            next_expiry: self.maybe_instant()?,
+            last_entry: self.number()?,
+        }))
+    }
+
+    fn hold(&mut self) -> Result<HoldRow, Self::Error> {
+        Ok(HoldRow {
+            id: PostingId::from_bytes(self.id()?),
+            account: self.account_id()?,
+            key: self.key_id()?,
+            path: self.path()?,
+            amount: self.amount()?,
+            created_at: self.instant()?,
+            expires_at: self.instant()?,
+            on_expiry: one_of([OnExpiry::Release, OnExpiry::Charge], on_expiry, self.text()?).map_err(Self::invalid)?,
+            note: self.note()?,
+            state: one_of([HoldState::Live, HoldState::Over, HoldState::Charged], hold_state, self.text()?)
+                .map_err(Self::invalid)?,
+        })
+    }
+
+    fn entry(&mut self) -> Result<Entry, Self::Error> {
+        let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.key_id()?);
+        let kind = EntryKind::from_name(self.text()?).ok_or_else(|| Self::invalid("an entry is of an unknown kind"))?;
+        let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
+        entry.counts_at = self.instant()?;
+        entry.refunds = self.maybe_id()?.map(EntryId::from_bytes);
+        entry.note = self.note()?;
+        Ok(entry)
+    }
+
+    /// An entry, and behind it what refunds took of it.
+    fn entry_row(&mut self) -> Result<EntryRow, Self::Error> {
+        Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
+    }
+
+    fn claim(&mut self) -> Result<ClaimRow, Self::Error> {
+        Ok(ClaimRow {
+            key: self.key_id()?,
+            claim: Claim::new(self.text()?, self.fingerprint()?),
+            owner: PostingId::from_bytes(self.id()?),
+            in_flight_until: self.maybe_instant()?,
+            entry: self.maybe_id()?.map(EntryId::from_bytes),
+        })
+    }
+}
+
+pub(super) const fn on_expiry(on_expiry: OnExpiry) -> &'static str {
+    match on_expiry {
+        OnExpiry::Release => "release",
+        OnExpiry::Charge => "charge",
+    }
+}
+
+pub(super) const fn hold_state(state: HoldState) -> &'static str {
+    match state {
+        HoldState::Live => "live",
+        HoldState::Over => "over",
+        HoldState::Charged => "charged",
+    }
+}
+
+fn one_of<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {
+    all.into_iter().find(|one| name(*one) == text).ok_or_else(|| format!("a hold says {text:?}"))
+}
