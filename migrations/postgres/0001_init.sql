@@ -117,10 +117,19 @@ CREATE TABLE {adoption} (
     adopted_at   timestamptz NOT NULL
 );
 
--- Tells listeners that what look-ups found may have changed. Charges name none of these columns.
-CREATE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN PERFORM pg_notify('{channel}', 'policy'); RETURN NULL; END $$;
-CREATE TRIGGER agentkey_tell AFTER UPDATE OF limit_micros, period OR DELETE OR TRUNCATE ON {accounts}
-    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();
-CREATE TRIGGER agentkey_tell AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {retired_tokens}
-    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();
+-- The version of the policy is the sum of the steps: it moves with every change of what look-ups read, but for figures of
+-- money, whoever makes it. A change adds a row, so it never waits for another transaction, and what is committed late
+-- counts late. Steps are random, so that a restored backup never repeats a version. Processes that ask for it fold rows.
+CREATE TABLE {policy_changes} (
+    step bigint NOT NULL DEFAULT 1 + floor(random() * 4503599627370496)::bigint
+);
+INSERT INTO {policy_changes} DEFAULT VALUES;
+
+-- Its owner's rights, so that whoever may write keys needs none on the table above. Charges name none of these columns.
+CREATE FUNCTION {schema}."agentkey_record_policy_change"() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+    $$ BEGIN INSERT INTO {policy_changes} DEFAULT VALUES; RETURN NULL; END $$;
+CREATE TRIGGER agentkey_policy_change AFTER UPDATE OF limit_micros, period OR DELETE OR TRUNCATE ON {accounts}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();
+CREATE TRIGGER agentkey_policy_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {retired_tokens}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();

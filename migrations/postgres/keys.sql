@@ -38,5 +38,5 @@ BEGIN
 END $$;
 CREATE TRIGGER agentkey_guard_key BEFORE UPDATE OF id, account_id, parent_id OR DELETE ON {keys}
     FOR EACH ROW EXECUTE FUNCTION {schema}."agentkey_guard_key"();
-CREATE TRIGGER agentkey_tell AFTER UPDATE OR DELETE OR TRUNCATE ON {keys}
-    FOR EACH STATEMENT EXECUTE FUNCTION {tell}();
+CREATE TRIGGER agentkey_policy_change AFTER UPDATE OR DELETE OR TRUNCATE ON {keys}
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();

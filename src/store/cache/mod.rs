@@ -22,9 +22,8 @@ mod tests;
 mod validator;
 mod write;
 
-pub(super) use self::account_cache::{AccountCache, Revalidation};
+pub(super) use self::account_cache::{AccountCache, ExpectedVersion, Revalidation};
 pub(super) use self::entries::Snapshot;
 pub(super) use self::pending::{CacheDelta, Write};
 pub(super) use self::validator::Validator;
-#[cfg(test)]
 pub(super) use self::write::PendingWrite;

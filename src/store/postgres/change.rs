@@ -9,8 +9,10 @@ use super::layout::{KeyColumns, Layout, Sql};
 use super::migrate::first;
 use super::read::{Asking, account, lineage};
 use super::types::Instant;
-use super::write::step;
+use super::validator::ByRowVersion;
+use super::write::random_version_step;
 use crate::ledger::{AccountWrite, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::store::cache::{PendingWrite, Write};
 use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
 /// The texts of changes.
@@ -102,8 +104,12 @@ impl Inner {
     /// Makes a change of a key.
     pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
         for _ in 0..ATTEMPTS {
-            let work = async |statements: &mut Statements<'_>| self.try_change_key(statements, change, rules).await;
+            let mut pending = None;
+            let work = async |statements: &mut Statements<'_>| {
+                self.try_change_key(Session::new(self, statements, &mut pending), change, rules).await
+            };
             let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
+            drop(pending);
             if let Some(done) = self.done(done) {
                 return done;
             }
@@ -111,8 +117,12 @@ impl Inner {
         Err(Retry::Conflict.into())
     }
 
-    async fn try_change_key(&self, statements: &mut Statements<'_>, change: &KeyChange, rules: &Rules) -> Changed<Key> {
-        let mut session = Session::of(self, statements);
+    async fn try_change_key(
+        &self,
+        mut session: Session<'_, '_, '_>,
+        change: &KeyChange,
+        rules: &Rules,
+    ) -> Changed<Key> {
         let account = match change {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
             KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
@@ -138,8 +148,12 @@ impl Inner {
     /// Sets an account's ceiling.
     pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> Changed<Account> {
         for _ in 0..ATTEMPTS {
-            let work = async |statements: &mut Statements<'_>| self.try_set_account(statements, id, budget).await;
+            let mut pending = None;
+            let work = async |statements: &mut Statements<'_>| {
+                self.try_set_account(Session::new(self, statements, &mut pending), id, budget).await
+            };
             let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
+            drop(pending);
             if let Some(done) = self.done(done) {
                 return done;
             }
@@ -149,11 +163,10 @@ impl Inner {
 
     async fn try_set_account(
         &self,
-        statements: &mut Statements<'_>,
+        mut session: Session<'_, '_, '_>,
         id: &AccountId,
         budget: Budget,
     ) -> Changed<Account> {
-        let mut session = Session::of(self, statements);
         session.lock_account(id).await?;
         let known = session.account(id).await?;
         match AccountWrite::decide(id, budget, known, session.now) {
@@ -242,17 +255,21 @@ fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
     Ok((!set.is_empty()).then(text))
 }
 
+type Pending<'i> = Option<PendingWrite<'i, ByRowVersion>>;
+
 /// A transaction under way.
-struct Session<'s, 'c> {
-    inner: &'s Inner,
+struct Session<'i, 's, 'c> {
+    inner: &'i Inner,
     statements: &'s mut Statements<'c>,
+    /// What the cache knows of the change, until it is committed or not.
+    pending: &'s mut Pending<'i>,
     now: Timestamp,
 }
 
-impl<'s, 'c> Session<'s, 'c> {
-    fn of(inner: &'s Inner, statements: &'s mut Statements<'c>) -> Self {
+impl<'i, 's, 'c> Session<'i, 's, 'c> {
+    fn new(inner: &'i Inner, statements: &'s mut Statements<'c>, pending: &'s mut Pending<'i>) -> Self {
         statements.may_begin_anew = false;
-        Self { inner, statements, now: inner.clock.now() }
+        Self { inner, statements, pending, now: inner.clock.now() }
     }
 
     /// Locks a key against the host's own SQL, before anything is read that the change is decided by; tells whose it is.
@@ -269,7 +286,8 @@ impl<'s, 'c> Session<'s, 'c> {
             self.statements.run(lock()).await?;
         }
         self.now = self.inner.clock.now();
-        self.inner.known.forget([account].into_iter());
+        let write = Write { epoch: None, next: None, deltas: Vec::new(), policy: vec![account.clone()] };
+        *self.pending = Some(self.inner.cache.begin_write(write));
         Ok(())
     }
 
@@ -399,7 +417,7 @@ impl<'s, 'c> Session<'s, 'c> {
             .bind(balance.spent.as_micros())
             .bind(balance.held.as_micros())
             .bind(Instant(balance.since))
-            .bind(step());
+            .bind(random_version_step());
         self.run(query).await?;
         self.event(at, id, None, &event).await?;
         Ok(account)
@@ -428,7 +446,7 @@ impl<'s, 'c> Session<'s, 'c> {
             .bind(Instant(at))
             .bind(account.budget.period.as_str())
             .bind(Instant(account.balance.since))
-            .bind(step());
+            .bind(random_version_step());
         self.run(query).await
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::{Error, Result, invalid_row};
 use super::layout::KeyColumns;
-use super::types::{Instant, Stamp};
+use super::types::{Instant, RowVersion};
 pub(super) use crate::store::records::ReadCells;
 use crate::store::stored_key::{StoredKey, StoredMoney};
 use crate::{KeyId, Scope};
@@ -35,7 +35,7 @@ impl<'r> Cells<'r> {
     }
 
     /// A key, and the version of its row.
-    pub(super) fn key(&mut self, columns: &'r KeyColumns) -> Result<(StoredKey<'r>, Stamp)> {
+    pub(super) fn key(&mut self, columns: &'r KeyColumns) -> Result<(StoredKey<'r>, RowVersion)> {
         let (id, account, parent) = (self.key_id()?, self.read()?, self.read::<Option<i64>>()?);
         let text = |text: Option<&'r str>| text.unwrap_or("");
         let (name, prefix, start) = (text(self.read()?), text(self.read()?), text(self.read()?));

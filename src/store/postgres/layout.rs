@@ -194,11 +194,6 @@ impl Layout {
             .is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
-    /// Where changes of policy are told. Channels are those of a whole database.
-    pub(super) fn channel(&self) -> String {
-        format!("agentkey_{:08x}", crc32fast::hash(self.schema.0.as_bytes()))
-    }
-
     /// SQL with its names filled in, in one line without its comments.
     pub(super) fn sql(&self, template: &str) -> Sql {
         let lines = template.lines().map(str::trim).filter(|line| !line.starts_with("--"));
@@ -266,14 +261,13 @@ impl Layout {
             "claims",
             "events",
             "uses",
+            "policy_changes",
             "migrations",
             "adoption",
         ] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
-        text.replace("{tell}", &format!("{}.\"agentkey_tell\"", self.schema))
-            .replace("{channel}", &self.channel())
-            .replace("{schema}", &self.schema.0)
+        text.replace("{schema}", &self.schema.0)
     }
 }
 

@@ -9,10 +9,10 @@ use super::Inner;
 use super::connection::Statements;
 use super::decode::{Cells, ReadCells};
 use super::error::{Result, Retry};
-use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::types::Instant;
-use super::write::step;
+use super::validator::Expected;
+use super::write::random_version_step;
 use crate::ledger::{Book, Needs};
 use crate::store::account_row::AccountRow;
 use crate::store::stored_key::KeyRow;
@@ -21,7 +21,7 @@ use crate::{AccountId, EntryId, KeyId};
 /// A book, and what its rows were when it was filled.
 pub(super) struct Loaded {
     pub(super) book: Book,
-    pub(super) bases: Vec<Basis>,
+    pub(super) expected: Vec<Expected>,
     /// Those whose `next_expiry` had come, and is another now.
     pub(super) due: HashSet<AccountId>,
 }
@@ -108,28 +108,28 @@ impl Inner {
         let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
         let make = self.loads.make_accounts.query().bind(ids).bind(keys).bind(Instant(self.clock.now()));
-        statements.run(make.bind(step())).await
+        statements.run(make.bind(random_version_step())).await
     }
 
     /// Fills a book under the lock, and ends the holds of its accounts that have run out.
     pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
         let now = self.clock.now();
-        let mut loaded = Loaded { book: Book::new(), bases: Vec::with_capacity(accounts.len()), due: HashSet::new() };
+        let mut loaded =
+            Loaded { book: Book::new(), expected: Vec::with_capacity(accounts.len()), due: HashSet::new() };
         let due: Vec<_> =
             accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
         let expiries = match due.is_empty() {
             true => HashMap::new(),
             false => self.load_overdue(statements, &due, &mut loaded.book).await?,
         };
-        for AccountRow { account, version, changed_at, next_expiry, last_entry } in accounts {
-            if expiries.contains_key(&account.id) {
-                loaded.due.insert(account.id.clone());
+        for mut row in accounts {
+            if let Some(next_expiry) = expiries.get(&row.account.id) {
+                loaded.due.insert(row.account.id.clone());
+                row.next_expiry = *next_expiry;
             }
-            let next_expiry = expiries.get(&account.id).copied().unwrap_or(next_expiry);
-            let id = account.id.clone();
-            loaded.bases.push(Basis { run: None, account: id, version, next_expiry, last_entry, keys: Vec::new() });
-            loaded.book.open(account, changed_at, now);
+            loaded.book.open(row.account.clone(), row.changed_at, now);
+            loaded.expected.push(Expected { epoch: None, row, keys: Vec::new() });
         }
         self.load_rows(statements, needs, &mut loaded.book).await?;
         let keys: BTreeSet<_> = needs.keys.iter().copied().chain(loaded.book.row_keys()).collect();
@@ -227,8 +227,8 @@ impl Inner {
                 continue;
             }
             let Some(KeyRow { mut key, is_behind }) = stored.or_stand_in() else { continue };
-            if let Some(basis) = loaded.bases.iter_mut().find(|basis| basis.account == key.account) {
-                basis.keys.push((key.id, stamp));
+            if let Some(expected) = loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account) {
+                expected.keys.push((key.id, stamp));
             }
             match loaded.book.now(&key.account).filter(|_| is_behind) {
                 Some(now) => {

@@ -7,15 +7,16 @@
 //! ledger's, and what was acknowledged has been flushed by the server.
 
 mod adopt;
+mod backoff;
 mod catch_up;
 mod change;
 mod connection;
 mod decode;
 mod error;
 mod host;
-mod known;
 mod layout;
 mod load;
+mod lookup;
 mod migrate;
 mod options;
 mod params;
@@ -24,23 +25,25 @@ mod read;
 mod types;
 mod usage;
 mod uses;
+mod validator;
 mod write;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 pub use self::adopt::{Adoption, KeyColumn};
+use self::backoff::ConflictBackoff;
 use self::connection::{Connection, Connections};
-use self::error::{Result, is_lost, store_error};
-use self::known::Known;
+use self::error::{Result, store_error};
 use self::layout::Layout;
 pub use self::options::PostgresOptions;
 use self::read::Asking;
+use self::validator::Cache;
 use super::behind::{Behind, Seen};
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
@@ -68,7 +71,8 @@ struct Inner {
     owns_pool: bool,
     clock: Clock,
     layout: Layout,
-    known: Known,
+    cache: Cache,
+    backoff: ConflictBackoff,
     /// Accounts of which postings failed, and were not posted since.
     aside: Mutex<HashSet<AccountId>>,
     /// Accounts that the last sweep could not bring up to date, where it did not come to all.
@@ -96,7 +100,8 @@ impl PostgresStore {
             connections,
             owns_pool,
             clock: options.clock,
-            known: Known::default(),
+            cache: Cache::default(),
+            backoff: ConflictBackoff::default(),
             aside: Mutex::default(),
             passed_over: Mutex::default(),
             reads: read::Reads::new(&layout),
@@ -151,84 +156,7 @@ impl PostgresStore {
     }
 }
 
-/// Between attempts to look up.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
 impl Inner {
-    /// A connection that was lost is replaced, for as long as a connection is waited for: a look-up may be asked as
-    /// often as you like. It is the server that goes, and comes back, with all of them.
-    async fn found(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
-        let (begun, mut pause) = (Instant::now(), Duration::ZERO);
-        loop {
-            match self.found_once(hashes).await {
-                Err(error) if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() => {
-                    self.known.forget_all();
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                }
-                found => return found,
-            }
-        }
-    }
-
-    async fn found_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
-        let seen = self.look_up(hashes).await?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        // The figures of those that cannot be brought up to date are told as they are: nobody is charged by them.
-        self.catch_up_but(seen.behind, &mut Vec::new()).await?;
-        Ok(self.look_up(hashes).await?.value)
-    }
-
-    /// Of the keys that are known, only the versions are asked for; what is new or has changed is read whole.
-    async fn look_up(&self, hashes: &[TokenHash]) -> Result<Seen<Vec<Option<Found>>>> {
-        self.connections.lookup(async |connection| self.look_up_by(connection, hashes).await).await
-    }
-
-    async fn look_up_by(
-        &self,
-        connection: &mut Connection<'_>,
-        hashes: &[TokenHash],
-    ) -> Result<Seen<Vec<Option<Found>>>> {
-        let now = self.clock.now();
-        let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
-        let doubts = self.known.doubts(hashes);
-        if doubts.keys.is_empty() {
-            seen.value.resize_with(hashes.len(), || None);
-        } else {
-            let (moved, versions) = read::settled(&connection.fetch(self.reads.doubts(&doubts)).await?)?;
-            seen.value = self.known.found(hashes, &doubts, &moved, &versions, now);
-        }
-        let (places, rest): (Vec<_>, Vec<_>) = seen
-            .value
-            .iter()
-            .zip(hashes)
-            .enumerate()
-            .filter(|(_, (found, _))| found.is_none())
-            .map(|(place, (_, hash))| (place, *hash))
-            .unzip();
-        if rest.is_empty() {
-            return Ok(seen);
-        }
-        let members = read::members(&connection.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
-        self.learn(&members);
-        for (place, lineage) in read::lineages(&members) {
-            if let Some((hash, (run, key, stamp))) = rest.get(place).zip(read::current(lineage)) {
-                self.known.learn_token(run, *hash, key, stamp);
-            }
-        }
-        let late = read::found(rest.len(), &members, now);
-        for (place, found) in places.into_iter().zip(late.value) {
-            if let Some(slot) = seen.value.get_mut(place) {
-                *slot = found;
-            }
-        }
-        seen.behind = late.behind;
-        Ok(seen)
-    }
-
     /// Reads; where that saw what is behind, brings it up to date and reads once more.
     async fn lineage(&self, key: KeyId) -> Result<Option<Lineage>> {
         let seen = self.see_lineage(key).await?;
@@ -320,6 +248,14 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         self.answer(self.inner.found(hashes))
+    }
+
+    fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
+        self.inner.cache.try_find_cached(hash, max_staleness?, self.inner.clock.now())
+    }
+
+    fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
+        self.answer(self.inner.poll_policy_version())
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {

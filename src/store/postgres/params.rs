@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::connection::Query;
 use super::error::{Error, Result};
 use super::layout::Sql;
-use super::types::{Instant, Stamp};
+use super::types::{Instant, RowVersion};
 
 /// What a parameter may be, or have in it.
 pub(super) trait Cell<'q>: Encode<'q, Postgres> + Type<Postgres> + PgHasArrayType {
@@ -38,7 +38,7 @@ cells! {
     i64 = "int8", true;
     Uuid = "uuid", true;
     Instant = "timestamptz", true;
-    Stamp = "int4", true;
+    RowVersion = "int4", true;
     &'q str = "text", false;
     String = "text", false;
     Vec<u8> = "bytea", false;

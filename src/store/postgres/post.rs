@@ -7,14 +7,14 @@ use super::connection::{Connection, Statements};
 use super::error::{
     Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost, is_row_error,
 };
-use super::known::Basis;
 use super::load::Loaded;
-use super::read::lineages;
 use super::types::Instant;
-use super::write::{Write, applied, step};
+use super::validator::{ByRowVersion, Expected};
+use super::write::{Write, applied, random_version_step};
 use super::{Inner, read};
 use crate::lanes::UNAVAILABLE;
-use crate::ledger::{Changes, Needs, Posted, Posting};
+use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::store::cache::{self, CacheDelta, PendingWrite};
 use crate::store::plain::is_plain;
 use crate::{AccountId, Refusal};
 
@@ -30,17 +30,17 @@ impl Inner {
     pub(super) async fn posted(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(postings.len(), || None);
-        let mut ended = self.by_what_is_known(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
+        let mut ended = self.post_optimistic(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
         if let Ok(lost) = &ended
             && !lost.is_empty()
         {
             // Somebody else wrote there before: that is read, and decided by, once.
-            ended = self.by_what_is_known(postings, &lost.clone(), &mut answers).await;
+            ended = self.post_optimistic(postings, &lost.clone(), &mut answers).await;
         }
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
         if !left.is_empty() {
             let late = match ended {
-                Ok(_) => self.behind_the_lock(&left).await,
+                Ok(_) => self.post_locked(&left).await,
                 Err(error) => Err(error),
             };
             let late = match late {
@@ -61,7 +61,7 @@ impl Inner {
     /// Decides those at `places` by what is known, and writes if that still stands: one round trip, or two where a lineage
     /// must be looked at first. What it leaves unanswered took more than that; it tells where what was known was out of
     /// date.
-    async fn by_what_is_known(
+    async fn post_optimistic(
         &self,
         postings: &[Posting],
         places: &[usize],
@@ -77,87 +77,104 @@ impl Inner {
         }
         {
             let aside = self.aside();
-            accounts.retain(|account, _| self.known.is_worth_a_try(account) && !aside.contains(*account));
+            accounts.retain(|account, _| self.backoff.should_try_optimistic(account) && !aside.contains(*account));
         }
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
-        let plain: Vec<_> = accounts.values().flatten().filter_map(|place| postings.get(*place)).collect();
-        let unknown = self.known.unknown_keys(&plain);
         let post = async |connection: &mut Connection<'_>| {
-            if !unknown.is_empty() {
-                let rows = connection.fetch(self.reads.lineages(&unknown)).await?;
-                self.learn(&read::members(&rows, &self.layout.columns)?);
-            }
+            self.cache_lineages(connection, accounts.values().flatten().filter_map(|place| postings.get(*place)))
+                .await?;
             let decided = self.decide(postings, accounts);
             if decided.is_empty() {
-                return Ok((decided, Vec::new(), 0));
+                return Ok((Vec::new(), Vec::new()));
             }
-            let bases: Vec<_> = decided.iter().map(|decided| decided.basis.clone()).collect();
+            let expected: Vec<_> = decided.iter().map(|decided| decided.expected.clone()).collect();
             let changes: Vec<_> = decided.iter().map(|decided| &decided.changes).collect();
-            let step = step();
-            let write = Write { bases: &bases, changes: &changes, step };
-            let query = self.writes.query(&self.layout, &write)?;
-            for Decided { basis, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
-                self.known.sending(basis, basis.version + step, changes);
-            }
-            match connection.fetch(query).await.and_then(|rows| applied(&rows, &bases)) {
-                Ok(stood) => Ok((decided, stood, step)),
-                Err(error) => {
-                    if is_lost(&error) {
-                        self.known.forget_all();
-                    }
-                    self.known.forget(bases.iter().map(|basis| &basis.account));
-                    Err(error)
-                }
-            }
+            let step = random_version_step();
+            let write = self.writes.query(&self.layout, &Write { expected: &expected, changes: &changes, step })?;
+            let begin = |decided| (self.begin_write(&decided, step), decided);
+            let pending: Vec<_> = decided.into_iter().map(begin).collect();
+            let rows = connection.fetch(write).await?;
+            Ok((pending, applied(&rows, expected.len())?))
         };
-        let (decided, stood, step) = match self.connections.posting(post).await {
+        let (pending, applied) = match self.connections.posting(post).await {
             // It had no effect, and has one behind the lock.
             Err(error) if is_contention(&error) || is_row_error(&error) => return Ok(Vec::new()),
-            done => done?,
+            Err(error) => {
+                if is_lost(&error) {
+                    self.cache.clear();
+                }
+                return Err(error);
+            }
+            Ok(done) => done,
         };
         let mut again = Vec::new();
-        for (Decided { basis, places, posted, changes }, stood) in decided.into_iter().zip(stood) {
-            if !stood {
-                self.known.lost(&basis.account);
+        for ((pending, Decided { expected, places, posted, .. }), is_applied) in pending.into_iter().zip(applied) {
+            let account = &expected.row.account.id;
+            if !is_applied {
+                pending.map(PendingWrite::on_conflict);
+                self.backoff.on_conflict(account);
                 again.extend(places);
                 continue;
             }
-            if !changes.is_empty() {
-                self.known.wrote(&basis.account, basis.version + step);
+            if let Some(pending) = pending {
+                pending.on_commit();
+                self.backoff.on_commit(account);
             }
-            for (place, answer) in places.into_iter().zip(posted) {
-                if let Some(slot) = answers.get_mut(place) {
-                    *slot = Some(answer);
-                }
-            }
+            put(answers, places.into_iter().zip(posted.into_iter().map(Some)));
         }
         Ok(again)
     }
 
-    /// Decides by what is known, account by account.
+    /// Caches the lineages of keys that are not.
+    async fn cache_lineages<'p>(
+        &self,
+        connection: &mut Connection<'_>,
+        postings: impl Iterator<Item = &'p Posting>,
+    ) -> Result<()> {
+        let unknown = self.cache.unknown_keys(postings);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let asked = self.cache.revalidate(&[], |_| false);
+        let unknown: Vec<_> = unknown.into_iter().collect();
+        let members = read::members(&connection.fetch(self.reads.lineages(&unknown)).await?, &self.layout.columns)?;
+        self.insert(&asked, &members, &[]);
+        Ok(())
+    }
+
+    /// Decides by what is cached, account by account.
     fn decide(&self, postings: &[Posting], accounts: HashMap<&AccountId, Vec<usize>>) -> Vec<Decided> {
-        let mut decided: Vec<Decided> = Vec::new();
-        for (account, places) in accounts {
+        // Another server may answer meanwhile; a write asks about one.
+        let Some(epoch) = self.cache.epoch() else { return Vec::new() };
+        let decide = |(account, places): (_, Vec<usize>)| {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
-            let Some((mut book, basis)) = self.known.book(account, &own, self.clock.now()) else { continue };
-            // Another server has answered somebody meanwhile; a write asks about one.
-            if decided.first().is_some_and(|first| first.basis.run != basis.run) {
-                continue;
-            }
+            let mut book = Book::new();
+            let expected = self.cache.fill_book(&mut book, epoch, account, &own, self.clock.now())?;
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
-            if posted.iter().all(Result::is_ok) {
-                decided.push(Decided { basis, places, posted, changes: book.take_changes() });
-            }
+            let is_accepted = posted.iter().all(Result::is_ok);
+            is_accepted.then(|| Decided { expected, places, posted, changes: book.take_changes() })
+        };
+        accounts.into_iter().filter_map(decide).collect()
+    }
+
+    /// Tells the cache what is about to be written, if anything is.
+    fn begin_write(&self, decided: &Decided, step: i64) -> Option<PendingWrite<'_, ByRowVersion>> {
+        let Decided { expected, changes, .. } = decided;
+        if changes.is_empty() {
+            return None;
         }
-        decided
+        let mut after = expected.row.after(changes);
+        after.version += step;
+        let deltas = vec![CacheDelta::new(expected.row.version, after, changes)];
+        Some(self.cache.begin_write(cache::Write { epoch: expected.epoch, next: None, deltas, policy: Vec::new() }))
     }
 
     /// Decides under the lock of the accounts. What somebody else keeps locked, or what cannot be decided, keeps nothing
     /// else from being posted: an account that failed is tried apart from the others until it goes well.
-    async fn behind_the_lock(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
+    async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
         let (apart, together): (Vec<_>, Vec<_>) = {
             let aside = self.aside();
@@ -250,46 +267,34 @@ impl Inner {
     pub(super) async fn write(
         &self,
         statements: &mut Statements<'_>,
-        Loaded { book, bases, due }: &mut Loaded,
+        Loaded { book, expected, due }: &mut Loaded,
     ) -> Result<Changes> {
         let changes = book.take_changes();
         // What is written takes `next_expiry` with it; where nothing is, it is all that changes.
         let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
-        let only = bases.iter().filter(|basis| due.contains(&basis.account) && !changed.contains(&basis.account));
+        let rows = expected.iter().map(|expected| &expected.row);
+        let only = rows.filter(|row| due.contains(&row.account.id) && !changed.contains(&row.account.id));
         let (ids, next): (Vec<_>, Vec<_>) =
-            only.map(|basis| (basis.account.as_str().to_owned(), basis.next_expiry.map(Instant))).unzip();
+            only.map(|row| (row.account.id.as_str().to_owned(), row.next_expiry.map(Instant))).unzip();
         if !ids.is_empty() {
             statements.run(self.loads.put_next_expiry.query().bind(ids).bind(next)).await?;
         }
         if changes.is_empty() {
             return Ok(changes);
         }
-        self.known.forget(bases.iter().map(|basis| &basis.account));
-        let write = Write { bases, changes: &[&changes], step: step() };
+        self.cache.remove(expected.iter().map(|expected| &expected.row.account.id));
+        let write = Write { expected, changes: &[&changes], step: random_version_step() };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
-        if !applied(&rows, bases)?.into_iter().all(|stood| stood) {
+        if applied(&rows, expected.len())?.contains(&false) {
             return Err(Retry::Conflict.into());
         }
         Ok(changes)
     }
-
-    pub(super) fn learn(&self, members: &[read::Member]) {
-        for (_, lineage) in lineages(members) {
-            let Some(keys) = read::whole(lineage) else { continue };
-            let behind = lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_behind));
-            let Some(first) = lineage.first().filter(|_| !behind) else { continue };
-            let (run, Some(account)) = (first.run, first.account.as_ref()) else { continue };
-            let (id, version) = (&account.account.id, account.version);
-            if !keys.iter().all(|(key, stamp)| self.known.knows(run, id, version, key.id, *stamp)) {
-                self.known.learn(run, account, keys.into_iter().map(|(key, stamp)| (key.clone(), stamp)));
-            }
-        }
-    }
 }
 
-/// Postings of one account that were decided by what is known.
+/// Postings of one account that were decided by what is cached.
 struct Decided {
-    basis: Basis,
+    expected: Expected,
     places: Vec<usize>,
     posted: Vec<Answer>,
     changes: Changes,
@@ -304,7 +309,7 @@ fn by_account(places: &[usize], postings: &[Posting]) -> Vec<Vec<usize>> {
     groups.into_values().collect()
 }
 
-fn put(answers: &mut [Answer], given: impl Iterator<Item = (usize, Answer)>) {
+fn put<T>(answers: &mut [T], given: impl Iterator<Item = (usize, T)>) {
     for (place, answer) in given {
         if let Some(slot) = answers.get_mut(place) {
             *slot = answer;

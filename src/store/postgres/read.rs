@@ -8,11 +8,12 @@ use sqlx::postgres::PgRow;
 use super::connection::{Connection, Query, Statements};
 use super::decode::{Cells, ReadCells};
 use super::error::{Error, Result};
-use super::known::Doubts;
 use super::layout::{KeyColumns, Layout, Sql};
-use super::types::{Instant, Stamp};
+use super::types::{Instant, RowVersion};
+use super::validator::{Answer, ByRowVersion};
 use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
+use crate::store::cache::Revalidation;
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
@@ -21,7 +22,8 @@ use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 pub(super) struct Reads {
     pub(super) find: Sql,
     pub(super) lineages: Sql,
-    doubts: Sql,
+    revalidate: Sql,
+    policy_version: Sql,
     account: Sql,
     keys_of_account: Sql,
     keys_of_parent: Sql,
@@ -56,7 +58,10 @@ impl Reads {
                  (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k WHERE {writable}{climb}) \
                  SELECT {of_chain}",
             ),
-            doubts: layout.sql(
+            policy_version: layout.sql(
+                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8 FROM {policy_changes} p",
+            ),
+            revalidate: layout.sql(
                 "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
                  LEFT JOIN LATERAL (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true \
                  WHERE k.stamp IS DISTINCT FROM w.stamp AND {writable} \
@@ -76,10 +81,14 @@ impl Reads {
         self.find.query().bind(hashes).bind(Instant(now))
     }
 
-    pub(super) fn doubts<'q>(&self, doubts: &Doubts) -> Query<'q> {
-        let (keys, stamps): (Vec<_>, Vec<_>) = doubts.keys.iter().map(|(key, stamp)| (key.get(), *stamp)).unzip();
-        let accounts: Vec<_> = doubts.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.doubts.query().bind(keys).bind(stamps).bind(accounts).bind(doubts.run.map(Instant))
+    pub(super) fn revalidate<'q>(&self, asked: &Revalidation<ByRowVersion>) -> Query<'q> {
+        let (keys, versions): (Vec<_>, Vec<_>) = asked.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
+        let accounts: Vec<_> = asked.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        self.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(asked.epoch.map(Instant))
+    }
+
+    pub(super) fn policy_version<'q>(&self) -> Query<'q> {
+        self.policy_version.query()
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
@@ -87,29 +96,35 @@ impl Reads {
     }
 }
 
-/// The keys whose rows have changed, and the accounts' versions; none of those in another run of the server than the one
-/// that was asked about.
-pub(super) fn settled(rows: &[PgRow]) -> Result<(HashSet<KeyId>, HashMap<AccountId, i64>)> {
-    let (mut moved, mut versions) = (HashSet::new(), HashMap::new());
+/// What the server says to a revalidation: the keys whose rows have changed, and the accounts' versions.
+pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<Answer> {
+    let (mut changed, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
         let mut cells = Cells::of(row);
         match cells.read::<Option<i64>>()? {
-            Some(key) => drop(moved.insert(KeyId::new(key))),
+            Some(key) => drop(changed.insert(KeyId::new(key))),
             None => drop(versions.insert(cells.account_id()?, cells.read()?)),
         }
     }
-    Ok((moved, versions))
+    Ok(Answer::new(asked, &changed, versions))
+}
+
+/// The incarnation of the server, and the version of its policy.
+pub(super) fn policy_version(rows: &[PgRow]) -> Result<Option<(Timestamp, i64)>> {
+    let Some(mut cells) = rows.first().map(Cells::of) else { return Ok(None) };
+    let incarnation = cells.instant()?;
+    Ok(cells.read::<Option<i64>>()?.map(|version| (incarnation, version)))
 }
 
 /// A row of a lineage.
 pub(super) struct Member {
     place: i64,
     depth: i32,
-    pub(super) retires_at: Option<Timestamp>,
-    /// The run of the server that it was read in.
-    pub(super) run: Timestamp,
+    retires_at: Option<Timestamp>,
+    /// The incarnation of the server that it was read from.
+    pub(super) incarnation: Timestamp,
     /// `None` where the row makes no sense.
-    pub(super) key: Option<(KeyRow, Stamp)>,
+    pub(super) key: Option<(KeyRow, RowVersion)>,
     pub(super) account: Option<AccountRow>,
 }
 
@@ -122,7 +137,8 @@ pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> Result<Vec<Member
 
 fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
     let mut cells = Cells::of(row);
-    let (place, depth, retires_at, run) = (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
+    let (place, depth, retires_at, incarnation) =
+        (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
     let (key, stamp) = cells.key(columns)?;
     let key = key.understood().map(|key| (key, stamp));
     let (key, account) = match cells.maybe_account() {
@@ -134,7 +150,7 @@ fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
         }
         account => (key, account?),
     };
-    Ok(Member { place, depth, retires_at, run, key, account })
+    Ok(Member { place, depth, retires_at, incarnation, key, account })
 }
 
 /// The members of each lineage, with the place that it was asked for.
@@ -145,16 +161,16 @@ pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Mem
     })
 }
 
-/// The key whose present token was asked for, and the run of the server.
-pub(super) fn current(members: &[Member]) -> Option<(Timestamp, &Key, Stamp)> {
+/// The key whose present token was asked for.
+pub(super) fn current(members: &[Member]) -> Option<(&Key, RowVersion)> {
     let first = members.first().filter(|first| first.retires_at.is_none())?;
-    first.key.as_ref().map(|(row, stamp)| (first.run, &row.key, *stamp))
+    first.key.as_ref().map(|(row, version)| (&row.key, *version))
 }
 
 /// The keys of a lineage from the key up. One that does not climb to a root, step by step and in one account, is
 /// none: nothing is known of what the missing member allows.
-pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, Stamp)>> {
-    let mut keys: Vec<(&Key, Stamp)> = Vec::with_capacity(members.len());
+pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, RowVersion)>> {
+    let mut keys: Vec<(&Key, RowVersion)> = Vec::with_capacity(members.len());
     for (member, step) in members.iter().zip(0_i32..) {
         let (KeyRow { key, .. }, stamp) = member.key.as_ref().filter(|_| member.depth == step)?;
         if keys.last().is_some_and(|(child, _)| child.parent != Some(key.id) || child.account != key.account) {

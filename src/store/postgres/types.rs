@@ -83,31 +83,31 @@ impl Instant {
 /// It goes to the server as `int4`, which compares with `xid`, and comes as text: sqlx asks the server what an `xid` is,
 /// and with that it destroys the statement without a name that it is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(pub(super) u32);
+pub(super) struct RowVersion(pub(super) u32);
 
 const INT4: PgTypeInfo = PgTypeInfo::with_oid(Oid(23));
 const INT4_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1007));
 
-impl Type<Postgres> for Stamp {
+impl Type<Postgres> for RowVersion {
     fn type_info() -> PgTypeInfo {
         INT4
     }
 }
 
-impl PgHasArrayType for Stamp {
+impl PgHasArrayType for RowVersion {
     fn array_type_info() -> PgTypeInfo {
         INT4_ARRAY
     }
 }
 
-impl Encode<'_, Postgres> for Stamp {
+impl Encode<'_, Postgres> for RowVersion {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         buffer.extend_from_slice(&self.0.to_be_bytes());
         Ok(IsNull::No)
     }
 }
 
-impl Decode<'_, Postgres> for Stamp {
+impl Decode<'_, Postgres> for RowVersion {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
         Ok(Self(value.as_str()?.parse()?))
     }

@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::connection::Query;
 use super::decode::Cells;
 use super::error::{Result, invalid_row};
-use super::known::Basis;
 use super::layout::{Layout, Sql};
 use super::params::Params;
 use super::types::Instant;
+use super::validator::Expected;
 use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState};
 use crate::store::plain::next_place;
 use crate::store::records::{hold_state, on_expiry};
@@ -79,8 +79,8 @@ const PARTS: [Part; 6] = [
 
 /// What is to be written, and what it was decided by.
 pub(super) struct Write<'a> {
-    /// Each account once, all of one run.
-    pub(super) bases: &'a [Basis],
+    /// Each account once, all of one incarnation of the server.
+    pub(super) expected: &'a [Expected],
     pub(super) changes: &'a [&'a Changes],
     /// What the version of every changed account grows by.
     pub(super) step: i64,
@@ -116,8 +116,8 @@ fn text(params: &Params, has_unchanged: bool) -> String {
 }
 
 /// For each account, by its place, whether its version stood.
-pub(super) fn applied(rows: &[PgRow], bases: &[Basis]) -> Result<Vec<bool>> {
-    let mut applied = vec![true; bases.len()];
+pub(super) fn applied(rows: &[PgRow], accounts: usize) -> Result<Vec<bool>> {
+    let mut applied = vec![true; accounts];
     let row = rows.first().ok_or_else(|| invalid_row("a write tells nothing"))?;
     for place in Cells::of(row).read::<Vec<i32>>()? {
         let slot = usize::try_from(place).ok().and_then(|place| applied.get_mut(place.checked_sub(1)?));
@@ -126,21 +126,9 @@ pub(super) fn applied(rows: &[PgRow], bases: &[Basis]) -> Result<Vec<bool>> {
     Ok(applied)
 }
 
-/// No live hold of the account runs out before this.
-pub(super) fn next_expiry(basis: &Basis, changes: &Changes) -> Option<Timestamp> {
-    let holds = changes.new_holds.iter().chain(&changes.changed_holds).filter(|hold| hold.account == basis.account);
-    holds.filter(|hold| hold.state == HoldState::Live).map(|hold| hold.expires_at).chain(basis.next_expiry).min()
-}
-
-/// Where the last entry of the account stands.
-pub(super) fn last_entry(basis: &Basis, changes: &Changes) -> i64 {
-    let entries = changes.entries.iter().filter(|entry| entry.account == basis.account);
-    entries.fold(basis.last_entry, |last, entry| next_place(last, entry.at))
-}
-
 /// What goes to the server: each row with the place of its account, counted from 1; 0 for one that is not of the batch.
 struct Rows<'a> {
-    bases: &'a [Basis],
+    expected: &'a [Expected],
     /// As it will be, and when that was decided; `None` where nothing changes.
     accounts: Vec<Option<(Balance, Timestamp)>>,
     next_expiries: Vec<Option<Timestamp>>,
@@ -156,15 +144,16 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn of(write: &Write<'a>) -> Self {
-        let Write { bases, changes, .. } = *write;
-        let places: HashMap<&AccountId, i32> = bases.iter().map(|basis| &basis.account).zip(1..).collect();
+        let Write { expected, changes, .. } = *write;
+        let places: HashMap<&AccountId, i32> =
+            expected.iter().map(|expected| &expected.row.account.id).zip(1..).collect();
         let of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
         let slot = |place: i32| usize::try_from(place).unwrap_or(0).wrapping_sub(1);
         let mut rows = Self {
-            bases,
-            accounts: vec![None; bases.len()],
-            next_expiries: bases.iter().map(|basis| basis.next_expiry).collect(),
-            last_entries: bases.iter().map(|basis| basis.last_entry).collect(),
+            expected,
+            accounts: vec![None; expected.len()],
+            next_expiries: expected.iter().map(|expected| expected.row.next_expiry).collect(),
+            last_entries: expected.iter().map(|expected| expected.row.last_entry).collect(),
             balances: Vec::new(),
             new_holds: Vec::new(),
             changed_holds: Vec::new(),
@@ -214,8 +203,9 @@ impl<'a> Rows<'a> {
     fn params(&self, step: i64) -> Params {
         let mut params = Params::default();
         let keys = || {
-            let accounts = self.bases.iter().zip(1_i32..);
-            accounts.flat_map(|(basis, place)| basis.keys.iter().map(move |(key, version)| (place, *key, *version)))
+            let accounts = self.expected.iter().zip(1_i32..);
+            accounts
+                .flat_map(|(expected, place)| expected.keys.iter().map(move |(key, version)| (place, *key, *version)))
         };
         let accounts = |cell: fn(&Balance, Timestamp) -> i64| {
             self.accounts.iter().map(|changed| changed.map(|(balance, at)| cell(&balance, at))).collect()
@@ -224,9 +214,9 @@ impl<'a> Rows<'a> {
             self.accounts.iter().map(|changed| changed.map(|(balance, at)| Instant(cell(&balance, at)))).collect()
         };
         params.value("step", step);
-        params.value("incarnation", self.bases.first().and_then(|basis| basis.run).map(Instant));
-        params.array("account", self.bases.iter().map(|basis| basis.account.as_str()).collect());
-        params.array("version", self.bases.iter().map(|basis| basis.version).collect());
+        params.value("incarnation", self.expected.first().and_then(|expected| expected.epoch).map(Instant));
+        params.array("account", self.expected.iter().map(|expected| expected.row.account.id.as_str()).collect());
+        params.array("version", self.expected.iter().map(|expected| expected.row.version).collect());
         params.array("key", keys().map(|(_, key, _)| key.get()).collect());
         params.array("key_version", keys().map(|(.., version)| version).collect());
         params.array("key_account", keys().map(|(place, ..)| place).collect());
@@ -308,7 +298,7 @@ fn uuid(id: EntryId) -> Uuid {
 }
 
 /// What a version grows by: no two histories that part ways are likely to meet again in one number.
-pub(super) fn step() -> i64 {
+pub(super) fn random_version_step() -> i64 {
     let [.., high, middle, low] = Uuid::now_v7().into_bytes();
     1 + i64::from(u32::from_be_bytes([0, high, middle, low]))
 }
