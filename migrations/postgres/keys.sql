@@ -22,7 +22,9 @@ CREATE TABLE IF NOT EXISTS {keys} (
 );
 CREATE INDEX IF NOT EXISTS agent_keys_account ON {keys} (account_id, id);
 CREATE INDEX IF NOT EXISTS agent_keys_parent ON {keys} (parent_id, id) WHERE parent_id IS NOT NULL;
-CREATE OR REPLACE FUNCTION {schema}."agentkey_guard_key"() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Its owner's rights, so that whoever may write keys needs none on the tables beside.
+CREATE OR REPLACE FUNCTION {schema}."agentkey_guard_key"() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         IF EXISTS (SELECT FROM {balances} b WHERE b.key_id = OLD.id) THEN

@@ -10,6 +10,7 @@ mod in_the_way;
 mod interrupted;
 mod isolation;
 mod neighbours;
+mod policy_version;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod promoted;

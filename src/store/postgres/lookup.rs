@@ -17,6 +17,9 @@ use crate::store::cache::{Revalidation, Snapshot};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 
+/// So many rows may be summed up for the version of the policy, before they are made one.
+const MAX_POLICY_CHANGES: i64 = 500;
+
 impl Inner {
     /// A connection that was lost is replaced, for as long as a connection is waited for: a look-up may be asked as
     /// often as you like. It is the server that goes, and comes back, with all of them.
@@ -101,13 +104,19 @@ impl Inner {
         }
         let asked_at = Instant::now();
         let ask = async |connection: &mut Connection<'_>| connection.fetch(self.reads.policy_version()).await;
-        let polled = read::policy_version(&self.connections.lookup(ask).await?)?;
+        let (polled, changes) = read::policy_version(&self.connections.lookup(ask).await?)?;
         let version = polled.map(|polled| {
             let mut hasher = DefaultHasher::new();
             polled.hash(&mut hasher);
             hasher.finish()
         });
         self.cache.record_policy_version(version, asked_at);
+        if changes > MAX_POLICY_CHANGES {
+            let fold = async |connection: &mut Connection<'_>| connection.fetch(self.reads.fold_policy_changes()).await;
+            if let Err(error) = self.connections.short_lock_timeout(fold).await {
+                tracing::debug!(%error, changes, "agentkey could not fold the changes of the policy");
+            }
+        }
         Ok(())
     }
 }

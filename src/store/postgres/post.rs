@@ -258,7 +258,10 @@ impl Inner {
         needs: &Needs,
     ) -> Result<Vec<Answer>> {
         let mut loaded = self.load(statements, needs).await?;
-        let posted = postings.iter().map(|posting| loaded.book.post(posting)).collect();
+        let posted: Vec<_> = postings.iter().map(|posting| loaded.book.post(posting)).collect();
+        // What look-ups of bounded staleness have of it may say that something is left.
+        let refused = postings.iter().zip(&posted).filter(|(_, posted)| posted.is_err());
+        self.cache.remove(refused.map(|(posting, _)| &posting.account));
         self.write(statements, &mut loaded).await?;
         Ok(posted)
     }

@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 
 use super::connection::{Connection, Query, Statements};
 use super::decode::{Cells, ReadCells};
-use super::error::{Error, Result};
+use super::error::{Error, Result, invalid_row};
 use super::layout::{KeyColumns, Layout, Sql};
 use super::types::{Instant, RowVersion};
 use super::validator::{Answer, ByRowVersion};
@@ -24,6 +24,7 @@ pub(super) struct Reads {
     pub(super) lineages: Sql,
     revalidate: Sql,
     policy_version: Sql,
+    fold_policy_changes: Sql,
     account: Sql,
     keys_of_account: Sql,
     keys_of_parent: Sql,
@@ -59,7 +60,12 @@ impl Reads {
                  SELECT {of_chain}",
             ),
             policy_version: layout.sql(
-                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8 FROM {policy_changes} p",
+                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8, count(*) FROM {policy_changes} p WHERE {writable}",
+            ),
+            // The sum of what is committed stays. What is not committed yet is not seen, and stays too.
+            fold_policy_changes: layout.sql(
+                "WITH folded AS (DELETE FROM {policy_changes} RETURNING step) INSERT INTO {policy_changes} (step) \
+                 SELECT (sum(f.step) % 9223372036854775807)::int8 FROM folded f HAVING count(*) > 0",
             ),
             revalidate: layout.sql(
                 "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
@@ -91,6 +97,10 @@ impl Reads {
         self.policy_version.query()
     }
 
+    pub(super) fn fold_policy_changes<'q>(&self) -> Query<'q> {
+        self.fold_policy_changes.query()
+    }
+
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
         self.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
     }
@@ -109,11 +119,13 @@ pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) ->
     Ok(Answer::new(asked, &changed, versions))
 }
 
-/// The incarnation of the server, and the version of its policy.
-pub(super) fn policy_version(rows: &[PgRow]) -> Result<Option<(Timestamp, i64)>> {
-    let Some(mut cells) = rows.first().map(Cells::of) else { return Ok(None) };
+/// The incarnation of the server with the version of its policy, and of how many changes that is the sum.
+pub(super) fn policy_version(rows: &[PgRow]) -> Result<(Option<(Timestamp, i64)>, i64)> {
+    let row = rows.first().ok_or_else(|| invalid_row("the policy has no version"))?;
+    let mut cells = Cells::of(row);
     let incarnation = cells.instant()?;
-    Ok(cells.read::<Option<i64>>()?.map(|version| (incarnation, version)))
+    let version = cells.read::<Option<i64>>()?;
+    Ok((version.map(|version| (incarnation, version)), cells.read()?))
 }
 
 /// A row of a lineage.
