@@ -63,9 +63,7 @@ impl PostgresOptions {
     }
 
     /// The database of a pool of the host's. [`lookups`](Self::lookups) and [`postings`](Self::postings) of its
-    /// connections are kept while the store is open, and one more is used now and then. With
-    /// [`Builder::cache`](crate::Builder::cache), up to three are opened beside the pool, with its options: they listen
-    /// for changes.
+    /// connections are kept while the store is open, and one more is used now and then.
     pub fn pool(pool: PgPool) -> Self {
         Self::of(Source::Pool(pool))
     }
