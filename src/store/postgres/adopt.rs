@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::{Budget, ScopeSet};
 
-pub(super) use self::plan::{Adopting, is_there, plan};
+pub(super) use self::plan::{Adopting, plan};
 pub(super) use self::record::adopted;
 
 /// What an adopted table leaves unsaid: see [`PostgresOptions::table`](crate::PostgresOptions::table).

@@ -3,14 +3,14 @@
 //! Not with sqlx's `Migrator`: its table is that of the host's own migrations, and its texts know no names that are
 //! chosen at run time. What is to be run is found out first, and is then run or printed.
 
-use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
 use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
 use super::layout::{Layout, Sql};
 use super::options::PostgresOptions;
+use super::step::{Now, Step, first, is_there};
 
 const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_init.sql")];
 
@@ -34,29 +34,6 @@ const HASTY: &str = "SET LOCAL lock_timeout = '5s'";
 /// The lock of those who migrate was waited for too long.
 const MIGRATING: &str = "another process has been bringing the tables up to date for a minute, or left its transaction open (it has the \
      advisory lock 6004214 in `pg_locks`): open again once it is done";
-
-/// Something to run. It may be several statements.
-pub(super) struct Step {
-    text: String,
-    /// Whether nothing works without it.
-    is_needed: bool,
-}
-
-impl Step {
-    pub(super) fn needed(text: String) -> Self {
-        Self { text, is_needed: true }
-    }
-
-    pub(super) fn useful(text: String) -> Self {
-        Self { text, is_needed: false }
-    }
-}
-
-/// The instant of a migration, and the SQL that says it.
-pub(super) struct Now {
-    pub(super) at: Timestamp,
-    pub(super) sql: String,
-}
 
 struct Plan {
     layout: Layout,
@@ -134,7 +111,7 @@ async fn plan(
     }
     let mut applied = 0;
     let migrations = own.fill("{migrations}");
-    if !adopt::is_there(statements, &migrations).await? {
+    if !is_there(statements, &migrations).await? {
         steps.push(Step::needed(own.fill(TABLE)));
     } else if !must_know && !may_read(statements, &migrations).await? {
         applied = newest;
@@ -153,8 +130,7 @@ async fn plan(
     }
     let Some(table) = &options.table else {
         let adoption = own.fill("{adoption}");
-        let is_known =
-            must_know || !adopt::is_there(statements, &adoption).await? || may_read(statements, &adoption).await?;
+        let is_known = must_know || !is_there(statements, &adoption).await? || may_read(statements, &adoption).await?;
         let adopted = if is_known { adopt::adopted(statements, &own).await? } else { None };
         if let Some(table) = adopted {
             return Err(config_error(format!(
@@ -163,7 +139,7 @@ async fn plan(
                 own.schema
             )));
         }
-        if !adopt::is_there(statements, &own.keys).await? {
+        if !is_there(statements, &own.keys).await? {
             steps.push(Step::needed(own.fill(KEYS)));
         }
         return Ok(Plan { layout: own, steps });
@@ -183,14 +159,6 @@ async fn may_read(statements: &mut Statements<'_>, table: &str) -> Result<bool> 
         tracing::warn!(table, "this role may not read it, so whether the tables are up to date is not known");
     }
     Ok(may)
-}
-
-/// The first cell of the first row, or what there is without one.
-pub(super) fn first<T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
-    rows: &[sqlx::postgres::PgRow],
-    otherwise: T,
-) -> Result<T> {
-    rows.first().map_or(Ok(otherwise), |row| Ok(row.try_get(0)?))
 }
 
 async fn run(statements: &mut Statements<'_>, text: &str) -> Result<()> {

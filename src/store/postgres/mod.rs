@@ -22,6 +22,7 @@ mod options;
 mod params;
 mod post;
 mod read;
+mod step;
 mod types;
 mod usage;
 mod uses;

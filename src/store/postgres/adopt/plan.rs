@@ -10,7 +10,7 @@ use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
 use crate::store::postgres::layout::{AccountType, Ident, Layout, LimitUnit, Sql, TableName, literal};
-use crate::store::postgres::migrate::{Now, Step, first};
+use crate::store::postgres::step::{Now, Step, first, is_there};
 
 const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");
 
@@ -115,11 +115,6 @@ async fn taken(statements: &mut Statements<'_>, own: &Layout) -> Result<Option<S
 async fn any(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
     let text: Sql = format!("SELECT EXISTS (SELECT FROM {table})").into();
     first(&statements.fetch(text.query()).await?, false)
-}
-
-pub(in crate::store::postgres) async fn is_there(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
-    let text: Sql = "SELECT to_regclass($1) IS NOT NULL".to_owned().into();
-    first(&statements.fetch(text.query().bind(table.to_owned())).await?, false)
 }
 
 /// Whether the hashes are of a kind that no token will ever have.

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::Row;
 
-use super::plan::is_there;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Result, invalid_row};
 use crate::store::postgres::layout::{Absent, Layout, literal};
+use crate::store::postgres::step::is_there;
 use crate::store::postgres::types::Instant;
 use crate::{Amount, Budget, Scope, ScopeSet};
 
