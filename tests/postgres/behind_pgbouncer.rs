@@ -1,6 +1,6 @@
 //! The suite of `agentkey::testing` through PgBouncer in transaction mode, with two sessions for everybody.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentkey::{AgentKeys, Clock, NewKey, PostgresOptions, PostgresStore};
 use sqlx::Executor;
@@ -37,11 +37,12 @@ agentkey::conformance_tests!({
 
 /// The policy version is polled, so nothing has to be heard in a session that is lent to others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_by_another_instance_is_in_force_within_the_bound() {
+async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let Some(bouncer) = PgBouncer::start(&database, 2) else { return };
-    let max_staleness = Duration::from_secs(2);
+    // Longer than the test waits: it is by the poll that the revocation is seen.
+    let max_staleness = 2 * crate::HANG;
     let options = PostgresOptions::new(bouncer.url()).transaction_pooling(true);
     let keys = AgentKeys::builder().cache(max_staleness).build(PostgresStore::open(options).await.unwrap());
     let other = AgentKeys::new(PostgresStore::connect(database.url()).await.unwrap());
@@ -58,14 +59,7 @@ async fn a_revocation_by_another_instance_is_in_force_within_the_bound() {
     .await;
 
     other.revoke(created.key.id).await.unwrap();
-    let revoked_at = Instant::now();
-    crate::until(async || {
-        let asked_at = revoked_at.elapsed();
-        let is_refused = keys.find(&created.token).await.unwrap().is_none_or(|found| found.standing().is_err());
-        assert!(is_refused || asked_at < max_staleness, "it is still in force {asked_at:?} after the revocation");
-        is_refused
-    })
-    .await;
+    crate::until(async || keys.find(&created.token).await.unwrap().is_none_or(|found| found.standing().is_err())).await;
     keys.shutdown().await;
     other.shutdown().await;
 }

@@ -36,6 +36,31 @@ async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
+    let Some((_database, world, pool)) = site().await else { return };
+    let parent = key(&world, "acme", 100).await;
+    let (child, hash) = world.try_create(NewKey::child_of(parent.id)).await.unwrap();
+    let find = async || world.store.find(&[hash]).await.unwrap().pop().flatten().map(|found| found.lineage);
+    let is_refused = async || find().await.is_none_or(|lineage| lineage.standing().is_err());
+    for key in [parent.id, child.id] {
+        for set in ["revoked_at = '2000-01-01'", "expires_at = '2000-01-01'"] {
+            // Warm: only the versions are asked for.
+            assert!(!is_refused().await && !is_refused().await, "{set}");
+            execute(&pool, format!("UPDATE agent_keys SET {set} WHERE id = {key}")).await;
+            assert!(is_refused().await, "{set} of {key}");
+            execute(&pool, "UPDATE agent_keys SET revoked_at = NULL, expires_at = NULL").await;
+        }
+    }
+    assert!(!is_refused().await);
+    execute(&pool, "UPDATE agent_keys SET name = 'by SQL', scopes = '{read}', limit_micros = 70000").await;
+    let lineage = find().await.unwrap();
+    assert_eq!((lineage.key().name.as_str(), lineage.key().scopes.to_string().as_str()), ("by SQL", "read"));
+    assert_eq!(lineage.remaining(), Some(Amount::cents(7)));
+    execute(&pool, format!("UPDATE agent_keys SET key_hash = repeat('0', 64) WHERE id = {}", child.id)).await;
+    assert!(find().await.is_none(), "the token is another one's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
