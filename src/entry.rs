@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, Amount, EntryId, KeyId};
+use crate::{AccountId, Amount, ChangeError, EntryId, KeyId};
 
 /// One line of the ledger. Entries are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,11 +15,11 @@ pub struct Entry {
     pub id: EntryId,
     /// Whose account.
     pub account: AccountId,
-    /// Which key was charged; its ancestors and its account count it too.
-    pub key: KeyId,
+    /// Which key was charged; its ancestors and its account count it too. `None` where the account itself was adjusted.
+    pub key: Option<KeyId>,
     /// What made it.
     pub kind: EntryKind,
-    /// The charge; negative for a refund.
+    /// The charge; negative for a refund and for a top-up.
     #[serde(rename = "amount_cents")]
     pub amount: Amount,
     /// When it was written.
@@ -35,8 +35,15 @@ pub struct Entry {
 
 impl Entry {
     /// An entry written at `at`, that counts then, refunds nothing and has no note: what else it has, a store sets.
-    pub fn stored(id: EntryId, account: AccountId, key: KeyId, kind: EntryKind, amount: Amount, at: Timestamp) -> Self {
-        Self { id, account, key, kind, amount, at, counts_at: at, refunds: None, note: Note::default() }
+    pub fn stored(
+        id: EntryId,
+        account: AccountId,
+        key: impl Into<Option<KeyId>>,
+        kind: EntryKind,
+        amount: Amount,
+        at: Timestamp,
+    ) -> Self {
+        Self { id, account, key: key.into(), kind, amount, at, counts_at: at, refunds: None, note: Note::default() }
     }
 }
 
@@ -55,6 +62,8 @@ pub enum EntryKind {
     Expiry,
     /// What a key that was taken over from elsewhere had spent there in its window.
     Opening,
+    /// A top-up or a correction by the host; its reason is the label [`Note::REASON`].
+    Adjust,
 }
 
 impl EntryKind {
@@ -66,12 +75,13 @@ impl EntryKind {
             Self::Refund => "refund",
             Self::Expiry => "expiry",
             Self::Opening => "opening",
+            Self::Adjust => "adjust",
         }
     }
 
     /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening]
+        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening, Self::Adjust]
             .into_iter()
             .find(|kind| kind.as_str() == name)
     }
@@ -95,7 +105,25 @@ impl Note {
 }
 
 impl Note {
+    /// The label that says why an entry adjusts.
+    pub const REASON: &str = "reason";
+
     const MAX_REFERENCE: usize = 255;
+
+    /// The note of an adjustment.
+    pub(crate) fn adjusting(reason: &str, reference: Option<&str>) -> Result<Self, ChangeError> {
+        let invalid = |field, reason: String| ChangeError::Invalid { field, reason };
+        let mut note = Self::default();
+        if reason.trim().is_empty() || !is_text(reason, Self::MAX_REFERENCE) {
+            let accepted = "is 1 to 255 characters, not all of them blank and none of them a control character";
+            return Err(invalid("reason", accepted.to_owned()));
+        }
+        note.labels.0.insert(Self::REASON.to_owned(), reason.to_owned());
+        if let Some(reference) = reference {
+            note.refer(reference).map_err(|error| invalid("reference", error.to_string()))?;
+        }
+        Ok(note)
+    }
 
     /// Sets the reference.
     ///

@@ -15,7 +15,7 @@ use crate::store::{KeyQuery, KeysOf, StoreResult, unwinding};
 use crate::uses::Uses;
 use crate::{
     Account, AccountId, Amount, Budget, Cursor, Entry, EntryId, EntryQuery, Grace, Key, KeyId, KeyPatch, Lineage,
-    NewKey, PostingId, Refusal, Store, StoreError, Token, Usage, UsageQuery,
+    NewKey, Note, PostingId, Refusal, Store, StoreError, Token, Usage, UsageQuery,
 };
 
 /// The keys of a service: makes, finds, changes and revokes them, and stands behind [`AgentKeyLayer`].
@@ -72,6 +72,28 @@ pub struct Created {
     pub key: Key,
     /// The secret.
     pub token: Token,
+}
+
+/// Who has a balance of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Holder {
+    /// A key: its balance, those of its ancestors, and its account's.
+    Key(KeyId),
+    /// An account alone.
+    Account(AccountId),
+}
+
+impl From<KeyId> for Holder {
+    fn from(key: KeyId) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<AccountId> for Holder {
+    fn from(account: AccountId) -> Self {
+        Self::Account(account)
+    }
 }
 
 /// Part of a list, and where it goes on.
@@ -314,7 +336,7 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownEntry`] where there is none, or it is of another account; [`Refusal::RefundTooLarge`] where
+    /// [`Refusal::UnknownEntry`] where there is no such charge, or it is of another account; [`Refusal::RefundTooLarge`] where
     /// it has not so much left.
     pub async fn refund(&self, account: &AccountId, entry: EntryId, amount: Amount) -> Result<EntryId, Error> {
         self.refund_as(PostingId::new(), account, entry, amount).await
@@ -336,6 +358,76 @@ impl AgentKeys {
         let charged = self.ask(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
         let action = Action::Refund { entry, amount };
         let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
+        self.inner.lanes.post(posting).await?;
+        Ok(id.into())
+    }
+
+    /// Adjusts what a key or an account has spent. Below zero it is a top-up: so much more may be spent, in a limit with
+    /// a period only in the window that is current. Above zero it is a correction. It is accepted beyond every limit, and
+    /// for a key that is revoked or expired. It counts along the lineage, as a charge does, and cannot be refunded.
+    ///
+    /// The answer is the id of its entry, of the kind [`Adjust`](crate::EntryKind::Adjust), whose label
+    /// [`Note::REASON`](crate::Note::REASON) is the `reason`. An entry never records more than the balances could absorb.
+    ///
+    /// This is for the host's own code alone: no route, extractor or layer of this crate leads here, so a key cannot
+    /// adjust itself with its own credential.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::UnknownKey`] and [`ChangeError::UnknownAccount`] where there is no such holder,
+    /// [`ChangeError::Invalid`] where the reason is blank or over 255 characters, or the reference cannot be kept (see
+    /// [`Note::refer`](crate::Note::refer)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
+    ///
+    /// ```
+    /// use agentkey::{AgentKeys, Amount, Budget, MemoryStore, NewKey};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new());
+    /// let new = NewKey::new("acme".parse()?).budget(Budget::monthly(Amount::units(20)));
+    /// let key = keys.create(new).await?.key;
+    ///
+    /// keys.adjust(key.id, Amount::units(-5), "goodwill for the outage", Some("ticket 17")).await?;
+    /// let topped_up = keys.find_by_id(key.id).await?.expect("it was just made");
+    /// assert_eq!(topped_up.remaining(), Some(Amount::units(25)));
+    /// # keys.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn adjust(
+        &self,
+        holder: impl Into<Holder>,
+        amount: Amount,
+        reason: &str,
+        reference: Option<&str>,
+    ) -> Result<EntryId, Error> {
+        self.adjust_as(PostingId::new(), holder, amount, reason, reference).await
+    }
+
+    /// The same as a posting with this id: however often it is sent, it takes effect once, and the answer is the first
+    /// entry. Keep the id where an adjustment may have to be tried again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`adjust`](Self::adjust).
+    pub async fn adjust_as(
+        &self,
+        id: PostingId,
+        holder: impl Into<Holder>,
+        amount: Amount,
+        reason: &str,
+        reference: Option<&str>,
+    ) -> Result<EntryId, Error> {
+        let note = Note::adjusting(reason, reference)?;
+        let (account, key) = match holder.into() {
+            Holder::Key(key) => {
+                let lineage = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
+                (lineage.account_id().clone(), Some(key))
+            }
+            Holder::Account(account) => match self.account(&account).await? {
+                Some(_) => (account, None),
+                None => return Err(ChangeError::UnknownAccount(account).into()),
+            },
+        };
+        let posting = Posting { id, ..Posting::new(account, key, Action::Adjust { amount, note }) };
         self.inner.lanes.post(posting).await?;
         Ok(id.into())
     }

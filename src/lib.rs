@@ -106,7 +106,7 @@ pub use charge::{Charge, ChargeError, Hold, OnInterrupt, Receipt, Replayable};
 pub use clock::{Clock, ManualClock};
 pub use context::KeyContext;
 pub use entry::{Entry, EntryKind, LabelError, Labels, Note};
-pub use handle::{AgentKeys, Created, Error, Page};
+pub use handle::{AgentKeys, Created, Error, Holder, Page};
 pub use id::{AccountId, EntryId, InvalidId, KeyId, PostingId};
 pub use key::{Account, Balance, Grace, Key, KeyPatch, NewKey};
 pub use ledger::{ChangeError, OnExpiry};

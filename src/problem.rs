@@ -51,7 +51,8 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         Refusal::AmbiguousCredentials
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
-        | Refusal::NegativeAmount => StatusCode::BAD_REQUEST,
+        | Refusal::NegativeAmount
+        | Refusal::ZeroAdjustment => StatusCode::BAD_REQUEST,
         Refusal::InsufficientScope(_) => StatusCode::FORBIDDEN,
         Refusal::BudgetExceeded(_) => options.budget_status,
         Refusal::Conflict

@@ -60,6 +60,9 @@ pub enum Refusal {
     /// An amount below zero.
     #[error("an amount must not be negative")]
     NegativeAmount,
+    /// An adjustment of zero.
+    #[error("an adjustment must not be zero")]
+    ZeroAdjustment,
     /// A label that cannot be kept.
     #[error("{0}")]
     InvalidLabel(LabelError),
@@ -93,6 +96,7 @@ impl Refusal {
             Self::UnknownEntry => "unknown_entry",
             Self::RefundTooLarge { .. } => "refund_too_large",
             Self::NegativeAmount => "negative_amount",
+            Self::ZeroAdjustment => "zero_adjustment",
             Self::InvalidLabel(_) => "invalid_label",
             Self::Unavailable { .. } => "unavailable",
             Self::Misconfigured => "misconfigured",

@@ -76,6 +76,12 @@ enum Ask {
         of: Index,
         amount: Amount,
     },
+    /// Of a key, or of its account alone.
+    Adjust {
+        key: Index,
+        of_account: bool,
+        amount: Amount,
+    },
     /// A posting sent once more, whatever became of it.
     Again(Index),
 }
@@ -120,6 +126,8 @@ fn asks() -> impl Strategy<Value = Ask> {
             .prop_map(|(holds, void, key, cost, claim)| Ask::Settle { holds, void, key, cost, claim }),
         5 => (index(), amounts(), maybe()).prop_map(|(key, amount, claim)| Ask::Pay { key, amount, claim }),
         3 => (index(), amounts()).prop_map(|(of, amount)| Ask::Refund { of, amount }),
+        2 => (index(), any::<bool>(), (-30..30_i32).prop_map(Amount::cents))
+            .prop_map(|(key, of_account, amount)| Ask::Adjust { key, of_account, amount }),
         2 => index().prop_map(Ask::Again),
     ]
 }
@@ -168,7 +176,8 @@ fn histories() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Debug, PartialEq)]
 struct Line {
     id: Option<EntryId>,
-    key: KeyId,
+    account: AccountId,
+    key: Option<KeyId>,
     kind: EntryKind,
     amount: i64,
     at: Timestamp,
@@ -234,6 +243,13 @@ impl Count {
         members
     }
 
+    fn counts_for(&self, line: &Line, member: &Member) -> bool {
+        match member {
+            Member::Account(account) => line.account == *account,
+            Member::Key(_) => line.key.is_some_and(|key| self.is_under(key, member)),
+        }
+    }
+
     fn is_under(&self, key: KeyId, member: &Member) -> bool {
         match member {
             Member::Account(account) => self.key(key).account == *account,
@@ -254,8 +270,7 @@ impl Count {
     fn spent(&self, member: &Member, now: Timestamp) -> i64 {
         let (budget, anchor) = self.policy(member);
         let since = window_start(budget.period, anchor, now);
-        let counts =
-            |line: &&Line| since.is_none_or(|since| line.counts_at >= since) && self.is_under(line.key, member);
+        let counts = |line: &&Line| since.is_none_or(|since| line.counts_at >= since) && self.counts_for(line, member);
         self.lines.iter().filter(counts).map(|line| line.amount).sum()
     }
 
@@ -270,7 +285,11 @@ impl Count {
     }
 
     fn remaining(&self, key: KeyId, now: Timestamp) -> Option<Amount> {
-        let left = self.members(key).iter().filter_map(|member| self.left(member, now)).min();
+        self.least(&self.members(key), now)
+    }
+
+    fn least(&self, members: &[Member], now: Timestamp) -> Option<Amount> {
+        let left = members.iter().filter_map(|member| self.left(member, now)).min();
         left.map(|left| Amount::micros(left.max(0)))
     }
 
@@ -285,20 +304,37 @@ impl Count {
     }
 
     fn left_of(&self, entry: EntryId) -> Option<i64> {
-        let line = self.lines.iter().find(|line| line.id == Some(entry) && line.kind != EntryKind::Refund)?;
+        let line = self
+            .lines
+            .iter()
+            .find(|line| line.id == Some(entry) && !matches!(line.kind, EntryKind::Refund | EntryKind::Adjust))?;
         let back: i64 = self.lines.iter().filter(|it| it.refunds == Some(entry)).map(|it| it.amount).sum();
         Some(line.amount + back)
     }
 
     fn charge(&mut self, id: PostingId, key: KeyId, kind: EntryKind, amount: i64, now: Timestamp) {
-        self.lines.push(Line { id: Some(id.into()), key, kind, amount, at: now, counts_at: now, refunds: None });
+        let account = self.key(key).account.clone();
+        self.add(id, account, Some(key), kind, amount, now);
+    }
+
+    fn add(
+        &mut self,
+        id: PostingId,
+        account: AccountId,
+        key: Option<KeyId>,
+        kind: EntryKind,
+        amount: i64,
+        now: Timestamp,
+    ) {
+        let id = Some(id.into());
+        self.lines.push(Line { id, account, key, kind, amount, at: now, counts_at: now, refunds: None });
     }
 
     fn give_back(&mut self, id: Option<EntryId>, of: EntryId, amount: i64, now: Timestamp) {
         let line = self.lines.iter().find(|line| line.id == Some(of)).unwrap();
-        let (key, counts_at) = (line.key, line.counts_at);
+        let (account, key, counts_at) = (line.account.clone(), line.key, line.counts_at);
         let kind = EntryKind::Refund;
-        self.lines.push(Line { id, key, kind, amount: -amount, at: now, counts_at, refunds: Some(of) });
+        self.lines.push(Line { id, account, key, kind, amount: -amount, at: now, counts_at, refunds: Some(of) });
     }
 
     fn take_back(&mut self, id: PostingId, now: Timestamp) {
@@ -320,8 +356,12 @@ impl Count {
 
     /// Takes the effect of an answered posting, and checks what can be said of the answer.
     fn take(&mut self, posting: &Posting, answer: &Result<Posted, Refusal>, now: Timestamp) {
-        let (key, id) = (posting.key, posting.id);
+        let id = posting.id;
         let again = self.done.contains(&id);
+        if let Action::Adjust { amount, .. } = &posting.action {
+            return self.take_adjustment(posting, *amount, again, answer, now);
+        }
+        let key = posting.key.expect("only an adjustment is of no key");
         if let (Action::Hold { amount, .. } | Action::Pay { amount, claim: None, .. }, false) = (&posting.action, again)
         {
             let amount = amount.as_micros();
@@ -371,7 +411,7 @@ impl Count {
                     }
                     for payment in void {
                         let paid = self.lines.iter().find(|line| line.id == Some(EntryId::from(*payment)));
-                        if paid.is_some_and(|line| self.key(line.key).account == account) {
+                        if paid.is_some_and(|line| line.account == account) {
                             self.take_back(*payment, now);
                         }
                     }
@@ -409,6 +449,31 @@ impl Count {
             }
         }
         assert_eq!(posted.remaining, self.remaining(key, now), "what {posting:?} leaves");
+    }
+}
+
+impl Count {
+    fn take_adjustment(
+        &mut self,
+        posting: &Posting,
+        amount: Amount,
+        again: bool,
+        answer: &Result<Posted, Refusal>,
+        now: Timestamp,
+    ) {
+        let entry = EntryId::from(posting.id);
+        if amount.is_zero() {
+            return assert_eq!(*answer, Err(Refusal::ZeroAdjustment));
+        }
+        if !again {
+            let (account, key, kind) = (posting.account.clone(), posting.key, EntryKind::Adjust);
+            self.add(posting.id, account, key, kind, amount.as_micros(), now);
+            self.done.push(posting.id);
+        }
+        let members =
+            posting.key.map_or_else(|| vec![Member::Account(posting.account.clone())], |key| self.members(key));
+        let remaining = self.least(&members, now);
+        assert_eq!(*answer, Ok(Posted::new(Outcome::Adjusted { entry }, remaining)), "{posting:?}");
     }
 }
 
@@ -594,12 +659,12 @@ impl<A: Store, B: Store> Sides<A, B> {
             Ask::Renew { hold: one, also, ttl, max_age, claim: claimed } => {
                 let (one, also) = (hold(one)?, hold(also)?);
                 let (ttl, max_age) = (Duration::from_secs(*ttl), Duration::from_secs(*max_age));
-                let (key, claim) = claim(claimed).map_or((one.key, None), |(key, claim)| (key, Some(claim)));
+                let (key, claim) = claim(claimed).map_or((one.key?, None), |(key, claim)| (key, Some(claim)));
                 (key, Action::Renew { holds: vec![one.id, also.id], ttl, max_age, claim })
             }
             Ask::Settle { holds, void, key, cost, claim: claimed } => {
                 let holds: Vec<_> = holds.iter().filter_map(hold).collect();
-                let key = holds.first().map_or(self.pick_key(key)?.id, |hold| hold.key);
+                let key = holds.first().map_or(self.pick_key(key)?.id, |hold| hold.key.unwrap());
                 let pays: Vec<_> = self.postings.iter().filter(|it| matches!(it.action, Action::Pay { .. })).collect();
                 let void = void.filter(|_| !pays.is_empty()).map(|index| index.get(&pays).id);
                 let (key, claim) = claim(claimed)
@@ -616,13 +681,19 @@ impl<A: Store, B: Store> Sides<A, B> {
             Ask::Refund { of, amount } => {
                 let lines: Vec<_> = self.count.lines.iter().filter(|line| line.id.is_some()).collect();
                 let of = *(!lines.is_empty()).then(|| of.get(&lines))?;
-                (of.key, Action::Refund { entry: of.id?, amount: *amount })
+                // Of an account's own adjustment too, as any key of it.
+                let key = of.key.or_else(|| Some(self.count.keys.iter().find(|key| key.account == of.account)?.id));
+                (key?, Action::Refund { entry: of.id?, amount: *amount })
             }
+            Ask::Adjust { key, amount, .. } => (self.pick_key(key)?.id, Action::Adjust { amount: *amount, note }),
             Ask::Again(which) => {
                 return (!self.postings.is_empty()).then(|| which.get(&self.postings).clone());
             }
         };
         let mut posting = Posting::new(self.count.key(key).account.clone(), key, action);
+        if matches!(ask, Ask::Adjust { of_account: true, .. }) {
+            posting.key = None;
+        }
         // The same ids in each run, so that a failing history fails again.
         let number = u128::try_from(self.postings.len()).unwrap() + 1;
         posting.id = PostingId::from_bytes((0x0190_0000_0000_7000_8000_0000_0000_0000 + number).to_be_bytes());
@@ -671,6 +742,7 @@ impl<A: Store, B: Store> Sides<A, B> {
         let known = |id: EntryId| self.postings.iter().any(|posting| EntryId::from(posting.id) == id);
         let kept = lines.into_iter().map(|entry| Line {
             id: Some(entry.id).filter(|id| known(*id)),
+            account: entry.account,
             key: entry.key,
             kind: entry.kind,
             amount: entry.amount.as_micros(),

@@ -62,7 +62,7 @@ CREATE TABLE {entries} (
     id         uuid PRIMARY KEY,
     seq        bigint      NOT NULL,
     account_id text COLLATE "C" NOT NULL,
-    key_id     bigint      NOT NULL,
+    key_id     bigint      CHECK (key_id IS NOT NULL OR kind = 'adjust'), -- NULL where the account itself was adjusted
     kind       text        NOT NULL,
     amount     bigint      NOT NULL,
     at         timestamptz NOT NULL,

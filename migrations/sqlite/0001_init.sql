@@ -109,7 +109,7 @@ CREATE TABLE agentkey_entries (
     id           BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     seq          INTEGER NOT NULL,
     account_id   TEXT    NOT NULL,
-    key_id       INTEGER NOT NULL,
+    key_id       INTEGER CHECK (key_id IS NOT NULL OR kind = 'adjust'), -- NULL where the account itself was adjusted
     kind         TEXT    NOT NULL,
     amount       INTEGER NOT NULL,
     at           INTEGER NOT NULL,

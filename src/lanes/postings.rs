@@ -69,7 +69,7 @@ impl Job {
             tracing::error!(
                 posting = %posting.id,
                 account = %posting.account,
-                key = %posting.key,
+                key = posting.key.map(tracing::field::display),
                 cost_micros = cost.as_micros(),
                 holds = ?ids(holds),
                 void = ?ids(void),

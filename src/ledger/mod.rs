@@ -11,6 +11,7 @@
 //! | [`Settle`](Action::Settle) | always | the holds still present go, `spent += cost` along the lineage, an entry |
 //! | [`Pay`](Action::Pay) | as `Hold` | `spent += amount` along the lineage, an entry |
 //! | [`Refund`](Action::Refund) | not more than the entry has left | `spent −= amount` where the entry's window is current, an entry |
+//! | [`Adjust`](Action::Adjust) | always, unless it is zero | `spent += amount`, which may be negative, along the lineage, an entry |
 
 mod book;
 mod policy;

@@ -155,6 +155,9 @@ pub enum ChangeError {
     /// No key has this id.
     #[error("there is no key {0}")]
     UnknownKey(KeyId),
+    /// No account has this id.
+    #[error("there is no account {0}")]
+    UnknownAccount(AccountId),
     /// The key, or an ancestor, is revoked or expired.
     #[error(transparent)]
     NotInForce(Refusal),

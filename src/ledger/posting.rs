@@ -13,18 +13,18 @@ use crate::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId};
 pub struct Posting {
     /// Names the attempt: sent again, it answers as it did when it was accepted, and changes nothing.
     pub id: PostingId,
-    /// The account of the key.
+    /// The account that is charged, or whose key is.
     pub account: AccountId,
-    /// The key that is charged.
-    pub key: KeyId,
+    /// The key that is charged. Only an adjustment of the account itself has none.
+    pub key: Option<KeyId>,
     /// What is to be done.
     pub action: Action,
 }
 
 impl Posting {
     /// A posting with a new id.
-    pub fn new(account: AccountId, key: KeyId, action: Action) -> Self {
-        Self { id: PostingId::new(), account, key, action }
+    pub fn new(account: AccountId, key: impl Into<Option<KeyId>>, action: Action) -> Self {
+        Self { id: PostingId::new(), account, key: key.into(), action }
     }
 }
 
@@ -92,6 +92,13 @@ pub enum Action {
         entry: EntryId,
         /// How much of it.
         amount: Amount,
+    },
+    /// Adjusts what was spent, by the host's word alone. Always accepted, unless it is zero.
+    Adjust {
+        /// Below zero it is a top-up, above zero a correction.
+        amount: Amount,
+        /// What the entry says.
+        note: Note,
     },
 }
 
@@ -203,6 +210,11 @@ pub enum Outcome {
     /// The money was given back.
     Refunded {
         /// The entry of the refund.
+        entry: EntryId,
+    },
+    /// What was spent was adjusted.
+    Adjusted {
+        /// The entry of the adjustment.
         entry: EntryId,
     },
 }

@@ -12,7 +12,9 @@ use super::{
 use crate::ledger::{
     AccountWrite, Book, ChangeError, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
 };
-use crate::{Account, AccountId, Amount, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::{
+    Account, AccountId, Amount, Budget, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage, Refusal, TokenHash,
+};
 
 /// A store in memory, gone with its process: for tests, and the model that every other store is compared with.
 ///
@@ -268,7 +270,7 @@ impl State {
         });
         all.filter(|(place, entry)| {
             entry.account == query.account
-                && query.key.is_none_or(|key| entry.key == key)
+                && query.key.is_none_or(|key| entry.key == Some(key))
                 && query.since.is_none_or(|since| entry.at >= since)
                 && query.until.is_none_or(|until| entry.at < until)
                 && query.after.is_none_or(|after| *place > after)
@@ -279,27 +281,35 @@ impl State {
     }
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
-        let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
+        let mut groups: BTreeMap<String, (i128, u64, i128)> = BTreeMap::new();
         for EntryRow { entry, .. } in self.book.entries() {
             let counts = entry.account == query.account
-                && query.key.is_none_or(|key| entry.key == key)
+                && query.key.is_none_or(|key| entry.key == Some(key))
                 && query.since.is_none_or(|since| entry.counts_at >= since)
                 && query.until.is_none_or(|until| entry.counts_at < until);
             if !counts {
                 continue;
             }
             let group = match &query.by {
-                UsageBy::Key => entry.key.to_string(),
+                UsageBy::Key => entry.key.map_or_else(String::new, |key| key.to_string()),
                 UsageBy::Label(name) => entry.note.labels.get(name).unwrap_or("").to_owned(),
                 UsageBy::Hour => bucket(entry.counts_at, Unit::Hour),
                 UsageBy::Day => bucket(entry.counts_at, Unit::Day),
                 UsageBy::Month => bucket(entry.counts_at, Unit::Month),
             };
-            let (amount, charges) = groups.entry(group).or_default();
-            *amount += i128::from(entry.amount.as_micros());
-            *charges += u64::from(entry.refunds.is_none());
+            let (amount, charges, adjusted) = groups.entry(group).or_default();
+            let micros = i128::from(entry.amount.as_micros());
+            match entry.kind {
+                EntryKind::Adjust => *adjusted += micros,
+                kind => {
+                    *amount += micros;
+                    *charges += u64::from(kind != EntryKind::Refund);
+                }
+            }
         }
-        groups.into_iter().map(|(group, (sum, charges))| Usage::new(group, held_in_range(sum), charges)).collect()
+        let usage =
+            |(group, (sum, charges, adjusted))| Usage::new(group, held_in_range(sum), charges, held_in_range(adjusted));
+        groups.into_iter().map(usage).collect()
     }
 }
 

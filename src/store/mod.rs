@@ -319,7 +319,7 @@ impl UsageQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UsageBy {
-    /// The key; the group is its id.
+    /// The key; the group is its id, and "" for adjustments of the account itself.
     Key,
     /// The value of a label; entries without it are in the group "".
     Label(String),
@@ -337,17 +337,20 @@ pub enum UsageBy {
 pub struct Usage {
     /// Which group.
     pub group: String,
-    /// What was charged, less what was refunded.
+    /// What was charged, less what was refunded. Adjustments are not in it.
     #[serde(rename = "amount_cents")]
     pub amount: Amount,
-    /// How many charges there were; refunds are not counted.
+    /// How many charges there were; refunds and adjustments are not counted.
     pub charges: u64,
+    /// The sum of the adjustments: what was corrected, less what was topped up.
+    #[serde(rename = "adjusted_cents")]
+    pub adjusted: Amount,
 }
 
 impl Usage {
     /// A sum.
-    pub const fn new(group: String, amount: Amount, charges: u64) -> Self {
-        Self { group, amount, charges }
+    pub const fn new(group: String, amount: Amount, charges: u64, adjusted: Amount) -> Self {
+        Self { group, amount, charges, adjusted }
     }
 }
 

@@ -30,6 +30,10 @@ pub(super) trait ReadCells<'r> {
         self.number().map(KeyId::new)
     }
 
+    fn maybe_key_id(&mut self) -> Result<Option<KeyId>, Self::Error> {
+        Ok(self.maybe_number()?.map(KeyId::new))
+    }
+
     fn account_id(&mut self) -> Result<AccountId, Self::Error> {
         AccountId::new(self.text()?).map_err(Self::invalid)
     }
@@ -80,7 +84,7 @@ pub(super) trait ReadCells<'r> {
     }
 
     fn entry(&mut self) -> Result<Entry, Self::Error> {
-        let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.key_id()?);
+        let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.maybe_key_id()?);
         let kind = EntryKind::from_name(self.text()?).ok_or_else(|| Self::invalid("an entry is of an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;

@@ -53,8 +53,8 @@ pub async fn a_claim_belongs_to_one_key<S: Store>(make: impl AsyncFn(Clock) -> S
         assert_eq!(w.accept(&ask).await.outcome, Outcome::Opened);
         w.accept(&settle_with(key, &[], &[], c(1), by("same", &ask))).await;
     }
-    assert_eq!(charged(&w, &open(&child, "same", HERE)).await.key, child.id);
-    assert_eq!(charged(&w, &open(&other, "same", HERE)).await.key, other.id);
+    assert_eq!(charged(&w, &open(&child, "same", HERE)).await.key, Some(child.id));
+    assert_eq!(charged(&w, &open(&other, "same", HERE)).await.key, Some(other.id));
 }
 
 /// A claim that was charged answers with the entry, whole, for good; the cost is not charged again. A payment

@@ -138,7 +138,7 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
     assert_eq!(entries.len(), 1);
     let entry = &entries[0];
     assert_eq!((entry.id, entry.kind, entry.amount), (held_posting.id.into(), EntryKind::Expiry, c(10)));
-    assert_eq!((&entry.note, entry.key, entry.at), (&held, key.id, w.clock.now()));
+    assert_eq!((&entry.note, entry.key, entry.at), (&held, Some(key.id), w.clock.now()));
     w.clock.advance(secs(DAY));
     assert_eq!(w.store.sweep().await.unwrap(), 0);
     assert_eq!(w.ledger(&root.account).await.len(), 1, "it is charged once");

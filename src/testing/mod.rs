@@ -37,6 +37,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::missing_panics_doc)] // every check panics where it fails
 
+pub mod adjusting;
 pub mod changing;
 pub mod claiming;
 pub mod finding;
@@ -165,6 +166,18 @@ suite! { $
         a_renewed_claim_stays_in_flight
         a_refused_claim_is_free
         a_claim_may_be_any_text
+    }
+    adjusting {
+        a_top_up_lets_more_be_spent
+        a_correction_is_always_accepted
+        an_adjustment_counts_along_the_lineage
+        an_account_is_adjusted_alone
+        an_adjustment_ends_with_its_window
+        an_adjustment_takes_effect_once
+        an_adjustment_is_not_refunded
+        usage_has_adjustments_in_a_column_of_their_own
+        another_period_counts_adjustments
+        an_adjustment_saturates
     }
     windows {
         every_member_counts_in_its_own_window

@@ -37,7 +37,7 @@ pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(
     let entries = w.entries(EntryQuery::of(account("acme"))).await;
     assert_eq!(entries.len(), 3, "one entry for each payment, not for each member");
     let first = &entries[0];
-    assert_eq!((first.id, first.key, first.kind), (payment.id.into(), leaf.id, EntryKind::Pay));
+    assert_eq!((first.id, first.key, first.kind), (payment.id.into(), Some(leaf.id), EntryKind::Pay));
     assert_eq!((first.amount, first.at, first.counts_at), (c(5), w.clock.now(), w.clock.now()));
     assert_eq!((&first.account, first.refunds), (&leaf.account, None));
 }

@@ -238,7 +238,7 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
         assert_eq!(sound.get("/pay").await.data, "paid");
     }
     for entry in world.keys.entries(&EntryQuery::of(acme())).await.unwrap().items {
-        if entry.key == id {
+        if entry.key == Some(id) {
             world.keys.refund(&acme(), entry.id, entry.amount).await.unwrap();
         }
     }

@@ -214,7 +214,7 @@ async fn poisoned(fault: Fault) {
         soon(paying.recv()).await.unwrap();
     }
     world.spy.arrived(1, is_pay).await;
-    world.spy.set(Faults::posts(fault).only(move |posting| posting.key == poison));
+    world.spy.set(Faults::posts(fault).only(move |posting| posting.key == Some(poison)));
     while let Some(answered) = requests.join_next().await {
         let (seen, is_poisoned) = answered.unwrap();
         if is_poisoned {
@@ -255,7 +255,7 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
         }),
     );
     let addr = serve(app.layer(world.layer())).await;
-    world.spy.set(Faults::posts(Fault::Broken).only(move |posting| posting.key == poison && is_settle(posting)));
+    world.spy.set(Faults::posts(Fault::Broken).only(move |posting| posting.key == Some(poison) && is_settle(posting)));
     assert_eq!(Client::new(Version::Http1, addr, &token).post("/", "of-order-7").await.refused(), unavailable());
     assert_eq!(Client::new(Version::Http1, addr, &sound).post("/", "other").await.data, "done");
     let wanted = [

@@ -55,11 +55,14 @@ impl Book {
             Action::Renew { holds, ttl, max_age, claim } => {
                 self.renew(posting, holds, *ttl, *max_age, claim.as_ref(), now)?
             }
+            // Only an adjustment is of no key.
+            Action::Settle { .. } if posting.key.is_none() => return Err(Refusal::InvalidKey),
             Action::Settle { holds, void, cost, note, claim } => {
                 self.settle(posting, holds, void, *cost, note, claim.as_ref(), now)
             }
             Action::Pay { amount, note, claim } => self.pay(posting, *amount, note, claim.as_ref(), now)?,
             Action::Refund { entry, amount } => self.refund(posting, *entry, *amount, now)?,
+            Action::Adjust { amount, note } => self.adjust(posting, *amount, note, now)?,
         };
         Ok(Posted { outcome, remaining: self.lineage_remaining(&posting.account, posting.key, now) })
     }
@@ -71,11 +74,11 @@ impl Book {
         ttl: Duration,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        let row = claim.and_then(|claim| self.claims.get(&(posting.key, claim.key.clone())));
+        let row = posting.key.zip(claim).and_then(|(key, claim)| self.claims.get(&(key, claim.key.clone())));
         if row.is_some_and(|row| row.owner == posting.id) {
             return Ok(Outcome::Opened);
         }
-        self.in_force(posting, now)?;
+        let key = self.in_force(posting, now)?;
         if let (Some(claim), Some(row)) = (claim, row) {
             let running = row.in_flight_until.is_some_and(|until| until > now);
             if running || row.entry.is_some() {
@@ -90,7 +93,7 @@ impl Book {
         self.affordable(posting, Amount::micros(1), now)?;
         if let Some(claim) = claim {
             self.put_claim(ClaimRow {
-                key: posting.key,
+                key,
                 claim: claim.clone(),
                 owner: posting.id,
                 in_flight_until: Some(later(now, ttl)),
@@ -117,10 +120,10 @@ impl Book {
             return if lives { Ok(Outcome::Held { until: known.expires_at }) } else { Err(Refusal::HoldOver) };
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
-        self.in_force(posting, now)?;
+        let key = self.in_force(posting, now)?;
         self.claim_of(posting, claim)?;
         self.affordable(posting, amount, now)?;
-        let path = self.path(posting.key);
+        let path = self.path(key);
         self.each_member(&posting.account, &path, now, |_, balance| {
             balance.held = balance.held.saturating_add(amount);
         });
@@ -129,7 +132,7 @@ impl Book {
             HoldRow {
                 id: posting.id,
                 account: posting.account.clone(),
-                key: posting.key,
+                key,
                 path,
                 amount,
                 created_at: now,
@@ -279,7 +282,8 @@ impl Book {
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
         let row = self.entries.get(&of).ok_or(Refusal::UnknownEntry)?;
-        if row.entry.account != posting.account || row.entry.kind == EntryKind::Refund {
+        let is_charge = !matches!(row.entry.kind, EntryKind::Refund | EntryKind::Adjust);
+        if row.entry.account != posting.account || !is_charge {
             return Err(Refusal::UnknownEntry);
         }
         let left = row.entry.amount.saturating_sub(row.refunded);
@@ -289,20 +293,39 @@ impl Book {
         self.give_back(id, of, amount, now);
         Ok(Outcome::Refunded { entry: id })
     }
+
+    fn adjust(&mut self, posting: &Posting, amount: Amount, note: &Note, now: Timestamp) -> Result<Outcome, Refusal> {
+        let id = EntryId::from(posting.id);
+        if self.entries.contains_key(&id) {
+            return Ok(Outcome::Adjusted { entry: id });
+        }
+        if amount.is_zero() {
+            return Err(Refusal::ZeroAdjustment);
+        }
+        let is_of_account = |key: KeyId| self.keys.get(&key).is_some_and(|key| key.account == posting.account);
+        if !posting.key.is_none_or(is_of_account) {
+            return Err(Refusal::InvalidKey);
+        }
+        let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Adjust, amount, now);
+        entry.note = note.clone();
+        let path = self.path(posting.key);
+        self.charge(&path, entry);
+        Ok(Outcome::Adjusted { entry: id })
+    }
 }
 
 /// The parts that decisions are made of.
 impl Book {
-    /// Every key of the lineage is there and in force.
-    fn in_force(&self, posting: &Posting, now: Timestamp) -> Result<(), Refusal> {
-        let mut next = Some(posting.key);
+    /// Every key of the lineage is there and in force; tells which is charged.
+    fn in_force(&self, posting: &Posting, now: Timestamp) -> Result<KeyId, Refusal> {
+        let mut next = posting.key;
         for id in self.path(posting.key) {
             let key = self.keys.get(&id).filter(|key| key.account == posting.account).ok_or(Refusal::InvalidKey)?;
             standing(key, now)?;
             next = key.parent;
         }
         // A lineage that does not reach its root is broken: nothing is known of what its ancestors allow.
-        next.map_or(Ok(()), |_| Err(Refusal::InvalidKey))
+        posting.key.filter(|_| next.is_none()).ok_or(Refusal::InvalidKey)
     }
 
     fn affordable(&self, posting: &Posting, amount: Amount, now: Timestamp) -> Result<(), Refusal> {
@@ -318,7 +341,7 @@ impl Book {
             resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
         });
         let Some(blocked_by) = blocked else { return Ok(()) };
-        let key = self.keys.get(&posting.key);
+        let key = posting.key.and_then(|key| self.keys.get(&key));
         let balance = key.map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
         Err(Refusal::BudgetExceeded(Box::new(Shortfall {
             limit: key.and_then(|key| key.budget.limit),
@@ -332,7 +355,7 @@ impl Book {
         })))
     }
 
-    fn lineage_remaining(&self, account: &AccountId, key: KeyId, now: Timestamp) -> Option<Amount> {
+    fn lineage_remaining(&self, account: &AccountId, key: Option<KeyId>, now: Timestamp) -> Option<Amount> {
         let mut least: Option<Amount> = None;
         self.for_each_member(account, key, now, |_, budget, _, balance| {
             least = least.into_iter().chain(remaining(budget, balance)).min();
@@ -345,7 +368,7 @@ impl Book {
     fn for_each_member(
         &self,
         account: &AccountId,
-        key: KeyId,
+        key: Option<KeyId>,
         now: Timestamp,
         mut look: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
     ) {
@@ -383,8 +406,8 @@ impl Book {
         }
     }
 
-    /// Writes a charge: `spent` grows along the lineage. What could not be counted everywhere is not charged, so that
-    /// the entry says by how much it grew, and a refund takes back no more.
+    /// Writes a charge or an adjustment: `spent` moves along the lineage. What could not be counted everywhere is not
+    /// charged, so that the entry says by how much it moved, and a refund takes back no more.
     fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
         let members = || {
             let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
@@ -395,8 +418,14 @@ impl Book {
         // A window that has ended makes room: that is looked at where there seems to be none.
         if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
             let rolled = members().map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
-            let room = rolled.map(|balance| Amount::MAX.saturating_sub(balance.spent)).min();
-            entry.amount = room.map_or(entry.amount, |room| room.min(entry.amount));
+            let spent = rolled.map(|balance| balance.spent);
+            entry.amount = if entry.amount.is_negative() {
+                let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
+                room.map_or(entry.amount, |room| room.min(Amount::ZERO).max(entry.amount))
+            } else {
+                let room = spent.map(|spent| Amount::MAX.saturating_sub(spent)).min();
+                room.map_or(entry.amount, |room| room.min(entry.amount))
+            };
         }
         let amount = entry.amount;
         self.each_member(&entry.account, path, entry.at, |_, balance| {
@@ -427,7 +456,7 @@ impl Book {
     fn take_back(&mut self, of: EntryId, now: Timestamp) {
         let Some(row) = self.entries.get(&of) else { return };
         let left = row.entry.amount.saturating_sub(row.refunded);
-        if left.is_positive() && !self.entries.contains_key(&of.reversal()) {
+        if row.entry.kind != EntryKind::Adjust && left.is_positive() && !self.entries.contains_key(&of.reversal()) {
             self.give_back(of.reversal(), of, left, now);
         }
     }
@@ -466,8 +495,8 @@ impl Book {
         claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
     }
 
-    fn owned_claim(&self, key: KeyId, claim: &ClaimRef) -> Option<ClaimRow> {
-        self.claims.get(&(key, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
+    fn owned_claim(&self, key: Option<KeyId>, claim: &ClaimRef) -> Option<ClaimRow> {
+        self.claims.get(&(key?, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
     }
 
     fn put_claim(&mut self, row: ClaimRow) {

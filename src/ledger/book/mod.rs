@@ -152,7 +152,7 @@ impl Needs {
         let mut needs = Self::default();
         for posting in postings {
             needs.accounts.push(posting.account.clone());
-            needs.keys.push(posting.key);
+            needs.keys.extend(posting.key);
             needs.add(posting);
         }
         needs.accounts.sort_unstable();
@@ -165,7 +165,7 @@ impl Needs {
     fn add(&mut self, posting: &Posting) {
         match &posting.action {
             Action::Open { claim, .. } => {
-                self.claims.extend(claim.iter().map(|claim| (posting.key, claim.key.clone())));
+                self.claims.extend(posting.key.zip(claim.as_ref()).map(|(key, claim)| (key, claim.key.clone())));
             }
             Action::Hold { claim, .. } => {
                 self.holds.push(posting.id);
@@ -185,6 +185,7 @@ impl Needs {
                 self.entries.extend(claim.iter().flat_map(|claim| &claim.paid).map(|paid| EntryId::from(*paid)));
                 self.add_claim(posting.key, claim.as_ref());
             }
+            Action::Adjust { .. } => self.entries.push(posting.id.into()),
             Action::Pay { claim, .. } => {
                 self.entries.push(posting.id.into());
                 self.add_claim(posting.key, claim.as_ref());
@@ -193,8 +194,8 @@ impl Needs {
         }
     }
 
-    fn add_claim(&mut self, key: KeyId, claim: Option<&ClaimRef>) {
-        self.claims.extend(claim.map(|claim| (key, claim.key.clone())));
+    fn add_claim(&mut self, key: Option<KeyId>, claim: Option<&ClaimRef>) {
+        self.claims.extend(key.zip(claim).map(|(key, claim)| (key, claim.key.clone())));
     }
 }
 
@@ -254,7 +255,7 @@ impl Book {
     /// The keys that loaded holds and entries name, whose lineages must be loaded too.
     pub fn row_keys(&self) -> impl Iterator<Item = KeyId> {
         let holds = self.holds.values().flat_map(|hold| hold.path.iter().copied());
-        holds.chain(self.entries.values().map(|row| row.entry.key))
+        holds.chain(self.entries.values().filter_map(|row| row.entry.key))
     }
 
     /// What has to be written, and from here on counts as written.
@@ -320,9 +321,9 @@ impl Book {
     }
 
     /// The keys from `key` to the root, as far as they are there.
-    pub(crate) fn path(&self, key: KeyId) -> Vec<KeyId> {
+    pub(crate) fn path(&self, key: impl Into<Option<KeyId>>) -> Vec<KeyId> {
         let mut path = Vec::with_capacity(4);
-        let mut next = Some(key);
+        let mut next = key.into();
         while let Some(key) = next.and_then(|id| self.keys.get(&id)) {
             if path.contains(&key.id) {
                 break;

@@ -165,11 +165,11 @@ impl<V: Validator> AccountCache<V> {
     /// Returns the keys of these postings that are not cached.
     pub(in crate::store) fn unknown_keys<'p>(&self, postings: impl IntoIterator<Item = &'p Posting>) -> HashSet<KeyId> {
         let state = self.read();
-        let is_cached = |posting: &&Posting| {
+        let unknown = postings.into_iter().filter_map(|posting| {
             let account = state.entries.account(&posting.account, state.generation);
-            account.is_some_and(|cached| cached.lineage(posting.key).next().is_some())
-        };
-        postings.into_iter().filter(|posting| !is_cached(posting)).map(|posting| posting.key).collect()
+            posting.key.filter(|key| account.is_none_or(|cached| cached.lineage(*key).next().is_none()))
+        });
+        unknown.collect()
     }
 
     /// Adds to a book all that these postings of one account need in this epoch; `None` where they need more than is
@@ -194,7 +194,7 @@ impl<V: Validator> AccountCache<V> {
                 holds.push(cached.holds.get(hold)?);
             }
             let path = holds.iter().skip(first).flat_map(|hold| hold.path.iter().copied());
-            for key in path.chain([posting.key]) {
+            for key in path.chain([posting.key?]) {
                 cached.climb(key, &mut keys)?;
             }
         }

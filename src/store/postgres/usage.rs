@@ -36,6 +36,13 @@ struct Sums2 {
 /// In two halves, which leave room for any number of entries.
 const SUM: &str = "coalesce(sum(e.amount >> 32), 0)::int8, coalesce(sum(e.amount & 4294967295), 0)::int8";
 
+/// What was charged, how often, and what was adjusted.
+const SUMS: &str = "coalesce(sum(e.amount >> 32) FILTER (WHERE e.kind <> 'adjust'), 0)::int8, \
+    coalesce(sum(e.amount & 4294967295) FILTER (WHERE e.kind <> 'adjust'), 0)::int8, \
+    count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust')), \
+    coalesce(sum(e.amount >> 32) FILTER (WHERE e.kind = 'adjust'), 0)::int8, \
+    coalesce(sum(e.amount & 4294967295) FILTER (WHERE e.kind = 'adjust'), 0)::int8";
+
 impl Sums {
     pub(super) fn new(layout: &Layout) -> Self {
         // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may
@@ -50,7 +57,7 @@ impl Sums {
         let sums = |group: &str| {
             let of = |of: &str| {
                 layout.sql(&format!(
-                    "SELECT {group}, {SUM}, count(*) FILTER (WHERE e.refunds IS NULL) FROM (\
+                    "SELECT {group}, {SUMS} FROM (\
                      SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NULL AND e.seq >= $3 AND e.seq < $4 \
                      AND e.counts_at >= $5 AND e.counts_at < $6 UNION ALL \
                      SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NOT NULL \
@@ -65,7 +72,7 @@ impl Sums {
             entries: page(ACCOUNT),
             entries_of_key: page(KEY),
             entry: layout.sql("SELECT {of_entry} FROM {entries} e WHERE e.id = $1"),
-            by_key: sums("e.key_id::text"),
+            by_key: sums("coalesce(e.key_id::text, '')"),
             by_label: sums("coalesce(e.labels ->> $7, '')"),
             by_time: sums("date_trunc($7, e.counts_at AT TIME ZONE 'UTC')"),
             spent_by_key: layout.sql(&format!(
@@ -160,18 +167,18 @@ pub(super) async fn usage(connection: &mut Connection<'_>, sums: &Sums, query: &
         (_, Some((name, _))) => asked = asked.bind(name),
         _ => {}
     }
+    // In the order of Rust's strings, not of a collation.
     let mut groups = BTreeMap::new();
     for row in &connection.fetch(asked).await? {
         let mut cells = Cells::of(row);
         let group = match unit {
             Some((_, unit)) => bucket(cells.instant()?, unit),
-            None => cells.read()?,
+            None => cells.read::<String>()?,
         };
-        let amount = sum(&mut cells)?;
-        groups.insert(group, (amount, cells.read::<i64>()?.unsigned_abs()));
+        let (amount, charges) = (sum(&mut cells)?, cells.read::<i64>()?.unsigned_abs());
+        groups.insert(group.clone(), Usage::new(group, amount, charges, sum(&mut cells)?));
     }
-    let usage = groups.into_iter().map(|(group, (amount, charges)): (String, _)| Usage::new(group, amount, charges));
-    Ok(usage.collect())
+    Ok(groups.into_values().collect())
 }
 
 async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> Result<Amount> {

@@ -259,7 +259,7 @@ impl<'a> Rows<'a> {
             .account("account_id")
             .column("id", |(entry, _)| uuid(entry.id))
             .column("seq", |(_, seq)| *seq)
-            .column("key_id", |(entry, _)| entry.key.get())
+            .column("key_id", |(entry, _)| entry.key.map(KeyId::get))
             .column("kind", |(entry, _)| entry.kind.as_str())
             .column("amount", |(entry, _)| entry.amount.as_micros())
             .column("at", |(entry, _)| Instant(entry.at))

@@ -69,7 +69,7 @@ impl<'r> Cells<'r> {
         Ok(StoredKey {
             id: self.key_id()?,
             account: self.read()?,
-            parent: self.read::<Option<i64>>()?.map(KeyId::new),
+            parent: self.maybe_key_id()?,
             name: self.read()?,
             prefix: self.read()?,
             start: self.read()?,

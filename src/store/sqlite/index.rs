@@ -42,12 +42,12 @@ pub(super) struct Place {
     pub(super) seq: i64,
     pub(super) account: Arc<str>,
     pub(super) account_part: i64,
-    pub(super) key: KeyId,
+    pub(super) key: Option<KeyId>,
 }
 
 impl Place {
     fn is_of(&self, part: i64) -> bool {
-        part == self.key.get() & (PARTS - 1) || part == PARTS + (self.account_part & (PARTS - 1))
+        self.key.is_some_and(|key| part == key.get() & (PARTS - 1)) || part == PARTS + (self.account_part & (PARTS - 1))
     }
 }
 
@@ -196,7 +196,7 @@ fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<P
     all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
         let (number, seq) = (cells.read()?, cells.read()?);
         let account = cells.read::<&str>().unwrap_or_default().into();
-        Ok(Place { number, seq, account, account_part: cells.read()?, key: cells.key_id()? })
+        Ok(Place { number, seq, account, account_part: cells.read()?, key: cells.maybe_key_id()? })
     })
 }
 
@@ -208,7 +208,7 @@ fn put(connection: &Connection, part: i64, mut places: Vec<Place>) -> Result<()>
     if part < PARTS {
         places.sort_unstable_by_key(|place| (place.key, place.seq));
         return each(connection, OF_KEY, places, |statement, place| {
-            Ok(statement.execute(params![place.key.get(), place.seq, place.number]).map(drop)?)
+            Ok(statement.execute(params![place.key.map(KeyId::get), place.seq, place.number]).map(drop)?)
         });
     }
     places.sort_unstable_by(|a, b| (&a.account, a.seq).cmp(&(&b.account, b.seq)));

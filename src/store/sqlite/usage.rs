@@ -42,8 +42,11 @@ pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry
 /// The columns of a sum, as [`sum`] puts it together. In two halves, because a `sum` of SQLite fails where it
 /// would overflow.
 macro_rules! sum_columns {
-    () => {
-        "coalesce(sum(e.amount / 4294967296), 0), coalesce(sum(e.amount % 4294967296), 0)"
+    ($($which:literal)?) => {
+        concat!(
+            "coalesce(sum(e.amount / 4294967296)", $($which,)? ", 0), ",
+            "coalesce(sum(e.amount % 4294967296)", $($which,)? ", 0)",
+        )
     };
 }
 
@@ -54,8 +57,10 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
                 "SELECT ",
                 $group,
                 ", ",
-                sum_columns!(),
-                ", count(*) FILTER (WHERE e.refunds IS NULL) FROM (",
+                sum_columns!(" FILTER (WHERE e.kind <> 'adjust')"),
+                ", count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust')), ",
+                sum_columns!(" FILTER (WHERE e.kind = 'adjust')"),
+                " FROM (",
                 // A refund counts earlier than it was written; nothing counts later.
                 $entries,
                 " UNION ALL SELECT e.seq, ",
@@ -86,7 +91,7 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     const HOUR: i64 = 3_600_000_000;
     // Months are of no fixed length: they are put together from days.
     let (sql, step, unit) = match &query.by {
-        UsageBy::Key => (either!("CAST(e.key_id AS TEXT)"), None, None),
+        UsageBy::Key => (either!("coalesce(CAST(e.key_id AS TEXT), '')"), None, None),
         UsageBy::Label(_) => {
             (either!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')"), None, None)
         }
@@ -97,15 +102,16 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let key = query.key.map(KeyId::get);
     let (first, last) = places(query.since, query.until);
     let (since, until) = instants(query.since, query.until);
-    let mut groups: BTreeMap<String, (i128, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, (i128, u64, i128)> = BTreeMap::new();
     let read = |mut cells: Cells<'_>| {
         let group = match unit {
             None => cells.read()?,
             Some(unit) => bucket(from_micros(cells.read()?), unit),
         };
-        let (amount, charges) = groups.entry(group).or_default();
+        let (amount, charges, adjusted) = groups.entry(group).or_default();
         *amount += sum(&mut cells)?;
         *charges += cells.read::<i64>()?.unsigned_abs();
+        *adjusted += sum(&mut cells)?;
         Ok(())
     };
     let account = query.account.as_str();
@@ -116,8 +122,9 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         (_, Some(step)) => all(connection, sql, params![account, key, first, last, since, until, step], read)?,
         _ => all(connection, sql, params![account, key, first, last, since, until], read)?,
     };
-    let usage = groups.into_iter().map(|(group, (amount, charges))| Usage::new(group, saturated(amount), charges));
-    Ok(usage.collect())
+    let usage =
+        |(group, (amount, charges, adjusted))| Usage::new(group, saturated(amount), charges, saturated(adjusted));
+    Ok(groups.into_iter().map(usage).collect())
 }
 
 pub(super) const SPENT_BY_KEY: &str = concat!(

@@ -14,7 +14,7 @@ use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
 use crate::store::plain::next_place;
 use crate::store::records::{hold_state, on_expiry};
-use crate::{Account, AccountId, Amount, Balance, Entry, Note};
+use crate::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
 
 /// What was decided about an account.
 pub(super) struct Decided {
@@ -149,7 +149,7 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> R
         entry.id.as_bytes(),
         place.seq,
         entry.account.as_str(),
-        entry.key.get(),
+        entry.key.map(KeyId::get),
         entry.kind.as_str(),
         entry.amount.as_micros(),
         micros(entry.at),
