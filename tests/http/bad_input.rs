@@ -1,6 +1,8 @@
 //! Noise instead of credentials: refused without asking the store, and without a panic.
 
-use agentkey::{Amount, Charge, EntryQuery, KeyContext, NewKey, Token};
+use agentkey::{
+    Amount, Budget, ChangeError, Charge, EntryQuery, Error, KeyContext, KeyId, NewKey, Note, PostingId, Refusal, Token,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -245,6 +247,65 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
     assert_eq!(world.ledger().await.spent, Amount::cents(120));
     let wanted = format!("cost_micros={}", Amount::MAX.as_micros());
     assert_eq!(logged(&["ERROR", "no price", &format!("key={id}"), &wanted]).len(), 2);
+}
+
+/// Whatever amount a handler lets a client choose, a charge never tops a key up; the host's own call does.
+#[tokio::test]
+async fn only_the_host_adjusts() {
+    let world = World::new().await;
+    let new = NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(10)));
+    let (key, token) = world.create(new).await;
+    let routes = Router::new()
+        .route("/pay", get(async |charge: Charge| charge.pay(Amount::cents(-5)).await.map(|_| "paid")))
+        .route("/hold", get(async |charge: Charge| charge.hold(Amount::cents(-5)).await.map(|_| "held")))
+        .route("/add", get(async |charge: Charge| charge.add(Amount::cents(-5))))
+        .route("/ten", get(async |charge: Charge| charge.pay(Amount::cents(10)).await.map(|_| "paid")));
+    let app = routes.layer(world.layer());
+    let ask = async |path| answer_at(&app, path, &[bearer(token.expose())]).await;
+    assert_eq!(ask("/pay").await, "400 negative_amount");
+    assert_eq!(ask("/hold").await, "400 negative_amount");
+    ask("/add").await;
+    let spent = async || world.keys.find_by_id(key).await.unwrap().unwrap().key().balance.spent;
+    assert_eq!(spent().await, Amount::ZERO);
+    assert_eq!((ask("/ten").await, ask("/ten").await), ("paid".into(), "402 budget_exceeded".into()));
+
+    let adjusted = world.keys.adjust(key, Amount::cents(-10), "goodwill", Some("ticket 17")).await.unwrap();
+    assert_eq!((ask("/ten").await, spent().await), ("paid".into(), Amount::cents(10)));
+    let refund = world.keys.refund(&acme(), adjusted, Amount::ZERO).await;
+    assert!(matches!(refund, Err(Error::Refused(Refusal::UnknownEntry))), "{refund:?}");
+}
+
+/// What an adjustment needs, and what it answers where that lacks.
+#[tokio::test]
+async fn an_adjustment_needs_a_holder_an_amount_and_a_reason() {
+    let world = World::new().await;
+    let (key, _) = world.create(NewKey::new(acme())).await;
+    let keys = &world.keys;
+    let cents = Amount::cents(1);
+    for reason in ["", " \t", "a\nb", &"x".repeat(256)] {
+        let refused = keys.adjust(key, cents, reason, None).await;
+        assert!(matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reason", .. }))), "{refused:?}");
+    }
+    let refused = keys.adjust(key, cents, "goodwill", Some("")).await;
+    assert!(matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reference", .. }))), "{refused:?}");
+    let refused = keys.adjust(key, Amount::ZERO, "goodwill", None).await;
+    assert!(matches!(refused, Err(Error::Refused(Refusal::ZeroAdjustment))), "{refused:?}");
+    let (nobody, nowhere) = (KeyId::new(987_654), agentkey::AccountId::new("nobody").unwrap());
+    let refused = keys.adjust(nobody, cents, "goodwill", None).await;
+    assert!(matches!(refused, Err(Error::Change(ChangeError::UnknownKey(id))) if id == nobody));
+    let refused = keys.adjust(nowhere.clone(), cents, "goodwill", None).await;
+    assert!(matches!(refused, Err(Error::Change(ChangeError::UnknownAccount(id))) if id == nowhere));
+
+    let id = PostingId::new();
+    let reason = "ü".repeat(255);
+    for _ in 0..2 {
+        let entry = keys.adjust_as(id, acme(), cents, &reason, Some("17")).await.unwrap();
+        assert_eq!(entry, id.into());
+    }
+    let entries = keys.entries(&EntryQuery::of(acme())).await.unwrap().items;
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((entry.key, entry.note.labels.get(Note::REASON)), (None, Some(&*reason)));
+    assert_eq!(entry.note.reference.as_deref(), Some("17"));
 }
 
 /// Over a socket, where the server has a say as well: whatever it answers, it goes on serving.

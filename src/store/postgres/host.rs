@@ -6,7 +6,7 @@ use super::PostgresStore;
 use super::connection::Statements;
 use super::decode::{Cells, ReadCells};
 use super::error::{is_conflict, store_error};
-use crate::ledger::{Action, Needs, Outcome, Posting};
+use crate::ledger::{Action, Needs, Posting};
 use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
 
 impl PostgresStore {
@@ -40,10 +40,7 @@ impl PostgresStore {
         note: Note,
     ) -> Result<EntryId, Error> {
         let posting = Posting::new(account.clone(), key, Action::Pay { amount, note, claim: None });
-        match self.post_into(tx, posting).await? {
-            Outcome::Paid { entry } => Ok(entry),
-            _ => Err(StoreError::failed("the ledger answered another question").into()),
-        }
+        self.post_into(tx, posting).await
     }
 
     /// Gives back what an entry charged, in part or whole, inside a transaction of the host's.
@@ -63,14 +60,12 @@ impl PostgresStore {
         let key = charged.ok_or(Refusal::UnknownEntry)?.key;
         let action = Action::Refund { entry, amount };
         let posting = Posting::new(account.clone(), key, action);
-        match self.post_into(tx, posting).await? {
-            Outcome::Refunded { entry } => Ok(entry),
-            _ => Err(StoreError::failed("the ledger answered another question").into()),
-        }
+        self.post_into(tx, posting).await
     }
 
-    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<Outcome, Error> {
-        let postings = [posting];
+    /// An entry has the id of its posting.
+    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, Error> {
+        let (id, postings) = (posting.id, [posting]);
         let needs = Needs::of(&postings);
         // The host's own SQL may change the key between the look and the write.
         let mut attempt = 1;
@@ -81,7 +76,8 @@ impl PostgresStore {
                 Err(error) => return Err(store_error(error).into()),
                 Ok(posted) => {
                     let posted = posted.into_iter().next();
-                    return Ok(posted.ok_or_else(|| StoreError::failed("a posting was not answered"))??.outcome);
+                    posted.ok_or_else(|| StoreError::failed("a posting was not answered"))??;
+                    return Ok(id.into());
                 }
             }
         }
