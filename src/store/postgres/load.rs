@@ -46,17 +46,7 @@ impl Loads {
                 "SELECT {of_account} FROM (SELECT w.id FROM unnest($1::text[]) w (id) ORDER BY w.id COLLATE \"C\") w \
                  CROSS JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = w.id FOR NO KEY UPDATE) a",
             ),
-            // Of keys that the host's own SQL made.
-            make_accounts: layout.sql(
-                "INSERT INTO {accounts} (id, version, changed_at, period, created_at, spent, held, since, next_expiry, \
-                 last_entry) \
-                 SELECT DISTINCT k.{k.account}::text COLLATE \"C\", $4::int8, $3::timestamptz, 'lifetime', $3, 0, 0, \
-                 '-infinity'::timestamptz, (SELECT min(h.expires_at) FROM {holds} h \
-                 WHERE h.account_id = k.{k.account}::text COLLATE \"C\" AND h.state = 'live'), \
-                 (SELECT coalesce(max(e.seq), -9223372036854775808) FROM {entries} e \
-                 WHERE e.account_id = k.{k.account}::text COLLATE \"C\") FROM {keys} k WHERE k.{k.id} = ANY($2::int8[]) \
-                 AND k.{k.account}::text = ANY($1::text[]) ORDER BY 1 ON CONFLICT (id) DO NOTHING",
-            ),
+            make_accounts: layout.sql(include_str!("sql/make_accounts.sql")),
             unmade_accounts: layout.sql(
                 "SELECT 1 FROM {keys} k WHERE k.{k.id} = ANY($2::int8[]) AND k.{k.account}::text = ANY($1::text[]) \
                  AND NOT EXISTS (SELECT 1 FROM {accounts} a WHERE a.id = k.{k.account}::text COLLATE \"C\") LIMIT 1",

@@ -40,25 +40,8 @@ impl Reads {
             ))
         };
         Self {
-            // This runs on every request: one statement for all of them.
-            // A rotation that a hand took back leaves a token that is retired and present: it is present.
-            find: layout.sql(
-                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
-                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
-                 (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k WHERE {writable} \
-                 UNION ALL SELECT w.place, 0, t.retires_at, k.* \
-                 FROM unnest($1::text[]) WITH ORDINALITY w (hash, place) CROSS JOIN LATERAL \
-                 (SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2 \
-                 AND NOT EXISTS (SELECT FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type}) OFFSET 0) t \
-                 CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k{climb}) \
-                 SELECT {of_chain}",
-            ),
-            lineages: layout.sql(
-                "WITH RECURSIVE chain AS (SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.* \
-                 FROM unnest($1::int8[]) WITH ORDINALITY w (id, place) CROSS JOIN LATERAL \
-                 (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k WHERE {writable}{climb}) \
-                 SELECT {of_chain}",
-            ),
+            find: layout.sql(include_str!("sql/find.sql")),
+            lineages: layout.sql(include_str!("sql/lineages.sql")),
             policy_version: layout.sql(
                 "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8, count(*) FROM {policy_changes} p WHERE {writable}",
             ),
@@ -67,13 +50,7 @@ impl Reads {
                 "WITH folded AS (DELETE FROM {policy_changes} RETURNING step) INSERT INTO {policy_changes} (step) \
                  SELECT (sum(f.step) % 9223372036854775807)::int8 FROM folded f HAVING count(*) > 0",
             ),
-            revalidate: layout.sql(
-                "SELECT w.id, NULL::text, NULL::int8 FROM unnest($1::int8[], $2::int4[]) w (id, stamp) \
-                 LEFT JOIN LATERAL (SELECT k.xmin AS stamp FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true \
-                 WHERE k.stamp IS DISTINCT FROM w.stamp AND {writable} \
-                 UNION ALL SELECT NULL, a.id, a.version FROM unnest($3::text[]) w (id) CROSS JOIN LATERAL \
-                 (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a WHERE {run} = $4",
-            ),
+            revalidate: layout.sql(include_str!("sql/revalidate.sql")),
             account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
             keys_of_parent: listing("k.{k.parent} = $1"),

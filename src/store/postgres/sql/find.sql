@@ -1,0 +1,17 @@
+-- The lineages of keys by the hashes of their tokens. It runs on every request: one statement for all of them.
+-- Where a rotation was taken back by the application's own SQL, a token is retired and present: it is present.
+WITH RECURSIVE chain AS (
+    SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.*
+    FROM unnest($1::text[]) WITH ORDINALITY w (hash, place)
+    CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type} OFFSET 0) k
+    WHERE {writable}
+    UNION ALL
+    SELECT w.place, 0, t.retires_at, k.*
+    FROM unnest($1::text[]) WITH ORDINALITY w (hash, place)
+    CROSS JOIN LATERAL (
+        SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > $2
+            AND NOT EXISTS (SELECT FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type}) OFFSET 0
+    ) t
+    CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k{climb}
+)
+SELECT {of_chain}
