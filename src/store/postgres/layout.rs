@@ -1,70 +1,14 @@
-//! Names and columns: what stands where in the database, and the texts of SQL made from it.
+//! What stands where in the database, and the texts of SQL made from it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgArguments, PgDatabaseError, Postgres};
-use sqlx::query::Query;
+use sqlx::postgres::PgDatabaseError;
 
-use super::error::Result;
+use super::names::{Ident, Sql};
 use crate::ledger::MAX_DEPTH;
-use crate::store::StoreError;
 use crate::store::stored_key::InvalidRows;
 use crate::{AccountId, Amount, Budget, Period, ScopeSet};
-
-/// A quoted name, checked when it was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ident(String);
-
-impl Ident {
-    /// # Errors
-    ///
-    /// When it is empty, longer than PostgreSQL keeps (63 bytes), or has a control character, or a brace, which means
-    /// something in our templates.
-    pub(super) fn new(name: &str) -> Result<Self, StoreError> {
-        if name.is_empty() || name.len() > 63 || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
-            let text = format!("{name:?} is no name: 1 to 63 bytes, no control characters, no braces");
-            return Err(StoreError::failed(text));
-        }
-        Ok(Self(format!("\"{}\"", name.replace('"', "\"\""))))
-    }
-
-    fn known(name: &'static str) -> Self {
-        Self(format!("\"{name}\""))
-    }
-}
-
-impl fmt::Display for Ident {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A table of the host's.
-#[derive(Clone, Debug)]
-pub(super) struct TableName {
-    pub(super) schema: String,
-    pub(super) name: String,
-}
-
-impl TableName {
-    /// As it stands in SQL.
-    pub(super) fn quoted(&self) -> Result<String> {
-        let quoted = |name: &str| Ident::new(name).map_err(super::error::config_error);
-        Ok(format!("{}.{}", quoted(&self.schema)?, quoted(&self.name)?))
-    }
-}
-
-/// A text as SQL has it, whatever `standard_conforming_strings` is.
-pub(super) fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    match quoted.contains('\\') {
-        true => format!("E'{}'", quoted.replace('\\', "\\\\")),
-        false => format!("'{quoted}'"),
-    }
-}
 
 /// Where the tables are.
 #[derive(Clone, Debug)]
@@ -197,7 +141,7 @@ impl Layout {
     /// SQL with its names filled in, in one line without its comments.
     pub(super) fn sql(&self, template: &str) -> Sql {
         let lines = template.lines().map(str::trim).filter(|line| !line.starts_with("--"));
-        Sql(self.fill(&lines.collect::<Vec<_>>().join(" ")).into())
+        Sql::from(self.fill(&lines.collect::<Vec<_>>().join(" ")))
     }
 
     pub(super) fn fill(&self, template: &str) -> String {
@@ -249,7 +193,7 @@ impl Layout {
             ("{k.expires_at}", &c.expires_at.name),
             ("{k.revoked_at}", &c.revoked_at.name),
         ] {
-            text = text.replace(token, &column.0);
+            text = text.replace(token, &column.to_string());
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
         for table in [
@@ -267,7 +211,7 @@ impl Layout {
         ] {
             text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
         }
-        text.replace("{schema}", &self.schema.0)
+        text.replace("{schema}", &self.schema.to_string())
     }
 }
 
@@ -411,43 +355,9 @@ impl AccountType {
     }
 }
 
-/// A text of SQL, made once from a template of ours and checked names.
-#[derive(Clone, Debug)]
-pub(super) struct Sql(Arc<str>);
-
-impl Sql {
-    pub(super) fn text(&self) -> Arc<str> {
-        self.0.clone()
-    }
-
-    pub(super) fn query<'q>(&self) -> Query<'q, Postgres, PgArguments> {
-        sqlx::query(AssertSqlSafe(self.0.clone()))
-    }
-}
-
-impl From<String> for Sql {
-    fn from(text: String) -> Self {
-        Self(text.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_quoted() {
-        assert_eq!(Ident::new("a\"b; DROP").unwrap().to_string(), "\"a\"\"b; DROP\"");
-        for bad in ["", "a\0", &"x".repeat(64)] {
-            assert!(Ident::new(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn texts_are_quoted() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal("\\'; DROP"), "E'\\\\''; DROP'");
-    }
 
     #[test]
     fn an_account_must_come_back_as_it_went() {

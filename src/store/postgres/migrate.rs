@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
 use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
-use super::layout::{Layout, Sql};
+use super::layout::Layout;
+use super::names::Sql;
 use super::options::PostgresOptions;
 use super::step::{Now, Step, first, is_there};
 

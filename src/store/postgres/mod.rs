@@ -18,6 +18,7 @@ mod layout;
 mod load;
 mod lookup;
 mod migrate;
+mod names;
 mod options;
 mod params;
 mod post;

@@ -9,7 +9,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use super::adopt::Adoption;
 use super::connection::Session;
 use super::error::{Result, config_error};
-use super::layout::{Ident, Layout, TableName};
+use super::layout::Layout;
+use super::names::{Ident, TableName};
 use crate::Clock;
 
 /// How to open a [`PostgresStore`](crate::PostgresStore).

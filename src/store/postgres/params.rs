@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::connection::Query;
 use super::error::{Error, Result};
-use super::layout::Sql;
+use super::names::Sql;
 use super::types::{Instant, RowVersion};
 
 /// What a parameter may be, or have in it.

@@ -6,7 +6,7 @@ use sqlx::{Decode, Row, Type};
 
 use super::connection::Statements;
 use super::error::Result;
-use super::layout::Sql;
+use super::names::Sql;
 
 /// Something to run. It may be several statements.
 pub(super) struct Step {

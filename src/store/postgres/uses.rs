@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::connection::Connection;
 use super::decode::{Cells, ReadCells};
 use super::error::Result;
-use super::layout::{Layout, Sql};
+use super::layout::Layout;
+use super::names::Sql;
 use super::types::Instant;
 use crate::KeyId;
 

@@ -9,7 +9,8 @@ use super::shape::{self, Shape};
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
-use crate::store::postgres::layout::{AccountType, Ident, Layout, LimitUnit, Sql, TableName, literal};
+use crate::store::postgres::layout::{AccountType, Layout, LimitUnit};
+use crate::store::postgres::names::{Ident, Sql, TableName, literal};
 use crate::store::postgres::step::{Now, Step, first, is_there};
 
 const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");

@@ -9,7 +9,8 @@ use super::record::RESTART;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
-use crate::store::postgres::layout::{Absent, AccountType, Ident, KeyColumns, LimitUnit, Sql, TableName, TimeColumn};
+use crate::store::postgres::layout::{Absent, AccountType, KeyColumns, LimitUnit, TimeColumn};
+use crate::store::postgres::names::{Ident, Sql, TableName};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
