@@ -110,7 +110,7 @@ impl Lanes {
 
     /// The key with this token hash, where the store can answer from its cache, and may.
     pub(crate) fn try_find_cached(&self, hash: &TokenHash) -> Option<Arc<Found>> {
-        let max_staleness = Some(self.options.max_staleness?);
+        let max_staleness = self.options.max_staleness;
         let found = catch_unwind(AssertUnwindSafe(|| self.store.try_find_cached(hash, max_staleness))).ok()?;
         found.map(Arc::new)
     }

@@ -72,10 +72,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// hash that was rotated away is found until its grace has run out.
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
-    /// The same for one of them, where the store can answer at once, on the thread of a request, from what it has cached:
-    /// with policy that was in force less than `max_staleness` ago, and figures of money that may be older. A change made
-    /// through this store is in force at once, and a key that is refused is never answered for. `None`: it has to be
-    /// asked. So is a store that does not implement this.
+    /// The same for one of them, where the store can answer at once, on the thread of a request, from what it has cached.
+    /// Where `max_staleness` is given, that may be policy that was in force less than that ago, with figures of money that
+    /// may be older; a change made through this store is in force at once all the same, and such an answer only lets in.
+    /// `None`: the store has to be asked. So is one that does not implement this.
     fn try_find_cached(&self, _hash: &TokenHash, _max_staleness: Option<Duration>) -> Option<Found> {
         None
     }

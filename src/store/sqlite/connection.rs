@@ -19,6 +19,7 @@ use super::index::RecentEntries;
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
 use super::version::Cache;
+use super::version_reader::VersionReader;
 
 /// More than there are texts of ours.
 const STATEMENTS: usize = 128;
@@ -29,6 +30,7 @@ pub(super) struct Connections {
     /// For lists and sums, which may take long: no look-up waits behind one. None in memory.
     reporter: Option<Worker>,
     writer: Worker,
+    pub(super) versions: Arc<VersionReader>,
     place: Place,
 }
 
@@ -50,7 +52,12 @@ impl Connections {
         let readers = (0..reader_count).map(|_| start(slot(false))).collect::<Result<Vec<_>>>()?;
         let reporter = (reader_count > 0).then(|| start(slot(false))).transpose()?;
         let (writer, _) = Worker::start(slot(true), ends)?;
-        let connections = Self { readers, reporter, writer, place: place.clone() };
+        let path = match place {
+            Place::Memory => None,
+            Place::File { path, .. } => Some(path.as_path()),
+        };
+        let versions = Arc::new(VersionReader::new(path));
+        let connections = Self { readers, reporter, writer, versions, place: place.clone() };
         let create = matches!(place, Place::Memory | Place::File { create: true, .. });
         connections.writer.send(move |slot| slot.connect(create)).await?;
         for reader in &connections.readers {
@@ -82,9 +89,11 @@ impl Connections {
 
     /// Closes them, the writer last: SQLite then writes the WAL back into the file.
     pub(super) async fn close(&self) {
-        for worker in self.readers.iter().chain(&self.reporter).chain([&self.writer]) {
+        for worker in self.readers.iter().chain(&self.reporter) {
             worker.close().await;
         }
+        self.versions.close();
+        self.writer.close().await;
     }
 }
 
@@ -310,17 +319,17 @@ impl Slot {
 }
 
 /// Tells a file from one that was put in its place.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 #[cfg(unix)]
-fn file_id(path: &Path) -> Option<FileId> {
+pub(super) fn file_id(path: &Path) -> Option<FileId> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).ok()?;
     Some((file.dev(), file.ino()))
 }
 
 #[cfg(not(unix))]
-fn file_id(_path: &Path) -> Option<FileId> {
+pub(super) fn file_id(_path: &Path) -> Option<FileId> {
     None // elsewhere a file in use cannot be deleted or replaced
 }
 

@@ -26,6 +26,7 @@ mod transaction;
 mod usage;
 mod uses;
 mod version;
+mod version_reader;
 mod write;
 
 use std::fmt;
@@ -107,7 +108,11 @@ impl SqliteStore {
 
     async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
         let (hashes, clock, cache) = (Arc::new(hashes), self.clock.clone(), self.cache.clone());
-        let look = move |open: &mut Open| read::find(&open.connection, &cache, &hashes, clock.now());
+        let versions = self.connections.versions.clone();
+        let look = move |open: &mut Open| {
+            versions.open_missing();
+            read::find(&open.connection, &cache, &hashes, clock.now())
+        };
         let seen = self.connections.reader().run(look.clone()).await?;
         if seen.behind.is_empty() {
             return Ok(seen.value);
@@ -205,7 +210,13 @@ impl Store for SqliteStore {
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
-        self.cache.try_find_cached(hash, max_staleness?, self.clock.now())
+        let now = self.clock.now();
+        let stale = max_staleness.and_then(|max_staleness| self.cache.try_find_cached(hash, max_staleness, now));
+        stale.or_else(|| {
+            let asked = self.cache.revalidate(&[], |_| false);
+            let version = self.connections.versions.read()?;
+            self.cache.lookup(std::slice::from_ref(hash), &asked, &Some(version), now).pop()?
+        })
     }
 
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {

@@ -380,15 +380,16 @@ async fn a_look_up_after_an_answer_sees_what_it_was_about() {
 /// With [`Builder::cache`](crate::Builder::cache): policy goes by what was polled, and figures may be old.
 #[tokio::test]
 async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
-    const LONG: Option<Duration> = Some(Duration::from_secs(3_600));
+    const LONG: Duration = Duration::from_secs(3_600);
     let warm = Warm::new().await;
-    let cached = || warm.store.try_find_cached(&token(1).hash, LONG);
+    let stale = |bound| warm.store.cache.try_find_cached(&token(1).hash, bound, warm.clock.now());
+    let cached = || stale(LONG);
     assert_eq!(cached(), None, "no policy was polled");
     warm.store.poll_policy_version().await.unwrap();
     assert_eq!(cached(), None, "it was read before");
     warm.found(1).await.unwrap();
     assert_eq!(cached().as_ref().map(spent_of_root), Some(SPENT));
-    assert_eq!(warm.store.try_find_cached(&token(1).hash, Some(Duration::ZERO)), None);
+    assert_eq!(stale(Duration::ZERO), None);
 
     // Another process pays. That ends what is valid, and not what may be stale.
     let other = warm.another().await;
@@ -406,4 +407,36 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     assert_eq!(cached(), None);
     assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
     assert_eq!(cached(), None, "a refusal is never cached");
+}
+
+/// On the thread of a request: validated all the same, and never waiting.
+#[tokio::test]
+async fn a_look_up_without_a_wait_sees_what_others_wrote() {
+    let warm = Warm::with_backup().await;
+    let at_once = |n| warm.store.try_find_cached(&token(n).hash, None);
+    assert_eq!(at_once(1), None, "nothing is cached");
+    warm.found(1).await.unwrap();
+    assert_eq!(at_once(1).as_ref().map(spent_of_root), Some(SPENT));
+    assert!(warm.store.post(&[pay(1)]).await.unwrap()[0].is_ok());
+    assert_eq!(at_once(1).as_ref().map(spent_of_root), Some(SPENT + 1));
+
+    raw(&warm.path, "UPDATE agent_keys SET revoked_at = 1 WHERE id = 1");
+    assert_eq!(at_once(1), None);
+    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+
+    // A writer under way keeps nobody waiting, and is not seen before its commit.
+    let writer = Connection::open(&warm.path).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = NULL").unwrap();
+    assert!(at_once(1).unwrap().lineage.standing().is_err());
+    writer.execute_batch("COMMIT").unwrap();
+    assert_eq!(at_once(1), None);
+    drop(writer);
+
+    warm.found(1).await.unwrap();
+    warm.put_backup_back();
+    assert_eq!(at_once(1), None, "it is another file");
+    assert_eq!(warm.spent(1).await, SPENT);
+    assert_eq!(at_once(1).as_ref().map(spent_of_root), Some(SPENT));
+    warm.store.close().await;
+    assert_eq!(at_once(1), None);
 }
