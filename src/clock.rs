@@ -36,6 +36,15 @@ impl Clock {
         Self::default()
     }
 
+    /// The hand that sets it, where it is not the machine's.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn hand(&self) -> Option<&ManualClock> {
+        match &self.0 {
+            Source::System => None,
+            Source::Manual(hand) => Some(hand),
+        }
+    }
+
     /// The present instant, cut to whole microseconds.
     pub fn now(&self) -> Timestamp {
         match &self.0 {

@@ -4,6 +4,7 @@
 mod audit;
 mod batches;
 mod behind_pgbouncer;
+mod clock;
 mod external_writes;
 mod host_sql;
 mod in_the_way;
@@ -14,6 +15,7 @@ mod policy_version;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod promoted;
+mod proxy;
 mod service;
 mod standby;
 mod stuck;

@@ -1,55 +1,11 @@
 //! A proxy that leads to a standby, which is behind: nothing is in force by what it says.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use agentkey::{AgentKeys, Error};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use super::*;
-
-/// Leads to one server of several, in connections that end when it turns to another.
-struct Proxy {
-    port: u16,
-    to: Arc<AtomicU16>,
-    open: Arc<Mutex<JoinSet<()>>>,
-}
-
-impl Proxy {
-    async fn to(server: &Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port_of(server))));
-        let open = Arc::new(Mutex::new(JoinSet::new()));
-        let (leads_to, opens) = (to.clone(), open.clone());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let to = leads_to.load(Ordering::SeqCst);
-                opens.lock().unwrap().spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                    }
-                });
-            }
-        });
-        Self { port, to, open }
-    }
-
-    fn turn_to(&self, server: &Server) {
-        self.to.store(port_of(server), Ordering::SeqCst);
-        self.open.lock().unwrap().abort_all();
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgres://agentkey@127.0.0.1:{}/{database}", self.port)
-    }
-}
-
-fn port_of(server: &Server) -> u16 {
-    let options: sqlx::postgres::PgConnectOptions = server.superuser_url().parse().unwrap();
-    options.get_port()
-}
+use crate::proxy::Proxy;
 
 fn is_refused<T>(found: &Result<T, Error>) -> bool {
     matches!(found, Err(Error::Refused(Refusal::Unavailable { .. })))

@@ -9,6 +9,8 @@ pub const ACCOUNT: &str = "acme";
 pub struct Fixture {
     home: Home,
     pub keys: AgentKeys,
+    /// How far the clocks of the processes are from that of this machine, one after the other.
+    offsets: &'static [&'static str],
 }
 
 enum Home {
@@ -31,9 +33,16 @@ impl Fixture {
         Some(Self::at(Home::Postgres(server.database().await)).await)
     }
 
+    /// The same with processes whose clocks are ten minutes off, either way.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres_with_other_clocks() -> Option<Self> {
+        crate::worker::faketime()?;
+        Some(Self { offsets: &["+10m", "-10m"], ..Self::postgres().await? })
+    }
+
     async fn at(home: Home) -> Self {
         let keys = open(&home.address(), Clock::default()).await;
-        Self { home, keys }
+        Self { home, keys, offsets: &[] }
     }
 
     /// The same database once more, at another time.
@@ -42,7 +51,8 @@ impl Fixture {
     }
 
     pub fn workers(&self, processes: usize) -> Vec<Worker> {
-        (0..processes).map(|_| Worker::start(&self.home.address())).collect()
+        let offsets = self.offsets.iter().copied().map(Some).chain([None]).cycle();
+        offsets.take(processes).map(|offset| Worker::start(&self.home.address(), offset)).collect()
     }
 
     pub async fn key(&self, budget: Budget) -> (KeyId, String) {

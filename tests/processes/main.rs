@@ -26,6 +26,10 @@ macro_rules! checks {
         checks! { @ #[cfg(feature = "sqlite")] sqlite_two_processes, Fixture::sqlite, 2, $($check)* }
         checks! { @ #[cfg(feature = "postgres")] postgres_two_processes, Fixture::postgres, 2, $($check)* }
         checks! { @ #[cfg(feature = "postgres")] postgres_four_processes, Fixture::postgres, 4, $($check)* }
+        checks! {
+            @ #[cfg(feature = "postgres")]
+            postgres_processes_with_other_clocks, Fixture::postgres_with_other_clocks, 3, $($check)*
+        }
     };
     (@ #[$cfg:meta] $database:ident, $fixture:expr, $processes:literal, $($check:ident)*) => {
         #[$cfg]
@@ -49,6 +53,8 @@ checks! {
     an_accounts_ceiling_holds_over_ten_unlimited_keys
     a_revocation_in_one_process_holds_at_the_next_request_of_another
     one_idempotency_key_sent_to_all_processes_is_one_charge
+    what_one_process_holds_no_other_spends
+    work_in_flight_in_one_process_is_taken_over_by_no_other
     clients_that_hang_up_pay_for_the_work_and_free_the_rest
     kill_9_loses_no_acknowledged_charge_and_doubles_none
 }
@@ -155,6 +161,50 @@ async fn one_idempotency_key_sent_to_all_processes_is_one_charge(fixture: &Fixtu
             assert!(body.contains("already_charged"), "{body}");
         }
         assert_eq!(fixture.spent_and_held(key).await, (charged, Amount::ZERO));
+    }
+}
+
+async fn what_one_process_holds_no_other_spends(fixture: &Fixture, processes: usize) {
+    // The clock that is ahead comes last, as a holder: time never goes back for an account.
+    for holder in (0..processes).rev() {
+        let (key, token) = fixture.key(Budget::lifetime(Amount::cents(20))).await;
+        let workers = fixture.workers(processes);
+        let mut requests = JoinSet::new();
+        for _ in 0..4 {
+            let (client, token) = (workers[holder].client(), token.clone());
+            requests.spawn(async move { client.post("/never", &token).await.map(drop) });
+        }
+        until(async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(20))).await;
+        for worker in &workers {
+            for route in ["/pay", "/hold"] {
+                assert_eq!(worker.client().post(route, &token).await.unwrap().0, StatusCode::PAYMENT_REQUIRED);
+            }
+        }
+        requests.shutdown().await;
+        until(async || fixture.spent_and_held(key).await == (Amount::cents(4), Amount::ZERO)).await;
+        let answers = storm(&workers, &[token], "/pay", 40).await;
+        assert_eq!(answers.get(&StatusCode::OK), Some(&16), "{answers:?}");
+        assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(20), Amount::ZERO));
+    }
+}
+
+async fn work_in_flight_in_one_process_is_taken_over_by_no_other(fixture: &Fixture, processes: usize) {
+    for at_work in (0..processes).rev() {
+        let (key, token) = fixture.key(Budget::unlimited()).await;
+        let workers = fixture.workers(processes);
+        let (client, sent) = (workers[at_work].client(), token.clone());
+        let mut request = JoinSet::new();
+        request.spawn(async move { client.post_once("/never", &sent, "order").await.map(drop) });
+        until(async || fixture.spent_and_held(key).await.1 == Amount::cents(5)).await;
+        for worker in &workers {
+            let client = worker.client();
+            let answer = tokio::time::timeout(HANG / 6, client.post_once("/never", &token, "order")).await;
+            let (status, body) = answer.expect("it works too").unwrap();
+            assert_eq!(status, StatusCode::CONFLICT, "{body}");
+            assert!(body.contains("in_flight"), "{body}");
+        }
+        request.shutdown().await;
+        until(async || fixture.spent_and_held(key).await == (Amount::cents(1), Amount::ZERO)).await;
     }
 }
 

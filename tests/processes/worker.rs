@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use agentkey::{AgentKeyLayer, Amount, Charge, ChargeError, Clock};
 use axum::extract::Query;
@@ -85,9 +85,33 @@ struct Worked {
     changed: Condvar,
 }
 
+/// The library that lies about the time to a program that is started with it. `None` where it is not installed: one line
+/// on stderr has then said so. Where all must be there, that is a panic.
+pub fn faketime() -> Option<&'static str> {
+    static LIBRARY: LazyLock<Option<String>> = LazyLock::new(|| {
+        let told = Command::new("faketime").args(["-m", "-f", "+0s", "printenv", "LD_PRELOAD"]).output().ok();
+        let library = told.and_then(|told| String::from_utf8(told.stdout).ok()).filter(|told| !told.is_empty());
+        if library.is_none() {
+            let why = "tests that need faketime, which is not installed; ./scripts/test installs it";
+            let is_required = cfg!(target_os = "linux")
+                && std::env::var_os("AGENTKEY_TEST_POSTGRES").is_some_and(|all| all == "required");
+            assert!(!is_required, "there are {why}");
+            let _ = writeln!(std::io::stderr(), "left out: {why}");
+        }
+        library.map(|library| library.trim().to_owned())
+    });
+    LIBRARY.as_deref()
+}
+
 impl Worker {
-    pub fn start(database: &str) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+    /// With its clock so far from that of this machine.
+    pub fn start(database: &str, offset: Option<&str>) -> Self {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        if let Some((offset, library)) = offset.and_then(|offset| Some((offset, faketime()?))) {
+            // How much time passes is true.
+            program.env("LD_PRELOAD", library).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let mut process = program
             .args(["a_worker_process", "--exact", "--nocapture"])
             .env(DATABASE, database)
             .stdin(Stdio::piped())

@@ -43,9 +43,11 @@ impl Puts {
             layout.sql(&text.replace("{left}", left))
         };
         Self {
-            lock: layout.sql("SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE"),
+            lock: layout.sql(
+                "SELECT a.id, {server_time} FROM (SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE) a",
+            ),
             // Who makes an account's row does it alone.
-            make_lock: layout.sql("SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215))"),
+            make_lock: layout.sql("SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215)), {server_time}"),
             owner: layout.sql("SELECT k.{k.account}::text FROM {keys} k WHERE k.{k.id} = $1 FOR NO KEY UPDATE"),
             insert_key: layout.sql(&format!(
                 "INSERT INTO {{keys}} AS k ({{k.account}}, {{k.parent}}, {{k.name}}, {{k.prefix}}, {{k.start}}, \
@@ -298,10 +300,10 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
 
     async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
         let (Inner { layout, reads, .. }, now) = (self.inner, self.now);
-        let mut seen = lineage(Asking::Within(self.statements), (layout, reads), key, now).await?;
+        let mut seen = lineage(Asking::Within(self.statements), (layout, reads), key, || now).await?;
         if !seen.behind.is_empty() {
             self.inner.catch_up_in(self.statements, &seen.behind).await?;
-            seen = lineage(Asking::Within(self.statements), (layout, reads), key, now).await?;
+            seen = lineage(Asking::Within(self.statements), (layout, reads), key, || now).await?;
         }
         Ok(seen.value)
     }
@@ -309,10 +311,10 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     /// An account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
         let (Inner { reads, .. }, now) = (self.inner, self.now);
-        let mut seen = account(Asking::Within(self.statements), reads, id, now).await?;
+        let mut seen = account(Asking::Within(self.statements), reads, id, || now).await?;
         if !seen.behind.is_empty() {
             self.inner.catch_up_in(self.statements, &seen.behind).await?;
-            seen = account(Asking::Within(self.statements), reads, id, now).await?;
+            seen = account(Asking::Within(self.statements), reads, id, || now).await?;
         }
         Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
     }

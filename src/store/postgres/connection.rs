@@ -4,6 +4,7 @@
 //! lanes keep theirs. One whose use did not end well is closed, and the next use opens another.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, Row};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 
+use super::clock::ServerClock;
 use super::error::{Error, Result, connection_survives};
 use super::names::Sql;
+use super::types::Instant;
+use crate::Clock;
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
@@ -25,6 +29,7 @@ pub(super) struct Connections {
     next: AtomicUsize,
     closed: AtomicBool,
     session: Session,
+    clock: Arc<ServerClock>,
 }
 
 /// How sessions are used.
@@ -123,7 +128,7 @@ const IS_LOST: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid
     AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
 
 impl Connections {
-    pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session) -> Self {
+    pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session, clock: Clock) -> Self {
         let slots = |count| (0..count).map(|_| Slot::default()).collect();
         Self {
             pool,
@@ -132,7 +137,13 @@ impl Connections {
             next: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             session,
+            clock: Arc::new(ServerClock::new(&clock)),
         }
+    }
+
+    /// The clock that goes by what the server answers on these connections.
+    pub(super) fn clock(&self) -> &Arc<ServerClock> {
+        &self.clock
     }
 
     pub(super) fn lookups(&self) -> usize {
@@ -296,7 +307,7 @@ impl Connection<'_> {
         let session = &self.connections.session;
         if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
             let (watch, query) = (self.watch(), session.prepare(query));
-            return watch.answered(self.connection()?.fetch_all(query)).await;
+            return watch.rows(self.connection()?.fetch_all(query)).await;
         }
         self.transaction(async |statements| statements.fetch(query).await).await
     }
@@ -339,6 +350,15 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// The rows of an answer, the last of which may tell the time.
+    async fn rows(self, answer: impl Future<Output = sqlx::Result<Vec<PgRow>>>) -> Result<Vec<PgRow>> {
+        let rows = self.answered(answer).await?;
+        if let Some(Ok(Instant(shown))) = rows.last().map(|row| row.try_get("server_time")) {
+            self.connections.clock.observe(shown);
+        }
+        Ok(rows)
+    }
+
     async fn answered<T>(self, answer: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
         let Some(backend) = self.backend else { return Ok(answer.await?) };
         tokio::select! {
@@ -376,7 +396,7 @@ impl<'c> Statements<'c> {
 
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         let query = self.watch.connections.session.prepare(query);
-        self.watch.answered(self.connection.fetch_all(query)).await
+        self.watch.rows(self.connection.fetch_all(query)).await
     }
 
     pub(super) async fn run(&mut self, query: Query<'_>) -> Result<()> {

@@ -175,7 +175,8 @@ impl Layout {
             .replace("{of_hold}", OF_HOLD)
             .replace("{of_entry}", OF_ENTRY)
             .replace("{run}", RUN)
-            .replace("{writable}", WRITABLE);
+            .replace("{writable}", WRITABLE)
+            .replace("{server_time}", SERVER_TIME);
         // The climb has a key of its own in it.
         text = text.replace("{of_key}", &of_key).replace("{keys}", &self.keys);
         for (token, column) in [
@@ -221,8 +222,8 @@ const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, 
 
 /// What a lineage's rows have, as [`Cells`](super::decode::Cells) reads them.
 const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, c.parent, c.name, c.prefix, c.start, \
-    c.scopes, c.limit_amount, c.period, c.created_at, c.expires_at, c.revoked_at, c.stamp, {of_balance}, {of_account} \
-    FROM chain c {with_money}";
+    c.scopes, c.limit_amount, c.period, c.created_at, c.expires_at, c.revoked_at, c.stamp, {of_balance}, {of_account}, \
+    {server_time} FROM chain c {with_money}";
 
 /// `OFFSET 0` keeps the planner from turning the search round: a plan made while a table is small would walk all of it.
 const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
@@ -232,6 +233,9 @@ const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.
 /// An error on a standby and on a server that is read-only, whatever else the statement finds: what is in force is known
 /// only where it is changed. It asks for what the transaction has, as of when it began.
 const WRITABLE: &str = "(SELECT set_config('transaction_read_only', 'off', true)) = 'off'";
+
+/// The last column of what is read by the clock. [`ServerClock`](super::clock::ServerClock) goes by it.
+pub(super) const SERVER_TIME: &str = "clock_timestamp() AS server_time";
 
 /// Which run of which server answers.
 const RUN: &str = "pg_postmaster_start_time()";

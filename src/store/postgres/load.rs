@@ -44,7 +44,7 @@ impl Loads {
     pub(super) fn new(layout: &Layout) -> Self {
         Self {
             lock: layout.sql(
-                "SELECT {of_account} FROM (SELECT w.id FROM unnest($1::text[]) w (id) ORDER BY w.id COLLATE \"C\") w \
+                "SELECT {of_account}, {server_time} FROM (SELECT w.id FROM unnest($1::text[]) w (id) ORDER BY w.id COLLATE \"C\") w \
                  CROSS JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = w.id FOR NO KEY UPDATE) a",
             ),
             make_accounts: layout.sql(include_str!("sql/make_accounts.sql")),
@@ -105,6 +105,7 @@ impl Inner {
     /// Fills a book under the lock, and ends the holds of its accounts that have run out.
     pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
+        // That of the server when it had locked the last of them.
         let now = self.clock.now();
         let mut loaded =
             Loaded { book: Book::new(), expected: Vec::with_capacity(accounts.len()), due: HashSet::new() };

@@ -56,21 +56,21 @@ impl Inner {
         connection: &mut Connection<'_>,
         hashes: &[TokenHash],
     ) -> Result<Seen<Vec<Option<Found>>>> {
-        let now = self.clock.now();
         let asked = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
         if !asked.keys.is_empty() {
             let answer = read::revalidated(&asked, &connection.fetch(self.reads.revalidate(&asked)).await?)?;
-            value = self.cache.lookup(hashes, &asked, &answer, now);
+            value = self.cache.lookup(hashes, &asked, &answer, self.clock.now());
         }
         let (mut slots, rest): (Vec<_>, Vec<_>) =
             value.iter_mut().zip(hashes).filter(|(found, _)| found.is_none()).map(|(slot, hash)| (slot, *hash)).unzip();
         if rest.is_empty() {
             return Ok(Seen { value, behind: Behind::default() });
         }
-        let members = read::members(&connection.fetch(self.reads.find(&rest, now)).await?, &self.layout.columns)?;
+        let rows = connection.fetch(self.reads.find(&rest, self.clock.set())).await?;
+        let members = read::members(&rows, &self.layout.columns)?;
         self.insert(&asked, &members, &rest);
-        let late = read::found(rest.len(), &members, now);
+        let late = read::found(rest.len(), &members, self.clock.now());
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok(Seen { value, behind: late.behind })
     }

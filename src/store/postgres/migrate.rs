@@ -3,12 +3,13 @@
 //! Not with sqlx's `Migrator`: its table is that of the host's own migrations, and its texts know no names that are
 //! chosen at run time. What is to be run is found out first, and is then run or printed.
 
+use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
 use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
-use super::layout::Layout;
+use super::layout::{Layout, SERVER_TIME};
 use super::names::Sql;
 use super::options::PostgresOptions;
 use super::step::{Now, Step, first, is_there};
@@ -52,7 +53,7 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
             locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
         }
         run(statements, HASTY).await?;
-        let at = options.clock.now();
+        let at = time(statements, connections).await?;
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
         let Plan { layout, steps } = plan(statements, own, options, now, options.migrate).await?;
         if options.migrate {
@@ -76,7 +77,7 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     let look = async |statements: &mut Statements<'_>| {
         run(statements, PATIENT).await?;
         run(statements, HASTY).await?;
-        let now = Now { at: options.clock.now(), sql: "now()".to_owned() };
+        let now = Now { at: time(statements, connections).await?, sql: "now()".to_owned() };
         Ok(plan(statements, own, options, now, true).await?.steps)
     };
     let steps = connections.pooled(async |connection| connection.transaction(look).await).await?;
@@ -92,6 +93,13 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     }
     text.push_str("\nCOMMIT;\n");
     Ok(text)
+}
+
+/// What the clock shows, once the server has told.
+async fn time(statements: &mut Statements<'_>, connections: &Connections) -> Result<Timestamp> {
+    let time: Sql = format!("SELECT {SERVER_TIME}").into();
+    statements.run(time.query()).await?;
+    Ok(connections.clock().now())
 }
 
 /// What is to be run. Where nothing may be, and `must_know` is not set, what the role may not read counts as up to date.

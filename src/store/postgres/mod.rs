@@ -10,6 +10,7 @@ mod adopt;
 mod backoff;
 mod catch_up;
 mod change;
+mod clock;
 mod connection;
 mod decode;
 mod error;
@@ -40,6 +41,7 @@ use sqlx::postgres::PgPool;
 
 pub use self::adopt::{Adoption, KeyColumn};
 use self::backoff::ConflictBackoff;
+use self::clock::ServerClock;
 use self::connection::{Connection, Connections};
 use self::error::{Result, store_error};
 use self::layout::Layout;
@@ -52,7 +54,7 @@ use super::{
     Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones are one store and cheap.
 ///
@@ -71,7 +73,7 @@ pub struct PostgresStore {
 struct Inner {
     connections: Connections,
     owns_pool: bool,
-    clock: Clock,
+    clock: Arc<ServerClock>,
     layout: Layout,
     cache: Cache,
     backoff: ConflictBackoff,
@@ -96,12 +98,13 @@ impl PostgresStore {
     /// a table of the host's cannot be adopted.
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
-        let connections = Connections::new(pool, options.lookups, options.postings, options.session());
+        let connections =
+            Connections::new(pool, options.lookups, options.postings, options.session(), options.clock.clone());
         let layout = migrate::open(&connections, &options).await.map_err(store_error)?;
         let inner = Inner {
+            clock: connections.clock().clone(),
             connections,
             owns_pool,
-            clock: options.clock,
             cache: Cache::default(),
             backoff: ConflictBackoff::default(),
             aside: Mutex::default(),
@@ -133,7 +136,8 @@ impl PostgresStore {
     /// As [`open`](Self::open).
     pub async fn migration_sql(options: PostgresOptions) -> Result<String, StoreError> {
         let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
-        let connections = Connections::new(pool, options.lookups, options.postings, options.session());
+        let connections =
+            Connections::new(pool, options.lookups, options.postings, options.session(), options.clock.clone());
         let script = migrate::script(&connections, &options).await.map_err(store_error);
         connections.close(owns_pool).await;
         script
@@ -172,7 +176,7 @@ impl Inner {
     async fn see_lineage(&self, key: KeyId) -> Result<Seen<Option<Lineage>>> {
         let texts = (&self.layout, &self.reads);
         let see = async |connection: &mut Connection<'_>| {
-            read::lineage(Asking::Alone(connection), texts, key, self.clock.now()).await
+            read::lineage(Asking::Alone(connection), texts, key, || self.clock.now()).await
         };
         self.connections.pooled(see).await
     }
@@ -188,7 +192,7 @@ impl Inner {
 
     async fn see_account(&self, id: &AccountId) -> Result<Seen<Option<(Account, Timestamp)>>> {
         let see = async |connection: &mut Connection<'_>| {
-            read::account(Asking::Alone(connection), &self.reads, id, self.clock.now()).await
+            read::account(Asking::Alone(connection), &self.reads, id, || self.clock.now()).await
         };
         self.connections.pooled(see).await
     }
@@ -204,7 +208,7 @@ impl Inner {
 
     async fn see_keys(&self, query: &KeyQuery) -> Result<Seen<Vec<Key>>> {
         let see = async |connection: &mut Connection<'_>| {
-            read::keys(connection, &self.layout, &self.reads, query, self.clock.now()).await
+            read::keys(connection, &self.layout, &self.reads, query, || self.clock.now()).await
         };
         self.connections.pooled(see).await
     }
@@ -217,7 +221,7 @@ impl Inner {
         loop {
             // An idle service finds none, and writes nothing.
             let find = async |connection: &mut Connection<'_>| {
-                read::overdue(connection, &self.reads, self.clock.now(), &but).await
+                read::overdue(connection, &self.reads, self.clock.set(), &but).await
             };
             let overdue = self.connections.pooled(find).await?;
             if overdue.is_empty() {

@@ -154,7 +154,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Another clock.
+    /// Another clock than the server's, which is the one that all processes go by. Only a
+    /// [`ManualClock`](crate::ManualClock) takes its place: the machine's own never decides anything.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::connection::{Connection, Statements};
 use super::error::{
     Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost, is_row_error,
@@ -85,14 +87,17 @@ impl Inner {
         let post = async |connection: &mut Connection<'_>| {
             self.cache_lineages(connection, accounts.values().flatten().filter_map(|place| postings.get(*place)))
                 .await?;
-            let decided = self.decide(postings, accounts);
+            let now = self.clock.now();
+            let decided = self.decide(postings, accounts, now);
             if decided.is_empty() {
                 return Ok((Vec::new(), Vec::new()));
             }
             let expected: Vec<_> = decided.iter().map(|decided| decided.expected.clone()).collect();
             let changes: Vec<_> = decided.iter().map(|decided| &decided.changes).collect();
             let step = random_version_step();
-            let write = self.writes.query(&self.layout, &Write { expected: &expected, changes: &changes, step })?;
+            let decided_at = self.clock.set().is_none().then_some(now);
+            let write = Write { expected: &expected, changes: &changes, step, decided_at };
+            let write = self.writes.query(&self.layout, &write)?;
             let begin = |decided| (self.begin_write(&decided, step), decided);
             let pending: Vec<_> = decided.into_iter().map(begin).collect();
             let rows = connection.fetch(write).await?;
@@ -145,13 +150,13 @@ impl Inner {
     }
 
     /// Decides by what is cached, account by account.
-    fn decide(&self, postings: &[Posting], accounts: HashMap<&AccountId, Vec<usize>>) -> Vec<Decided> {
+    fn decide(&self, postings: &[Posting], accounts: HashMap<&AccountId, Vec<usize>>, now: Timestamp) -> Vec<Decided> {
         // Another server may answer meanwhile; a write asks about one.
         let Some(epoch) = self.cache.epoch() else { return Vec::new() };
         let decide = |(account, places): (_, Vec<usize>)| {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).collect();
             let mut book = Book::new();
-            let expected = self.cache.fill_book(&mut book, epoch, account, &own, self.clock.now())?;
+            let expected = self.cache.fill_book(&mut book, epoch, account, &own, now)?;
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
             let is_accepted = posted.iter().all(Result::is_ok);
@@ -286,7 +291,7 @@ impl Inner {
             return Ok(changes);
         }
         self.cache.remove(expected.iter().map(|expected| &expected.row.account.id));
-        let write = Write { expected, changes: &[&changes], step: random_version_step() };
+        let write = Write { expected, changes: &[&changes], step: random_version_step(), decided_at: None };
         let rows = statements.fetch(self.writes.query(&self.layout, &write)?).await?;
         if applied(&rows, expected.len())?.contains(&false) {
             return Err(Retry::Conflict.into());

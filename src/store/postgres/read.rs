@@ -36,7 +36,7 @@ impl Reads {
     pub(super) fn new(layout: &Layout) -> Self {
         let listing = |of: &str| {
             layout.sql(&format!(
-                "SELECT c.*, {{of_balance}}, {{of_account}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
+                "SELECT c.*, {{of_balance}}, {{of_account}}, {{server_time}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
                  AND k.{{k.id}} > $2 ORDER BY k.{{k.id}} LIMIT $3) c {{with_money}} ORDER BY c.id"
             ))
         };
@@ -44,7 +44,7 @@ impl Reads {
             find: layout.sql(include_str!("sql/find.sql")),
             lineages: layout.sql(include_str!("sql/lineages.sql")),
             policy_version: layout.sql(
-                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8, count(*) FROM {policy_changes} p WHERE {writable}",
+                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8, count(*), {server_time} FROM {policy_changes} p WHERE {writable}",
             ),
             // The sum of what is committed stays. What is not committed yet is not seen, and stays too.
             fold_policy_changes: layout.sql(
@@ -52,17 +52,18 @@ impl Reads {
                  SELECT (sum(f.step) % 9223372036854775807)::int8 FROM folded f HAVING count(*) > 0",
             ),
             revalidate: layout.sql(include_str!("sql/revalidate.sql")),
-            account: layout.sql("SELECT {of_account} FROM {accounts} a WHERE a.id = $1"),
+            account: layout.sql("SELECT {of_account}, {server_time} FROM {accounts} a WHERE a.id = $1"),
             keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
             keys_of_parent: listing("k.{k.parent} = $1"),
             overdue: layout
-                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= $1 AND a.id <> ALL ($2::text[]) ORDER BY a.next_expiry LIMIT 100"),
+                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= coalesce($1, statement_timestamp()) AND a.id <> ALL ($2::text[]) ORDER BY a.next_expiry LIMIT 100"),
         }
     }
 
-    pub(super) fn find<'q>(&self, hashes: &[TokenHash], now: Timestamp) -> Query<'q> {
+    /// At an instant, or at that of the server's clock.
+    pub(super) fn find<'q>(&self, hashes: &[TokenHash], now: Option<Timestamp>) -> Query<'q> {
         let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
-        self.find.query().bind(hashes).bind(Instant(now))
+        self.find.query().bind(hashes).bind(now.map(Instant))
     }
 
     pub(super) fn revalidate<'q>(&self, asked: &Revalidation<ByRowVersion>) -> Query<'q> {
@@ -223,9 +224,10 @@ pub(super) async fn lineage(
     mut asking: Asking<'_, '_>,
     (layout, reads): (&Layout, &Reads),
     key: KeyId,
-    now: Timestamp,
+    now: impl Fn() -> Timestamp,
 ) -> Result<Seen<Option<Lineage>>> {
     let rows = asking.fetch(reads.lineages(&[key])).await?;
+    let now = now();
     let members = members(&rows, &layout.columns)?;
     let mut behind = Behind::default();
     let value = assemble(&members, now, &mut behind);
@@ -242,9 +244,10 @@ pub(super) async fn account(
     mut asking: Asking<'_, '_>,
     reads: &Reads,
     id: &AccountId,
-    now: Timestamp,
+    now: impl Fn() -> Timestamp,
 ) -> Result<Seen<Option<(Account, Timestamp)>>> {
     let rows = asking.fetch(reads.account.query().bind(id.as_str().to_owned())).await?;
+    let now = now();
     let mut behind = Behind::default();
     let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
         return Ok(Seen { value: None, behind });
@@ -260,7 +263,7 @@ pub(super) async fn keys(
     layout: &Layout,
     reads: &Reads,
     query: &KeyQuery,
-    now: Timestamp,
+    now: impl Fn() -> Timestamp,
 ) -> Result<Seen<Vec<Key>>> {
     let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
     let mut after = query.after.map_or(i64::MIN, KeyId::get);
@@ -273,6 +276,7 @@ pub(super) async fn keys(
             KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
         };
         let rows = connection.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
+        let now = now();
         for row in &rows {
             let mut cells = Cells::of(row);
             let (key, _) = cells.key(&layout.columns)?;
@@ -301,11 +305,11 @@ pub(super) async fn keys(
 pub(super) async fn overdue(
     connection: &mut Connection<'_>,
     reads: &Reads,
-    now: Timestamp,
+    now: Option<Timestamp>,
     but: &[AccountId],
 ) -> Result<Behind> {
     let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
-    let rows = connection.fetch(reads.overdue.query().bind(Instant(now)).bind(but)).await?;
+    let rows = connection.fetch(reads.overdue.query().bind(now.map(Instant)).bind(but)).await?;
     let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
     Ok(Behind { accounts, keys: Vec::new() })
 }

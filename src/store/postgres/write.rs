@@ -39,7 +39,7 @@ const HEAD: &str = include_str!("sql/write.sql");
 const UNCHANGED: &str = " UNION ALL SELECT w.place FROM given w CROSS JOIN LATERAL (SELECT a.id FROM {accounts} a \
     WHERE a.id = w.id AND a.version = {version}[w.place] OFFSET 0) a WHERE {at}[w.place] IS NULL";
 
-const TAIL: &str = " SELECT ARRAY(SELECT place FROM conflicted)";
+const TAIL: &str = " SELECT ARRAY(SELECT place FROM conflicted), {server_time}";
 
 /// The rows of a table that are written. Where a batch has none, they are left out of the text.
 struct Part {
@@ -85,6 +85,8 @@ pub(super) struct Write<'a> {
     pub(super) changes: &'a [&'a Changes],
     /// What the version of every changed account grows by.
     pub(super) step: i64,
+    /// When it was decided, by what was known of the server's clock.
+    pub(super) decided_at: Option<Timestamp>,
 }
 
 impl Writes {
@@ -98,7 +100,7 @@ impl Writes {
         if !rows.are_of_the_batch() {
             return Err(invalid_row("a row is to be written of an account that is not of the batch"));
         }
-        let params = rows.params(write.step);
+        let params = rows.params(write);
         let has_unchanged = rows.accounts.iter().any(Option::is_none);
         let parts = PARTS.iter().zip(1..).filter(|(part, _)| params.has_rows(part.name));
         let number = parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
@@ -201,7 +203,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Every column of every table that is written: its name, and its cells.
-    fn params(&self, step: i64) -> Params {
+    fn params(&self, write: &Write<'_>) -> Params {
         let mut params = Params::default();
         let keys = || {
             let accounts = self.expected.iter().zip(1_i32..);
@@ -214,7 +216,8 @@ impl<'a> Rows<'a> {
         let instants = |cell: fn(&Balance, Timestamp) -> Timestamp| {
             self.accounts.iter().map(|changed| changed.map(|(balance, at)| Instant(cell(&balance, at)))).collect()
         };
-        params.value("step", step);
+        params.value("step", write.step);
+        params.value("decided_at", write.decided_at.map(Instant));
         params.value("incarnation", self.expected.first().and_then(|expected| expected.epoch).map(Instant));
         params.array("account", self.expected.iter().map(|expected| expected.row.account.id.as_str()).collect());
         params.array("version", self.expected.iter().map(|expected| expected.row.version).collect());

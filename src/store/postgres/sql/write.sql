@@ -2,7 +2,8 @@
 --
 -- Accounts are locked, and then found by their place; one that another transaction has locked does not stand: rows that
 -- have moved on since the statement began have another version anyway. Those of which a key's row has changed stand no
--- more than they, and none in another incarnation of the server than was asked about.
+-- more than they, and none in another incarnation of the server than was asked about. None does where the decision is
+-- older than a few seconds by the server's clock: the process was stopped, or its machine asleep, in between.
 --
 -- Which accounts conflicted is found once, by (place IN (..)) IS NOT TRUE, a look-up in a hash table: a plain IN would
 -- become a join, and walk all accounts for each row. Rows are gated by those, as an array that is mostly empty.
@@ -13,6 +14,7 @@ WITH changed_keys AS (
     SELECT w.* FROM (
         SELECT generate_subscripts({account}, 1) AS place, unnest({account}) COLLATE "C" AS id OFFSET 0
     ) w WHERE w.place <> ALL (ARRAY(SELECT account FROM changed_keys)) AND coalesce({incarnation} = {run}, true)
+        AND coalesce({decided_at} BETWEEN clock_timestamp() - interval '3 s' AND clock_timestamp() + interval '3 s', true)
 ), locked AS (
     SELECT w.place, a.tid FROM given w CROSS JOIN LATERAL (
         SELECT a.ctid AS tid FROM {accounts} a
