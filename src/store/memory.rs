@@ -248,7 +248,7 @@ impl State {
 
     fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
         let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
-        held_in_range(rows.map(|row| i128::from(row.entry.amount.as_micros())).sum())
+        saturated(rows.map(|row| i128::from(row.entry.amount.as_micros())).sum())
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
@@ -307,8 +307,7 @@ impl State {
                 }
             }
         }
-        let usage =
-            |(group, (sum, charges, adjusted))| Usage::new(group, held_in_range(sum), charges, held_in_range(adjusted));
+        let usage = |(group, (sum, charges, adjusted))| Usage::new(group, saturated(sum), charges, saturated(adjusted));
         groups.into_iter().map(usage).collect()
     }
 }
@@ -331,7 +330,7 @@ pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
     text.get(..kept).map_or_else(|| text.clone(), |start| format!("{start}{rest}"))
 }
 
-/// A sum of entries. It is held in the range only at its end, so that the order of the entries does not matter.
-fn held_in_range(sum: i128) -> Amount {
+/// A sum of entries, in millionths. It saturates only at its end, so that the order of the entries does not matter.
+pub(super) fn saturated(sum: i128) -> Amount {
     Amount::micros(i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX }))
 }

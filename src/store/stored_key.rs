@@ -1,8 +1,4 @@
-//! A key as a table has it. In an adopted table the application may have written a row that makes no sense: its key is out of
-//! service until the row is mended, and fails nobody else.
-
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+//! A key as a table has it.
 
 use jiff::Timestamp;
 
@@ -26,8 +22,6 @@ pub(super) struct StoredKey<'r> {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) revoked_at: Option<Timestamp>,
     pub(super) money: Option<StoredMoney<'r>>,
-    /// Where invalid rows are remembered that have been logged.
-    pub(super) invalid_rows: Option<&'r InvalidRows>,
 }
 
 /// What was kept of a key's money.
@@ -47,72 +41,9 @@ pub(super) struct KeyRow {
     pub(super) is_behind: bool,
 }
 
-/// The invalid rows that a store has met. Each is logged once, and again when there is another reason.
-#[derive(Debug, Default)]
-pub(super) struct InvalidRows(Mutex<HashMap<KeyId, String>>);
-
-impl InvalidRows {
-    const MAX_REMEMBERED: usize = 1_000;
-
-    fn log(&self, key: KeyId, error: &Nonsense) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = error.to_string();
-        if logged.get(&key) == Some(&reason) {
-            return;
-        }
-        log(key, error);
-        if logged.len() >= Self::MAX_REMEMBERED {
-            logged.clear();
-        }
-        logged.insert(key, reason);
-    }
-
-    fn forget(&self, key: KeyId) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !logged.is_empty() {
-            logged.remove(&key);
-        }
-    }
-}
-
 impl StoredKey<'_> {
-    /// The key. One whose row is invalid is `None`, and logged.
-    pub(super) fn understood(self) -> Option<KeyRow> {
-        let (id, invalid_rows) = (self.id, self.invalid_rows);
-        match self.understand() {
-            Ok(row) => {
-                invalid_rows.inspect(|rows| rows.forget(id));
-                Some(row)
-            }
-            Err(error) => {
-                match invalid_rows {
-                    Some(rows) => rows.log(id, &error),
-                    None => log(id, &error),
-                }
-                None
-            }
-        }
-    }
-
-    /// The key for the ledger. One whose row is invalid stands there revoked, in the account that its money is of: what it
-    /// holds and has spent goes on being counted.
-    #[cfg(feature = "postgres")]
-    pub(super) fn or_stand_in(self) -> Option<KeyRow> {
-        let (id, created_at) = (self.id, self.created_at);
-        let account = self.money.as_ref().and_then(|money| money.account).or(self.account);
-        let Ok(account) = account_id(account) else { return self.understood() };
-        let balance = self.money.as_ref().map_or(Balance::empty(created_at), |money| money.balance);
-        let mut stand_in = Key::stored(id, account, created_at, balance);
-        if let Some(money) = &self.money {
-            stand_in.budget.period = money.period.parse().unwrap_or_default();
-            stand_in.anchor = money.anchor.unwrap_or(created_at);
-        }
-        stand_in.parent = self.parent;
-        stand_in.revoked_at = Some(created_at);
-        self.understood().or(Some(KeyRow { key: stand_in, is_behind: false }))
-    }
-
-    fn understand(self) -> Result<KeyRow, Nonsense> {
+    /// Reads it, or says why it makes no sense.
+    pub(super) fn decode(self) -> Result<KeyRow, Nonsense> {
         let budget = Budget::new(self.limit?, self.period?);
         let account = account_id(self.account)?;
         if let Some(owner) =
@@ -138,10 +69,6 @@ impl StoredKey<'_> {
     }
 }
 
-fn log(key: KeyId, error: &Nonsense) {
-    tracing::error!(key = key.get(), %error, "this key is out of service until its row is mended");
-}
-
-fn account_id(text: Option<&str>) -> Result<AccountId, Nonsense> {
+pub(super) fn account_id(text: Option<&str>) -> Result<AccountId, Nonsense> {
     Ok(AccountId::new(text.ok_or("it has no account")?)?)
 }

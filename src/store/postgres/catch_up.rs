@@ -22,8 +22,25 @@ impl Inner {
 
     /// The same, but for accounts that somebody keeps locked, or that cannot be brought up to date: those are told.
     pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> Result<usize> {
-        let catch_up = |behind: Behind| async move { self.catch_up_by(&behind, Wait::Short).await };
-        behind.catch_up_but(but, is_row_error, catch_up).await
+        // All together; where rows are in the way, account by account.
+        if behind.accounts.len() > 1 {
+            match self.catch_up_by(&behind, Wait::Short).await {
+                Err(error) if is_row_error(&error) => {}
+                done => return done,
+            }
+        }
+        let mut total = 0;
+        for behind in behind.apart() {
+            match self.catch_up_by(&behind, Wait::Short).await {
+                Err(error) if is_row_error(&error) => {
+                    let accounts = behind.accounts;
+                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
+                    but.extend(accounts);
+                }
+                ended => total += ended?,
+            }
+        }
+        Ok(total)
     }
 
     async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> Result<usize> {

@@ -69,7 +69,6 @@ impl<'r> Cells<'r> {
             expires_at,
             revoked_at,
             money,
-            invalid_rows: Some(&columns.invalid_rows),
         };
         Ok((key, stamp))
     }

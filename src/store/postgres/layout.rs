@@ -5,9 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
+use super::invalid_rows::InvalidRows;
 use super::names::{Ident, Sql};
 use crate::ledger::MAX_DEPTH;
-use crate::store::stored_key::InvalidRows;
 use crate::{AccountId, Amount, Budget, Period, ScopeSet};
 
 /// Where the tables are.

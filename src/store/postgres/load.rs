@@ -218,7 +218,8 @@ impl Inner {
             if loaded.book.key(stored.id).is_some() {
                 continue;
             }
-            let Some(KeyRow { mut key, is_behind }) = stored.or_stand_in() else { continue };
+            let row = self.layout.columns.invalid_rows.decode_or_disabled(stored);
+            let Some(KeyRow { mut key, is_behind }) = row else { continue };
             if let Some(expected) = loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account) {
                 expected.keys.push((key.id, stamp));
             }

@@ -15,6 +15,7 @@ mod connection;
 mod decode;
 mod error;
 mod host;
+mod invalid_rows;
 mod layout;
 mod load;
 mod lookup;

@@ -131,7 +131,7 @@ fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
     let (place, depth, retires_at, incarnation) =
         (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
     let (key, stamp) = cells.key(columns)?;
-    let key = key.understood().map(|key| (key, stamp));
+    let key = columns.invalid_rows.decode(key).map(|key| (key, stamp));
     let (key, account) = match cells.maybe_account() {
         // It takes its keys out of service, and not those that are looked up with them.
         Err(Error::InvalidRow(error)) => {
@@ -282,9 +282,8 @@ pub(super) async fn keys(
             let (key, _) = cells.key(&layout.columns)?;
             let account = cells.maybe_account()?;
             after = key.id.get();
-            let Some(KeyRow { mut key, is_behind }) = key.understood().filter(|_| seen.value.len() < most) else {
-                continue;
-            };
+            let row = layout.columns.invalid_rows.decode(key).filter(|_| seen.value.len() < most);
+            let Some(KeyRow { mut key, is_behind }) = row else { continue };
             if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
                 seen.behind.add_account(&key.account);
             }

@@ -109,9 +109,7 @@ fn write_account(connection: &Connection, write: AccountWrite) -> Result<Account
 }
 
 fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<KeyId> {
-    const SQL: &str = "INSERT INTO agent_keys (account_id, parent_id, name, prefix, start, key_hash, scopes, \
-                       limit_micros, period, created_at, expires_at) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    const SQL: &str = include_str!("sql/insert_key.sql");
     let row = params![
         key.account.as_str(),
         key.parent.map(KeyId::get),
@@ -130,8 +128,7 @@ fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<Ke
 }
 
 fn update_key(connection: &Connection, key: &Key) -> Result<()> {
-    const SQL: &str = "UPDATE agent_keys SET name = ?2, scopes = ?3, limit_micros = ?4, period = ?5, \
-                       expires_at = ?6 WHERE id = ?1";
+    const SQL: &str = include_str!("sql/update_key.sql");
     let row = params![
         key.id.get(),
         key.name,
@@ -152,10 +149,7 @@ fn rotate_token(
     now: Timestamp,
 ) -> Result<()> {
     const SHORTEN: &str = "UPDATE agentkey_retired_tokens SET retires_at = min(retires_at, ?2) WHERE key_id = ?1";
-    const RETIRE: &str = "INSERT INTO agentkey_retired_tokens (key_hash, key_id, retires_at) \
-                          SELECT key_hash, id, ?3 FROM agent_keys WHERE id = ?1 AND key_hash <> ?2 \
-                          ON CONFLICT (key_hash) DO UPDATE SET key_id = excluded.key_id, \
-                          retires_at = excluded.retires_at";
+    const RETIRE: &str = include_str!("sql/retire_token.sql");
     const REPLACE: &str = "UPDATE agent_keys SET key_hash = ?2, prefix = ?3, start = ?4 WHERE id = ?1";
     const FORGET: &str = "DELETE FROM agentkey_retired_tokens WHERE key_hash = ?3 OR key_id = ?1 AND retires_at <= ?2";
     let (id, hash) = (key.id.get(), hash.to_string());

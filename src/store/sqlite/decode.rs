@@ -7,41 +7,8 @@ use rusqlite::types::ValueRef;
 use super::error::{Error, Result, corrupt};
 use crate::clock::from_micros;
 pub(super) use crate::store::records::ReadCells;
-use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
+use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, StoredMoney};
 use crate::{Amount, Balance, KeyId, Scope, ScopeSet};
-
-/// The columns of a key `k` and its balance `b`, as [`Cells::key`] reads them.
-macro_rules! key_columns {
-    () => {
-        "k.id, k.account_id, k.parent_id, k.name, k.prefix, k.start, k.scopes, k.limit_micros, k.period, \
-         k.created_at, k.expires_at, k.revoked_at, b.spent, b.held, b.since, b.period"
-    };
-}
-
-/// The columns of an account `a`, as [`Cells::account`] reads them.
-macro_rules! account_columns {
-    () => {
-        "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, a.changed_at, \
-         a.next_expiry, a.last_entry"
-    };
-}
-
-/// The columns of a hold `h`, as [`Cells::hold`] reads them.
-macro_rules! hold_columns {
-    () => {
-        "h.id, h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, h.labels, \
-         h.reference, h.state"
-    };
-}
-
-/// The columns of an entry `e`, as [`Cells::entry`] reads them.
-macro_rules! entry_columns {
-    () => {
-        "e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference"
-    };
-}
-
-pub(super) use {account_columns, entry_columns, hold_columns, key_columns};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -65,8 +32,9 @@ impl<'r> Cells<'r> {
         T::from_cell(cell).ok_or_else(|| corrupt("a row has another form than was asked for"))
     }
 
-    pub(super) fn stored_key(&mut self) -> Result<StoredKey<'r>> {
-        Ok(StoredKey {
+    /// A key and its balance.
+    pub(super) fn key_row(&mut self) -> Result<KeyRow> {
+        let stored = StoredKey {
             id: self.key_id()?,
             account: self.read()?,
             parent: self.maybe_key_id()?,
@@ -80,8 +48,8 @@ impl<'r> Cells<'r> {
             expires_at: self.maybe_instant()?,
             revoked_at: self.maybe_instant()?,
             money: self.money()?,
-            invalid_rows: None,
-        })
+        };
+        stored.decode().map_err(corrupt)
     }
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {

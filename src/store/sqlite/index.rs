@@ -87,74 +87,6 @@ pub(super) fn account_part(account: &AccountId) -> i64 {
     i64::from(crc32fast::hash(account.as_str().as_bytes())) % PARTS
 }
 
-/// Entries in the places from `?3` to `?4`, in two halves: those that an index `i` knows, and those behind its marks.
-/// `$and` is said of each `e`.
-macro_rules! entries_of {
-    ($index:literal, $same:literal, $indexed:literal, $behind:literal, $and:literal) => {
-        concat!(
-            "SELECT i.seq, ",
-            entry_columns!(),
-            " FROM ",
-            $index,
-            " i CROSS JOIN agentkey_entries e ON e.number = i.number AND e.seq = i.seq AND ",
-            $same,
-            " WHERE ",
-            $indexed,
-            " AND i.seq BETWEEN ?3 AND ?4",
-            $and,
-            " UNION ALL SELECT e.seq, ",
-            entry_columns!(),
-            " FROM agentkey_entries e WHERE ",
-            $behind,
-            " AND e.seq BETWEEN ?3 AND ?4",
-            $and,
-        )
-    };
-}
-
-/// Those of the account `?1`.
-macro_rules! entries_of_account {
-    ($and:literal) => {
-        entries_of!(
-            "agentkey_entries_of_account",
-            "e.account_id = i.account_id",
-            "i.account_id = ?1 AND ?2 IS NULL",
-            "e.number > (SELECT min(last) FROM agentkey_index_parts) AND e.account_id = ?1 AND ?2 IS NULL \
-             AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = 16 + (e.account_part & 15))",
-            $and
-        )
-    };
-}
-
-/// Those of the key `?2` in the account `?1`.
-macro_rules! entries_of_key {
-    ($and:literal) => {
-        entries_of!(
-            "agentkey_entries_of_key",
-            "e.key_id = i.key_id",
-            "i.key_id = ?2 AND e.account_id = ?1",
-            "e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = ?2 & 15) \
-             AND e.key_id = ?2 AND e.account_id = ?1",
-            $and
-        )
-    };
-}
-
-/// Those of all keys in `family` in the account `?5`.
-macro_rules! entries_of_family {
-    () => {
-        "SELECT e.amount, e.counts_at FROM family f CROSS JOIN agentkey_entries_of_key i ON i.key_id = f.id \
-         AND i.seq BETWEEN ?3 AND ?4 CROSS JOIN agentkey_entries e ON e.number = i.number \
-         AND e.key_id = i.key_id AND e.seq = i.seq AND e.account_id = ?5 \
-         UNION ALL SELECT e.amount, e.counts_at FROM agentkey_entries e \
-         WHERE e.number > (SELECT min(last) FROM agentkey_index_parts) AND e.seq BETWEEN ?3 AND ?4 \
-         AND e.number > (SELECT p.last FROM agentkey_index_parts p WHERE p.part = e.key_id & 15) \
-         AND e.account_id = ?5 AND e.key_id IN (SELECT id FROM family)"
-    };
-}
-
-pub(super) use {entries_of, entries_of_account, entries_of_family, entries_of_key};
-
 /// The number of the next entry. No number is given twice, even where the last entries were deleted by hand: one below
 /// the mark of its part would never be indexed.
 pub(super) fn next_number(connection: &Connection) -> Result<i64> {
@@ -190,9 +122,7 @@ pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version:
 
 /// The places of a part, where they are not known. An account that is no text is one that nobody asks for.
 fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
-    const SQL: &str = "SELECT number, seq, account_id, account_part, key_id FROM agentkey_entries \
-                       WHERE number > ?2 AND number <= ?3 AND ?1 IN (key_id & 15, 16 + (account_part & 15)) \
-                       ORDER BY number LIMIT ?4";
+    const SQL: &str = include_str!("sql/unindexed_entries.sql");
     all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
         let (number, seq) = (cells.read()?, cells.read()?);
         let account = cells.read::<&str>().unwrap_or_default().into();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::decode::{ReadCells, entry_columns, hold_columns};
+use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::{all, one, run};
 use super::write::micros;
@@ -42,31 +42,19 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
 
 /// Adds the live holds that have run out, and takes note of when the next one does.
 fn overdue(connection: &Connection, book: &mut Book, row: &mut AccountRow, now: Timestamp) -> Result<()> {
-    const OVERDUE: &str = concat!(
-        "SELECT ",
-        hold_columns!(),
-        " FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at <= ?2"
-    );
-    const NEXT: &str = "SELECT min(h.expires_at) FROM agentkey_holds h \
-                        WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at > ?2";
+    const EXPIRED: &str = include_str!("sql/expired_holds.sql");
+    const NEXT: &str = include_str!("sql/next_expiry.sql");
     const PUT: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
     let (id, now) = (row.account.id.as_str(), micros(now.max(row.changed_at)));
-    all(connection, OVERDUE, params![id, now], |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
+    all(connection, EXPIRED, params![id, now], |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
     row.next_expiry = one(connection, NEXT, params![id, now], |mut cells| cells.maybe_instant())?.flatten();
     run(connection, PUT, params![id, row.next_expiry.map(micros)]).map(drop)
 }
 
 /// Adds the holds, claims and entries that are named, and the entries that those claims name.
 fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()> {
-    const HOLD: &str = concat!("SELECT ", hold_columns!(), " FROM agentkey_holds h WHERE h.id = ?1");
-    const CLAIM: &str = "SELECT c.key_id, c.idempotency_key, c.fingerprint, c.owner, c.in_flight_until, c.entry \
-                         FROM agentkey_claims c WHERE c.key_id = ?1 AND c.idempotency_key = ?2";
-    const ENTRY: &str = concat!(
-        "SELECT ",
-        entry_columns!(),
-        ", coalesce((SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id), 0)",
-        " FROM agentkey_entries e WHERE e.id = ?1"
-    );
+    const HOLD: &str = include_str!("sql/hold.sql");
+    const CLAIM: &str = include_str!("sql/claim.sql");
     for id in &needs.holds {
         let hold = one(connection, HOLD, [id.as_bytes()], |mut cells| cells.hold())?;
         hold.into_iter().for_each(|hold| book.add_hold(hold));
@@ -77,7 +65,7 @@ fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()
     }
     let claimed: Vec<EntryId> = book.claimed_entries().collect();
     for id in needs.entries.iter().chain(&claimed) {
-        let entry = one(connection, ENTRY, [id.as_bytes()], |mut cells| cells.entry_row())?;
+        let entry = one(connection, usage::ENTRY, [id.as_bytes()], |mut cells| cells.entry_row())?;
         entry.into_iter().for_each(|entry| book.add_entry(entry));
     }
     Ok(())
@@ -90,8 +78,8 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
         if !done.insert(id) {
             continue;
         }
-        let row = one(connection, read::KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
-        let Some(KeyRow { mut key, is_behind }) = row.flatten() else { continue };
+        let row = one(connection, read::KEY, [id.get()], |mut cells| cells.key_row())?;
+        let Some(KeyRow { mut key, is_behind }) = row else { continue };
         ids.extend(key.parent);
         match book.now(&key.account).filter(|_| is_behind) {
             Some(now) => {

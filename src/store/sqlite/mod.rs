@@ -38,7 +38,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::connection::{Connections, Open};
-use self::error::{is_unusable, store_error};
+use self::error::store_error;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use self::version::Cache;
@@ -117,8 +117,7 @@ impl SqliteStore {
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        // The figures of those that cannot be brought up to date are told as they are: nobody is charged by them.
-        self.catch_up_but(seen.behind, &mut Vec::new()).await?;
+        self.catch_up(seen.behind).await?;
         Ok(self.connections.reader().run(look).await?.value)
     }
 
@@ -169,26 +168,20 @@ impl SqliteStore {
     }
 
     async fn swept(&self) -> error::Result<usize> {
-        let (mut total, mut but) = (0, Vec::new());
+        let mut total = 0;
         loop {
-            let (clock, passed_over) = (self.clock.clone(), but.clone());
-            let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now(), &passed_over);
+            let clock = self.clock.clone();
+            let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now());
             let overdue = self.connections.reporter().run(overdue).await?;
             // An idle service finds none, and writes nothing.
             if overdue.is_empty() {
                 return Ok(total);
             }
-            let passed_over = but.len();
-            match self.catch_up_but(overdue, &mut but).await? {
-                0 if but.len() == passed_over => return Ok(total),
+            match self.catch_up(overdue).await? {
+                0 => return Ok(total),
                 ended => total += ended,
             }
         }
-    }
-
-    /// But for accounts with rows that make no sense: those are told.
-    async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> error::Result<usize> {
-        behind.catch_up_but(but, is_unusable, |behind| self.catch_up(behind)).await
     }
 
     /// What may take long.

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ToSql, params};
 
-use super::decode::{Cells, ReadCells, account_columns, key_columns};
-use super::error::{Error, Result};
-use super::statement::{in_snapshot, one};
+use super::decode::ReadCells;
+use super::error::Result;
+use super::statement::{all, in_snapshot, one};
 use super::version::{ByFileVersion, Cache, FileVersion};
-use super::write::{json, micros};
+use super::write::micros;
 use crate::ledger::MAX_DEPTH;
 use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
@@ -19,7 +19,7 @@ use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
-/// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there, or makes no sense.
+/// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there.
 #[derive(Default)]
 pub(super) struct Snapshot {
     keys: HashMap<KeyId, Option<KeyRow>>,
@@ -63,20 +63,13 @@ impl Snapshot {
         hash: &TokenHash,
         now: Timestamp,
     ) -> Result<Option<(KeyId, Option<Timestamp>)>> {
-        const PRESENT: &str = concat!(
-            "SELECT ",
-            key_columns!(),
-            " FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.key_hash = ?1"
-        );
+        const PRESENT: &str = include_str!("sql/key_of_token.sql");
         const RETIRED: &str = "SELECT t.key_id, t.retires_at FROM agentkey_retired_tokens t \
                                WHERE t.key_hash = ?1 AND t.retires_at > ?2";
         let text = hash.to_string();
-        let present = one(connection, PRESENT, [&text], |mut cells| {
-            let key = cells.stored_key()?;
-            Ok((key.id, key.understood()))
-        })?;
-        if let Some((id, key)) = present {
-            self.keys.insert(id, key);
+        if let Some(row) = one(connection, PRESENT, [&text], |mut cells| cells.key_row())? {
+            let id = row.key.id;
+            self.keys.insert(id, Some(row));
             self.tokens.push((*hash, id, None));
             return Ok(Some((id, None)));
         }
@@ -91,8 +84,7 @@ impl Snapshot {
         Ok(match self.keys.entry(id) {
             Entry::Occupied(known) => known.into_mut().as_ref(),
             Entry::Vacant(place) => {
-                let key = one(connection, KEY, [id.get()], |mut cells| Ok(cells.stored_key()?.understood()))?;
-                place.insert(key.flatten()).as_ref()
+                place.insert(one(connection, KEY, [id.get()], |mut cells| cells.key_row())?).as_ref()
             }
         })
     }
@@ -101,20 +93,13 @@ impl Snapshot {
         Ok(match self.accounts.entry(id.clone()) {
             Entry::Occupied(known) => known.into_mut().as_ref(),
             Entry::Vacant(place) => {
-                let row = match one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account()) {
-                    // It takes its keys out of service, and not those that are looked up with them.
-                    Err(Error::Unusable(error)) => {
-                        tracing::error!(%error, account = %id, "the row of an account makes no sense: its keys are not found");
-                        None
-                    }
-                    row => row?.flatten(),
-                };
-                place.insert(row).as_ref()
+                let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?;
+                place.insert(row.flatten()).as_ref()
             }
         })
     }
 
-    /// What of it may be cached: keys that make sense and whose balance counts their period, of accounts that are there.
+    /// What of it may be cached: keys whose balance counts their period, of accounts that are there.
     pub(super) fn into_cache(self) -> cache::Snapshot<ByFileVersion> {
         let mut snapshot = cache::Snapshot::default();
         self.accounts.into_values().flatten().for_each(|row| snapshot.add_account(row));
@@ -170,13 +155,9 @@ impl Snapshot {
     }
 }
 
-pub(super) const KEY: &str = concat!(
-    "SELECT ",
-    key_columns!(),
-    " FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.id = ?1"
-);
+pub(super) const KEY: &str = include_str!("sql/key.sql");
 
-pub(super) const ACCOUNT: &str = concat!("SELECT ", account_columns!(), " FROM agentkey_accounts a WHERE a.id = ?1");
+pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
 /// The number of the policy in force. Triggers draw another with every change, whoever makes it.
 pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
@@ -209,57 +190,31 @@ pub(super) fn account(
 }
 
 pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Seen<Vec<Key>>> {
-    macro_rules! listing {
-        ($of:literal) => {
-            concat!(
-                "SELECT ",
-                key_columns!(),
-                ", ",
-                account_columns!(),
-                " FROM agent_keys k CROSS JOIN agentkey_accounts a ON a.id = k.account_id",
-                " LEFT JOIN agentkey_balances b ON b.key_id = k.id",
-                " WHERE ",
-                $of,
-                " = ?1 AND k.id > ?2 ORDER BY k.id",
-            )
-        };
-    }
+    let (column, owner): (_, &dyn ToSql) = match &query.of {
+        KeysOf::Account(account) => ("k.account_id", &account.as_str()),
+        KeysOf::Parent(parent) => ("k.parent_id", &parent.get()),
+    };
+    let sql = include_str!("sql/keys.sql").replace("{owner}", column);
     let after = query.after.map_or(i64::MIN, KeyId::get);
-    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
-    let mut statement = connection.prepare_cached(match &query.of {
-        KeysOf::Account(_) => listing!("k.account_id"),
-        KeysOf::Parent(_) => listing!("k.parent_id"),
-    })?;
-    let mut rows = match &query.of {
-        KeysOf::Account(account) => statement.query(params![account.as_str(), after]),
-        KeysOf::Parent(parent) => statement.query(params![parent.get(), after]),
-    }?;
-    // Rows that make no sense are passed over, and others come in their place: fewer would say that there are no more.
-    while seen.value.len() < query.limit as usize
-        && let Some(row) = rows.next()?
-    {
-        let mut cells = Cells::of(row);
-        let Some(KeyRow { mut key, is_behind }) = cells.stored_key()?.understood() else { continue };
-        let Some(account) = cells.maybe_account()? else { continue };
+    let mut behind = Behind::default();
+    let keys = all(connection, &sql, params![owner, after, query.limit], |mut cells| {
+        let KeyRow { mut key, is_behind } = cells.key_row()?;
+        let Some(account) = cells.maybe_account()? else { return Ok(None) };
         if account.is_overdue(now) {
-            seen.behind.add_account(&key.account);
+            behind.add_account(&key.account);
         }
         if is_behind {
-            seen.behind.add_key(&key);
+            behind.add_key(&key);
         }
         key.roll(now.max(account.changed_at));
-        seen.value.push(key);
-    }
-    Ok(seen)
+        Ok(Some(key))
+    })?;
+    Ok(Seen { value: keys.into_iter().flatten().collect(), behind })
 }
 
-/// Some accounts, `but` these, in which holds have run out, those first that wait longest.
-pub(super) fn overdue(connection: &Connection, now: Timestamp, but: &[AccountId]) -> Result<Behind> {
-    const SQL: &str = "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
-                       WHERE h.state = 'live' AND h.expires_at <= ?1 \
-                       AND a.id NOT IN (SELECT value FROM json_each(?2)) GROUP BY a.id ORDER BY min(h.expires_at) LIMIT 100";
-    let but: Vec<_> = but.iter().map(AccountId::as_str).collect();
-    let row = params![micros(now), json(&but)?];
-    let accounts = super::statement::all(connection, SQL, row, |mut cells| cells.account_id())?;
+/// Some accounts in which holds have run out, those first that wait longest.
+pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Behind> {
+    const SQL: &str = include_str!("sql/overdue_accounts.sql");
+    let accounts = all(connection, SQL, [micros(now)], |mut cells| cells.account_id())?;
     Ok(Behind { accounts, keys: Vec::new() })
 }

@@ -70,8 +70,7 @@ fn put(statement: &mut CachedStatement<'_>, row: impl Params) -> Result<()> {
 }
 
 /// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
-const MONEY_OF_ACCOUNT: &str = "UPDATE agentkey_accounts SET changed_at = ?2, spent = ?3, held = ?4, since = ?5, \
-                                next_expiry = ?6, last_entry = ?7 WHERE id = ?1";
+const MONEY_OF_ACCOUNT: &str = include_str!("sql/update_money_of_account.sql");
 
 fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Result<()> {
     let (spent, held, since) = money(&row.account.balance);
@@ -82,11 +81,8 @@ fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Re
 /// An account with its policy, changed at this instant; made where it is new.
 pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp) -> Result<()> {
     // Not in one: an insert that gives way to an update looks to triggers as one that takes another's place.
-    const UPDATE: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2, limit_micros = ?3, \
-                          period = ?4, spent = ?6, held = ?7, since = ?8 WHERE id = ?1 AND ?5 IS NOT NULL";
-    const INSERT: &str = "INSERT INTO agentkey_accounts \
-                          (id, version, changed_at, limit_micros, period, created_at, spent, held, since) \
-                          VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    const UPDATE: &str = include_str!("sql/update_account.sql");
+    const INSERT: &str = include_str!("sql/insert_account.sql");
     let Account { id, budget, created_at, balance } = account;
     let (spent, held, since) = money(balance);
     let limit = budget.limit.map(Amount::as_micros);
@@ -98,9 +94,7 @@ pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp)
     Ok(())
 }
 
-const BALANCE: &str = "INSERT INTO agentkey_balances (key_id, period, spent, held, since) VALUES (?1, ?2, ?3, ?4, ?5) \
-                       ON CONFLICT (key_id) DO UPDATE SET period = excluded.period, spent = excluded.spent, \
-                       held = excluded.held, since = excluded.since";
+const BALANCE: &str = include_str!("sql/upsert_balance.sql");
 
 pub(super) fn balance(connection: &Connection, row: &BalanceRow) -> Result<()> {
     each(connection, BALANCE, [row], put_balance)
@@ -111,9 +105,7 @@ fn put_balance(statement: &mut CachedStatement<'_>, row: &BalanceRow) -> Result<
     put(statement, params![row.key.get(), row.period.as_str(), spent, held, since])
 }
 
-const NEW_HOLD: &str = "INSERT INTO agentkey_holds \
-                        (id, account_id, key_id, path, amount, created_at, expires_at, on_expiry, labels, reference, state) \
-                        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+const NEW_HOLD: &str = include_str!("sql/insert_hold.sql");
 
 fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
     let row = params![
@@ -139,9 +131,7 @@ fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<(
     put(statement, params![hold.id.as_bytes(), micros(hold.expires_at), hold_state(hold.state)])
 }
 
-const NEW_ENTRY: &str = "INSERT INTO agentkey_entries \
-                         (number, id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, reference, account_part) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+const NEW_ENTRY: &str = include_str!("sql/insert_entry.sql");
 
 fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> Result<()> {
     let row = params![
@@ -162,11 +152,7 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> R
     put(statement, row)
 }
 
-const CLAIM: &str = "INSERT INTO agentkey_claims \
-                     (key_id, idempotency_key, fingerprint, owner, in_flight_until, entry) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key_id, idempotency_key) DO UPDATE SET \
-                     fingerprint = excluded.fingerprint, owner = excluded.owner, \
-                     in_flight_until = excluded.in_flight_until, entry = excluded.entry";
+const CLAIM: &str = include_str!("sql/upsert_claim.sql");
 const DROPPED_CLAIM: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
 
 fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, ClaimRow)) -> Result<()> {

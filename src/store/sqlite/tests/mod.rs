@@ -184,18 +184,18 @@ async fn rows_are_looked_up_through_indexes() {
     let store = SqliteStore::in_memory().await.unwrap();
     let plans = |open: &mut Open| {
         for sql in [
-            "SELECT 1 FROM agentkey_holds h WHERE h.account_id = ?1 AND h.state = 'live' AND h.expires_at <= ?2",
-            "SELECT 1 FROM agentkey_holds h WHERE h.id = ?1",
-            "SELECT 1 FROM agentkey_claims c WHERE c.key_id = ?1 AND c.idempotency_key = ?2",
-            "SELECT (SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = e.id) \
-             FROM agentkey_entries e WHERE e.id = ?1",
-            "SELECT 1 FROM agent_keys k LEFT JOIN agentkey_balances b ON b.key_id = k.id WHERE k.key_hash = ?1",
-            usage::PAGE_OF_ACCOUNT,
-            usage::PAGE_OF_KEY,
+            include_str!("../sql/expired_holds.sql"),
+            include_str!("../sql/hold.sql"),
+            include_str!("../sql/claim.sql"),
+            usage::ENTRY,
+            include_str!("../sql/key_of_token.sql"),
+            &include_str!("../sql/keys.sql").replace("{owner}", "k.account_id"),
+            &include_str!("../sql/keys.sql").replace("{owner}", "k.parent_id"),
+            &usage::page_sql(false),
+            &usage::page_sql(true),
             usage::SPENT_BY_KEY,
-            usage::SPENT_BY_ACCOUNT,
-            "SELECT a.id FROM agentkey_holds h CROSS JOIN agentkey_accounts a ON a.id = h.account_id \
-             WHERE h.state = 'live' AND h.expires_at <= ?1 GROUP BY a.id",
+            &usage::spent_by_account_sql(),
+            include_str!("../sql/overdue_accounts.sql"),
         ] {
             let mut plan = open.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
             let parameters = rusqlite::params_from_iter(vec![rusqlite::types::Null; plan.parameter_count()]);

@@ -1,0 +1,68 @@
+//! In an adopted table the application may have written a row that makes no sense: its key is out of service until the row is
+//! mended, and fails nobody else.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, account_id};
+use crate::{Balance, Key, KeyId};
+
+/// The invalid rows that a store has met. Each is logged once, and again when there is another reason.
+#[derive(Debug, Default)]
+pub(super) struct InvalidRows(Mutex<HashMap<KeyId, String>>);
+
+impl InvalidRows {
+    const MAX_REMEMBERED: usize = 1_000;
+
+    /// Returns the key. One whose row is invalid is `None`, and logged.
+    pub(super) fn decode(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
+        let id = stored.id;
+        match stored.decode() {
+            Ok(row) => {
+                self.forget(id);
+                Some(row)
+            }
+            Err(error) => {
+                self.log(id, &error);
+                None
+            }
+        }
+    }
+
+    /// Returns the key for the ledger. One whose row is invalid stands there revoked, in the account that its money is of: what
+    /// it holds and has spent goes on being counted.
+    pub(super) fn decode_or_disabled(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
+        let created_at = stored.created_at;
+        let account = stored.money.as_ref().and_then(|money| money.account).or(stored.account);
+        let Ok(account) = account_id(account) else { return self.decode(stored) };
+        let balance = stored.money.as_ref().map_or(Balance::empty(created_at), |money| money.balance);
+        let mut disabled = Key::stored(stored.id, account, created_at, balance);
+        if let Some(money) = &stored.money {
+            disabled.budget.period = money.period.parse().unwrap_or_default();
+            disabled.anchor = money.anchor.unwrap_or(created_at);
+        }
+        disabled.parent = stored.parent;
+        disabled.revoked_at = Some(created_at);
+        self.decode(stored).or(Some(KeyRow { key: disabled, is_behind: false }))
+    }
+
+    fn log(&self, key: KeyId, error: &Nonsense) {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = error.to_string();
+        if logged.get(&key) == Some(&reason) {
+            return;
+        }
+        tracing::error!(key = key.get(), %error, "this key is out of service until its row is mended");
+        if logged.len() >= Self::MAX_REMEMBERED {
+            logged.clear();
+        }
+        logged.insert(key, reason);
+    }
+
+    fn forget(&self, key: KeyId) {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !logged.is_empty() {
+            logged.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+INSERT INTO agent_keys
+    (account_id, parent_id, name, prefix, start, key_hash, scopes, limit_micros, period, created_at, expires_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)

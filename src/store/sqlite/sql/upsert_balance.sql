@@ -1,0 +1,3 @@
+INSERT INTO agentkey_balances (key_id, period, spent, held, since) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT (key_id) DO UPDATE
+SET period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since

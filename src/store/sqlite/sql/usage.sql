@@ -1,0 +1,16 @@
+-- Sums are in two halves, because a sum of SQLite fails where it would overflow.
+SELECT {group},
+    coalesce(sum(e.amount / 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
+    coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
+    count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust')),
+    coalesce(sum(e.amount / 4294967296) FILTER (WHERE e.kind = 'adjust'), 0),
+    coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind = 'adjust'), 0)
+FROM (
+    {entries}
+    -- A refund counts earlier than it was written; nothing counts later.
+    UNION ALL
+    SELECT e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
+    FROM agentkey_entries e
+    WHERE e.account_id = ?1 AND {key} AND e.refunds IS NOT NULL AND e.counts_at >= ?5 AND e.counts_at < ?6
+) e
+GROUP BY {group}
