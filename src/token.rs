@@ -5,9 +5,8 @@
 //! prefix    32 random bytes, 43 base62 digits           CRC-32 of all before it, 6 base62 digits
 //! ```
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
@@ -302,27 +301,6 @@ impl TokenHash {
     /// The 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
-    }
-}
-
-/// A map by token hashes. They are evenly spread already, and no client can choose those that stores know.
-pub(crate) type ByToken<V> = HashMap<TokenHash, V, BuildHasherDefault<OfToken>>;
-
-/// Takes a token's hash as its own.
-#[derive(Debug, Default)]
-pub(crate) struct OfToken(u64);
-
-impl Hasher for OfToken {
-    fn write_u64(&mut self, part: u64) {
-        self.0 = part;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is cached, bounded in bytes.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use jiff::Timestamp;
 
@@ -9,7 +10,6 @@ use super::validator::{Validated, Validator};
 use crate::ledger::{BalanceRow, HoldRow, HoldState, MAX_DEPTH};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
-use crate::token::ByToken;
 use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 
 /// So many bytes are cached, by an estimate.
@@ -280,5 +280,26 @@ impl<V: Validator> Default for Entries<V> {
 impl<V: Validator> Default for Snapshot<V> {
     fn default() -> Self {
         Self { accounts: HashMap::new(), keys: HashMap::new(), tokens: Vec::new() }
+    }
+}
+
+/// A map by token hashes. They are evenly spread already, and no client can choose those that are cached.
+type ByToken<V> = HashMap<TokenHash, V, BuildHasherDefault<OfToken>>;
+
+/// Takes a token's hash as its own.
+#[derive(Debug, Default)]
+struct OfToken(u64);
+
+impl Hasher for OfToken {
+    fn write_u64(&mut self, part: u64) {
+        self.0 = part;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }

@@ -118,7 +118,7 @@ impl Inner {
         for ((pending, Decided { expected, places, posted, .. }), is_applied) in pending.into_iter().zip(applied) {
             let account = &expected.row.account.id;
             if !is_applied {
-                pending.map(PendingWrite::on_conflict);
+                pending.into_iter().for_each(PendingWrite::on_conflict);
                 self.backoff.on_conflict(account);
                 again.extend(places);
                 continue;
