@@ -113,8 +113,8 @@ async fn plan(
     let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
     let mut steps = Vec::new();
     // Looked for first: the right to make a schema is more than many roles have.
-    let schema: Sql = "SELECT to_regnamespace($1) IS NOT NULL".to_owned().into();
-    let schema = statements.fetch(schema.query().bind(own.schema.to_string())).await?;
+    let schema = sqlx::query("SELECT to_regnamespace($1) IS NOT NULL").bind(own.schema.to_string());
+    let schema = statements.fetch(schema).await?;
     if !first(&schema, false)? {
         steps.push(Step::needed(own.fill("CREATE SCHEMA IF NOT EXISTS {schema}")));
     }
@@ -161,8 +161,8 @@ async fn plan(
 
 /// Whether the role may read a table; warns where it may not.
 async fn may_read(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
-    let text: Sql = "SELECT has_table_privilege($1, 'SELECT')".to_owned().into();
-    let rows = statements.fetch(text.query().bind(table.to_owned())).await?;
+    let privilege = sqlx::query("SELECT has_table_privilege($1, 'SELECT')").bind(table.to_owned());
+    let rows = statements.fetch(privilege).await?;
     let may = first(&rows, false)?;
     if !may {
         tracing::warn!(table, "this role may not read it, so whether the tables are up to date is not known");

@@ -6,7 +6,6 @@ use sqlx::{Decode, Row, Type};
 
 use super::connection::Statements;
 use super::error::Result;
-use super::names::Sql;
 
 /// Something to run. It may be several statements.
 pub(super) struct Step {
@@ -33,8 +32,8 @@ pub(super) struct Now {
 
 /// Whether there is a table of this name.
 pub(super) async fn is_there(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
-    let text: Sql = "SELECT to_regclass($1) IS NOT NULL".to_owned().into();
-    first(&statements.fetch(text.query().bind(table.to_owned())).await?, false)
+    let there = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table.to_owned());
+    first(&statements.fetch(there).await?, false)
 }
 
 /// The first cell of the first row, or what there is without one.

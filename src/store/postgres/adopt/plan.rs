@@ -127,11 +127,8 @@ async fn hashes(
     let name = columns.get(&KeyColumn::Hash).map_or("", String::as_str);
     let hash = Ident::new(name).map_err(config_error)?;
     let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(config_error)?;
-    let text: Sql = format!(
-        "SELECT count(*), count(*) FILTER (WHERE k.{hash}::text COLLATE \"C\" ~ '^[0-9a-f]{{64}}$'), \
-         count(*) FILTER (WHERE k.{account} IS NULL) FROM {table} k"
-    )
-    .into();
+    let text = format!(include_str!("../sql/adopt/hashes.sql"), hash = hash, account = account, table = table);
+    let text: Sql = text.into();
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (all, good, nobodys): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -165,11 +162,9 @@ async fn warn_of_orphans(
 ) -> Result<()> {
     let ident = |field| Ident::new(columns.get(&field).map_or("", String::as_str)).map_err(config_error);
     let (id, account, parent) = (ident(KeyColumn::Id)?, ident(KeyColumn::Account)?, ident(KeyColumn::Parent)?);
-    let text: Sql = format!(
-        "SELECT count(*) FROM {table} k LEFT JOIN {table} p ON p.{id} = k.{parent} AND p.{account} = k.{account} \
-         WHERE k.{parent} IS NOT NULL AND p.{id} IS NULL"
-    )
-    .into();
+    let text: Sql =
+        format!(include_str!("../sql/adopt/orphans.sql"), table = table, id = id, parent = parent, account = account,)
+            .into();
     let orphans: i64 = first(&statements.fetch(text.query()).await?, 0)?;
     if orphans > 0 {
         tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
@@ -228,9 +223,7 @@ fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> Resu
     };
     // A row that has a limit and no period is limited once and for all.
     let period = format!(
-        "CASE k.{period}::text WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' WHEN 'monthly' THEN 'month' \
-         WHEN 'total' THEN 'lifetime' WHEN 'none' THEN 'lifetime' ELSE coalesce(k.{period}::text, \
-         CASE WHEN k.{limit} IS NULL THEN {absent} ELSE 'lifetime' END) END",
+        include_str!("../sql/adopt/key_period.sql"),
         period = columns.period,
         limit = columns.limit,
         absent = literal(columns.absent.budget.period.as_str()),

@@ -10,7 +10,7 @@ use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
 use crate::store::postgres::layout::{Absent, AccountType, KeyColumns, LimitUnit, TimeColumn};
-use crate::store::postgres::names::{Ident, Sql, TableName};
+use crate::store::postgres::names::{Ident, TableName};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
@@ -43,11 +43,8 @@ struct Index {
 
 /// The table, or why it cannot be looked at.
 pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> Result<Result<Shape, String>> {
-    let found: Sql = "SELECT c.oid::int8, c.relkind::text, row_security_active(c.oid) FROM pg_catalog.pg_class c \
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
-        .to_owned()
-        .into();
-    let found = found.query().bind(table.schema.to_owned()).bind(table.name.to_owned());
+    let found = sqlx::query(include_str!("../sql/adopt/table.sql"));
+    let found = found.bind(table.schema.to_owned()).bind(table.name.to_owned());
     let found = statements.fetch(found).await?;
     let Some(found) = found.first() else { return Ok(Err(missing(statements, table).await?)) };
     let kind = match found.try_get::<&str, _>(1)? {
@@ -61,22 +58,10 @@ pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> 
         return Ok(Err(format!("it is {kind}: name the table that has the keys")));
     }
     let oid: i64 = found.try_get(0)?;
-    let columns: Sql = "SELECT a.attname::text, a.attnum, coalesce(b.typname, t.typname)::text, \
-        format_type(a.atttypid, a.atttypmod), CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
-        a.attgenerated <> '', coalesce(NOT l.collisdeterministic, false) \
-        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-        LEFT JOIN pg_catalog.pg_type b ON b.oid = nullif(t.typbasetype, 0) \
-        LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation \
-        WHERE a.attrelid = ($1::int8)::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
-        .to_owned()
-        .into();
-    let columns = statements.fetch(columns.query().bind(oid)).await?;
-    let indexes: Sql = "SELECT i.indkey[0], i.indisunique AND i.indimmediate AND i.indnkeyatts = 1, \
-        i.indpred IS NOT NULL FROM pg_catalog.pg_index i \
-        WHERE i.indrelid = ($1::int8)::oid AND i.indisvalid AND i.indkey[0] > 0"
-        .to_owned()
-        .into();
-    let indexes = statements.fetch(indexes.query().bind(oid)).await?;
+    let columns = sqlx::query(include_str!("../sql/adopt/columns.sql")).bind(oid);
+    let columns = statements.fetch(columns).await?;
+    let indexes = sqlx::query(include_str!("../sql/adopt/indexes.sql")).bind(oid);
+    let indexes = statements.fetch(indexes).await?;
     Ok(Ok(Shape {
         columns: columns.iter().map(column).collect::<Result<_>>()?,
         indexes: indexes.iter().map(index).collect::<Result<_>>()?,
@@ -105,11 +90,8 @@ fn index(row: &sqlx::postgres::PgRow) -> Result<Index> {
 }
 
 async fn missing(statements: &mut Statements<'_>, table: &TableName) -> Result<String> {
-    let elsewhere: Sql = "SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
-        ON n.oid = c.relnamespace WHERE c.relname = $1 AND c.relkind = 'r' ORDER BY 1"
-        .to_owned()
-        .into();
-    let elsewhere = statements.fetch(elsewhere.query().bind(table.name.to_owned())).await?;
+    let elsewhere = sqlx::query(include_str!("../sql/adopt/elsewhere.sql")).bind(table.name.to_owned());
+    let elsewhere = statements.fetch(elsewhere).await?;
     let mut text = "there is no such table in this database".to_owned();
     if let Some(row) = elsewhere.first() {
         let schema: &str = row.try_get(0)?;

@@ -1,0 +1,3 @@
+SELECT count(*), count(*) FILTER (WHERE k.{hash}::text COLLATE "C" ~ '^[0-9a-f]{{64}}$'),
+    count(*) FILTER (WHERE k.{account} IS NULL)
+FROM {table} k
