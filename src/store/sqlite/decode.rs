@@ -122,12 +122,6 @@ impl<'r> FromCell<'r> for i64 {
     }
 }
 
-impl<'r> FromCell<'r> for bool {
-    fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
-        i64::from_cell(cell).map(|number| number != 0)
-    }
-}
-
 impl<'r> FromCell<'r> for &'r str {
     fn from_cell(cell: ValueRef<'r>) -> Option<Self> {
         cell.as_str().ok()
