@@ -76,8 +76,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// The same for one of them, where the store can answer at once, on the thread of a request, from what it has cached.
     /// Where `max_staleness` is given, that may be policy that was in force less than that ago, with figures of money that
-    /// may be older; a change made through this store is in force at once all the same, and such an answer only lets in.
-    /// `None`: the store has to be asked. So is one that does not implement this.
+    /// may be older; a change made through this store is in force at once all the same. The answer only lets in, and never
+    /// refuses. `None`: the store has to be asked. So is one that does not implement this.
     fn try_find_cached(&self, _hash: &TokenHash, _max_staleness: Option<Duration>) -> Option<Found> {
         None
     }

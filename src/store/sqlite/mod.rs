@@ -27,6 +27,11 @@ mod usage;
 mod uses;
 mod version;
 mod version_reader;
+#[cfg(all(unix, not(target_os = "openbsd")))]
+mod wal_index;
+#[cfg(not(all(unix, not(target_os = "openbsd"))))]
+#[path = "no_wal_index.rs"]
+mod wal_index;
 mod write;
 
 use std::fmt;
@@ -208,7 +213,8 @@ impl Store for SqliteStore {
         stale.or_else(|| {
             let asked = self.cache.revalidate(&[], |_| false);
             let version = self.connections.versions.read()?;
-            self.cache.lookup(std::slice::from_ref(hash), &asked, &Some(version), now).pop()?
+            let found = self.cache.lookup(std::slice::from_ref(hash), &asked, &Some(version), now).pop()??;
+            found.lineage.standing().is_ok().then_some(found)
         })
     }
 

@@ -1,47 +1,68 @@
 //! Reads the version of the file on the thread of a request, so that a look-up that the cache can answer waits for no other
-//! thread. Reading takes microseconds and waits for nobody: in WAL mode no writer keeps a reader out, and where SQLite
-//! would have to wait all the same (a WAL that is being recovered), the look-up goes to the thread of a connection.
+//! thread. SQLite reads it in microseconds, and waits for nobody: in WAL mode no writer keeps a reader out. Where it would
+//! have to wait all the same (a WAL that is being recovered), the look-up goes to the thread of a connection.
+//!
+//! While the header of the WAL's index is as it was, so is the version, and SQLite is not asked again
+//! (`docs/decisions/0001-sqlite-wal-index.md`).
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::connection::{FileId, file_id};
 use super::version::FileVersion;
-
-/// One for each of two threads that look up at the same moment; a third one goes to the thread of a connection.
-const CONNECTIONS: usize = 2;
+use super::wal_index::WalIndex;
 
 pub(super) struct VersionReader {
     /// `None` in memory, where a second connection would be a second database.
     path: Option<PathBuf>,
-    slots: [Mutex<Slot>; CONNECTIONS],
+    slot: Mutex<Slot>,
+    last: RwLock<Option<LastRead>>,
 }
 
 enum Slot {
     /// To be opened by a thread that may wait.
     Missing,
-    Open {
-        connection: Connection,
-        /// Which file it is: another one may be put at the path.
-        file: Option<FileId>,
-    },
+    Open(Open),
     Closed,
+}
+
+struct Open {
+    connection: Connection,
+    /// Which file it is: another one may be put at the path.
+    file: Option<FileId>,
+    /// `None` where the system has none that can be read so.
+    index: Option<Arc<WalIndex>>,
+}
+
+/// The version that belongs to a header of the WAL's index.
+struct LastRead {
+    file: Option<FileId>,
+    index: Arc<WalIndex>,
+    header: [u8; 48],
+    version: FileVersion,
 }
 
 impl VersionReader {
     pub(super) fn new(path: Option<&Path>) -> Self {
-        Self { path: path.map(Path::to_owned), slots: std::array::from_fn(|_| Mutex::new(Slot::Missing)) }
+        Self { path: path.map(Path::to_owned), slot: Mutex::new(Slot::Missing), last: RwLock::new(None) }
     }
 
     /// Returns the version of the file that is at the path now; `None` where that would take a wait.
     pub(super) fn read(&self) -> Option<FileVersion> {
-        let mut slot = self.slots.iter().find_map(|slot| slot.try_lock().ok())?;
-        let Slot::Open { connection, file } = &*slot else { return None };
-        let is_there = file_id(self.path.as_deref()?) == *file;
-        let version = is_there.then(|| FileVersion::read(connection)).and_then(Result::ok).flatten();
+        let file = file_id(self.path.as_deref()?);
+        if let Some(last) = &*self.last.read().unwrap_or_else(PoisonError::into_inner)
+            && last.file == file
+            && last.index.header() == Some(last.header)
+        {
+            return Some(last.version);
+        }
+        let mut slot = self.slot.try_lock().ok()?;
+        let Slot::Open(open) = &*slot else { return None };
+        let (version, last) = if open.file == file { open.read().unzip() } else { (None, None) };
+        self.set_last(last.flatten());
         if version.is_none() {
             *slot = Slot::Missing;
         }
@@ -51,30 +72,48 @@ impl VersionReader {
     /// Opens what is missing. A file that cannot be opened is an error of the look-up that comes next.
     pub(super) fn open_missing(&self) {
         let Some(path) = &self.path else { return };
-        for slot in &self.slots {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if matches!(*slot, Slot::Missing)
-                && let Ok((connection, file)) = open(path)
-            {
-                *slot = Slot::Open { connection, file };
-            }
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*slot, Slot::Missing)
+            && let Ok(open) = Open::new(path)
+        {
+            *slot = Slot::Open(open);
         }
     }
 
-    /// Closes them for good.
+    /// Closes it for good.
     pub(super) fn close(&self) {
-        for slot in &self.slots {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Closed;
-        }
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_last(None);
+        *slot = Slot::Closed;
+    }
+
+    /// To be called with the slot locked, before its connection is closed: without one, SQLite may delete the index.
+    fn set_last(&self, last: Option<LastRead>) {
+        *self.last.write().unwrap_or_else(PoisonError::into_inner) = last;
     }
 }
 
-fn open(path: &Path) -> rusqlite::Result<(Connection, Option<FileId>)> {
-    // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
-    let file = file_id(path);
-    // Not only to be read: SQLite then could not bring a WAL's index up to date.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::ZERO)?;
-    Ok((connection, file))
+impl Open {
+    fn new(path: &Path) -> rusqlite::Result<Self> {
+        // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
+        let file = file_id(path);
+        // Not only to be read: SQLite then could not bring a WAL's index up to date.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        // SQLite makes the index with the first read. It is found by the name that SQLite has, behind symbolic links.
+        let _ = FileVersion::read(&connection);
+        let index = connection.path().and_then(|name| WalIndex::open(name.as_ref()));
+        Ok(Self { connection, file, index })
+    }
+
+    /// Reads the version, and what it belongs to: the header that was there before and after.
+    fn read(&self) -> Option<(FileVersion, Option<LastRead>)> {
+        let header = || self.index.as_ref().and_then(|index| index.header());
+        let before = header();
+        let version = FileVersion::read(&self.connection).ok().flatten()?;
+        let header = before.filter(|before| header().as_ref() == Some(before));
+        let last = self.index.clone().zip(header);
+        Some((version, last.map(|(index, header)| LastRead { file: self.file, index, header, version })))
+    }
 }

@@ -420,19 +420,19 @@ async fn a_look_up_without_a_wait_sees_what_others_wrote() {
     assert!(warm.store.post(&[pay(1)]).await.unwrap()[0].is_ok());
     assert_eq!(at_once(1).as_ref().map(spent_of_root), Some(SPENT + 1));
 
-    raw(&warm.path, "UPDATE agent_keys SET revoked_at = 1 WHERE id = 1");
-    assert_eq!(at_once(1), None);
-    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
-
     // A writer under way keeps nobody waiting, and is not seen before its commit.
     let writer = Connection::open(&warm.path).unwrap();
-    writer.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = NULL").unwrap();
-    assert!(at_once(1).unwrap().lineage.standing().is_err());
+    writer.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1 WHERE id = 1").unwrap();
+    assert!(at_once(1).is_some());
     writer.execute_batch("COMMIT").unwrap();
     assert_eq!(at_once(1), None);
+    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+    assert_eq!(at_once(1), None, "it only lets in");
+    writer.execute_batch("UPDATE agent_keys SET revoked_at = NULL").unwrap();
     drop(writer);
 
     warm.found(1).await.unwrap();
+    assert!(at_once(1).is_some());
     warm.put_backup_back();
     assert_eq!(at_once(1), None, "it is another file");
     assert_eq!(warm.spent(1).await, SPENT);

@@ -1,0 +1,55 @@
+//! The header of the WAL's index, `-shm`, which every commit of any process changes before it returns: a count of commits,
+//! the salts of the WAL and the checksum of its last frame (<https://www.sqlite.org/walformat.html>, "The WAL-Index
+//! Header"). SQLite compares the same bytes to know whether the pages that it has read are current.
+//!
+//! A process that closes a file loses its locks on it, whoever took them, and SQLite's are on this one
+//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So it is opened once for all, and closed only once it is deleted.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::connection::{FileId, file_id};
+
+/// Of the only layout that there has been.
+const FORMAT: u32 = 3_007_000;
+
+static OPEN: Mutex<Vec<Arc<WalIndex>>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+pub(super) struct WalIndex {
+    file: File,
+    id: FileId,
+}
+
+impl WalIndex {
+    /// Opens the index of the database at a path.
+    pub(super) fn open(database: &Path) -> Option<Arc<Self>> {
+        let path = database.with_file_name(format!("{}-shm", database.file_name()?.to_str()?));
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|index| Arc::strong_count(index) > 1 || !index.is_deleted());
+        // Known before it is opened: to close it again would be too late.
+        let id = file_id(&path)?;
+        if let Some(index) = open.iter().find(|index| index.id == id) {
+            return Some(index.clone());
+        }
+        let file = File::open(&path).ok()?;
+        let id = file.metadata().map_or(id, |file| (file.dev(), file.ino()));
+        let index = Arc::new(Self { file, id });
+        open.push(index.clone());
+        Some(index)
+    }
+
+    /// Returns the header as it is now.
+    pub(super) fn header(&self) -> Option<[u8; 48]> {
+        let mut header = [0; 48];
+        self.file.read_exact_at(&mut header, 0).ok()?;
+        let [a, b, c, d, _, _, _, _, _, _, _, _, is_there, ..] = header;
+        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_there == 1).then_some(header)
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
+    }
+}
