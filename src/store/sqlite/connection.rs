@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -15,6 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result, corrupt, is_busy, is_unusable};
+use super::file_id::{FileId, file_id};
 use super::index::RecentEntries;
 use super::migrate::migrate;
 use super::options::{Place, SqliteOptions};
@@ -316,21 +316,6 @@ impl Slot {
             tracing::warn!(%error, "an SQLite connection was not closed cleanly");
         }
     }
-}
-
-/// Tells a file from one that was put in its place.
-pub(super) type FileId = (u64, u64);
-
-#[cfg(unix)]
-pub(super) fn file_id(path: &Path) -> Option<FileId> {
-    use std::os::unix::fs::MetadataExt;
-    let file = std::fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino()))
-}
-
-#[cfg(not(unix))]
-pub(super) fn file_id(_path: &Path) -> Option<FileId> {
-    None // elsewhere a file in use cannot be deleted or replaced
 }
 
 fn use_wal(connection: &Connection) -> Result<()> {

@@ -13,6 +13,7 @@ mod change;
 mod connection;
 mod decode;
 mod error;
+mod file_id;
 mod index;
 mod load;
 mod migrate;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::connection::{FileId, file_id};
+use super::file_id::{FileId, file_id};
 use super::version::FileVersion;
 use super::wal_index::WalIndex;
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::connection::{FileId, file_id};
+use super::file_id::{FileId, file_id};
 
 /// Of the only layout that there has been.
 const FORMAT: u32 = 3_007_000;
