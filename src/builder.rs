@@ -99,8 +99,7 @@ impl Builder {
     ///
     /// The policy version is polled every quarter of `max_staleness`, but at least once a second. Where it has changed, the poll
     /// failed, or the poll or the cached key is `max_staleness` old, the look-up asks the store, as without a cache. Holds
-    /// and payments always ask the store, so nothing is overspent. A store without a cache, such as `MemoryStore`, is asked
-    /// for every look-up.
+    /// and payments always ask the store, so nothing is overspent. A store without a cache is asked for every look-up.
     ///
     /// What is given up:
     ///
