@@ -440,3 +440,34 @@ async fn a_look_up_without_a_wait_sees_what_others_wrote() {
     warm.store.close().await;
     assert_eq!(at_once(1), None);
 }
+
+/// A process that closes a file loses its locks on it, also those that another connection relies on.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_store_that_is_closed_leaves_others_their_locks_and_no_descriptor() {
+    use std::os::unix::fs::MetadataExt;
+
+    let warm = Warm::new().await;
+    warm.found(1).await.unwrap();
+    let index = warm.path.with_file_name("keys.db-shm");
+    let lock = format!(":{} ", std::fs::metadata(&index).unwrap().ino());
+    let is_locked = || std::fs::read_to_string("/proc/locks").unwrap().lines().any(|line| line.contains(&lock));
+    assert!(is_locked());
+    let other = warm.another().await;
+    other.find(&[token(1).hash]).await.unwrap();
+    assert!(other.try_find_cached(&token(1).hash, None).is_some());
+    other.close().await;
+    drop(other);
+    assert!(is_locked());
+    warm.store.close().await;
+    for _ in 0..3 {
+        let store = warm.another().await;
+        store.find(&[token(1).hash]).await.unwrap();
+        assert!(store.try_find_cached(&token(1).hash, None).is_some());
+        store.close().await;
+    }
+    let descriptors =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
+    let of_index = descriptors.filter(|path| path.to_string_lossy().starts_with(&*index.to_string_lossy())).count();
+    assert!(of_index <= 1, "{of_index} are open");
+}
