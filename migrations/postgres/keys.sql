@@ -27,6 +27,8 @@ CREATE OR REPLACE FUNCTION {schema}."agentkey_guard_key"() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
+        -- No posting of the account is under way, and none begins before the deletion is committed.
+        PERFORM 1 FROM {accounts} a WHERE a.id = OLD.account_id FOR NO KEY UPDATE;
         IF EXISTS (SELECT FROM {balances} b WHERE b.key_id = OLD.id) THEN
             RAISE 'agentkey: key % has holds or entries: revoke it instead of deleting it', OLD.id USING ERRCODE = '23001';
         END IF;

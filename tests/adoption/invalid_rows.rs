@@ -101,3 +101,52 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
     host.run("UPDATE sdk_api_keys SET account_id = 'acme' WHERE id = 2").await;
     assert_eq!(keys(&store).await[1].balance.spent, Amount::cents(2));
 }
+
+/// No trigger of ours keeps a host's table: what a deleted key held is charged to those above it.
+#[tokio::test]
+async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
+    let Some(mut host) = Host::with(&table(2)).await else { return };
+    let store = host.open(open_handed()).await.unwrap();
+    host.run("UPDATE sdk_api_keys SET parent_id = 2 WHERE id = 1").await;
+    let [child, _] = keys(&store).await;
+    let held = hold(&child);
+    assert!(store.post(std::slice::from_ref(&held)).await.unwrap()[0].is_ok());
+    host.run("DELETE FROM sdk_api_keys WHERE id = 1").await;
+    assert!(store.post(&[settle(&child, held.id, 10)]).await.unwrap()[0].is_ok());
+    let parent = find(&store, &["obs_bad"]).await.remove(0).unwrap();
+    assert_eq!((parent.key().balance.spent, parent.key().balance.held), (Amount::cents(10), Amount::ZERO));
+}
+
+/// However a move and the first posting of a key meet, one account has the key's money, and no other writes over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_writes_over_no_balance_of_another() {
+    let Some(mut host) = Host::with(&table(2)).await else { return };
+    let budget = Budget::lifetime(Amount::cents(100));
+    let store = host.open(Adoption::new(ScopeSet::unrestricted(), budget)).await.unwrap();
+    let [good, key] = keys(&store).await;
+    host.run("UPDATE sdk_api_keys SET account_id = 'away' WHERE id = 1").await;
+    let away = Posting::new("away".parse().unwrap(), good.id, pay(&good, 1).action);
+    assert!(store.post(&[away]).await.unwrap()[0].is_ok(), "a key without money may be moved");
+
+    let mut connection = PgConnection::connect(host.database.url()).await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    store.pay_in(&mut tx, &key.account, key.id, Amount::cents(70), Note::default()).await.unwrap();
+    host.run("UPDATE sdk_api_keys SET account_id = 'away' WHERE id = 2").await;
+    let posting = Posting::new("away".parse().unwrap(), key.id, pay(&key, 1).action);
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.post(&[posting]).await.unwrap().remove(0) }
+    });
+    // It waits for the balance that the transaction inserts.
+    let blocked =
+        "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while host.text(blocked).await == "0" && !waiting.is_finished() {}
+    tx.commit().await.unwrap();
+    assert!(waiting.await.unwrap().is_err());
+    host.run("UPDATE sdk_api_keys SET account_id = 'acme' WHERE id = 2").await;
+    assert_eq!(keys_of(&store, "obs_bad").await.balance.spent, Amount::cents(70));
+}
+
+async fn keys_of(store: &PostgresStore, token: &str) -> Key {
+    find(store, &[token]).await.remove(0).unwrap().key().clone()
+}

@@ -56,3 +56,20 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     execute(&pool, "DELETE FROM agent_keys WHERE key_hash = 'x'").await;
     assert!(world.post(&pay(&key, 98)).await.is_ok());
 }
+
+/// The trigger waits for postings under way, and postings for the deletion: none of them misses the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_being_deleted_holds_nothing() {
+    let Some((_database, world, pool)) = site().await else { return };
+    let parent = key(&world, "acme", 100).await;
+    let (child, _) = world.try_create(NewKey::child_of(parent.id)).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DELETE FROM agent_keys WHERE id = {}", child.id))))
+        .await
+        .unwrap();
+    let held = hold(&child, 10);
+    assert!(world.store.post(std::slice::from_ref(&held)).await.unwrap()[0].is_err());
+    tx.commit().await.unwrap();
+    assert_eq!(world.post(&held).await, Err(agentkey::Refusal::InvalidKey));
+    assert_eq!(cents(&world, &parent).await, (0, 0));
+}

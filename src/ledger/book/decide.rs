@@ -224,7 +224,14 @@ impl Book {
         if entry.is_some() {
             let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Settle, cost, now);
             entry.note = note.clone();
-            let path = self.path(posting.key);
+            let mut path = self.path(posting.key);
+            if path.is_empty() {
+                // The key was deleted while it held: its ancestors are charged all the same.
+                let own = holds.iter().filter_map(|hold| self.holds.get(hold));
+                path = own.filter(|hold| hold.account == posting.account).flat_map(|hold| hold.path.clone()).collect();
+                path.sort_unstable();
+                path.dedup();
+            }
             self.charge(&path, entry);
         }
         if let Some(claim) = claim

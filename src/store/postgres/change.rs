@@ -58,9 +58,9 @@ impl Puts {
                 columns.expires_at.value(11),
             )),
             balance: layout.sql(
-                "INSERT INTO {balances} (key_id, account_id, period, spent, held, since) \
+                "INSERT INTO {balances} AS b (key_id, account_id, period, spent, held, since) \
                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id) DO UPDATE SET \
-                 period = excluded.period, spent = excluded.spent, \
+                 period = CASE WHEN b.account_id = excluded.account_id THEN excluded.period END, spent = excluded.spent, \
                  held = excluded.held, since = excluded.since",
             ),
             account: with_rows(

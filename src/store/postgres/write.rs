@@ -51,9 +51,10 @@ struct Part {
 const PARTS: [Part; 6] = [
     Part {
         name: "balances",
-        key: &["key_id"],
-        text: "INSERT INTO {balances} ({names}) SELECT {values} FROM {rows} \
-            ON CONFLICT (key_id) DO UPDATE SET {updates}",
+        key: &["key_id", "period"],
+        // The money of a key stays in one account: a key that was moved meanwhile makes the statement fail (NOT NULL).
+        text: "INSERT INTO {balances} AS b ({names}) SELECT {values} FROM {rows} ON CONFLICT (key_id) DO UPDATE SET \
+            period = CASE WHEN b.account_id = excluded.account_id THEN excluded.period END, {updates}",
     },
     Part { name: "new_holds", key: &["id"], text: "INSERT INTO {holds} ({names}) SELECT {values} FROM {rows}" },
     Part {
