@@ -56,6 +56,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         Refusal::InsufficientScope(_) => StatusCode::FORBIDDEN,
         Refusal::BudgetExceeded(_) => options.budget_status,
         Refusal::Conflict
+        | Refusal::PostingConflict
         | Refusal::AlreadyCharged(_)
         | Refusal::InFlight
         | Refusal::HoldOver

@@ -39,6 +39,9 @@ pub enum Refusal {
     /// The `Idempotency-Key` was used for something else.
     #[error("the Idempotency-Key was used for another request")]
     Conflict,
+    /// The id of the posting was taken by another posting.
+    #[error("another posting has this id")]
+    PostingConflict,
     /// The `Idempotency-Key` was charged before, by this entry.
     #[error("the Idempotency-Key was charged already")]
     AlreadyCharged(EntryId),
@@ -89,7 +92,7 @@ impl Refusal {
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::BudgetExceeded(_) => "budget_exceeded",
-            Self::Conflict => "conflict",
+            Self::Conflict | Self::PostingConflict => "conflict",
             Self::AlreadyCharged(_) => "already_charged",
             Self::InFlight => "in_flight",
             Self::HoldOver => "hold_over",

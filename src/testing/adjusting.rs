@@ -116,6 +116,27 @@ pub async fn an_adjustment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock)
     assert_eq!(w.ledger(&key.account).await, [("adjust", c(-5))]);
 }
 
+/// Whoever names the id of another posting is told so, and not that his own was accepted.
+pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, other) = (w.key(10).await, w.create(NewKey::new(account("elsewhere"))).await);
+    let paid = pay(&key, c(2));
+    w.accept(&paid).await;
+    let first = adjust(&key, -5);
+    w.accept(&first).await;
+    let entry = paid.id.into();
+    for (id, posting) in [
+        (first.id, adjust(&other, -5)),
+        (first.id, adjust_account(&key, -5)),
+        (first.id, pay(&key, c(1))),
+        (first.id, refund(&key, entry, c(1))),
+        (paid.id, adjust(&key, -5)),
+    ] {
+        assert_eq!(w.refuse(&Posting { id, ..posting }).await, Refusal::PostingConflict);
+    }
+    assert_eq!((w.balance(&key).await, w.balance(&other).await), ((c(-3), NOTHING), (NOTHING, NOTHING)));
+}
+
 /// Neither a top-up nor a correction can be given back; another adjustment undoes it.
 pub async fn an_adjustment_is_not_refunded<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;

@@ -174,6 +174,7 @@ suite! { $
         an_account_is_adjusted_alone
         an_adjustment_ends_with_its_window
         an_adjustment_takes_effect_once
+        an_id_that_another_posting_has_is_a_conflict
         an_adjustment_is_not_refunded
         usage_has_adjustments_in_a_column_of_their_own
         another_period_counts_adjustments

@@ -263,7 +263,7 @@ impl Book {
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
-        if self.entries.contains_key(&id) {
+        if self.was_accepted(posting, EntryKind::Pay)? {
             return Ok(Outcome::Paid { entry: id });
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
@@ -284,7 +284,7 @@ impl Book {
 
     fn refund(&mut self, posting: &Posting, of: EntryId, amount: Amount, now: Timestamp) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
-        if self.entries.contains_key(&id) {
+        if self.was_accepted(posting, EntryKind::Refund)? {
             return Ok(Outcome::Refunded { entry: id });
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
@@ -303,7 +303,7 @@ impl Book {
 
     fn adjust(&mut self, posting: &Posting, amount: Amount, note: &Note, now: Timestamp) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
-        if self.entries.contains_key(&id) {
+        if self.was_accepted(posting, EntryKind::Adjust)? {
             return Ok(Outcome::Adjusted { entry: id });
         }
         if amount.is_zero() {
@@ -323,6 +323,18 @@ impl Book {
 
 /// The parts that decisions are made of.
 impl Book {
+    /// Whether this posting was accepted before. An id that was taken by another one is a conflict, so that nobody takes the
+    /// answer of that one for an acceptance. A refund goes by the entry that it refunds, whichever key the posting names.
+    fn was_accepted(&self, posting: &Posting, kind: EntryKind) -> Result<bool, Refusal> {
+        let Some(EntryRow { entry, .. }) = self.entries.get(&posting.id.into()) else { return Ok(false) };
+        let is_same = match &posting.action {
+            Action::Refund { entry: refunded, .. } => entry.refunds == Some(*refunded),
+            _ => entry.key == posting.key,
+        };
+        let is_same = is_same && entry.kind == kind && entry.account == posting.account;
+        is_same.then_some(true).ok_or(Refusal::PostingConflict)
+    }
+
     /// Every key of the lineage is there and in force; tells which is charged.
     fn in_force(&self, posting: &Posting, now: Timestamp) -> Result<KeyId, Refusal> {
         let mut next = posting.key;
