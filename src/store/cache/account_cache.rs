@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
@@ -26,17 +26,25 @@ pub(super) struct State<V: Validator> {
     generation: u64,
     /// Goes up when a change of policy by this process begins, and when it ends.
     policy_changes: u64,
-    policy: Option<PolicyPoll>,
+    pub(super) policy: Option<PolicyPoll>,
     pub(super) entries: Entries<V>,
     pub(super) pending: Pending<V::Epoch>,
 }
 
 /// The version of the policy that was in force at some time after `asked_at`.
 #[derive(Clone, Copy)]
-struct PolicyPoll {
+pub(super) struct PolicyPoll {
     /// `None`: the store could not tell.
     version: Option<u64>,
     asked_at: Instant,
+    /// The same by the machine's clock of the day, which goes on while the machine is suspended.
+    pub(super) asked_on: SystemTime,
+}
+
+impl PolicyPoll {
+    fn age(&self) -> Duration {
+        self.asked_at.elapsed().max(self.asked_on.elapsed().unwrap_or_default())
+    }
 }
 
 /// What was cached when a look-up began, and what has to be asked of the store.
@@ -218,7 +226,8 @@ impl<V: Validator> AccountCache<V> {
     pub(in crate::store) fn record_policy_version(&self, version: Option<u64>, asked_at: Instant) {
         let mut state = self.write();
         if state.policy.is_none_or(|latest| latest.asked_at <= asked_at) {
-            state.policy = Some(PolicyPoll { version, asked_at });
+            let asked_on = SystemTime::now() - asked_at.elapsed();
+            state.policy = Some(PolicyPoll { version, asked_at, asked_on });
         }
     }
 
@@ -231,7 +240,7 @@ impl<V: Validator> AccountCache<V> {
         now: Timestamp,
     ) -> Option<Found> {
         let state = self.read();
-        let poll = state.policy.filter(|poll| poll.version.is_some() && poll.asked_at.elapsed() < max_staleness)?;
+        let poll = state.policy.filter(|poll| poll.version.is_some() && poll.age() < max_staleness)?;
         // The policy was the same when the row was read as at the latest poll, so whichever of the two was later vouches.
         let is_fresh =
             |validated: Validated| validated.policy == poll.version && validated.asked_at.elapsed() < max_staleness;

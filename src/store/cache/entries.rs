@@ -32,6 +32,8 @@ pub(super) struct CachedAccount<V: Validator> {
     tokens: Vec<TokenHash>,
     generation: u64,
     validated: Validated,
+    /// What its keys and holds take, with their texts.
+    bytes: usize,
 }
 
 pub(super) struct CachedKey<V: Validator> {
@@ -154,7 +156,7 @@ impl<V: Validator> Entries<V> {
                 }
                 match cached.keys.get_mut(&id) {
                     Some(cached) if cached.version == version => cached.validated.renew(validated),
-                    _ => drop(cached.keys.insert(id, CachedKey { key, version, validated })),
+                    _ => cached.insert_key(CachedKey { key, version, validated }),
                 }
             });
         }
@@ -181,13 +183,13 @@ impl<V: Validator> Entries<V> {
             for BalanceRow { key, period, balance, .. } in balances {
                 match cached.keys.get_mut(&key).filter(|cached| cached.key.budget.period == period) {
                     Some(cached) => cached.key.balance = balance,
-                    None => drop(cached.keys.remove(&key)),
+                    None => cached.remove_key(key),
                 }
             }
             for hold in holds {
                 match hold.state {
-                    HoldState::Live => drop(cached.holds.insert(hold.id, hold)),
-                    HoldState::Over | HoldState::Charged => drop(cached.holds.remove(&hold.id)),
+                    HoldState::Live => cached.insert_hold(hold),
+                    HoldState::Over | HoldState::Charged => cached.remove_hold(hold.id),
                 }
             }
         });
@@ -241,7 +243,27 @@ impl<V: Validator> Entries<V> {
 
 impl<V: Validator> CachedAccount<V> {
     fn new(row: AccountRow, generation: u64, validated: Validated) -> Self {
-        Self { row, holds: HashMap::new(), keys: HashMap::new(), tokens: Vec::new(), generation, validated }
+        Self { row, holds: HashMap::new(), keys: HashMap::new(), tokens: Vec::new(), generation, validated, bytes: 0 }
+    }
+
+    fn insert_key(&mut self, cached: CachedKey<V>) {
+        self.bytes += cached.size();
+        let before = self.keys.insert(cached.key.id, cached);
+        self.bytes -= before.map_or(0, |before| before.size());
+    }
+
+    fn remove_key(&mut self, key: KeyId) {
+        self.bytes -= self.keys.remove(&key).map_or(0, |cached| cached.size());
+    }
+
+    fn insert_hold(&mut self, hold: HoldRow) {
+        self.bytes += size_of_hold(&hold);
+        let before = self.holds.insert(hold.id, hold);
+        self.bytes -= before.as_ref().map_or(0, size_of_hold);
+    }
+
+    fn remove_hold(&mut self, hold: PostingId) {
+        self.bytes -= self.holds.remove(&hold).as_ref().map_or(0, size_of_hold);
     }
 
     /// A key and its ancestors, as far as they are cached.
@@ -263,12 +285,22 @@ impl<V: Validator> CachedAccount<V> {
 
     fn size(&self) -> usize {
         let token = size_of::<TokenHash>() + size_of::<(TokenHash, CachedToken<V>, u64, Validated)>();
-        OVERHEAD
-            + size_of::<(AccountId, Self)>()
-            + self.keys.len() * (OVERHEAD + size_of::<(KeyId, CachedKey<V>)>())
-            + self.holds.len() * (OVERHEAD + size_of::<(PostingId, HoldRow)>())
-            + self.tokens.len() * token
+        OVERHEAD + size_of::<(AccountId, Self)>() + self.bytes + self.tokens.len() * token
     }
+}
+
+impl<V: Validator> CachedKey<V> {
+    fn size(&self) -> usize {
+        let Key { name, prefix, start, scopes, .. } = &self.key;
+        let scopes: usize = scopes.iter().map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD / 4).sum();
+        OVERHEAD + size_of::<(KeyId, Self)>() + name.len() + prefix.len() + start.len() + scopes
+    }
+}
+
+fn size_of_hold(hold: &HoldRow) -> usize {
+    let labels: usize = hold.note.labels.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD / 2).sum();
+    let reference = hold.note.reference.as_ref().map_or(0, |reference| reference.len());
+    OVERHEAD + size_of::<(PostingId, HoldRow)>() + size_of_val(&*hold.path) + labels + reference
 }
 
 impl<V: Validator> Default for Entries<V> {

@@ -315,7 +315,15 @@ fn a_stale_look_up_goes_by_the_latest_poll() {
     assert!(!cache.is_stale_found(LONG));
     cache.record_policy_version(None, Instant::now());
     assert!(!cache.is_stale_found(LONG));
+    // A machine that was suspended: only the clock of the day went on.
+    cache.record_policy_version(Some(3), Instant::now());
+    cache.found(&cache.asked(), 2);
+    cache.insert(&cache.asked(), 2, snapshot("acme", 1, 1, (), 0));
+    assert!(cache.is_stale_found(LONG));
+    cache.write().policy.as_mut().unwrap().asked_on -= 2 * LONG;
+    assert!(!cache.is_stale_found(LONG));
     // An answer that comes late is no news.
+    cache.record_policy_version(None, Instant::now());
     let before = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
     cache.record_policy_version(Some(1), before);
     assert!(!cache.is_stale_found(LONG));
@@ -427,6 +435,19 @@ fn what_is_cached_is_bounded() {
     }
     assert!(most <= 260 * 1024, "{most}");
     assert!(kept > 50 && kept < 1_000, "{kept}");
+    // Texts count: of keys with a hundred long scopes fewer are kept.
+    let is_kept = |n: i64| cache.lookup(&[hash(n)], &cache.asked(), &1, NOW)[0].is_some();
+    for n in 2_000..2_100 {
+        let name = format!("account {n}");
+        let mut key = Key::stored(KeyId::new(n), id(&name), NOW, Balance::empty(NOW));
+        key.scopes = (0..100).map(|n| format!("{n:0>100}").parse::<crate::Scope>().unwrap()).collect();
+        let mut long = Snapshot::default();
+        long.add_account(row(&name, 1));
+        long.add_token(hash(n), &key, (), None);
+        long.add_key(key, ());
+        cache.insert(&cache.asked(), 1, long);
+    }
+    assert!((1..25).contains(&(2_000..2_100).filter(|n| is_kept(*n)).count()));
     // What is counted is what is there.
     let state = cache.read();
     assert_eq!(state.entries.size(), state.entries.counted());
