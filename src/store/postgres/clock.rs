@@ -1,7 +1,7 @@
 //! The time of the store: the server's, whatever the clocks of the processes say.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -24,9 +24,13 @@ impl ServerClock {
         Self { hand: clock.hand().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
     }
 
-    /// Takes note of an answer. The way that it took makes this clock late, and never early.
-    pub(super) fn observe(&self, shown: Timestamp) {
-        self.shown.store(shown.as_microsecond().saturating_sub(self.passed()), Ordering::SeqCst);
+    /// Takes note of an answer to what was asked at that instant. The way that an answer took makes this clock late, and
+    /// never early. One that says no more than that it was long on its way does not put the clock back.
+    pub(super) fn observe(&self, shown: Timestamp, asked_at: Instant) {
+        let (passed, way) = (self.passed(), micros(asked_at.elapsed()));
+        let told = shown.as_microsecond().saturating_sub(passed);
+        let is_late = |known: i64| (told..=told.saturating_add(way)).contains(&known);
+        let _ = self.shown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |known| (!is_late(known)).then_some(told));
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -40,26 +44,34 @@ impl ServerClock {
     }
 
     fn passed(&self) -> i64 {
-        i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX)
+        micros(self.begun.elapsed())
     }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn the_time_is_what_the_server_told_and_what_has_passed_since() {
         let (clock, told) = (ServerClock::new(&Clock::system()), "2001-02-03T04:05:06Z".parse().unwrap());
-        clock.observe(told);
         let begun = Instant::now();
+        clock.observe(told, begun);
         let (first, second) = (clock.now(), clock.now());
         assert!(told <= first && first <= second && second <= told + begun.elapsed() + Duration::from_secs(1));
         // It goes where the server's goes, and back with it.
-        clock.observe(told - Duration::from_secs(60));
+        clock.observe(told - Duration::from_secs(60), Instant::now());
         assert!(clock.now() < told);
+        // An answer that lay in the socket of a process that was stopped says nothing of the time since.
+        clock.observe(told, Instant::now());
+        if let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(30)) {
+            clock.observe(told - Duration::from_secs(20), long_ago);
+            assert!(clock.now() >= told);
+        }
         assert_eq!(clock.set(), None);
     }
 
@@ -67,7 +79,7 @@ mod tests {
     fn a_clock_that_was_set_takes_the_servers_place() {
         let hand = ManualClock::at("2001-02-03T04:05:06Z".parse().unwrap());
         let clock = ServerClock::new(&Clock::from(&hand));
-        clock.observe(Timestamp::UNIX_EPOCH);
+        clock.observe(Timestamp::UNIX_EPOCH, Instant::now());
         assert_eq!((clock.now(), clock.set()), (hand.now(), Some(hand.now())));
     }
 }

@@ -86,7 +86,10 @@ impl Session {
         let of_lane = |is_hasty| match transactions_only {
             true => of_pool(is_hasty),
             false => Kind {
-                set_up: Some(format!("{}, {defaults}, pg_backend_pid()", set(false, is_hasty)).into()),
+                set_up: Some(
+                    format!("{}, {defaults}, pg_backend_pid(), pg_postmaster_start_time()", set(false, is_hasty))
+                        .into(),
+                ),
                 begin: BEGIN.to_owned().into(),
             },
         };
@@ -123,8 +126,9 @@ const UNREACHABLE_TIMEOUT: u32 = 4_000;
 /// after ever longer pauses, so that after an outage of some seconds the first attempts take seconds more.
 const ATTEMPT: Duration = Duration::from_millis(400);
 
-/// Whether a backend waits for its client, or is gone. One that has just answered is given a moment for the way.
-const IS_LOST: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 \
+/// Whether a backend of this server waits for its client, or is gone. One that has just answered is given a moment for the way.
+/// Behind a proxy another server may answer, which knows nothing of it.
+const IS_LOST: &str = "SELECT pg_postmaster_start_time() = $2 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 \
     AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
 
 impl Connections {
@@ -203,7 +207,11 @@ impl Connections {
         // What we set in it is nobody else's.
         connection.close_on_drop();
         let backend = match &kind.set_up {
-            Some(set_up) => Some(set_up.query().fetch_one(&mut *connection).await?.try_get("pg_backend_pid")?),
+            Some(set_up) => {
+                let row = set_up.query().fetch_one(&mut *connection).await?;
+                let (pid, incarnation) = (row.try_get("pg_backend_pid")?, row.try_get("pg_postmaster_start_time")?);
+                Some(Backend { pid, incarnation })
+            }
             None => None,
         };
         Ok(Lane { connection, backend })
@@ -245,12 +253,16 @@ impl Connections {
 
     /// Ends once the server answers others and does nothing for the session of this backend: what that was asked, or its
     /// answer, was lost on the way.
-    async fn lost(&self, backend: i32) {
+    async fn lost(&self, backend: Backend) {
         loop {
             sleep(ATTEMPT).await;
             let is_lost = async {
                 let mut connection = self.pool.acquire().await?;
-                sqlx::query_scalar(IS_LOST).bind(backend).fetch_one(&mut *connection).await
+                sqlx::query_scalar(IS_LOST)
+                    .bind(backend.pid)
+                    .bind(backend.incarnation)
+                    .fetch_one(&mut *connection)
+                    .await
             };
             if let Ok(Ok(true)) = timeout(ATTEMPT, is_lost).await {
                 return;
@@ -277,8 +289,16 @@ type Slot = Mutex<Option<Lane>>;
 /// A connection that is kept.
 struct Lane {
     connection: PoolConnection<Postgres>,
-    /// The process that serves it. `None` behind a pooler, which gives every transaction another one.
-    backend: Option<i32>,
+    /// `None` behind a pooler, which gives every transaction another one.
+    backend: Option<Backend>,
+}
+
+/// The process that serves a connection.
+#[derive(Clone, Copy)]
+struct Backend {
+    pid: i32,
+    /// That of its server.
+    incarnation: Instant,
 }
 
 /// A connection in use. It is closed unless the work on it ended well.
@@ -346,15 +366,16 @@ impl<'a> Connection<'a> {
 #[derive(Clone, Copy)]
 struct Watch<'a> {
     connections: &'a Connections,
-    backend: Option<i32>,
+    backend: Option<Backend>,
 }
 
 impl Watch<'_> {
     /// The rows of an answer, the last of which may tell the time.
     async fn rows(self, answer: impl Future<Output = sqlx::Result<Vec<PgRow>>>) -> Result<Vec<PgRow>> {
+        let asked_at = std::time::Instant::now();
         let rows = self.answered(answer).await?;
         if let Some(Ok(Instant(shown))) = rows.last().map(|row| row.try_get("server_time")) {
-            self.connections.clock.observe(shown);
+            self.connections.clock.observe(shown, asked_at);
         }
         Ok(rows)
     }

@@ -114,7 +114,7 @@ impl Inner {
         if changes > MAX_POLICY_CHANGES {
             let fold = async |connection: &mut Connection<'_>| connection.fetch(self.reads.fold_policy_changes()).await;
             if let Err(error) = self.connections.short_lock_timeout(fold).await {
-                tracing::debug!(%error, changes, "agentkey could not fold the changes of the policy");
+                tracing::warn!(%error, changes, "agentkey could not fold the rows of agentkey_policy_changes; the table grows");
             }
         }
         Ok(())
