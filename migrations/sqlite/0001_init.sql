@@ -72,10 +72,10 @@ CREATE TRIGGER agent_keys_with_money BEFORE DELETE ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = OLD.id)
 BEGIN SELECT RAISE(ABORT, 'agentkey: this key has holds or entries: revoke it instead of deleting it'); END;
 
--- INSERT OR REPLACE would delete the other key without a trigger of its own.
-CREATE TRIGGER agent_keys_replaced BEFORE INSERT ON agent_keys
-WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
-BEGIN SELECT RAISE(ABORT, 'agentkey: another key has this id or this token'); END;
+-- INSERT OR REPLACE deletes the other key without a trigger of its own: then there is money of the new one already.
+CREATE TRIGGER agent_keys_replaced AFTER INSERT ON agent_keys
+WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'agentkey: another key had this id, and holds or entries: update it instead of replacing it'); END;
 
 -- Tokens that were rotated away and still work for a while.
 CREATE TABLE agentkey_retired_tokens (
@@ -187,7 +187,10 @@ CREATE TABLE agentkey_policy (
 ) STRICT;
 INSERT INTO agentkey_policy (id, version) VALUES (0, random());
 
--- A new key changes nothing that was read before; nor does a column that the application added.
+-- A new key changes nothing that was read before, unless it replaces another; nor does a column that the application added.
+CREATE TRIGGER agentkey_policy_key_replaced BEFORE INSERT ON agent_keys
+WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
+BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_key_changed AFTER UPDATE OF name, prefix, start, key_hash, scopes, limit_micros, period,
     created_at, expires_at, revoked_at ON agent_keys
 BEGIN UPDATE agentkey_policy SET version = random(); END;

@@ -73,12 +73,20 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     assert!(error.contains("revoke it instead of deleting it"), "{error}");
     let replace = "INSERT OR REPLACE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)";
     let error = refused(&path, replace);
-    assert!(error.contains("another key has this id or this token"), "{error}");
+    assert!(error.contains("update it instead of replacing it"), "{error}");
+    // A seed that runs again, and an upsert, change what they may change.
+    raw(&path, "INSERT OR IGNORE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)");
+    raw(
+        &path,
+        "INSERT INTO agent_keys (account_id, key_hash, created_at) SELECT account_id, key_hash, 0 FROM agent_keys WHERE id = 2 \
+         ON CONFLICT (key_hash) DO UPDATE SET name = 'upserted'",
+    );
+    assert_eq!(store.lineage(KeyId::new(2)).await.unwrap().unwrap().key().name, "upserted");
     // An ORM writes all columns, also those that stay.
     raw(&path, "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2");
     assert_eq!(pay(&store, 2, 8).await.unwrap().remaining, Some(Amount::ZERO));
     // A key that was never used may go.
-    create(&store, 2, draft("acme", None, Budget::unlimited())).await;
-    raw(&path, "DELETE FROM agent_keys WHERE id = 3");
+    let unused = create(&store, 2, draft("acme", None, Budget::unlimited())).await;
+    raw(&path, &format!("DELETE FROM agent_keys WHERE id = {}", unused.id));
     assert_eq!(store.find(&[token(2).hash]).await.unwrap(), [None]);
 }
