@@ -102,6 +102,24 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
     assert_eq!(keys(&store).await[1].balance.spent, Amount::cents(2));
 }
 
+/// A leaked key must not work again when a row is mended.
+#[tokio::test]
+async fn a_key_that_is_out_of_service_can_be_revoked() {
+    let Some(mut host) = Host::with(&table(2)).await else { return };
+    let keys = agentkey::AgentKeys::new(host.open(open_handed()).await.unwrap());
+    host.run("UPDATE sdk_api_keys SET parent_id = 2, scopes = '{two words}' WHERE id = 2; UPDATE sdk_api_keys SET parent_id = 2 WHERE id = 1").await;
+    let store = host.open(open_handed()).await.unwrap();
+    assert_eq!(find(&store, &["obs_good", "obs_bad"]).await.map_some(), [false, false]);
+    for id in [1, 2] {
+        assert!(keys.revoke(agentkey::KeyId::new(id)).await.unwrap().revoked_at.is_some(), "{id}");
+    }
+    host.run("UPDATE sdk_api_keys SET scopes = NULL, parent_id = NULL").await;
+    for found in find(&store, &["obs_good", "obs_bad"]).await {
+        assert!(found.unwrap().standing().is_err());
+    }
+    assert!(keys.revoke(agentkey::KeyId::new(99)).await.is_err());
+}
+
 /// No trigger of ours keeps a host's table: what a deleted key held is charged to those above it.
 #[tokio::test]
 async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::Inner;
 use super::connection::{Query, Statements};
+use super::decode::Cells;
 use super::error::{Error, Result, Retry, config_error, database_error, invalid_row, is_contention};
 use super::layout::{KeyColumns, Layout};
 use super::names::Sql;
@@ -14,6 +15,7 @@ use super::validator::ByRowVersion;
 use super::write::random_version_step;
 use crate::ledger::{AccountWrite, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::store::cache::{PendingWrite, Write};
+use crate::store::stored_key::KeyRow;
 use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
 /// The texts of changes.
@@ -132,14 +134,17 @@ impl Inner {
                 session.lock_key(*key).await?
             }
         };
-        if let Some(account) = account {
-            session.lock_account(&account).await?;
+        if let Some(account) = &account {
+            session.lock_account(account).await?;
         }
         let now = session.now;
-        let (lineage, time) = match change.load() {
+        let (mut lineage, time) = match change.load() {
             Load::Lineage(id) => (session.lineage(id).await?, now),
             Load::Time(account) => (None, session.account(account).await?.map_or(now, |(_, at)| at)),
         };
+        if let (KeyChange::Revoke { key }, None, Some(account)) = (change, &lineage, account) {
+            lineage = session.out_of_service(*key, account).await?;
+        }
         let write = change.decide(lineage.as_ref(), time, rules);
         // Also what is refused has ended the holds that had run out.
         match write.and_then(|write| self.layout.columns.check(&write).map(|()| write)) {
@@ -306,6 +311,24 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
             seen = lineage(Asking::Within(self.statements), (layout, reads), key, || now).await?;
         }
         Ok(seen.value)
+    }
+
+    /// A key that is out of service, by its own row or by that of an ancestor, without the lineage that it has not: it can be
+    /// revoked all the same, so that it does not work again when the row is mended.
+    async fn out_of_service(&mut self, id: KeyId, account: AccountId) -> Result<Option<Lineage>> {
+        let columns = &self.inner.layout.columns;
+        for row in &self.statements.fetch(self.inner.reads.lineages(&[id])).await? {
+            let (stored, _) = Cells::member(row).key(columns)?;
+            let (is_asked_for, revoked_at) = (stored.id == id, stored.revoked_at);
+            if let Some(KeyRow { mut key, .. }) =
+                columns.invalid_rows.decode_or_disabled(stored).filter(|_| is_asked_for)
+            {
+                key.revoked_at = revoked_at;
+                key.account = account.clone();
+                return Ok(Some(Lineage::new(key, Vec::new(), Account::new(account, self.now), self.now)));
+            }
+        }
+        Ok(None)
     }
 
     /// An account rolled to its time, and that time.
