@@ -112,7 +112,7 @@ impl PostgresStore {
             passed_over: Mutex::default(),
             reads: read::Reads::new(&layout),
             loads: load::Loads::new(&layout),
-            writes: write::Writes::new(),
+            writes: write::Writes::default(),
             puts: change::Puts::new(&layout),
             sums: usage::Sums::new(&layout),
             uses: uses::Uses::new(&layout),

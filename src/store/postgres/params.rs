@@ -49,6 +49,8 @@ cells! {
 pub(super) struct Params {
     arguments: PgArguments,
     columns: Vec<Column>,
+    /// What the text says in place of parameters, column by column: texts that differ in it are not the same.
+    variant: Vec<&'static str>,
     failed: Option<BoxDynError>,
 }
 
@@ -73,6 +75,8 @@ enum Form {
     Place,
     /// The account of the row.
     Account,
+    /// The same SQL for every row: no parameter.
+    Constant(&'static str),
 }
 
 impl Params {
@@ -104,6 +108,11 @@ impl Params {
             self.failed.get_or_insert(error);
         }
         self.columns.push(Column { part, name, number: self.arguments.len(), sql_type, form });
+    }
+
+    /// What this text differs in from others with the same parts.
+    pub(super) fn variant(&self) -> &[&'static str] {
+        &self.variant
     }
 
     /// Fills in the parameters that a text names.
@@ -170,6 +179,7 @@ impl Column {
             Form::Unnested(cast) if cast == self.sql_type => format!("w.{}", self.name),
             Form::Unnested(cast) => format!("w.{}::{cast}", self.name),
             Form::Account => "{account}[w.place]".to_owned(),
+            Form::Constant(sql) => sql.to_owned(),
         }
     }
 }
@@ -184,9 +194,32 @@ pub(super) struct Rows<'p, 'r, R> {
 impl<'r, R> Rows<'_, 'r, R> {
     /// Adds a column with the account of the row.
     pub(super) fn account(self, name: &'static str) -> Self {
+        self.unbound(name, Form::Account)
+    }
+
+    /// Adds a column of which most rows have the same: where all have, `usual` says so in SQL, and no cell travels.
+    pub(super) fn usual(
+        self,
+        name: &'static str,
+        usual: &'static str,
+        is_usual: impl Fn(i32, &'r R) -> bool,
+        add: impl FnOnce(Self) -> Self,
+    ) -> Self {
+        let is_usual = self.rows.iter().all(|(place, row)| is_usual(*place, row));
+        self.params.variant.push(if is_usual { usual } else { "" });
+        if is_usual { self.unbound(name, Form::Constant(usual)) } else { add(self) }
+    }
+
+    /// Adds a column that seldom has a NULL in it.
+    pub(super) fn optional(self, name: &'static str, cell: impl Fn(&'r R) -> Option<i64>) -> Self {
+        let has_all = self.rows.iter().all(|(_, row)| cell(row).is_some());
+        self.params.variant.push(if has_all { "" } else { "NULL" });
+        if has_all { self.column(name, |row| cell(row).unwrap_or_default()) } else { self.column(name, cell) }
+    }
+
+    fn unbound(self, name: &'static str, form: Form) -> Self {
         if !self.rows.is_empty() {
-            let column = Column { part: self.part, name, number: 0, sql_type: "", form: Form::Account };
-            self.params.columns.push(column);
+            self.params.columns.push(Column { part: self.part, name, number: 0, sql_type: "", form });
         }
         self
     }
@@ -217,6 +250,26 @@ impl<'r, R> Rows<'_, 'r, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_all_rows_have_in_common_is_said_in_the_text() {
+        let text = |rows: &[(i32, (i64, Option<i64>))]| {
+            let mut params = Params::default();
+            let part = params.rows("holds", rows).account("account_id").optional("key_id", |(_, key)| *key);
+            part.usual(
+                "state",
+                "'live'",
+                |_, (state, _)| *state == 0,
+                |part| part.column("state", |(state, _)| *state),
+            );
+            (params.fill_rows("holds", &[], "({names}) ({values})"), params.variant().to_vec())
+        };
+        let names = |values: &str| format!("(account_id, key_id, state) ({{account}}[w.place], {values})");
+        assert_eq!(text(&[(1, (0, Some(7))), (1, (0, Some(8)))]).0, names("($2::int8[])[w.i], 'live'"));
+        assert_eq!(text(&[(1, (0, Some(7))), (1, (1, None))]).0, names("w.key_id, ($3::int8[])[w.i]"));
+        let variants = [[0, 7], [1, 7], [0, 0]].map(|[state, key]| text(&[(1, (state, (key > 0).then_some(key)))]).1);
+        assert!(variants[0] != variants[1] && variants[0] != variants[2], "{variants:?}");
+    }
 
     #[test]
     fn a_column_meets_its_cells_whatever_stands_beside_it() {

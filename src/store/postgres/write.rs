@@ -9,7 +9,7 @@
 //! each array whole in a store of its own first.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
@@ -23,15 +23,15 @@ use super::names::Sql;
 use super::params::Params;
 use super::types::Instant;
 use super::validator::Expected;
-use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState};
+use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
 use crate::store::plain::next_place;
 use crate::store::records::{hold_state, on_expiry};
-use crate::{AccountId, Balance, Entry, EntryId, KeyId, Labels};
+use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
 
-/// The texts of the write, one for each choice of its parts, made when it is first needed.
-pub(super) struct Writes {
-    texts: [OnceLock<Sql>; 1 << (PARTS.len() + 1)],
-}
+/// The texts of the write, one for each choice of its parts and of what they say in place of parameters, made when it is
+/// first needed.
+#[derive(Default)]
+pub(super) struct Writes(RwLock<HashMap<(usize, Vec<&'static str>), Sql>>);
 
 const HEAD: &str = include_str!("sql/write.sql");
 
@@ -91,10 +91,6 @@ pub(super) struct Write<'a> {
 }
 
 impl Writes {
-    pub(super) fn new() -> Self {
-        Self { texts: [const { OnceLock::new() }; _] }
-    }
-
     /// The statement; its rows are read by [`applied`].
     pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> Result<Query<'q>> {
         let rows = Rows::of(write);
@@ -105,8 +101,12 @@ impl Writes {
         let has_unchanged = rows.accounts.iter().any(Option::is_none);
         let parts = PARTS.iter().zip(1..).filter(|(part, _)| params.has_rows(part.name));
         let number = parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
-        let make = || layout.sql(&text(&params, has_unchanged));
-        let text = self.texts.get(number).map_or_else(make, |text| text.get_or_init(make).clone());
+        let choice = (number, params.variant().to_vec());
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&choice).cloned();
+        let text = known.unwrap_or_else(|| {
+            let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            texts.entry(choice).or_insert_with(|| layout.sql(&text(&params, has_unchanged))).clone()
+        });
         params.query(&text)
     }
 }
@@ -233,6 +233,11 @@ impl<'a> Rows<'a> {
         let next = self.next_expiries.iter().map(|next| Instant(next.unwrap_or(Timestamp::MAX)));
         params.array("next_expiry", next.collect());
         params.array("last_entry", self.last_entries.clone());
+        // Most of what is written is of the instant at which its account is changed.
+        let is_now = |place: i32, at: Timestamp| {
+            let account = usize::try_from(place).ok().and_then(|place| self.accounts.get(place.checked_sub(1)?));
+            account.copied().flatten().is_some_and(|(_, now)| now == at)
+        };
         params
             .rows("balances", &self.balances)
             .account("account_id")
@@ -246,32 +251,110 @@ impl<'a> Rows<'a> {
             .account("account_id")
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
             .column("key_id", |hold| hold.key.get())
-            .cast("path", "int8[]", |hold| path(hold))
+            .usual(
+                "path",
+                "ARRAY[{=key_id}]",
+                |_, hold| hold.path == [hold.key],
+                |rows| rows.cast("path", "int8[]", |hold| path(hold)),
+            )
             .column("amount", |hold| hold.amount.as_micros())
-            .column("created_at", |hold| Instant(hold.created_at))
+            .usual(
+                "created_at",
+                NOW,
+                |place, hold| is_now(place, hold.created_at),
+                |rows| rows.column("created_at", |hold| Instant(hold.created_at)),
+            )
             .column("expires_at", |hold| Instant(hold.expires_at))
-            .column("on_expiry", |hold| on_expiry(hold.on_expiry))
-            .column("state", |hold| hold_state(hold.state))
-            .cast("labels", "jsonb", |hold| json(&hold.note.labels))
-            .column("reference", |hold| hold.note.reference.as_deref());
+            .usual(
+                "on_expiry",
+                "'release'",
+                |_, hold| hold.on_expiry == OnExpiry::Release,
+                |rows| rows.column("on_expiry", |hold| on_expiry(hold.on_expiry)),
+            )
+            .usual(
+                "state",
+                "'live'",
+                |_, hold| hold.state == HoldState::Live,
+                |rows| rows.column("state", |hold| hold_state(hold.state)),
+            )
+            .usual(
+                "labels",
+                NO_LABELS,
+                |_, hold| hold.note.labels.is_empty(),
+                |rows| rows.cast("labels", "jsonb", |hold| json(&hold.note.labels)),
+            )
+            .usual(
+                "reference",
+                "NULL",
+                |_, hold| hold.note.reference.is_none(),
+                |rows| rows.column("reference", |hold| hold.note.reference.as_deref()),
+            );
         params
             .rows("changed_holds", &self.changed_holds)
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
-            .column("expires_at", |hold| Instant(hold.expires_at))
-            .column("state", |hold| hold_state(hold.state));
+            // When a hold would have run out says nothing once it has ended.
+            .usual(
+                "expires_at",
+                "h.expires_at",
+                |_, hold| hold.state != HoldState::Live,
+                |rows| rows.column("expires_at", |hold| Instant(hold.expires_at)),
+            )
+            .usual(
+                "state",
+                "'over'",
+                |_, hold| hold.state == HoldState::Over,
+                |rows| rows.column("state", |hold| hold_state(hold.state)),
+            );
         params
             .rows("entries", &self.entries)
             .account("account_id")
             .column("id", |(entry, _)| uuid(entry.id))
             .column("seq", |(_, seq)| *seq)
-            .column("key_id", |(entry, _)| entry.key.map(KeyId::get))
-            .column("kind", |(entry, _)| entry.kind.as_str())
+            .optional("key_id", |(entry, _)| entry.key.map(KeyId::get))
+            .usual(
+                "kind",
+                "'pay'",
+                |_, (entry, _)| entry.kind == EntryKind::Pay,
+                |rows| {
+                    rows.usual(
+                        "kind",
+                        "'settle'",
+                        |_, (entry, _)| entry.kind == EntryKind::Settle,
+                        |rows| rows.column("kind", |(entry, _)| entry.kind.as_str()),
+                    )
+                },
+            )
             .column("amount", |(entry, _)| entry.amount.as_micros())
-            .column("at", |(entry, _)| Instant(entry.at))
-            .column("counts_at", |(entry, _)| Instant(entry.counts_at))
-            .cast("labels", "jsonb", |(entry, _)| json(&entry.note.labels))
-            .column("reference", |(entry, _)| entry.note.reference.as_deref())
-            .column("refunds", |(entry, _)| entry.refunds.map(uuid));
+            .usual(
+                "at",
+                NOW,
+                |place, (entry, _)| is_now(place, entry.at),
+                |rows| rows.column("at", |(entry, _)| Instant(entry.at)),
+            )
+            .usual(
+                "counts_at",
+                NOW,
+                |place, (entry, _)| is_now(place, entry.counts_at),
+                |rows| rows.column("counts_at", |(entry, _)| Instant(entry.counts_at)),
+            )
+            .usual(
+                "labels",
+                NO_LABELS,
+                |_, (entry, _)| entry.note.labels.is_empty(),
+                |rows| rows.cast("labels", "jsonb", |(entry, _)| json(&entry.note.labels)),
+            )
+            .usual(
+                "reference",
+                "NULL",
+                |_, (entry, _)| entry.note.reference.is_none(),
+                |rows| rows.column("reference", |(entry, _)| entry.note.reference.as_deref()),
+            )
+            .usual(
+                "refunds",
+                "NULL::uuid",
+                |_, (entry, _)| entry.refunds.is_none(),
+                |rows| rows.column("refunds", |(entry, _)| entry.refunds.map(uuid)),
+            );
         params
             .rows("claims", &self.claims)
             .column("key_id", |row| row.key.get())
@@ -287,6 +370,9 @@ impl<'a> Rows<'a> {
         params
     }
 }
+
+const NOW: &str = "{at}[w.place]";
+const NO_LABELS: &str = "'{}'::jsonb";
 
 fn path(hold: &HoldRow) -> String {
     let ids: Vec<_> = hold.path.iter().map(ToString::to_string).collect();
