@@ -53,20 +53,27 @@ impl VersionReader {
     /// Returns the version of the file that is at the path now; `None` where that would take a wait.
     pub(super) fn read(&self) -> Option<FileVersion> {
         let file = file_id(self.path.as_deref()?);
-        if let Some(last) = &*self.last.read().unwrap_or_else(PoisonError::into_inner)
-            && last.file == file
-            && last.index.header() == Some(last.header)
-        {
-            return Some(last.version);
+        if let Some(version) = self.last_if_same(file) {
+            return Some(version);
         }
-        let mut slot = self.slot.try_lock().ok()?;
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         let Slot::Open(open) = &*slot else { return None };
+        // Another thread may have read it meanwhile.
+        if let Some(version) = self.last_if_same(file) {
+            return Some(version);
+        }
         let (version, last) = if open.file == file { open.read().unzip() } else { (None, None) };
         self.set_last(last.flatten());
         if version.is_none() {
             *slot = Slot::Missing;
         }
         version
+    }
+
+    fn last_if_same(&self, file: Option<FileId>) -> Option<FileVersion> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref().filter(|last| last.file == file && last.index.header() == Some(last.header))?;
+        Some(last.version)
     }
 
     /// Opens what is missing. A file that cannot be opened is an error of the look-up that comes next.
