@@ -7,16 +7,26 @@ CREATE TABLE {accounts} (
     id           text COLLATE "C" PRIMARY KEY,
     version      bigint      NOT NULL,
     changed_at   timestamptz NOT NULL,
-    limit_micros bigint      CHECK (limit_micros >= 0),
-    period       text        NOT NULL CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
+    limit_micros bigint,
+    period       text        NOT NULL,
     created_at   timestamptz NOT NULL,
     spent        bigint      NOT NULL,
-    held         bigint      NOT NULL CHECK (held >= 0),
+    held         bigint      NOT NULL,
     since        timestamptz NOT NULL,
     next_expiry  timestamptz,
-    last_entry   bigint      NOT NULL DEFAULT -9223372036854775808,
-    CHECK (length(id) BETWEEN 1 AND 255 AND id !~ ('[' || chr(1) || '-' || chr(31) || chr(127) || '-' || chr(159) || ']')) -- no control characters
+    last_entry   bigint      NOT NULL DEFAULT -9223372036854775808
 ) WITH (fillfactor = 50);
+-- Not CHECKs: PostgreSQL would prepare and test those in every charge, whichever columns it writes.
+CREATE FUNCTION {schema}."agentkey_refuse_account"() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE 'agentkey: an account has an id of 1 to 255 characters, none of them a control character, a limit that is not '
+        'negative, and a known period' USING ERRCODE = '23514';
+END $$;
+CREATE TRIGGER agentkey_guard_account BEFORE INSERT OR UPDATE OF id, limit_micros, period ON {accounts} FOR EACH ROW
+    WHEN (length(NEW.id) NOT BETWEEN 1 AND 255 OR NEW.limit_micros < 0
+        OR NEW.id ~ ('[' || chr(1) || '-' || chr(31) || chr(127) || '-' || chr(159) || ']')
+        OR NEW.period NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
+    EXECUTE FUNCTION {schema}."agentkey_refuse_account"();
 -- The sweep finds accounts by it.
 CREATE INDEX ON {accounts} (next_expiry);
 
@@ -62,7 +72,7 @@ CREATE TABLE {entries} (
     id         uuid PRIMARY KEY,
     seq        bigint      NOT NULL,
     account_id text COLLATE "C" NOT NULL,
-    key_id     bigint      CHECK (key_id IS NOT NULL OR kind = 'adjust'), -- NULL where the account itself was adjusted
+    key_id     bigint,     -- NULL where the account itself was adjusted
     kind       text        NOT NULL,
     amount     bigint      NOT NULL,
     at         timestamptz NOT NULL,
