@@ -42,7 +42,15 @@ impl Connections {
         };
         let timeout = options.busy_timeout;
         let deadline = Instant::now();
-        let slot = |writes| Slot { place: place.clone(), timeout, deadline, writes, cache: cache.clone(), open: None };
+        let path = match place {
+            Place::Memory => None,
+            Place::File { path, .. } => Some(path.as_path()),
+        };
+        let versions = Arc::new(VersionReader::new(path));
+        let slot = |writes| {
+            let (place, cache, versions) = (place.clone(), cache.clone(), versions.clone());
+            Slot { place, timeout, deadline, writes, cache, versions, open: None }
+        };
         let mut ends = Vec::new();
         let mut start = |slot| {
             let (worker, end) = Worker::start(slot, Vec::new())?;
@@ -52,11 +60,6 @@ impl Connections {
         let readers = (0..reader_count).map(|_| start(slot(false))).collect::<Result<Vec<_>>>()?;
         let reporter = (reader_count > 0).then(|| start(slot(false))).transpose()?;
         let (writer, _) = Worker::start(slot(true), ends)?;
-        let path = match place {
-            Place::Memory => None,
-            Place::File { path, .. } => Some(path.as_path()),
-        };
-        let versions = Arc::new(VersionReader::new(path));
         let connections = Self { readers, reporter, writer, versions, place: place.clone() };
         let create = matches!(place, Place::Memory | Place::File { create: true, .. });
         connections.writer.send(move |slot| slot.connect(create)).await?;
@@ -206,12 +209,14 @@ struct Slot {
     deadline: Instant,
     writes: bool,
     cache: Arc<Cache>,
+    versions: Arc<VersionReader>,
     open: Option<Open>,
 }
 
 /// A connection that is open.
 pub(super) struct Open {
     pub(super) connection: Connection,
+    pub(super) versions: Arc<VersionReader>,
     /// Of the connection that writes.
     pub(super) recent: RecentEntries,
     /// Which file it is. Without it a connection would go on writing, and answering that all was well, to one that has
@@ -300,7 +305,7 @@ impl Slot {
         }
         // Also who only reads: the file may be an older one, that has just taken the place of ours.
         migrate(&mut connection)?;
-        Ok(Open { connection, recent: RecentEntries::default(), file })
+        Ok(Open { connection, versions: self.versions.clone(), recent: RecentEntries::default(), file })
     }
 
     /// What is opened next may be another file.

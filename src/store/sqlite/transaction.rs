@@ -34,7 +34,7 @@ pub(super) fn in_writing<T>(
     cache: &Cache,
     write: impl FnOnce(&Connection, &Begun<'_>) -> Result<(T, Written)>,
 ) -> Result<T> {
-    let Open { connection, recent, .. } = open;
+    let Open { connection, versions, recent, .. } = open;
     run(connection, "BEGIN IMMEDIATE", [])?;
     let changes = connection.total_changes();
     let asked = cache.revalidate(&[], |_| false);
@@ -48,8 +48,10 @@ pub(super) fn in_writing<T>(
     let Written { deltas, places, policy } = written;
     let next = FileVersion::next(connection)?;
     let pending = cache.begin_write(Write { epoch: version, next, deltas, policy });
+    let before = versions.header();
     run(connection, "COMMIT", [])?;
     pending.on_commit();
+    versions.on_commit(before, next);
     recent.append(version, next, places);
     Ok(value)
 }

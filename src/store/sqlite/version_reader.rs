@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::file_id::{FileId, file_id};
 use super::version::FileVersion;
-use super::wal_index::WalIndex;
+use super::wal_index::{Header, WalIndex};
 
 pub(super) struct VersionReader {
     /// `None` in memory, where a second connection would be a second database.
@@ -41,7 +41,7 @@ struct Open {
 struct LastRead {
     file: Option<FileId>,
     index: Arc<WalIndex>,
-    header: [u8; 48],
+    header: Header,
     version: FileVersion,
 }
 
@@ -74,6 +74,24 @@ impl VersionReader {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
         let last = last.as_ref().filter(|last| last.file == file && last.index.header() == Some(last.header))?;
         Some(last.version)
+    }
+
+    /// Returns the header as it is now, for a commit of this process that begins: nobody else can commit until it ends.
+    pub(super) fn header(&self) -> Option<(Arc<WalIndex>, Header)> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let index = last.as_ref()?.index.clone();
+        drop(last);
+        Some((index.clone(), index.header()?))
+    }
+
+    /// Takes note of the version that a commit has left behind, where nobody has committed since.
+    pub(super) fn on_commit(&self, before: Option<(Arc<WalIndex>, Header)>, version: Option<FileVersion>) {
+        let Some(((index, before), version)) = before.zip(version) else { return };
+        let Some(header) = index.header().filter(|header| header.is_next_of(&before)) else { return };
+        let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_mut().filter(|last| Arc::ptr_eq(&last.index, &index)) {
+            (last.header, last.version) = (header, version);
+        }
     }
 
     /// Opens what is missing. A file that cannot be opened is an error of the look-up that comes next.

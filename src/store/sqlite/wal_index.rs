@@ -23,6 +23,22 @@ pub(super) struct WalIndex {
     id: FileId,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header([u8; 48]);
+
+impl Header {
+    /// Returns whether there was one commit in between, and no more.
+    pub(super) fn is_next_of(&self, before: &Self) -> bool {
+        self.count() == before.count().wrapping_add(1)
+    }
+
+    /// Goes up with every commit, but for those after a crash: SQLite then makes the index anew.
+    fn count(&self) -> u32 {
+        let Self([_, _, _, _, _, _, _, _, a, b, c, d, ..]) = *self;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+}
+
 impl WalIndex {
     /// Opens the index of the database at a path.
     pub(super) fn open(database: &Path) -> Option<Arc<Self>> {
@@ -42,11 +58,11 @@ impl WalIndex {
     }
 
     /// Returns the header as it is now.
-    pub(super) fn header(&self) -> Option<[u8; 48]> {
+    pub(super) fn header(&self) -> Option<Header> {
         let mut header = [0; 48];
         self.file.read_exact_at(&mut header, 0).ok()?;
         let [a, b, c, d, _, _, _, _, _, _, _, _, is_there, ..] = header;
-        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_there == 1).then_some(header)
+        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_there == 1).then_some(Header(header))
     }
 
     fn is_deleted(&self) -> bool {

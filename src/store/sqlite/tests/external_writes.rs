@@ -43,8 +43,6 @@ async fn rows_that_make_no_sense_cannot_be_written() {
         "UPDATE agentkey_accounts SET period = 'quarter'",
         "UPDATE agentkey_accounts SET limit_micros = -1",
         "UPDATE agentkey_accounts SET held = -1",
-        "UPDATE agentkey_balances SET period = ''",
-        "UPDATE agentkey_balances SET held = -1",
     ] {
         refused(&path, sql);
     }
