@@ -1,11 +1,12 @@
 //! The reference model: everything in one book, under one lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 
+use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy,
     UsageQuery,
@@ -289,7 +290,7 @@ impl State {
     }
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
-        let mut groups: BTreeMap<String, (i128, u64, i128)> = BTreeMap::new();
+        let mut groups = UsageSums::default();
         for EntryRow { entry, .. } in self.book.entries() {
             let counts = entry.account == query.account
                 && query.key.is_none_or(|key| entry.key == Some(key))
@@ -298,25 +299,18 @@ impl State {
             if !counts {
                 continue;
             }
-            let group = match &query.by {
-                UsageBy::Key => entry.key.map_or_else(String::new, |key| key.to_string()),
-                UsageBy::Label(name) => entry.note.labels.get(name).unwrap_or("").to_owned(),
-                UsageBy::Hour => bucket(entry.counts_at, Unit::Hour),
-                UsageBy::Day => bucket(entry.counts_at, Unit::Day),
-                UsageBy::Month => bucket(entry.counts_at, Unit::Month),
+            let group = match (&query.by, query.by.unit()) {
+                (_, Some(unit)) => bucket(entry.counts_at, unit),
+                (UsageBy::Label(name), _) => entry.note.labels.get(name).unwrap_or("").to_owned(),
+                _ => entry.key.map_or_else(String::new, |key| key.to_string()),
             };
-            let (amount, charges, adjusted) = groups.entry(group).or_default();
             let micros = i128::from(entry.amount.as_micros());
             match entry.kind {
-                EntryKind::Adjust => *adjusted += micros,
-                kind => {
-                    *amount += micros;
-                    *charges += u64::from(kind != EntryKind::Refund);
-                }
+                EntryKind::Adjust => groups.add(group, 0, 0, micros),
+                kind => groups.add(group, micros, u64::from(kind != EntryKind::Refund), 0),
             }
         }
-        let usage = |(group, (sum, charges, adjusted))| Usage::new(group, saturated(sum), charges, saturated(adjusted));
-        groups.into_iter().map(usage).collect()
+        groups.into_usage()
     }
 }
 
@@ -325,20 +319,4 @@ impl Account {
         crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
         self
     }
-}
-
-/// The start of the hour, day or month in UTC that `at` is in.
-pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
-    let text = at.to_string();
-    let (kept, rest) = match unit {
-        Unit::Month => (7, "-01T00:00:00Z"),
-        Unit::Day => (10, "T00:00:00Z"),
-        _ => (13, ":00:00Z"),
-    };
-    text.get(..kept).map_or_else(|| text.clone(), |start| format!("{start}{rest}"))
-}
-
-/// A sum of entries, in millionths. It saturates only at its end, so that the order of the entries does not matter.
-pub(super) fn saturated(sum: i128) -> Amount {
-    Amount::micros(i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX }))
 }

@@ -22,6 +22,7 @@ mod records;
 pub(crate) mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored_key;
+mod usage_sums;
 
 use std::error::Error as StdError;
 use std::fmt;

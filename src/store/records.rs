@@ -42,6 +42,11 @@ pub(super) trait ReadCells<'r> {
         self.number().map(Amount::micros)
     }
 
+    /// A sum of amounts in two halves, which leave room for any number of them.
+    fn sum(&mut self) -> Result<i128, Self::Error> {
+        Ok(i128::from(self.number()?) * (1 << 32) + i128::from(self.number()?))
+    }
+
     fn balance(&mut self) -> Result<Balance, Self::Error> {
         Ok(Balance::stored(self.amount()?, self.amount()?, self.instant()?))
     }

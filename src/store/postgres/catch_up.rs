@@ -1,13 +1,19 @@
 //! Writing what a look found to be behind its time.
 
-use super::connection::{Connection, Statements};
+use std::sync::{MutexGuard, PoisonError};
+
+use super::connection::Statements;
 use super::error::{Result, Retry, is_account_missing, is_contention, is_row_error};
+use super::inner::Inner;
 use super::post::ATTEMPTS;
-use super::{Behind, Inner};
 use crate::AccountId;
 use crate::ledger::Needs;
+use crate::store::behind::Behind;
 
-/// How long a row is waited for that somebody keeps: as long as any statement, or as a posting does.
+/// One sweep waits for no more accounts than these that it cannot bring up to date.
+const MOST_PASSED_OVER: usize = 100;
+
+/// How long to wait for a row that another transaction has locked: as long as any statement, or as a posting does.
 #[derive(Clone, Copy)]
 enum Wait {
     Long,
@@ -15,12 +21,39 @@ enum Wait {
 }
 
 impl Inner {
+    /// Ends holds that have run out. An account that another transaction keeps locked, or whose rows make no sense, keeps no
+    /// other account from being swept.
+    pub(super) async fn sweep(&self) -> Result<usize> {
+        let mut total = 0;
+        let mut but = std::mem::take(&mut *self.passed_over());
+        let most = but.len() + MOST_PASSED_OVER;
+        loop {
+            // An idle service finds none, and writes nothing.
+            let overdue = self.overdue(&but).await?;
+            if overdue.is_empty() {
+                return Ok(total);
+            }
+            if but.len() >= most {
+                // There are others behind them. When those have had their turn, these are tried again.
+                *self.passed_over() = but;
+                return Ok(total);
+            }
+            // Where none had run out, it is known now when the next one does.
+            total += self.catch_up_but(overdue, &mut but).await?;
+        }
+    }
+
+    fn passed_over(&self) -> MutexGuard<'_, Vec<AccountId>> {
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
     pub(super) async fn catch_up(&self, behind: &Behind) -> Result<usize> {
         self.catch_up_by(behind, Wait::Long).await
     }
 
-    /// The same, but for accounts that somebody keeps locked, or that cannot be brought up to date: those are told.
+    /// The same, but for accounts that another transaction keeps locked, or that cannot be brought up to date: those are added to
+    /// `but`.
     pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> Result<usize> {
         // All together; where rows are in the way, account by account.
         if behind.accounts.len() > 1 {
@@ -45,9 +78,7 @@ impl Inner {
 
     async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> Result<usize> {
         for _ in 0..ATTEMPTS {
-            let work = async |connection: &mut Connection<'_>| {
-                connection.transaction(async |statements| self.catch_up_in(statements, behind).await).await
-            };
+            let work = async |statements: &mut Statements<'_>| self.catch_up_in(statements, behind).await;
             let done = match wait {
                 Wait::Long => self.connections.pooled(work).await,
                 Wait::Short => self.connections.short_lock_timeout(work).await,

@@ -2,13 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::Inner;
 use super::connection::{Query, Statements};
 use super::decode::Cells;
 use super::error::{Error, Result, Retry, config_error, database_error, invalid_row, is_contention};
+use super::inner::Inner;
 use super::layout::{KeyColumns, Layout};
 use super::names::Sql;
-use super::read::{Asking, account, lineage};
 use super::step::first;
 use super::types::Instant;
 use super::validator::ByRowVersion;
@@ -18,181 +17,47 @@ use crate::store::cache::{PendingWrite, Write};
 use crate::store::stored_key::KeyRow;
 use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
-/// The texts of changes.
-pub(super) struct Puts {
-    lock: Sql,
-    make_lock: Sql,
-    owner: Sql,
-    insert_key: Sql,
-    balance: Sql,
-    account: Sql,
-    touch: Sql,
-    shorten: Sql,
-    retire: Sql,
-    token: Sql,
-    forget: Sql,
-    revoked: Sql,
-    event: Sql,
-}
-
-impl Puts {
-    pub(super) fn new(layout: &Layout) -> Self {
-        let columns = &layout.columns;
-        // An account whose row is gone may have holds and entries all the same.
-        let with_rows = |text: &str| {
-            let left = "(SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = $1 AND h.state = 'live'), \
-                        (SELECT coalesce(max(e.seq), -9223372036854775808) FROM {entries} e WHERE e.account_id = $1)";
-            layout.sql(&text.replace("{left}", left))
-        };
-        Self {
-            lock: layout.sql(
-                "SELECT a.id, {server_time} FROM (SELECT a.id FROM {accounts} a WHERE a.id = $1 FOR NO KEY UPDATE) a",
-            ),
-            // Who makes an account's row does it alone.
-            make_lock: layout.sql("SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215)), {server_time}"),
-            owner: layout.sql("SELECT k.{k.account}::text FROM {keys} k WHERE k.{k.id} = $1 FOR NO KEY UPDATE"),
-            insert_key: layout.sql(&format!(
-                "INSERT INTO {{keys}} AS k ({{k.account}}, {{k.parent}}, {{k.name}}, {{k.prefix}}, {{k.start}}, \
-                 {{k.hash}}, {{k.scopes}}, {{k.limit}}, {{k.period}}, {{k.created_at}}, {{k.expires_at}}) \
-                 VALUES (($1::text)::{{account_type}}, $2, $3, $4, $5, $6, $7, $8, $9, {}, {}) \
-                 RETURNING k.{{k.id}}::int8",
-                columns.created_at.value(10),
-                columns.expires_at.value(11),
-            )),
-            balance: layout.sql(
-                "INSERT INTO {balances} AS b (key_id, account_id, period, spent, held, since) \
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_id) DO UPDATE SET \
-                 period = CASE WHEN b.account_id = excluded.account_id THEN excluded.period END, spent = excluded.spent, \
-                 held = excluded.held, since = excluded.since",
-            ),
-            account: with_rows(
-                "INSERT INTO {accounts} AS a (id, version, changed_at, limit_micros, period, created_at, spent, held, \
-                 since, next_expiry, last_entry) VALUES ($1, $9, $2, $3, $4, $5, $6, $7, $8, {left}) ON CONFLICT (id) DO UPDATE SET \
-                 version = a.version + $9, changed_at = excluded.changed_at, limit_micros = excluded.limit_micros, \
-                 period = excluded.period, spent = excluded.spent, held = excluded.held, since = excluded.since",
-            ),
-            touch: with_rows(
-                "INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since, \
-                 next_expiry, last_entry) VALUES ($1, $5, $2, $3, $2, 0, 0, $4, {left}) ON CONFLICT (id) DO UPDATE SET \
-                 version = a.version + $5, changed_at = greatest(a.changed_at, excluded.changed_at)",
-            ),
-            shorten: layout.sql("UPDATE {retired_tokens} SET retires_at = least(retires_at, $2) WHERE key_id = $1"),
-            retire: layout.sql(
-                "INSERT INTO {retired_tokens} (key_hash, key_id, retires_at) \
-                 SELECT k.{k.hash}::text, k.{k.id}::int8, $3 FROM {keys} k WHERE k.{k.id} = $1 \
-                 AND k.{k.hash} <> $2::{hash_type} ON CONFLICT (key_hash) DO UPDATE SET key_id = excluded.key_id, \
-                 retires_at = excluded.retires_at",
-            ),
-            token: layout.sql("UPDATE {keys} SET {k.hash} = $2, {k.prefix} = $3, {k.start} = $4 WHERE {k.id} = $1"),
-            forget: layout.sql("DELETE FROM {retired_tokens} WHERE key_hash = $3 OR key_id = $1 AND retires_at <= $2"),
-            revoked: layout.sql(&format!(
-                "UPDATE {{keys}} SET {{k.revoked_at}} = {} WHERE {{k.id}} = $1",
-                columns.revoked_at.value(2)
-            )),
-            event: layout
-                .sql("INSERT INTO {events} (at, account_id, key_id, kind, detail) VALUES ($1, $2, $3, $4, $5::jsonb)"),
-        }
-    }
-}
-
 type Changed<T> = Result<Result<T, ChangeError>>;
 
 /// How often a change is begun anew because others were in the way.
 const ATTEMPTS: usize = 8;
 
 impl Inner {
-    /// Lets nobody else make this account's row until the transaction ends.
-    pub(super) fn make_lock(&self, account: &AccountId) -> Query<'static> {
-        self.puts.make_lock.query().bind(account.as_str().to_owned())
+    /// Lets no other transaction make this account's row until this one ends.
+    pub(super) fn lock_new_account(&self, account: &AccountId) -> Query<'static> {
+        self.sql.lock_new_account.query().bind(account.as_str().to_owned())
     }
 
     /// Makes a change of a key.
     pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
-        for _ in 0..ATTEMPTS {
-            let mut pending = None;
-            let work = async |statements: &mut Statements<'_>| {
-                self.try_change_key(Session::new(self, statements, &mut pending), change, rules).await
-            };
-            let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
-            drop(pending);
-            if let Some(done) = self.done(done) {
-                return done;
-            }
-        }
-        Err(Retry::Conflict.into())
-    }
-
-    async fn try_change_key(
-        &self,
-        mut session: Session<'_, '_, '_>,
-        change: &KeyChange,
-        rules: &Rules,
-    ) -> Changed<Key> {
-        let account = match change {
-            KeyChange::Create { draft, .. } => Some(draft.account.clone()),
-            KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
-                session.lock_key(*key).await?
-            }
-        };
-        if let Some(account) = &account {
-            session.lock_account(account).await?;
-        }
-        let now = session.now;
-        let (mut lineage, time) = match change.load() {
-            Load::Lineage(id) => (session.lineage(id).await?, now),
-            Load::Time(account) => (None, session.account(account).await?.map_or(now, |(_, at)| at)),
-        };
-        if let (KeyChange::Revoke { key }, None, Some(account)) = (change, &lineage, account) {
-            lineage = session.out_of_service(*key, account).await?;
-        }
-        let write = change.decide(lineage.as_ref(), time, rules);
-        // Also what is refused has ended the holds that had run out.
-        match write.and_then(|write| self.layout.columns.check(&write).map(|()| write)) {
-            Ok(write) => session.write_key(write).await.map(Ok),
-            Err(refused) => Ok(Err(refused)),
-        }
+        self.attempt(async |mut session| session.change_key(change, rules).await).await
     }
 
     /// Sets an account's ceiling.
     pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> Changed<Account> {
+        self.attempt(async |mut session| session.set_account(id, budget).await).await
+    }
+
+    async fn attempt<T>(&self, change: impl AsyncFnOnce(Session<'_, '_, '_>) -> Changed<T> + Copy) -> Changed<T> {
         for _ in 0..ATTEMPTS {
+            // It ends after the transaction: only then is the change visible, or undone.
             let mut pending = None;
             let work = async |statements: &mut Statements<'_>| {
-                self.try_set_account(Session::new(self, statements, &mut pending), id, budget).await
+                statements.may_begin_anew = false;
+                change(Session { inner: self, statements, pending: &mut pending, now: self.clock.now() }).await
             };
-            let done = self.connections.pooled(async |connection| connection.transaction(work).await).await;
+            let done = self.connections.pooled(work).await;
             drop(pending);
-            if let Some(done) = self.done(done) {
-                return done;
+            match done {
+                Err(error) if is_contention(&error) => {}
+                Err(error) => return self.refused_by_table(error).map(Err),
+                done => return done,
             }
         }
         Err(Retry::Conflict.into())
     }
 
-    async fn try_set_account(
-        &self,
-        mut session: Session<'_, '_, '_>,
-        id: &AccountId,
-        budget: Budget,
-    ) -> Changed<Account> {
-        session.lock_account(id).await?;
-        let known = session.account(id).await?;
-        match AccountWrite::decide(id, budget, known, session.now) {
-            Ok(write) => session.write_account(write).await.map(Ok),
-            Err(refused) => Ok(Err(refused)),
-        }
-    }
-
-    /// What an attempt comes to; `None` where others were in the way, and it is made once more.
-    fn done<T>(&self, done: Changed<T>) -> Option<Changed<T>> {
-        match done {
-            Err(error) if is_contention(&error) => None,
-            Err(error) => Some(self.refused_by_table(error).map(Err)),
-            done => Some(done),
-        }
-    }
-
-    /// A key that the table of a host's own does not take, by a rule of the host's.
+    /// The refusal of a change that the application's own table does not take, by a rule of the application's.
     fn refused_by_table(&self, error: Error) -> Result<ChangeError> {
         let columns = &self.layout.columns;
         let Some(told) = database_error(&error).filter(|told| !columns.is_own && self.layout.is_of_keys(told)) else {
@@ -244,7 +109,7 @@ fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
         set.push("{k.scopes} = $3".to_owned());
     }
     if before.expires_at != key.expires_at {
-        set.push(format!("{{k.expires_at}} = {}", columns.expires_at.value(4)));
+        set.push("{k.expires_at} = $4::timestamptz{zone.expires_at}".to_owned());
     }
     if is_limit_new {
         set.push("{k.limit} = $5".to_owned());
@@ -263,34 +128,62 @@ fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
     Ok((!set.is_empty()).then(text))
 }
 
-type Pending<'i> = Option<PendingWrite<'i, ByRowVersion>>;
-
 /// A transaction under way.
 struct Session<'i, 's, 'c> {
     inner: &'i Inner,
     statements: &'s mut Statements<'c>,
     /// What the cache knows of the change, until it is committed or not.
-    pending: &'s mut Pending<'i>,
+    pending: &'s mut Option<PendingWrite<'i, ByRowVersion>>,
     now: Timestamp,
 }
 
-impl<'i, 's, 'c> Session<'i, 's, 'c> {
-    fn new(inner: &'i Inner, statements: &'s mut Statements<'c>, pending: &'s mut Pending<'i>) -> Self {
-        statements.may_begin_anew = false;
-        Self { inner, statements, pending, now: inner.clock.now() }
+impl Session<'_, '_, '_> {
+    async fn change_key(&mut self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
+        let account = match change {
+            KeyChange::Create { draft, .. } => Some(draft.account.clone()),
+            KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
+                self.lock_key(*key).await?
+            }
+        };
+        if let Some(account) = &account {
+            self.lock_account(account).await?;
+        }
+        let now = self.now;
+        let (mut lineage, time) = match change.load() {
+            Load::Lineage(id) => (self.lineage(id).await?, now),
+            Load::Time(account) => (None, self.account(account).await?.map_or(now, |(_, at)| at)),
+        };
+        if let (KeyChange::Revoke { key }, None, Some(account)) = (change, &lineage, account) {
+            lineage = self.out_of_service(*key, account).await?;
+        }
+        let write = change.decide(lineage.as_ref(), time, rules);
+        // Also what is refused has ended the holds that had run out.
+        match write.and_then(|write| self.inner.layout.columns.check(&write).map(|()| write)) {
+            Ok(write) => self.write_key(write).await.map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
+    async fn set_account(&mut self, id: &AccountId, budget: Budget) -> Changed<Account> {
+        self.lock_account(id).await?;
+        let known = self.account(id).await?;
+        match AccountWrite::decide(id, budget, known, self.now) {
+            Ok(write) => self.write_account(write).await.map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
     }
 
     /// Locks a key against the host's own SQL, before anything is read that the change is decided by; tells whose it is.
     async fn lock_key(&mut self, key: KeyId) -> Result<Option<AccountId>> {
-        let rows = self.statements.fetch(self.inner.puts.owner.query().bind(key.get())).await?;
+        let rows = self.statements.fetch(self.inner.sql.lock_key.query().bind(key.get())).await?;
         Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::new(owner).ok()))
     }
 
     /// Locks an account, or the making of its row.
     async fn lock_account(&mut self, account: &AccountId) -> Result<()> {
-        let lock = || self.inner.puts.lock.query().bind(account.as_str().to_owned());
+        let lock = || self.inner.sql.lock_account.query().bind(account.as_str().to_owned());
         if self.statements.fetch(lock()).await?.is_empty() {
-            self.statements.run(self.inner.make_lock(account)).await?;
+            self.statements.run(self.inner.lock_new_account(account)).await?;
             self.statements.run(lock()).await?;
         }
         self.now = self.inner.clock.now();
@@ -304,11 +197,10 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     }
 
     async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
-        let (Inner { layout, reads, .. }, now) = (self.inner, self.now);
-        let mut seen = lineage(Asking::Within(self.statements), (layout, reads), key, || now).await?;
+        let mut seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
         if !seen.behind.is_empty() {
             self.inner.catch_up_in(self.statements, &seen.behind).await?;
-            seen = lineage(Asking::Within(self.statements), (layout, reads), key, || now).await?;
+            seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
         }
         Ok(seen.value)
     }
@@ -317,7 +209,7 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     /// revoked all the same, so that it does not work again when the row is mended.
     async fn out_of_service(&mut self, id: KeyId, account: AccountId) -> Result<Option<Lineage>> {
         let columns = &self.inner.layout.columns;
-        for row in &self.statements.fetch(self.inner.reads.lineages(&[id])).await? {
+        for row in &self.statements.fetch(self.inner.lineages(&[id])).await? {
             let (stored, _) = Cells::member(row).key(columns)?;
             let (is_asked_for, revoked_at) = (stored.id == id, stored.revoked_at);
             if let Some(KeyRow { mut key, .. }) =
@@ -333,13 +225,12 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
 
     /// An account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
-        let (Inner { reads, .. }, now) = (self.inner, self.now);
-        let mut seen = account(Asking::Within(self.statements), reads, id, || now).await?;
+        let mut seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
         if !seen.behind.is_empty() {
             self.inner.catch_up_in(self.statements, &seen.behind).await?;
-            seen = account(Asking::Within(self.statements), reads, id, || now).await?;
+            seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
         }
-        Ok(seen.value.map(|(account, at)| (account.rolled(at), at)))
+        Ok(seen.value)
     }
 
     async fn write_key(&mut self, write: KeyWrite) -> Result<Key> {
@@ -350,15 +241,14 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
             KeyRecord::Insert(hash) => key.id = self.insert_key(&key, &hash).await?,
             KeyRecord::Update { before, recount_from } => {
                 if let Some(since) = recount_from {
-                    let sums = &self.inner.sums;
-                    key.balance.spent = sums.spent_by_key(self.statements, &key, since).await?;
+                    key.balance.spent = self.inner.spent_by_key(self.statements, &key, since).await?;
                     self.write_balance(&key).await?;
                 }
                 self.update_key(&before, &key).await?;
             }
             KeyRecord::Rotate { hash, retires_at } => self.rotate_token(&key, &hash, retires_at, at).await?,
             KeyRecord::Revoke => {
-                let query = self.inner.puts.revoked.query().bind(key.id.get()).bind(Instant(at));
+                let query = self.inner.sql.revoke_key.query().bind(key.id.get()).bind(Instant(at));
                 self.run(query).await?;
             }
         }
@@ -369,10 +259,8 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> Result<KeyId> {
         let columns = &self.inner.layout.columns;
         let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
-        let query = self
-            .inner
-            .puts
-            .insert_key
+        let query = &self.inner.sql.insert_key;
+        let query = query
             .query()
             .bind(key.account.as_str().to_owned())
             .bind(key.parent.map(KeyId::get))
@@ -408,10 +296,8 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     }
 
     async fn write_balance(&mut self, key: &Key) -> Result<()> {
-        let query = self
-            .inner
-            .puts
-            .balance
+        let query = &self.inner.sql.upsert_balance;
+        let query = query
             .query()
             .bind(key.id.get())
             .bind(key.account.as_str().to_owned())
@@ -426,14 +312,11 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
         let AccountWrite { mut account, at, recount_from, event } = write;
         let Some(event) = event else { return Ok(account) };
         if let Some(since) = recount_from {
-            let sums = &self.inner.sums;
-            account.balance.spent = sums.spent_by_account(self.statements, &account.id, since).await?;
+            account.balance.spent = self.inner.spent_by_account(self.statements, &account.id, since).await?;
         }
         let Account { id, budget, created_at, balance } = &account;
-        let query = self
-            .inner
-            .puts
-            .account
+        let query = &self.inner.sql.upsert_account;
+        let query = query
             .query()
             .bind(id.as_str().to_owned())
             .bind(Instant(at))
@@ -451,22 +334,20 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
 
     /// No token that was retired before outlives the one that is retired now.
     async fn rotate_token(&mut self, key: &Key, hash: &TokenHash, retires_at: Timestamp, now: Timestamp) -> Result<()> {
-        let Puts { shorten, retire, token: replace, forget, .. } = &self.inner.puts;
+        let sql = &self.inner.sql;
         let (id, hash) = (key.id.get(), hash.to_string());
-        self.run(shorten.query().bind(id).bind(Instant(retires_at))).await?;
-        self.run(retire.query().bind(id).bind(hash.clone()).bind(Instant(retires_at))).await?;
-        let replace = replace.query().bind(id).bind(hash.clone()).bind(key.prefix.clone()).bind(key.start.clone());
-        self.run(replace).await?;
-        self.run(forget.query().bind(id).bind(Instant(now)).bind(hash)).await
+        self.run(sql.shorten_retired_tokens.query().bind(id).bind(Instant(retires_at))).await?;
+        self.run(sql.retire_token.query().bind(id).bind(hash.clone()).bind(Instant(retires_at))).await?;
+        let replace = sql.replace_token.query().bind(id).bind(hash.clone());
+        self.run(replace.bind(key.prefix.clone()).bind(key.start.clone())).await?;
+        self.run(sql.delete_retired_tokens.query().bind(id).bind(Instant(now)).bind(hash)).await
     }
 
     /// Marks an account as changed at `at`; makes it where there is none.
     async fn touch(&mut self, id: &AccountId, at: Timestamp) -> Result<()> {
         let account = Account::new(id.clone(), at);
-        let query = self
-            .inner
-            .puts
-            .touch
+        let query = &self.inner.sql.touch_account;
+        let query = query
             .query()
             .bind(id.as_str().to_owned())
             .bind(Instant(at))
@@ -477,7 +358,7 @@ impl<'i, 's, 'c> Session<'i, 's, 'c> {
     }
 
     async fn event(&mut self, at: Timestamp, account: &AccountId, key: Option<KeyId>, event: &Event) -> Result<()> {
-        let query = self.inner.puts.event.query();
+        let query = self.inner.sql.insert_event.query();
         let query = query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
         self.run(query.bind(event.kind).bind(event.detail.to_string())).await
     }

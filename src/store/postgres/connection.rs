@@ -173,17 +173,23 @@ impl Connections {
         self.slot(&self.postings, &self.session.postings).await?.run(work).await
     }
 
-    /// Works on a connection of the pool, for what is asked now and then.
-    pub(super) async fn pooled<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
-        self.of_pool(&self.session.others).await?.run(work).await
+    /// Works in a transaction on a connection of the pool, for what is asked now and then.
+    pub(super) async fn pooled<T>(&self, work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>) -> Result<T> {
+        self.of_pool(&self.session.others).await?.run(async |connection| connection.transaction(work).await).await
     }
 
     /// The same for what locks many accounts: it gives up soon where another transaction keeps one of them.
     pub(super) async fn short_lock_timeout<T>(
         &self,
-        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>,
+        work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.of_pool(&self.session.short_lock_timeout).await?.run(work).await
+        let kind = &self.session.short_lock_timeout;
+        self.of_pool(kind).await?.run(async |connection| connection.transaction(work).await).await
+    }
+
+    /// One statement by itself on a connection of the pool.
+    pub(super) async fn fetch(&self, query: Query<'_>) -> Result<Vec<PgRow>> {
+        self.pooled(async |statements| statements.fetch(query).await).await
     }
 
     async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
@@ -325,7 +331,7 @@ impl Connection<'_> {
     /// One statement by itself: a transaction of its own.
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         let session = &self.connections.session;
-        if !session.transactions_only && matches!(self.place, Place::Slot(_)) {
+        if !session.transactions_only {
             let (watch, query) = (self.watch(), session.prepare(query));
             return watch.rows(self.connection()?.fetch_all(query)).await;
         }

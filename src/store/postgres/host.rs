@@ -4,7 +4,6 @@ use sqlx::PgConnection;
 
 use super::PostgresStore;
 use super::connection::Statements;
-use super::decode::{Cells, ReadCells};
 use super::error::{is_conflict, store_error};
 use crate::ledger::{Action, Needs, Posting};
 use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
@@ -55,8 +54,7 @@ impl PostgresStore {
         entry: EntryId,
         amount: Amount,
     ) -> Result<EntryId, Error> {
-        let rows = self.inner.statements(tx).fetch(self.inner.sums.entry(entry)).await.map_err(store_error)?;
-        let charged = rows.first().map(|row| Cells::of(row).entry()).transpose().map_err(store_error)?;
+        let charged = self.inner.entry_in(&mut self.statements(tx), entry).await.map_err(store_error)?;
         let key = charged.ok_or(Refusal::UnknownEntry)?.key;
         let action = Action::Refund { entry, amount };
         let posting = Posting::new(account.clone(), key, action);
@@ -70,8 +68,7 @@ impl PostgresStore {
         // The host's own SQL may change the key between the look and the write.
         let mut attempt = 1;
         loop {
-            let mut statements = self.inner.statements(tx);
-            match self.inner.post_in(&mut statements, &postings, &needs).await {
+            match self.inner.post_in(&mut self.statements(tx), &postings, &needs).await {
                 Err(error) if is_conflict(&error) && attempt < 4 => attempt += 1,
                 Err(error) => return Err(store_error(error).into()),
                 Ok(posted) => {
@@ -82,10 +79,8 @@ impl PostgresStore {
             }
         }
     }
-}
 
-impl super::Inner {
     fn statements<'c>(&'c self, tx: &'c mut PgConnection) -> Statements<'c> {
-        Statements::of_host(tx, &self.connections)
+        Statements::of_host(tx, &self.inner.connections)
     }
 }

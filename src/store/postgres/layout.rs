@@ -57,14 +57,6 @@ impl TimeColumn {
     fn known(name: &'static str) -> Self {
         Self { name: Ident::known(name), is_plain: false }
     }
-
-    /// What is written for the parameter with this number.
-    pub(super) fn value(&self, number: u32) -> String {
-        match self.is_plain {
-            true => format!("(${number}::timestamptz AT TIME ZONE 'UTC')"),
-            false => format!("${number}::timestamptz"),
-        }
-    }
 }
 
 /// The type of the column with the account.
@@ -138,47 +130,17 @@ impl Layout {
             .is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
-    /// SQL with its names filled in, in one line without its comments.
+    /// The statement of a template, in one line without its comments.
     pub(super) fn sql(&self, template: &str) -> Sql {
-        let lines = template.lines().map(str::trim).filter(|line| !line.starts_with("--"));
-        Sql::from(self.fill(&lines.collect::<Vec<_>>().join(" ")))
+        let fill = |text: String, (name, part): &(&str, &str)| text.replace(name, &one_line(part));
+        let text = PARTS.iter().fold(one_line(template), fill);
+        Sql::from(self.fill(&text))
     }
 
+    /// Fills in names and types.
     pub(super) fn fill(&self, template: &str) -> String {
         let c = &self.columns;
-        let of_key = format!(
-            "k.{id}::int8 AS id, k.{account}::text COLLATE \"C\" AS account, k.{parent}::int8 AS parent, \
-             k.{name}::text AS name, k.{prefix}::text AS prefix, k.{start}::text AS start, \
-             k.{scopes}::text[] AS scopes, k.{limit}::int8 AS limit_amount, k.{period}::text AS period, \
-             k.{created_at} AS created_at, k.{expires_at} AS expires_at, k.{revoked_at} AS revoked_at, \
-             k.xmin::text AS stamp",
-            id = c.id,
-            account = c.account,
-            parent = c.parent,
-            name = c.name,
-            prefix = c.prefix,
-            start = c.start,
-            scopes = c.scopes,
-            limit = c.limit,
-            period = c.period,
-            created_at = c.created_at.name,
-            expires_at = c.expires_at.name,
-            revoked_at = c.revoked_at.name,
-        );
-        let mut text = template
-            .replace("{of_key}", &of_key)
-            .replace("{climb}", &CLIMB.replace("{max_depth}", &MAX_DEPTH.to_string()))
-            .replace("{of_chain}", OF_CHAIN)
-            .replace("{with_money}", WITH_MONEY)
-            .replace("{of_account}", OF_ACCOUNT)
-            .replace("{of_balance}", OF_BALANCE)
-            .replace("{of_hold}", OF_HOLD)
-            .replace("{of_entry}", OF_ENTRY)
-            .replace("{run}", RUN)
-            .replace("{writable}", WRITABLE)
-            .replace("{server_time}", SERVER_TIME);
-        // The climb has a key of its own in it.
-        text = text.replace("{of_key}", &of_key).replace("{keys}", &self.keys);
+        let mut text = template.replace("{max_depth}", &MAX_DEPTH.to_string()).replace("{keys}", &self.keys);
         for (token, column) in [
             ("{k.id}", &c.id),
             ("{k.account}", &c.account),
@@ -195,6 +157,13 @@ impl Layout {
             ("{k.revoked_at}", &c.revoked_at.name),
         ] {
             text = text.replace(token, &column.to_string());
+        }
+        for (token, column) in [
+            ("{zone.created_at}", &c.created_at),
+            ("{zone.expires_at}", &c.expires_at),
+            ("{zone.revoked_at}", &c.revoked_at),
+        ] {
+            text = text.replace(token, if column.is_plain { " AT TIME ZONE 'UTC'" } else { "" });
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
         for table in [
@@ -216,40 +185,29 @@ impl Layout {
     }
 }
 
-/// From the keys found first up to their roots. No lineage is longer, whatever the rules say.
-const CLIMB: &str = " UNION ALL SELECT c.place, c.depth + 1, NULL::timestamptz, k.* FROM chain c CROSS JOIN LATERAL \
-    (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = c.parent OFFSET 0) k WHERE c.parent IS NOT NULL AND c.depth < {max_depth}";
+/// What statements have in common. A part may have those in it that come after it.
+const PARTS: [(&str, &str); 13] = [
+    ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
+    ("{climb}", include_str!("sql/parts/climb.sql")),
+    ("{of_key}", include_str!("sql/parts/of_key.sql")),
+    ("{with_money}", include_str!("sql/parts/with_money.sql")),
+    ("{of_account}", include_str!("sql/parts/of_account.sql")),
+    ("{rest_of_account}", include_str!("sql/parts/rest_of_account.sql")),
+    ("{of_balance}", include_str!("sql/parts/of_balance.sql")),
+    ("{of_hold}", include_str!("sql/parts/of_hold.sql")),
+    ("{of_entry}", include_str!("sql/parts/of_entry.sql")),
+    ("{sum}", include_str!("sql/parts/sum.sql")),
+    ("{writable}", include_str!("sql/parts/writable.sql")),
+    // The incarnation of the server that answers.
+    ("{run}", "pg_postmaster_start_time()"),
+    // The last column of what is read by the clock: `ServerClock` goes by it.
+    ("{server_time}", "clock_timestamp() AS server_time"),
+];
 
-/// What a lineage's rows have, as [`Cells`](super::decode::Cells) reads them.
-const OF_CHAIN: &str = "c.place, c.depth, c.retires_at, {run}, c.id, c.account, c.parent, c.name, c.prefix, c.start, \
-    c.scopes, c.limit_amount, c.period, c.created_at, c.expires_at, c.revoked_at, c.stamp, {of_balance}, {of_account}, \
-    {server_time} FROM chain c {with_money}";
-
-/// `OFFSET 0` keeps the planner from turning the search round: a plan made while a table is small would walk all of it.
-const WITH_MONEY: &str = "LEFT JOIN LATERAL (SELECT * FROM {balances} b WHERE b.key_id = c.id \
-    OFFSET 0) b ON true \
-    LEFT JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = c.account OFFSET 0) a ON true";
-
-/// An error on a standby and on a server that is read-only, whatever else the statement finds: what is in force is known
-/// only where it is changed. It asks for what the transaction has, as of when it began.
-const WRITABLE: &str = "(SELECT set_config('transaction_read_only', 'off', true)) = 'off'";
-
-/// The last column of what is read by the clock. [`ServerClock`](super::clock::ServerClock) goes by it.
-pub(super) const SERVER_TIME: &str = "clock_timestamp() AS server_time";
-
-/// Which run of which server answers.
-const RUN: &str = "pg_postmaster_start_time()";
-
-const OF_BALANCE: &str = "b.account_id, b.period, b.spent, b.held, b.since, b.anchor";
-
-const OF_ACCOUNT: &str = "a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, \
-    a.changed_at, a.next_expiry, a.last_entry";
-
-const OF_HOLD: &str = "h.id, h.account_id, h.key_id, h.path, h.amount, h.created_at, h.expires_at, h.on_expiry, \
-    h.labels::text, h.reference, h.state";
-
-const OF_ENTRY: &str = "e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels::text, \
-    e.reference";
+/// Drops the comments, which are lines of their own.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
+}
 
 impl KeyColumns {
     /// A limit as the column has it.

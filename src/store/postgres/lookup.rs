@@ -3,9 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use super::Inner;
 use super::connection::Connection;
 use super::error::{Result, is_lost};
+use super::inner::Inner;
 use super::read::{self, Member};
 use super::validator::ByRowVersion;
 use crate::TokenHash;
@@ -59,7 +59,7 @@ impl Inner {
         let asked = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
         if !asked.keys.is_empty() {
-            let answer = read::revalidated(&asked, &connection.fetch(self.reads.revalidate(&asked)).await?)?;
+            let answer = read::revalidated(&asked, &connection.fetch(self.revalidate(&asked)).await?)?;
             value = self.cache.lookup(hashes, &asked, &answer, self.clock.now());
         }
         let (mut slots, rest): (Vec<_>, Vec<_>) =
@@ -67,7 +67,7 @@ impl Inner {
         if rest.is_empty() {
             return Ok(Seen { value, behind: Behind::default() });
         }
-        let rows = connection.fetch(self.reads.find(&rest, self.clock.set())).await?;
+        let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
         let members = read::members(&rows, &self.layout.columns)?;
         self.insert(&asked, &members, &rest);
         let late = read::found(rest.len(), &members, self.clock.now());
@@ -103,8 +103,9 @@ impl Inner {
             return Ok(()); // A table of the host's has no trigger of ours.
         }
         let asked_at = Instant::now();
-        let ask = async |connection: &mut Connection<'_>| connection.fetch(self.reads.policy_version()).await;
-        let (polled, changes) = read::policy_version(&self.connections.lookup(ask).await?)?;
+        let ask = self.sql.policy_version.query();
+        let rows = self.connections.lookup(async |connection| connection.fetch(ask).await).await?;
+        let (polled, changes) = read::policy_version(&rows)?;
         let version = polled.map(|polled| {
             let mut hasher = DefaultHasher::new();
             polled.hash(&mut hasher);
@@ -112,8 +113,9 @@ impl Inner {
         });
         self.cache.record_policy_version(version, asked_at);
         if changes > MAX_POLICY_CHANGES {
-            let fold = async |connection: &mut Connection<'_>| connection.fetch(self.reads.fold_policy_changes()).await;
-            if let Err(error) = self.connections.short_lock_timeout(fold).await {
+            let fold = self.sql.fold_policy_changes.query();
+            let folded = self.connections.short_lock_timeout(async |statements| statements.run(fold).await).await;
+            if let Err(error) = folded {
                 tracing::warn!(%error, changes, "agentkey could not fold the rows of agentkey_policy_changes; the table grows");
             }
         }

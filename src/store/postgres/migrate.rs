@@ -9,8 +9,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
 use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
-use super::layout::{Layout, SERVER_TIME};
-use super::names::Sql;
+use super::layout::Layout;
 use super::options::PostgresOptions;
 use super::step::{Now, Step, first, is_there};
 
@@ -22,7 +21,7 @@ const KEYS: &str = include_str!("../../../migrations/postgres/keys.sql");
 const TABLE: &str = "CREATE TABLE {migrations} (version int PRIMARY KEY, \
     applied_at timestamptz NOT NULL DEFAULT now())";
 
-/// Whoever migrates does it alone.
+/// A process migrates alone.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(6004214)";
 
 /// No time is too long for a large table, be it looked at or changed, and the settings of our sessions, which go by
@@ -53,7 +52,7 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
             locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
         }
         run(statements, HASTY).await?;
-        let at = time(statements, connections).await?;
+        let at = time(statements, &own, connections).await?;
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
         let Plan { layout, steps } = plan(statements, own, options, now, options.migrate).await?;
         if options.migrate {
@@ -68,7 +67,7 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
         }
         Ok(layout)
     };
-    connections.pooled(async |connection| connection.transaction(migrate).await).await
+    connections.pooled(migrate).await
 }
 
 /// The SQL that opening would run.
@@ -77,10 +76,10 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     let look = async |statements: &mut Statements<'_>| {
         run(statements, PATIENT).await?;
         run(statements, HASTY).await?;
-        let now = Now { at: time(statements, connections).await?, sql: "now()".to_owned() };
+        let now = Now { at: time(statements, &own, connections).await?, sql: "now()".to_owned() };
         Ok(plan(statements, own, options, now, true).await?.steps)
     };
-    let steps = connections.pooled(async |connection| connection.transaction(look).await).await?;
+    let steps = connections.pooled(look).await?;
     if steps.is_empty() {
         return Ok(String::new());
     }
@@ -96,9 +95,8 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
 }
 
 /// What the clock shows, once the server has told.
-async fn time(statements: &mut Statements<'_>, connections: &Connections) -> Result<Timestamp> {
-    let time: Sql = format!("SELECT {SERVER_TIME}").into();
-    statements.run(time.query()).await?;
+async fn time(statements: &mut Statements<'_>, own: &Layout, connections: &Connections) -> Result<Timestamp> {
+    statements.run(own.sql("SELECT {server_time}").query()).await?;
     Ok(connections.clock().now())
 }
 

@@ -15,6 +15,7 @@ mod connection;
 mod decode;
 mod error;
 mod host;
+mod inner;
 mod invalid_rows;
 mod layout;
 mod load;
@@ -25,6 +26,7 @@ mod options;
 mod params;
 mod post;
 mod read;
+mod sql;
 mod step;
 mod types;
 mod usage;
@@ -32,24 +34,18 @@ mod uses;
 mod validator;
 mod write;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 pub use self::adopt::{Adoption, KeyColumn};
-use self::backoff::ConflictBackoff;
-use self::clock::ServerClock;
-use self::connection::{Connection, Connections};
+use self::connection::Connections;
 use self::error::{Result, store_error};
-use self::layout::Layout;
+use self::inner::Inner;
 pub use self::options::PostgresOptions;
-use self::read::Asking;
-use self::validator::Cache;
-use super::behind::{Behind, Seen};
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
     Width,
@@ -71,25 +67,6 @@ pub struct PostgresStore {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    connections: Connections,
-    owns_pool: bool,
-    clock: Arc<ServerClock>,
-    layout: Layout,
-    cache: Cache,
-    backoff: ConflictBackoff,
-    /// Accounts of which postings failed, and were not posted since.
-    aside: Mutex<HashSet<AccountId>>,
-    /// Accounts that the last sweep could not bring up to date, where it did not come to all.
-    passed_over: Mutex<Vec<AccountId>>,
-    reads: read::Reads,
-    loads: load::Loads,
-    writes: write::Writes,
-    puts: change::Puts,
-    sums: usage::Sums,
-    uses: uses::Uses,
-}
-
 impl PostgresStore {
     /// Opens a database and brings its tables up to date.
     ///
@@ -102,23 +79,7 @@ impl PostgresStore {
         let connections =
             Connections::new(pool, options.lookups, options.postings, options.session(), options.clock.clone());
         let layout = migrate::open(&connections, &options).await.map_err(store_error)?;
-        let inner = Inner {
-            clock: connections.clock().clone(),
-            connections,
-            owns_pool,
-            cache: Cache::default(),
-            backoff: ConflictBackoff::default(),
-            aside: Mutex::default(),
-            passed_over: Mutex::default(),
-            reads: read::Reads::new(&layout),
-            loads: load::Loads::new(&layout),
-            writes: write::Writes::default(),
-            puts: change::Puts::new(&layout),
-            sums: usage::Sums::new(&layout),
-            uses: uses::Uses::new(&layout),
-            layout,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(Inner::new(connections, owns_pool, layout)) })
     }
 
     /// The SQL that [`open`](Self::open) would run for these options, as one transaction: to be looked at, or to be run
@@ -162,89 +123,6 @@ impl PostgresStore {
         Self::open(PostgresOptions::pool(pool)).await
     }
 }
-
-impl Inner {
-    /// Reads; where that saw what is behind, brings it up to date and reads once more.
-    async fn lineage(&self, key: KeyId) -> Result<Option<Lineage>> {
-        let seen = self.see_lineage(key).await?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        self.catch_up(&seen.behind).await?;
-        Ok(self.see_lineage(key).await?.value)
-    }
-
-    async fn see_lineage(&self, key: KeyId) -> Result<Seen<Option<Lineage>>> {
-        let texts = (&self.layout, &self.reads);
-        let see = async |connection: &mut Connection<'_>| {
-            read::lineage(Asking::Alone(connection), texts, key, || self.clock.now()).await
-        };
-        self.connections.pooled(see).await
-    }
-
-    async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
-        let mut seen = self.see_account(id).await?;
-        if !seen.behind.is_empty() {
-            self.catch_up(&seen.behind).await?;
-            seen = self.see_account(id).await?;
-        }
-        Ok(seen.value.map(|(account, at)| account.rolled(at)))
-    }
-
-    async fn see_account(&self, id: &AccountId) -> Result<Seen<Option<(Account, Timestamp)>>> {
-        let see = async |connection: &mut Connection<'_>| {
-            read::account(Asking::Alone(connection), &self.reads, id, || self.clock.now()).await
-        };
-        self.connections.pooled(see).await
-    }
-
-    async fn keys(&self, query: &KeyQuery) -> Result<Vec<Key>> {
-        let seen = self.see_keys(query).await?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        self.catch_up(&seen.behind).await?;
-        Ok(self.see_keys(query).await?.value)
-    }
-
-    async fn see_keys(&self, query: &KeyQuery) -> Result<Seen<Vec<Key>>> {
-        let see = async |connection: &mut Connection<'_>| {
-            read::keys(connection, &self.layout, &self.reads, query, || self.clock.now()).await
-        };
-        self.connections.pooled(see).await
-    }
-
-    /// What somebody keeps locked, or what makes no sense, keeps no other account from being swept.
-    async fn swept(&self) -> Result<usize> {
-        let mut total = 0;
-        let mut but = std::mem::take(&mut *self.passed_over());
-        let most = but.len() + MOST_PASSED_OVER;
-        loop {
-            // An idle service finds none, and writes nothing.
-            let find = async |connection: &mut Connection<'_>| {
-                read::overdue(connection, &self.reads, self.clock.set(), &but).await
-            };
-            let overdue = self.connections.pooled(find).await?;
-            if overdue.is_empty() {
-                return Ok(total);
-            }
-            if but.len() >= most {
-                // There are others behind them. When those have had their turn, these are tried again.
-                *self.passed_over() = but;
-                return Ok(total);
-            }
-            // Where none had run out, it is known now when the next one does.
-            total += self.catch_up_but(overdue, &mut but).await?;
-        }
-    }
-
-    fn passed_over(&self) -> MutexGuard<'_, Vec<AccountId>> {
-        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One sweep waits for no more accounts than these that it cannot bring up to date.
-const MOST_PASSED_OVER: usize = 100;
 
 impl PostgresStore {
     fn answer<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
@@ -290,32 +168,27 @@ impl Store for PostgresStore {
     }
 
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
-        let inner = &*self.inner;
-        self.answer(inner.connections.pooled(async |connection| usage::entries(connection, &inner.sums, query).await))
+        self.answer(self.inner.entries(query))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
-        let inner = &*self.inner;
-        self.answer(inner.connections.pooled(async move |connection| usage::entry(connection, &inner.sums, id).await))
+        self.answer(self.inner.entry(id))
     }
 
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>> {
-        let inner = &*self.inner;
-        self.answer(inner.connections.pooled(async |connection| usage::usage(connection, &inner.sums, query).await))
+        self.answer(self.inner.usage(query))
     }
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
-        self.answer(self.inner.swept())
+        self.answer(self.inner.sweep())
     }
 
     fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        let inner = &*self.inner;
-        self.answer(inner.connections.pooled(async |connection| uses::note(connection, &inner.uses, uses).await))
+        self.answer(self.inner.note_uses(uses))
     }
 
     fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
-        let inner = &*self.inner;
-        self.answer(inner.connections.pooled(async |connection| uses::last(connection, &inner.uses, keys).await))
+        self.answer(self.inner.last_uses(keys))
     }
 
     fn width(&self) -> Width {

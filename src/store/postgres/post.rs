@@ -9,11 +9,12 @@ use super::connection::{Connection, Statements};
 use super::error::{
     Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost, is_row_error,
 };
+use super::inner::Inner;
 use super::load::Loaded;
+use super::read;
 use super::types::Instant;
 use super::validator::{ByRowVersion, Expected};
 use super::write::{Write, applied, random_version_step};
-use super::{Inner, read};
 use crate::lanes::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::store::cache::{self, CacheDelta, PendingWrite};
@@ -144,7 +145,7 @@ impl Inner {
         }
         let asked = self.cache.revalidate(&[], |_| false);
         let unknown: Vec<_> = unknown.into_iter().collect();
-        let members = read::members(&connection.fetch(self.reads.lineages(&unknown)).await?, &self.layout.columns)?;
+        let members = read::members(&connection.fetch(self.lineages(&unknown)).await?, &self.layout.columns)?;
         self.insert(&asked, &members, &[]);
         Ok(())
     }
@@ -285,7 +286,7 @@ impl Inner {
         let (ids, next): (Vec<_>, Vec<_>) =
             only.map(|row| (row.account.id.as_str().to_owned(), row.next_expiry.map(Instant))).unzip();
         if !ids.is_empty() {
-            statements.run(self.loads.put_next_expiry.query().bind(ids).bind(next)).await?;
+            statements.run(self.sql.update_next_expiry.query().bind(ids).bind(next)).await?;
         }
         if changes.is_empty() {
             return Ok(changes);

@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
 
-use super::connection::{Connection, Query, Statements};
+use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
 use super::error::{Error, Result, invalid_row};
-use super::layout::{KeyColumns, Layout};
-use super::names::Sql;
+use super::inner::Inner;
+use super::layout::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{Answer, ByRowVersion};
 use crate::store::account_row::AccountRow;
@@ -19,69 +19,135 @@ use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
 use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
-/// The texts of what is read.
-pub(super) struct Reads {
-    pub(super) find: Sql,
-    pub(super) lineages: Sql,
-    revalidate: Sql,
-    policy_version: Sql,
-    fold_policy_changes: Sql,
-    account: Sql,
-    keys_of_account: Sql,
-    keys_of_parent: Sql,
-    overdue: Sql,
-}
-
-impl Reads {
-    pub(super) fn new(layout: &Layout) -> Self {
-        let listing = |of: &str| {
-            layout.sql(&format!(
-                "SELECT c.*, {{of_balance}}, {{of_account}}, {{server_time}} FROM (SELECT {{of_key}} FROM {{keys}} k WHERE {of} \
-                 AND k.{{k.id}} > $2 ORDER BY k.{{k.id}} LIMIT $3) c {{with_money}} ORDER BY c.id"
-            ))
-        };
-        Self {
-            find: layout.sql(include_str!("sql/find.sql")),
-            lineages: layout.sql(include_str!("sql/lineages.sql")),
-            policy_version: layout.sql(
-                "SELECT {run}, (sum(p.step) % 9223372036854775807)::int8, count(*), {server_time} FROM {policy_changes} p WHERE {writable}",
-            ),
-            // The sum of what is committed stays. What is not committed yet is not seen, and stays too.
-            fold_policy_changes: layout.sql(
-                "WITH folded AS (DELETE FROM {policy_changes} RETURNING step) INSERT INTO {policy_changes} (step) \
-                 SELECT (sum(f.step) % 9223372036854775807)::int8 FROM folded f HAVING count(*) > 0",
-            ),
-            revalidate: layout.sql(include_str!("sql/revalidate.sql")),
-            account: layout.sql("SELECT {of_account}, {server_time} FROM {accounts} a WHERE a.id = $1"),
-            keys_of_account: listing("k.{k.account} = ($1::text)::{account_type}"),
-            keys_of_parent: listing("k.{k.parent} = $1"),
-            overdue: layout
-                .sql("SELECT a.id FROM {accounts} a WHERE a.next_expiry <= coalesce($1, statement_timestamp()) AND a.id <> ALL ($2::text[]) ORDER BY a.next_expiry LIMIT 100"),
-        }
-    }
-
+impl Inner {
     /// At an instant, or at that of the server's clock.
     pub(super) fn find<'q>(&self, hashes: &[TokenHash], now: Option<Timestamp>) -> Query<'q> {
         let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
-        self.find.query().bind(hashes).bind(now.map(Instant))
+        self.sql.find.query().bind(hashes).bind(now.map(Instant))
     }
 
     pub(super) fn revalidate<'q>(&self, asked: &Revalidation<ByRowVersion>) -> Query<'q> {
         let (keys, versions): (Vec<_>, Vec<_>) = asked.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
         let accounts: Vec<_> = asked.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(asked.epoch.map(Instant))
-    }
-
-    pub(super) fn policy_version<'q>(&self) -> Query<'q> {
-        self.policy_version.query()
-    }
-
-    pub(super) fn fold_policy_changes<'q>(&self) -> Query<'q> {
-        self.fold_policy_changes.query()
+        self.sql.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(asked.epoch.map(Instant))
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
-        self.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
+        self.sql.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
+    }
+
+    pub(super) async fn lineage(&self, key: KeyId) -> Result<Option<Lineage>> {
+        self.refreshed(async |statements| self.lineage_in(statements, key, None).await).await
+    }
+
+    pub(super) async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
+        let account = self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;
+        Ok(account.map(|(account, _)| account))
+    }
+
+    pub(super) async fn keys(&self, query: &KeyQuery) -> Result<Vec<Key>> {
+        self.refreshed(async |statements| self.keys_in(statements, query).await).await
+    }
+
+    /// Reads; where that found what is behind, brings it up to date and reads once more.
+    async fn refreshed<T>(&self, read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<Seen<T>> + Copy) -> Result<T> {
+        let seen = self.connections.pooled(read).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(&seen.behind).await?;
+        Ok(self.connections.pooled(read).await?.value)
+    }
+
+    /// The lineage of one key, at the account's own time. `now` is the clock's when the rows have come, if it is not given.
+    pub(super) async fn lineage_in(
+        &self,
+        statements: &mut Statements<'_>,
+        key: KeyId,
+        now: Option<Timestamp>,
+    ) -> Result<Seen<Option<Lineage>>> {
+        let rows = statements.fetch(self.lineages(&[key])).await?;
+        let now = now.unwrap_or_else(|| self.clock.now());
+        let members = members(&rows, &self.layout.columns)?;
+        let mut behind = Behind::default();
+        let value = assemble(&members, now, &mut behind);
+        if let Some(row) = members.first().and_then(|member| member.account.as_ref())
+            && row.is_overdue(now)
+        {
+            behind.add_account(&row.account.id);
+        }
+        Ok(Seen { value, behind })
+    }
+
+    /// An account rolled to its time, and that time.
+    pub(super) async fn account_in(
+        &self,
+        statements: &mut Statements<'_>,
+        id: &AccountId,
+        now: Option<Timestamp>,
+    ) -> Result<Seen<Option<(Account, Timestamp)>>> {
+        let rows = statements.fetch(self.sql.account.query().bind(id.as_str().to_owned())).await?;
+        let now = now.unwrap_or_else(|| self.clock.now());
+        let mut behind = Behind::default();
+        let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
+            return Ok(Seen { value: None, behind });
+        };
+        if row.is_overdue(now) {
+            behind.add_account(id);
+        }
+        let at = now.max(row.changed_at);
+        Ok(Seen { value: Some((row.account.rolled(at), at)), behind })
+    }
+
+    async fn keys_in(&self, statements: &mut Statements<'_>, query: &KeyQuery) -> Result<Seen<Vec<Key>>> {
+        let columns = &self.layout.columns;
+        let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+        let mut after = query.after.map_or(i64::MIN, KeyId::get);
+        let most = query.limit as usize;
+        let owner = match &query.of {
+            KeysOf::Account(account) if !columns.can_hold(account) => return Ok(seen),
+            KeysOf::Account(_) => "k.{k.account} = ($1::text)::{account_type}",
+            KeysOf::Parent(_) => "k.{k.parent} = $1",
+        };
+        let text = self.layout.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
+        // Rows that make no sense are passed over, and others come in their place: fewer would say that there are no more.
+        while seen.value.len() < most {
+            let page = match &query.of {
+                KeysOf::Account(account) => text.query().bind(account.as_str().to_owned()),
+                KeysOf::Parent(parent) => text.query().bind(parent.get()),
+            };
+            let rows = statements.fetch(page.bind(after).bind(i64::from(query.limit))).await?;
+            let now = self.clock.now();
+            for row in &rows {
+                let mut cells = Cells::of(row);
+                let (key, _) = cells.key(columns)?;
+                let account = cells.maybe_account()?;
+                after = key.id.get();
+                let row = columns.invalid_rows.decode(key).filter(|_| seen.value.len() < most);
+                let Some(KeyRow { mut key, is_behind }) = row else { continue };
+                if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
+                    seen.behind.add_account(&key.account);
+                }
+                if is_behind {
+                    seen.behind.add_key(&key);
+                }
+                key.roll(account.map_or(now, |row| now.max(row.changed_at)));
+                seen.value.push(key);
+            }
+            if rows.len() < most {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
+    pub(super) async fn overdue(&self, but: &[AccountId]) -> Result<Behind> {
+        let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
+        let overdue = self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(but);
+        let rows = self.connections.fetch(overdue).await?;
+        let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
+        Ok(Behind { accounts, keys: Vec::new() })
     }
 }
 
@@ -202,113 +268,4 @@ pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> Seen<Ve
         }
     }
     seen
-}
-
-/// Asks by itself or inside a transaction.
-pub(super) enum Asking<'a, 'c> {
-    Alone(&'a mut Connection<'c>),
-    Within(&'a mut Statements<'c>),
-}
-
-impl Asking<'_, '_> {
-    async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
-        match self {
-            Self::Alone(connection) => connection.fetch(query).await,
-            Self::Within(statements) => statements.fetch(query).await,
-        }
-    }
-}
-
-/// The lineage of one key, at the account's own time.
-pub(super) async fn lineage(
-    mut asking: Asking<'_, '_>,
-    (layout, reads): (&Layout, &Reads),
-    key: KeyId,
-    now: impl Fn() -> Timestamp,
-) -> Result<Seen<Option<Lineage>>> {
-    let rows = asking.fetch(reads.lineages(&[key])).await?;
-    let now = now();
-    let members = members(&rows, &layout.columns)?;
-    let mut behind = Behind::default();
-    let value = assemble(&members, now, &mut behind);
-    if let Some(row) = members.first().and_then(|member| member.account.as_ref())
-        && row.is_overdue(now)
-    {
-        behind.add_account(&row.account.id);
-    }
-    Ok(Seen { value, behind })
-}
-
-/// An account, not rolled to its time, which is told too.
-pub(super) async fn account(
-    mut asking: Asking<'_, '_>,
-    reads: &Reads,
-    id: &AccountId,
-    now: impl Fn() -> Timestamp,
-) -> Result<Seen<Option<(Account, Timestamp)>>> {
-    let rows = asking.fetch(reads.account.query().bind(id.as_str().to_owned())).await?;
-    let now = now();
-    let mut behind = Behind::default();
-    let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
-        return Ok(Seen { value: None, behind });
-    };
-    if row.is_overdue(now) {
-        behind.add_account(id);
-    }
-    Ok(Seen { value: Some((row.account, now.max(row.changed_at))), behind })
-}
-
-pub(super) async fn keys(
-    connection: &mut Connection<'_>,
-    layout: &Layout,
-    reads: &Reads,
-    query: &KeyQuery,
-    now: impl Fn() -> Timestamp,
-) -> Result<Seen<Vec<Key>>> {
-    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
-    let mut after = query.after.map_or(i64::MIN, KeyId::get);
-    let most = query.limit as usize;
-    // Rows that make no sense are passed over, and others come in their place: fewer would say that there are no more.
-    while seen.value.len() < most {
-        let listing = match &query.of {
-            KeysOf::Account(account) if !layout.columns.can_hold(account) => return Ok(seen),
-            KeysOf::Account(account) => reads.keys_of_account.query().bind(account.as_str().to_owned()),
-            KeysOf::Parent(parent) => reads.keys_of_parent.query().bind(parent.get()),
-        };
-        let rows = connection.fetch(listing.bind(after).bind(i64::from(query.limit))).await?;
-        let now = now();
-        for row in &rows {
-            let mut cells = Cells::of(row);
-            let (key, _) = cells.key(&layout.columns)?;
-            let account = cells.maybe_account()?;
-            after = key.id.get();
-            let row = layout.columns.invalid_rows.decode(key).filter(|_| seen.value.len() < most);
-            let Some(KeyRow { mut key, is_behind }) = row else { continue };
-            if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
-                seen.behind.add_account(&key.account);
-            }
-            if is_behind {
-                seen.behind.add_key(&key);
-            }
-            key.roll(account.map_or(now, |row| now.max(row.changed_at)));
-            seen.value.push(key);
-        }
-        if rows.len() < most {
-            break;
-        }
-    }
-    Ok(seen)
-}
-
-/// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
-pub(super) async fn overdue(
-    connection: &mut Connection<'_>,
-    reads: &Reads,
-    now: Option<Timestamp>,
-    but: &[AccountId],
-) -> Result<Behind> {
-    let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
-    let rows = connection.fetch(reads.overdue.query().bind(now.map(Instant)).bind(but)).await?;
-    let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
-    Ok(Behind { accounts, keys: Vec::new() })
 }

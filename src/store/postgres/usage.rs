@@ -1,95 +1,60 @@
 //! Reading the ledger: entries, and sums of them.
 
-use std::collections::BTreeMap;
+use jiff::Timestamp;
 
-use jiff::{Timestamp, Unit};
-use sqlx::postgres::PgRow;
-
-use super::connection::{Connection, Query, Statements};
+use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
 use super::error::Result;
-use super::layout::Layout;
-use super::names::Sql;
+use super::inner::Inner;
 use super::types::Instant;
-use crate::store::memory::bucket;
 use crate::store::plain::{ceiling, first_place, place_after};
+use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
-/// The texts of lists and sums.
-pub(super) struct Sums {
-    entries: Sql,
-    entries_of_key: Sql,
-    entry: Sql,
-    by_key: Sums2,
-    by_label: Sums2,
-    by_time: Sums2,
-    spent_by_key: Sql,
-    spent_by_account: Sql,
-}
-
-/// Of a whole account, and of one key.
-struct Sums2 {
-    of_account: Sql,
-    of_key: Sql,
-}
-
-/// In two halves, which leave room for any number of entries.
-const SUM: &str = "coalesce(sum(e.amount >> 32), 0)::int8, coalesce(sum(e.amount & 4294967295), 0)::int8";
-
-/// What was charged, how often, and what was adjusted.
-const SUMS: &str = "coalesce(sum(e.amount >> 32) FILTER (WHERE e.kind <> 'adjust'), 0)::int8, \
-    coalesce(sum(e.amount & 4294967295) FILTER (WHERE e.kind <> 'adjust'), 0)::int8, \
-    count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust')), \
-    coalesce(sum(e.amount >> 32) FILTER (WHERE e.kind = 'adjust'), 0)::int8, \
-    coalesce(sum(e.amount & 4294967295) FILTER (WHERE e.kind = 'adjust'), 0)::int8";
-
-impl Sums {
-    pub(super) fn new(layout: &Layout) -> Self {
-        // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may
-        // have run a little ahead.
-        let page = |of: &str| {
-            layout.sql(&format!(
-                "SELECT e.seq, {{of_entry}} FROM {{entries}} e WHERE {of} AND e.seq > $3 AND e.seq >= $4 \
-                 AND e.seq < $5 AND e.at >= $6 AND e.at < $7 ORDER BY e.seq LIMIT $8"
-            ))
-        };
-        // A refund counts earlier than it was written; nothing counts later.
-        let sums = |group: &str| {
-            let of = |of: &str| {
-                layout.sql(&format!(
-                    "SELECT {group}, {SUMS} FROM (\
-                     SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NULL AND e.seq >= $3 AND e.seq < $4 \
-                     AND e.counts_at >= $5 AND e.counts_at < $6 UNION ALL \
-                     SELECT * FROM {{entries}} e WHERE {of} AND e.refunds IS NOT NULL \
-                     AND e.counts_at >= $5 AND e.counts_at < $6) e GROUP BY 1"
-                ))
-            };
-            Sums2 { of_account: of(ACCOUNT), of_key: of(KEY) }
-        };
-        const ACCOUNT: &str = "e.account_id = $1 AND $2::int8 IS NULL";
-        const KEY: &str = "e.account_id = $1 AND e.key_id = $2";
-        Self {
-            entries: page(ACCOUNT),
-            entries_of_key: page(KEY),
-            entry: layout.sql("SELECT {of_entry} FROM {entries} e WHERE e.id = $1"),
-            by_key: sums("coalesce(e.key_id::text, '')"),
-            by_label: sums("coalesce(e.labels ->> $7, '')"),
-            by_time: sums("date_trunc($7, e.counts_at AT TIME ZONE 'UTC')"),
-            spent_by_key: layout.sql(&format!(
-                "WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION \
-                 SELECT k.{{k.id}}::int8 FROM family f JOIN {{keys}} k ON k.{{k.parent}} = f.id) \
-                 SELECT {SUM} FROM family f JOIN {{entries}} e ON e.key_id = f.id AND e.seq >= $2 \
-                 WHERE e.counts_at >= $3 AND e.account_id = $4"
-            )),
-            spent_by_account: layout.sql(&format!(
-                "SELECT {SUM} FROM {{entries}} e WHERE e.account_id = $1 AND e.seq >= $2 AND e.counts_at >= $3"
-            )),
-        }
+impl Inner {
+    pub(super) async fn entries(&self, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
+        let page = self.layout.sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
+        let page = bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
+        let page = page.bind(query.after.map_or(i64::MIN, Cursor::get)).bind(i64::from(query.limit));
+        let read = |mut cells: Cells<'_>| Ok((Cursor::new(cells.number()?), cells.entry()?));
+        self.connections.fetch(page).await?.iter().map(Cells::of).map(read).collect()
     }
 
-    pub(super) fn entry<'q>(&self, id: EntryId) -> Query<'q> {
-        self.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))
+    pub(super) async fn entry(&self, id: EntryId) -> Result<Option<Entry>> {
+        self.connections.pooled(async |statements| self.entry_in(statements, id).await).await
+    }
+
+    pub(super) async fn entry_in(&self, statements: &mut Statements<'_>, id: EntryId) -> Result<Option<Entry>> {
+        let rows = statements.fetch(self.sql.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))).await?;
+        rows.first().map(|row| Cells::of(row).entry()).transpose()
+    }
+
+    pub(super) async fn usage(&self, query: &UsageQuery) -> Result<Vec<Usage>> {
+        const SPAN: &str = "date_trunc($7, e.counts_at AT TIME ZONE 'UTC')";
+        let (group, argument) = match &query.by {
+            UsageBy::Key => ("coalesce(e.key_id::text, '')", None),
+            UsageBy::Label(name) => ("coalesce(e.labels ->> $7, '')", Some(&**name)),
+            UsageBy::Hour => (SPAN, Some("hour")),
+            UsageBy::Day => (SPAN, Some("day")),
+            UsageBy::Month => (SPAN, Some("month")),
+        };
+        let text = include_str!("sql/usage.sql").replace("{owner}", owner(query.key)).replace("{group}", group);
+        let text = self.layout.sql(&text);
+        let mut sums = bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
+        if let Some(argument) = argument {
+            sums = sums.bind(argument);
+        }
+        let mut groups = UsageSums::default();
+        for row in &self.connections.fetch(sums).await? {
+            let mut cells = Cells::of(row);
+            let group = match query.by.unit() {
+                Some(unit) => bucket(cells.instant()?, unit),
+                None => cells.text()?.to_owned(),
+            };
+            groups.add(group, cells.sum()?, cells.number()?.unsigned_abs(), cells.sum()?);
+        }
+        Ok(groups.into_usage())
     }
 
     /// What a key and everything minted from it was charged since then in its account.
@@ -99,7 +64,7 @@ impl Sums {
         key: &Key,
         since: Timestamp,
     ) -> Result<Amount> {
-        let query = self.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
+        let query = self.sql.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
         total(statements, query.bind(key.account.as_str().to_owned())).await
     }
 
@@ -110,86 +75,39 @@ impl Sums {
         account: &AccountId,
         since: Timestamp,
     ) -> Result<Amount> {
-        let account = account.as_str().to_owned();
-        total(statements, self.spent_by_account.query().bind(account).bind(first_place(since)).bind(Instant(since)))
-            .await
+        let query = self.sql.spent_by_account.query().bind(account.as_str().to_owned());
+        total(statements, query.bind(first_place(since)).bind(Instant(since))).await
     }
 }
 
-pub(super) async fn entries(
-    connection: &mut Connection<'_>,
-    sums: &Sums,
-    query: &EntryQuery,
-) -> Result<Vec<(Cursor, Entry)>> {
-    let page = match query.key {
-        Some(_) => &sums.entries_of_key,
-        None => &sums.entries,
-    };
-    let page = page
-        .query()
-        .bind(query.account.as_str().to_owned())
-        .bind(query.key.map(KeyId::get))
-        .bind(query.after.map_or(i64::MIN, Cursor::get))
-        .bind(query.since.map_or(i64::MIN, first_place))
-        .bind(query.until.map_or(i64::MAX, place_after))
-        .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
-        .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)))
-        .bind(i64::from(query.limit));
-    let read = |row: &PgRow| {
-        let mut cells = Cells::of(row);
-        Ok((Cursor::new(cells.read()?), cells.entry()?))
-    };
-    connection.fetch(page).await?.iter().map(read).collect()
+/// The condition of an account's entries, or of a key's. Each is a statement of its own: a plan is made once, and goes by the
+/// index of the one or of the other.
+const fn owner(key: Option<KeyId>) -> &'static str {
+    match key {
+        Some(_) => "e.account_id = $1 AND e.key_id = $2",
+        None => "e.account_id = $1 AND $2::int8 IS NULL",
+    }
 }
 
-pub(super) async fn entry(connection: &mut Connection<'_>, sums: &Sums, id: EntryId) -> Result<Option<Entry>> {
-    connection.fetch(sums.entry(id)).await?.first().map(|row| Cells::of(row).entry()).transpose()
-}
-
-pub(super) async fn usage(connection: &mut Connection<'_>, sums: &Sums, query: &UsageQuery) -> Result<Vec<Usage>> {
-    let (texts, unit) = match &query.by {
-        UsageBy::Key => (&sums.by_key, None),
-        UsageBy::Label(_) => (&sums.by_label, None),
-        UsageBy::Hour => (&sums.by_time, Some(("hour", Unit::Hour))),
-        UsageBy::Day => (&sums.by_time, Some(("day", Unit::Day))),
-        UsageBy::Month => (&sums.by_time, Some(("month", Unit::Month))),
-    };
-    let text = if query.key.is_some() { &texts.of_key } else { &texts.of_account };
-    let mut asked = text
-        .query()
-        .bind(query.account.as_str().to_owned())
-        .bind(query.key.map(KeyId::get))
-        .bind(query.since.map_or(i64::MIN, first_place))
-        .bind(query.until.map_or(i64::MAX, place_after))
-        .bind(Instant(query.since.map_or(Timestamp::MIN, ceiling)))
-        .bind(Instant(query.until.map_or(Timestamp::MAX, ceiling)));
-    match (&query.by, unit) {
-        (UsageBy::Label(name), _) => asked = asked.bind(name.clone()),
-        (_, Some((name, _))) => asked = asked.bind(name),
-        _ => {}
-    }
-    // In the order of Rust's strings, not of a collation.
-    let mut groups = BTreeMap::new();
-    for row in &connection.fetch(asked).await? {
-        let mut cells = Cells::of(row);
-        let group = match unit {
-            Some((_, unit)) => bucket(cells.instant()?, unit),
-            None => cells.read::<String>()?,
-        };
-        let (amount, charges) = (sum(&mut cells)?, cells.read::<i64>()?.unsigned_abs());
-        groups.insert(group.clone(), Usage::new(group, amount, charges, sum(&mut cells)?));
-    }
-    Ok(groups.into_values().collect())
+/// Binds the parameters $1 to $6.
+fn bind_owner_and_time<'q>(
+    query: Query<'q>,
+    account: &AccountId,
+    key: Option<KeyId>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+) -> Query<'q> {
+    query
+        .bind(account.as_str().to_owned())
+        .bind(key.map(KeyId::get))
+        .bind(since.map_or(i64::MIN, first_place))
+        .bind(until.map_or(i64::MAX, place_after))
+        .bind(Instant(since.map_or(Timestamp::MIN, ceiling)))
+        .bind(Instant(until.map_or(Timestamp::MAX, ceiling)))
 }
 
 async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> Result<Amount> {
     let rows = statements.fetch(query).await?;
-    rows.first().map_or(Ok(Amount::ZERO), |row| sum(&mut Cells::of(row)))
-}
-
-/// Held in the range of amounts only at its end, so that the order of the entries does not matter.
-fn sum(cells: &mut Cells<'_>) -> Result<Amount> {
-    let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
-    let micros = i128::from(high) * (1 << 32) + i128::from(low);
-    Ok(Amount::micros(i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })))
+    let sum = rows.first().map(|row| Cells::of(row).sum()).transpose()?;
+    Ok(saturated(sum.unwrap_or_default()))
 }

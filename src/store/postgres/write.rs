@@ -33,13 +33,8 @@ use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
 #[derive(Default)]
 pub(super) struct Writes(RwLock<HashMap<(usize, Vec<&'static str>), Sql>>);
 
-const HEAD: &str = include_str!("sql/write.sql");
-
-/// Accounts of which nothing changed are only looked at.
-const UNCHANGED: &str = " UNION ALL SELECT w.place FROM given w CROSS JOIN LATERAL (SELECT a.id FROM {accounts} a \
-    WHERE a.id = w.id AND a.version = {version}[w.place] OFFSET 0) a WHERE {at}[w.place] IS NULL";
-
-const TAIL: &str = " SELECT ARRAY(SELECT place FROM conflicted), {server_time}";
+const HEAD: &str = include_str!("sql/write/head.sql");
+const UNCHANGED: &str = include_str!("sql/write/unchanged.sql");
 
 /// The rows of a table that are written. Where a batch has none, they are left out of the text.
 struct Part {
@@ -49,34 +44,12 @@ struct Part {
 }
 
 const PARTS: [Part; 6] = [
-    Part {
-        name: "balances",
-        key: &["key_id", "period"],
-        // The money of a key stays in one account: a key that was moved meanwhile makes the statement fail (NOT NULL).
-        text: "INSERT INTO {balances} AS b ({names}) SELECT {values} FROM {rows} ON CONFLICT (key_id) DO UPDATE SET \
-            period = CASE WHEN b.account_id = excluded.account_id THEN excluded.period END, {updates}",
-    },
-    Part { name: "new_holds", key: &["id"], text: "INSERT INTO {holds} ({names}) SELECT {values} FROM {rows}" },
-    Part {
-        name: "changed_holds",
-        key: &["id"],
-        text: "UPDATE {holds} h SET {sets} FROM (SELECT w.*, {=id} AS id FROM {rows} OFFSET 0) w \
-            WHERE h.id = w.id AND h.id = ANY ({$id})",
-    },
-    Part { name: "entries", key: &["id"], text: "INSERT INTO {entries} ({names}) SELECT {values} FROM {rows}" },
-    Part {
-        name: "claims",
-        key: &["key_id", "idempotency_key"],
-        text: "INSERT INTO {claims} ({names}) SELECT {values} FROM {rows} \
-            ON CONFLICT (key_id, idempotency_key) DO UPDATE SET {updates}",
-    },
-    Part {
-        name: "dropped_claims",
-        key: &["key_id", "idempotency_key"],
-        text: "DELETE FROM {claims} c USING (SELECT w.*, {=key_id} AS key_id FROM {rows} OFFSET 0) w \
-            WHERE c.key_id = w.key_id AND c.idempotency_key = w.idempotency_key \
-            AND c.key_id = ANY ({$key_id}) AND c.idempotency_key = ANY ({$idempotency_key})",
-    },
+    Part { name: "balances", key: &["key_id", "period"], text: include_str!("sql/write/balances.sql") },
+    Part { name: "new_holds", key: &["id"], text: include_str!("sql/write/new_holds.sql") },
+    Part { name: "changed_holds", key: &["id"], text: include_str!("sql/write/changed_holds.sql") },
+    Part { name: "entries", key: &["id"], text: include_str!("sql/write/entries.sql") },
+    Part { name: "claims", key: &["key_id", "idempotency_key"], text: include_str!("sql/write/claims.sql") },
+    Part { name: "dropped_claims", key: &[], text: include_str!("sql/write/dropped_claims.sql") },
 ];
 
 /// What is to be written, and what it was decided by.
@@ -114,9 +87,9 @@ impl Writes {
 fn text(params: &Params, has_unchanged: bool) -> String {
     let mut text = params.fill(&HEAD.replace("{unchanged}", if has_unchanged { UNCHANGED } else { "" }));
     for Part { name, key, text: part } in PARTS.iter().filter(|part| params.has_rows(part.name)) {
-        text.push_str(&format!(", {name} AS ({})", params.fill_rows(name, key, part)));
+        text.push_str(&format!(", {name} AS (\n{})", params.fill_rows(name, key, part)));
     }
-    text + TAIL
+    text + "SELECT ARRAY(SELECT place FROM conflicted), {server_time}"
 }
 
 /// For each account, by its place, whether its version stood.

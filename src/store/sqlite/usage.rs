@@ -1,17 +1,14 @@
 //! Reading the ledger: entries, and sums of them.
 
-use std::collections::BTreeMap;
-
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use rusqlite::{Connection, Params, ToSql, params};
 
 use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::statement::{all, one};
 use super::write::micros;
-use crate::clock::from_micros;
-use crate::store::memory::{bucket, saturated};
 use crate::store::plain::{ceiling, first_place, place_after};
+use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
@@ -43,7 +40,7 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     // a little ahead.
     let sql = page_sql(query.key.is_some());
     let behind = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
-    let Some(behind) = behind else { return Ok(Vec::new()) }; // a hand gave an entry the last place that there is
+    let Some(behind) = behind else { return Ok(Vec::new()) }; // nothing is behind the last place that there is
     let (first, last) = places(query.since, query.until);
     let (since, until) = instants(query.since, query.until);
     let key = query.key.map(KeyId::get);
@@ -61,12 +58,11 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     const HOUR: i64 = 3_600_000_000;
     const DAY: i64 = 24 * HOUR;
     // Months are of no fixed length: they are put together from days.
-    let (group, argument, unit): (_, Option<&dyn ToSql>, _) = match &query.by {
-        UsageBy::Key => ("coalesce(CAST(e.key_id AS TEXT), '')", None, None),
-        UsageBy::Label(name) => (LABEL, Some(name), None),
-        UsageBy::Hour => (SPAN, Some(&HOUR), Some(Unit::Hour)),
-        UsageBy::Day => (SPAN, Some(&DAY), Some(Unit::Day)),
-        UsageBy::Month => (SPAN, Some(&DAY), Some(Unit::Month)),
+    let (group, argument): (_, Option<&dyn ToSql>) = match &query.by {
+        UsageBy::Key => ("coalesce(CAST(e.key_id AS TEXT), '')", None),
+        UsageBy::Label(name) => (LABEL, Some(name)),
+        UsageBy::Hour => (SPAN, Some(&HOUR)),
+        UsageBy::Day | UsageBy::Month => (SPAN, Some(&DAY)),
     };
     let of_key = query.key.is_some();
     let sql = include_str!("sql/usage.sql")
@@ -76,25 +72,20 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let key = query.key.map(KeyId::get);
     let (first, last) = places(query.since, query.until);
     let (since, until) = instants(query.since, query.until);
-    let mut groups: BTreeMap<String, (i128, u64, i128)> = BTreeMap::new();
+    let mut groups = UsageSums::default();
     let read = |mut cells: Cells<'_>| {
-        let group = match unit {
+        let group = match query.by.unit() {
+            Some(unit) => bucket(cells.instant()?, unit),
             None => cells.read()?,
-            Some(unit) => bucket(from_micros(cells.read()?), unit),
         };
-        let (amount, charges, adjusted) = groups.entry(group).or_default();
-        *amount += sum(&mut cells)?;
-        *charges += cells.read::<i64>()?.unsigned_abs();
-        *adjusted += sum(&mut cells)?;
+        groups.add(group, cells.sum()?, cells.number()?.unsigned_abs(), cells.sum()?);
         Ok(())
     };
     let account = query.account.as_str();
     let mut params: Vec<&dyn ToSql> = vec![&account, &key, &first, &last, &since, &until];
     params.extend(argument);
     all(connection, &sql, &*params, read)?;
-    let usage =
-        |(group, (amount, charges, adjusted))| Usage::new(group, saturated(amount), charges, saturated(adjusted));
-    Ok(groups.into_iter().map(usage).collect())
+    Ok(groups.into_usage())
 }
 
 /// What a key and everything minted from it was charged since then in its account.
@@ -111,13 +102,8 @@ pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, sin
 }
 
 fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amount> {
-    let total = one(connection, sql, params, |mut cells| sum(&mut cells))?;
+    let total = one(connection, sql, params, |mut cells| cells.sum())?;
     Ok(saturated(total.unwrap_or_default()))
-}
-
-fn sum(cells: &mut Cells<'_>) -> Result<i128> {
-    let (high, low) = (cells.read::<i64>()?, cells.read::<i64>()?);
-    Ok(i128::from(high) * (1 << 32) + i128::from(low))
 }
 
 /// The places, both included, at which entries stand that were written since then and until then.

@@ -12,6 +12,7 @@ WITH RECURSIVE chain AS (
         SELECT * FROM {retired_tokens} t WHERE t.key_hash = w.hash AND t.retires_at > coalesce($2, statement_timestamp())
             AND NOT EXISTS (SELECT FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type}) OFFSET 0
     ) t
-    CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k{climb}
+    CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k
+    {climb}
 )
 SELECT {of_chain}

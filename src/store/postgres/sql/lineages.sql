@@ -3,6 +3,7 @@ WITH RECURSIVE chain AS (
     SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.*
     FROM unnest($1::int8[]) WITH ORDINALITY w (id, place)
     CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k
-    WHERE {writable}{climb}
+    WHERE {writable}
+    {climb}
 )
 SELECT {of_chain}

@@ -27,5 +27,8 @@ WITH changed_keys AS (
     FROM locked w WHERE a.ctid = w.tid AND a.version = {version}[w.place] RETURNING w.place
 ), conflicted AS MATERIALIZED (
     SELECT w.place FROM (SELECT generate_subscripts({account}, 1) AS place OFFSET 0) w
-    WHERE (w.place IN (SELECT place FROM applied{unchanged})) IS NOT TRUE
+    WHERE (w.place IN (
+        SELECT place FROM applied
+        {unchanged}
+    )) IS NOT TRUE
 )

@@ -1,0 +1,45 @@
+//! What the parts of the store share.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use super::backoff::ConflictBackoff;
+use super::clock::ServerClock;
+use super::connection::Connections;
+use super::layout::Layout;
+use super::sql::StoreSql;
+use super::validator::Cache;
+use super::write::Writes;
+use crate::AccountId;
+
+pub(super) struct Inner {
+    pub(super) connections: Connections,
+    pub(super) owns_pool: bool,
+    pub(super) clock: Arc<ServerClock>,
+    pub(super) cache: Cache,
+    pub(super) backoff: ConflictBackoff,
+    /// Accounts of which postings failed, and were not posted since.
+    pub(super) aside: Mutex<HashSet<AccountId>>,
+    /// Accounts that the last sweep could not bring up to date, where it did not come to all.
+    pub(super) passed_over: Mutex<Vec<AccountId>>,
+    pub(super) sql: StoreSql,
+    pub(super) writes: Writes,
+    pub(super) layout: Layout,
+}
+
+impl Inner {
+    pub(super) fn new(connections: Connections, owns_pool: bool, layout: Layout) -> Self {
+        Self {
+            clock: connections.clock().clone(),
+            connections,
+            owns_pool,
+            cache: Cache::default(),
+            backoff: ConflictBackoff::default(),
+            aside: Mutex::default(),
+            passed_over: Mutex::default(),
+            sql: StoreSql::new(&layout),
+            writes: Writes::default(),
+            layout,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The statements of the store, each in the file of its name in `sql/`.
+
+use super::layout::Layout;
+use super::names::Sql;
+
+macro_rules! statements {
+    ($($name:ident)*) => {
+        /// The statements, with the names of a layout filled in.
+        pub(super) struct StoreSql {
+            $(pub(super) $name: Sql,)*
+        }
+
+        impl StoreSql {
+            pub(super) fn new(layout: &Layout) -> Self {
+                Self { $($name: layout.sql(include_str!(concat!("sql/", stringify!($name), ".sql"))),)* }
+            }
+        }
+    };
+}
+
+statements! {
+    // Look-ups and lists.
+    find lineages revalidate account overdue_accounts policy_version fold_policy_changes
+
+    // What a book is filled with, under the lock of its accounts.
+    lock_accounts make_accounts unmade_accounts expired_holds next_expiry update_next_expiry holds claims entries
+
+    // Changes of policy.
+    lock_account lock_new_account lock_key insert_key revoke_key upsert_balance upsert_account touch_account
+    shorten_retired_tokens retire_token replace_token delete_retired_tokens insert_event
+
+    // The ledger.
+    entry spent_by_key spent_by_account
+
+    // When keys were last used.
+    upsert_uses uses
+}

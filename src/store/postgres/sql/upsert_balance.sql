@@ -1,0 +1,6 @@
+-- The money of a key stays in one account: a key that was moved meanwhile makes the statement fail (NOT NULL).
+INSERT INTO {balances} AS b (key_id, account_id, period, spent, held, since)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (key_id) DO UPDATE SET
+    period = CASE WHEN b.account_id = excluded.account_id THEN excluded.period END,
+    spent = excluded.spent, held = excluded.held, since = excluded.since

@@ -1,0 +1,2 @@
+INSERT INTO {claims} ({names}) SELECT {values} FROM {rows}
+ON CONFLICT (key_id, idempotency_key) DO UPDATE SET {updates}

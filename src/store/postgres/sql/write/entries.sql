@@ -1,0 +1,1 @@
+INSERT INTO {entries} ({names}) SELECT {values} FROM {rows}

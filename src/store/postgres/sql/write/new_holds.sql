@@ -1,0 +1,1 @@
+INSERT INTO {holds} ({names}) SELECT {values} FROM {rows}
