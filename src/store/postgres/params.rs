@@ -191,23 +191,20 @@ pub(super) struct Rows<'p, 'r, R> {
     rows: &'r [(i32, R)],
 }
 
-impl<'r, R> Rows<'_, 'r, R> {
+impl<'p, 'r, R> Rows<'p, 'r, R> {
     /// Adds a column with the account of the row.
     pub(super) fn account(self, name: &'static str) -> Self {
         self.unbound(name, Form::Account)
     }
 
-    /// Adds a column of which most rows have the same: where all have, `usual` says so in SQL, and no cell travels.
+    /// Adds a column of which most rows have the same: where all have, `sql` says so in the text, and no cell travels.
     pub(super) fn usual(
         self,
         name: &'static str,
-        usual: &'static str,
+        sql: &'static str,
         is_usual: impl Fn(i32, &'r R) -> bool,
-        add: impl FnOnce(Self) -> Self,
-    ) -> Self {
-        let is_usual = self.rows.iter().all(|(place, row)| is_usual(*place, row));
-        self.params.variant.push(if is_usual { usual } else { "" });
-        if is_usual { self.unbound(name, Form::Constant(usual)) } else { add(self) }
+    ) -> Usual<'p, 'r, R> {
+        Usual { rows: self, name, sql: None }.or_usual(sql, is_usual)
     }
 
     /// Adds a column that seldom has a NULL in it.
@@ -247,6 +244,38 @@ impl<'r, R> Rows<'_, 'r, R> {
     }
 }
 
+/// A column of which most rows have the same, until it is said what the others have.
+pub(super) struct Usual<'p, 'r, R> {
+    rows: Rows<'p, 'r, R>,
+    name: &'static str,
+    /// What all rows have.
+    sql: Option<&'static str>,
+}
+
+impl<'p, 'r, R> Usual<'p, 'r, R> {
+    pub(super) fn or_usual(mut self, sql: &'static str, is_usual: impl Fn(i32, &'r R) -> bool) -> Self {
+        if self.sql.is_none() {
+            self.sql = self.rows.rows.iter().all(|(place, row)| is_usual(*place, row)).then_some(sql);
+            self.rows.params.variant.push(self.sql.unwrap_or(""));
+        }
+        self
+    }
+
+    pub(super) fn or<'q, T: Cell<'q>>(self, cell: impl Fn(&'r R) -> T) -> Rows<'p, 'r, R> {
+        match self.sql {
+            Some(sql) => self.rows.unbound(self.name, Form::Constant(sql)),
+            None => self.rows.column(self.name, cell),
+        }
+    }
+
+    pub(super) fn or_cast<'q, T: Cell<'q>>(self, sql_type: &'static str, cell: impl Fn(&'r R) -> T) -> Rows<'p, 'r, R> {
+        match self.sql {
+            Some(sql) => self.rows.unbound(self.name, Form::Constant(sql)),
+            None => self.rows.cast(self.name, sql_type, cell),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,12 +285,7 @@ mod tests {
         let text = |rows: &[(i32, (i64, Option<i64>))]| {
             let mut params = Params::default();
             let part = params.rows("holds", rows).account("account_id").optional("key_id", |(_, key)| *key);
-            part.usual(
-                "state",
-                "'live'",
-                |_, (state, _)| *state == 0,
-                |part| part.column("state", |(state, _)| *state),
-            );
+            part.usual("state", "'live'", |_, (state, _)| *state == 0).or(|(state, _)| *state);
             (params.fill_rows("holds", &[], "({names}) ({values})"), params.variant().to_vec())
         };
         let names = |values: &str| format!("(account_id, key_id, state) ({{account}}[w.place], {values})");

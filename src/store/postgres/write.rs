@@ -224,110 +224,48 @@ impl<'a> Rows<'a> {
             .account("account_id")
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
             .column("key_id", |hold| hold.key.get())
-            .usual(
-                "path",
-                "ARRAY[{=key_id}]",
-                |_, hold| hold.path == [hold.key],
-                |rows| rows.cast("path", "int8[]", |hold| path(hold)),
-            )
+            .usual("path", "ARRAY[{=key_id}]", |_, hold| hold.path == [hold.key])
+            .or_cast("int8[]", |hold| path(hold))
             .column("amount", |hold| hold.amount.as_micros())
-            .usual(
-                "created_at",
-                NOW,
-                |place, hold| is_now(place, hold.created_at),
-                |rows| rows.column("created_at", |hold| Instant(hold.created_at)),
-            )
+            .usual("created_at", NOW, |place, hold| is_now(place, hold.created_at))
+            .or(|hold| Instant(hold.created_at))
             .column("expires_at", |hold| Instant(hold.expires_at))
-            .usual(
-                "on_expiry",
-                "'release'",
-                |_, hold| hold.on_expiry == OnExpiry::Release,
-                |rows| rows.column("on_expiry", |hold| on_expiry(hold.on_expiry)),
-            )
-            .usual(
-                "state",
-                "'live'",
-                |_, hold| hold.state == HoldState::Live,
-                |rows| rows.column("state", |hold| hold_state(hold.state)),
-            )
-            .usual(
-                "labels",
-                NO_LABELS,
-                |_, hold| hold.note.labels.is_empty(),
-                |rows| rows.cast("labels", "jsonb", |hold| json(&hold.note.labels)),
-            )
-            .usual(
-                "reference",
-                "NULL",
-                |_, hold| hold.note.reference.is_none(),
-                |rows| rows.column("reference", |hold| hold.note.reference.as_deref()),
-            );
+            .usual("on_expiry", "'release'", |_, hold| hold.on_expiry == OnExpiry::Release)
+            .or(|hold| on_expiry(hold.on_expiry))
+            .usual("state", "'live'", |_, hold| hold.state == HoldState::Live)
+            .or(|hold| hold_state(hold.state))
+            .usual("labels", NO_LABELS, |_, hold| hold.note.labels.is_empty())
+            .or_cast("jsonb", |hold| json(&hold.note.labels))
+            .usual("reference", "NULL", |_, hold| hold.note.reference.is_none())
+            .or(|hold| hold.note.reference.as_deref());
         params
             .rows("changed_holds", &self.changed_holds)
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
             // When a hold would have run out says nothing once it has ended.
-            .usual(
-                "expires_at",
-                "h.expires_at",
-                |_, hold| hold.state != HoldState::Live,
-                |rows| rows.column("expires_at", |hold| Instant(hold.expires_at)),
-            )
-            .usual(
-                "state",
-                "'over'",
-                |_, hold| hold.state == HoldState::Over,
-                |rows| rows.column("state", |hold| hold_state(hold.state)),
-            );
+            .usual("expires_at", "h.expires_at", |_, hold| hold.state != HoldState::Live)
+            .or(|hold| Instant(hold.expires_at))
+            .usual("state", "'over'", |_, hold| hold.state == HoldState::Over)
+            .or(|hold| hold_state(hold.state));
         params
             .rows("entries", &self.entries)
             .account("account_id")
             .column("id", |(entry, _)| uuid(entry.id))
             .column("seq", |(_, seq)| *seq)
             .optional("key_id", |(entry, _)| entry.key.map(KeyId::get))
-            .usual(
-                "kind",
-                "'pay'",
-                |_, (entry, _)| entry.kind == EntryKind::Pay,
-                |rows| {
-                    rows.usual(
-                        "kind",
-                        "'settle'",
-                        |_, (entry, _)| entry.kind == EntryKind::Settle,
-                        |rows| rows.column("kind", |(entry, _)| entry.kind.as_str()),
-                    )
-                },
-            )
+            .usual("kind", "'pay'", |_, (entry, _)| entry.kind == EntryKind::Pay)
+            .or_usual("'settle'", |_, (entry, _)| entry.kind == EntryKind::Settle)
+            .or(|(entry, _)| entry.kind.as_str())
             .column("amount", |(entry, _)| entry.amount.as_micros())
-            .usual(
-                "at",
-                NOW,
-                |place, (entry, _)| is_now(place, entry.at),
-                |rows| rows.column("at", |(entry, _)| Instant(entry.at)),
-            )
-            .usual(
-                "counts_at",
-                NOW,
-                |place, (entry, _)| is_now(place, entry.counts_at),
-                |rows| rows.column("counts_at", |(entry, _)| Instant(entry.counts_at)),
-            )
-            .usual(
-                "labels",
-                NO_LABELS,
-                |_, (entry, _)| entry.note.labels.is_empty(),
-                |rows| rows.cast("labels", "jsonb", |(entry, _)| json(&entry.note.labels)),
-            )
-            .usual(
-                "reference",
-                "NULL",
-                |_, (entry, _)| entry.note.reference.is_none(),
-                |rows| rows.column("reference", |(entry, _)| entry.note.reference.as_deref()),
-            )
-            .usual(
-                "refunds",
-                "NULL::uuid",
-                |_, (entry, _)| entry.refunds.is_none(),
-                |rows| rows.column("refunds", |(entry, _)| entry.refunds.map(uuid)),
-            );
+            .usual("at", NOW, |place, (entry, _)| is_now(place, entry.at))
+            .or(|(entry, _)| Instant(entry.at))
+            .usual("counts_at", NOW, |place, (entry, _)| is_now(place, entry.counts_at))
+            .or(|(entry, _)| Instant(entry.counts_at))
+            .usual("labels", NO_LABELS, |_, (entry, _)| entry.note.labels.is_empty())
+            .or_cast("jsonb", |(entry, _)| json(&entry.note.labels))
+            .usual("reference", "NULL", |_, (entry, _)| entry.note.reference.is_none())
+            .or(|(entry, _)| entry.note.reference.as_deref())
+            .usual("refunds", "NULL::uuid", |_, (entry, _)| entry.refunds.is_none())
+            .or(|(entry, _)| entry.refunds.map(uuid));
         params
             .rows("claims", &self.claims)
             .column("key_id", |row| row.key.get())
