@@ -1,5 +1,6 @@
 //! What a look at a database found to be behind its time.
 
+use crate::ledger::Needs;
 use crate::{AccountId, Key, KeyId};
 
 /// What was read, and what was behind when it was.
@@ -13,7 +14,7 @@ pub(super) struct Seen<T> {
 pub(super) struct Behind {
     /// Accounts in which holds have run out.
     pub(super) accounts: Vec<AccountId>,
-    /// Keys that the host's own SQL gave another period or account, each with the account that it is of.
+    /// Keys that the application's own SQL gave another period, each with its account.
     pub(super) keys: Vec<(AccountId, KeyId)>,
 }
 
@@ -33,9 +34,10 @@ impl Behind {
         self.keys.push((key.account.clone(), key.id));
     }
 
-    /// The ids of the keys.
-    pub(super) fn key_ids(&self) -> Vec<KeyId> {
-        self.keys.iter().map(|(_, key)| *key).collect()
+    /// What has to be loaded for it.
+    pub(super) fn needs(&self) -> Needs {
+        let keys = self.keys.iter().map(|(_, key)| *key).collect();
+        Needs { accounts: self.accounts.clone(), keys, ..Needs::default() }
     }
 
     /// Each account by itself.

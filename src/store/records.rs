@@ -12,19 +12,36 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) trait ReadCells<'r> {
     type Error;
 
-    fn number(&mut self) -> Result<i64, Self::Error>;
     fn maybe_number(&mut self) -> Result<Option<i64>, Self::Error>;
-    fn text(&mut self) -> Result<&'r str, Self::Error>;
     fn maybe_text(&mut self) -> Result<Option<&'r str>, Self::Error>;
-    fn id(&mut self) -> Result<[u8; 16], Self::Error>;
     fn maybe_id(&mut self) -> Result<Option<[u8; 16]>, Self::Error>;
-    fn fingerprint(&mut self) -> Result<[u8; 32], Self::Error>;
-    fn instant(&mut self) -> Result<Timestamp, Self::Error>;
     fn maybe_instant(&mut self) -> Result<Option<Timestamp>, Self::Error>;
+    fn fingerprint(&mut self) -> Result<[u8; 32], Self::Error>;
     fn path(&mut self) -> Result<Vec<KeyId>, Self::Error>;
 
     /// A row that makes no sense.
     fn invalid(error: impl Into<BoxError>) -> Self::Error;
+
+    /// The value of a cell that is never NULL.
+    fn given<T>(cell: Option<T>) -> Result<T, Self::Error> {
+        cell.ok_or_else(|| Self::invalid("a cell is NULL that never is"))
+    }
+
+    fn number(&mut self) -> Result<i64, Self::Error> {
+        self.maybe_number().and_then(Self::given)
+    }
+
+    fn text(&mut self) -> Result<&'r str, Self::Error> {
+        self.maybe_text().and_then(Self::given)
+    }
+
+    fn id(&mut self) -> Result<[u8; 16], Self::Error> {
+        self.maybe_id().and_then(Self::given)
+    }
+
+    fn instant(&mut self) -> Result<Timestamp, Self::Error> {
+        self.maybe_instant().and_then(Self::given)
+    }
 
     fn key_id(&mut self) -> Result<KeyId, Self::Error> {
         self.number().map(KeyId::new)
@@ -47,6 +64,11 @@ pub(super) trait ReadCells<'r> {
         Ok(i128::from(self.number()?) * (1 << 32) + i128::from(self.number()?))
     }
 
+    fn budget(&mut self) -> Result<Budget, Self::Error> {
+        let limit = self.maybe_number()?.map(Amount::micros);
+        Ok(Budget::new(limit, self.text()?.parse().map_err(Self::invalid)?))
+    }
+
     fn balance(&mut self) -> Result<Balance, Self::Error> {
         Ok(Balance::stored(self.amount()?, self.amount()?, self.instant()?))
     }
@@ -60,8 +82,7 @@ pub(super) trait ReadCells<'r> {
     fn maybe_account(&mut self) -> Result<Option<AccountRow>, Self::Error> {
         let Some(id) = self.maybe_text()? else { return Ok(None) };
         let id = AccountId::new(id).map_err(Self::invalid)?;
-        let limit = self.maybe_number()?.map(Amount::micros);
-        let budget = Budget::new(limit, self.text()?.parse().map_err(Self::invalid)?);
+        let budget = self.budget()?;
         let created_at = self.instant()?;
         Ok(Some(AccountRow {
             account: Account::stored(id, budget, created_at, self.balance()?),

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::{AccountId, Amount, Balance, Budget, Key, KeyId, Period, ScopeSet};
+use crate::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
 
 /// Why a row makes no sense.
 pub(super) type Nonsense = Box<dyn std::error::Error + Send + Sync>;
@@ -15,9 +15,8 @@ pub(super) struct StoredKey<'r> {
     pub(super) name: &'r str,
     pub(super) prefix: &'r str,
     pub(super) start: &'r str,
-    pub(super) scopes: Result<ScopeSet, Nonsense>,
-    pub(super) limit: Result<Option<Amount>, Nonsense>,
-    pub(super) period: Result<Period, Nonsense>,
+    /// What it may do and spend, where that makes sense.
+    pub(super) policy: Result<(ScopeSet, Budget), Nonsense>,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) revoked_at: Option<Timestamp>,
@@ -44,7 +43,7 @@ pub(super) struct KeyRow {
 impl StoredKey<'_> {
     /// Reads it, or says why it makes no sense.
     pub(super) fn decode(self) -> Result<KeyRow, Nonsense> {
-        let budget = Budget::new(self.limit?, self.period?);
+        let (scopes, budget) = self.policy?;
         let account = account_id(self.account)?;
         if let Some(owner) =
             self.money.as_ref().and_then(|money| money.account).filter(|owner| *owner != account.as_str())
@@ -60,7 +59,7 @@ impl StoredKey<'_> {
         self.name.clone_into(&mut key.name);
         self.prefix.clone_into(&mut key.prefix);
         self.start.clone_into(&mut key.start);
-        key.scopes = self.scopes?;
+        key.scopes = scopes;
         key.budget = budget;
         key.anchor = anchor;
         key.expires_at = self.expires_at;

@@ -7,7 +7,6 @@ use super::error::{Result, Retry, is_account_missing, is_contention, is_row_erro
 use super::inner::Inner;
 use super::post::ATTEMPTS;
 use crate::AccountId;
-use crate::ledger::Needs;
 use crate::store::behind::Behind;
 
 /// One sweep waits for no more accounts than these that it cannot bring up to date.
@@ -84,11 +83,7 @@ impl Inner {
                 Wait::Short => self.connections.short_lock_timeout(work).await,
             };
             match done {
-                Err(error) if is_account_missing(&error) => {
-                    let (accounts, keys) = (behind.accounts.clone(), behind.key_ids());
-                    let needs = Needs { accounts, keys, ..Needs::default() };
-                    self.make_accounts(&needs).await?;
-                }
+                Err(error) if is_account_missing(&error) => self.make_accounts(&behind.needs()).await?,
                 Err(error) if is_contention(&error) => {}
                 done => return done,
             }
@@ -98,9 +93,8 @@ impl Inner {
 
     /// The same, in a transaction that has begun.
     pub(super) async fn catch_up_in(&self, statements: &mut Statements<'_>, behind: &Behind) -> Result<usize> {
-        let mut accounts = behind.accounts.clone();
-        accounts.sort_unstable();
-        let needs = Needs { accounts, keys: behind.key_ids(), ..Needs::default() };
+        let mut needs = behind.needs();
+        needs.accounts.sort_unstable();
         let mut loaded = self.load(statements, &needs).await?;
         let written = self.write(statements, &mut loaded).await?;
         Ok(written.changed_holds.len())

@@ -9,8 +9,8 @@ use super::error::{Error, Result, invalid_row};
 use super::layout::KeyColumns;
 use super::types::{Instant, RowVersion};
 pub(super) use crate::store::records::ReadCells;
-use crate::store::stored_key::{StoredKey, StoredMoney};
-use crate::{KeyId, Scope};
+use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
+use crate::{Budget, KeyId, Scope};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -36,51 +36,37 @@ impl<'r> Cells<'r> {
 
     /// A key, and the version of its row.
     pub(super) fn key(&mut self, columns: &'r KeyColumns) -> Result<(StoredKey<'r>, RowVersion)> {
-        let (id, account, parent) = (self.key_id()?, self.read()?, self.read::<Option<i64>>()?);
-        let text = |text: Option<&'r str>| text.unwrap_or("");
-        let (name, prefix, start) = (text(self.read()?), text(self.read()?), text(self.read()?));
+        let (id, account, parent) = (self.key_id()?, self.maybe_text()?, self.maybe_key_id()?);
+        let mut text = || Ok::<_, Error>(self.maybe_text()?.unwrap_or(""));
+        let (name, prefix, start) = (text()?, text()?, text()?);
         // An array may have any shape, and one that is no list makes no sense.
-        let scopes = match self.read::<Option<Vec<Option<String>>>>() {
-            Err(error) => Err(error.into()),
-            Ok(None) => Ok(columns.absent.scopes.clone()),
-            Ok(Some(scopes)) => {
-                let scopes = scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
-                scopes.collect::<Result<_, _>>().map_err(Into::into)
-            }
+        let scopes = self.read::<Option<Vec<Option<String>>>>();
+        let (limit, period) = (self.maybe_number()?, self.maybe_text()?);
+        let policy = || -> Result<_, Nonsense> {
+            let scopes = match scopes? {
+                None => columns.absent.scopes.clone(),
+                Some(scopes) => {
+                    let scopes = scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
+                    scopes.collect::<Result<_, _>>()?
+                }
+            };
+            Ok((scopes, Budget::new(columns.limit(limit)?, columns.period(period, limit.is_some())?)))
         };
-        let limit: Option<i64> = self.read()?;
-        let period = columns.period(self.read()?, limit.is_some()).map_err(Into::into);
-        let limit = columns.limit(limit).map_err(Into::into);
         let created_at = self.maybe_instant()?.unwrap_or(columns.absent.created_at);
         let (expires_at, revoked_at, stamp) = (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
-        let money = self.money()?;
-        let parent = parent.map(KeyId::new);
-        let key = StoredKey {
-            id,
-            account,
-            parent,
-            name,
-            prefix,
-            start,
-            scopes,
-            limit,
-            period,
-            created_at,
-            expires_at,
-            revoked_at,
-            money,
-        };
+        let (policy, money) = (policy(), self.money()?);
+        let key =
+            StoredKey { id, account, parent, name, prefix, start, policy, created_at, expires_at, revoked_at, money };
         Ok((key, stamp))
     }
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
-        let account: Option<&str> = self.read()?;
+        let account = self.maybe_text()?;
         if account.is_none() {
             self.next += 5;
             return Ok(None);
         }
-        let period = self.read()?;
-        let balance = self.balance()?;
+        let (period, balance) = (self.text()?, self.balance()?);
         Ok(Some(StoredMoney { account, balance, period, anchor: self.maybe_instant()? }))
     }
 }
@@ -88,24 +74,12 @@ impl<'r> Cells<'r> {
 impl<'r> ReadCells<'r> for Cells<'r> {
     type Error = Error;
 
-    fn number(&mut self) -> Result<i64> {
-        self.read()
-    }
-
     fn maybe_number(&mut self) -> Result<Option<i64>> {
-        self.read()
-    }
-
-    fn text(&mut self) -> Result<&'r str> {
         self.read()
     }
 
     fn maybe_text(&mut self) -> Result<Option<&'r str>> {
         self.read()
-    }
-
-    fn id(&mut self) -> Result<[u8; 16]> {
-        self.read().map(Uuid::into_bytes)
     }
 
     fn maybe_id(&mut self) -> Result<Option<[u8; 16]>> {
@@ -114,10 +88,6 @@ impl<'r> ReadCells<'r> for Cells<'r> {
 
     fn fingerprint(&mut self) -> Result<[u8; 32]> {
         self.read::<&[u8]>()?.try_into().map_err(invalid_row)
-    }
-
-    fn instant(&mut self) -> Result<Timestamp> {
-        self.read().map(|Instant(at)| at)
     }
 
     fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {

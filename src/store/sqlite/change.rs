@@ -72,8 +72,7 @@ fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result
 
 /// An account rolled to its time, and that time.
 fn account(connection: &Connection, id: &AccountId, now: Timestamp) -> Result<Option<(Account, Timestamp)>> {
-    let account = current(connection, now, || read::account(connection, id, now))?;
-    Ok(account.map(|(account, at)| (account.rolled(at), at)))
+    current(connection, now, || read::account(connection, id, now))
 }
 
 fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {

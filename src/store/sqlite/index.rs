@@ -90,25 +90,22 @@ pub(super) fn account_part(account: &AccountId) -> i64 {
 /// The number of the next entry. No number is given twice, even where the last entries were deleted by hand: one below
 /// the mark of its part would never be indexed.
 pub(super) fn next_number(connection: &Connection) -> Result<i64> {
-    const SQL: &str = "SELECT max(coalesce((SELECT max(number) FROM agentkey_entries), 0), \
-                       (SELECT max(last) FROM agentkey_index_parts)) + 1";
-    Ok(one(connection, SQL, [], |mut cells| cells.read())?.unwrap_or(1))
+    const SQL: &str = include_str!("sql/next_number.sql");
+    Ok(one(connection, SQL, [], |mut cells| cells.number())?.unwrap_or(1))
 }
 
 /// The part whose turn it is.
 pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
-    const SQL: &str = "SELECT part FROM agentkey_index_parts \
-                       WHERE due <= (SELECT max(number) FROM agentkey_entries) ORDER BY due LIMIT 1";
-    one(connection, SQL, [], |mut cells| cells.read())
+    const SQL: &str = include_str!("sql/due_part.sql");
+    one(connection, SQL, [], |mut cells| cells.number())
 }
 
 /// Indexes the entries of the part whose turn it is.
 pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version: Option<FileVersion>) -> Result<()> {
-    const LAST: &str = "SELECT last, min((SELECT max(number) FROM agentkey_entries), last + ?2) \
-                        FROM agentkey_index_parts WHERE part = ?1";
+    const LAST: &str = include_str!("sql/ends_of_part.sql");
     const MARK: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
     let Some(part) = due(connection)? else { return Ok(()) };
-    let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.read()?, cells.read()?)))?;
+    let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.number()?, cells.number()?)))?;
     let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(()) };
     let places = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
     // Each part has a time of its own, so that they do not come all at once.
@@ -124,9 +121,9 @@ pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version:
 fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
     const SQL: &str = include_str!("sql/unindexed_entries.sql");
     all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
-        let (number, seq) = (cells.read()?, cells.read()?);
-        let account = cells.read::<&str>().unwrap_or_default().into();
-        Ok(Place { number, seq, account, account_part: cells.read()?, key: cells.maybe_key_id()? })
+        let (number, seq) = (cells.number()?, cells.number()?);
+        let account = cells.text().unwrap_or_default().into();
+        Ok(Place { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
     })
 }
 

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use self::connection::{Connections, Open};
+use self::connection::{Connections, Open, Worker};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
@@ -119,12 +119,7 @@ impl SqliteStore {
             versions.open_missing();
             read::find(&open.connection, &cache, &hashes, clock.now())
         };
-        let seen = self.connections.reader().run(look.clone()).await?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        self.catch_up(seen.behind).await?;
-        Ok(self.connections.reader().run(look).await?.value)
+        self.refreshed(Connections::reader, look).await
     }
 
     async fn polled(&self) -> error::Result<()> {
@@ -158,19 +153,27 @@ impl SqliteStore {
         Ok(posted)
     }
 
-    /// Reads; where that saw what is behind, brings it up to date and reads once more.
+    /// Reads; where that found what is behind, brings it up to date and reads once more.
+    async fn refreshed<T: Send + 'static>(
+        &self,
+        worker: fn(&Connections) -> &Worker,
+        look: impl FnOnce(&mut Open) -> error::Result<Seen<T>> + Clone + Send + 'static,
+    ) -> error::Result<T> {
+        let seen = worker(&self.connections).run(look.clone()).await?;
+        if seen.behind.is_empty() {
+            return Ok(seen.value);
+        }
+        self.catch_up(seen.behind).await?;
+        Ok(worker(&self.connections).run(look).await?.value)
+    }
+
     async fn current<T: Send + 'static>(
         &self,
         look: impl Fn(&Connection, Timestamp) -> error::Result<Seen<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let clock = self.clock.clone();
         let look = move |open: &mut Open| in_snapshot(&open.connection, |connection| look(connection, clock.now()));
-        let seen = self.connections.reporter().run(look.clone()).await?;
-        if seen.behind.is_empty() {
-            return Ok(seen.value);
-        }
-        self.catch_up(seen.behind).await?;
-        Ok(self.connections.reporter().run(look).await?.value)
+        self.refreshed(Connections::reporter, look).await
     }
 
     async fn swept(&self) -> error::Result<usize> {
@@ -245,7 +248,7 @@ impl Store for SqliteStore {
         let account = account.clone();
         answer(self.current(move |connection, now| {
             let Seen { value, behind } = read::account(connection, &account, now)?;
-            Ok(Seen { value: value.map(|(account, at)| account.rolled(at)), behind })
+            Ok(Seen { value: value.map(|(account, _)| account), behind })
         }))
     }
 

@@ -127,8 +127,7 @@ pub(super) fn catch_up(open: &mut Open, cache: &Cache, clock: &Clock, behind: Be
 pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Written)> {
     let mut decided = Vec::with_capacity(behind.accounts.len());
     for behind in behind.apart() {
-        let needs = Needs { keys: behind.key_ids(), accounts: behind.accounts, ..Needs::default() };
-        let (mut book, row) = load::book(connection, &needs, now)?;
+        let (mut book, row) = load::book(connection, &behind.needs(), now)?;
         let changes = book.take_changes();
         decided.extend(row.map(|row| Decided::new(row, changes)));
     }

@@ -64,8 +64,7 @@ impl Snapshot {
         now: Timestamp,
     ) -> Result<Option<(KeyId, Option<Timestamp>)>> {
         const PRESENT: &str = include_str!("sql/key_of_token.sql");
-        const RETIRED: &str = "SELECT t.key_id, t.retires_at FROM agentkey_retired_tokens t \
-                               WHERE t.key_hash = ?1 AND t.retires_at > ?2";
+        const RETIRED: &str = include_str!("sql/key_of_retired_token.sql");
         let text = hash.to_string();
         if let Some(row) = one(connection, PRESENT, [&text], |mut cells| cells.key_row())? {
             let id = row.key.id;
@@ -161,7 +160,7 @@ pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
 /// The number of the policy in force. Triggers draw another with every change, whoever makes it.
 pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
-    one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.read())
+    one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.number())
 }
 
 /// The lineage of one key, at the account's own time.
@@ -175,7 +174,7 @@ pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Re
     Ok(Seen { value, behind })
 }
 
-/// An account, not rolled to its time, which is told too.
+/// An account rolled to its time, and that time.
 pub(super) fn account(
     connection: &Connection,
     id: &AccountId,
@@ -186,7 +185,11 @@ pub(super) fn account(
     if row.as_ref().is_some_and(|row| row.is_overdue(now)) {
         behind.add_account(id);
     }
-    Ok(Seen { value: row.map(|row| (row.account, now.max(row.changed_at))), behind })
+    let rolled = |row: AccountRow| {
+        let at = now.max(row.changed_at);
+        (row.account.rolled(at), at)
+    };
+    Ok(Seen { value: row.map(rolled), behind })
 }
 
 pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Seen<Vec<Key>>> {

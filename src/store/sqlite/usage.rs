@@ -45,7 +45,7 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     let (since, until) = instants(query.since, query.until);
     let key = query.key.map(KeyId::get);
     let page = params![query.account.as_str(), key, behind.max(first), last, since, until, query.limit];
-    all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.read()?), cells.entry()?)))
+    all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.number()?), cells.entry()?)))
 }
 
 pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry>> {
@@ -76,7 +76,7 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let read = |mut cells: Cells<'_>| {
         let group = match query.by.unit() {
             Some(unit) => bucket(cells.instant()?, unit),
-            None => cells.read()?,
+            None => cells.text()?.to_owned(),
         };
         groups.add(group, cells.sum()?, cells.number()?.unsigned_abs(), cells.sum()?);
         Ok(())

@@ -13,8 +13,7 @@ use super::write::micros;
 use crate::KeyId;
 
 pub(super) fn note(open: &mut Open, cache: &Cache, uses: &[(KeyId, Timestamp)]) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_uses (key_id, used_at) VALUES (?1, ?2) \
-                       ON CONFLICT (key_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)";
+    const SQL: &str = include_str!("sql/upsert_use.sql");
     in_writing(open, cache, |connection, _| {
         for (key, at) in uses {
             run(connection, SQL, params![key.get(), micros(*at)])?;

@@ -4,6 +4,7 @@
 
 use rusqlite::Connection;
 
+use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::one;
 use crate::KeyId;
@@ -19,16 +20,14 @@ pub(super) struct FileVersion {
 impl FileVersion {
     /// Reads the version of the file in the snapshot of a transaction.
     pub(super) fn read(connection: &Connection) -> Result<Option<Self>> {
-        const SQL: &str = "SELECT p.version, l.state FROM agentkey_policy p CROSS JOIN agentkey_ledger l \
-                           WHERE p.id = 0 AND l.id = 0";
-        one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.read()?, ledger: cells.read()? }))
+        const SQL: &str = include_str!("sql/version.sql");
+        one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.number()?, ledger: cells.number()? }))
     }
 
     /// Moves the version to the one that the transaction leaves behind.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
-        const SQL: &str = "UPDATE agentkey_ledger SET state = random() WHERE id = 0 \
-                           RETURNING (SELECT p.version FROM agentkey_policy p WHERE p.id = 0), state";
-        let next = one(connection, SQL, [], |mut cells| Ok((cells.read::<Option<_>>()?, cells.read()?)))?;
+        const SQL: &str = include_str!("sql/update_version.sql");
+        let next = one(connection, SQL, [], |mut cells| Ok((cells.maybe_number()?, cells.number()?)))?;
         Ok(next.and_then(|(policy, ledger)| Some(Self { policy: policy?, ledger })))
     }
 }
