@@ -111,6 +111,38 @@ pub enum KeyColumn {
     Subject,
 }
 
+/// What is known of a field.
+struct Spec {
+    /// Its name in the record of an adoption.
+    name: &'static str,
+    /// The column's name where nothing else is said; `None` where there is none unless a table has it.
+    column: Option<&'static str>,
+    /// The column's name in a table of the npm package agentkey, where it is another one.
+    npm_column: Option<&'static str>,
+    types: Types,
+    /// The type of the column where it is added; `None` where it must be there.
+    added_type: Option<&'static str>,
+}
+
+/// The types that a field can be read from.
+struct Types {
+    /// As PostgreSQL calls them within.
+    names: &'static [&'static str],
+    /// As people call them.
+    shown: &'static str,
+}
+
+const ACCOUNTS: Types = Types {
+    names: &["text", "varchar", "int2", "int4", "int8", "uuid"],
+    shown: "text, varchar, smallint, integer, bigint or uuid",
+};
+const ARRAYS: Types = Types { names: &["_text", "_varchar"], shown: "text[] or varchar[]" };
+const BIGINT: Types = Types { names: &["int8"], shown: "bigint" };
+const HASHES: Types = Types { names: &["text", "varchar", "bpchar"], shown: "text, varchar or char(64)" };
+const INSTANTS: Types = Types { names: &["timestamptz", "timestamp"], shown: "timestamp with or without time zone" };
+const INTEGERS: Types = Types { names: &["int2", "int4", "int8"], shown: "smallint, integer or bigint" };
+const TEXTS: Types = Types { names: &["text", "varchar"], shown: "text or varchar" };
+
 impl KeyColumn {
     const ALL: [Self; 17] = [
         Self::Id,
@@ -132,91 +164,28 @@ impl KeyColumn {
         Self::Subject,
     ];
 
-    /// Its name in the record of an adoption.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Account => "account",
-            Self::Hash => "hash",
-            Self::Parent => "parent",
-            Self::Name => "name",
-            Self::Prefix => "prefix",
-            Self::Start => "start",
-            Self::Scopes => "scopes",
-            Self::LimitMicros => "limit_micros",
-            Self::LimitCents => "limit_cents",
-            Self::Period => "period",
-            Self::CreatedAt => "created_at",
-            Self::ExpiresAt => "expires_at",
-            Self::RevokedAt => "revoked_at",
-            Self::UsedCents => "used_cents",
-            Self::ResetsAt => "resets_at",
-            Self::Subject => "subject",
-        }
-    }
-
-    /// The column's name where nothing else is said; `None` where there is none unless a table has it.
-    const fn default_name(self) -> Option<&'static str> {
-        match self {
-            Self::Account => Some("account_id"),
-            Self::Hash => Some("key_hash"),
-            Self::Parent => Some("parent_id"),
-            Self::LimitCents | Self::UsedCents | Self::ResetsAt | Self::Subject => None,
-            other => Some(other.as_str()),
-        }
-    }
-
-    /// The column's name in a table of the npm package agentkey.
-    const fn npm_name(self) -> Option<&'static str> {
-        match self {
-            Self::Parent => Some("delegated_by"),
-            Self::LimitCents => Some("budget_cents"),
-            Self::Period => Some("budget_period"),
-            Self::UsedCents => Some("budget_used_cents"),
-            Self::ResetsAt => Some("budget_reset_at"),
-            Self::Subject => Some("external_subject"),
-            _ => None,
-        }
-    }
-
-    /// The type of the column where it is added; `None` where it must be there.
-    const fn added_type(self) -> Option<&'static str> {
-        match self {
-            Self::Id | Self::Account | Self::Hash => None,
-            Self::LimitCents | Self::UsedCents | Self::ResetsAt | Self::Subject => None,
-            Self::Parent | Self::LimitMicros => Some("bigint"),
-            Self::Name | Self::Prefix | Self::Start | Self::Period => Some("text"),
-            Self::Scopes => Some("text[]"),
-            Self::CreatedAt | Self::ExpiresAt | Self::RevokedAt => Some("timestamptz"),
-        }
-    }
-
-    /// The types that it can be read from, as PostgreSQL calls them within.
-    const fn types(self) -> &'static [&'static str] {
-        match self {
-            Self::Id | Self::Parent | Self::LimitCents | Self::UsedCents => &["int2", "int4", "int8"],
-            Self::Account => &["text", "varchar", "int2", "int4", "int8", "uuid"],
-            Self::Hash => &["text", "varchar", "bpchar"],
-            Self::Name | Self::Prefix | Self::Start | Self::Period | Self::Subject => &["text", "varchar"],
-            Self::Scopes => &["_text", "_varchar"],
-            Self::LimitMicros => &["int8"],
-            Self::CreatedAt | Self::ExpiresAt | Self::RevokedAt | Self::ResetsAt => &["timestamptz", "timestamp"],
-        }
-    }
-
-    /// The same for people.
-    const fn types_shown(self) -> &'static str {
-        match self {
-            Self::Id | Self::Parent | Self::LimitCents | Self::UsedCents => "smallint, integer or bigint",
-            Self::Account => "text, varchar, smallint, integer, bigint or uuid",
-            Self::Hash => "text, varchar or char(64)",
-            Self::Name | Self::Prefix | Self::Start | Self::Period | Self::Subject => "text or varchar",
-            Self::Scopes => "text[] or varchar[]",
-            Self::LimitMicros => "bigint",
-            Self::CreatedAt | Self::ExpiresAt | Self::RevokedAt | Self::ResetsAt => {
-                "timestamp with or without time zone"
-            }
-        }
+    const fn spec(self) -> Spec {
+        // Its name, its column, its column in a table of the npm package, the types that are read, and the type that is added.
+        let (name, column, npm_column, types, added_type) = match self {
+            Self::Id => ("id", Some("id"), None, INTEGERS, None),
+            Self::Account => ("account", Some("account_id"), None, ACCOUNTS, None),
+            Self::Hash => ("hash", Some("key_hash"), None, HASHES, None),
+            Self::Parent => ("parent", Some("parent_id"), Some("delegated_by"), INTEGERS, Some("bigint")),
+            Self::Name => ("name", Some("name"), None, TEXTS, Some("text")),
+            Self::Prefix => ("prefix", Some("prefix"), None, TEXTS, Some("text")),
+            Self::Start => ("start", Some("start"), None, TEXTS, Some("text")),
+            Self::Scopes => ("scopes", Some("scopes"), None, ARRAYS, Some("text[]")),
+            Self::LimitMicros => ("limit_micros", Some("limit_micros"), None, BIGINT, Some("bigint")),
+            Self::LimitCents => ("limit_cents", None, Some("budget_cents"), INTEGERS, None),
+            Self::Period => ("period", Some("period"), Some("budget_period"), TEXTS, Some("text")),
+            Self::CreatedAt => ("created_at", Some("created_at"), None, INSTANTS, Some("timestamptz")),
+            Self::ExpiresAt => ("expires_at", Some("expires_at"), None, INSTANTS, Some("timestamptz")),
+            Self::RevokedAt => ("revoked_at", Some("revoked_at"), None, INSTANTS, Some("timestamptz")),
+            Self::UsedCents => ("used_cents", None, Some("budget_used_cents"), INTEGERS, None),
+            Self::ResetsAt => ("resets_at", None, Some("budget_reset_at"), INSTANTS, None),
+            Self::Subject => ("subject", None, Some("external_subject"), TEXTS, None),
+        };
+        Spec { name, column, npm_column, types, added_type }
     }
 
     /// Whether a key may do more where it says nothing.

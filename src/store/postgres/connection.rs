@@ -3,7 +3,6 @@
 //! A pool of sqlx asks the server for a sign of life after each use, which would cost every batch a round trip; so the
 //! lanes keep theirs. One whose use did not end well is closed, and the next use opens another.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +22,9 @@ use crate::Clock;
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 pub(super) struct Connections {
-    pub(super) pool: PgPool,
+    pool: PgPool,
+    /// Whether the pool is ours to close.
+    owns_pool: bool,
     lookups: Vec<Slot>,
     postings: Vec<Slot>,
     next: AtomicUsize,
@@ -40,7 +41,7 @@ pub(super) struct Session {
     /// How long to wait for a connection.
     pub(super) acquire_timeout: Duration,
     lookups: Kind,
-    /// Nobody waits long for a row that somebody else keeps.
+    /// They do not wait long for a row that another transaction has locked.
     postings: Kind,
     /// What is asked now and then, in a session of the pool's, which has the settings of its database.
     others: Kind,
@@ -58,39 +59,21 @@ struct Kind {
 impl Session {
     pub(super) fn new(transactions_only: bool, statement_timeout: Duration, acquire_timeout: Duration) -> Self {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
-        // Plans are made once and by index, whatever the statistics of a young table say. What a commit promises
-        // is never less than a flush of the server's own log.
-        let set = |local: bool, is_hasty: bool| {
-            let lock_timeout = format!(", set_config('lock_timeout', '{LOCK_TIMEOUT}', {local})");
-            let lock_timeout = if is_hasty { &*lock_timeout } else { "" };
-            // A pooler's connections are not ours to judge; a server on a Unix socket takes these and does nothing.
-            let tcp = format!(
-                ", set_config('tcp_keepalives_idle', '1', {local}), set_config('tcp_keepalives_interval', '1', {local}), \
-                 set_config('tcp_keepalives_count', '3', {local}), \
-                 set_config('tcp_user_timeout', '{UNREACHABLE_TIMEOUT}', {local})"
-            );
-            let tcp = if transactions_only { "" } else { &*tcp };
-            format!(
-                "SELECT set_config('statement_timeout', '{timeout}', {local}), \
-                 set_config('plan_cache_mode', 'force_generic_plan', {local}), \
-                 set_config('enable_seqscan', 'off', {local}), set_config('enable_hashjoin', 'off', {local}), \
-                 set_config('enable_mergejoin', 'off', {local}), set_config('jit', 'off', {local}), \
-                 set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' \
-                 ELSE current_setting('synchronous_commit') END, {local}), \
-                 set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT}', {local}){lock_timeout}{tcp}"
-            )
+        let set = |local: bool, has_short_lock_timeout: bool| {
+            let lock_timeout = if has_short_lock_timeout { LOCK_TIMEOUT } else { "current_setting('lock_timeout')" };
+            // A pooler's connections are not ours to judge.
+            let tcp = if transactions_only { "" } else { include_str!("sql/session_tcp.sql") };
+            format!("{}{tcp}", include_str!("sql/session.sql"))
+                .replace("{statement_timeout}", &timeout.to_string())
+                .replace("{lock_timeout}", lock_timeout)
+                .replace("{local}", if local { "true" } else { "false" })
         };
-        let defaults = "set_config('default_transaction_isolation', 'read committed', false), \
-            set_config('default_transaction_read_only', 'off', false)";
-        let of_pool = |is_hasty| Kind { set_up: None, begin: format!("{BEGIN}; {}", set(true, is_hasty)).into() };
-        let of_lane = |is_hasty| match transactions_only {
-            true => of_pool(is_hasty),
+        let of_pool = |is_short| Kind { set_up: None, begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))) };
+        let of_lane = |is_short| match transactions_only {
+            true => of_pool(is_short),
             false => Kind {
-                set_up: Some(
-                    format!("{}, {defaults}, pg_backend_pid(), pg_postmaster_start_time()", set(false, is_hasty))
-                        .into(),
-                ),
-                begin: BEGIN.to_owned().into(),
+                set_up: Some(Sql::new(&(set(false, is_short) + include_str!("sql/session_lane.sql")))),
+                begin: Sql::new(BEGIN),
             },
         };
         Self {
@@ -113,14 +96,7 @@ impl Session {
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// How long postings wait for a row, in milliseconds: longer than other instances of ours keep one.
-const LOCK_TIMEOUT: u32 = 100;
-
-/// How long the server keeps a transaction whose next statement does not come, in milliseconds: this process was stopped
-/// or cut off, and other instances wait for the rows that it locked.
-const IDLE_TIMEOUT: u32 = 2_000;
-
-/// How long the server keeps a connection that acknowledges nothing, in milliseconds. The keepalives say the same.
-const UNREACHABLE_TIMEOUT: u32 = 4_000;
+const LOCK_TIMEOUT: &str = "'100'";
 
 /// How long a sign of life is waited for before it is looked for on another connection. A lost packet is sent again
 /// after ever longer pauses, so that after an outage of some seconds the first attempts take seconds more.
@@ -132,16 +108,23 @@ const IS_LOST: &str = "SELECT pg_postmaster_start_time() = $2 AND NOT EXISTS (SE
     AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
 
 impl Connections {
-    pub(super) fn new(pool: PgPool, lookups: usize, postings: usize, session: Session, clock: Clock) -> Self {
+    pub(super) fn new(
+        (pool, owns_pool): (PgPool, bool),
+        lookups: usize,
+        postings: usize,
+        session: Session,
+        clock: &Clock,
+    ) -> Self {
         let slots = |count| (0..count).map(|_| Slot::default()).collect();
         Self {
             pool,
+            owns_pool,
             lookups: slots(lookups.max(1)),
             postings: slots(postings.max(1)),
             next: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             session,
-            clock: Arc::new(ServerClock::new(&clock)),
+            clock: Arc::new(ServerClock::new(clock)),
         }
     }
 
@@ -277,14 +260,14 @@ impl Connections {
     }
 
     /// Closes what the lanes keep, and the pool where it is ours.
-    pub(super) async fn close(&self, with_pool: bool) {
+    pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         for slot in self.lookups.iter().chain(&self.postings) {
             if let Some(lane) = slot.lock().await.take() {
                 let _ = lane.connection.close().await;
             }
         }
-        if with_pool {
+        if self.owns_pool {
             self.pool.close().await;
         }
     }
@@ -429,18 +412,10 @@ impl<'c> Statements<'c> {
     pub(super) async fn run(&mut self, query: Query<'_>) -> Result<()> {
         self.fetch(query).await.map(drop)
     }
-}
 
-impl Deref for Statements<'_> {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.connection
-    }
-}
-
-impl DerefMut for Statements<'_> {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection
+    /// Runs a text that may be several statements.
+    pub(super) async fn run_script(&mut self, text: &str) -> Result<()> {
+        self.connection.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
+        Ok(())
     }
 }

@@ -14,7 +14,6 @@ use crate::AccountId;
 
 pub(super) struct Inner {
     pub(super) connections: Connections,
-    pub(super) owns_pool: bool,
     pub(super) clock: Arc<ServerClock>,
     pub(super) cache: Cache,
     pub(super) backoff: ConflictBackoff,
@@ -28,11 +27,10 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(connections: Connections, owns_pool: bool, layout: Layout) -> Self {
+    pub(super) fn new(connections: Connections, layout: Layout) -> Self {
         Self {
             clock: connections.clock().clone(),
             connections,
-            owns_pool,
             cache: Cache::default(),
             backoff: ConflictBackoff::default(),
             aside: Mutex::default(),

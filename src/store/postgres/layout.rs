@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
 use super::invalid_rows::InvalidRows;
-use super::names::{Ident, Sql};
+use super::names::{Ident, Sql, one_line};
 use crate::ledger::MAX_DEPTH;
 use crate::{AccountId, Amount, Budget, Period, ScopeSet};
 
@@ -134,7 +134,7 @@ impl Layout {
     pub(super) fn sql(&self, template: &str) -> Sql {
         let fill = |text: String, (name, part): &(&str, &str)| text.replace(name, &one_line(part));
         let text = PARTS.iter().fold(one_line(template), fill);
-        Sql::from(self.fill(&text))
+        Sql::new(&self.fill(&text))
     }
 
     /// Fills in names and types.
@@ -203,11 +203,6 @@ const PARTS: [(&str, &str); 13] = [
     // The last column of what is read by the clock: `ServerClock` goes by it.
     ("{server_time}", "clock_timestamp() AS server_time"),
 ];
-
-/// Drops the comments, which are lines of their own.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
-}
 
 impl KeyColumns {
     /// A limit as the column has it.

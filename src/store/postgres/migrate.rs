@@ -4,7 +4,6 @@
 //! chosen at run time. What is to be run is found out first, and is then run or printed.
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, Executor};
 
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
@@ -46,18 +45,18 @@ struct Plan {
 pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> Result<Layout> {
     let own = options.own_layout()?;
     let migrate = async |statements: &mut Statements<'_>| {
-        run(statements, PATIENT).await?;
+        statements.run_script(PATIENT).await?;
         if options.migrate {
-            let locked = run(statements, LOCK).await;
+            let locked = statements.run_script(LOCK).await;
             locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
         }
-        run(statements, HASTY).await?;
+        statements.run_script(HASTY).await?;
         let at = time(statements, &own, connections).await?;
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
         let Plan { layout, steps } = plan(statements, own, options, now, options.migrate).await?;
         if options.migrate {
             for step in &steps {
-                run(statements, &step.text).await.map_err(by_hand)?;
+                statements.run_script(&step.text).await.map_err(by_hand)?;
             }
         } else if steps.iter().any(|step| step.is_needed) {
             return Err(config_error(
@@ -74,8 +73,8 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
 pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> Result<String> {
     let own = options.own_layout()?;
     let look = async |statements: &mut Statements<'_>| {
-        run(statements, PATIENT).await?;
-        run(statements, HASTY).await?;
+        statements.run_script(PATIENT).await?;
+        statements.run_script(HASTY).await?;
         let now = Now { at: time(statements, &own, connections).await?, sql: "now()".to_owned() };
         Ok(plan(statements, own, options, now, true).await?.steps)
     };
@@ -166,11 +165,6 @@ async fn may_read(statements: &mut Statements<'_>, table: &str) -> Result<bool> 
         tracing::warn!(table, "this role may not read it, so whether the tables are up to date is not known");
     }
     Ok(may)
-}
-
-async fn run(statements: &mut Statements<'_>, text: &str) -> Result<()> {
-    statements.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
-    Ok(())
 }
 
 /// Where the role may not do it, another one may.

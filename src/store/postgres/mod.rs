@@ -42,7 +42,6 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 pub use self::adopt::{Adoption, KeyColumn};
-use self::connection::Connections;
 use self::error::{Result, store_error};
 use self::inner::Inner;
 pub use self::options::PostgresOptions;
@@ -75,11 +74,9 @@ impl PostgresStore {
     /// When the options make no sense, the database is out of reach, a newer version of the crate made its tables, or
     /// a table of the host's cannot be adopted.
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
-        let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
-        let connections =
-            Connections::new(pool, options.lookups, options.postings, options.session(), options.clock.clone());
+        let connections = options.connections().map_err(StoreError::failed)?;
         let layout = migrate::open(&connections, &options).await.map_err(store_error)?;
-        Ok(Self { inner: Arc::new(Inner::new(connections, owns_pool, layout)) })
+        Ok(Self { inner: Arc::new(Inner::new(connections, layout)) })
     }
 
     /// The SQL that [`open`](Self::open) would run for these options, as one transaction: to be looked at, or to be run
@@ -97,11 +94,9 @@ impl PostgresStore {
     ///
     /// As [`open`](Self::open).
     pub async fn migration_sql(options: PostgresOptions) -> Result<String, StoreError> {
-        let (pool, owns_pool) = options.open_pool().map_err(StoreError::failed)?;
-        let connections =
-            Connections::new(pool, options.lookups, options.postings, options.session(), options.clock.clone());
+        let connections = options.connections().map_err(StoreError::failed)?;
         let script = migrate::script(&connections, &options).await.map_err(store_error);
-        connections.close(owns_pool).await;
+        connections.close().await;
         script
     }
 
@@ -196,7 +191,7 @@ impl Store for PostgresStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.inner.connections.close(self.inner.owns_pool))
+        Box::pin(self.inner.connections.close())
     }
 }
 

@@ -67,6 +67,11 @@ pub(super) fn literal(text: &str) -> String {
 pub(super) struct Sql(Arc<str>);
 
 impl Sql {
+    /// Joins the lines of a text, and drops its comments, which are lines of their own.
+    pub(super) fn new(text: &str) -> Self {
+        Self(one_line(text).into())
+    }
+
     pub(super) fn text(&self) -> Arc<str> {
         self.0.clone()
     }
@@ -76,10 +81,8 @@ impl Sql {
     }
 }
 
-impl From<String> for Sql {
-    fn from(text: String) -> Self {
-        Self(text.into())
-    }
+pub(super) fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

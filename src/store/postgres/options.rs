@@ -7,7 +7,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::adopt::Adoption;
-use super::connection::Session;
+use super::connection::{Connections, Session};
 use super::error::{Result, config_error};
 use super::layout::Layout;
 use super::names::{Ident, TableName};
@@ -226,12 +226,13 @@ impl PostgresOptions {
         TableName { schema: schema.to_owned(), name: name.to_owned() }
     }
 
-    pub(super) fn session(&self) -> Session {
-        Session::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout)
+    pub(super) fn connections(&self) -> Result<Connections, String> {
+        let session = Session::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout);
+        Ok(Connections::new(self.open_pool()?, self.lookups, self.postings, session, &self.clock))
     }
 
     /// The pool, and whether it is ours to close.
-    pub(super) fn open_pool(&self) -> Result<(PgPool, bool), String> {
+    fn open_pool(&self) -> Result<(PgPool, bool), String> {
         let needed = u32::try_from(self.lookups + self.postings).unwrap_or(u32::MAX);
         match &self.source {
             Source::Url(url) => {

@@ -1,7 +1,5 @@
 //! What an adoption runs.
 
-use std::collections::BTreeMap;
-
 use sqlx::Row;
 
 use super::record::{self, Record};
@@ -9,7 +7,7 @@ use super::shape::{self, Shape};
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
-use crate::store::postgres::layout::{AccountType, Layout, LimitUnit};
+use crate::store::postgres::layout::Layout;
 use crate::store::postgres::names::{Ident, Sql, TableName, literal};
 use crate::store::postgres::step::{Now, Step, first, is_there};
 
@@ -49,10 +47,16 @@ pub(in crate::store::postgres) async fn plan(
         }
     };
     let adoption = own.fill("{adoption}");
-    let mut problems = shape.problems(&record.columns, Some(&*adoption).filter(|_| !is_first));
-    if is_first && problems.is_empty() {
-        problems.extend(taken(statements, own).await?);
-        problems.extend(hashes(statements, &quoted, &record.columns).await?);
+    let problems = shape.problems(&record.columns, Some(&*adoption).filter(|_| !is_first));
+    if !problems.is_empty() {
+        return Err(refused(&quoted, &problems));
+    }
+    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(config_error)?;
+    let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
+    let quoted = &layout.keys;
+    if is_first {
+        let mut problems = Vec::from_iter(taken(statements, own).await?);
+        problems.extend(hashes(statements, &layout).await?);
         if shape.is_filtered && record.columns.contains_key(&KeyColumn::UsedCents) {
             problems.push(
                 "row security is in force for this role, and what it hides could not be taken over: open it once as \
@@ -60,15 +64,15 @@ pub(in crate::store::postgres) async fn plan(
                     .to_owned(),
             );
         }
-    }
-    if !problems.is_empty() {
-        return Err(refused(&quoted, &problems));
-    }
-    if is_first && shape.lacking(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
-        warn_of_orphans(statements, &quoted, &record.columns).await?;
+        if !problems.is_empty() {
+            return Err(refused(quoted, &problems));
+        }
+        if shape.lacking(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
+            warn_of_orphans(statements, &layout).await?;
+        }
     }
     for (field, column, _) in shape.lacking(&record.columns) {
-        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && any(statements, &quoted).await? {
+        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && any(statements, quoted).await? {
             tracing::warn!(
                 table = quoted,
                 column,
@@ -77,8 +81,6 @@ pub(in crate::store::postgres) async fn plan(
             );
         }
     }
-    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(config_error)?;
-    let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
     let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;
     Ok((layout, steps))
 }
@@ -114,22 +116,14 @@ async fn taken(statements: &mut Statements<'_>, own: &Layout) -> Result<Option<S
 }
 
 async fn any(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
-    let text: Sql = format!("SELECT EXISTS (SELECT FROM {table})").into();
+    let text = Sql::new(&format!("SELECT EXISTS (SELECT FROM {table})"));
     first(&statements.fetch(text.query()).await?, false)
 }
 
 /// Whether the hashes are of a kind that no token will ever have.
-async fn hashes(
-    statements: &mut Statements<'_>,
-    table: &str,
-    columns: &BTreeMap<KeyColumn, String>,
-) -> Result<Option<String>> {
-    let name = columns.get(&KeyColumn::Hash).map_or("", String::as_str);
-    let hash = Ident::new(name).map_err(config_error)?;
-    let account = Ident::new(columns.get(&KeyColumn::Account).map_or("", String::as_str)).map_err(config_error)?;
-    let text = format!(include_str!("../sql/adopt/hashes.sql"), hash = hash, account = account, table = table);
-    let text: Sql = text.into();
-    let rows = statements.fetch(text.query()).await?;
+async fn hashes(statements: &mut Statements<'_>, layout: &Layout) -> Result<Option<String>> {
+    let (table, name) = (&layout.keys, &layout.columns.hash);
+    let rows = statements.fetch(layout.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (all, good, nobodys): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if nobodys > 0 {
@@ -141,7 +135,7 @@ async fn hashes(
     }
     if all > 0 && good == 0 {
         return Ok(Some(format!(
-            "not one of the {all} values of {name:?} is a SHA-256 in lower-case hexadecimal, so no token would be found"
+            "not one of the {all} values of {name} is a SHA-256 in lower-case hexadecimal, so no token would be found"
         )));
     }
     if good < all {
@@ -155,17 +149,10 @@ async fn hashes(
 }
 
 /// Tells of keys whose parent is not there: nothing is known of what it allows, so they are refused.
-async fn warn_of_orphans(
-    statements: &mut Statements<'_>,
-    table: &str,
-    columns: &BTreeMap<KeyColumn, String>,
-) -> Result<()> {
-    let ident = |field| Ident::new(columns.get(&field).map_or("", String::as_str)).map_err(config_error);
-    let (id, account, parent) = (ident(KeyColumn::Id)?, ident(KeyColumn::Account)?, ident(KeyColumn::Parent)?);
-    let text: Sql =
-        format!(include_str!("../sql/adopt/orphans.sql"), table = table, id = id, parent = parent, account = account,)
-            .into();
-    let orphans: i64 = first(&statements.fetch(text.query()).await?, 0)?;
+async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Layout) -> Result<()> {
+    let table = &layout.keys;
+    let orphans = statements.fetch(layout.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
+    let orphans: i64 = first(&orphans, 0)?;
     if orphans > 0 {
         tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
     }
@@ -203,56 +190,40 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
         // Whoever wrote spending there until now is kept out while it is taken over. Readers are where a column was added.
         steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
         steps.push(Step::needed(record.insert(layout, now)));
-        if record.columns.contains_key(&KeyColumn::UsedCents) {
-            steps.push(Step::needed(take_over(layout, shape, record, now)?));
+        if let Some(used) = record.columns.get(&KeyColumn::UsedCents) {
+            steps.push(Step::needed(take_over(layout, shape, record, used, now)?));
         }
     }
     Ok(steps)
 }
 
 /// The statements that take balances and windows over.
-fn take_over(layout: &Layout, shape: &Shape, record: &Record, now: &str) -> Result<String> {
-    let columns = &layout.columns;
-    let ident = |field| record.columns.get(&field).map(|name| Ident::new(name)).transpose().map_err(config_error);
-    let account = format!("k.{}::text COLLATE \"C\"", columns.account);
-    let has_account = match columns.account_type {
-        AccountType::Text { .. } => format!(
-            "coalesce({account} <> '' AND char_length({account}) <= 255 AND {account} !~ '[\\u0001-\\u001f\\u007f-\\u009f]', false)"
-        ),
-        _ => format!("k.{} IS NOT NULL", columns.account),
-    };
-    // A row that has a limit and no period is limited once and for all.
-    let period = format!(
-        include_str!("../sql/adopt/key_period.sql"),
-        period = columns.period,
-        limit = columns.limit,
-        absent = literal(columns.absent.budget.period.as_str()),
-    );
-    let resets_at = match ident(KeyColumn::ResetsAt)? {
-        Some(name) if shape.is_plain_time(record.columns.get(&KeyColumn::ResetsAt).map_or("", String::as_str)) => {
-            format!("(k.{name} AT TIME ZONE 'UTC')")
-        }
-        Some(name) => format!("k.{name}"),
+fn take_over(layout: &Layout, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
+    let ident = |name: &String| Ident::new(name).map_err(config_error);
+    let resets_at = match record.columns.get(&KeyColumn::ResetsAt) {
+        Some(name) if shape.is_plain_time(name) => format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?),
+        Some(name) => format!("k.{}", ident(name)?),
         None => "NULL::timestamptz".to_owned(),
     };
-    let anchor = format!("CASE WHEN {period} <> 'lifetime' AND isfinite({resets_at}) THEN {resets_at} END");
-    let labels = match ident(KeyColumn::Subject)? {
-        Some(subject) => format!(
-            "CASE WHEN k.{subject} <> '' AND char_length(k.{subject}) <= 256 AND k.{subject}::text COLLATE \"C\" !~ \
-             '[\\u0001-\\u001f\\u007f-\\u009f]' THEN jsonb_build_object('external_subject', k.{subject}::text) ELSE '{{}}' END"
-        ),
+    let labels = match record.columns.get(&KeyColumn::Subject) {
+        Some(name) => {
+            include_str!("../sql/adopt/labels.sql").trim_end().replace("{subject}", &ident(name)?.to_string())
+        }
         None => "'{}'".to_owned(),
     };
-    let used = ident(KeyColumn::UsedCents)?.map_or_else(|| "NULL::int8".to_owned(), |used| format!("k.{used}"));
-    debug_assert!(columns.limit_unit != LimitUnit::Micros || !record.columns.contains_key(&KeyColumn::LimitCents));
-    let text = TAKE_OVER
-        .replace("{has_account}", &has_account)
-        .replace("{key_period}", &period)
-        .replace("{anchor}", &anchor)
-        .replace("{resets_at}", &resets_at)
-        .replace("{labels}", &labels)
-        .replace("{used}", &used)
-        .replace("{account}", &account)
-        .replace("{now}", now);
-    Ok(layout.fill(&text))
+    let used = Ident::new(used).map_err(config_error)?;
+    // A part may have those in it that come after it.
+    let parts = [
+        ("{has_account}", include_str!("../sql/adopt/has_account.sql")),
+        ("{anchor}", include_str!("../sql/adopt/anchor.sql")),
+        ("{key_period}", include_str!("../sql/adopt/key_period.sql")),
+        ("{absent_period}", &literal(layout.columns.absent.budget.period.as_str())),
+        ("{account}", "k.{k.account}::text COLLATE \"C\""),
+        ("{resets_at}", &resets_at),
+        ("{labels}", &labels),
+        ("{used}", &format!("k.{used}")),
+        ("{now}", now),
+    ];
+    let fill = |text: String, (name, part): (&str, &str)| text.replace(name, part.trim_end());
+    Ok(layout.fill(&parts.into_iter().fold(TAKE_OVER.to_owned(), fill)))
 }

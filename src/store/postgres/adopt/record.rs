@@ -37,7 +37,7 @@ pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> Re
     let Some(row) = rows.first() else { return Ok(None) };
     let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(invalid_row)?;
     let column = |(field, name)| {
-        let field = KeyColumn::ALL.into_iter().find(|known| known.as_str() == field);
+        let field = KeyColumn::ALL.into_iter().find(|known| known.spec().name == field);
         field.map(|field| (field, name)).ok_or_else(|| invalid_row("a column of an adoption is for an unknown field"))
     };
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
@@ -70,7 +70,7 @@ impl Record {
 
     /// The statement that makes it. `now` is SQL.
     pub(super) fn insert(&self, layout: &Layout, now: &str) -> String {
-        let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.as_str(), name)).collect();
+        let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
         let columns = serde_json::to_string(&columns).unwrap_or_default();
         format!(
             "INSERT INTO {} (table_name, columns, scopes, limit_micros, period, adopted_at)\nVALUES ({}, {}, {}, {now})",

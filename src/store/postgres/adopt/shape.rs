@@ -146,11 +146,11 @@ impl Shape {
                 columns.insert(field, name.clone());
                 continue;
             }
-            let npm_name = field.npm_name().filter(|name| is_npm && self.has(name));
+            let npm_name = field.spec().npm_column.filter(|name| is_npm && self.has(name));
             let name = match field {
                 KeyColumn::LimitCents if says_limit[0] => None,
                 KeyColumn::LimitMicros if says_limit[1] || is_npm => None,
-                _ => npm_name.or(field.default_name()),
+                _ => npm_name.or(field.spec().column),
             };
             if let Some(name) = name {
                 columns.insert(field, name.to_owned());
@@ -174,18 +174,18 @@ impl Shape {
                         "it has no column {name:?} for {field}, which it was adopted with: give the column its name \
                          back, or, once its values are in another one, run: UPDATE {adoption} SET columns = columns || \
                          '{{\"{}\": \"the other one\"}}'; {RESTART}",
-                        field.as_str(),
+                        field.spec().name,
                     )),
-                    None if field.added_type().is_none() => problems
+                    None if field.spec().added_type.is_none() => problems
                         .push(format!("it has no column {name:?} for {field}: name the one that is, with {map}")),
                     None => {}
                 }
                 continue;
             };
             let shown = &column.type_shown;
-            if !field.types().contains(&&*column.type_name) {
-                let needed = field.types_shown();
-                let mend = match field.added_type() {
+            if !field.spec().types.names.contains(&&*column.type_name) {
+                let needed = field.spec().types.shown;
+                let mend = match field.spec().added_type {
                     Some(_) if field.is_restricting() => {
                         "change its type: a column added in its place would say nothing of the keys that are there, and \
                          let them do what they may not"
@@ -234,7 +234,7 @@ impl Shape {
         columns
             .iter()
             .filter(|(_, name)| !self.has(name))
-            .filter_map(|(field, name)| Some((*field, name.as_str(), field.added_type()?)))
+            .filter_map(|(field, name)| Some((*field, name.as_str(), field.spec().added_type?)))
     }
 
     /// The columns as they are read, once what is lacking has been added.

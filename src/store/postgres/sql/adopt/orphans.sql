@@ -1,2 +1,2 @@
-SELECT count(*) FROM {table} k LEFT JOIN {table} p ON p.{id} = k.{parent} AND p.{account} = k.{account}
-WHERE k.{parent} IS NOT NULL AND p.{id} IS NULL
+SELECT count(*) FROM {keys} k LEFT JOIN {keys} p ON p.{k.id} = k.{k.parent} AND p.{k.account} = k.{k.account}
+WHERE k.{k.parent} IS NOT NULL AND p.{k.id} IS NULL
