@@ -5,7 +5,7 @@ use super::pending::Write;
 use super::validator::Validator;
 use crate::AccountId;
 
-/// A write under way. Dropped, its outcome is unknown, or it is known that it had no effect because somebody else was faster:
+/// A write under way. Dropped, its outcome is unknown, or it is known that it had no effect because another process wrote first:
 /// its accounts are read anew.
 #[must_use]
 pub(in crate::store) struct PendingWrite<'c, V: Validator> {

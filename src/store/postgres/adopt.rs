@@ -1,4 +1,4 @@
-//! Taking over a keys table of the host's own.
+//! Adopting the application's own table of keys.
 
 mod plan;
 mod record;

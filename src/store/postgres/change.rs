@@ -92,8 +92,8 @@ const UNIQUE: &str = "23505";
 const CHECK: &str = "23514";
 const EXCLUSION: &str = "23P01";
 
-/// Sets the columns whose field is another one now. What else a row of the host's says, and how it says it, stays: NULL,
-/// a word of the host's for a period, an instant that is later than all that we can write. `None` where nothing is.
+/// Sets the columns whose field is another one now. What else a row of an adopted table says, and how it says it, stays: NULL,
+/// the application's own word for a period, an instant that is later than all that we can write. `None` where nothing is.
 ///
 /// The parameters are those that [`update_key`](Session::update_key) binds.
 fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
@@ -173,7 +173,7 @@ impl Session<'_, '_, '_> {
         }
     }
 
-    /// Locks a key against the host's own SQL, before anything is read that the change is decided by; tells whose it is.
+    /// Locks a key against the application's own SQL, before anything is read that the change is decided by; tells whose it is.
     async fn lock_key(&mut self, key: KeyId) -> Result<Option<AccountId>> {
         let rows = self.statements.fetch(self.inner.sql.lock_key.query().bind(key.get())).await?;
         Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::new(owner).ok()))

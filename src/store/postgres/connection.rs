@@ -193,7 +193,7 @@ impl Connections {
 
     async fn lane(&self, kind: &Kind) -> sqlx::Result<Lane> {
         let mut connection = self.pool.acquire().await?;
-        // What we set in it is nobody else's.
+        // No other user of the pool gets what is set in it.
         connection.close_on_drop();
         let backend = match &kind.set_up {
             Some(set_up) => {
@@ -351,7 +351,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Sees to it that nobody waits for an answer that was lost.
+/// Ends a wait for an answer that was lost.
 #[derive(Clone, Copy)]
 struct Watch<'a> {
     connections: &'a Connections,
@@ -390,7 +390,7 @@ impl Drop for Connection<'_> {
     }
 }
 
-/// A connection inside a transaction: ours or the host's.
+/// A connection inside a transaction: ours or the application's.
 pub(super) struct Statements<'c> {
     connection: &'c mut PgConnection,
     watch: Watch<'c>,
@@ -399,7 +399,7 @@ pub(super) struct Statements<'c> {
 }
 
 impl<'c> Statements<'c> {
-    /// Inside a transaction of the host's.
+    /// Inside a transaction of the application's.
     pub(super) fn of_host(connection: &'c mut PgConnection, connections: &'c Connections) -> Self {
         Self { connection, watch: Watch { connections, backend: None }, may_begin_anew: false }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, and what that means to those who use the store.
+//! What can go wrong, and what that means to a caller of the store.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ pub(super) enum Error {
 /// Why a transaction is to be tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Retry {
-    /// The host's own SQL changed a key between the look and the write.
+    /// The application's own SQL changed a key between the read and the write.
     #[error("the rows of this account keep changing")]
     Conflict,
     /// There are keys of accounts that have no row yet.

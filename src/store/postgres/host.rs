@@ -1,4 +1,4 @@
-//! Money inside a transaction of the host's.
+//! Money inside a transaction of the application's.
 
 use sqlx::PgConnection;
 
@@ -65,7 +65,7 @@ impl PostgresStore {
     async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, Error> {
         let (id, postings) = (posting.id, [posting]);
         let needs = Needs::of(&postings);
-        // The host's own SQL may change the key between the look and the write.
+        // The application's own SQL may change the key between the read and the write.
         let mut attempt = 1;
         loop {
             match self.inner.post_in(&mut self.statements(tx), &postings, &needs).await {

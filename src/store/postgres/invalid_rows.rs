@@ -1,5 +1,5 @@
 //! In an adopted table the application may have written a row that makes no sense: its key is out of service until the row is
-//! mended, and fails nobody else.
+//! mended, and fails no other key.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -82,7 +82,7 @@ pub(super) enum LimitUnit {
     },
 }
 
-/// What NULL means in a row that somebody else may have written.
+/// What NULL means in a row that the application may have written.
 #[derive(Clone, Debug)]
 pub(super) struct Absent {
     pub(super) scopes: ScopeSet,
@@ -255,8 +255,8 @@ impl KeyColumns {
         }
     }
 
-    /// What the column holds for a period. Once and for all is NULL where that means the same: those who wrote the
-    /// table before have no word for it.
+    /// What the column holds for a period. Once and for all is NULL where that means the same: the
+    /// application that wrote the table before has no word for it.
     pub(super) fn stored_period(&self, period: Period, has_limit: bool) -> Option<&'static str> {
         let is_implied = !self.is_own && period == Period::Lifetime && self.period(None, has_limit) == Ok(period);
         (!is_implied).then_some(period.as_str())

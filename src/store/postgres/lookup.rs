@@ -42,7 +42,7 @@ impl Inner {
         if seen.behind.is_empty() {
             return Ok(seen.value);
         }
-        // The figures of those that cannot be brought up to date are told as they are: nobody is charged by them.
+        // The figures of those that cannot be brought up to date are returned as they are: no charge is decided by them.
         self.catch_up_but(seen.behind, &mut Vec::new()).await?;
         Ok(self.look_up(hashes).await?.value)
     }
@@ -100,7 +100,7 @@ impl Inner {
     /// Asks which policy is in force. Another server has another one.
     pub(super) async fn poll_policy_version(&self) -> Result<()> {
         if !self.layout.columns.is_own {
-            return Ok(()); // A table of the host's has no trigger of ours.
+            return Ok(()); // An adopted table has no trigger of ours.
         }
         let asked_at = Instant::now();
         let ask = self.sql.policy_version.query();

@@ -1,6 +1,6 @@
 //! Bringing the tables up to date.
 //!
-//! Not with sqlx's `Migrator`: its table is that of the host's own migrations, and its texts know no names that are
+//! Not with sqlx's `Migrator`: its table is that of the application's own migrations, and its texts know no names that are
 //! chosen at run time. What is to be run is found out first, and is then run or printed.
 
 use jiff::Timestamp;
@@ -28,10 +28,10 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(6004214)";
 const PATIENT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; SET LOCAL enable_seqscan = on; \
     SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 
-/// No request of the host's waits behind us for longer than this.
+/// No request of the application waits behind a migration for longer than this.
 const HASTY: &str = "SET LOCAL lock_timeout = '5s'";
 
-/// The lock of those who migrate was waited for too long.
+/// Another process held the lock of migrations for too long.
 const MIGRATING: &str = "another process has been bringing the tables up to date for a minute, or left its transaction open (it has the \
      advisory lock 6004214 in `pg_locks`): open again once it is done";
 
@@ -40,7 +40,7 @@ struct Plan {
     steps: Vec<Step>,
 }
 
-/// Finds out where the keys are. Makes what is missing, in one transaction that nobody else runs at the same time; or,
+/// Finds out where the keys are. Makes what is missing, in one transaction that no other process runs at the same time; or,
 /// where nothing may be made, sees that nothing has to be.
 pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> Result<Layout> {
     let own = options.own_layout()?;

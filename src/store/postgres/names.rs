@@ -38,7 +38,7 @@ impl fmt::Display for Ident {
     }
 }
 
-/// A table of the host's.
+/// A table of the application's.
 #[derive(Clone, Debug)]
 pub(super) struct TableName {
     pub(super) schema: String,

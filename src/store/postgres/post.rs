@@ -37,7 +37,7 @@ impl Inner {
         if let Ok(lost) = &ended
             && !lost.is_empty()
         {
-            // Somebody else wrote there before: that is read, and decided by, once.
+            // Another process wrote there before: what it wrote is read, and the postings are decided once more.
             ended = self.post_optimistic(postings, &lost.clone(), &mut answers).await;
         }
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
@@ -178,7 +178,7 @@ impl Inner {
         Some(self.cache.begin_write(cache::Write { epoch: expected.epoch, next: None, deltas, policy: Vec::new() }))
     }
 
-    /// Decides under the lock of the accounts. What somebody else keeps locked, or what cannot be decided, keeps nothing
+    /// Decides under the lock of the accounts. What another transaction keeps locked, or what cannot be decided, keeps nothing
     /// else from being posted: an account that failed is tried apart from the others until it goes well.
     async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();

@@ -168,7 +168,7 @@ impl<'a> Rows<'a> {
         rows
     }
 
-    /// A row of another account would never be written, and nobody would be told.
+    /// A row of another account would never be written, and no error would say so.
     fn are_of_the_batch(&self) -> bool {
         let places = self.balances.iter().map(|row| row.0).chain(self.entries.iter().map(|row| row.0));
         let places = places.chain(self.new_holds.iter().chain(&self.changed_holds).map(|row| row.0));

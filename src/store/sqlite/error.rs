@@ -1,4 +1,4 @@
-//! What an error of SQLite means to those who use the store.
+//! What an error of SQLite means to a caller of the store.
 
 use rusqlite::ffi;
 
@@ -53,7 +53,7 @@ fn is_transient(error: &Error) -> bool {
     }
 }
 
-/// Whether somebody else has the lock: the connection itself is fine.
+/// Whether another process has the lock: the connection itself is fine.
 pub(super) fn is_busy(error: &Error) -> bool {
     matches!(code(error), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
 }

@@ -29,7 +29,7 @@ pub(super) const FOR_A_TURN: usize = (EVERY / PARTS / 2) as usize;
 /// No turn indexes more entries, however many are of one key or account: all postings wait for it.
 const MOST: usize = if cfg!(test) { 16 } else { 2_048 };
 
-/// No turn walks over more entries, however many a host's own SQL put there.
+/// No turn walks over more entries, however many the application's own SQL put there.
 const FARTHEST: i64 = 4 * EVERY;
 
 /// So many of the last entries are remembered: a turn comes a few batches after it is due.
@@ -51,7 +51,7 @@ impl Place {
     }
 }
 
-/// Where the last entries are, without a gap, as long as nobody else has written to the file: a turn need not read them.
+/// Where the last entries are, without a gap, as long as no other process has written to the file: a turn need not read them.
 #[derive(Default)]
 pub(super) struct RecentEntries {
     version: Option<FileVersion>,
@@ -117,7 +117,7 @@ pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version:
     run(connection, MARK, [part, end, due]).map(drop)
 }
 
-/// The places of a part, where they are not known. An account that is no text is one that nobody asks for.
+/// The places of a part, where they are not known. An account that is no text is never asked for.
 fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
     const SQL: &str = include_str!("sql/unindexed_entries.sql");
     all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {

@@ -148,7 +148,7 @@ impl Snapshot {
         let mut keys = keys.into_iter();
         let Some(key) = keys.next() else { return Ok(None) };
         let Some(row) = self.account(connection, &key.account)? else { return Ok(None) };
-        // Those that are found nowhere are brought up to date by nobody.
+        // A key that no look-up finds is not brought up to date.
         keys_behind.iter().for_each(|key| behind.add_key(key));
         Ok(Some(Lineage::new(key, keys.collect(), row.account.clone(), now.max(row.changed_at))))
     }
@@ -158,7 +158,7 @@ pub(super) const KEY: &str = include_str!("sql/key.sql");
 
 pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
-/// The number of the policy in force. Triggers draw another with every change, whoever makes it.
+/// The number of the policy in force. Triggers draw another with every change, by any SQL.
 pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
     one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.number())
 }

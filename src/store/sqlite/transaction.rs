@@ -10,7 +10,7 @@ use super::version::{ByFileVersion, Cache, FileVersion};
 use crate::AccountId;
 use crate::store::cache::{CacheDelta, Revalidation, Write};
 
-/// A transaction that has begun: nobody else can write until it ends.
+/// A transaction that has begun: no other process can write until it ends.
 pub(super) struct Begun<'a> {
     /// The version of the file; the cache has been brought to it.
     pub(super) version: Option<FileVersion>,

@@ -125,11 +125,11 @@ async fn hashes(statements: &mut Statements<'_>, layout: &Layout) -> Result<Opti
     let (table, name) = (&layout.keys, &layout.columns.hash);
     let rows = statements.fetch(layout.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let (all, good, nobodys): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if nobodys > 0 {
+    let (all, good, without_account): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if without_account > 0 {
         tracing::warn!(
             table,
-            rows = nobodys,
+            rows = without_account,
             "some rows have no account: they are refused, and their spending is not taken over"
         );
     }
@@ -187,7 +187,7 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
         )));
     }
     if is_first {
-        // Whoever wrote spending there until now is kept out while it is taken over. Readers are where a column was added.
+        // Writers of the table wait while its spending is taken over. Readers wait where a column was added.
         steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
         steps.push(Step::needed(record.insert(layout, now)));
         if let Some(used) = record.columns.get(&KeyColumn::UsedCents) {

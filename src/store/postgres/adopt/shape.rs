@@ -1,4 +1,4 @@
-//! What a table of the host's looks like, and whether keys can be kept in it.
+//! What a table of the application's looks like, and whether keys can be kept in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
