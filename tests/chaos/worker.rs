@@ -1,14 +1,13 @@
 //! A process that serves, and is its own clients.
 #![allow(dead_code)] // Each binary uses its part.
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError, PostgresStore};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError, StoreError};
 use axum::Router;
 use axum::body::Body;
 use axum::extract;
@@ -18,6 +17,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use crate::journal::{Charged, Journal};
+use crate::process::{self, Process};
 use crate::random::Random;
 
 const DATABASE: &str = "AGENTKEY_CHAOS_WORKER_DATABASE";
@@ -25,8 +25,15 @@ const DIRECTORY: &str = "AGENTKEY_CHAOS_WORKER_DIRECTORY";
 const NUMBER: &str = "AGENTKEY_CHAOS_WORKER_NUMBER";
 const SEED: &str = "AGENTKEY_CHAOS_WORKER_SEED";
 
+/// The line that a process writes for each answer that acknowledges.
+const ACKNOWLEDGED: &str = "ACKNOWLEDGED";
+
 /// Requests at once in a process.
 const CLIENTS: usize = 12;
+
+/// The application holds SQLite's lock for longer than this now and then.
+#[cfg(feature = "sqlite")]
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Asked = extract::Path<(String, i32, i32)>;
 
@@ -92,6 +99,21 @@ impl Ask {
     }
 }
 
+/// A file, or a database by its URL.
+async fn open(database: &str) -> Result<AgentKeys, StoreError> {
+    // However long an outage is: what a payment without an answer cost is taken back behind it.
+    let builder = AgentKeys::builder().settle_within(crate::HANG);
+    #[cfg(feature = "postgres")]
+    if database.starts_with("postgres") {
+        return Ok(builder.build(agentkey::PostgresStore::connect(database).await?));
+    }
+    #[cfg(feature = "sqlite")]
+    return Ok(builder
+        .build(agentkey::SqliteStore::open(agentkey::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT)).await?));
+    #[cfg(not(feature = "sqlite"))]
+    panic!("no feature for {database}");
+}
+
 /// Serves and asks until the test that started the process is gone, or says that it is enough.
 pub(crate) fn serve() {
     let Ok(database) = std::env::var(DATABASE) else { return };
@@ -99,18 +121,12 @@ pub(crate) fn serve() {
     let directory = Path::new(&directory);
     let of = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let number = usize::try_from(of(NUMBER)).unwrap();
-    let enough = Arc::new(AtomicBool::new(false));
-    let told = enough.clone();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read(&mut [0]);
-        told.store(true, Ordering::SeqCst);
-    });
+    let enough = process::enough();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        // The server may just be down.
+        // The server may just be down, or the file locked.
         let keys = loop {
-            match PostgresStore::connect(&database).await {
-                // However long an outage is: what a payment without an answer cost is taken back behind it.
-                Ok(store) => break AgentKeys::builder().settle_within(crate::HANG).build(store),
+            match open(&database).await {
+                Ok(keys) => break keys,
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(50)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -167,89 +183,39 @@ async fn ask_and_write_down(service: &Router, journal: &Journal, token: &str, as
     let entry = if status == StatusCode::OK { body.as_str() } else { "-" };
     journal.write(status.as_u16(), &ask.reference, charged, entry);
     if status == StatusCode::OK {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(b"ACKNOWLEDGED\n").and_then(|()| out.flush());
+        process::say(ACKNOWLEDGED);
     }
 }
 
-/// A worker process; it ends with the test.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    process: Child,
-    stdin: Option<ChildStdin>,
+/// Starts a worker process; what it acknowledges is counted.
+pub(crate) fn start(
+    database: &str,
+    directory: &Path,
+    number: usize,
+    seed: u64,
+    acknowledged: &Arc<AtomicUsize>,
+) -> Process {
+    run(Process::program(), database, directory, number, seed, acknowledged)
 }
 
-impl Worker {
-    pub(crate) fn start(
-        database: &str,
-        directory: &Path,
-        number: usize,
-        seed: u64,
-        acknowledged: &Arc<AtomicUsize>,
-    ) -> Self {
-        let program = Command::new(std::env::current_exe().unwrap());
-        Self::run(program, database, directory, number, seed, acknowledged)
-    }
-
-    /// Starts one through a program that becomes this test binary, such as `ip netns exec`.
-    pub(crate) fn run(
-        mut program: Command,
-        database: &str,
-        directory: &Path,
-        number: usize,
-        seed: u64,
-        acknowledged: &Arc<AtomicUsize>,
-    ) -> Self {
-        let mut process = program
-            .args(["a_worker_process", "--exact", "--nocapture"])
-            .env(DATABASE, database)
-            .env(DIRECTORY, directory)
-            .env(NUMBER, number.to_string())
-            .env(SEED, seed.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = process.stdin.take();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let acknowledged = acknowledged.clone();
-        std::thread::spawn(move || {
-            for _ in lines.filter(|line| line == "ACKNOWLEDGED") {
-                acknowledged.fetch_add(1, Ordering::SeqCst);
-            }
-        });
-        Self { process, stdin }
-    }
-
-    /// `kill -9`.
-    pub(crate) fn kill(mut self) {
-        assert_eq!(self.process.try_wait().unwrap(), None, "it ended by itself");
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// Lets it end what it is at, and settle.
-    pub(crate) fn finish(mut self) {
-        drop(self.stdin.take());
-        let begun = Instant::now();
-        let ended = loop {
-            if let Some(ended) = self.process.try_wait().unwrap() {
-                break ended;
-            }
-            assert!(begun.elapsed() < crate::HANG, "a process does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert!(ended.success(), "{ended}");
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Starts one through a program that becomes this test binary, such as `ip netns exec`.
+pub(crate) fn run(
+    mut program: Command,
+    database: &str,
+    directory: &Path,
+    number: usize,
+    seed: u64,
+    acknowledged: &Arc<AtomicUsize>,
+) -> Process {
+    program
+        .env(DATABASE, database)
+        .env(DIRECTORY, directory)
+        .env(NUMBER, number.to_string())
+        .env(SEED, seed.to_string());
+    let acknowledged = acknowledged.clone();
+    Process::start(program, "a_worker_process", move |line| {
+        if line == ACKNOWLEDGED {
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+    })
 }

@@ -9,6 +9,8 @@ mod external_writes;
 mod host_sql;
 mod in_the_way;
 mod interrupted;
+#[path = "../support/invariants.rs"]
+mod invariants;
 mod isolation;
 mod neighbours;
 mod policy_version;

@@ -1,17 +1,21 @@
 //! Processes that are stopped or cut off in the middle of a transaction: no other process waits for them for longer than
 //! a few seconds, and they go on as soon as they can.
 //!
-//! The other binaries' load runs here: two processes on one account. `AGENTKEY_CHAOS_SECONDS` of 60 or more adds the
+//! The other binaries' load runs here: two processes on one account. `AGENTKEY_CHAOS_SECONDS` of 45 or more adds the
 //! long outages.
 #![cfg(all(feature = "axum", feature = "postgres"))]
 
 #[path = "../postgres/audit.rs"]
 mod audit;
+#[path = "../support/invariants.rs"]
+mod invariants;
 #[path = "../chaos/journal.rs"]
 mod journal;
 mod network;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[path = "../chaos/process.rs"]
+mod process;
 #[path = "../chaos/random.rs"]
 mod random;
 #[path = "../chaos/worker.rs"]
@@ -29,7 +33,7 @@ use sqlx::postgres::PgPool;
 use journal::Journals;
 use network::{Dropped, Network};
 use postgres_server::{Database, Server};
-use worker::Worker;
+use process::Process;
 
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(90);
@@ -121,13 +125,13 @@ impl Served {
     }
 }
 
-async fn finish(workers: impl IntoIterator<Item = Worker>) {
+async fn finish(workers: impl IntoIterator<Item = Process>) {
     for worker in workers {
         tokio::task::spawn_blocking(move || worker.finish()).await.unwrap();
     }
 }
 
-fn signal(signal: &str, worker: &Worker) {
+fn signal(signal: &str, worker: &Process) {
     assert!(Command::new("kill").args([signal, &worker.pid().to_string()]).status().unwrap().success());
 }
 
@@ -137,7 +141,7 @@ async fn a_process_stopped_in_a_transaction_keeps_its_account_from_nobody() {
     let site = Site::new(server).await;
     let start = |name: &str, number: usize, served: &Served| {
         let url = format!("{}?application_name={name}", site.database.url());
-        Worker::start(&url, site.directory(), number, number as u64, &served.0)
+        worker::start(&url, site.directory(), number, number as u64, &served.0)
     };
     let (stopped, other) = (Served::default(), Served::default());
     let workers = [start("stopped", 1, &stopped), start("other", 2, &other)];
@@ -170,8 +174,8 @@ async fn a_partition(dropped: Dropped, seconds: u64) {
     let far_url = format!("{far_url}?application_name=far");
     let (near, far) = (Served::default(), Served::default());
     let workers = [
-        Worker::run(network.far_program(), &far_url, site.directory(), 1, 1, &far.0),
-        Worker::start(&near_url, site.directory(), 2, 2, &near.0),
+        worker::run(network.far_program(), &far_url, site.directory(), 1, 1, &far.0),
+        worker::start(&near_url, site.directory(), 2, 2, &near.0),
     ];
     let begun = Instant::now();
     loop {
@@ -204,7 +208,7 @@ macro_rules! partitions {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                let is_long = std::env::var("AGENTKEY_CHAOS_SECONDS").is_ok_and(|it| it.parse::<u64>().unwrap() >= 60);
+                let is_long = std::env::var("AGENTKEY_CHAOS_SECONDS").is_ok_and(|it| it.parse::<u64>().unwrap() >= 45);
                 if $seconds < 10 || is_long {
                     a_partition(Dropped::$dropped, $seconds).await;
                 }
