@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Amount, Period};
+use crate::{Amount, Balance, Period};
 
 /// A limit and the period in which it may be spent.
 ///
@@ -87,6 +87,18 @@ impl Budget {
             Some(limit) if limit.is_negative() => Err(BudgetError::NegativeLimit),
             _ => Ok(()),
         }
+    }
+
+    /// Returns limit − spent − held, not below zero; `None` where there is no limit.
+    pub(crate) fn remaining(&self, balance: &Balance) -> Option<Amount> {
+        let limit = self.limit?;
+        Some(limit.saturating_sub(balance.spent).saturating_sub(balance.held).max(Amount::ZERO))
+    }
+
+    /// Returns whether `amount` more fits: `spent + held + amount ≤ limit`, where no limit means the largest amount.
+    pub(crate) fn fits(&self, balance: &Balance, amount: Amount) -> bool {
+        let total = balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
+        total.is_some_and(|total| total <= self.limit.unwrap_or(Amount::MAX))
     }
 }
 

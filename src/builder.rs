@@ -1,11 +1,11 @@
-//! Options of a handle.
+//! Builds a handle.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handle::AgentKeys;
-use crate::lanes::LaneOptions;
 use crate::ledger::Rules;
+use crate::options::Options;
 use crate::{Scope, Store, TokenPrefix};
 
 /// Options of [`AgentKeys`]; see [`AgentKeys::builder`].
@@ -26,27 +26,6 @@ use crate::{Scope, Store, TokenPrefix};
 pub struct Builder {
     options: Options,
     rules: Rules,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) prefix: TokenPrefix,
-    pub(crate) hold_ttl: Duration,
-    pub(crate) max_hold_age: Duration,
-    pub(crate) sweep_every: Duration,
-    pub(crate) lanes: LaneOptions,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            prefix: TokenPrefix::default(),
-            hold_ttl: Duration::from_secs(60),
-            max_hold_age: Duration::from_secs(15 * 60),
-            sweep_every: Duration::from_secs(30),
-            lanes: LaneOptions::default(),
-        }
-    }
 }
 
 /// What a duration is cut to: "for ever" is asked for as the longest duration there is, which no clock can add.
@@ -162,5 +141,51 @@ impl Builder {
     /// Outside of a tokio runtime.
     pub fn build(self, store: impl Store) -> AgentKeys {
         AgentKeys::start(Arc::new(store), self.options, self.rules)
+    }
+}
+
+impl AgentKeys {
+    /// Keys in any store, with the default options.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder().build(store)
+    }
+
+    /// Options other than the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Keys in an SQLite file, made where it is missing: a path, or an URL such as `sqlite:keys.db`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened or made.
+    #[cfg(feature = "sqlite")]
+    pub async fn sqlite(path_or_url: &str) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::SqliteStore::connect(path_or_url).await?))
+    }
+
+    /// Keys in an SQLite database in memory, gone with the process.
+    ///
+    /// # Errors
+    ///
+    /// When SQLite does not start.
+    #[cfg(feature = "sqlite")]
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        Ok(Self::new(crate::SqliteStore::in_memory().await?))
+    }
+
+    /// Keys in a PostgreSQL database, at an URL such as `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    ///
+    /// When the database is out of reach, or its tables cannot be brought up to date.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres(url: &str) -> Result<Self, StoreError> {
+        Ok(Self::new(crate::PostgresStore::connect(url).await?))
     }
 }

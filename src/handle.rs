@@ -6,11 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use crate::builder::{Builder, Options};
-use crate::charge::Renewals;
+use crate::ChangeError;
 use crate::key::Owner;
 use crate::lanes::Lanes;
-use crate::ledger::{Action, ChangeError, KeyChange, KeyDraft, NewToken, Posting, Rules};
+use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
+use crate::options::Options;
+use crate::renewals::Renewals;
 use crate::store::{KeyQuery, KeysOf, StoreResult, unwinding};
 use crate::uses::Uses;
 use crate::{
@@ -125,50 +126,7 @@ pub enum Error {
 }
 
 impl AgentKeys {
-    /// Keys in an SQLite file, made where it is missing: a path, or an URL such as `sqlite:keys.db`.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be opened or made.
-    #[cfg(feature = "sqlite")]
-    pub async fn sqlite(path_or_url: &str) -> Result<Self, StoreError> {
-        Ok(Self::new(crate::SqliteStore::connect(path_or_url).await?))
-    }
-
-    /// Keys in an SQLite database in memory, gone with the process.
-    ///
-    /// # Errors
-    ///
-    /// When SQLite does not start.
-    #[cfg(feature = "sqlite")]
-    pub async fn in_memory() -> Result<Self, StoreError> {
-        Ok(Self::new(crate::SqliteStore::in_memory().await?))
-    }
-
-    /// Keys in a PostgreSQL database, at an URL such as `postgres://user:password@host/database`.
-    ///
-    /// # Errors
-    ///
-    /// When the database is out of reach, or its tables cannot be brought up to date.
-    #[cfg(feature = "postgres")]
-    pub async fn postgres(url: &str) -> Result<Self, StoreError> {
-        Ok(Self::new(crate::PostgresStore::connect(url).await?))
-    }
-
-    /// Keys in any store, with the default options.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    pub fn new(store: impl Store) -> Self {
-        Self::builder().build(store)
-    }
-
-    /// Options other than the defaults.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
+    /// Starts the tasks of a handle on the current runtime.
     pub(crate) fn start(store: Arc<dyn Store>, options: Options, rules: Rules) -> Self {
         let lanes = Lanes::start(&store, options.lanes);
         let renewals = Arc::new(Renewals::default());
@@ -221,7 +179,7 @@ impl AgentKeys {
         self.ask(|store| store.account(account)).await
     }
 
-    /// The key with this token, in force or not. See [`Lineage::standing`].
+    /// The key with this token, in force or not. See [`Lineage::check_active`].
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{AccountId, Amount, Budget, KeyId, ScopeSet, TokenPrefix, Validity};
+use crate::{AccountId, Amount, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity};
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
@@ -82,6 +82,15 @@ impl Balance {
         Self { spent: Amount::ZERO, held: Amount::ZERO, since }
     }
 
+    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. Holds stay.
+    pub(crate) fn roll(&mut self, budget: &Budget, anchor: Timestamp, now: Timestamp) {
+        let start = budget.period.window(anchor, now).start;
+        if self.since < start {
+            self.since = start;
+            self.spent = Amount::ZERO;
+        }
+    }
+
     /// A balance as a store kept it.
     pub const fn stored(spent: Amount, held: Amount, since: Timestamp) -> Self {
         Self { spent, held, since }
@@ -112,12 +121,23 @@ impl Key {
     ///
     /// Its ancestors may have less: see [`Lineage::remaining`](crate::Lineage::remaining).
     pub fn remaining(&self) -> Option<Amount> {
-        crate::ledger::remaining(&self.budget, &self.balance)
+        self.budget.remaining(&self.balance)
+    }
+
+    /// Checks that the key itself is in force at `now`; its ancestors have a say too.
+    pub(crate) fn check_active(&self, now: Timestamp) -> Result<(), Refusal> {
+        if self.revoked_at.is_some() {
+            Err(Refusal::RevokedKey)
+        } else if self.expires_at.is_some_and(|at| at <= now) {
+            Err(Refusal::ExpiredKey)
+        } else {
+            Ok(())
+        }
     }
 
     /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
     pub fn roll(&mut self, now: Timestamp) {
-        crate::ledger::roll(&self.budget, self.anchor, &mut self.balance, now);
+        self.balance.roll(&self.budget, self.anchor, now);
     }
 
     /// When the window of the key's own budget ends; `None` for a lifetime budget.
@@ -129,12 +149,12 @@ impl Key {
 impl Account {
     /// What the ceiling has left: limit − spent − held, not below zero; `None` where it is unlimited.
     pub fn remaining(&self) -> Option<Amount> {
-        crate::ledger::remaining(&self.budget, &self.balance)
+        self.budget.remaining(&self.balance)
     }
 
     /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
     pub fn roll(&mut self, now: Timestamp) {
-        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
+        self.balance.roll(&self.budget, self.created_at, now);
     }
 
     /// When the window of the ceiling ends; `None` for a lifetime ceiling.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::{Account, AccountId, Amount, Key, KeyId, Refusal, Scope, ScopeSet, ledger};
+use crate::{Account, AccountId, Amount, Key, KeyId, Refusal, Scope, ScopeSet};
 
 /// A key, its ancestors up to the root, and the account they belong to, as they stood at one instant.
 ///
@@ -79,8 +79,8 @@ impl Lineage {
     /// # Errors
     ///
     /// [`Refusal::RevokedKey`] or [`Refusal::ExpiredKey`], by the first member that is.
-    pub fn standing(&self) -> Result<(), Refusal> {
-        self.keys().try_for_each(|key| ledger::standing(key, self.at))
+    pub fn check_active(&self) -> Result<(), Refusal> {
+        self.keys().try_for_each(|key| key.check_active(self.at))
     }
 
     /// Whether every member of the lineage allows `scope`, or the `superscope` in its place.

@@ -6,7 +6,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use agentkey::ledger::{Action, ChangeError, Claim, ClaimRef, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting};
+use agentkey::ChangeError;
+use agentkey::ledger::{Action, Claim, ClaimRef, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting};
 use agentkey::store::{KeyQuery, KeysOf};
 use agentkey::testing::World;
 use agentkey::{

@@ -161,7 +161,7 @@ impl Subject {
     async fn find(&self, depth: Depth) -> Result<()> {
         let found = self.keys.find(&Token::parse(self.token(depth))?).await?;
         let lineage = found.ok_or("a key that is not found")?;
-        lineage.standing()?;
+        lineage.check_active()?;
         assert_eq!(lineage.depth(), depth.keys(), "the whole lineage");
         Ok(())
     }

@@ -29,7 +29,7 @@ fn sqlite(c: &mut Criterion) {
     });
 
     c.bench_function("authenticate on SQLite", |b| {
-        b.to_async(&runtime).iter(async || keys.find(&created.token).await.unwrap().unwrap().standing());
+        b.to_async(&runtime).iter(async || keys.find(&created.token).await.unwrap().unwrap().check_active());
     });
 
     let posting = |action| Posting::new(created.key.account.clone(), created.key.id, action);

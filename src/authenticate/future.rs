@@ -112,7 +112,7 @@ where
         let AgentKeyLayer { keys, http, fail_open, .. } = layer;
         let in_force = found.and_then(|found| {
             let found = found.ok_or(Refusal::InvalidKey)?;
-            found.lineage.standing()?;
+            found.lineage.check_active()?;
             Ok(found)
         });
         let found = match in_force {

@@ -16,10 +16,8 @@
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
 //! | the process is killed | holds, as their [`OnExpiry`] says; what was only added is lost | when they run out |
 
-mod error;
 mod guard;
 mod owed;
-mod renew;
 mod tab;
 
 use std::sync::Arc;
@@ -30,9 +28,7 @@ use crate::ledger::Posted;
 use crate::ledger::{Action, Outcome};
 use crate::{Amount, Entry, EntryId, EntryKind, KeyId, OnExpiry, Refusal};
 
-pub use error::ChargeError;
 pub(crate) use guard::{Guard, Unsettled};
-pub(crate) use renew::Renewals;
 pub(crate) use tab::Tab;
 
 /// What a request is charged. Clones are one charge; move one into a streaming body and go on adding.

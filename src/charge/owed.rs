@@ -5,9 +5,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::OnInterrupt;
-use super::renew::RenewalKey;
 use crate::lanes::ChargePermit;
 use crate::ledger::ClaimRef;
+use crate::renewals::RenewalKey;
 use crate::{Amount, Note, PostingId};
 
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! What one request owes: shared by its handles and the guard on its response.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::handle::Inner;
 use crate::http_options::HttpOptions;
 use crate::lanes::Settling;
 use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
-use crate::store::Found;
+use crate::renewals::{Renew, RenewalKey};
+use crate::store::{BoxFuture, Found};
 use crate::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
 
 /// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
@@ -365,7 +366,7 @@ impl Tab {
             claim = owed.claim.take();
             permit = owed.permit.take();
             if let Some(renewal) = owed.renewal.take() {
-                self.keys.renewals.forget(renewal);
+                self.keys.renewals.remove(renewal);
             }
         }
         if holds.is_empty() && void.is_empty() && claim.is_none() && cost.is_zero() {
@@ -394,13 +395,13 @@ impl Tab {
             return;
         }
         if let Some(too_late) = owed.renewal.take() {
-            self.keys.renewals.forget(too_late);
+            self.keys.renewals.remove(too_late);
         }
-        owed.renewal = Some(self.keys.renewals.remember(self, after));
+        owed.renewal = Some(self.plan_renewal(after));
     }
 
-    /// Renews the holds and the claim; tells when to come again, if ever.
-    pub(super) async fn renew(&self) -> Option<Duration> {
+    /// Renews the holds and the claim; returns when to renew next.
+    async fn renew_now(&self) -> Option<Duration> {
         let (holds, claim, ttl) = {
             let owed = self.owed();
             (
@@ -431,14 +432,28 @@ impl Tab {
         }
     }
 
-    pub(super) fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
+    fn plan_renewal(self: &Arc<Self>, after: Duration) -> RenewalKey {
+        let charge: Weak<Self> = Arc::downgrade(self);
+        self.keys.renewals.insert(charge, after)
+    }
+
+    fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
         let mut owed = self.owed();
         if let Some(planned) = owed.renewal.take() {
-            self.keys.renewals.forget(planned);
+            self.keys.renewals.remove(planned);
         }
         // A hold may have come meanwhile that lives shorter than those renewed, or after all of those were over.
         let soonest = owed.shortest_ttl().map(|ttl| ttl / 3);
         let after = after.filter(|_| soonest.is_some() || owed.claim.is_some());
-        owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.keys.renewals.remember(self, after));
+        owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
+    }
+}
+
+impl Renew for Tab {
+    fn renew(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let after = self.renew_now().await;
+            self.renew_again(after);
+        })
     }
 }

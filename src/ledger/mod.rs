@@ -17,44 +17,6 @@ mod book;
 mod policy;
 mod posting;
 
-use jiff::Timestamp;
-
-use crate::{Amount, Balance, Budget, Key, Refusal};
-
 pub use book::{BalanceRow, Book, Changes, ClaimRow, EntryRow, HoldRow, HoldState, Needs};
-pub use policy::{
-    AccountWrite, ChangeError, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
-};
+pub use policy::{AccountWrite, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules};
 pub use posting::{Action, Claim, ClaimRef, Fingerprint, OnExpiry, Outcome, Posted, Posting};
-
-/// Starts the window that is current at `now`, if the balance still counts an earlier one. Holds stay.
-pub(crate) fn roll(budget: &Budget, anchor: Timestamp, balance: &mut Balance, now: Timestamp) {
-    let start = budget.period.window(anchor, now).start;
-    if balance.since < start {
-        balance.since = start;
-        balance.spent = Amount::ZERO;
-    }
-}
-
-/// Limit − spent − held, not below zero; `None` where there is no limit.
-pub(crate) fn remaining(budget: &Budget, balance: &Balance) -> Option<Amount> {
-    let limit = budget.limit?;
-    Some(limit.saturating_sub(balance.spent).saturating_sub(balance.held).max(Amount::ZERO))
-}
-
-/// Whether `amount` more still fits: `spent + held + amount ≤ limit`, where no limit means the largest amount.
-pub(crate) fn fits(budget: &Budget, balance: &Balance, amount: Amount) -> bool {
-    let total = balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
-    total.is_some_and(|total| total <= budget.limit.unwrap_or(Amount::MAX))
-}
-
-/// Whether a key is in force at `now`.
-pub(crate) fn standing(key: &Key, now: Timestamp) -> Result<(), Refusal> {
-    if key.revoked_at.is_some() {
-        Err(Refusal::RevokedKey)
-    } else if key.expires_at.is_some_and(|at| at <= now) {
-        Err(Refusal::ExpiredKey)
-    } else {
-        Ok(())
-    }
-}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::ChangeError;
 use crate::key::{Expiry, KeyPatch};
 use crate::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Lineage, Refusal, Scope, ScopeSet, TokenHash};
 
@@ -148,35 +149,6 @@ impl Default for Rules {
     }
 }
 
-/// Why a change was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChangeError {
-    /// No key has this id.
-    #[error("there is no key {0}")]
-    UnknownKey(KeyId),
-    /// No account has this id.
-    #[error("there is no account {0}")]
-    UnknownAccount(AccountId),
-    /// The key, or an ancestor, is revoked or expired.
-    #[error(transparent)]
-    NotInForce(Refusal),
-    /// A field cannot be as it was asked to be.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// Which field.
-        field: &'static str,
-        /// What is wrong, and what is accepted.
-        reason: String,
-    },
-}
-
-impl ChangeError {
-    fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Invalid { field, reason: reason.into() }
-    }
-}
-
 impl KeyChange {
     /// What [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
@@ -254,7 +226,7 @@ impl KeyDraft {
         check_name(&key.name)?;
         check_budget(&key.budget)?;
         if let Some(parent) = parent {
-            parent.standing().map_err(ChangeError::NotInForce)?;
+            parent.check_active().map_err(ChangeError::NotInForce)?;
             if parent.depth() >= rules.max_depth {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));

@@ -11,9 +11,8 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy,
     UsageQuery,
 };
-use crate::ledger::{
-    AccountWrite, Book, ChangeError, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
-};
+use crate::ChangeError;
+use crate::ledger::{AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules};
 use crate::{
     Account, AccountId, Amount, Budget, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage, Refusal, TokenHash,
 };
@@ -77,7 +76,7 @@ impl Store for MemoryStore {
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         max_staleness?;
         let found = self.state.try_lock().ok()?.find(hash, self.clock.now())?;
-        found.lineage.standing().is_ok().then_some(found)
+        found.lineage.check_active().is_ok().then_some(found)
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
@@ -316,7 +315,7 @@ impl State {
 
 impl Account {
     pub(crate) fn rolled(mut self, now: Timestamp) -> Self {
-        crate::ledger::roll(&self.budget, self.created_at, &mut self.balance, now);
+        self.roll(now);
         self
     }
 }

@@ -34,7 +34,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{ChangeError, KeyChange, Posted, Posting, Rules};
+use crate::ChangeError;
+use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::{Account, AccountId, Amount, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 pub use memory::MemoryStore;

@@ -1,7 +1,8 @@
 //! Changes of policy: keys made, changed, rotated and revoked; ceilings of accounts.
 
 use super::world::*;
-use crate::ledger::{ChangeError, KeyChange};
+use crate::ChangeError;
+use crate::ledger::KeyChange;
 use crate::{Amount, Budget, Clock, KeyId, KeyPatch, NewKey, Period, Refusal, ScopeSet, Store};
 
 fn scopes(list: &[&str]) -> ScopeSet {

@@ -54,7 +54,7 @@ pub async fn a_cached_look_up_knows_the_changes_of_its_store<S: Store>(make: imp
                 let cached = w.store.try_find_cached(hash, Some(secs(DAY)));
                 let found = w.find(*hash).await;
                 if let Some(cached) = cached {
-                    assert_eq!(cached.lineage.standing(), Ok(()), "step {step}");
+                    assert_eq!(cached.lineage.check_active(), Ok(()), "step {step}");
                     assert_eq!(Some(policy(cached)), found.map(policy), "step {step}");
                 }
             }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::ChangeError;
 use crate::key::Owner;
-use crate::ledger::{
-    Action, ChangeError, ClaimRef, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
-};
+use crate::ledger::{Action, ClaimRef, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules};
 use crate::refusal::Shortfall;
 use crate::store::Found;
 use crate::{

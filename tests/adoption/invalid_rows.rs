@@ -115,7 +115,7 @@ async fn a_key_that_is_out_of_service_can_be_revoked() {
     }
     host.run("UPDATE sdk_api_keys SET scopes = NULL, parent_id = NULL").await;
     for found in find(&store, &["obs_good", "obs_bad"]).await {
-        assert!(found.unwrap().standing().is_err());
+        assert!(found.unwrap().check_active().is_err());
     }
     assert!(keys.revoke(agentkey::KeyId::new(99)).await.is_err());
 }

@@ -68,7 +68,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
         assert!(keys.find(&made.token).await.unwrap().is_none());
         assert!(keys.find(&rotated.token).await.unwrap().is_some());
         keys.revoke(made.key.id).await.unwrap();
-        assert!(keys.find(&rotated.token).await.unwrap().unwrap().standing().is_err());
+        assert!(keys.find(&rotated.token).await.unwrap().unwrap().check_active().is_err());
     }
     let listed =
         store.keys(&KeyQuery::new(agentkey::store::KeysOf::Account("acme".parse().unwrap()), None, 100)).await.unwrap();
@@ -79,7 +79,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
     let both = find(&store, &["obs_1234567890", rotated.token.expose()]).await;
     assert!(both.iter().all(Option::is_some));
     keys.revoke(old.id()).await.unwrap();
-    assert!(find(&store, &["obs_1234567890"]).await[0].as_ref().unwrap().standing().is_err());
+    assert!(find(&store, &["obs_1234567890"]).await[0].as_ref().unwrap().check_active().is_err());
     let untouched = "SELECT string_agg(concat_ws(',', id, account_id, name, scopes, limit_micros, period, created_at, \
         revoked_at), ';') FROM sdk_api_keys WHERE id = 2";
     assert_eq!(host.text(untouched).await, "2,acme");

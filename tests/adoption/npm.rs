@@ -165,7 +165,7 @@ async fn ten_thousand_keys_are_taken_over() {
     // The host's own SQL holds at once.
     host.run("DROP TRIGGER caught ON sdk_api_keys; UPDATE sdk_api_keys SET revoked_at = now() WHERE id = 1").await;
     let found = find(&store, &[&token(1), &token(2)]).await;
-    let stands: Vec<_> = found.iter().map(|found| found.as_ref().unwrap().standing().is_ok()).collect();
+    let stands: Vec<_> = found.iter().map(|found| found.as_ref().unwrap().check_active().is_ok()).collect();
     assert_eq!(stands, [false, true]);
 }
 

@@ -151,5 +151,5 @@ async fn columns_that_went_away_are_told_and_not_made_anew() {
     )
     .await;
     let store = PostgresStore::open(host.options()).await.unwrap();
-    assert!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().standing().is_err());
+    assert!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().check_active().is_err());
 }

@@ -59,7 +59,8 @@ async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     .await;
 
     other.revoke(created.key.id).await.unwrap();
-    crate::until(async || keys.find(&created.token).await.unwrap().is_none_or(|found| found.standing().is_err())).await;
+    crate::until(async || keys.find(&created.token).await.unwrap().is_none_or(|found| found.check_active().is_err()))
+        .await;
     keys.shutdown().await;
     other.shutdown().await;
 }

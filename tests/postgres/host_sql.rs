@@ -41,7 +41,7 @@ async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
     let parent = key(&world, "acme", 100).await;
     let (child, hash) = world.try_create(NewKey::child_of(parent.id)).await.unwrap();
     let find = async || world.store.find(&[hash]).await.unwrap().pop().flatten().map(|found| found.lineage);
-    let is_refused = async || find().await.is_none_or(|lineage| lineage.standing().is_err());
+    let is_refused = async || find().await.is_none_or(|lineage| lineage.check_active().is_err());
     for key in [parent.id, child.id] {
         for set in ["revoked_at = '2000-01-01'", "expires_at = '2000-01-01'"] {
             // Warm: only the versions are asked for.

@@ -155,7 +155,7 @@ async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool,
                 seen.is_some()
             })
             .await;
-            assert!(seen.unwrap().lineage.standing().is_err());
+            assert!(seen.unwrap().lineage.check_active().is_err());
         } else {
             let mut paid = None;
             until(async || {

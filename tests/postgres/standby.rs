@@ -29,7 +29,7 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
     for _ in 0..20 {
         // Long enough for a cache to be trusted.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        found().await.unwrap().unwrap().standing().unwrap();
+        found().await.unwrap().unwrap().check_active().unwrap();
     }
 
     proxy.turn_to(&standby);
@@ -52,13 +52,13 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
 
     proxy.turn_to(&primary);
     until(async || !is_refused(&found().await)).await;
-    assert!(found().await.unwrap().unwrap().standing().is_err());
+    assert!(found().await.unwrap().unwrap().check_active().is_err());
 
     proxy.turn_to(&standby);
     until(async || is_refused(&found().await)).await;
     blocking(&standby, |standby| standby.promote()).await;
     until(async || !is_refused(&found().await)).await;
-    assert!(found().await.unwrap().unwrap().standing().is_err());
+    assert!(found().await.unwrap().unwrap().check_active().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::{Book, ClaimRow, EntryRow, HoldRow, HoldState, OpenAccount};
 use crate::clock::later;
 use crate::ledger::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
-use crate::ledger::{fits, remaining, roll, standing};
 use crate::refusal::{BlockedBy, Shortfall};
 use crate::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal};
 
@@ -340,7 +339,7 @@ impl Book {
         let mut next = posting.key;
         for id in self.path(posting.key) {
             let key = self.keys.get(&id).filter(|key| key.account == posting.account).ok_or(Refusal::InvalidKey)?;
-            standing(key, now)?;
+            key.check_active(now)?;
             next = key.parent;
         }
         // A lineage that does not reach its root is broken: nothing is known of what its ancestors allow.
@@ -351,12 +350,12 @@ impl Book {
         let mut blocked: Option<BlockedBy> = None;
         let mut resets_at = Some(now);
         self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
-            if fits(budget, balance, amount) {
+            if budget.fits(balance, amount) {
                 return;
             }
             blocked = blocked.or(Some(by));
             let end = budget.period.window(anchor, now).end;
-            let end = end.filter(|end| fits(budget, &Balance::empty(*end), amount));
+            let end = end.filter(|end| budget.fits(&Balance::empty(*end), amount));
             resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
         });
         let Some(blocked_by) = blocked else { return Ok(()) };
@@ -377,7 +376,7 @@ impl Book {
     fn lineage_remaining(&self, account: &AccountId, key: Option<KeyId>, now: Timestamp) -> Option<Amount> {
         let mut least: Option<Amount> = None;
         self.for_each_member(account, key, now, |_, budget, _, balance| {
-            least = least.into_iter().chain(remaining(budget, balance)).min();
+            least = least.into_iter().chain(budget.remaining(balance)).min();
         });
         least
     }
@@ -532,6 +531,6 @@ impl Book {
 }
 
 fn rolled(budget: &Budget, anchor: Timestamp, mut balance: Balance, now: Timestamp) -> Balance {
-    roll(budget, anchor, &mut balance, now);
+    balance.roll(budget, anchor, now);
     balance
 }

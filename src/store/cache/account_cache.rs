@@ -245,7 +245,7 @@ impl<V: Validator> AccountCache<V> {
         let is_fresh =
             |validated: Validated| validated.policy == poll.version && validated.asked_at.elapsed() < max_staleness;
         let found = state.entries.find(hash, now, is_fresh)?;
-        found.lineage.standing().is_ok().then_some(found)
+        found.lineage.check_active().is_ok().then_some(found)
     }
 }
 

@@ -10,7 +10,8 @@ use super::transaction::{Written, in_writing};
 use super::version::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
-use crate::ledger::{AccountWrite, BalanceRow, ChangeError, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::ChangeError;
+use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::store::behind::Seen;
 use crate::{Account, AccountId, Amount, Budget, Clock, Key, KeyId, ScopeSet, TokenHash};
 

@@ -218,7 +218,7 @@ impl Store for SqliteStore {
             let asked = self.cache.revalidate(&[], |_| false);
             let version = self.connections.versions.read()?;
             let found = self.cache.lookup(std::slice::from_ref(hash), &asked, &Some(version), now).pop()??;
-            found.lineage.standing().is_ok().then_some(found)
+            found.lineage.check_active().is_ok().then_some(found)
         })
     }
 

@@ -159,7 +159,7 @@ async fn another_store_on_the_file_is_seen_at_the_next_request() {
     assert!(matches!(other.post(&[pay(61)]).await.unwrap()[0], Err(Refusal::BudgetExceeded(_))));
     other.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
     assert_eq!(warm.pay(1).await, Err(Refusal::RevokedKey));
-    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+    assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn an_earlier_version_of_the_file_is_another_state() {
         warm.pay(1).await.unwrap();
         raw(&warm.path, &format!("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1; {restore} COMMIT"));
         if looks_first {
-            assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+            assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
         }
         assert_eq!(warm.pay(1).await, Err(Refusal::RevokedKey));
     }
@@ -405,7 +405,7 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     other.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
     warm.store.poll_policy_version().await.unwrap();
     assert_eq!(cached(), None);
-    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+    assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
     assert_eq!(cached(), None, "a refusal is never cached");
 }
 
@@ -426,7 +426,7 @@ async fn a_look_up_without_a_wait_sees_what_others_wrote() {
     assert!(at_once(1).is_some());
     writer.execute_batch("COMMIT").unwrap();
     assert_eq!(at_once(1), None);
-    assert!(warm.found(1).await.unwrap().lineage.standing().is_err());
+    assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
     assert_eq!(at_once(1), None, "it only lets in");
     writer.execute_batch("UPDATE agent_keys SET revoked_at = NULL").unwrap();
     drop(writer);

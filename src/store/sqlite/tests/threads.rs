@@ -29,7 +29,7 @@ async fn work_that_panics_or_fails_leaves_nothing_behind() {
         assert!(failed.await.is_err());
         writer.run(half).await.unwrap();
         assert!(store.post(&pay(&key)).await.unwrap()[0].is_ok());
-        assert_eq!(store.find(&[token(0).hash]).await.unwrap()[0].as_ref().unwrap().lineage.standing(), Ok(()));
+        assert_eq!(store.find(&[token(0).hash]).await.unwrap()[0].as_ref().unwrap().lineage.check_active(), Ok(()));
     }
 }
 

@@ -1,28 +1,35 @@
 //! Keeps the holds of open charges alive: one task for all of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::Tab;
+use crate::store::BoxFuture;
 
-/// Which tabs are to be renewed, and when.
-#[derive(Debug, Default)]
+/// What has holds that are renewed.
+pub(crate) trait Renew: Send + Sync + 'static {
+    /// Renews the holds, and plans the next renewal.
+    fn renew(self: Arc<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// Which charges are renewed, and when.
+#[derive(Default)]
 pub(crate) struct Renewals {
     due: Mutex<Due>,
     sooner: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Due {
-    tabs: BTreeMap<RenewalKey, Weak<Tab>>,
+    charges: BTreeMap<RenewalKey, Weak<dyn Renew>>,
     last: u64,
 }
 
-/// A tab's place among the renewals.
+/// The place of a charge among the renewals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RenewalKey {
     at: Instant,
@@ -31,31 +38,33 @@ pub(crate) struct RenewalKey {
 
 impl RenewalKey {
     /// Whether its time comes within `after`, or has come.
-    pub(super) fn is_within(&self, after: Duration) -> bool {
+    pub(crate) fn is_within(&self, after: Duration) -> bool {
         self.at <= Instant::now() + after
     }
 }
 
 impl Renewals {
-    pub(super) fn remember(&self, tab: &Arc<Tab>, after: Duration) -> RenewalKey {
+    /// Plans a renewal, and returns its place.
+    pub(crate) fn insert(&self, charge: Weak<dyn Renew>, after: Duration) -> RenewalKey {
         let mut due = self.due();
         due.last += 1;
         let key = RenewalKey { at: Instant::now() + after, number: due.last };
-        due.tabs.insert(key, Arc::downgrade(tab));
-        if due.tabs.first_key_value().is_some_and(|(first, _)| *first == key) {
+        due.charges.insert(key, charge);
+        if due.charges.first_key_value().is_some_and(|(first, _)| *first == key) {
             self.sooner.notify_one();
         }
         key
     }
 
-    pub(super) fn forget(&self, key: RenewalKey) {
-        self.due().tabs.remove(&key);
+    /// Takes back what was planned.
+    pub(crate) fn remove(&self, key: RenewalKey) {
+        self.due().charges.remove(&key);
     }
 
     /// Renews what is due, for as long as it is polled.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            let next = self.due().tabs.first_key_value().map(|(key, _)| key.at);
+            let next = self.due().charges.first_key_value().map(|(key, _)| key.at);
             match next {
                 None => self.sooner.notified().await,
                 Some(at) => tokio::select! {
@@ -69,17 +78,20 @@ impl Renewals {
     fn renew_due(&self) {
         let now = Instant::now();
         let mut due = self.due();
-        while let Some(first) = due.tabs.first_entry().filter(|first| first.key().at <= now) {
-            if let Some(tab) = first.remove().upgrade() {
-                tokio::spawn(async move {
-                    let after = tab.renew().await;
-                    tab.renew_again(after);
-                });
+        while let Some(first) = due.charges.first_entry().filter(|first| first.key().at <= now) {
+            if let Some(charge) = first.remove().upgrade() {
+                tokio::spawn(charge.renew());
             }
         }
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewals").field("planned", &self.due().charges.len()).finish_non_exhaustive()
     }
 }
