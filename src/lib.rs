@@ -47,9 +47,9 @@
 //! # Where things are
 //!
 //! - [`AgentKeys`]: make, find, change, rotate and revoke keys; read entries and usage.
-//! - [`authenticate`]: [`AgentKeyLayer`], which finds the key of a request and puts a [`KeyContext`] into it.
+//! - [`http::authenticate`]: [`AgentKeyLayer`], which finds the key of a request and puts a [`KeyContext`] into it.
 //! - [`RequireScope`], [`RequireBudget`]: what a route asks of a key.
-//! - [`charge`]: [`Charge`], and when what is posted.
+//! - [`http::charge`]: [`Charge`], and when what is posted.
 //! - [`ledger`]: where money is decided; [`store`]: where it is kept.
 //!
 //! # Features
@@ -65,63 +65,21 @@
 // Nothing that a request can reach may panic. Tests and examples are other crates, and may stop at a surprise.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod amount;
-pub mod authenticate;
-mod body;
-mod budget;
-mod builder;
-mod change_error;
-pub mod charge;
-mod clock;
-mod context;
-mod credentials;
-mod entry;
-#[cfg(feature = "axum")]
-mod extract;
-mod handle;
-mod http_options;
-mod id;
-mod key;
-mod lanes;
+mod engine;
+pub mod http;
 pub mod ledger;
-mod lineage;
-mod options;
-mod period;
-mod price;
-mod problem;
-mod refusal;
-mod rejection;
-mod renewals;
-mod require;
-mod scope;
+pub mod model;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod token;
-mod uses;
-mod validity;
 
-pub use amount::{Amount, AmountError};
-pub use authenticate::AgentKeyLayer;
-pub use body::{BodyError, ResponseBody};
-pub use budget::{Budget, BudgetError};
-pub use builder::Builder;
-pub use change_error::ChangeError;
-pub use charge::{Charge, ChargeError, Hold, OnInterrupt, Receipt, Replayable};
-pub use clock::{Clock, ManualClock};
-pub use context::KeyContext;
-pub use entry::{Entry, EntryKind, LabelError, Labels, Note};
-pub use handle::{AgentKeys, Created, Error, Holder, Page};
-pub use id::{AccountId, EntryId, InvalidId, KeyId, PostingId};
-pub use key::{Account, Balance, Grace, Key, KeyPatch, NewKey};
+pub use engine::{AgentKeys, Builder, Created, Error, Holder, Page};
+pub use http::{AgentKeyLayer, Charge, ChargeError, Hold, KeyContext, OnInterrupt, Receipt, Replayable};
+pub use http::{BodyError, ResponseBody};
+pub use http::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
+pub use http::{RequireScope, RequireScopeFuture, RequireScopeService};
 pub use ledger::OnExpiry;
-pub use lineage::Lineage;
-pub use period::{Period, PeriodError, Window};
-pub use price::{TokenPrice, TokenUsage};
-pub use refusal::{BlockedBy, MissingScope, Refusal, Shortfall};
-pub use require::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
-pub use require::{RequireScope, RequireScopeFuture, RequireScopeService};
-pub use scope::{Scope, ScopeError, ScopeSet};
+pub use model::*;
 #[cfg(feature = "postgres")]
 pub use store::postgres::{Adoption, KeyColumn};
 pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
@@ -129,8 +87,6 @@ pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, Usage
 pub use store::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::{SqliteOptions, SqliteStore};
-pub use token::{Token, TokenError, TokenHash, TokenPrefix};
-pub use validity::{Validity, ValidityError};
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite"))]

@@ -5,9 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::ChangeError;
-use crate::key::{Expiry, KeyPatch};
-use crate::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Lineage, Refusal, Scope, ScopeSet, TokenHash};
+use crate::model::key::Expiry;
+use crate::model::{
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage, Refusal, Scope, ScopeSet,
+    TokenHash,
+};
 
 /// The most keys above a key that a store follows to the root, whatever [`Rules`] say.
 pub const MAX_DEPTH: usize = 64;
@@ -279,7 +281,7 @@ impl NewToken {
         check_not_revoked(lineage)?;
         let (mut key, at) = (lineage.key().clone(), lineage.at());
         self.put(&mut key);
-        let retires_at = crate::clock::later(at, grace);
+        let retires_at = crate::model::clock::later(at, grace);
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
         let event = Event { kind: "key.rotated", detail };
         Ok(KeyWrite { key, at, record: Some((KeyRecord::Rotate { hash: self.hash, retires_at }, event)) })
@@ -317,7 +319,7 @@ impl Expiry {
             }
         };
         if at > now {
-            Ok(Some(crate::clock::from_micros(at.as_microsecond())))
+            Ok(Some(crate::model::clock::from_micros(at.as_microsecond())))
         } else {
             Err(ChangeError::invalid("expires_at", "is not in the future; to end a key now, revoke it"))
         }

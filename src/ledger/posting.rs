@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId};
+use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId};
 
 /// One change asked of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]

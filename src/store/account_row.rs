@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::plain::next_place;
-use crate::Account;
 use crate::ledger::{Changes, HoldState};
+use crate::model::Account;
 
 /// An account, and what only a store knows of it.
 #[derive(Clone, Debug)]

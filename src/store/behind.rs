@@ -1,7 +1,7 @@
 //! What a look at a database found to be behind its time.
 
 use crate::ledger::Needs;
-use crate::{AccountId, Key, KeyId};
+use crate::model::{AccountId, Key, KeyId};
 
 /// What was read, and what was behind when it was.
 pub(super) struct Seen<T> {

@@ -11,10 +11,10 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy,
     UsageQuery,
 };
-use crate::ChangeError;
 use crate::ledger::{AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules};
-use crate::{
-    Account, AccountId, Amount, Budget, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage, Refusal, TokenHash,
+use crate::model::{
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage, Refusal,
+    TokenHash,
 };
 
 /// A store in memory, gone with its process: for tests, and the model that every other store is compared with.

@@ -34,9 +34,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ChangeError;
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::{Account, AccountId, Amount, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{
+    Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+};
 
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]

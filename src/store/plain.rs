@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::PostingId;
 use crate::ledger::{Action, Posting};
+use crate::model::PostingId;
 
 /// Whether a posting may be decided by what is known: whether it asks for nothing but its lineage and live holds, and
 /// whether its own id, if it was taken before, makes the write fail.
@@ -34,12 +34,12 @@ pub(super) fn next_place(last: i64, at: Timestamp) -> i64 {
 
 /// A place that no entry written before `at` can have reached.
 pub(super) fn place_after(at: Timestamp) -> i64 {
-    first_place(crate::clock::later(at, std::time::Duration::from_secs(3_600)))
+    first_place(crate::model::clock::later(at, std::time::Duration::from_secs(3_600)))
 }
 
 /// The first whole microsecond that is not before `at`: stored instants have no finer parts.
 pub(super) fn ceiling(at: Timestamp) -> Timestamp {
     let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
     // A cut goes towards zero, which before 1970 is upwards already.
-    crate::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
+    crate::model::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
 }

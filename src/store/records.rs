@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::account_row::AccountRow;
 use crate::ledger::{Claim, ClaimRow, EntryRow, HoldRow, HoldState, OnExpiry};
-use crate::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, PostingId};
+use crate::model::{
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, PostingId,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

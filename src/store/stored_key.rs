@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
+use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
 
 /// Why a row makes no sense.
 pub(super) type Nonsense = Box<dyn std::error::Error + Send + Sync>;

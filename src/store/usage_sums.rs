@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, Unit};
 
 use super::{Usage, UsageBy};
-use crate::Amount;
+use crate::model::Amount;
 
 /// The sums of groups, in the order of Rust's strings.
 #[derive(Default)]

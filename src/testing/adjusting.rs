@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::ledger::{Action, Outcome, Posting};
-use crate::{Amount, Budget, Clock, EntryKind, EntryQuery, Key, KeyPatch, NewKey, Refusal, Store, UsageBy, UsageQuery};
+use crate::model::{Amount, Budget, Clock, EntryKind, Key, KeyPatch, NewKey, Refusal};
+use crate::store::{EntryQuery, Store, UsageBy, UsageQuery};
 
 fn adjust(key: &Key, cents: i32) -> Posting {
     posting(key, Action::Adjust { amount: c(cents), note: note("reason", "a test", "ticket 17") })

@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::ledger::{Action, Claim, ClaimRef, Outcome, Posting};
-use crate::{Budget, Clock, Entry, Key, NewKey, Refusal, Store};
+use crate::model::{Budget, Clock, Entry, Key, NewKey, Refusal};
+use crate::store::Store;
 
 const HERE: [u8; 32] = [7; 32];
 const ELSEWHERE: [u8; 32] = [8; 32];

@@ -1,8 +1,8 @@
 //! Look-ups by token.
 
 use super::world::*;
-use crate::store::Found;
-use crate::{Amount, Budget, Clock, NewKey, Period, Refusal, ScopeSet, Store, TokenHash};
+use crate::model::{Amount, Budget, Clock, NewKey, Period, Refusal, ScopeSet, TokenHash};
+use crate::store::{Found, Store};
 
 fn id(found: &Option<Found>) -> Option<i64> {
     found.as_ref().map(|found| found.lineage.id().get())

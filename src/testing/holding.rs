@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::world::*;
 use crate::ledger::{Action, OnExpiry, Outcome};
-use crate::{Amount, Budget, Clock, EntryKind, EntryQuery, KeyPatch, NewKey, Refusal, Store};
+use crate::model::{Amount, Budget, Clock, EntryKind, KeyPatch, NewKey, Refusal};
+use crate::store::{EntryQuery, Store};
 
 /// What is held is not to be spent by anyone else of the lineage, until it is settled.
 pub async fn a_hold_sets_money_aside_on_the_whole_lineage<S: Store>(make: impl AsyncFn(Clock) -> S) {
@@ -314,7 +315,7 @@ pub async fn a_hold_may_last_to_the_end_of_time<S: Store>(make: impl AsyncFn(Clo
         amount: Amount::micros(1),
         ttl: Duration::MAX,
         on_expiry: OnExpiry::Charge,
-        note: crate::Note::default(),
+        note: crate::model::Note::default(),
         claim: None,
     };
     let held = posting(&key, action);

@@ -2,11 +2,8 @@
 
 use super::world::*;
 use crate::ledger::{Action, Posting};
-use crate::store::{KeyQuery, KeysOf};
-use crate::{
-    Account, AccountId, Amount, Budget, Clock, EntryId, EntryQuery, Key, KeyId, NewKey, PostingId, Store, Usage,
-    UsageBy, UsageQuery,
-};
+use crate::model::{Account, AccountId, Amount, Budget, Clock, EntryId, Key, KeyId, NewKey, PostingId};
+use crate::store::{EntryQuery, KeyQuery, KeysOf, Store, Usage, UsageBy, UsageQuery};
 
 async fn key_ids<S: Store>(w: &World<S>, of: KeysOf, after: Option<KeyId>, limit: u32) -> Vec<KeyId> {
     let keys = w.store.keys(&KeyQuery::new(of, after, limit)).await.unwrap();
@@ -271,7 +268,7 @@ pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl Asy
 /// A sum past the largest amount is held there, in lists as in balances that are counted anew.
 pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    let daily = Budget::new(None, crate::Period::Day);
+    let daily = Budget::new(None, crate::model::Period::Day);
     let key = w.create(acme().budget(daily)).await;
     w.ceiling(&key.account, daily).await;
     let first = settle(&key, &[], Amount::MAX);
@@ -283,7 +280,7 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
         assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 2), "{by:?}");
     }
     let lifetime = Budget::unlimited();
-    let updated = w.update(&key, crate::KeyPatch::new().budget(lifetime)).await.expect("another period");
+    let updated = w.update(&key, crate::model::KeyPatch::new().budget(lifetime)).await.expect("another period");
     assert_eq!(updated.balance.spent, Amount::MAX);
     let account: Account = w.ceiling(&key.account, lifetime).await;
     assert_eq!(account.balance.spent, Amount::MAX);

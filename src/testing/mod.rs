@@ -50,7 +50,8 @@ pub mod refunding;
 pub mod windows;
 mod world;
 
-use crate::{Clock, Store};
+use crate::model::Clock;
+use crate::store::Store;
 
 pub use world::World;
 

@@ -1,8 +1,8 @@
 //! Look-ups that a store answers from its cache: see [`Store::try_find_cached`]. A store without a cache passes.
 
 use super::world::*;
-use crate::store::Found;
-use crate::{Account, Balance, Budget, Clock, Key, KeyPatch, Lineage, NewKey, Period, ScopeSet, Store};
+use crate::model::{Account, Balance, Budget, Clock, Key, KeyPatch, Lineage, NewKey, Period, ScopeSet};
+use crate::store::{Found, Store};
 
 /// What was found, but for figures of money.
 fn policy(found: Found) -> Found {

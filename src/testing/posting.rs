@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::world::*;
 use crate::ledger::{Action, Outcome, Posting};
-use crate::refusal::BlockedBy;
-use crate::{
-    Amount, Budget, Clock, EntryId, EntryKind, EntryQuery, Key, KeyId, KeyPatch, Labels, NewKey, Note, PostingId,
-    Refusal, Store,
+use crate::model::{
+    Amount, BlockedBy, Budget, Clock, EntryId, EntryKind, Key, KeyId, KeyPatch, Labels, NewKey, Note, PostingId,
+    Refusal,
 };
+use crate::store::{EntryQuery, Store};
 
 fn open(key: &Key) -> Posting {
     posting(key, Action::Open { claim: None, ttl: secs(MINUTE) })

@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 
 use super::world::*;
 use crate::ledger::{Action, Claim, Outcome, Posted, Posting};
-use crate::{Budget, Clock, Key, NewKey, Refusal, Store};
+use crate::model::{Budget, Clock, Key, NewKey, Refusal};
+use crate::store::Store;
 
 /// Puts each batch to the store from a task of its own, all at once.
 async fn all_at_once<S: Store>(w: &World<S>, batches: Vec<Vec<Posting>>) -> Vec<Result<Posted, Refusal>> {

@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::ledger::Outcome;
-use crate::{Amount, Budget, Clock, EntryId, EntryKind, EntryQuery, NewKey, PostingId, Refusal, Store};
+use crate::model::{Amount, Budget, Clock, EntryId, EntryKind, NewKey, PostingId, Refusal};
+use crate::store::{EntryQuery, Store};
 
 /// Parts of an entry can be given back until nothing of it is left; the refusal says how much there is.
 pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl AsyncFn(Clock) -> S) {
@@ -117,7 +118,7 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     assert_eq!(w.account_balance(&key).await, (c(110), NOTHING));
 
     // A window that has ended leaves room in the next one.
-    let daily = Budget::new(None, crate::Period::Day);
+    let daily = Budget::new(None, crate::model::Period::Day);
     let other = w.create(NewKey::new(account("other")).budget(daily)).await;
     w.ceiling(&other.account, daily).await;
     w.accept(&settle(&other, &[], Amount::MAX)).await;

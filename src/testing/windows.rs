@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::world::*;
 use crate::ledger::Outcome;
-use crate::refusal::BlockedBy;
-use crate::{Budget, Clock, EntryQuery, NewKey, Store};
+use crate::model::{BlockedBy, Budget, Clock, NewKey};
+use crate::store::{EntryQuery, Store};
 
 /// A child by the day under a parent by the month under an account by the calendar's week: each rolls by itself.
 pub async fn every_member_counts_in_its_own_window<S: Store>(make: impl AsyncFn(Clock) -> S) {

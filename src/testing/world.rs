@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ChangeError;
-use crate::key::Owner;
 use crate::ledger::{Action, ClaimRef, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules};
-use crate::refusal::Shortfall;
-use crate::store::Found;
-use crate::{
-    Account, AccountId, Amount, Budget, Clock, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, KeyPatch, ManualClock,
-    NewKey, Note, PostingId, Refusal, ScopeSet, Store, TokenHash,
+use crate::model::key::Owner;
+use crate::model::{
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Key, KeyId, KeyPatch, ManualClock, NewKey,
+    Note, PostingId, Refusal, ScopeSet, Shortfall, TokenHash,
 };
+use crate::store::{Cursor, EntryQuery, Found, Store};
 
 /// An empty store, and the clock it reads.
 ///
@@ -294,7 +292,7 @@ fn ids(postings: &[&Posting]) -> Vec<PostingId> {
 
 /// A note with one label and a reference.
 pub(super) fn note(name: &str, value: &str, reference: &str) -> Note {
-    let mut labels = crate::Labels::new();
+    let mut labels = crate::model::Labels::new();
     labels.insert(name, value).expect("a label");
     Note::new(labels, Some(reference.to_owned()))
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Book, ClaimRow, EntryRow, HoldRow, HoldState, OpenAccount};
-use crate::clock::later;
 use crate::ledger::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
-use crate::refusal::{BlockedBy, Shortfall};
-use crate::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal};
+use crate::model::clock::later;
+use crate::model::{
+    Account, AccountId, Amount, Balance, BlockedBy, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal,
+    Shortfall,
+};
 
 /// Deciding.
 impl Book {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::posting::{Action, Claim, ClaimRef, OnExpiry, Posting};
-use crate::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
+use crate::model::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
 
 /// What the ledger knows of some accounts while they are locked.
 ///

@@ -11,10 +11,10 @@ use super::entries::{CachedKey, Entries, Snapshot};
 use super::pending::{Move, Pending};
 use super::validator::{Validated, Validator};
 use crate::ledger::{Book, Posting};
+use crate::model::{AccountId, KeyId, TokenHash};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
 use crate::store::plain::holds_of;
-use crate::{AccountId, KeyId, TokenHash};
 
 /// The cache of a store.
 pub(in crate::store) struct AccountCache<V: Validator>(RwLock<State<V>>);

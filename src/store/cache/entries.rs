@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::pending::CacheDelta;
 use super::validator::{Validated, Validator};
 use crate::ledger::{BalanceRow, HoldRow, HoldState, MAX_DEPTH};
+use crate::model::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
-use crate::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 
 /// So many bytes are cached, by an estimate.
 const MAX_SIZE: usize = if cfg!(test) { 256 * 1024 } else { 64 * 1024 * 1024 };

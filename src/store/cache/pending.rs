@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::AccountId;
 use crate::ledger::{BalanceRow, Changes, HoldRow};
+use crate::model::AccountId;
 use crate::store::account_row::AccountRow;
 
 /// What is about to be written.

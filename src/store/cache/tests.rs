@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::validator::Validated;
 use super::*;
 use crate::ledger::{Action, BalanceRow, Book, Changes, HoldRow, HoldState, OnExpiry, Posting};
+use crate::model::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash};
 use crate::store::account_row::AccountRow;
-use crate::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const LONG: Duration = Duration::from_secs(3_600);
@@ -89,7 +89,8 @@ fn snapshot<V: Validator>(name: &str, n: i64, version: i64, of_row: V::RowVersio
 fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta {
     let mut balance = Balance::empty(NOW);
     balance.spent = Amount::cents(spent);
-    let balances = vec![BalanceRow { key: KeyId::new(n), account: id(name), period: crate::Period::Lifetime, balance }];
+    let balances =
+        vec![BalanceRow { key: KeyId::new(n), account: id(name), period: crate::model::Period::Lifetime, balance }];
     CacheDelta::new(from, row(name, version), &Changes { balances, ..Changes::default() })
 }
 
@@ -440,7 +441,7 @@ fn what_is_cached_is_bounded() {
     for n in 2_000..2_100 {
         let name = format!("account {n}");
         let mut key = Key::stored(KeyId::new(n), id(&name), NOW, Balance::empty(NOW));
-        key.scopes = (0..100).map(|n| format!("{n:0>100}").parse::<crate::Scope>().unwrap()).collect();
+        key.scopes = (0..100).map(|n| format!("{n:0>100}").parse::<crate::model::Scope>().unwrap()).collect();
         let mut long = Snapshot::default();
         long.add_account(row(&name, 1));
         long.add_token(hash(n), &key, (), None);

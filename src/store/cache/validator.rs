@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::KeyId;
+use crate::model::KeyId;
 use crate::store::account_row::AccountRow;
 
 /// Says what is valid of what a store has cached.

@@ -3,7 +3,7 @@
 use super::account_cache::AccountCache;
 use super::pending::Write;
 use super::validator::Validator;
-use crate::AccountId;
+use crate::model::AccountId;
 
 /// A write under way. Dropped, its outcome is unknown, or it is known that it had no effect because another process wrote first:
 /// its accounts are read anew.

@@ -7,7 +7,7 @@ mod shape;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{Budget, ScopeSet};
+use crate::model::{Budget, ScopeSet};
 
 pub(super) use self::plan::{Adopting, plan};
 pub(super) use self::record::adopted;

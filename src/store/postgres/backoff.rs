@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::AccountId;
+use crate::model::AccountId;
 
 /// Says for which accounts an optimistic write is not worth a try, since others are faster again and again.
 #[derive(Default)]

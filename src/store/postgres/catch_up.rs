@@ -6,7 +6,7 @@ use super::connection::Statements;
 use super::error::{Result, Retry, is_account_missing, is_contention, is_row_error};
 use super::inner::Inner;
 use super::post::ATTEMPTS;
-use crate::AccountId;
+use crate::model::AccountId;
 use crate::store::behind::Behind;
 
 /// One sweep waits for no more accounts than these that it cannot bring up to date.

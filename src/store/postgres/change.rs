@@ -12,11 +12,10 @@ use super::step::first;
 use super::types::Instant;
 use super::validator::ByRowVersion;
 use super::write::random_version_step;
-use crate::ChangeError;
 use crate::ledger::{AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, TokenHash};
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::stored_key::KeyRow;
-use crate::{Account, AccountId, Amount, Budget, Key, KeyId, Lineage, TokenHash};
 
 type Changed<T> = Result<Result<T, ChangeError>>;
 

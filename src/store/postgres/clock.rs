@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::clock::from_micros;
-use crate::{Clock, ManualClock};
+use crate::model::clock::from_micros;
+use crate::model::{Clock, ManualClock};
 
 /// What the server's clock shows, as far as that is known between its answers: what the last one told, and what has
 /// passed since. The process's own clock of the day is never asked. A clock that was set takes the server's place.

@@ -17,7 +17,7 @@ use super::clock::ServerClock;
 use super::error::{Error, Result, connection_survives};
 use super::names::Sql;
 use super::types::Instant;
-use crate::Clock;
+use crate::model::Clock;
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 

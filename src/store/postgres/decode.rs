@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::error::{Error, Result, invalid_row};
 use super::layout::KeyColumns;
 use super::types::{Instant, RowVersion};
+use crate::model::{Budget, KeyId, Scope};
 pub(super) use crate::store::records::ReadCells;
 use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
-use crate::{Budget, KeyId, Scope};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {

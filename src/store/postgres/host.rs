@@ -5,8 +5,10 @@ use sqlx::PgConnection;
 use super::PostgresStore;
 use super::connection::Statements;
 use super::error::{is_conflict, store_error};
+use crate::engine::Error;
 use crate::ledger::{Action, Needs, Posting};
-use crate::{AccountId, Amount, EntryId, Error, KeyId, Note, Refusal, StoreError};
+use crate::model::{AccountId, Amount, EntryId, KeyId, Note, Refusal};
+use crate::store::StoreError;
 
 impl PostgresStore {
     /// Charges a known price inside a transaction of the host's: the host's own rows and the money are committed

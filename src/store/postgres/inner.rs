@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::sql::StoreSql;
 use super::validator::Cache;
 use super::write::Writes;
-use crate::AccountId;
+use crate::model::AccountId;
 
 pub(super) struct Inner {
     pub(super) connections: Connections,

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::model::{Balance, Key, KeyId};
 use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, account_id};
-use crate::{Balance, Key, KeyId};
 
 /// The invalid rows that a store has met. Each is logged once, and again when there is another reason.
 #[derive(Debug, Default)]

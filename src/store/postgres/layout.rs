@@ -8,7 +8,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::invalid_rows::InvalidRows;
 use super::names::{Ident, Sql, one_line};
 use crate::ledger::MAX_DEPTH;
-use crate::{AccountId, Amount, Budget, Period, ScopeSet};
+use crate::model::{AccountId, Amount, Budget, Period, ScopeSet};
 
 /// Where the tables are.
 #[derive(Clone, Debug)]
@@ -242,7 +242,7 @@ impl KeyColumns {
     }
 
     /// A period as the column has it. Without one, a limit of the row's own is once and for all.
-    pub(super) fn period(&self, stored: Option<&str>, has_limit: bool) -> Result<Period, crate::PeriodError> {
+    pub(super) fn period(&self, stored: Option<&str>, has_limit: bool) -> Result<Period, crate::model::PeriodError> {
         match stored {
             None if has_limit => Ok(Period::Lifetime),
             None => Ok(self.absent.budget.period),

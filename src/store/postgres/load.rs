@@ -13,9 +13,9 @@ use super::types::Instant;
 use super::validator::Expected;
 use super::write::random_version_step;
 use crate::ledger::{Book, Needs};
+use crate::model::{AccountId, EntryId, KeyId};
 use crate::store::account_row::AccountRow;
 use crate::store::stored_key::KeyRow;
-use crate::{AccountId, EntryId, KeyId};
 
 /// A book, and what its rows were when it was filled.
 pub(super) struct Loaded {

@@ -8,7 +8,7 @@ use super::error::{Result, is_lost};
 use super::inner::Inner;
 use super::read::{self, Member};
 use super::validator::ByRowVersion;
-use crate::TokenHash;
+use crate::model::TokenHash;
 use crate::store::Found;
 use crate::store::behind::{Behind, Seen};
 use crate::store::cache::{Revalidation, Snapshot};

@@ -50,7 +50,7 @@ use super::{
     Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones are one store and cheap.
 ///

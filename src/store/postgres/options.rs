@@ -11,7 +11,7 @@ use super::connection::{Connections, Session};
 use super::error::{Result, config_error};
 use super::layout::Layout;
 use super::names::{Ident, TableName};
-use crate::Clock;
+use crate::model::Clock;
 
 /// How to open a [`PostgresStore`](crate::PostgresStore).
 ///

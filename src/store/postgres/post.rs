@@ -15,11 +15,11 @@ use super::read;
 use super::types::Instant;
 use super::validator::{ByRowVersion, Expected};
 use super::write::{Write, applied, random_version_step};
-use crate::lanes::UNAVAILABLE;
+use crate::engine::batch::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::model::{AccountId, Refusal};
 use crate::store::cache::{self, CacheDelta, PendingWrite};
 use crate::store::plain::is_plain;
-use crate::{AccountId, Refusal};
 
 type Answer = Result<Posted, Refusal>;
 

@@ -12,12 +12,12 @@ use super::inner::Inner;
 use super::layout::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{Answer, ByRowVersion};
+use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
 use crate::store::cache::Revalidation;
 use crate::store::stored_key::KeyRow;
 use crate::store::{Found, KeyQuery, KeysOf};
-use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 
 impl Inner {
     /// At an instant, or at that of the server's clock.

@@ -7,7 +7,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
-use crate::clock::from_micros;
+use crate::model::clock::from_micros;
 
 /// An instant as `timestamptz` has it: whole microseconds. A column `timestamp` is read as UTC.
 ///
@@ -118,7 +118,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Period;
+    use crate::model::Period;
 
     #[test]
     fn instants_survive_the_wire_and_the_ends_of_time_are_infinite() {

@@ -7,10 +7,10 @@ use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::inner::Inner;
 use super::types::Instant;
+use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
-use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
 impl Inner {
     pub(super) async fn entries(&self, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {

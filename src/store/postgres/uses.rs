@@ -8,7 +8,7 @@ use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::inner::Inner;
 use super::types::Instant;
-use crate::KeyId;
+use crate::model::KeyId;
 
 impl Inner {
     pub(super) async fn note_uses(&self, uses: &[(KeyId, Timestamp)]) -> Result<()> {

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 
 use super::types::RowVersion;
+use crate::model::{AccountId, KeyId};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::{AccountCache, ExpectedVersion, Revalidation, Validator};
-use crate::{AccountId, KeyId};
 
 pub(super) enum ByRowVersion {}
 

@@ -24,9 +24,9 @@ use super::params::Params;
 use super::types::Instant;
 use super::validator::Expected;
 use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::model::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
 use crate::store::plain::next_place;
 use crate::store::records::{hold_state, on_expiry};
-use crate::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
 
 /// The texts of the write, one for each choice of its parts and of what they say in place of parameters, made when it is
 /// first needed.

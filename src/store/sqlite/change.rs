@@ -10,10 +10,9 @@ use super::transaction::{Written, in_writing};
 use super::version::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
-use crate::ChangeError;
 use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, TokenHash};
 use crate::store::behind::Seen;
-use crate::{Account, AccountId, Amount, Budget, Clock, Key, KeyId, ScopeSet, TokenHash};
 
 type Changed<T> = Result<std::result::Result<T, ChangeError>>;
 

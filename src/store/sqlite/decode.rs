@@ -5,10 +5,10 @@ use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
 use super::error::{Error, Result, corrupt};
-use crate::clock::from_micros;
+use crate::model::clock::from_micros;
+use crate::model::{KeyId, Scope, ScopeSet};
 pub(super) use crate::store::records::ReadCells;
 use crate::store::stored_key::{KeyRow, StoredKey, StoredMoney};
-use crate::{KeyId, Scope, ScopeSet};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {

@@ -15,7 +15,7 @@ use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::{all, each, one, run};
 use super::version::FileVersion;
-use crate::{AccountId, KeyId};
+use crate::model::{AccountId, KeyId};
 
 /// So many entries come in between two turns of one part.
 const EVERY: i64 = if cfg!(test) { 64 } else { 16_384 };

@@ -11,9 +11,9 @@ use super::statement::{all, one, run};
 use super::write::micros;
 use super::{read, usage};
 use crate::ledger::{Book, Needs};
+use crate::model::{EntryId, KeyId};
 use crate::store::account_row::AccountRow;
 use crate::store::stored_key::KeyRow;
-use crate::{EntryId, KeyId};
 
 /// A book of one account, and its row as it was when the book was filled.
 type Filled = (Book, Option<AccountRow>);

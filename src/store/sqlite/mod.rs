@@ -54,7 +54,7 @@ use super::{
     Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in an SQLite file, shared by as many processes as you like.
 ///

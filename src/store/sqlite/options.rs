@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::Clock;
+use crate::model::Clock;
 
 /// How to open a [`SqliteStore`](crate::SqliteStore).
 ///

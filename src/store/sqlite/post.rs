@@ -14,9 +14,9 @@ use super::version::{Cache, FileVersion};
 use super::write::Decided;
 use super::{index, load, write};
 use crate::ledger::{Book, Needs, Posted, Posting};
+use crate::model::{AccountId, Clock, Refusal};
 use crate::store::behind::Behind;
 use crate::store::plain::is_plain;
-use crate::{AccountId, Clock, Refusal};
 
 type Answer = std::result::Result<Posted, Refusal>;
 

@@ -12,12 +12,11 @@ use super::statement::{all, in_snapshot, one};
 use super::version::{ByFileVersion, Cache, FileVersion};
 use super::write::micros;
 use crate::ledger::MAX_DEPTH;
+use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::behind::{Behind, Seen};
-use crate::store::cache;
 use crate::store::stored_key::KeyRow;
-use crate::store::{Found, KeyQuery, KeysOf};
-use crate::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+use crate::store::{Found, KeyQuery, KeysOf, cache};
 
 /// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use super::error::Result;
 use super::index::{Place, RecentEntries};
 use super::statement::run;
 use super::version::{ByFileVersion, Cache, FileVersion};
-use crate::AccountId;
+use crate::model::AccountId;
 use crate::store::cache::{CacheDelta, Revalidation, Write};
 
 /// A transaction that has begun: no other process can write until it ends.

@@ -7,10 +7,10 @@ use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::statement::{all, one};
 use super::write::micros;
+use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 use crate::store::plain::{ceiling, first_place, place_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
-use crate::{AccountId, Amount, Entry, EntryId, Key, KeyId};
 
 /// One entry, and what refunds took of it.
 pub(super) const ENTRY: &str = include_str!("sql/entry.sql");

@@ -10,7 +10,7 @@ use super::statement::{in_snapshot, one, run};
 use super::transaction::{Written, in_writing};
 use super::version::Cache;
 use super::write::micros;
-use crate::KeyId;
+use crate::model::KeyId;
 
 pub(super) fn note(open: &mut Open, cache: &Cache, uses: &[(KeyId, Timestamp)]) -> Result<()> {
     const SQL: &str = include_str!("sql/upsert_use.sql");

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::one;
-use crate::KeyId;
+use crate::model::KeyId;
 use crate::store::account_row::AccountRow;
 use crate::store::cache::{AccountCache, Validator};
 

@@ -10,11 +10,11 @@ use super::error::{Result, corrupt};
 use super::index::{Place, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow};
+use crate::model::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
 use crate::store::plain::next_place;
 use crate::store::records::{hold_state, on_expiry};
-use crate::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
 
 /// What was decided about an account.
 pub(super) struct Decided {

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use sqlx::Row;
 
 use super::{Adoption, KeyColumn};
+use crate::model::{Amount, Budget, Scope, ScopeSet};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Result, invalid_row};
 use crate::store::postgres::layout::{Absent, Layout};
 use crate::store::postgres::names::literal;
 use crate::store::postgres::step::is_there;
 use crate::store::postgres::types::Instant;
-use crate::{Amount, Budget, Scope, ScopeSet};
 
 /// Behind SQL that changes the record.
 pub(super) const RESTART: &str =

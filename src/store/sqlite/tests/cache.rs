@@ -11,7 +11,7 @@ use crate::store::sqlite::version::{ByFileVersion, FileVersion};
 struct Warm {
     store: SqliteStore,
     path: std::path::PathBuf,
-    clock: crate::ManualClock,
+    clock: crate::model::ManualClock,
     _directory: tempfile::TempDir,
 }
 
@@ -21,7 +21,7 @@ impl Warm {
     async fn new() -> Self {
         let directory = directory();
         let path = directory.path().join("keys.db");
-        let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
+        let clock = crate::model::ManualClock::at(at("2026-01-31T12:00:00Z"));
         let store = SqliteStore::open(SqliteOptions::new(&path).clock(&clock)).await.unwrap();
         let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
         create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
@@ -127,7 +127,7 @@ fn hold(cents: i32, seconds: u64, on_expiry: OnExpiry) -> Posting {
     posting(Action::Hold { amount: Amount::cents(cents), ttl, on_expiry, note: Note::default(), claim: None })
 }
 
-fn settle(holds: Vec<crate::PostingId>, cents: i32) -> Posting {
+fn settle(holds: Vec<crate::model::PostingId>, cents: i32) -> Posting {
     posting(Action::Settle { holds, void: vec![], cost: Amount::cents(cents), note: Note::default(), claim: None })
 }
 

@@ -153,7 +153,7 @@ async fn entries_of_one_key_only_are_indexed_little_by_little() {
 async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
     let directory = directory();
     let path = directory.path().join("keys.db");
-    let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
+    let clock = crate::model::ManualClock::at(at("2026-01-31T12:00:00Z"));
     let store = SqliteStore::open(SqliteOptions::new(&path).clock(&clock)).await.unwrap();
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     for _ in 0..30 {
@@ -161,12 +161,12 @@ async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
         let hold =
             |on_expiry| Action::Hold { amount: Amount::micros(1), ttl, on_expiry, note: Note::default(), claim: None };
         let pay = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
-        for action in [pay.clone(), hold(crate::OnExpiry::Charge), pay] {
+        for action in [pay.clone(), hold(crate::ledger::OnExpiry::Charge), pay] {
             let posting = Posting::new(account("acme"), key.id, action);
             store.post(&[posting]).await.unwrap().pop().unwrap().unwrap();
         }
         clock.advance(Duration::from_secs(2));
-        let rename = KeyChange::Update { key: key.id, patch: crate::KeyPatch::new().name("another") };
+        let rename = KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("another") };
         store.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     }
     store.close().await;

@@ -12,8 +12,8 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::ledger::{Action, KeyDraft, NewToken};
+use crate::model::{Amount, Budget, NewKey, Note, ScopeSet};
 use crate::store::{KeysOf, UsageBy};
-use crate::{Amount, Budget, NewKey, Note, ScopeSet};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -216,7 +216,7 @@ async fn rows_are_looked_up_through_indexes() {
 async fn a_period_changed_by_the_host_counts_the_entries_of_its_window() {
     let directory = directory();
     let path = directory.path().join("keys.db");
-    let hand = crate::ManualClock::at(at("2026-01-10T00:00:00Z"));
+    let hand = crate::model::ManualClock::at(at("2026-01-10T00:00:00Z"));
     let store = SqliteStore::open(SqliteOptions::new(&path).clock(&hand)).await.unwrap();
     let parent = create(&store, 1, draft("acme", None, Budget::lifetime(Amount::cents(100)))).await;
     let child = create(&store, 2, draft("acme", Some(parent.id), Budget::unlimited())).await;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::ledger::{Claim, ClaimRef, OnExpiry};
-use crate::{KeyPatch, Labels, ManualClock, MemoryStore, PostingId};
+use crate::model::{KeyPatch, Labels, ManualClock, PostingId};
+use crate::store::MemoryStore;
 
 /// A little randomness that is the same in every run.
 pub(super) struct Dice(pub(super) u64);

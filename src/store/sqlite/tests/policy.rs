@@ -38,7 +38,7 @@ async fn sql_of_the_host_draws_another_number_and_money_does_not() {
 
 #[tokio::test]
 async fn charges_and_new_keys_draw_no_number() {
-    let clock = crate::ManualClock::at(at("2026-01-31T12:00:00Z"));
+    let clock = crate::model::ManualClock::at(at("2026-01-31T12:00:00Z"));
     let directory = directory();
     let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
     let store = SqliteStore::open(options).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_restored_backup_is_another_policy() {
 
     // As many changes here as there, and not the same.
     let renamed = SqliteStore::connect(&path).await.unwrap();
-    let rename = KeyChange::Update { key: key.id, patch: crate::KeyPatch::new().name("renamed") };
+    let rename = KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("renamed") };
     renamed.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     let revoked = SqliteStore::connect(&backup).await.unwrap();
     revoked.change_key(&KeyChange::Revoke { key: key.id }, &Rules::default()).await.unwrap().unwrap();

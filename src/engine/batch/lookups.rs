@@ -1,0 +1,92 @@
+//! Look-ups by token, many in one question.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
+
+use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
+use crate::model::{Refusal, TokenHash};
+use crate::store::{Found, Store};
+
+/// At most so many look-ups in one question.
+const BATCH: usize = 512;
+
+type Answer = Result<Option<Arc<Found>>, Refusal>;
+
+#[derive(Debug)]
+pub(super) struct LookupLane(mpsc::Sender<Lookup>);
+
+#[derive(Debug)]
+struct Lookup {
+    hash: TokenHash,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Lookup {
+    fn reply(self, answer: Answer) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+impl LookupLane {
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
+        let (sender, waiting) = mpsc::channel(options.queue.max(1));
+        tokio::spawn(run(store, options, waiting));
+        Self(sender)
+    }
+
+    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
+        if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
+            let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
+            place.map_err(|_| UNAVAILABLE)?.send(lookup);
+        }
+        answered.await.map_err(|_| UNAVAILABLE)?
+    }
+}
+
+async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Receiver<Lookup>) {
+    let mut batch = Vec::new();
+    let mut hashes = Vec::new();
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        // Requests that can go on now come along: a question costs more than ten look-ups in it.
+        yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(lookup) = waiting.try_recv()
+        {
+            batch.push(lookup);
+        }
+        let now = Instant::now();
+        batch.retain(|lookup| !lookup.answer.is_closed());
+        // Behind a store that does not answer, those who came first have waited long enough for all.
+        batch.extract_if(.., |lookup| lookup.deadline <= now).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+        if batch.is_empty() {
+            continue;
+        }
+        // Requests that come together often come with the same key.
+        batch.sort_unstable_by_key(|lookup| lookup.hash);
+        hashes.clear();
+        hashes.extend(batch.iter().map(|lookup| lookup.hash));
+        hashes.dedup();
+        match options.ask(|| store.find(&hashes)).await {
+            Ok(found) => {
+                let mut lookups = batch.drain(..).peekable();
+                for (hash, found) in hashes.iter().zip(found) {
+                    let found = found.map(Arc::new);
+                    while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
+                        lookup.reply(Ok(found.clone()));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
+                batch.drain(..).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Group commit: look-ups and postings wait in lanes, and what arrives while a batch is in flight forms the next.
+//!
+//! There is no timer, so an idle lane answers at once. An account is always in the same lane, so its postings keep
+//! their order: a settle that is sent behind a hold is decided behind it. A posting is answered after the commit of
+//! its batch; where the batch fails, each posting stands for itself.
+
+mod commits;
+mod lookups;
+mod policy_poller;
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::ledger::{Posted, Posting};
+use crate::model::{AccountId, Refusal, TokenHash};
+use crate::store::{BoxFuture, Found, Store, StoreError, StoreResult, unwinding};
+
+use commits::{Job, Place, PostingLane};
+use lookups::LookupLane;
+use policy_poller::PolicyPoller;
+
+/// How much may wait, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneOptions {
+    /// Look-ups, and postings other than settles, that may wait at once.
+    pub(crate) queue: usize,
+    /// Charges that may be open at once.
+    pub(crate) charges: usize,
+    /// For how long a look-up or a posting is tried, and for how long the store is waited for at a time.
+    pub(crate) answer_within: Duration,
+    /// For how long a settle is tried.
+    pub(crate) settle_within: Duration,
+    /// How old the policy of a look-up may be that is answered from the store's cache, if any is.
+    pub(crate) max_staleness: Option<Duration>,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        Self {
+            queue: 8_192,
+            charges: 65_536,
+            answer_within: Duration::from_secs(5),
+            settle_within: Duration::from_secs(30),
+            max_staleness: None,
+        }
+    }
+}
+
+impl LaneOptions {
+    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
+    async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+        let answer = timeout(self.patience(), unwinding(call)).await;
+        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
+    }
+
+    fn patience(&self) -> Duration {
+        self.answer_within.max(LEAST_PATIENCE)
+    }
+}
+
+/// How long a store may always take to answer.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a client is told to wait when the store does not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The refusal for a store that does not answer.
+pub(crate) const UNAVAILABLE: Refusal = Refusal::Unavailable { retry_after: RETRY_AFTER };
+
+/// The way to the store.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    lookups: Vec<LookupLane>,
+    postings: Vec<PostingLane>,
+    waiting: Arc<Semaphore>,
+    charges: Arc<Semaphore>,
+    options: LaneOptions,
+    store: Arc<dyn Store>,
+    /// Where look-ups may be answered from the store's cache.
+    poller: Option<PolicyPoller>,
+}
+
+/// A settle on its way. Dropped or not, it arrives. The lane bounds the wait for it: a timer here would need a
+/// runtime, and a charge may end on a thread that has none.
+pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
+
+/// The right to have a charge open: keeps a place for its settle.
+pub(crate) type ChargePermit = OwnedSemaphorePermit;
+
+impl Lanes {
+    /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
+    pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
+        let width = store.width();
+        let poller = |max_staleness| PolicyPoller::start(store.clone(), options, max_staleness);
+        Self {
+            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options)).collect(),
+            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
+            waiting: Arc::new(Semaphore::new(options.queue)),
+            charges: Arc::new(Semaphore::new(options.charges)),
+            options,
+            store: store.clone(),
+            poller: options.max_staleness.map(poller),
+        }
+    }
+
+    /// The key with this token hash, where the store can answer from its cache, and may.
+    pub(crate) fn try_find_cached(&self, hash: &TokenHash) -> Option<Arc<Found>> {
+        let max_staleness = self.options.max_staleness;
+        let found = catch_unwind(AssertUnwindSafe(|| self.store.try_find_cached(hash, max_staleness))).ok()?;
+        found.map(Arc::new)
+    }
+
+    /// The key with this token hash, as the store has it now.
+    pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
+        let found = timeout(self.options.patience(), self.look_up(hash)).await;
+        found.unwrap_or(Err(UNAVAILABLE))
+    }
+
+    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
+        // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
+        let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(UNAVAILABLE)?;
+        lane.find(hash, self.options.answer_within).await
+    }
+
+    /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
+    /// back; later it may still take effect.
+    pub(crate) async fn post(&self, posting: Posting) -> Result<Posted, Refusal> {
+        let lane = self.lane(&posting.account).ok_or(UNAVAILABLE)?;
+        let begun = Instant::now();
+        let deadline = begun + self.options.answer_within;
+        let place = match self.waiting.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => timeout_at(deadline, self.waiting.clone().acquire_owned())
+                .await
+                .map_err(|_| UNAVAILABLE)?
+                .map_err(|_| UNAVAILABLE)?,
+        };
+        let (answer, answered) = oneshot::channel();
+        lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
+        // An attempt that began in time may end late.
+        let answered = timeout_at(begun + self.options.patience(), answered).await;
+        answered.map_err(|_| UNAVAILABLE)?.map_err(|_| UNAVAILABLE)?
+    }
+
+    /// A place for a settle, without which no charge begins.
+    pub(crate) fn open_charge(&self) -> Result<ChargePermit, Refusal> {
+        self.charges.clone().try_acquire_owned().map_err(|_| UNAVAILABLE)
+    }
+
+    /// Sends a settle. It needs no runtime and no wait, so it works in a destructor, and what was sent before is
+    /// decided before it.
+    pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Settling {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + self.options.settle_within;
+        if let Some(lane) = self.lane(&posting.account) {
+            // A lane that has closed logs what it is given.
+            let _ = lane.send(Job::new(posting, answer, deadline, Place::Charge(place)));
+        }
+        answered
+    }
+
+    /// Waits until no charge is open and no posting waits any more, and lets none come again.
+    pub(crate) async fn drain(&self) {
+        self.poller.iter().for_each(PolicyPoller::stop);
+        for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.queue)] {
+            // Closed before they are given back, so that nobody takes one in between.
+            let all = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
+            places.close();
+            drop(all);
+        }
+    }
+
+    fn lane(&self, account: &AccountId) -> Option<&PostingLane> {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        pick(&self.postings, hasher.hash_one(account))
+    }
+}
+
+fn pick<T>(lanes: &[T], by: u64) -> Option<&T> {
+    let index = by.checked_rem(lanes.len() as u64)?;
+    lanes.get(usize::try_from(index).ok()?)
+}

@@ -1,0 +1,43 @@
+//! Polls which policy is in force, for look-ups that are answered from the store's cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::LaneOptions;
+use crate::store::Store;
+
+/// Ends with this.
+#[derive(Debug)]
+pub(super) struct PolicyPoller(AbortHandle);
+
+impl PolicyPoller {
+    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions, max_staleness: Duration) -> Self {
+        let every = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        Self(tokio::spawn(run(store, options, every)).abort_handle())
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for PolicyPoller {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn run(store: Arc<dyn Store>, options: LaneOptions, every: Duration) {
+    let mut is_down = false;
+    loop {
+        let polled = options.ask(|| store.poll_policy_version()).await;
+        if let Some(error) = polled.as_ref().err().filter(|_| !is_down) {
+            tracing::warn!(%error, "agentkey cannot ask which policy is in force; look-ups ask the store");
+        }
+        is_down = polled.is_err();
+        sleep(every).await;
+    }
+}

@@ -1,0 +1,28 @@
+//! Options of the handle.
+
+use std::time::Duration;
+
+use crate::engine::batch::LaneOptions;
+use crate::model::TokenPrefix;
+
+/// Options of the handle, as its builder has set them.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) prefix: TokenPrefix,
+    pub(crate) hold_ttl: Duration,
+    pub(crate) max_hold_age: Duration,
+    pub(crate) sweep_every: Duration,
+    pub(crate) lanes: LaneOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            prefix: TokenPrefix::default(),
+            hold_ttl: Duration::from_secs(60),
+            max_hold_age: Duration::from_secs(15 * 60),
+            sweep_every: Duration::from_secs(30),
+            lanes: LaneOptions::default(),
+        }
+    }
+}

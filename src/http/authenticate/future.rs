@@ -1,0 +1,260 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{AgentKeyLayer, idempotency};
+use crate::engine::batch::UNAVAILABLE;
+use crate::http::body::{BodyError, ResponseBody};
+use crate::http::charge::guard::{Guard, Unsettled};
+use crate::http::charge::state::Tab;
+use crate::http::context::{Anonymous, KeyContext, mark};
+use crate::http::options::HttpOptions;
+use crate::http::problem;
+use crate::model::Refusal;
+use crate::store::{BoxFuture, Found};
+
+pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
+
+pin_project! {
+    /// The future of [`Authenticate`](super::Authenticate).
+    pub struct ResponseFuture<S, ReqBody, ResBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future, ResBody>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, ReqBody, F, ResBody> {
+        Finding { lookup: Lookup, call: Option<Call<S, ReqBody>> },
+        Anonymous { #[pin] inner: F },
+        Calling { #[pin] calling: Calling<F> },
+        Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
+        Refused { response: Option<Response<ResponseBody<ResBody>>> },
+    }
+}
+
+/// The inner service and what it is called with, once the key is found.
+struct Call<S, ReqBody> {
+    inner: S,
+    request: Request<ReqBody>,
+    layer: AgentKeyLayer,
+}
+
+pin_project! {
+    /// The inner service at work, watched by the guard.
+    struct Calling<F> {
+        #[pin]
+        inner: Option<F>,
+        // Dropped after `inner`, so that handles in the inner future are gone when the guard settles.
+        guard: Option<Guard>,
+        method: Method,
+    }
+
+    impl<F> PinnedDrop for Calling<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(guard) = this.guard {
+                guard.interrupt();
+            }
+            this.inner.set(None);
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
+        Self { state: State::refused(refusal, http) }
+    }
+
+    pub(super) fn anonymous(inner: S::Future) -> Self {
+        Self { state: State::Anonymous { inner } }
+    }
+
+    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, layer: AgentKeyLayer) -> Self {
+        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer }) } }
+    }
+
+    pub(super) fn found(found: Arc<Found>, inner: &mut S, request: Request<ReqBody>, layer: &AgentKeyLayer) -> Self {
+        Self { state: State::after(Ok(Some(found)), inner, request, layer) }
+    }
+}
+
+impl<S, ReqBody, F, ResBody> State<S, ReqBody, F, ResBody> {
+    fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
+        Self::Refused { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
+    }
+}
+
+impl<S, ReqBody, ResBody> State<S, ReqBody, S::Future, ResBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    /// Calls the inner service if the key is in force.
+    fn after(
+        found: Result<Option<Arc<Found>>, Refusal>,
+        inner: &mut S,
+        mut request: Request<ReqBody>,
+        layer: &AgentKeyLayer,
+    ) -> Self {
+        let AgentKeyLayer { keys, http, fail_open, .. } = layer;
+        let in_force = found.and_then(|found| {
+            let found = found.ok_or(Refusal::InvalidKey)?;
+            found.lineage.check_active()?;
+            Ok(found)
+        });
+        let found = match in_force {
+            Ok(found) => found,
+            Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
+                mark(request.extensions_mut(), Err(Anonymous { http: http.clone(), refusal }));
+                return Self::Anonymous { inner: inner.call(request) };
+            }
+            Err(refusal) => return Self::refused(&refusal, http),
+        };
+        keys.uses.note(found.lineage.id(), found.lineage.at());
+        let claim = idempotency::claim(&request);
+        let tab = Arc::new(Tab::new(keys.clone(), found, http.clone(), claim));
+        mark(request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
+        let method = request.method().clone();
+        let guard = Guard::new(tab);
+        let inner = inner.call(request);
+        Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BodyError>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Finding { lookup, call } => {
+                    let found = ready!(lookup.as_mut().poll(cx));
+                    let Some(Call { mut inner, request, layer }) = call.take() else { return Poll::Pending };
+                    State::after(found, &mut inner, request, &layer)
+                }
+                StateProj::Anonymous { inner } => {
+                    return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
+                }
+                StateProj::Calling { calling } => {
+                    let (response, guard, method) = ready!(calling.poll_head(cx))?;
+                    match finish(response, guard, &method) {
+                        Finished::Answered(response) => return Poll::Ready(Ok(response)),
+                        Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
+                            Poll::Ready(settled) => return Poll::Ready(Ok(answer(settled, response, &guard))),
+                            Poll::Pending => State::Settling { guard, response: Some(response) },
+                        },
+                    }
+                }
+                StateProj::Settling { guard, response } => {
+                    let settled = ready!(guard.poll_end(cx));
+                    let response = response.take().map(|response| Ok(answer(settled, response, guard)));
+                    return response.map_or(Poll::Pending, Poll::Ready);
+                }
+                StateProj::Refused { response } => {
+                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<F> Calling<F> {
+    fn poll_head<R, E>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(R, Guard, Method), E>>
+    where
+        F: Future<Output = Result<R, E>>,
+    {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+        let response = ready!(inner.poll(cx))?;
+        this.inner.set(None);
+        let Some(guard) = this.guard.take() else { return Poll::Pending };
+        Poll::Ready(Ok((response, guard, std::mem::take(this.method))))
+    }
+}
+
+/// What is left to do once the inner service has answered.
+enum Finished<ResBody> {
+    Answered(Response<ResponseBody<ResBody>>),
+    Settling { guard: Guard, response: Response<ResponseBody<ResBody>> },
+}
+
+/// Decides where the charge ends: before the response head, or with the body.
+fn finish<ResBody>(response: Response<ResBody>, guard: Guard, method: &Method) -> Finished<ResBody>
+where
+    ResBody: Body<Data = Bytes>,
+{
+    let is_head = method == Method::HEAD;
+    // A tunnel has no body (RFC 9110 §9.3.6).
+    let is_tunnel = method == Method::CONNECT && response.status().is_success();
+    if is_head || is_tunnel || never_polled(response.status()) || response.body().is_end_stream() {
+        let (mut head, body) = response.into_parts();
+        let length = body.size_hint().exact();
+        drop(body);
+        // RFC 9110 §8.6: a 204 has no length, and a 304 has that of the answer it stands for.
+        let has_length = !never_polled(head.status);
+        if is_head
+            && has_length
+            && let Some(length) = length
+        {
+            head.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        let unread =
+            if is_head && length.is_none() { ResponseBody::unread() } else { ResponseBody::whole(Bytes::new()) };
+        Finished::Settling { guard, response: Response::from_parts(head, unread) }
+    } else if guard.has_handles() {
+        let (mut head, body) = response.into_parts();
+        // A server that knows the length would not wait for the end of the body.
+        head.headers.remove(CONTENT_LENGTH);
+        let response = with_remaining(Response::from_parts(head, ()), &guard);
+        Finished::Answered(response.map(|()| ResponseBody::charged(body, guard)))
+    } else {
+        Finished::Settling { guard, response: response.map(ResponseBody::inner) }
+    }
+}
+
+/// The answer once the charge has ended.
+fn answer<ResBody>(
+    settled: Result<(), Unsettled>,
+    response: Response<ResponseBody<ResBody>>,
+    guard: &Guard,
+) -> Response<ResponseBody<ResBody>> {
+    match settled {
+        Ok(()) => with_remaining(response, guard),
+        Err(Unsettled) => problem::respond(&UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole),
+    }
+}
+
+/// Whether a server throws the body away unread (RFC 9110 §6.4.1).
+fn never_polled(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
+    let tab = guard.tab();
+    if tab.http().remaining_header && !tab.is_superseded() {
+        problem::put_remaining(response.headers_mut(), tab.remaining());
+    }
+    response
+}

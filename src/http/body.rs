@@ -1,0 +1,175 @@
+//! The body of every response that passes a layer of ours.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+
+use crate::http::charge::guard::{Guard, Unsettled};
+
+/// An error of a response's body.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+pin_project! {
+    /// The body of a response that passed a layer of this crate: the inner service's, or a refusal's.
+    ///
+    /// Where the inner body holds a [`Charge`](crate::Charge), its end is held back until the charge is committed.
+    /// Its length is not told then, even if it is known: a server that knows it would not wait for the end.
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B> {
+        Inner { #[pin] inner: B },
+        Whole { #[pin] inner: Full<Bytes> },
+        Unread,
+        Charged { #[pin] inner: Charged<B> },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(crate) fn inner(inner: B) -> Self {
+        Self { kind: Kind::Inner { inner } }
+    }
+
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self { kind: Kind::Whole { inner: Full::new(bytes) } }
+    }
+
+    /// Nothing, in place of a body whose length is not known: for an answer to HEAD, which must not say that it is 0.
+    pub(crate) fn unread() -> Self {
+        Self { kind: Kind::Unread }
+    }
+
+    pub(crate) fn charged(inner: B, guard: Guard) -> Self {
+        let inner = Charged { inner: Some(inner), guard, last: None, state: State::Streaming };
+        Self { kind: Kind::Charged { inner } }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Inner { .. } => "inner",
+            Kind::Whole { .. } => "whole",
+            Kind::Unread => "unread",
+            Kind::Charged { .. } => "charged",
+        };
+        f.debug_tuple("ResponseBody").field(&kind).finish()
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.project().kind.project() {
+            KindProj::Inner { inner } => inner.poll_frame(cx).map_err(Into::into),
+            KindProj::Whole { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
+            KindProj::Unread => Poll::Ready(None),
+            KindProj::Charged { inner } => inner.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { inner } => inner.is_end_stream(),
+            Kind::Whole { inner } => inner.is_end_stream(),
+            Kind::Unread => true,
+            Kind::Charged { inner } => matches!(inner.state, State::Done),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { inner } => inner.size_hint(),
+            Kind::Whole { inner } => inner.size_hint(),
+            Kind::Unread | Kind::Charged { .. } => SizeHint::default(),
+        }
+    }
+}
+
+pin_project! {
+    /// A body whose end waits for the charge. The guard settles however it ends.
+    struct Charged<B> {
+        #[pin]
+        inner: Option<B>,
+        // Dropped after `inner`, so that handles in the inner body are gone when the guard settles.
+        guard: Guard,
+        // What is passed on once the charge is settled: trailers or an error.
+        last: Option<Result<Frame<Bytes>, BodyError>>,
+        state: State,
+    }
+
+    impl<B> PinnedDrop for Charged<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // Where no handle is left, the work had been done.
+            if this.guard.has_handles() {
+                this.guard.interrupt();
+            }
+            this.inner.set(None);
+            this.guard.end();
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Streaming,
+    Settling,
+    Done,
+}
+
+impl<B> Charged<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BodyError>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut this = self.project();
+        if let (State::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut()) {
+            let Poll::Ready(frame) = inner.poll_frame(cx) else {
+                this.guard.watch_handles(cx);
+                return Poll::Pending;
+            };
+            match frame {
+                Some(Ok(frame)) if frame.is_data() => {
+                    if !this.guard.has_handles() {
+                        this.guard.end();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Ok(trailers)) => *this.last = Some(Ok(trailers)),
+                Some(Err(error)) => {
+                    this.guard.interrupt();
+                    *this.last = Some(Err(error.into()));
+                }
+                None => {}
+            }
+            this.inner.set(None);
+            *this.state = State::Settling;
+        }
+        if let State::Settling = *this.state {
+            let settled = ready!(this.guard.poll_end(cx));
+            *this.state = State::Done;
+            if let Err(Unsettled) = settled {
+                return Poll::Ready(Some(Err(Unsettled.into())));
+            }
+        }
+        Poll::Ready(this.last.take())
+    }
+}

@@ -1,0 +1,459 @@
+//! What one request owes: shared by its handles and the guard on its response.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::OnInterrupt;
+use super::totals::{Owed, OwedHold};
+use crate::engine::agent_keys::Inner;
+use crate::engine::batch::Settling;
+use crate::engine::renewals::{Renew, RenewalKey};
+use crate::http::options::HttpOptions;
+use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use crate::model::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
+use crate::store::{BoxFuture, Found};
+
+/// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
+/// in an account for what others spend.
+const MOST_AT_ONCE: Amount = Amount::micros(i64::MAX / 1_024);
+
+/// What one request owes.
+pub(crate) struct Tab {
+    keys: Arc<Inner>,
+    found: Arc<Found>,
+    http: Arc<HttpOptions>,
+    /// The client's `Idempotency-Key`, or why it cannot be used.
+    claim: Result<Option<Claim>, Refusal>,
+    /// What the claim was charged before, once the charge was begun.
+    begun: OnceCell<Option<Box<Replayed>>>,
+    owed: Mutex<Owed>,
+}
+
+/// The charge that a request repeats.
+#[derive(Clone, Debug)]
+pub(super) struct Replayed {
+    pub(super) entry: Entry,
+    pub(super) refunded: Amount,
+}
+
+impl Tab {
+    pub(crate) fn new(
+        keys: Arc<Inner>,
+        found: Arc<Found>,
+        http: Arc<HttpOptions>,
+        claim: Result<Option<Claim>, Refusal>,
+    ) -> Self {
+        Self { keys, found, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
+    }
+
+    pub(crate) fn lineage(&self) -> &Lineage {
+        &self.found.lineage
+    }
+
+    pub(crate) fn found(&self) -> &Found {
+        &self.found
+    }
+
+    pub(crate) fn http(&self) -> &Arc<HttpOptions> {
+        &self.http
+    }
+
+    pub(crate) fn keys(&self) -> &Arc<Inner> {
+        &self.keys
+    }
+
+    /// What the lineage has left, as far as this request knows.
+    pub(crate) fn remaining(&self) -> Option<Amount> {
+        self.owed().remaining.unwrap_or_else(|| self.lineage().remaining())
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.owed().superseded = true;
+    }
+
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.owed().superseded
+    }
+
+    /// The charge that this request repeats.
+    pub(super) fn replayed(&self) -> Option<&Replayed> {
+        self.begun.get()?.as_deref()
+    }
+
+    pub(super) fn take_replay(&self) -> bool {
+        !std::mem::replace(&mut self.owed().replay_taken, true)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owed = self.owed();
+        f.debug_struct("Tab")
+            .field("key", &self.lineage().id())
+            .field("added", &owed.added)
+            .field("held", &owed.held())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What handles do.
+impl Tab {
+    pub(super) fn take_handle(&self) {
+        self.owed().handles += 1;
+    }
+
+    pub(super) fn drop_handle(self: &Arc<Self>, panicking: bool) {
+        let mut owed = self.owed();
+        owed.handles -= 1;
+        owed.interrupted |= panicking;
+        if owed.handles > 0 {
+            return;
+        }
+        if owed.ended {
+            // Nobody waits: the lane logs it if it is lost.
+            drop(self.settle(&mut owed, true));
+        }
+        let waiting = owed.waiting.take();
+        drop(owed);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Begins the charge, once for a request: checks that something is left, and takes the claim.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<(), Refusal> {
+        if let Ok(Some(_)) = &self.claim {
+            let owed = self.owed();
+            if owed.ended && owed.claim.is_none() {
+                // The claim ended with the response; nothing more may be charged under it, or besides it.
+                return Err(Refusal::InFlight);
+            }
+        }
+        self.take_permit()?;
+        self.begun.get_or_try_init(|| self.open()).await.map(drop)
+    }
+
+    fn take_permit(&self) -> Result<(), Refusal> {
+        let mut owed = self.owed();
+        if owed.permit.is_none() {
+            owed.permit = Some(Arc::new(self.keys.lanes.open_charge()?));
+        }
+        Ok(())
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Option<Box<Replayed>>, Refusal> {
+        let claim = self.claim.clone()?;
+        // What was looked up a moment ago will do to let work begin: a hold or payment asks the store again. It
+        // will not do to refuse by, since holds that have run out still count in it.
+        let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
+        if claim.is_none() && something_left {
+            return Ok(None);
+        }
+        let ttl = self.keys.options.hold_ttl;
+        let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
+        // An attempt before this one may have got through, its answer lost: it is the same attempt, sent again.
+        if let Some(first) = &self.owed().claim {
+            posting.id = first.owner;
+        }
+        let taken = claim.map(|claim| ClaimRef::new(claim.key, posting.id));
+        self.owed().claim = taken;
+        let posted = self.submit(posting).await;
+        match posted.map(|posted| posted.outcome) {
+            Ok(Outcome::Claimed { entry, refunded }) => {
+                self.owed().claim = None;
+                Ok(Some(Box::new(Replayed { entry: *entry, refunded })))
+            }
+            Ok(_) => {
+                self.renew_later(ttl);
+                Ok(None)
+            }
+            Err(refusal) => {
+                // An attempt whose fate is unknown may have taken the claim; the settle lets go of it.
+                if !matches!(refusal, Refusal::Unavailable { .. }) {
+                    self.owed().claim = None;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    pub(super) async fn hold(
+        self: &Arc<Self>,
+        amount: Amount,
+        ttl: Option<Duration>,
+        on_expiry: OnExpiry,
+    ) -> Result<(), Refusal> {
+        let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
+        let (note, claim) = self.owed().note_and_claim();
+        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
+        let id = posting.id;
+        self.owed().holds.push(OwedHold { id, amount, ttl, answered: false, over: false });
+        match self.submit(posting).await {
+            Ok(_) => {
+                self.owed().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
+                self.renew_later(ttl);
+                Ok(())
+            }
+            Err(refusal) => {
+                if !matches!(refusal, Refusal::Unavailable { .. }) {
+                    self.owed().holds.retain(|hold| hold.id != id);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
+        let (note, claim) = self.owed().note_and_claim();
+        let posting = self.posting(Action::Pay { amount, note, claim });
+        let id = posting.id;
+        self.owed().unanswered.push(id);
+        let posted = self.submit(posting).await;
+        let mut owed = self.owed();
+        if !matches!(posted, Err(Refusal::Unavailable { .. })) {
+            owed.unanswered.retain(|payment| *payment != id);
+        }
+        if let (Some(claim), Ok(_)) = (&mut owed.claim, &posted) {
+            claim.paid.push(id);
+        }
+        posted.map(|posted| (id.into(), posted.remaining))
+    }
+
+    pub(super) async fn post(&self, action: Action) -> Result<Posted, Refusal> {
+        self.submit(self.posting(action)).await
+    }
+
+    pub(super) fn add(&self, cost: Amount) {
+        let mut owed = self.owed();
+        owed.added = owed.added.saturating_add(cost.max(Amount::ZERO));
+    }
+
+    pub(super) fn set_cost(&self, cost: Amount) {
+        self.owed().added = cost.max(Amount::ZERO);
+    }
+
+    pub(super) fn label(&self, name: String, value: String) -> Result<(), LabelError> {
+        self.owed().note.labels.insert(name, value)
+    }
+
+    pub(super) fn refer(&self, reference: String) -> Result<(), LabelError> {
+        self.owed().note.refer(reference)
+    }
+
+    pub(super) fn reference(&self) -> Option<String> {
+        self.owed().note.reference.clone()
+    }
+
+    pub(super) fn on_interrupt(&self, policy: OnInterrupt) {
+        self.owed().on_interrupt = policy;
+    }
+
+    pub(super) fn detach(&self) {
+        self.owed().detached = true;
+    }
+
+    pub(super) fn held(&self) -> Amount {
+        self.owed().held()
+    }
+
+    pub(super) fn added(&self) -> Amount {
+        self.owed().added
+    }
+
+    fn posting(&self, action: Action) -> Posting {
+        let lineage = self.lineage();
+        Posting::new(lineage.account_id().clone(), lineage.id(), action)
+    }
+
+    async fn submit(&self, posting: Posting) -> Result<Posted, Refusal> {
+        let posted = self.keys.lanes.post(posting).await;
+        match &posted {
+            Ok(posted) => self.settled(posted),
+            Err(Refusal::BudgetExceeded(shortfall)) => {
+                self.owed().remaining = Some(Some(shortfall.remaining));
+            }
+            Err(_) => {}
+        }
+        posted
+    }
+}
+
+/// What the guard does.
+impl Tab {
+    pub(super) fn has_handles(&self) -> bool {
+        self.owed().handles > 0
+    }
+
+    /// The same; where there is one, wakes the task when the last is gone.
+    pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
+        // A waker is somebody else's code, and may own a handle: it comes and goes without the lock.
+        let mut waiting = Some(cx.waker().clone());
+        let mut owed = self.owed();
+        let has_handles = owed.handles > 0;
+        if has_handles {
+            std::mem::swap(&mut owed.waiting, &mut waiting);
+        }
+        drop(owed);
+        has_handles
+    }
+
+    /// No handle is left while the response goes on: sends what is owed until now. The claim ends with the response, and
+    /// so do holds that are charged whole if that is cut short.
+    pub(super) fn settle_early(self: &Arc<Self>) -> Option<Settling> {
+        let mut owed = self.owed();
+        let may_be_whole = owed.on_interrupt == OnInterrupt::WholeHold && !owed.holds.is_empty();
+        if may_be_whole { None } else { self.settle(&mut owed, false) }
+    }
+
+    pub(super) fn interrupt(&self) {
+        self.owed().interrupted = true;
+    }
+
+    /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
+    /// a handle keeps a detached charge.
+    pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
+        let waiting; // let go without the lock, as above
+        let mut owed = self.owed();
+        waiting = owed.waiting.take();
+        owed.ended = true;
+        if owed.handles > 0 && owed.detached {
+            // The response may have been cut short; the work was not.
+            owed.interrupted = false;
+            return None;
+        }
+        let last = owed.handles == 0;
+        let settling = self.settle(&mut owed, last);
+        drop(owed);
+        drop(waiting);
+        settling
+    }
+
+    pub(super) fn settled(&self, posted: &Posted) {
+        self.owed().remaining = Some(posted.remaining);
+    }
+
+    /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
+    /// wait itself, so that it works in a destructor.
+    ///
+    /// Unless it is the last, what is under way stays: postings not answered, and the claim, which is bound to what is
+    /// charged until then all the same.
+    fn settle(self: &Arc<Self>, owed: &mut Owed, last: bool) -> Option<Settling> {
+        // Without a permit no charge has begun, or all of it is on its way.
+        owed.permit.as_ref()?;
+        let asked = owed.take_cost();
+        let cost = asked.min(MOST_AT_ONCE);
+        if asked > cost {
+            tracing::error!(
+                key = %self.lineage().id(),
+                cost_micros = asked.as_micros(),
+                charged_micros = cost.as_micros(),
+                "agentkey charges less than was added, which is no price"
+            );
+        }
+        let (holds, kept): (Vec<_>, Vec<_>) = owed.holds.drain(..).partition(|hold| last || hold.answered);
+        owed.holds = kept;
+        let (mut void, mut permit) = (Vec::new(), owed.permit.clone());
+        let kept = owed.claim.as_ref().filter(|_| !last && !cost.is_zero());
+        let mut claim = kept.map(|claim| ClaimRef { is_kept: true, ..claim.clone() });
+        if last {
+            void = std::mem::take(&mut owed.unanswered);
+            claim = owed.claim.take();
+            permit = owed.permit.take();
+            if let Some(renewal) = owed.renewal.take() {
+                self.keys.renewals.remove(renewal);
+            }
+        }
+        if holds.is_empty() && void.is_empty() && claim.is_none() && cost.is_zero() {
+            return None;
+        }
+        // What failed for want of the store is undone when the store is back; where nothing is owed, the client need
+        // not wait for that.
+        let in_doubt = !void.is_empty() || holds.iter().any(|hold| !hold.answered) || self.begun.get().is_none();
+        let awaited = !cost.is_zero() || !in_doubt;
+        let holds = holds.into_iter().map(|hold| hold.id).collect();
+        let posting = self.posting(Action::Settle { holds, void, cost, note: owed.note.clone(), claim });
+        if let Some(kept) = owed.claim.as_mut().filter(|_| !cost.is_zero()) {
+            kept.paid.push(posting.id);
+        }
+        Some(self.keys.lanes.settle(posting, permit)).filter(|_| awaited)
+    }
+}
+
+/// What keeps holds alive.
+impl Tab {
+    /// Sees to it that something with this time to live is renewed in time, what else there may be to renew.
+    fn renew_later(self: &Arc<Self>, ttl: Duration) {
+        let mut owed = self.owed();
+        let after = ttl / 3;
+        if owed.renewal.is_some_and(|planned| planned.is_within(after)) {
+            return;
+        }
+        if let Some(too_late) = owed.renewal.take() {
+            self.keys.renewals.remove(too_late);
+        }
+        owed.renewal = Some(self.plan_renewal(after));
+    }
+
+    /// Renews the holds and the claim; returns when to renew next.
+    async fn renew_now(&self) -> Option<Duration> {
+        let (holds, claim, ttl) = {
+            let owed = self.owed();
+            (
+                owed.live().map(|hold| hold.id).collect::<Vec<_>>(),
+                owed.claim.clone(),
+                owed.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
+            )
+        };
+        if holds.is_empty() && claim.is_none() {
+            return None;
+        }
+        let max_age = self.keys.options.max_hold_age;
+        match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
+            Ok(Posted { outcome: Outcome::Renewed { over, .. }, .. }) => {
+                self.owed().run_out(&over);
+                Some(ttl / 3)
+            }
+            Ok(_) => None,
+            Err(Refusal::Unavailable { retry_after }) => Some(retry_after.min(ttl / 6)),
+            Err(Refusal::HoldOver) => {
+                self.owed().run_out(&holds);
+                None
+            }
+            Err(refusal) => {
+                tracing::debug!(%refusal, key = %self.lineage().id(), "agentkey does not renew a hold");
+                None
+            }
+        }
+    }
+
+    fn plan_renewal(self: &Arc<Self>, after: Duration) -> RenewalKey {
+        let charge: Weak<Self> = Arc::downgrade(self);
+        self.keys.renewals.insert(charge, after)
+    }
+
+    fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
+        let mut owed = self.owed();
+        if let Some(planned) = owed.renewal.take() {
+            self.keys.renewals.remove(planned);
+        }
+        // A hold may have come meanwhile that lives shorter than those renewed, or after all of those were over.
+        let soonest = owed.shortest_ttl().map(|ttl| ttl / 3);
+        let after = after.filter(|_| soonest.is_some() || owed.claim.is_some());
+        owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
+    }
+}
+
+impl Renew for Tab {
+    fn renew(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let after = self.renew_now().await;
+            self.renew_again(after);
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! Where a request carries its token.
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use crate::model::{Refusal, Token, TokenHash};
+
+/// Where to look for a token, in order. Default: `Authorization: Bearer`, else `X-Api-Key`.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    sources: Vec<Source>,
+    foreign: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Bearer,
+    Header(HeaderName),
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        let api_key = Source::Header(HeaderName::from_static("x-api-key"));
+        Self { sources: vec![Source::Bearer, api_key], foreign: false }
+    }
+}
+
+impl Credentials {
+    /// Only these headers; `Authorization` means its `Bearer` scheme.
+    pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        let source = |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
+        self.sources = names.into_iter().map(source).collect();
+    }
+
+    /// Tokens of any format.
+    pub(crate) fn foreign(&mut self, foreign: bool) {
+        self.foreign = foreign;
+    }
+
+    /// The hash of the request's token. Noise is refused here, without asking the store.
+    ///
+    /// Marks every value that may be a token as sensitive, which keeps it out of logs that print headers. One walk over
+    /// the headers, of which there are few, costs less than a look-up of each source.
+    pub(crate) fn read(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
+        let mut credential: Option<&[u8]> = None;
+        let mut is_ambiguous = false;
+        for (name, value) in headers.iter_mut() {
+            let Some(source) = self.sources.iter().find(|source| source.name() == name) else { continue };
+            value.set_sensitive(true);
+            let Some(token) = source.token(value) else { continue };
+            is_ambiguous |= credential.is_some_and(|first| first != token);
+            credential = Some(token);
+        }
+        if is_ambiguous {
+            return Err(Refusal::AmbiguousCredentials);
+        }
+        let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?).map_err(|_| Refusal::InvalidKey)?;
+        let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
+        hash.map_err(|_| Refusal::InvalidKey)
+    }
+}
+
+impl Source {
+    fn name(&self) -> &HeaderName {
+        match self {
+            Self::Bearer => &AUTHORIZATION,
+            Self::Header(name) => name,
+        }
+    }
+
+    /// The token in a header's value; another scheme than Bearer has none of ours (RFC 9110 §11.1: schemes are
+    /// case-insensitive).
+    fn token<'a>(&self, value: &'a HeaderValue) -> Option<&'a [u8]> {
+        let value = value.as_bytes().trim_ascii();
+        match self {
+            Self::Header(_) => Some(value),
+            Self::Bearer => {
+                let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
+                let (scheme, rest) = value.split_at(end);
+                scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+            }
+        }
+    }
+}

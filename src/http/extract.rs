@@ -1,0 +1,58 @@
+//! Extractors for axum: `KeyContext`, `Option<KeyContext>`, `Charge` and `Replayable`.
+
+use axum_core::body::Body;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use crate::http::charge::{Charge, Replayable};
+use crate::http::context::{Caller, KeyContext};
+use crate::http::rejection::ChargeError;
+
+impl IntoResponse for ChargeError {
+    fn into_response(self) -> Response {
+        self.to_response().map(Body::from)
+    }
+}
+
+/// Refused with 401 without a key, and with 500 where the layer is missing.
+impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Caller::key_of(&parts.extensions, "KeyContext").cloned()
+    }
+}
+
+/// `None` for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a credential, or one
+/// that [fails open](crate::AgentKeyLayer::fail_open) without an answer of the store; refused with 500 where the layer is
+/// missing.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, ChargeError> {
+        match Caller::of(&parts.extensions, "Option<KeyContext>") {
+            Ok(caller) => Ok(caller.key().ok().cloned()),
+            Err(refusal) => Err(ChargeError::new(refusal, Default::default())),
+        }
+    }
+}
+
+/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated.
+impl<S: Send + Sync> FromRequestParts<S> for Charge {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Self::begin(Caller::key_of(&parts.extensions, "Charge")?).await
+    }
+}
+
+/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated that was not charged by
+/// a payment.
+impl<S: Send + Sync> FromRequestParts<S> for Replayable {
+    type Rejection = ChargeError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+        Self::begin(Caller::key_of(&parts.extensions, "Replayable")?).await
+    }
+}

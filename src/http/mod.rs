@@ -1,0 +1,26 @@
+//! The way of a request: tower layers, the charge of a request, and refusals as responses.
+//!
+//! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into it.
+//! - [`RequireScope`] and [`RequireBudget`] say what a route asks of a key.
+//! - [`Charge`] holds money before work, and what it cost is settled when the response has ended.
+
+pub mod authenticate;
+mod body;
+pub mod charge;
+mod context;
+mod credentials;
+#[cfg(feature = "axum")]
+mod extract;
+mod options;
+mod problem;
+mod rejection;
+mod require_budget;
+mod require_scope;
+
+pub use authenticate::AgentKeyLayer;
+pub use body::{BodyError, ResponseBody};
+pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};
+pub use context::KeyContext;
+pub use rejection::ChargeError;
+pub use require_budget::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
+pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};

@@ -1,0 +1,198 @@
+//! Refusals as responses: the only place where an error becomes HTTP.
+//!
+//! Problem documents are those of RFC 9457, `WWW-Authenticate` is that of RFC 6750 §3, `Retry-After` that of RFC 9110
+//! §10.2.3.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::http::options::HttpOptions;
+use crate::model::{Amount, MissingScope, Refusal, Shortfall};
+
+/// The header that tells what a key has left.
+pub(crate) const REMAINING: HeaderName = HeaderName::from_static("agentkey-remaining-cents");
+
+/// The response to a refused request, as the host wants it.
+pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Bytes> {
+    let status = status(refusal, options);
+    let mut response = Response::new(Bytes::from(document(refusal, status).to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    add_headers(headers, refusal, options);
+    response.extensions_mut().insert(refusal.clone());
+    match &options.on_refusal {
+        Some(map) => map(refusal, response),
+        None => response,
+    }
+}
+
+/// Tells in a header what is left, where there is a limit. What is there already is not ours: a proxy's upstream may be
+/// behind agentkey too, and say what the host's own key has left.
+pub(crate) fn put_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) {
+    match remaining.and_then(cents_in_header) {
+        Some(value) => drop(headers.insert(REMAINING, value)),
+        None => drop(headers.remove(REMAINING)),
+    }
+}
+
+fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
+    match refusal {
+        Refusal::MissingKey | Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
+            StatusCode::UNAUTHORIZED
+        }
+        Refusal::AmbiguousCredentials
+        | Refusal::InvalidIdempotencyKey
+        | Refusal::InvalidLabel(_)
+        | Refusal::NegativeAmount
+        | Refusal::ZeroAdjustment => StatusCode::BAD_REQUEST,
+        Refusal::InsufficientScope(_) => StatusCode::FORBIDDEN,
+        Refusal::BudgetExceeded(_) => options.budget_status,
+        Refusal::Conflict
+        | Refusal::PostingConflict
+        | Refusal::AlreadyCharged(_)
+        | Refusal::InFlight
+        | Refusal::HoldOver
+        | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
+        Refusal::UnknownEntry => StatusCode::NOT_FOUND,
+        Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn document(refusal: &Refusal, status: StatusCode) -> Value {
+    let mut members = Map::new();
+    members.insert("title".into(), status.canonical_reason().unwrap_or("Refused").into());
+    members.insert("status".into(), status.as_u16().into());
+    members.insert("error".into(), refusal.code().into());
+    members.insert("detail".into(), refusal.to_string().into());
+    match refusal {
+        Refusal::InsufficientScope(missing) => add_scopes(&mut members, missing),
+        Refusal::BudgetExceeded(shortfall) => add_figures(&mut members, shortfall),
+        Refusal::AlreadyCharged(entry) => {
+            members.insert("entry".into(), entry.to_string().into());
+        }
+        Refusal::RefundTooLarge { left } => {
+            members.insert("left_cents".into(), cents(*left));
+        }
+        _ => {}
+    }
+    Value::Object(members)
+}
+
+fn add_scopes(members: &mut Map<String, Value>, missing: &MissingScope) {
+    let required: Vec<_> = missing.required.iter().map(|scope| scope.as_str()).collect();
+    members.insert("required_scope".into(), required.join(" ").into());
+    members.insert("key_scopes".into(), json!(missing.held));
+}
+
+fn add_figures(members: &mut Map<String, Value>, shortfall: &Shortfall) {
+    members.insert("limit_cents".into(), shortfall.limit.map_or(Value::Null, cents));
+    members.insert("spent_cents".into(), cents(shortfall.spent));
+    members.insert("held_cents".into(), cents(shortfall.held));
+    members.insert("remaining_cents".into(), cents(shortfall.remaining));
+    members.insert("required_cents".into(), cents(shortfall.required));
+    members.insert("resets_at".into(), json!(shortfall.resets_at));
+    members.insert("blocked_by".into(), shortfall.blocked_by.as_str().into());
+}
+
+fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions) {
+    if let Some(challenge) = challenge(refusal, options) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    let seconds = match refusal {
+        Refusal::Unavailable { retry_after } => Some(whole_seconds(retry_after.as_micros())),
+        Refusal::InFlight => Some(1),
+        Refusal::BudgetExceeded(shortfall) => shortfall.resets_at.map(|at| seconds_until(shortfall.at, at)),
+        _ => None,
+    };
+    if let Some(seconds) = seconds {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+/// RFC 6750 §3: no error code where the request had no credential.
+fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
+    let mut challenge = String::from("Bearer");
+    let mut put = |name: &str, value: &str| {
+        challenge.push_str(if challenge.len() > "Bearer".len() { ", " } else { " " });
+        challenge.push_str(&format!("{name}=\"{value}\""));
+    };
+    if let Some(realm) = &options.realm {
+        put("realm", realm);
+    }
+    match refusal {
+        Refusal::MissingKey => {}
+        Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
+            put("error", "invalid_token");
+            put("error_description", &refusal.to_string());
+        }
+        Refusal::InsufficientScope(missing) => {
+            let scopes: Vec<_> = missing.required.iter().map(|scope| scope.as_str()).collect();
+            put("error", "insufficient_scope");
+            put("scope", &scopes.join(" "));
+        }
+        _ => return None,
+    }
+    HeaderValue::try_from(challenge).ok()
+}
+
+/// As JSON has it, in every response: without JSON.
+fn cents_in_header(amount: Amount) -> Option<HeaderValue> {
+    let micros = amount.as_micros();
+    if micros % 10_000 == 0 {
+        return Some(HeaderValue::from(micros / 10_000));
+    }
+    let sign = if micros < 0 { "-" } else { "" };
+    let (cents, fraction) = (micros.unsigned_abs() / 10_000, micros.unsigned_abs() % 10_000);
+    let mut text = [0_u8; 24];
+    let mut rest = text.as_mut_slice();
+    write!(rest, "{sign}{cents}.{fraction:04}").ok()?;
+    let unused = rest.len();
+    let text = text.get(..text.len() - unused)?;
+    let zeros = text.iter().rev().take_while(|digit| **digit == b'0').count();
+    HeaderValue::from_bytes(text.get(..text.len() - zeros)?).ok()
+}
+
+fn cents(amount: Amount) -> Value {
+    serde_json::to_value(amount).unwrap_or(Value::Null)
+}
+
+fn seconds_until(now: Timestamp, at: Timestamp) -> u64 {
+    let micros = at.as_microsecond().saturating_sub(now.as_microsecond());
+    whole_seconds(u128::try_from(micros).unwrap_or(0)).max(1)
+}
+
+/// Rounded up, so that nobody comes back too early.
+fn whole_seconds(micros: u128) -> u64 {
+    u64::try_from(micros.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_header_says_what_json_would(micros in -10_i64.pow(15)..10_i64.pow(15), round in 0..5_u32) {
+            let amount = Amount::micros(micros / 10_i64.pow(round) * 10_i64.pow(round));
+            let header = cents_in_header(amount).unwrap();
+            prop_assert_eq!(header.to_str().unwrap(), cents(amount).to_string());
+        }
+    }
+
+    #[test]
+    fn the_ends_of_amounts_fit_into_the_header() {
+        assert_eq!(cents_in_header(Amount::MAX).unwrap(), "922337203685477.5807");
+        assert_eq!(cents_in_header(Amount::micros(-i64::MAX)).unwrap(), "-922337203685477.5807");
+        assert_eq!(cents_in_header(Amount::micros(1)).unwrap(), "0.0001");
+    }
+}

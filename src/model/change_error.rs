@@ -1,0 +1,32 @@
+//! Why a change of policy was refused.
+
+use crate::model::{AccountId, KeyId, Refusal};
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// No key has this id.
+    #[error("there is no key {0}")]
+    UnknownKey(KeyId),
+    /// No account has this id.
+    #[error("there is no account {0}")]
+    UnknownAccount(AccountId),
+    /// The key, or an ancestor, is revoked or expired.
+    #[error(transparent)]
+    NotInForce(Refusal),
+    /// A field cannot be as it was asked to be.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong, and what is accepted.
+        reason: String,
+    },
+}
+
+impl ChangeError {
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid { field, reason: reason.into() }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the ledger keeps: entries, with the labels a handler gave them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{AccountId, Amount, ChangeError, EntryId, KeyId};
+
+/// One line of the ledger. Entries are only ever added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Its id, that of the posting that made it.
+    pub id: EntryId,
+    /// Whose account.
+    pub account: AccountId,
+    /// Which key was charged; its ancestors and its account count it too. `None` where the account itself was adjusted.
+    pub key: Option<KeyId>,
+    /// What made it.
+    pub kind: EntryKind,
+    /// The charge; negative for a refund and for a top-up.
+    #[serde(rename = "amount_cents")]
+    pub amount: Amount,
+    /// When it was written.
+    pub at: Timestamp,
+    /// The instant that decides in which windows it counts: `at`, or for a refund that of the refunded entry.
+    pub counts_at: Timestamp,
+    /// The entry that this one refunds.
+    pub refunds: Option<EntryId>,
+    /// What the handler said about it.
+    #[serde(flatten)]
+    pub note: Note,
+}
+
+impl Entry {
+    /// An entry written at `at`, that counts then, refunds nothing and has no note: what else it has, a store sets.
+    pub fn stored(
+        id: EntryId,
+        account: AccountId,
+        key: impl Into<Option<KeyId>>,
+        kind: EntryKind,
+        amount: Amount,
+        at: Timestamp,
+    ) -> Self {
+        Self { id, account, key: key.into(), kind, amount, at, counts_at: at, refunds: None, note: Note::default() }
+    }
+}
+
+/// What made an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EntryKind {
+    /// The end of a charge: what its work cost.
+    Settle,
+    /// A known price, charged at once.
+    Pay,
+    /// Money given back.
+    Refund,
+    /// A hold that ran out and was charged whole, as [`OnExpiry::Charge`](crate::OnExpiry::Charge) says.
+    Expiry,
+    /// What a key that was taken over from elsewhere had spent there in its window.
+    Opening,
+    /// A top-up or a correction by the host; its reason is the label [`Note::REASON`].
+    Adjust,
+}
+
+impl EntryKind {
+    /// Its name, as stores keep it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settle => "settle",
+            Self::Pay => "pay",
+            Self::Refund => "refund",
+            Self::Expiry => "expiry",
+            Self::Opening => "opening",
+            Self::Adjust => "adjust",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening, Self::Adjust]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// What a handler says about a charge: labels to sum usage by, and a reference of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Note {
+    /// Labels such as `route` and `model`.
+    pub labels: Labels,
+    /// The host's own reference, such as an order number.
+    pub reference: Option<String>,
+}
+
+impl Note {
+    /// A note with these labels and this reference.
+    pub const fn new(labels: Labels, reference: Option<String>) -> Self {
+        Self { labels, reference }
+    }
+}
+
+impl Note {
+    /// The label that says why an entry adjusts.
+    pub const REASON: &str = "reason";
+
+    const MAX_REFERENCE: usize = 255;
+
+    /// The note of an adjustment.
+    pub(crate) fn adjusting(reason: &str, reference: Option<&str>) -> Result<Self, ChangeError> {
+        let invalid = |field, reason: String| ChangeError::Invalid { field, reason };
+        let mut note = Self::default();
+        if reason.trim().is_empty() || !is_text(reason, Self::MAX_REFERENCE) {
+            let accepted = "is 1 to 255 characters, not all of them blank and none of them a control character";
+            return Err(invalid("reason", accepted.to_owned()));
+        }
+        note.labels.0.insert(Self::REASON.to_owned(), reason.to_owned());
+        if let Some(reference) = reference {
+            note.refer(reference).map_err(|error| invalid("reference", error.to_string()))?;
+        }
+        Ok(note)
+    }
+
+    /// Sets the reference.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, over 255 characters, or has a control character.
+    pub fn refer(&mut self, reference: impl Into<String>) -> Result<(), LabelError> {
+        let reference = reference.into();
+        if reference.is_empty() || !is_text(&reference, Self::MAX_REFERENCE) {
+            return Err(LabelError::Reference);
+        }
+        self.reference = Some(reference);
+        Ok(())
+    }
+}
+
+fn is_text(text: &str, most: usize) -> bool {
+    text.chars().count() <= most && !text.chars().any(char::is_control)
+}
+
+/// Names and values to sum usage by: up to 16, names up to 64 and values up to 256 characters.
+///
+/// ```
+/// use agentkey::Labels;
+///
+/// let mut labels = Labels::new();
+/// labels.insert("model", "small-1")?;
+/// assert_eq!(labels.get("model"), Some("small-1"));
+/// assert!(labels.insert("", "x").is_err());
+/// # Ok::<(), agentkey::LabelError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Labels(BTreeMap<String, String>);
+
+impl Labels {
+    const MAX: usize = 16;
+    const MAX_NAME: usize = 64;
+    const MAX_VALUE: usize = 256;
+
+    /// No labels.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Sets a label; the last value of a name counts.
+    ///
+    /// # Errors
+    ///
+    /// When there are 16 already, the name is empty or over 64 characters, the value is over 256 characters, or one of
+    /// them has a control character.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), LabelError> {
+        let (name, value) = (name.into(), value.into());
+        if name.is_empty() || !is_text(&name, Self::MAX_NAME) {
+            return Err(LabelError::Name);
+        }
+        if !is_text(&value, Self::MAX_VALUE) {
+            return Err(LabelError::Value);
+        }
+        if self.0.len() >= Self::MAX && !self.0.contains_key(&name) {
+            return Err(LabelError::TooMany);
+        }
+        self.0.insert(name, value);
+        Ok(())
+    }
+
+    /// The value of a label.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A label that cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelError {
+    /// The name is empty or too long.
+    #[error("a label's name is 1 to 64 characters, none of them a control character")]
+    Name,
+    /// The value is too long.
+    #[error("a label's value is at most 256 characters, none of them a control character")]
+    Value,
+    /// The reference is empty or too long.
+    #[error("a reference is 1 to 255 characters, none of them a control character")]
+    Reference,
+    /// One more than a charge can carry.
+    #[error("a charge has at most 16 labels")]
+    TooMany,
+}

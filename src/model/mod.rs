@@ -1,0 +1,31 @@
+//! Values and records: keys, accounts, amounts, periods, tokens, refusals. No I/O, no async, no HTTP.
+
+mod amount;
+mod budget;
+mod change_error;
+pub(crate) mod clock;
+mod entry;
+mod id;
+pub(crate) mod key;
+mod lineage;
+mod period;
+mod price;
+mod refusal;
+mod scope;
+mod token;
+mod validity;
+
+pub use amount::{Amount, AmountError};
+pub use budget::{Budget, BudgetError};
+pub use change_error::ChangeError;
+pub use clock::{Clock, ManualClock};
+pub use entry::{Entry, EntryKind, LabelError, Labels, Note};
+pub use id::{AccountId, EntryId, InvalidId, KeyId, PostingId};
+pub use key::{Account, Balance, Grace, Key, KeyPatch, NewKey};
+pub use lineage::Lineage;
+pub use period::{Period, PeriodError, Window};
+pub use price::{TokenPrice, TokenUsage};
+pub use refusal::{BlockedBy, MissingScope, Refusal, Shortfall};
+pub use scope::{Scope, ScopeError, ScopeSet};
+pub use token::{Token, TokenError, TokenHash, TokenPrefix};
+pub use validity::{Validity, ValidityError};

@@ -1,0 +1,141 @@
+//! What model tokens cost.
+
+use crate::model::Amount;
+
+/// The price of a language model: so much per million input, cached and output tokens.
+///
+/// A negative price counts as zero.
+///
+/// ```
+/// use agentkey::{Amount, TokenPrice, TokenUsage};
+///
+/// // $3 per million input tokens, $15 per million output tokens, $0.30 per million input tokens read from the cache
+/// const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15)).cached(Amount::cents(30));
+///
+/// let usage = TokenUsage::new(1_200, 350).cached(1_000);
+/// assert_eq!(PRICE.cost(usage), Amount::micros(200 * 3 + 1_000 * 30 / 100 + 350 * 15));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenPrice {
+    input: Amount,
+    output: Amount,
+    cached: Amount,
+}
+
+impl TokenPrice {
+    /// The price of a million input tokens and of a million output tokens. Cached input costs as much as other input.
+    pub const fn new(input: Amount, output: Amount) -> Self {
+        Self { input, output, cached: input }
+    }
+
+    /// The price of a million input tokens that the model's provider had in its cache.
+    pub const fn cached(mut self, cached: Amount) -> Self {
+        self.cached = cached;
+        self
+    }
+
+    /// What `usage` costs. The sum is rounded up, once, to a micro-unit; beyond [`Amount::MAX`] it stays there.
+    pub fn cost(&self, usage: TokenUsage) -> Amount {
+        const TOKENS: u128 = 1_000_000;
+        let cached = usage.cached.min(usage.input);
+        // Cannot overflow: a price is below 2⁶³ and a count below 2⁶⁴, input and cached together too.
+        let millionths =
+            part(self.input, usage.input - cached) + part(self.cached, cached) + part(self.output, usage.output);
+        i64::try_from(millionths.div_ceil(TOKENS)).map_or(Amount::MAX, Amount::micros)
+    }
+}
+
+fn part(price: Amount, tokens: u64) -> u128 {
+    u128::try_from(price.as_micros()).unwrap_or(0) * u128::from(tokens)
+}
+
+/// How many tokens a call to a language model took.
+///
+/// ```
+/// use agentkey::TokenUsage;
+///
+/// let usage = TokenUsage::new(1_200, 350).cached(1_000);
+/// assert_eq!((usage.input, usage.cached, usage.output), (1_200, 1_000, 350));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TokenUsage {
+    /// Tokens read, those from the cache included.
+    pub input: u64,
+    /// How many of `input` came from the cache, as OpenAI reports it (`prompt_tokens_details.cached_tokens`). Where a
+    /// provider counts them apart, as Anthropic does, `input` is the sum. What exceeds `input` is ignored.
+    pub cached: u64,
+    /// Tokens written.
+    pub output: u64,
+}
+
+impl TokenUsage {
+    /// So many tokens read and written, none of them from the cache.
+    pub const fn new(input: u64, output: u64) -> Self {
+        Self { input, cached: 0, output }
+    }
+
+    /// How many of the input tokens came from the cache.
+    pub const fn cached(mut self, cached: u64) -> Self {
+        self.cached = cached;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
+
+    #[test]
+    fn three_dollars_a_million() {
+        assert_eq!(PRICE.cost(TokenUsage::new(1_000_000, 0)), Amount::units(3));
+        assert_eq!(PRICE.cost(TokenUsage::new(100, 0)), Amount::micros(300));
+        assert_eq!(PRICE.cost(TokenUsage::new(100, 10)), Amount::micros(450));
+        assert_eq!(PRICE.cost(TokenUsage::default()), Amount::ZERO);
+    }
+
+    #[test]
+    fn the_sum_is_rounded_up_once() {
+        let price = TokenPrice::new(Amount::cents(15), Amount::cents(60)); // 0.15 and 0.6 micros a token
+        assert_eq!(price.cost(TokenUsage::new(1, 0)), Amount::micros(1));
+        assert_eq!(price.cost(TokenUsage::new(1, 1)), Amount::micros(1));
+        assert_eq!(price.cost(TokenUsage::new(2, 2)), Amount::micros(2)); // 1.5
+        assert_eq!(price.cost(TokenUsage::new(20, 0)), Amount::micros(3)); // 3.0
+    }
+
+    #[test]
+    fn cached_input_has_its_own_price_where_given() {
+        let usage = TokenUsage::new(1_000_000, 0).cached(500_000);
+        assert_eq!(PRICE.cost(usage), Amount::units(3));
+        assert_eq!(PRICE.cached(Amount::ZERO).cost(usage), Amount::cents(150));
+        assert_eq!(
+            PRICE.cached(Amount::units(1)).cost(TokenUsage::new(1_000_000, 0).cached(u64::MAX)),
+            Amount::units(1)
+        );
+    }
+
+    #[test]
+    fn extremes_saturate_and_negative_prices_are_zero() {
+        let dear = TokenPrice::new(Amount::MAX, Amount::MAX);
+        assert_eq!(dear.cost(TokenUsage::new(u64::MAX, u64::MAX).cached(u64::MAX / 2)), Amount::MAX);
+        assert_eq!(dear.cost(TokenUsage::new(1_000_000, 0)), Amount::MAX);
+        let odd = TokenPrice::new(Amount::micros(i64::MIN), Amount::units(1));
+        assert_eq!(odd.cost(TokenUsage::new(u64::MAX, 1_000_000)), Amount::units(1));
+    }
+
+    proptest! {
+        #[test]
+        fn never_below_the_exact_cost_and_less_than_a_micro_above(
+            input in 0_u32.., output in 0_u32.., dear in 0..1_000_000_000_i64, cheap in 0..1_000_000_000_i64,
+        ) {
+            let price = TokenPrice::new(Amount::micros(dear), Amount::micros(cheap));
+            let exact = i128::from(input) * i128::from(dear) + i128::from(output) * i128::from(cheap);
+            let cost = i128::from(price.cost(TokenUsage::new(input.into(), output.into())).as_micros()) * 1_000_000;
+            prop_assert!(cost >= exact && cost - exact < 1_000_000);
+        }
+    }
+}

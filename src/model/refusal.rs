@@ -1,0 +1,163 @@
+//! Why a request or a posting is denied.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::{Amount, EntryId, LabelError, Scope, ScopeSet};
+
+/// Why something was denied. Everything the crate says to a client comes from one of these.
+///
+/// A layer puts it into the extensions of the response it refuses with, so that the host can count or map it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The request has no credential.
+    #[error("this route needs an API key")]
+    MissingKey,
+    /// The credential is malformed, or no key has it.
+    #[error("the API key is not valid")]
+    InvalidKey,
+    /// The key, or an ancestor, was revoked.
+    #[error("the API key was revoked")]
+    RevokedKey,
+    /// The key, or an ancestor, has expired.
+    #[error("the API key has expired")]
+    ExpiredKey,
+    /// The request has two different credentials.
+    #[error("the request has more than one credential; send one")]
+    AmbiguousCredentials,
+    /// The `Idempotency-Key` header cannot be used.
+    #[error("Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes")]
+    InvalidIdempotencyKey,
+    /// The lineage does not allow a scope that the route needs.
+    #[error("the API key lacks the scope for this route")]
+    InsufficientScope(Box<MissingScope>),
+    /// The lineage has not enough left.
+    #[error("the budget does not cover this request")]
+    BudgetExceeded(Box<Shortfall>),
+    /// The `Idempotency-Key` was used for something else.
+    #[error("the Idempotency-Key was used for another request")]
+    Conflict,
+    /// The id of the posting was taken by another posting.
+    #[error("another posting has this id")]
+    PostingConflict,
+    /// The `Idempotency-Key` was charged before, by this entry.
+    #[error("the Idempotency-Key was charged already")]
+    AlreadyCharged(EntryId),
+    /// The first request with this `Idempotency-Key` is still running.
+    #[error("a request with this Idempotency-Key is still running")]
+    InFlight,
+    /// The hold has run out or was settled; it cannot be renewed.
+    #[error("the hold is over")]
+    HoldOver,
+    /// The key or account has no such entry.
+    #[error("there is no such entry")]
+    UnknownEntry,
+    /// More was asked back than the entry has left.
+    #[error("the refund is more than the entry has left")]
+    RefundTooLarge {
+        /// What is left of it.
+        left: Amount,
+    },
+    /// An amount below zero.
+    #[error("an amount must not be negative")]
+    NegativeAmount,
+    /// An adjustment of zero.
+    #[error("an adjustment must not be zero")]
+    ZeroAdjustment,
+    /// A label that cannot be kept.
+    #[error("{0}")]
+    InvalidLabel(LabelError),
+    /// The store did not answer. What was asked may or may not have taken effect.
+    #[error("the key store is not available")]
+    Unavailable {
+        /// After which time another attempt makes sense.
+        retry_after: Duration,
+    },
+    /// The service is put together wrongly; the log says how to mend it.
+    #[error("the service is misconfigured")]
+    Misconfigured,
+}
+
+impl Refusal {
+    /// The stable code of the refusal, as in the `error` member of a problem document.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::MissingKey => "missing_key",
+            Self::InvalidKey => "invalid_key",
+            Self::RevokedKey => "revoked_key",
+            Self::ExpiredKey => "expired_key",
+            Self::AmbiguousCredentials => "ambiguous_credentials",
+            Self::InvalidIdempotencyKey => "invalid_idempotency_key",
+            Self::InsufficientScope(_) => "insufficient_scope",
+            Self::BudgetExceeded(_) => "budget_exceeded",
+            Self::Conflict | Self::PostingConflict => "conflict",
+            Self::AlreadyCharged(_) => "already_charged",
+            Self::InFlight => "in_flight",
+            Self::HoldOver => "hold_over",
+            Self::UnknownEntry => "unknown_entry",
+            Self::RefundTooLarge { .. } => "refund_too_large",
+            Self::NegativeAmount => "negative_amount",
+            Self::ZeroAdjustment => "zero_adjustment",
+            Self::InvalidLabel(_) => "invalid_label",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+}
+
+/// Which scopes a route asked for, and which the lineage has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MissingScope {
+    /// What the route needs.
+    pub required: Vec<Scope>,
+    /// What every member of the lineage allows.
+    pub held: ScopeSet,
+}
+
+/// The figures of a refused hold or payment. They are the key's own, but for `remaining`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shortfall {
+    /// The key's limit; `None` where the key itself has none.
+    pub limit: Option<Amount>,
+    /// What the key has spent in its window.
+    pub spent: Amount,
+    /// What the key's live holds set aside.
+    pub held: Amount,
+    /// What the whole lineage has left.
+    pub remaining: Amount,
+    /// What was asked for.
+    pub required: Amount,
+    /// When waiting helps: the end of the last window that stands in the way; `None` where it never will.
+    pub resets_at: Option<Timestamp>,
+    /// Who refused.
+    pub blocked_by: BlockedBy,
+    /// When it was refused, by the store's clock.
+    pub at: Timestamp,
+}
+
+/// Which member of a lineage refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BlockedBy {
+    /// The key itself.
+    Key,
+    /// A key it was minted from.
+    Ancestor,
+    /// The account's ceiling.
+    Account,
+}
+
+impl BlockedBy {
+    /// Its name in a problem document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Ancestor => "ancestor",
+            Self::Account => "account",
+        }
+    }
+}
