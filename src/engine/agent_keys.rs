@@ -16,6 +16,8 @@ use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch, Lineage, NewKey,
     Note, PostingId, Refusal, Token,
 };
+#[cfg(feature = "postgres")]
+use crate::store::PostingError;
 use crate::store::{
     Cursor, EntryQuery, KeyQuery, KeysOf, Store, StoreError, StoreResult, Usage, UsageQuery, unwinding,
 };
@@ -124,6 +126,16 @@ pub enum Error {
     /// The store could not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(feature = "postgres")]
+impl From<PostingError> for Error {
+    fn from(error: PostingError) -> Self {
+        match error {
+            PostingError::Refused(refusal) => refusal.into(),
+            PostingError::Store(error) => error.into(),
+        }
+    }
 }
 
 impl AgentKeys {

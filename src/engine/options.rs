@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::batch::LaneOptions;
+use crate::engine::batch::options::LaneOptions;
 use crate::model::TokenPrefix;
 
 /// Options of the handle, as its builder has set them.

@@ -1,8 +1,9 @@
 //! How much may be spent, and in which period.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::model::{Amount, Balance, Period};
+use crate::model::{Amount, Period};
 
 /// A limit and the period in which it may be spent.
 ///
@@ -99,6 +100,42 @@ impl Budget {
     pub(crate) fn fits(&self, balance: &Balance, amount: Amount) -> bool {
         let total = balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
         total.is_some_and(|total| total <= self.limit.unwrap_or(Amount::MAX))
+    }
+}
+
+/// Money spent in the current window, and money set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Balance {
+    /// What was charged in the window, less what was refunded of it.
+    #[serde(rename = "spent_cents")]
+    pub spent: Amount,
+    /// What live holds set aside.
+    #[serde(rename = "held_cents")]
+    pub held: Amount,
+    /// The start of the window that `spent` counts.
+    #[serde(skip)]
+    pub since: Timestamp,
+}
+
+impl Balance {
+    /// Nothing spent, nothing held, in the window that starts at `since`.
+    pub const fn empty(since: Timestamp) -> Self {
+        Self { spent: Amount::ZERO, held: Amount::ZERO, since }
+    }
+
+    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. Holds stay.
+    pub(crate) fn roll(&mut self, budget: &Budget, anchor: Timestamp, now: Timestamp) {
+        let start = budget.period.window(anchor, now).start;
+        if self.since < start {
+            self.since = start;
+            self.spent = Amount::ZERO;
+        }
+    }
+
+    /// A balance as a store kept it.
+    pub const fn stored(spent: Amount, held: Amount, since: Timestamp) -> Self {
+        Self { spent, held, since }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::{AccountId, Amount, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity};
+use crate::model::{AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity};
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
@@ -59,42 +59,6 @@ pub struct Account {
     /// Spent and held by all its keys.
     #[serde(flatten)]
     pub balance: Balance,
-}
-
-/// Money spent in the current window, and money set aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Balance {
-    /// What was charged in the window, less what was refunded of it.
-    #[serde(rename = "spent_cents")]
-    pub spent: Amount,
-    /// What live holds set aside.
-    #[serde(rename = "held_cents")]
-    pub held: Amount,
-    /// The start of the window that `spent` counts.
-    #[serde(skip)]
-    pub since: Timestamp,
-}
-
-impl Balance {
-    /// Nothing spent, nothing held, in the window that starts at `since`.
-    pub const fn empty(since: Timestamp) -> Self {
-        Self { spent: Amount::ZERO, held: Amount::ZERO, since }
-    }
-
-    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. Holds stay.
-    pub(crate) fn roll(&mut self, budget: &Budget, anchor: Timestamp, now: Timestamp) {
-        let start = budget.period.window(anchor, now).start;
-        if self.since < start {
-            self.since = start;
-            self.spent = Amount::ZERO;
-        }
-    }
-
-    /// A balance as a store kept it.
-    pub const fn stored(spent: Amount, held: Amount, since: Timestamp) -> Self {
-        Self { spent, held, since }
-    }
 }
 
 impl Key {

@@ -81,6 +81,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The refusal for a store that does not answer.
+    pub(crate) const UNAVAILABLE: Self = Self::Unavailable { retry_after: Duration::from_secs(1) };
+
     /// The stable code of the refusal, as in the `error` member of a problem document.
     pub const fn code(&self) -> &'static str {
         match self {

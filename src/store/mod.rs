@@ -11,6 +11,7 @@ mod behind;
 // Each of the two stores uses a part of it that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 mod cache;
+mod error;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod plain;
@@ -24,7 +25,6 @@ pub(crate) mod sqlite;
 mod stored_key;
 mod usage_sums;
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +39,9 @@ use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
 };
 
+#[cfg(feature = "postgres")]
+pub use error::PostingError;
+pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
@@ -356,31 +359,6 @@ impl Usage {
     /// A sum.
     pub const fn new(group: String, amount: Amount, charges: u64, adjusted: Amount) -> Self {
         Self { group, amount, charges, adjusted }
-    }
-}
-
-/// A store could not do its part.
-#[derive(Debug, thiserror::Error)]
-#[error("the store {}: {source}", if *transient { "is not available" } else { "failed" })]
-pub struct StoreError {
-    transient: bool,
-    source: Box<dyn StdError + Send + Sync>,
-}
-
-impl StoreError {
-    /// The store is locked, down or out of reach: another attempt may succeed.
-    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { transient: true, source: source.into() }
-    }
-
-    /// The store answered something it never should: another attempt will not help.
-    pub fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { transient: false, source: source.into() }
-    }
-
-    /// Whether another attempt may succeed.
-    pub const fn is_transient(&self) -> bool {
-        self.transient
     }
 }
 

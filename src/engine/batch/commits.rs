@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{LaneOptions, UNAVAILABLE};
+use super::options::LaneOptions;
 use crate::ledger::{Action, Posted, Posting};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
@@ -83,7 +83,7 @@ impl Job {
 
     fn reply(mut self, answer: Answer) {
         // Refused now, it may have been accepted then and be on its way: whoever posted it has to take it back.
-        let answer = if self.in_doubt { answer.map_err(|_| UNAVAILABLE) } else { answer };
+        let answer = if self.in_doubt { answer.map_err(|_| Refusal::UNAVAILABLE) } else { answer };
         if self.is_settle() && answer.is_err() {
             self.log_lost();
         }
@@ -111,8 +111,8 @@ impl PostingLane {
 
     pub(super) fn send(&self, job: Job) -> Result<(), Refusal> {
         self.0.send(job).map_err(|mpsc::error::SendError(job)| {
-            job.reply(Err(UNAVAILABLE));
-            UNAVAILABLE
+            job.reply(Err(Refusal::UNAVAILABLE));
+            Refusal::UNAVAILABLE
         })
     }
 }
@@ -160,7 +160,7 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
         // Nobody waits longer than his own deadline, however many are before him.
         let now = Instant::now();
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
-        late.into_iter().for_each(|job| job.reply(Err(UNAVAILABLE)));
+        late.into_iter().for_each(|job| job.reply(Err(Refusal::UNAVAILABLE)));
         // Others than what is stuck are not kept waiting.
         if !jobs.is_empty() && (is_down || jobs.iter().all(|job| stuck.contains(&job.posting.account))) {
             if is_down {
@@ -251,7 +251,7 @@ async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
             tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
-            job.reply(Err(UNAVAILABLE));
+            job.reply(Err(Refusal::UNAVAILABLE));
         }
     }
     None

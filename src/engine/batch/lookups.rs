@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::{LEAST_PATIENCE, LaneOptions, UNAVAILABLE};
+use super::options::{LEAST_PATIENCE, LaneOptions};
 use crate::model::{Refusal, TokenHash};
 use crate::store::{Found, Store};
 
@@ -43,10 +43,10 @@ impl LookupLane {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
-            let place = timeout(within, self.0.reserve()).await.map_err(|_| UNAVAILABLE)?;
-            place.map_err(|_| UNAVAILABLE)?.send(lookup);
+            let place = timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+            place.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
         }
-        answered.await.map_err(|_| UNAVAILABLE)?
+        answered.await.map_err(|_| Refusal::UNAVAILABLE)?
     }
 }
 
@@ -64,7 +64,9 @@ async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Rec
         let now = Instant::now();
         batch.retain(|lookup| !lookup.answer.is_closed());
         // Behind a store that does not answer, those who came first have waited long enough for all.
-        batch.extract_if(.., |lookup| lookup.deadline <= now).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+        batch
+            .extract_if(.., |lookup| lookup.deadline <= now)
+            .for_each(|lookup| lookup.reply(Err(Refusal::UNAVAILABLE)));
         if batch.is_empty() {
             continue;
         }
@@ -85,7 +87,7 @@ async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Rec
             }
             Err(error) => {
                 tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
-                batch.drain(..).for_each(|lookup| lookup.reply(Err(UNAVAILABLE)));
+                batch.drain(..).for_each(|lookup| lookup.reply(Err(Refusal::UNAVAILABLE)));
             }
         }
     }

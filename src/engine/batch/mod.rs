@@ -6,71 +6,24 @@
 
 mod commits;
 mod lookups;
+pub(crate) mod options;
 mod policy_poller;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::ledger::{Posted, Posting};
 use crate::model::{AccountId, Refusal, TokenHash};
-use crate::store::{BoxFuture, Found, Store, StoreError, StoreResult, unwinding};
+use crate::store::{Found, Store};
 
 use commits::{Job, Place, PostingLane};
 use lookups::LookupLane;
+use options::LaneOptions;
 use policy_poller::PolicyPoller;
-
-/// How much may wait, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LaneOptions {
-    /// Look-ups, and postings other than settles, that may wait at once.
-    pub(crate) queue: usize,
-    /// Charges that may be open at once.
-    pub(crate) charges: usize,
-    /// For how long a look-up or a posting is tried, and for how long the store is waited for at a time.
-    pub(crate) answer_within: Duration,
-    /// For how long a settle is tried.
-    pub(crate) settle_within: Duration,
-    /// How old the policy of a look-up may be that is answered from the store's cache, if any is.
-    pub(crate) max_staleness: Option<Duration>,
-}
-
-impl Default for LaneOptions {
-    fn default() -> Self {
-        Self {
-            queue: 8_192,
-            charges: 65_536,
-            answer_within: Duration::from_secs(5),
-            settle_within: Duration::from_secs(30),
-            max_staleness: None,
-        }
-    }
-}
-
-impl LaneOptions {
-    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
-    async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
-        let answer = timeout(self.patience(), unwinding(call)).await;
-        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
-    }
-
-    fn patience(&self) -> Duration {
-        self.answer_within.max(LEAST_PATIENCE)
-    }
-}
-
-/// How long a store may always take to answer.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
-
-/// What a client is told to wait when the store does not answer.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The refusal for a store that does not answer.
-pub(crate) const UNAVAILABLE: Refusal = Refusal::Unavailable { retry_after: RETRY_AFTER };
 
 /// The way to the store.
 #[derive(Debug)]
@@ -118,38 +71,38 @@ impl Lanes {
     /// The key with this token hash, as the store has it now.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         let found = timeout(self.options.patience(), self.look_up(hash)).await;
-        found.unwrap_or(Err(UNAVAILABLE))
+        found.unwrap_or(Err(Refusal::UNAVAILABLE))
     }
 
     async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
-        let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(UNAVAILABLE)?;
+        let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(Refusal::UNAVAILABLE)?;
         lane.find(hash, self.options.answer_within).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
     /// back; later it may still take effect.
     pub(crate) async fn post(&self, posting: Posting) -> Result<Posted, Refusal> {
-        let lane = self.lane(&posting.account).ok_or(UNAVAILABLE)?;
+        let lane = self.lane(&posting.account).ok_or(Refusal::UNAVAILABLE)?;
         let begun = Instant::now();
         let deadline = begun + self.options.answer_within;
         let place = match self.waiting.clone().try_acquire_owned() {
             Ok(place) => place,
             Err(_) => timeout_at(deadline, self.waiting.clone().acquire_owned())
                 .await
-                .map_err(|_| UNAVAILABLE)?
-                .map_err(|_| UNAVAILABLE)?,
+                .map_err(|_| Refusal::UNAVAILABLE)?
+                .map_err(|_| Refusal::UNAVAILABLE)?,
         };
         let (answer, answered) = oneshot::channel();
         lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
         // An attempt that began in time may end late.
         let answered = timeout_at(begun + self.options.patience(), answered).await;
-        answered.map_err(|_| UNAVAILABLE)?.map_err(|_| UNAVAILABLE)?
+        answered.map_err(|_| Refusal::UNAVAILABLE)?.map_err(|_| Refusal::UNAVAILABLE)?
     }
 
     /// A place for a settle, without which no charge begins.
     pub(crate) fn open_charge(&self) -> Result<ChargePermit, Refusal> {
-        self.charges.clone().try_acquire_owned().map_err(|_| UNAVAILABLE)
+        self.charges.clone().try_acquire_owned().map_err(|_| Refusal::UNAVAILABLE)
     }
 
     /// Sends a settle. It needs no runtime and no wait, so it works in a destructor, and what was sent before is

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::LaneOptions;
+use super::options::LaneOptions;
 use crate::store::Store;
 
 /// Ends with this.

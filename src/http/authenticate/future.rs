@@ -10,8 +10,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{AgentKeyLayer, idempotency};
-use crate::engine::batch::UNAVAILABLE;
+use super::idempotency;
+use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::guard::{Guard, Unsettled};
 use crate::http::charge::state::Tab;
@@ -24,8 +24,8 @@ use crate::store::{BoxFuture, Found};
 pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
 
 pin_project! {
-    /// The future of [`Authenticate`](super::Authenticate).
-    pub struct ResponseFuture<S, ReqBody, ResBody>
+    /// The future of [`AgentKeyService`](super::AgentKeyService).
+    pub struct AgentKeyFuture<S, ReqBody, ResBody>
     where
         S: Service<Request<ReqBody>>,
     {
@@ -49,7 +49,7 @@ pin_project! {
 struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
-    layer: AgentKeyLayer,
+    options: AuthenticateOptions,
 }
 
 pin_project! {
@@ -73,7 +73,7 @@ pin_project! {
     }
 }
 
-impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
+impl<S, ReqBody, ResBody> AgentKeyFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
@@ -85,12 +85,17 @@ where
         Self { state: State::Anonymous { inner } }
     }
 
-    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, layer: AgentKeyLayer) -> Self {
-        Self { state: State::Finding { lookup, call: Some(Call { inner, request, layer }) } }
+    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, options: AuthenticateOptions) -> Self {
+        Self { state: State::Finding { lookup, call: Some(Call { inner, request, options }) } }
     }
 
-    pub(super) fn found(found: Arc<Found>, inner: &mut S, request: Request<ReqBody>, layer: &AgentKeyLayer) -> Self {
-        Self { state: State::after(Ok(Some(found)), inner, request, layer) }
+    pub(super) fn found(
+        found: Arc<Found>,
+        inner: &mut S,
+        request: Request<ReqBody>,
+        options: &AuthenticateOptions,
+    ) -> Self {
+        Self { state: State::after(Ok(Some(found)), inner, request, options) }
     }
 }
 
@@ -109,9 +114,9 @@ where
         found: Result<Option<Arc<Found>>, Refusal>,
         inner: &mut S,
         mut request: Request<ReqBody>,
-        layer: &AgentKeyLayer,
+        options: &AuthenticateOptions,
     ) -> Self {
-        let AgentKeyLayer { keys, http, fail_open, .. } = layer;
+        let AuthenticateOptions { keys, http, fail_open, .. } = options;
         let in_force = found.and_then(|found| {
             let found = found.ok_or(Refusal::InvalidKey)?;
             found.lineage.check_active()?;
@@ -136,7 +141,7 @@ where
     }
 }
 
-impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
+impl<S, ReqBody, ResBody> Future for AgentKeyFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Body<Data = Bytes>,
@@ -150,8 +155,8 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Finding { lookup, call } => {
                     let found = ready!(lookup.as_mut().poll(cx));
-                    let Some(Call { mut inner, request, layer }) = call.take() else { return Poll::Pending };
-                    State::after(found, &mut inner, request, &layer)
+                    let Some(Call { mut inner, request, options }) = call.take() else { return Poll::Pending };
+                    State::after(found, &mut inner, request, &options)
                 }
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
@@ -242,7 +247,7 @@ fn answer<ResBody>(
 ) -> Response<ResponseBody<ResBody>> {
     match settled {
         Ok(()) => with_remaining(response, guard),
-        Err(Unsettled) => problem::respond(&UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole),
+        Err(Unsettled) => problem::respond(&Refusal::UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole),
     }
 }
 

@@ -5,40 +5,28 @@ use http::header::HeaderName;
 use http::{Response, StatusCode};
 use tower_layer::Layer;
 
-use super::Authenticate;
+use super::options::AuthenticateOptions;
+use super::service::AgentKeyService;
 use crate::engine::AgentKeys;
-use crate::engine::agent_keys::Inner;
-use crate::http::credentials::Credentials;
-use crate::http::options::HttpOptions;
 use crate::model::Refusal;
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions; refuses requests
 /// whose key is missing, unknown, revoked or expired. See the [module docs](crate::http::authenticate).
 #[derive(Clone, Debug)]
 pub struct AgentKeyLayer {
-    pub(super) keys: Arc<Inner>,
-    pub(super) credentials: Arc<Credentials>,
-    pub(super) http: Arc<HttpOptions>,
-    pub(super) optional: bool,
-    pub(super) fail_open: bool,
+    options: AuthenticateOptions,
 }
 
 impl AgentKeyLayer {
     /// A layer that asks these keys.
     pub fn new(keys: &AgentKeys) -> Self {
-        Self {
-            keys: keys.inner().clone(),
-            credentials: Arc::default(),
-            http: Arc::default(),
-            optional: false,
-            fail_open: false,
-        }
+        Self { options: AuthenticateOptions::new(keys.inner().clone()) }
     }
 
     /// Lets requests without a credential through, without a key: for a host with sessions of its own. A bad
     /// credential is refused all the same.
     pub fn optional(mut self) -> Self {
-        self.optional = true;
+        self.options.optional = true;
         self
     }
 
@@ -47,40 +35,40 @@ impl AgentKeyLayer {
     /// [`Charge`](crate::Charge), and every [`RequireScope`](crate::RequireScope), also one that lets anonymous requests
     /// through.
     pub fn fail_open(mut self) -> Self {
-        self.fail_open = true;
+        self.options.fail_open = true;
         self
     }
 
     /// Where the token is: these headers, in this order, instead of `Authorization` and `X-Api-Key`. In
     /// `Authorization` it is behind `Bearer`, in every other header it is the whole value.
     pub fn credential_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        Arc::make_mut(&mut self.credentials).headers(names);
+        Arc::make_mut(&mut self.options.credentials).headers(names);
         self
     }
 
     /// Accepts tokens that were not made by this crate: any 8 to 512 visible ASCII characters are looked up.
     pub fn foreign_tokens(mut self) -> Self {
-        Arc::make_mut(&mut self.credentials).foreign(true);
+        Arc::make_mut(&mut self.options.credentials).foreign(true);
         self
     }
 
     /// The status of a refusal for want of budget, instead of 402.
     pub fn budget_status(mut self, status: StatusCode) -> Self {
-        Arc::make_mut(&mut self.http).budget_status = status;
+        Arc::make_mut(&mut self.options.http).budget_status = status;
         self
     }
 
     /// The `realm` of `WWW-Authenticate`. Quotes and backslashes are left out of it.
     pub fn realm(mut self, realm: &str) -> Self {
         let realm: String = realm.chars().filter(|c| !matches!(c, '"' | '\\') && !c.is_control()).collect();
-        Arc::make_mut(&mut self.http).realm = Some(realm.into());
+        Arc::make_mut(&mut self.options.http).realm = Some(realm.into());
         self
     }
 
     /// Whether the responses to requests that this layer let in say in `agentkey-remaining-cents` what their key has
     /// left. Default: they do, where something limits it.
     pub fn remaining_header(mut self, on: bool) -> Self {
-        Arc::make_mut(&mut self.http).remaining_header = on;
+        Arc::make_mut(&mut self.options.http).remaining_header = on;
         self
     }
 
@@ -100,15 +88,15 @@ impl AgentKeyLayer {
         mut self,
         map: impl Fn(&Refusal, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.http).on_refusal = Some(Arc::new(map));
+        Arc::make_mut(&mut self.options.http).on_refusal = Some(Arc::new(map));
         self
     }
 }
 
 impl<S> Layer<S> for AgentKeyLayer {
-    type Service = Authenticate<S>;
+    type Service = AgentKeyService<S>;
 
-    fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { inner, layer: self.clone() }
+    fn layer(&self, inner: S) -> AgentKeyService<S> {
+        AgentKeyService { inner, options: self.options.clone() }
     }
 }

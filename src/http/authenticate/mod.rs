@@ -35,8 +35,9 @@
 mod future;
 mod idempotency;
 mod layer;
+mod options;
 mod service;
 
-pub use future::ResponseFuture;
+pub use future::AgentKeyFuture;
 pub use layer::AgentKeyLayer;
-pub use service::Authenticate;
+pub use service::AgentKeyService;

@@ -6,19 +6,20 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{AgentKeyLayer, ResponseFuture};
+use super::future::AgentKeyFuture;
+use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::context::{Anonymous, mark};
 use crate::model::Refusal;
 
-/// The service of [`AgentKeyLayer`].
+/// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
 #[derive(Clone, Debug)]
-pub struct Authenticate<S> {
+pub struct AgentKeyService<S> {
     pub(super) inner: S,
-    pub(super) layer: AgentKeyLayer,
+    pub(super) options: AuthenticateOptions,
 }
 
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Authenticate<S>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for AgentKeyService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
     ResBody: Body<Data = Bytes>,
@@ -26,31 +27,31 @@ where
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, ReqBody, ResBody>;
+    type Future = AgentKeyFuture<S, ReqBody, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let Self { inner, layer } = self;
-        match layer.credentials.read(request.headers_mut()) {
+        let Self { inner, options } = self;
+        match options.credentials.read(request.headers_mut()) {
             Ok(hash) => {
-                if let Some(found) = layer.keys.lanes.try_find_cached(&hash) {
-                    return ResponseFuture::found(found, inner, request, layer);
+                if let Some(found) = options.keys.lanes.try_find_cached(&hash) {
+                    return AgentKeyFuture::found(found, inner, request, options);
                 }
-                let keys = layer.keys.clone();
+                let keys = options.keys.clone();
                 let found = Box::pin(async move { keys.lanes.find(hash).await });
                 // The service that was polled ready is the one to call; its clone waits for the next request.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);
-                ResponseFuture::finding(found, inner, request, layer.clone())
+                AgentKeyFuture::finding(found, inner, request, options.clone())
             }
-            Err(refusal @ Refusal::MissingKey) if layer.optional => {
-                mark(request.extensions_mut(), Err(Anonymous { http: layer.http.clone(), refusal }));
-                ResponseFuture::anonymous(inner.call(request))
+            Err(refusal @ Refusal::MissingKey) if options.optional => {
+                mark(request.extensions_mut(), Err(Anonymous { http: options.http.clone(), refusal }));
+                AgentKeyFuture::anonymous(inner.call(request))
             }
-            Err(refusal) => ResponseFuture::refused(&refusal, &layer.http),
+            Err(refusal) => AgentKeyFuture::refused(&refusal, &options.http),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use super::OnInterrupt;
+use super::hold::OnInterrupt;
 use super::totals::{Owed, OwedHold};
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::Settling;

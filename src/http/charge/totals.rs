@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::OnInterrupt;
+use super::hold::OnInterrupt;
 use crate::engine::batch::ChargePermit;
 use crate::engine::renewals::RenewalKey;
 use crate::ledger::ClaimRef;

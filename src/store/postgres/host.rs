@@ -5,10 +5,9 @@ use sqlx::PgConnection;
 use super::PostgresStore;
 use super::connection::Statements;
 use super::error::{is_conflict, store_error};
-use crate::engine::Error;
 use crate::ledger::{Action, Needs, Posting};
 use crate::model::{AccountId, Amount, EntryId, KeyId, Note, Refusal};
-use crate::store::StoreError;
+use crate::store::{PostingError, StoreError};
 
 impl PostgresStore {
     /// Charges a known price inside a transaction of the host's: the host's own rows and the money are committed
@@ -30,7 +29,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] as a [`pay`](crate::Charge::pay) is, and [`Error::Store`] where the database fails; then roll
+    /// [`PostingError::Refused`] as a [`pay`](crate::Charge::pay) is, and [`PostingError::Store`] where the database fails; then roll
     /// the transaction back.
     pub async fn pay_in(
         &self,
@@ -39,7 +38,7 @@ impl PostgresStore {
         key: KeyId,
         amount: Amount,
         note: Note,
-    ) -> Result<EntryId, Error> {
+    ) -> Result<EntryId, PostingError> {
         let posting = Posting::new(account.clone(), key, Action::Pay { amount, note, claim: None });
         self.post_into(tx, posting).await
     }
@@ -55,7 +54,7 @@ impl PostgresStore {
         account: &AccountId,
         entry: EntryId,
         amount: Amount,
-    ) -> Result<EntryId, Error> {
+    ) -> Result<EntryId, PostingError> {
         let charged = self.inner.entry_in(&mut self.statements(tx), entry).await.map_err(store_error)?;
         let key = charged.ok_or(Refusal::UnknownEntry)?.key;
         let action = Action::Refund { entry, amount };
@@ -64,7 +63,7 @@ impl PostgresStore {
     }
 
     /// An entry has the id of its posting.
-    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, Error> {
+    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, PostingError> {
         let (id, postings) = (posting.id, [posting]);
         let needs = Needs::of(&postings);
         // The application's own SQL may change the key between the read and the write.

@@ -15,7 +15,6 @@ use super::read;
 use super::types::Instant;
 use super::validator::{ByRowVersion, Expected};
 use super::write::{Write, applied, random_version_step};
-use crate::engine::batch::UNAVAILABLE;
 use crate::ledger::{Book, Changes, Needs, Posted, Posting};
 use crate::model::{AccountId, Refusal};
 use crate::store::cache::{self, CacheDelta, PendingWrite};
@@ -52,7 +51,7 @@ impl Inner {
                 // The others have been committed, and are to be told so.
                 Err(error) => {
                     tracing::warn!(%error, postings = left.len(), "agentkey could not post");
-                    left.iter().map(|_| Err(UNAVAILABLE)).collect()
+                    left.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect()
                 }
             };
             let mut late = late.into_iter();
@@ -181,7 +180,7 @@ impl Inner {
     /// Decides under the lock of the accounts. What another transaction keeps locked, or what cannot be decided, keeps nothing
     /// else from being posted: an account that failed is tried apart from the others until it goes well.
     async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
-        let mut answers: Vec<Answer> = postings.iter().map(|_| Err(UNAVAILABLE)).collect();
+        let mut answers: Vec<Answer> = postings.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect();
         let (apart, together): (Vec<_>, Vec<_>) = {
             let aside = self.aside();
             (0..postings.len()).partition(|place| postings.get(*place).is_some_and(|it| aside.contains(&it.account)))
