@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::env;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, MemoryStore, NewKey};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, MemoryStore, NewKey, Rejection};
 use agentkey::{RequireScope, ScopeSet};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -25,7 +25,7 @@ async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     })
 }
 
-async fn answer(key: &KeyContext) -> Result<Response<Full<Bytes>>, ChargeError> {
+async fn answer(key: &KeyContext) -> Result<Response<Full<Bytes>>, Rejection> {
     let charge = Charge::begin(key).await?;
     charge.hold(Amount::cents(5)).await?;
     charge.add(Amount::cents(3));

@@ -13,7 +13,7 @@ use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Balance, Budget, Charge, ChargeError, Created, EntryQuery, KeyId};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Balance, Budget, Charge, Created, EntryQuery, KeyId, Rejection};
 use agentkey::{NewKey, RequireScope, ScopeSet, Token, TokenPrice, TokenUsage};
 use axum::body::Body;
 use axum::extract::State;
@@ -162,7 +162,7 @@ struct Meter {
 
 impl Meter {
     /// Counts a chunk, and sets more aside when what was set aside is used up.
-    async fn count(&mut self, chunk: &Chunk) -> Result<(), ChargeError> {
+    async fn count(&mut self, chunk: &Chunk) -> Result<(), Rejection> {
         match &chunk.usage {
             Some(told) => self.usage = told.into(),
             None => self.usage.output += chunk.choices.iter().map(|choice| tokens_in(&choice.delta)).sum::<u64>(),
@@ -221,12 +221,12 @@ fn tokens_in(value: &Value) -> u64 {
 
 enum Error {
     NotStreamed,
-    Charge(ChargeError),
+    Charge(Rejection),
     Model(BoxError),
 }
 
-impl From<ChargeError> for Error {
-    fn from(error: ChargeError) -> Self {
+impl From<Rejection> for Error {
+    fn from(error: Rejection) -> Self {
         Self::Charge(error)
     }
 }
@@ -375,7 +375,7 @@ impl Agent {
     /// What it says once nothing is set aside any more.
     async fn settled(&self, key: KeyId) -> Result<Balance, BoxError> {
         let entry = async {
-            while self.keys.entries(&EntryQuery::of("acme".parse()?).key(key)).await?.items.is_empty() {
+            while self.keys.entries(&EntryQuery::for_account("acme".parse()?).key(key)).await?.items.is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Ok::<_, BoxError>(())

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, ChargeError};
+use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, Rejection};
 use agentkey::{EntryKind, EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
 use agentkey::{ScopeSet, Token};
 use axum::extract::{Path, State};
@@ -172,7 +172,7 @@ async fn mint(
 
 /// Why a route did not do what it is for. What the ledger refuses keeps its own response.
 enum Error {
-    Charge(ChargeError),
+    Charge(Rejection),
     Key(agentkey::Error),
     Market(StatusCode, &'static str),
 }
@@ -186,8 +186,8 @@ const TOO_LARGE: Error = Error::Market(StatusCode::PAYLOAD_TOO_LARGE, "a pack ha
 const ROTATED_AWAY: Error = Error::Market(StatusCode::FORBIDDEN, "this token was rotated away; use the new one");
 const REFUNDED: Error = Error::Market(StatusCode::BAD_GATEWAY, "not delivered and paid back; try again");
 
-impl From<ChargeError> for Error {
-    fn from(error: ChargeError) -> Self {
+impl From<Rejection> for Error {
+    fn from(error: Rejection) -> Self {
         Self::Charge(error)
     }
 }
@@ -374,7 +374,7 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     walker.get("/packs").bearer(&scout).send().await?.is(401, json!({ "error": "revoked_key" }));
 
     println!("\nWhat the ledger has of it:");
-    let entries = keys.entries(&EntryQuery::of(acme)).await?.items;
+    let entries = keys.entries(&EntryQuery::for_account(acme)).await?.items;
     let lines = entries.iter().map(|entry| (entry.kind, entry.amount, entry.note.reference.as_deref()));
     let lines: Vec<_> = lines.inspect(|line| println!("  {line:?}")).collect();
     let expected = [

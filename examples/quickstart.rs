@@ -4,7 +4,7 @@
 
 use std::env;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, NewKey};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
 use agentkey::{RequireScope, ScopeSet};
 use axum::{Json, Router, routing::get, routing::post};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ async fn read(key: KeyContext) -> Json<Value> {
 }
 
 /// Paid: sets 5 cents aside, works, and is charged the 3 that the work cost.
-async fn answer(charge: Charge) -> Result<Json<Value>, ChargeError> {
+async fn answer(charge: Charge) -> Result<Json<Value>, Rejection> {
     charge.hold(Amount::cents(5)).await?;
     charge.label("route", "answer")?;
     charge.add(Amount::cents(3));

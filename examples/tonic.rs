@@ -47,7 +47,7 @@ fn status(refusal: &Refusal) -> Status {
         | Refusal::InvalidLabel(_)
         | Refusal::NegativeAmount => Code::InvalidArgument,
         Refusal::UnknownEntry => Code::NotFound,
-        Refusal::HoldOver | Refusal::RefundTooLarge { .. } => Code::FailedPrecondition,
+        Refusal::HoldExpired | Refusal::RefundTooLarge { .. } => Code::FailedPrecondition,
         _ => Code::Internal,
     };
     let mut metadata = MetadataMap::new();

@@ -13,10 +13,10 @@
 //!
 //! ```
 //! # #[cfg(all(feature = "axum", feature = "sqlite"))] mod app {
-//! use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, NewKey, RequireScope, ScopeSet};
+//! use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Rejection, NewKey, RequireScope, ScopeSet};
 //! use axum::{Router, routing::post};
 //!
-//! async fn answer(charge: Charge) -> Result<&'static str, ChargeError> {
+//! async fn answer(charge: Charge) -> Result<&'static str, Rejection> {
 //!     charge.hold(Amount::cents(5)).await?; // refused here: 402 before any work is done
 //!     charge.add(Amount::cents(3)); // what it really cost; the rest goes back
 //!     Ok("42")
@@ -74,7 +74,7 @@ pub mod store;
 pub mod testing;
 
 pub use engine::{AgentKeys, Builder, Created, Error, Holder, Page};
-pub use http::{AgentKeyLayer, Charge, ChargeError, Hold, KeyContext, OnInterrupt, Receipt, Replayable};
+pub use http::{AgentKeyLayer, Charge, Hold, KeyContext, OnInterrupt, Receipt, Rejection, Replayable};
 pub use http::{BodyError, ResponseBody};
 pub use http::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
 pub use http::{RequireScope, RequireScopeFuture, RequireScopeService};

@@ -2,26 +2,26 @@
 
 #![cfg(feature = "postgres")]
 
+#[path = "adoption/idempotent.rs"]
+mod idempotent;
 #[path = "adoption/invalid_rows.rs"]
 mod invalid_rows;
+#[path = "adoption/locking.rs"]
+mod locking;
 #[path = "http/support/logs.rs"]
 mod logs;
 #[path = "adoption/minimal.rs"]
 mod minimal;
 #[path = "adoption/npm.rs"]
 mod npm;
-#[path = "adoption/once.rs"]
-mod once;
 #[path = "adoption/policy.rs"]
 mod policy;
 #[path = "support/postgres.rs"]
 mod postgres_server;
-#[path = "adoption/shapes.rs"]
-mod shapes;
+#[path = "adoption/schema_checks.rs"]
+mod schema_checks;
 #[path = "adoption/versions.rs"]
 mod versions;
-#[path = "adoption/waits.rs"]
-mod waits;
 
 use agentkey::{
     Adoption, Budget, Clock, ManualClock, PostgresOptions, PostgresStore, ScopeSet, Store, StoreError, TokenHash,
@@ -106,7 +106,7 @@ fn open_handed() -> Adoption {
 }
 
 async fn find(store: &PostgresStore, tokens: &[&str]) -> Vec<Option<agentkey::Lineage>> {
-    let hashes: Vec<_> = tokens.iter().map(|token| TokenHash::of(token)).collect();
+    let hashes: Vec<_> = tokens.iter().map(|token| TokenHash::digest(token)).collect();
     let found = store.find(&hashes).await.unwrap();
     found.into_iter().map(|found| found.map(|found| found.lineage)).collect()
 }

@@ -7,7 +7,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use agentkey::ChangeError;
-use agentkey::ledger::{Action, Claim, ClaimRef, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting};
+use agentkey::ledger::{
+    Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting,
+};
 use agentkey::store::{KeyQuery, KeysOf};
 use agentkey::testing::World;
 use agentkey::{
@@ -512,7 +514,7 @@ struct Sides<A, B> {
     b: World<B>,
     count: Count,
     postings: Vec<Posting>,
-    claims: Vec<(KeyId, ClaimRef)>,
+    claims: Vec<(KeyId, IdempotencyClaim)>,
     tokens: u32,
     hashes: Vec<TokenHash>,
 }
@@ -582,7 +584,7 @@ impl<A: Store, B: Store> Sides<A, B> {
             Step::Rotate { key, grace } => {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
                 self.tokens += 1;
-                let hash = TokenHash::of(&format!("rotated {}", self.tokens));
+                let hash = TokenHash::digest(&format!("rotated {}", self.tokens));
                 let token = NewToken { hash, prefix: "ak".into(), start: format!("{:08}", self.tokens) };
                 self.hashes.push(hash);
                 self.change_key(KeyChange::Rotate { key, token, grace: Duration::from_secs(*grace) }).await;
@@ -649,7 +651,7 @@ impl<A: Store, B: Store> Sides<A, B> {
         let note = Note::default();
         let (key, action) = match ask {
             Ask::Open { key, claim } => {
-                let claim = claim.map(|(name, content)| Claim::new(format!("claim {name}"), [content; 32]));
+                let claim = claim.map(|(name, content)| IdempotencyKey::new(format!("claim {name}"), [content; 32]));
                 (self.pick_key(key)?.id, Action::Open { claim, ttl: Duration::from_secs(60) })
             }
             Ask::Hold { key, amount, ttl, charge } => {
@@ -699,7 +701,7 @@ impl<A: Store, B: Store> Sides<A, B> {
         let number = u128::try_from(self.postings.len()).unwrap() + 1;
         posting.id = PostingId::from_bytes((0x0190_0000_0000_7000_8000_0000_0000_0000 + number).to_be_bytes());
         if let Action::Open { claim: Some(claim), .. } = &posting.action {
-            self.claims.push((key, ClaimRef::new(claim.key.clone(), posting.id)));
+            self.claims.push((key, IdempotencyClaim::new(claim.key.clone(), posting.id)));
         }
         self.postings.push(posting.clone());
         Some(posting)
@@ -732,10 +734,10 @@ impl<A: Store, B: Store> Sides<A, B> {
             let keys = KeyQuery::new(KeysOf::Account(id.clone()), None, 1_000);
             same(a.keys(&keys).await.unwrap(), b.keys(&keys).await.unwrap());
             for by in [UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month, UsageBy::Label("x".into())] {
-                let query = UsageQuery::of(id.clone(), by);
+                let query = UsageQuery::for_account(id.clone(), by);
                 same(a.usage(&query).await.unwrap(), b.usage(&query).await.unwrap());
             }
-            let query = EntryQuery::of(id).limit(1_000);
+            let query = EntryQuery::for_account(id).limit(1_000);
             let entries = |page: Vec<_>| page.into_iter().map(|(_, entry)| entry).collect::<Vec<agentkey::Entry>>();
             let kept = entries(a.entries(&query).await.unwrap());
             lines.extend(same(kept, entries(b.entries(&query).await.unwrap())));

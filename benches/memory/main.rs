@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError, KeyContext};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, KeyContext, Rejection};
 use axum::body::Body;
 use axum::{Router, extract::State, routing::get};
 use http::Request;
@@ -55,7 +55,7 @@ fn app(keys: &AgentKeys, gate: Gate) -> Router {
     async fn charge(State(gate): State<Gate>, _charge: Charge) -> &'static str {
         gate.pass().await
     }
-    async fn hold(State(gate): State<Gate>, charge: Charge) -> std::result::Result<&'static str, ChargeError> {
+    async fn hold(State(gate): State<Gate>, charge: Charge) -> std::result::Result<&'static str, Rejection> {
         charge.hold(Amount::micros(1)).await?;
         Ok(gate.pass().await)
     }

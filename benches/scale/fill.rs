@@ -24,7 +24,7 @@ const BATCH: i64 = 10_000;
 
 /// Of the token of a key.
 pub fn hash(id: i64) -> TokenHash {
-    TokenHash::of(&format!("scale-{id:012}"))
+    TokenHash::digest(&format!("scale-{id:012}"))
 }
 
 /// The first instant, in microseconds, and how far entries are apart.

@@ -54,7 +54,8 @@ impl Step {
                 post(store, posting(cost(vec![id]))).await?;
             }
             What::EntriesOfKey => {
-                let query = EntryQuery::of(found.lineage.account_id().clone()).key(found.lineage.id()).limit(10);
+                let query =
+                    EntryQuery::for_account(found.lineage.account_id().clone()).key(found.lineage.id()).limit(10);
                 assert!(!store.entries(&query).await?.is_empty());
             }
         }

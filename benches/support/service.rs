@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, ChargeError, KeyContext, NewKey, RequireScope, ScopeSet,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection, RequireScope, ScopeSet,
 };
 use axum::{Router, routing::get};
 
@@ -36,13 +36,13 @@ async fn add(charge: Charge) -> &'static str {
 }
 
 /// One posting, which the handler waits for.
-async fn pay(charge: Charge) -> std::result::Result<&'static str, ChargeError> {
+async fn pay(charge: Charge) -> std::result::Result<&'static str, Rejection> {
     charge.pay(Amount::micros(1)).await?;
     Ok("ok")
 }
 
 /// Two postings.
-async fn hold(charge: Charge) -> std::result::Result<&'static str, ChargeError> {
+async fn hold(charge: Charge) -> std::result::Result<&'static str, Rejection> {
     charge.hold(Amount::micros(2)).await?;
     charge.add(Amount::micros(1));
     Ok("ok")

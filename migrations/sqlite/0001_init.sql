@@ -147,7 +147,7 @@ WITH RECURSIVE parts (part) AS (SELECT 0 UNION ALL SELECT part + 1 FROM parts WH
 INSERT INTO agentkey_index_parts (part, last, due) SELECT part, 0, 0 FROM parts;
 
 -- What clients sent as `Idempotency-Key`.
-CREATE TABLE agentkey_claims (
+CREATE TABLE agentkey_idempotency_keys (
     key_id          INTEGER NOT NULL,
     idempotency_key TEXT    NOT NULL,
     fingerprint     BLOB    NOT NULL CHECK (length(fingerprint) = 32),

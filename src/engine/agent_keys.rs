@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use crate::engine::batch::Lanes;
-use crate::engine::last_used::Uses;
+use crate::engine::batch::Batches;
+use crate::engine::last_used::LastUsed;
 use crate::engine::options::Options;
 use crate::engine::renewals::Renewals;
 use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
@@ -60,11 +60,11 @@ pub struct AgentKeys {
 #[derive(Debug)]
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
-    pub(crate) lanes: Lanes,
+    pub(crate) batches: Batches,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) options: Options,
     pub(crate) rules: Rules,
-    pub(crate) uses: Arc<Uses>,
+    pub(crate) last_used: Arc<LastUsed>,
     helpers: [AbortHandle; 2],
 }
 
@@ -141,13 +141,13 @@ impl From<PostingError> for Error {
 impl AgentKeys {
     /// Starts the tasks of a handle on the current runtime.
     pub(crate) fn start(store: Arc<dyn Store>, options: Options, rules: Rules) -> Self {
-        let lanes = Lanes::start(&store, options.lanes);
+        let batches = Batches::start(&store, options.batches);
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
-        let uses = Arc::new(Uses::default());
-        let sweeping = tokio::spawn(sweep(store.clone(), uses.clone(), options.sweep_every));
+        let last_used = Arc::new(LastUsed::default());
+        let sweeping = tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
         let helpers = [renewing.abort_handle(), sweeping.abort_handle()];
-        Self { inner: Arc::new(Inner { store, lanes, renewals, options, rules, uses, helpers }) }
+        Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, helpers }) }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -198,9 +198,9 @@ impl AgentKeys {
     ///
     /// When the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
-        let found = match self.inner.lanes.try_find_cached(&token.hash()) {
+        let found = match self.inner.batches.try_find_cached(&token.hash()) {
             Some(found) => Some(found),
-            None => self.inner.lanes.find(token.hash()).await?,
+            None => self.inner.batches.find(token.hash()).await?,
         };
         Ok(found.map(|found| found.lineage.clone()))
     }
@@ -271,14 +271,14 @@ impl AgentKeys {
     }
 
     /// When keys were last let through by an [`AgentKeyLayer`](crate::AgentKeyLayer), in the same order; `None` where
-    /// that was never. It is written now and then ([`sweep_every`](crate::Builder::sweep_every)), so the last seconds
+    /// that was never. It is written now and then ([`sweep_interval`](crate::Builder::sweep_interval)), so the last seconds
     /// may be missing, and those of a killed process are.
     ///
     /// # Errors
     ///
     /// When the store does not answer.
     pub async fn last_used(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>, Error> {
-        self.ask(|store| store.last_uses(keys)).await
+        self.ask(|store| store.last_used(keys)).await
     }
 
     /// Entries, oldest first.
@@ -329,7 +329,7 @@ impl AgentKeys {
         let charged = self.ask(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
         let action = Action::Refund { entry, amount };
         let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
-        self.inner.lanes.post(posting).await?;
+        self.inner.batches.post(posting).await?;
         Ok(id.into())
     }
 
@@ -347,7 +347,7 @@ impl AgentKeys {
     ///
     /// [`ChangeError::UnknownKey`] and [`ChangeError::UnknownAccount`] where there is no such holder,
     /// [`ChangeError::Invalid`] where the reason is blank or over 255 characters, or the reference cannot be kept (see
-    /// [`Note::refer`](crate::Note::refer)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
+    /// [`Note::set_reference`](crate::Note::set_reference)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
     ///
     /// ```
     /// use agentkey::{AgentKeys, Amount, Budget, MemoryStore, NewKey};
@@ -399,7 +399,7 @@ impl AgentKeys {
             },
         };
         let posting = Posting { id, ..Posting::new(account, key, Action::Adjust { amount, note }) };
-        self.inner.lanes.post(posting).await?;
+        self.inner.batches.post(posting).await?;
         Ok(id.into())
     }
 
@@ -407,9 +407,9 @@ impl AgentKeys {
     /// has shut down gracefully. It has no bound of its own: a [`Charge`](crate::Charge) that is kept somewhere keeps it
     /// waiting.
     pub async fn shutdown(&self) {
-        self.inner.lanes.drain().await;
+        self.inner.batches.drain().await;
         self.inner.stop_helpers();
-        self.inner.uses.write(&*self.inner.store).await;
+        self.inner.last_used.write(&*self.inner.store).await;
         self.inner.store.close().await;
     }
 
@@ -457,10 +457,10 @@ impl Drop for Inner {
 
 /// Ends holds that have run out now and then, so that they are in the books of accounts that nobody asks for.
 /// Takes note of when keys were used, in the same turn.
-async fn sweep(store: Arc<dyn Store>, uses: Arc<Uses>, every: Duration) {
+async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
-        uses.write(&*store).await;
+        last_used.write(&*store).await;
         match unwinding(|| store.sweep()).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended holds that had run out"),

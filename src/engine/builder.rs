@@ -31,10 +31,10 @@ pub struct Builder {
 }
 
 /// What a duration is cut to: "for ever" is asked for as the longest duration there is, which no clock can add.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What semaphores can count.
-const MOST_PLACES: usize = u32::MAX as usize >> 3;
+const MAX_PERMITS: usize = u32::MAX as usize >> 3;
 
 impl Builder {
     /// The prefix of new tokens. Default: `ak`.
@@ -44,8 +44,8 @@ impl Builder {
     }
 
     /// The scope that stands for every other, such as `admin`. Default: there is none.
-    pub fn superscope(mut self, scope: Scope) -> Self {
-        self.rules.superscope = Some(scope);
+    pub fn admin_scope(mut self, scope: Scope) -> Self {
+        self.rules.admin_scope = Some(scope);
         self
     }
 
@@ -58,7 +58,7 @@ impl Builder {
     /// For how long a killed process keeps money set aside. While its charge lives, a hold is renewed every third of
     /// it. Default: 60 s; from 1 s to a day.
     pub fn hold_ttl(mut self, ttl: Duration) -> Self {
-        self.options.hold_ttl = ttl.clamp(Duration::from_secs(1), LONGEST);
+        self.options.hold_ttl = ttl.clamp(Duration::from_secs(1), MAX_DURATION);
         self
     }
 
@@ -70,8 +70,8 @@ impl Builder {
 
     /// How often holds that ran out are ended in accounts that nobody asks for, and how often it is written when keys
     /// were last used. Default: every 30 s.
-    pub fn sweep_every(mut self, period: Duration) -> Self {
-        self.options.sweep_every = period.max(Duration::from_millis(100));
+    pub fn sweep_interval(mut self, period: Duration) -> Self {
+        self.options.sweep_interval = period.max(Duration::from_millis(100));
         self
     }
 
@@ -103,36 +103,36 @@ impl Builder {
     /// # drop(keys); }
     /// ```
     pub fn cache(mut self, max_staleness: Duration) -> Self {
-        self.options.lanes.max_staleness = Some(max_staleness.min(LONGEST)).filter(|bound| !bound.is_zero());
+        self.options.batches.max_staleness = Some(max_staleness.min(MAX_DURATION)).filter(|bound| !bound.is_zero());
         self
     }
 
     /// How many look-ups, and how many postings, may wait for the store; more are answered with 503 after
-    /// [`answer_within`](Self::answer_within). Default: 8,192.
-    pub fn queue(mut self, places: usize) -> Self {
-        self.options.lanes.queue = places.clamp(1, MOST_PLACES);
+    /// [`request_timeout`](Self::request_timeout). Default: 8,192.
+    pub fn max_queue(mut self, places: usize) -> Self {
+        self.options.batches.max_queue = places.clamp(1, MAX_PERMITS);
         self
     }
 
     /// How many requests may be charged at once, responses still streaming included; more are answered with 503.
     /// Default: 65,536.
-    pub fn open_charges(mut self, charges: usize) -> Self {
-        self.options.lanes.charges = charges.clamp(1, MOST_PLACES);
+    pub fn max_open_charges(mut self, charges: usize) -> Self {
+        self.options.batches.charges = charges.clamp(1, MAX_PERMITS);
         self
     }
 
     /// How long a store that is not available is asked again before a request is answered with 503; also, from 1 s
     /// up, for how long one that says nothing is waited for at a time. Default: 5 s; at most a day.
-    pub fn answer_within(mut self, bound: Duration) -> Self {
-        self.options.lanes.answer_within = bound.min(LONGEST);
+    pub fn request_timeout(mut self, bound: Duration) -> Self {
+        self.options.batches.request_timeout = bound.min(MAX_DURATION);
         self
     }
 
     /// How long a store that is not available is asked again to post the end of a charge, before it is given up and
     /// logged with all that is needed to post it by hand. Default: 30 s; at most
     /// a day.
-    pub fn settle_within(mut self, bound: Duration) -> Self {
-        self.options.lanes.settle_within = bound.min(LONGEST);
+    pub fn settle_timeout(mut self, bound: Duration) -> Self {
+        self.options.batches.settle_timeout = bound.min(MAX_DURATION);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::batch::options::LaneOptions;
+use crate::engine::batch::options::BatchOptions;
 use crate::model::TokenPrefix;
 
 /// Options of the handle, as its builder has set them.
@@ -11,8 +11,8 @@ pub(crate) struct Options {
     pub(crate) prefix: TokenPrefix,
     pub(crate) hold_ttl: Duration,
     pub(crate) max_hold_age: Duration,
-    pub(crate) sweep_every: Duration,
-    pub(crate) lanes: LaneOptions,
+    pub(crate) sweep_interval: Duration,
+    pub(crate) batches: BatchOptions,
 }
 
 impl Default for Options {
@@ -21,8 +21,8 @@ impl Default for Options {
             prefix: TokenPrefix::default(),
             hold_ttl: Duration::from_secs(60),
             max_hold_age: Duration::from_secs(15 * 60),
-            sweep_every: Duration::from_secs(30),
-            lanes: LaneOptions::default(),
+            sweep_interval: Duration::from_secs(30),
+            batches: BatchOptions::default(),
         }
     }
 }

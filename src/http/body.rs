@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
-use crate::http::charge::guard::{Guard, Unsettled};
+use crate::http::charge::guard::{Guard, SettleFailed};
 
 /// An error of a response's body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -50,7 +50,7 @@ impl<B> ResponseBody<B> {
     }
 
     pub(crate) fn charged(inner: B, guard: Guard) -> Self {
-        let inner = Charged { inner: Some(inner), guard, last: None, state: State::Streaming };
+        let inner = Charged { inner: Some(inner), guard, last: None, state: BodyState::Streaming };
         Self { kind: Kind::Charged { inner } }
     }
 }
@@ -89,7 +89,7 @@ where
             Kind::Inner { inner } => inner.is_end_stream(),
             Kind::Whole { inner } => inner.is_end_stream(),
             Kind::Unread => true,
-            Kind::Charged { inner } => matches!(inner.state, State::Done),
+            Kind::Charged { inner } => matches!(inner.state, BodyState::Done),
         }
     }
 
@@ -111,7 +111,7 @@ pin_project! {
         guard: Guard,
         // What is passed on once the charge is settled: trailers or an error.
         last: Option<Result<Frame<Bytes>, BodyError>>,
-        state: State,
+        state: BodyState,
     }
 
     impl<B> PinnedDrop for Charged<B> {
@@ -128,7 +128,7 @@ pin_project! {
 }
 
 #[derive(Clone, Copy)]
-enum State {
+enum BodyState {
     Streaming,
     Settling,
     Done,
@@ -141,7 +141,7 @@ where
 {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut this = self.project();
-        if let (State::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut()) {
+        if let (BodyState::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut()) {
             let Poll::Ready(frame) = inner.poll_frame(cx) else {
                 this.guard.watch_handles(cx);
                 return Poll::Pending;
@@ -161,13 +161,13 @@ where
                 None => {}
             }
             this.inner.set(None);
-            *this.state = State::Settling;
+            *this.state = BodyState::Settling;
         }
-        if let State::Settling = *this.state {
+        if let BodyState::Settling = *this.state {
             let settled = ready!(this.guard.poll_end(cx));
-            *this.state = State::Done;
-            if let Err(Unsettled) = settled {
-                return Poll::Ready(Some(Err(Unsettled.into())));
+            *this.state = BodyState::Done;
+            if let Err(SettleFailed) = settled {
+                return Poll::Ready(Some(Err(SettleFailed.into())));
             }
         }
         Poll::Ready(this.last.take())

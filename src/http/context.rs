@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::Extensions;
 use jiff::Timestamp;
 
-use crate::http::charge::state::Tab;
+use crate::http::charge::state::ChargeState;
 use crate::http::options::HttpOptions;
-use crate::http::rejection::ChargeError;
+use crate::http::rejection::Rejection;
 use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
 
 /// The key of a request, found and in force. [`AgentKeyLayer`](crate::AgentKeyLayer) puts it into the request's
@@ -24,16 +24,16 @@ use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Sco
 /// ```
 #[derive(Clone)]
 pub struct KeyContext {
-    tab: Arc<Tab>,
+    state: Arc<ChargeState>,
 }
 
 impl KeyContext {
-    pub(crate) fn new(tab: Arc<Tab>) -> Self {
-        Self { tab }
+    pub(crate) fn new(state: Arc<ChargeState>) -> Self {
+        Self { state }
     }
 
-    pub(crate) fn tab(&self) -> &Arc<Tab> {
-        &self.tab
+    pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
+        &self.state
     }
 
     /// The key in the extensions of a request, for a service without extractors.
@@ -42,7 +42,7 @@ impl KeyContext {
     ///
     /// 401 for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a key; 500 where
     /// the layer is missing, with a line in the log that tells how to mend it.
-    pub fn from_extensions(extensions: &Extensions) -> Result<&Self, ChargeError> {
+    pub fn from_extensions(extensions: &Extensions) -> Result<&Self, Rejection> {
         Caller::key_of(extensions, "KeyContext")
     }
 
@@ -68,28 +68,28 @@ impl KeyContext {
 
     /// The key with its ancestors.
     pub fn lineage(&self) -> &Lineage {
-        self.tab.lineage()
+        self.state.lineage()
     }
 
     /// Whether the key, and every ancestor of it, allows `scope`.
     pub fn allows(&self, scope: &Scope) -> bool {
-        self.lineage().allows(scope, self.tab.keys().rules.superscope.as_ref())
+        self.lineage().allows(scope, self.state.keys().rules.admin_scope.as_ref())
     }
 
     /// What the key may do: what it and every ancestor of it allow.
     pub fn scopes(&self) -> ScopeSet {
-        self.lineage().scopes(self.tab.keys().rules.superscope.as_ref())
+        self.lineage().scopes(self.state.keys().rules.admin_scope.as_ref())
     }
 
     /// What the key can still spend, as far as this request knows; `None` where nothing limits it.
     pub fn remaining(&self) -> Option<Amount> {
-        self.tab.remaining()
+        self.state.remaining()
     }
 
     /// Set where the request came with a token that was rotated away: until when it still works. Such a token may be
     /// used, but must not be let change keys.
     pub fn retires_at(&self) -> Option<Timestamp> {
-        self.tab.found().retires_at
+        self.state.found().retires_at
     }
 }
 
@@ -129,14 +129,14 @@ impl<'a> Caller<'a> {
     }
 
     /// The key of a request, or the refusal as a response.
-    pub(crate) fn key_of(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, ChargeError> {
-        let caller = Self::of(extensions, wanted_by).map_err(|refusal| ChargeError::new(refusal, Arc::default()))?;
-        caller.key().map_err(|refusal| ChargeError::new(refusal, caller.http().clone()))
+    pub(crate) fn key_of(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, Rejection> {
+        let caller = Self::of(extensions, wanted_by).map_err(|refusal| Rejection::new(refusal, Arc::default()))?;
+        caller.key().map_err(|refusal| Rejection::new(refusal, caller.http().clone()))
     }
 
     pub(crate) fn http(self) -> &'a Arc<HttpOptions> {
         match self {
-            Self::Key(context) => context.tab().http(),
+            Self::Key(context) => context.charge_state().http(),
             Self::Anonymous(anonymous) => &anonymous.http,
         }
     }
@@ -160,7 +160,7 @@ pub(crate) fn mark(extensions: &mut Extensions, caller: Result<KeyContext, Anony
         Ok(context) => {
             extensions.remove::<Anonymous>();
             if let Some(outer) = extensions.insert(context) {
-                outer.tab().supersede();
+                outer.charge_state().supersede();
             }
         }
         Err(anonymous) => {

@@ -7,9 +7,9 @@ use http::request::Parts;
 
 use crate::http::charge::{Charge, Replayable};
 use crate::http::context::{Caller, KeyContext};
-use crate::http::rejection::ChargeError;
+use crate::http::rejection::Rejection;
 
-impl IntoResponse for ChargeError {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         self.to_response().map(Body::from)
     }
@@ -17,9 +17,9 @@ impl IntoResponse for ChargeError {
 
 /// Refused with 401 without a key, and with 500 where the layer is missing.
 impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
-    type Rejection = ChargeError;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         Caller::key_of(&parts.extensions, "KeyContext").cloned()
     }
 }
@@ -28,21 +28,21 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
 /// that [fails open](crate::AgentKeyLayer::fail_open) without an answer of the store; refused with 500 where the layer is
 /// missing.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
-    type Rejection = ChargeError;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, ChargeError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Rejection> {
         match Caller::of(&parts.extensions, "Option<KeyContext>") {
             Ok(caller) => Ok(caller.key().ok().cloned()),
-            Err(refusal) => Err(ChargeError::new(refusal, Default::default())),
+            Err(refusal) => Err(Rejection::new(refusal, Default::default())),
         }
     }
 }
 
 /// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated.
 impl<S: Send + Sync> FromRequestParts<S> for Charge {
-    type Rejection = ChargeError;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         Self::begin(Caller::key_of(&parts.extensions, "Charge")?).await
     }
 }
@@ -50,9 +50,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Charge {
 /// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated that was not charged by
 /// a payment.
 impl<S: Send + Sync> FromRequestParts<S> for Replayable {
-    type Rejection = ChargeError;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ChargeError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         Self::begin(Caller::key_of(&parts.extensions, "Replayable")?).await
     }
 }

@@ -21,6 +21,6 @@ pub use authenticate::AgentKeyLayer;
 pub use body::{BodyError, ResponseBody};
 pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};
 pub use context::KeyContext;
-pub use rejection::ChargeError;
+pub use rejection::Rejection;
 pub use require_budget::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
 pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};

@@ -58,7 +58,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::PostingConflict
         | Refusal::AlreadyCharged(_)
         | Refusal::InFlight
-        | Refusal::HoldOver
+        | Refusal::HoldExpired
         | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
         Refusal::UnknownEntry => StatusCode::NOT_FOUND,
         Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,

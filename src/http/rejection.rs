@@ -13,9 +13,9 @@ use crate::model::Refusal;
 /// Why a charge was refused. As a response it is the problem document of the refusal.
 ///
 /// ```
-/// use agentkey::{Amount, Charge, ChargeError, Refusal};
+/// use agentkey::{Amount, Charge, Rejection, Refusal};
 ///
-/// async fn handler(charge: Charge) -> Result<&'static str, ChargeError> {
+/// async fn handler(charge: Charge) -> Result<&'static str, Rejection> {
 ///     match charge.pay(Amount::cents(10)).await {
 ///         Ok(_) => Ok("the long answer"),
 ///         Err(error) if matches!(error.refusal(), Refusal::BudgetExceeded(_)) => Ok("the short answer"),
@@ -24,12 +24,12 @@ use crate::model::Refusal;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct ChargeError {
+pub struct Rejection {
     refusal: Box<Refusal>,
     http: Arc<HttpOptions>,
 }
 
-impl ChargeError {
+impl Rejection {
     pub(crate) fn new(refusal: Refusal, http: Arc<HttpOptions>) -> Self {
         Self { refusal: Box::new(refusal), http }
     }
@@ -46,16 +46,16 @@ impl ChargeError {
     }
 }
 
-impl fmt::Debug for ChargeError {
+impl fmt::Debug for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ChargeError").field(&self.refusal).finish()
+        f.debug_tuple("Rejection").field(&self.refusal).finish()
     }
 }
 
-impl fmt::Display for ChargeError {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.refusal.fmt(f)
     }
 }
 
-impl std::error::Error for ChargeError {}
+impl std::error::Error for Rejection {}

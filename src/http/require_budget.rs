@@ -13,7 +13,7 @@ use tower_service::Service;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::{Charge, Hold};
 use crate::http::context::Caller;
-use crate::http::rejection::ChargeError;
+use crate::http::rejection::Rejection;
 use crate::store::BoxFuture;
 
 /// Sets money aside before a route is called, for routes whose ceiling is known.
@@ -109,7 +109,7 @@ where
             charge.hold(hold).await?;
             Ok(charge)
         });
-        RequireBudgetFuture { state: State::Holding { held, call: Some((inner, request)) } }
+        RequireBudgetFuture { state: BudgetFutureState::Holding { held, call: Some((inner, request)) } }
     }
 }
 
@@ -120,14 +120,14 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         #[pin]
-        state: State<S, ReqBody, S::Future>,
+        state: BudgetFutureState<S, ReqBody, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, ReqBody, F> {
-        Holding { held: BoxFuture<'static, Result<Charge, ChargeError>>, call: Option<(S, Request<ReqBody>)> },
+    enum BudgetFutureState<S, ReqBody, F> {
+        Holding { held: BoxFuture<'static, Result<Charge, Rejection>>, call: Option<(S, Request<ReqBody>)> },
         Calling { #[pin] inner: F, charge: Charge },
     }
 }
@@ -146,7 +146,7 @@ where
                     let held = ready!(held.as_mut().poll(cx));
                     let Some((mut inner, request)) = call.take() else { return Poll::Pending };
                     match held {
-                        Ok(charge) => State::Calling { inner: inner.call(request), charge },
+                        Ok(charge) => BudgetFutureState::Calling { inner: inner.call(request), charge },
                         Err(error) => return Poll::Ready(Ok(error.to_response().map(ResponseBody::whole))),
                     }
                 }

@@ -155,10 +155,10 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match self.layer.check(&request) {
-            Ok(()) => RequireScopeFuture { state: State::Allowed { inner: self.inner.call(request) } },
+            Ok(()) => RequireScopeFuture { state: ScopeFutureState::Allowed { inner: self.inner.call(request) } },
             Err((refusal, http)) => {
                 let response = Some(problem::respond(&refusal, &http));
-                RequireScopeFuture { state: State::Refused { response } }
+                RequireScopeFuture { state: ScopeFutureState::Refused { response } }
             }
         }
     }
@@ -168,13 +168,13 @@ pin_project! {
     /// The future of [`RequireScopeService`].
     pub struct RequireScopeFuture<F> {
         #[pin]
-        state: State<F>,
+        state: ScopeFutureState<F>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum ScopeFutureState<F> {
         Allowed { #[pin] inner: F },
         Refused { response: Option<Response<Bytes>> },
     }

@@ -1,7 +1,7 @@
 //! Where money is decided, and nowhere else: pure functions over loaded state, the same for every store.
 //!
 //! A store locks the accounts, loads a [`Book`], lets it [`post`](Book::post), and writes back what
-//! [`changes`](Book::take_changes) say. It never computes a figure of its own.
+//! [`changes`](Book::take_writes) say. It never computes a figure of its own.
 //!
 //! | Action | Accepted when | Effect |
 //! |---|---|---|
@@ -17,6 +17,6 @@ mod book;
 mod policy;
 mod posting;
 
-pub use book::{BalanceRow, Book, Changes, ClaimRow, EntryRow, HoldRow, HoldState, Needs};
+pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use policy::{AccountWrite, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules};
-pub use posting::{Action, Claim, ClaimRef, Fingerprint, OnExpiry, Outcome, Posted, Posting};
+pub use posting::{Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};

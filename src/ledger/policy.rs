@@ -142,12 +142,12 @@ pub struct Rules {
     /// How many keys a lineage may have.
     pub max_depth: usize,
     /// The scope that stands for every other.
-    pub superscope: Option<Scope>,
+    pub admin_scope: Option<Scope>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { max_depth: 8, superscope: None }
+        Self { max_depth: 8, admin_scope: None }
     }
 }
 
@@ -358,7 +358,7 @@ fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
 }
 
 fn inside_scopes(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
-    let all = rules.superscope.as_ref();
+    let all = rules.admin_scope.as_ref();
     let allowed = parent.scopes(all);
     if key.scopes.is_within(&allowed) || all.is_some_and(|all| parent.allows(all, None)) {
         return Ok(());

@@ -36,7 +36,7 @@ pub enum Action {
     /// claim, the client's `Idempotency-Key` is bound to this posting from then on.
     Open {
         /// The client's `Idempotency-Key`.
-        claim: Option<Claim>,
+        claim: Option<IdempotencyKey>,
         /// For how long the claim keeps others out without being renewed.
         ttl: Duration,
     },
@@ -51,7 +51,7 @@ pub enum Action {
         /// What its entry says if it is charged when it runs out.
         note: Note,
         /// The claim under which there is work to do.
-        claim: Option<ClaimRef>,
+        claim: Option<IdempotencyClaim>,
     },
     /// Gives holds that still live, and a claim, more time: accepted while the key is in force.
     Renew {
@@ -62,7 +62,7 @@ pub enum Action {
         /// The age that no hold gets over.
         max_age: Duration,
         /// The claim.
-        claim: Option<ClaimRef>,
+        claim: Option<IdempotencyClaim>,
     },
     /// Replaces holds by what the work cost. Always accepted.
     Settle {
@@ -74,8 +74,8 @@ pub enum Action {
         cost: Amount,
         /// What the entry says.
         note: Note,
-        /// The claim that ends here, unless it [is kept](ClaimRef::is_kept).
-        claim: Option<ClaimRef>,
+        /// The claim that ends here, unless it [is kept](IdempotencyClaim::is_kept).
+        claim: Option<IdempotencyClaim>,
     },
     /// Checks as a hold does, and charges at once.
     Pay {
@@ -84,7 +84,7 @@ pub enum Action {
         /// What the entry says.
         note: Note,
         /// The claim that pays.
-        claim: Option<ClaimRef>,
+        claim: Option<IdempotencyClaim>,
     },
     /// Gives back what was charged: accepted up to what the entry has left.
     Refund {
@@ -117,7 +117,7 @@ pub enum OnExpiry {
 /// A client's `Idempotency-Key`, and what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Claim {
+pub struct IdempotencyKey {
     /// What the client sent.
     pub key: Arc<str>,
     /// A digest of the method and path it was sent with.
@@ -127,7 +127,7 @@ pub struct Claim {
 /// A digest of the method and path of a request.
 pub type Fingerprint = [u8; 32];
 
-impl Claim {
+impl IdempotencyKey {
     /// A claim on `key` for the request with this fingerprint.
     pub fn new(key: impl Into<Arc<str>>, fingerprint: Fingerprint) -> Self {
         Self { key: key.into(), fingerprint }
@@ -137,7 +137,7 @@ impl Claim {
 /// A claim that was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ClaimRef {
+pub struct IdempotencyClaim {
     /// What the client sent.
     pub key: Arc<str>,
     /// The `Open` posting that it is bound to.
@@ -148,7 +148,7 @@ pub struct ClaimRef {
     pub is_kept: bool,
 }
 
-impl ClaimRef {
+impl IdempotencyClaim {
     /// The claim on `key` that `owner` opened.
     pub fn new(key: impl Into<Arc<str>>, owner: PostingId) -> Self {
         Self { key: key.into(), owner, paid: Vec::new(), is_kept: false }

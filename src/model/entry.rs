@@ -119,7 +119,7 @@ impl Note {
         }
         note.labels.set(Self::REASON, reason);
         if let Some(reference) = reference {
-            note.refer(reference).map_err(|error| invalid("reference", error.to_string()))?;
+            note.set_reference(reference).map_err(|error| invalid("reference", error.to_string()))?;
         }
         Ok(note)
     }
@@ -129,7 +129,7 @@ impl Note {
     /// # Errors
     ///
     /// When it is empty, over 255 characters, or has a control character.
-    pub fn refer(&mut self, reference: impl Into<String>) -> Result<(), LabelError> {
+    pub fn set_reference(&mut self, reference: impl Into<String>) -> Result<(), LabelError> {
         let reference = reference.into();
         if reference.is_empty() || !is_text(&reference, Self::MAX_REFERENCE) {
             return Err(LabelError::Reference);

@@ -304,7 +304,7 @@ impl Grace {
 
     /// The old token works for this long, and none that was retired before it works longer. It may be used, but may not
     /// change keys.
-    pub const fn of(duration: Duration) -> Self {
+    pub const fn lasting(duration: Duration) -> Self {
         Self(duration)
     }
 }

@@ -83,14 +83,14 @@ impl Lineage {
         self.keys().try_for_each(|key| key.check_active(self.at))
     }
 
-    /// Whether every member of the lineage allows `scope`, or the `superscope` in its place.
-    pub fn allows(&self, scope: &Scope, superscope: Option<&Scope>) -> bool {
-        self.keys().all(|key| key.scopes.allows(scope) || superscope.is_some_and(|all| key.scopes.allows(all)))
+    /// Whether every member of the lineage allows `scope`, or the `admin_scope` in its place.
+    pub fn allows(&self, scope: &Scope, admin_scope: Option<&Scope>) -> bool {
+        self.keys().all(|key| key.scopes.allows(scope) || admin_scope.is_some_and(|all| key.scopes.allows(all)))
     }
 
-    /// What the lineage may do: the scopes that every member allows, where one that has the `superscope` allows all.
-    pub fn scopes(&self, superscope: Option<&Scope>) -> ScopeSet {
-        let allows_all = |scopes: &ScopeSet| superscope.is_some_and(|all| scopes.allows(all));
+    /// What the lineage may do: the scopes that every member allows, where one that has the `admin_scope` allows all.
+    pub fn scopes(&self, admin_scope: Option<&Scope>) -> ScopeSet {
+        let allows_all = |scopes: &ScopeSet| admin_scope.is_some_and(|all| scopes.allows(all));
         self.ancestors.iter().fold(self.key.scopes.clone(), |held, ancestor| {
             if allows_all(&ancestor.scopes) {
                 held

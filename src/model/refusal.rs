@@ -50,7 +50,7 @@ pub enum Refusal {
     InFlight,
     /// The hold has run out or was settled; it cannot be renewed.
     #[error("the hold is over")]
-    HoldOver,
+    HoldExpired,
     /// The key or account has no such entry.
     #[error("there is no such entry")]
     UnknownEntry,
@@ -98,7 +98,7 @@ impl Refusal {
             Self::Conflict | Self::PostingConflict => "conflict",
             Self::AlreadyCharged(_) => "already_charged",
             Self::InFlight => "in_flight",
-            Self::HoldOver => "hold_over",
+            Self::HoldExpired => "hold_over",
             Self::UnknownEntry => "unknown_entry",
             Self::RefundTooLarge { .. } => "refund_too_large",
             Self::NegativeAmount => "negative_amount",

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 ///
 /// let received = Token::parse(token.expose())?;
 /// assert_eq!(received.hash(), token.hash());
-/// assert_eq!(received.hash(), TokenHash::of(token.expose()));
+/// assert_eq!(received.hash(), TokenHash::digest(token.expose()));
 /// # Ok::<(), agentkey::TokenError>(())
 /// ```
 pub struct Token {
@@ -110,12 +110,12 @@ impl Token {
 
     /// The hash of a text that [`parse`](Self::parse) accepts, without a copy of the secret.
     pub(crate) fn hash_of(text: &str) -> Result<TokenHash, TokenError> {
-        Self::check(text).map(|_| TokenHash::of(text))
+        Self::check(text).map(|_| TokenHash::digest(text))
     }
 
     /// The hash of a text that [`parse_foreign`](Self::parse_foreign) accepts, without a copy of the secret.
     pub(crate) fn hash_foreign(text: &str) -> Result<TokenHash, TokenError> {
-        Self::check_foreign(text).map(|()| TokenHash::of(text))
+        Self::check_foreign(text).map(|()| TokenHash::digest(text))
     }
 
     fn check_foreign(text: &str) -> Result<(), TokenError> {
@@ -148,7 +148,7 @@ impl Token {
 
     /// What a store keeps of it, and finds it by.
     pub fn hash(&self) -> TokenHash {
-        TokenHash::of(&self.text)
+        TokenHash::digest(&self.text)
     }
 
     /// Its prefix, without the `_` after it; empty for a foreign token.
@@ -277,7 +277,7 @@ impl fmt::Display for TokenPrefix {
 /// ```
 /// use agentkey::TokenHash;
 ///
-/// let hash = TokenHash::of("abc");
+/// let hash = TokenHash::digest("abc");
 /// assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 /// assert_eq!(hash.to_string().parse(), Ok(hash));
 /// ```
@@ -294,7 +294,7 @@ impl Hash for TokenHash {
 
 impl TokenHash {
     /// The hash of a token's text.
-    pub fn of(token: &str) -> Self {
+    pub fn digest(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
 
@@ -422,7 +422,7 @@ mod tests {
         let foreign = |text| format!("{:?}", Token::parse_foreign(text).unwrap());
         assert_eq!(foreign("sk-0123456789abcdef01234"), "Token(sk-0…)");
         assert_eq!(foreign("sk-0123456789abcdef0123"), "Token(…)");
-        assert_eq!(format!("{:?}", TokenHash::of("abc")), "TokenHash(ba7816bf…)");
+        assert_eq!(format!("{:?}", TokenHash::digest("abc")), "TokenHash(ba7816bf…)");
     }
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
         for text in ["12345678", "a-b.c~d/e+f==", &"x".repeat(512), PINNED] {
             let token = Token::parse_foreign(text).unwrap();
             assert_eq!((token.expose(), token.prefix()), (text, ""));
-            assert_eq!(token.hash(), TokenHash::of(text));
+            assert_eq!(token.hash(), TokenHash::digest(text));
         }
         for text in ["", "1234567", "1234 5678", "12345678\n", "1234567é", "12345678\x7f", &"x".repeat(513)] {
             assert_eq!(Token::parse_foreign(text).err(), Some(TokenError::Foreign), "{text:?}");
@@ -488,7 +488,7 @@ mod tests {
 
     #[test]
     fn hashes_are_lower_case_hex() {
-        let hash = TokenHash::of("abc").to_string();
+        let hash = TokenHash::digest("abc").to_string();
         for text in
             ["", &hash[1..], &format!("{hash}0"), &format!("{hash}00"), &hash.to_uppercase(), &hash.replace('b', "g")]
         {

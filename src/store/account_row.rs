@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::plain::next_place;
-use crate::ledger::{Changes, HoldState};
+use super::fast_path::next_seq;
+use crate::ledger::{HoldState, WriteSet};
 use crate::model::Account;
 
 /// An account, and what only a store knows of it.
@@ -27,7 +27,7 @@ impl AccountRow {
     }
 
     /// Returns the row after these changes, with its version as it was.
-    pub(super) fn after(&self, changes: &Changes) -> Self {
+    pub(super) fn after(&self, changes: &WriteSet) -> Self {
         let mut after = self.clone();
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == self.account.id) {
             after.account.clone_from(account);
@@ -37,7 +37,7 @@ impl AccountRow {
         let live = holds.filter(|hold| hold.account == self.account.id && hold.state == HoldState::Live);
         after.next_expiry = live.map(|hold| hold.expires_at).chain(self.next_expiry).min();
         let entries = changes.entries.iter().filter(|entry| entry.account == self.account.id);
-        after.last_entry = entries.fold(self.last_entry, |last, entry| next_place(last, entry.at));
+        after.last_entry = entries.fold(self.last_entry, |last, entry| next_seq(last, entry.at));
         after
     }
 }

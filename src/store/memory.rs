@@ -29,11 +29,11 @@ use crate::model::{
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     clock: Clock,
-    state: Mutex<State>,
+    state: Mutex<Tables>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Tables {
     book: Book,
     tokens: HashMap<TokenHash, TokenRow>,
     /// Entries in the order they were written.
@@ -59,7 +59,7 @@ impl MemoryStore {
         Self { clock: clock.into(), ..Self::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,7 +146,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(ended)))
     }
 
-    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         let mut state = self.lock();
         for (key, at) in uses {
             let last = state.uses.entry(*key).or_insert(*at);
@@ -155,7 +155,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let state = self.lock();
         let uses = keys.iter().map(|key| state.uses.get(key).copied()).collect();
         Box::pin(std::future::ready(Ok(uses)))
@@ -166,7 +166,7 @@ impl Store for MemoryStore {
     }
 }
 
-impl State {
+impl Tables {
     fn find(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
         let token = self.tokens.get(hash)?;
         // By the account's own time, which does not go back when the clock does.
@@ -198,7 +198,7 @@ impl State {
 
     /// Takes note of new entries; tells how many holds changed.
     fn record(&mut self) -> usize {
-        let changes = self.book.take_changes();
+        let changes = self.book.take_writes();
         self.order.extend(changes.entries.iter().map(|entry| entry.id));
         changes.changed_holds.len()
     }

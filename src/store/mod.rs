@@ -6,15 +6,15 @@
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod account_row;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod behind;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 // Each of the two stores uses a part of it that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 mod cache;
 mod error;
-mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod plain;
+mod fast_path;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod key_row;
+mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -22,7 +22,7 @@ mod records;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod stored_key;
+mod stale;
 mod usage_sums;
 
 use std::fmt;
@@ -128,10 +128,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Takes note of when keys were last used. Told now and then, for many keys at once, never at each use; a time
     /// before the one that is known changes nothing.
-    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
+    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
 
     /// When keys were last used, as far as it was noted, in the same order.
-    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
+    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
 
     /// How many look-ups and how many batches of postings the store can work on at once.
     fn width(&self) -> Width {
@@ -207,7 +207,7 @@ pub enum KeysOf {
 /// ```
 /// use agentkey::EntryQuery;
 ///
-/// let query = EntryQuery::of("acme".parse()?).since("2026-01-01T00:00:00Z".parse()?).limit(50);
+/// let query = EntryQuery::for_account("acme".parse()?).since("2026-01-01T00:00:00Z".parse()?).limit(50);
 /// # let _ = query; Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -229,7 +229,7 @@ pub struct EntryQuery {
 
 impl EntryQuery {
     /// The first 100 entries of an account.
-    pub const fn of(account: AccountId) -> Self {
+    pub const fn for_account(account: AccountId) -> Self {
         Self { account, key: None, since: None, until: None, after: None, limit: 100 }
     }
 
@@ -300,7 +300,7 @@ pub struct UsageQuery {
 
 impl UsageQuery {
     /// All entries of an account.
-    pub const fn of(account: AccountId, by: UsageBy) -> Self {
+    pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
         Self { account, key: None, since: None, until: None, by }
     }
 

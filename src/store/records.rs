@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::account_row::AccountRow;
-use crate::ledger::{Claim, ClaimRow, EntryRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, PostingId,
 };
@@ -106,7 +106,7 @@ pub(super) trait ReadCells<'r> {
             expires_at: self.instant()?,
             on_expiry: one_of([OnExpiry::Release, OnExpiry::Charge], on_expiry, self.text()?).map_err(Self::invalid)?,
             note: self.note()?,
-            state: one_of([HoldState::Live, HoldState::Over, HoldState::Charged], hold_state, self.text()?)
+            state: one_of([HoldState::Live, HoldState::Ended, HoldState::Charged], hold_state, self.text()?)
                 .map_err(Self::invalid)?,
         })
     }
@@ -126,10 +126,10 @@ pub(super) trait ReadCells<'r> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
     }
 
-    fn claim(&mut self) -> Result<ClaimRow, Self::Error> {
-        Ok(ClaimRow {
+    fn claim(&mut self) -> Result<IdempotencyRow, Self::Error> {
+        Ok(IdempotencyRow {
             key: self.key_id()?,
-            claim: Claim::new(self.text()?, self.fingerprint()?),
+            claim: IdempotencyKey::new(self.text()?, self.fingerprint()?),
             owner: PostingId::from_bytes(self.id()?),
             in_flight_until: self.maybe_instant()?,
             entry: self.maybe_id()?.map(EntryId::from_bytes),
@@ -147,7 +147,7 @@ pub(super) const fn on_expiry(on_expiry: OnExpiry) -> &'static str {
 pub(super) const fn hold_state(state: HoldState) -> &'static str {
     match state {
         HoldState::Live => "live",
-        HoldState::Over => "over",
+        HoldState::Ended => "over",
         HoldState::Charged => "charged",
     }
 }

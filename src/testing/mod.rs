@@ -37,16 +37,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::missing_panics_doc)] // every check panics where it fails
 
-pub mod adjusting;
-pub mod changing;
-pub mod claiming;
-pub mod finding;
-pub mod holding;
-pub mod listing;
+pub mod adjustments;
+pub mod concurrency;
+pub mod holds;
+pub mod idempotency;
+pub mod lookup;
+pub mod payments;
+pub mod policy;
 pub mod policy_version;
-pub mod posting;
-pub mod racing;
-pub mod refunding;
+pub mod queries;
+pub mod refunds;
 pub mod windows;
 mod world;
 
@@ -99,7 +99,7 @@ macro_rules! suite {
 }
 
 suite! { $
-    finding {
+    lookup {
         answers_come_in_the_order_of_the_hashes
         a_record_is_found_as_it_was_made
         a_retired_token_works_until_its_grace_ends
@@ -107,7 +107,7 @@ suite! { $
         expiry_shows_at_its_instant
         what_was_charged_shows_at_once
     }
-    posting {
+    payments {
         a_payment_counts_on_the_whole_lineage
         a_limit_can_be_spent_to_the_last_micro
         a_refusal_changes_nothing_and_names_the_member
@@ -129,7 +129,7 @@ suite! { $
         a_long_batch_is_one_batch
         a_note_is_kept
     }
-    refunding {
+    refunds {
         an_entry_is_given_back_in_parts_and_no_further
         a_refund_takes_effect_once
         only_charges_of_the_account_are_refunded
@@ -137,7 +137,7 @@ suite! { $
         a_refund_counts_for_each_member_by_its_own_window
         a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest
     }
-    holding {
+    holds {
         a_hold_sets_money_aside_on_the_whole_lineage
         a_settled_hold_makes_room_for_its_cost
         only_the_named_holds_are_settled
@@ -154,7 +154,7 @@ suite! { $
         a_sweep_ends_what_ran_out
         a_hold_may_last_to_the_end_of_time
     }
-    claiming {
+    idempotency {
         a_claim_keeps_others_out_while_it_runs
         a_claim_belongs_to_one_key
         a_charged_claim_answers_with_its_entry
@@ -168,7 +168,7 @@ suite! { $
         a_refused_claim_is_free
         a_claim_may_be_any_text
     }
-    adjusting {
+    adjustments {
         a_top_up_lets_more_be_spent
         a_correction_is_always_accepted
         an_adjustment_counts_along_the_lineage
@@ -189,7 +189,7 @@ suite! { $
         time_never_goes_back_for_an_account
         a_key_is_not_made_in_the_past_of_its_account
     }
-    changing {
+    policy {
         a_child_stays_inside_its_parent
         a_lineage_has_a_greatest_depth
         a_child_needs_a_parent_in_force
@@ -208,7 +208,7 @@ suite! { $
         unknown_keys_are_not_changed
         holds_that_ran_out_do_not_count_against_a_change
     }
-    listing {
+    queries {
         keys_come_in_pages
         entries_come_in_pages
         entries_are_narrowed_by_key_and_time
@@ -224,7 +224,7 @@ suite! { $
     policy_version {
         a_cached_look_up_knows_the_changes_of_its_store
     }
-    racing {
+    concurrency {
         payments_never_pass_a_limit_together
         children_never_pass_their_parent_together
         holds_never_pass_a_limit_together

@@ -97,13 +97,13 @@ pub async fn time_never_goes_back_for_an_account<S: Store>(make: impl AsyncFn(Cl
     assert_eq!(w.short(&pay(&key, c(91))).await.at, later);
     w.paid(&key, 20).await;
     assert_eq!(w.accept(&hold(&key, c(1), MINUTE)).await.outcome, Outcome::Held { until: later + secs(MINUTE) });
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert!(entries.iter().all(|entry| entry.at == later && entry.counts_at == later), "{entries:?}");
     assert_eq!(w.balance(&key).await, (c(30), c(1)), "the window did not go back either");
     assert!(w.revoke(&key).await.revoked_at >= Some(later));
 
     w.paid(&other, 1).await;
-    let theirs = w.entries(EntryQuery::of(account("other"))).await;
+    let theirs = w.entries(EntryQuery::for_account(account("other"))).await;
     assert_eq!(theirs[0].at, start, "another account has its own time");
     w.clock.set(later + secs(MINUTE));
     assert_eq!(w.balance(&key).await, (c(30), NOTHING));

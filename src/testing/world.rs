@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{Action, ClaimRef, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules};
+use crate::ledger::{
+    Action, IdempotencyClaim, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
+};
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Key, KeyId, KeyPatch, ManualClock, NewKey,
@@ -69,7 +71,7 @@ impl<S: Store> World<S> {
 
     pub(super) fn token(&self) -> NewToken {
         let n = self.tokens.fetch_add(1, Ordering::Relaxed);
-        NewToken { hash: TokenHash::of(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
+        NewToken { hash: TokenHash::digest(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
     }
 
     /// Makes a change of a key.
@@ -194,7 +196,7 @@ impl<S: Store> World<S> {
 
     /// Kind and amount of every entry of an account.
     pub(super) async fn ledger(&self, account: &AccountId) -> Vec<(&'static str, Amount)> {
-        let entries = self.entries(EntryQuery::of(account.clone()).limit(1_000)).await;
+        let entries = self.entries(EntryQuery::for_account(account.clone()).limit(1_000)).await;
         entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect()
     }
 
@@ -239,7 +241,7 @@ pub(super) fn pay(key: &Key, amount: Amount) -> Posting {
     pay_claimed(key, amount, None)
 }
 
-pub(super) fn pay_claimed(key: &Key, amount: Amount, claim: Option<ClaimRef>) -> Posting {
+pub(super) fn pay_claimed(key: &Key, amount: Amount, claim: Option<IdempotencyClaim>) -> Posting {
     posting(key, Action::Pay { amount, note: Note::default(), claim })
 }
 
@@ -248,7 +250,7 @@ pub(super) fn hold(key: &Key, amount: Amount, ttl: u64) -> Posting {
     posting(key, Action::Hold { amount, ttl, on_expiry, note, claim: None })
 }
 
-pub(super) fn hold_claimed(key: &Key, amount: Amount, claim: Option<ClaimRef>) -> Posting {
+pub(super) fn hold_claimed(key: &Key, amount: Amount, claim: Option<IdempotencyClaim>) -> Posting {
     let (ttl, on_expiry, note) = (secs(MINUTE), OnExpiry::Release, Note::default());
     posting(key, Action::Hold { amount, ttl, on_expiry, note, claim })
 }
@@ -262,7 +264,13 @@ pub(super) fn renew(key: &Key, holds: &[&Posting], ttl: u64, max_age: u64) -> Po
     renew_claimed(key, holds, ttl, max_age, None)
 }
 
-pub(super) fn renew_claimed(key: &Key, holds: &[&Posting], ttl: u64, max_age: u64, claim: Option<ClaimRef>) -> Posting {
+pub(super) fn renew_claimed(
+    key: &Key,
+    holds: &[&Posting],
+    ttl: u64,
+    max_age: u64,
+    claim: Option<IdempotencyClaim>,
+) -> Posting {
     let holds = ids(holds);
     posting(key, Action::Renew { holds, ttl: secs(ttl), max_age: secs(max_age), claim })
 }
@@ -276,7 +284,7 @@ pub(super) fn settle_with(
     holds: &[&Posting],
     void: &[&Posting],
     cost: Amount,
-    claim: Option<ClaimRef>,
+    claim: Option<IdempotencyClaim>,
 ) -> Posting {
     let (holds, void) = (ids(holds), ids(void));
     posting(key, Action::Settle { holds, void, cost, note: Note::default(), claim })

@@ -75,7 +75,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
     assert_eq!(listed.len(), 7);
 
     // An old key is rotated and revoked as well.
-    let rotated = keys.rotate(old.id(), Grace::of(Duration::from_secs(60))).await.unwrap();
+    let rotated = keys.rotate(old.id(), Grace::lasting(Duration::from_secs(60))).await.unwrap();
     let both = find(&store, &["obs_1234567890", rotated.token.expose()]).await;
     assert!(both.iter().all(Option::is_some));
     keys.revoke(old.id()).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
     host.run(&format!("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', {old})")).await;
     let store = host.open(open_handed()).await.unwrap();
     let keys = AgentKeys::new(store.clone());
-    let rotated = keys.rotate(agentkey::KeyId::new(1), Grace::of(Duration::from_secs(3600))).await.unwrap();
+    let rotated = keys.rotate(agentkey::KeyId::new(1), Grace::lasting(Duration::from_secs(3600))).await.unwrap();
     let both = ["obs_1", rotated.token.expose()];
     assert_eq!(find(&store, &both).await.map_some(), [true, true]);
     host.run(&format!("UPDATE sdk_api_keys SET key_hash = {old}")).await;

@@ -173,7 +173,7 @@ async fn ten_thousand_keys_are_taken_over() {
 async fn check_openings(store: &PostgresStore, mut openings: HashMap<agentkey::KeyId, (Amount, Option<String>)>) {
     for account in 0..500 {
         let account: agentkey::AccountId = account.to_string().parse().unwrap();
-        let entries = store.entries(&EntryQuery::of(account.clone()).limit(1_000)).await.unwrap();
+        let entries = store.entries(&EntryQuery::for_account(account.clone()).limit(1_000)).await.unwrap();
         let mut total = Amount::ZERO;
         for (_, entry) in entries {
             let (amount, subject) = entry.key.and_then(|key| openings.remove(&key)).expect("it had spent nothing");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError, StoreError};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, Rejection, StoreError};
 use axum::Router;
 use axum::body::Body;
 use axum::extract;
@@ -38,13 +38,13 @@ pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 type Asked = extract::Path<(String, i32, i32)>;
 
 /// Pays the first figure.
-async fn pay(charge: Charge, extract::Path((reference, cents, _)): Asked) -> Result<String, ChargeError> {
+async fn pay(charge: Charge, extract::Path((reference, cents, _)): Asked) -> Result<String, Rejection> {
     charge.reference(reference)?;
     Ok(charge.pay(Amount::cents(cents)).await?.entry.to_string())
 }
 
 /// Pays the first figure and gives the second back.
-async fn refund(charge: Charge, extract::Path((reference, cents, back)): Asked) -> Result<String, ChargeError> {
+async fn refund(charge: Charge, extract::Path((reference, cents, back)): Asked) -> Result<String, Rejection> {
     charge.reference(reference)?;
     let receipt = charge.pay(Amount::cents(cents)).await?;
     charge.refund(&receipt, Amount::cents(back)).await?;
@@ -52,7 +52,7 @@ async fn refund(charge: Charge, extract::Path((reference, cents, back)): Asked) 
 }
 
 /// Holds the first figure, in two steps, and adds the second.
-async fn hold(charge: Charge, extract::Path((reference, cents, cost)): Asked) -> Result<String, ChargeError> {
+async fn hold(charge: Charge, extract::Path((reference, cents, cost)): Asked) -> Result<String, Rejection> {
     charge.reference(reference)?;
     charge.hold(Amount::cents(cents - 1)).await?;
     tokio::task::yield_now().await;
@@ -102,7 +102,7 @@ impl Ask {
 /// A file, or a database by its URL.
 async fn open(database: &str) -> Result<AgentKeys, StoreError> {
     // However long an outage is: what a payment without an answer cost is taken back behind it.
-    let builder = AgentKeys::builder().settle_within(crate::HANG);
+    let builder = AgentKeys::builder().settle_timeout(crate::HANG);
     #[cfg(feature = "postgres")]
     if database.starts_with("postgres") {
         return Ok(builder.build(agentkey::PostgresStore::connect(database).await?));

@@ -239,7 +239,7 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
         assert_eq!(absurd.get("/absurd").await.status, 200);
         assert_eq!(sound.get("/pay").await.data, "paid");
     }
-    for entry in world.keys.entries(&EntryQuery::of(acme())).await.unwrap().items {
+    for entry in world.keys.entries(&EntryQuery::for_account(acme())).await.unwrap().items {
         if entry.key == Some(id) {
             world.keys.refund(&acme(), entry.id, entry.amount).await.unwrap();
         }
@@ -302,7 +302,7 @@ async fn an_adjustment_needs_a_holder_an_amount_and_a_reason() {
         let entry = keys.adjust_as(id, acme(), cents, &reason, Some("17")).await.unwrap();
         assert_eq!(entry, id.into());
     }
-    let entries = keys.entries(&EntryQuery::of(acme())).await.unwrap().items;
+    let entries = keys.entries(&EntryQuery::for_account(acme())).await.unwrap().items;
     let [entry] = &entries[..] else { panic!("{entries:?}") };
     assert_eq!((entry.key, entry.note.labels.get(Note::REASON)), (None, Some(&*reason)));
     assert_eq!(entry.note.reference.as_deref(), Some("17"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use agentkey::{Amount, BodyError, Charge, ChargeError, OnInterrupt};
+use agentkey::{Amount, BodyError, Charge, OnInterrupt, Rejection};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -70,7 +70,7 @@ fn stream(
 }
 
 /// Holds 10 cents and spends 3 of them at once; a metered body spends one more with each chunk.
-async fn work(charge: &Charge) -> Result<(), ChargeError> {
+async fn work(charge: &Charge) -> Result<(), Rejection> {
     charge.hold(Amount::cents(10)).await?;
     charge.add(Amount::cents(3));
     Ok(())
@@ -90,7 +90,7 @@ async fn with_status(status: StatusCode, mut response: Response) -> Response {
 }
 
 fn app(world: &World) -> Router {
-    type Answer = Result<Response, ChargeError>;
+    type Answer = Result<Response, Rejection>;
     let plain = get(async |charge: Charge| -> Answer {
         work(&charge).await?;
         Ok("hello".into_response())
@@ -358,7 +358,7 @@ async fn what_it_really_cost_is_posted_beyond_hold_and_limit() {
     let (_, token) = world.key().await;
     let app = Router::new().route(
         "/",
-        get(async |charge: Charge| -> Result<&'static str, ChargeError> {
+        get(async |charge: Charge| -> Result<&'static str, Rejection> {
             charge.hold(Amount::cents(10)).await?;
             charge.add(Amount::cents(250));
             Ok("dear")
@@ -411,7 +411,7 @@ mod broken_store {
     /// A settle is tried once; what cannot be posted is in the log.
     async fn world() -> World {
         capture_logs();
-        World::with(AgentKeys::builder().settle_within(Duration::ZERO)).await
+        World::with(AgentKeys::builder().settle_timeout(Duration::ZERO)).await
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use agentkey::{
-    AgentKeys, Amount, Budget, Builder, Charge, ChargeError, Grace, KeyContext, KeyPatch, NewKey, RequireScope,
-    ScopeSet, SqliteStore, Token,
+    AgentKeys, Amount, Budget, Builder, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection, RequireScope, ScopeSet,
+    SqliteStore, Token,
 };
 use axum::Router;
 use axum::routing::get;
@@ -28,7 +28,7 @@ async fn app(world: &World) -> std::net::SocketAddr {
         .route("/add", get(async |charge: Charge| charge.add(Amount::cents(60))))
         .route(
             "/hold",
-            get(async |charge: Charge| -> Result<(), ChargeError> {
+            get(async |charge: Charge| -> Result<(), Rejection> {
                 charge.hold(Amount::cents(60)).await?;
                 charge.add(Amount::cents(60));
                 Ok(())
@@ -138,7 +138,7 @@ async fn a_token_in_memory_ends_with_its_grace() {
     let clock = clock();
     let world = World::with_clock(cached(), &clock).await;
     let (id, token) = world.key().await;
-    world.keys.rotate(id, Grace::of(STALE)).await.unwrap();
+    world.keys.rotate(id, Grace::lasting(STALE)).await.unwrap();
     world.spy.polled().await;
     let client = client(&world, &token).await;
     assert_eq!(client.get("/").await.status, 200);

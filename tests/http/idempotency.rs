@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{Amount, Budget, Charge, ChargeError, EntryQuery, KeyPatch, NewKey, Replayable, Token};
+use agentkey::{Amount, Budget, Charge, EntryQuery, KeyPatch, NewKey, Rejection, Replayable, Token};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -36,7 +36,7 @@ impl Gate {
     }
 }
 
-type Answer = Result<String, ChargeError>;
+type Answer = Result<String, Rejection>;
 
 async fn pay(State(gate): State<Gate>, charge: Charge) -> Answer {
     gate.pass().await;
@@ -134,7 +134,7 @@ async fn one_after_the_other() {
     {
         let (world, client) = open_world().await;
         assert_eq!(client.post(path, "k").await.data, done);
-        let entry = world.keys.entries(&EntryQuery::of(acme())).await.unwrap().items[0].id;
+        let entry = world.keys.entries(&EntryQuery::for_account(acme())).await.unwrap().items[0].id;
         for key in ["k", "\"k\"", " k "] {
             let again = client.post(path, key).await;
             assert_eq!(again.refused(), refused("already_charged"));

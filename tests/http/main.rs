@@ -10,13 +10,13 @@ mod bad_input;
 mod bodies;
 #[cfg(feature = "sqlite")]
 mod cache;
-mod handles;
+mod charge_lifetime;
+mod connection_loss;
 mod idempotency;
-mod interrupted;
+mod last_used;
 mod layers;
 mod outage;
 mod refusals;
 mod renewal;
 mod revocation;
 mod support;
-mod uses;

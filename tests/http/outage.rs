@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::{Action, Posting};
-use agentkey::{AgentKeys, Amount, Charge, ChargeError, KeyContext, MemoryStore, NewKey, RequireScope, Token};
+use agentkey::{AgentKeys, Amount, Charge, KeyContext, MemoryStore, NewKey, Rejection, RequireScope, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
@@ -18,7 +18,7 @@ use super::support::{
     logged, serve, soon,
 };
 
-type Answer = Result<&'static str, ChargeError>;
+type Answer = Result<&'static str, Rejection>;
 
 async fn work(charge: Charge) -> Answer {
     charge.hold(Amount::cents(10)).await?;
@@ -52,7 +52,7 @@ fn unavailable() -> (u16, String) {
 }
 
 fn no_patience() -> agentkey::Builder {
-    AgentKeys::builder().answer_within(Duration::ZERO)
+    AgentKeys::builder().request_timeout(Duration::ZERO)
 }
 
 /// Time stands still in the tests that use it: nothing else must go on in a thread of its own.
@@ -323,7 +323,7 @@ async fn a_settle_that_hangs_ends_in_bounded_time() {
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_a_503_in_bounded_time() {
     for faults in [Faults::finds(Fault::Hang), Faults::posts(Fault::Hang)] {
-        let world = in_memory(AgentKeys::builder().queue(2).answer_within(Duration::from_secs(2)));
+        let world = in_memory(AgentKeys::builder().max_queue(2).request_timeout(Duration::from_secs(2)));
         let (_, token) = world.key().await;
         let app = app(&world);
         world.spy.set(faults);
@@ -404,7 +404,7 @@ async fn a_stream_through_an_outage_ends_well() {
         let gate = open.clone();
         let app = Router::new().route(
             "/",
-            get(async move |charge: Charge| -> Result<Body, ChargeError> {
+            get(async move |charge: Charge| -> Result<Body, Rejection> {
                 charge.hold(Amount::cents(10)).await?;
                 let chunks = futures_util::stream::unfold((0, charge, gate), async |(number, charge, gate)| {
                     if number == 1 {
@@ -478,7 +478,7 @@ mod locked_file {
         let (directory, second) = (tempfile::tempdir().unwrap(), Duration::from_secs(1));
         let path = directory.path().join("keys.db");
         let store = SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
-        let world = World::on(AgentKeys::builder().answer_within(second), Box::new(store));
+        let world = World::on(AgentKeys::builder().request_timeout(second), Box::new(store));
         let (_, token) = world.key().await;
         let client = Client::new(Version::Http1, serve(app(&world)).await, &token);
         let locked = lock(&path);

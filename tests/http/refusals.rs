@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use agentkey::{
-    AgentKeyLayer, Amount, BlockedBy, Budget, Charge, ChargeError, KeyContext, KeyId, KeyPatch, ManualClock, NewKey,
-    Refusal, Replayable, RequireBudget, RequireScope, ScopeSet, Token,
+    AgentKeyLayer, Amount, BlockedBy, Budget, Charge, KeyContext, KeyId, KeyPatch, ManualClock, NewKey, Refusal,
+    Rejection, Replayable, RequireBudget, RequireScope, ScopeSet, Token,
 };
 use axum::Router;
 use axum::body::Body;
@@ -33,7 +33,7 @@ async fn answer(app: &Router, request: http::request::Builder) -> Seen {
     Seen::read(app.clone().oneshot(request).await.unwrap()).await
 }
 
-type Answer = Result<&'static str, ChargeError>;
+type Answer = Result<&'static str, Rejection>;
 
 /// Holds 10 cents and spends them, or does what the query says.
 async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
@@ -502,7 +502,7 @@ async fn the_contract_of_idempotency() {
     let app = app(&world.layer());
     let keyed = |request: http::request::Builder| request.header("idempotency-key", "order-1");
     assert_eq!(answer(&app, keyed(ask_with("/paid", &token))).await.data, "paid");
-    let entries = world.keys.entries(&agentkey::EntryQuery::of(acme())).await.unwrap().items;
+    let entries = world.keys.entries(&agentkey::EntryQuery::for_account(acme())).await.unwrap().items;
     let charged = format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
     let seen = answer(&app, keyed(ask_with("/paid", &token))).await;
     row(ask("/paid"), 409, "already_charged", &charged).check(&seen);

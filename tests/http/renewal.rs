@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use agentkey::ledger::{Action, Posting};
-use agentkey::{
-    AgentKeys, Amount, Builder, Charge, ChargeError, Hold, KeyId, ManualClock, MemoryStore, OnExpiry, Token,
-};
+use agentkey::{AgentKeys, Amount, Builder, Charge, Hold, KeyId, ManualClock, MemoryStore, OnExpiry, Rejection, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -38,7 +36,7 @@ impl Streaming {
         let (key, token) = world.key().await;
         let (chunks, wanted) = mpsc::unbounded_channel();
         let wanted = std::sync::Arc::new(tokio::sync::Mutex::new(wanted));
-        let stream = get(async move |charge: Charge| -> Result<Body, ChargeError> {
+        let stream = get(async move |charge: Charge| -> Result<Body, Rejection> {
             charge.hold(hold).await?;
             let frames = futures_util::stream::unfold((charge, wanted), async |(charge, wanted)| {
                 let more = wanted.lock().await.recv().await;
@@ -182,7 +180,7 @@ async fn the_sweep_ends_what_nobody_renews() {
         Streaming::start(AgentKeys::builder(), Hold::new(Amount::cents(10)).on_expiry(OnExpiry::Charge)).await;
     streaming.world.spy.set(Faults::posts(Fault::Down));
     streaming.pass(Duration::from_secs(120)).await;
-    let entries = agentkey::EntryQuery::of(super::support::acme());
+    let entries = agentkey::EntryQuery::for_account(super::support::acme());
     // Reading entries ends no hold; the sweep has.
     let entries = streaming.world.keys.entries(&entries).await.unwrap().items;
     assert_eq!(entries.len(), 1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentkey::{Amount, Budget, Charge, ChargeError, Grace, KeyContext, KeyPatch, NewKey, RequireScope, ScopeSet};
+use agentkey::{Amount, Budget, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection, RequireScope, ScopeSet};
 use axum::Router;
 use axum::routing::get;
 use http::Method;
@@ -19,7 +19,7 @@ fn app(world: &World) -> Router {
         .route("/grace", get(async |key: KeyContext| key.retires_at().map_or("current".into(), |at| at.to_string())))
         .route(
             "/paid",
-            get(async |charge: Charge| -> Result<(), ChargeError> {
+            get(async |charge: Charge| -> Result<(), Rejection> {
                 charge.hold(Amount::cents(10)).await?;
                 charge.add(Amount::cents(10));
                 Ok(())
@@ -99,7 +99,7 @@ async fn a_rotated_token_works_for_its_grace_and_no_longer() {
     let addr = serve(app(&world)).await;
     let (id, first) = world.key().await;
     let old = Client::new(Version::Http1, addr, &first);
-    let rotated = world.keys.rotate(id, Grace::of(Duration::from_secs(3_600))).await.unwrap();
+    let rotated = world.keys.rotate(id, Grace::lasting(Duration::from_secs(3_600))).await.unwrap();
     let new = Client::new(Version::Http1, addr, &rotated.token);
     assert_eq!(rotated.key.id, id);
     assert_eq!(new.get("/grace").await.data, "current");
@@ -128,8 +128,8 @@ async fn a_grace_outlives_the_next_rotation_or_ends_with_it_but_never_lasts_long
     let world = World::at(&clock).await;
     let addr = serve(app(&world)).await;
     let (id, first) = world.key().await;
-    let second = world.keys.rotate(id, Grace::of(Duration::from_secs(60))).await.unwrap().token;
-    world.keys.rotate(id, Grace::of(Duration::from_secs(3_600))).await.unwrap();
+    let second = world.keys.rotate(id, Grace::lasting(Duration::from_secs(60))).await.unwrap().token;
+    world.keys.rotate(id, Grace::lasting(Duration::from_secs(3_600))).await.unwrap();
     clock.advance(Duration::from_secs(60));
     assert_eq!(Client::new(Version::Http1, addr, &first).get("/").await.refused(), (401, "invalid_key".into()));
     assert_eq!(Client::new(Version::Http1, addr, &second).get("/").await.status, 200);
@@ -165,7 +165,7 @@ async fn work_that_was_running_is_still_charged() {
     let opened = gate.clone();
     let app = Router::new().route(
         "/",
-        get(async move |charge: Charge| -> Result<axum::body::Body, ChargeError> {
+        get(async move |charge: Charge| -> Result<axum::body::Body, Rejection> {
             charge.hold(Amount::cents(10)).await?;
             let chunks = futures_util::stream::unfold((0, charge, opened), async |(number, charge, opened)| {
                 match number {

@@ -1,6 +1,6 @@
 //! Batches of many accounts, of which some have moved on: what stood is written, and the rest is decided anew, once.
 
-use agentkey::ledger::{Claim, ClaimRef};
+use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
 use agentkey::{EntryQuery, Labels, Store};
 
 use super::*;
@@ -58,12 +58,12 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
         assert!(again.iter().all(Result::is_ok), "{again:?}");
         audit::figures(&pool).await;
     }
-    let entries = world.store.entries(&EntryQuery::of(still.account.clone())).await.unwrap();
+    let entries = world.store.entries(&EntryQuery::for_account(still.account.clone())).await.unwrap();
     let notes: Vec<_> = entries.iter().map(|(_, entry)| (entry.amount, entry.note.reference.as_deref())).collect();
     assert_eq!(notes, [(Amount::cents(5), None), (Amount::cents(1), Some("one"))].repeat(3));
     let labels: Vec<_> = entries.iter().map(|(_, entry)| entry.note.labels.get("model")).collect();
     assert_eq!(labels, [None, Some("small")].repeat(3));
-    assert_eq!(world.store.entries(&EntryQuery::of(idle.account.clone())).await.unwrap().len(), 0);
+    assert_eq!(world.store.entries(&EntryQuery::for_account(idle.account.clone())).await.unwrap().len(), 0);
 }
 
 /// An account whose row is gone, by hand, between what was known of it and the write.
@@ -227,18 +227,18 @@ async fn instances_that_take_turns_see_what_the_other_wrote() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_planned() {
     const READ: &str = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int8 FROM pg_stat_user_tables \
-        WHERE relname IN ('agentkey_holds', 'agentkey_claims')";
+        WHERE relname IN ('agentkey_holds', 'agentkey_idempotency_keys')";
     const ENDED: &str = "SELECT sum(CASE relname WHEN 'agentkey_holds' THEN n_tup_upd ELSE n_tup_del END)::int8 \
-        FROM pg_stat_user_tables WHERE relname IN ('agentkey_holds', 'agentkey_claims')";
+        FROM pg_stat_user_tables WHERE relname IN ('agentkey_holds', 'agentkey_idempotency_keys')";
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let begin = async |claim: &str| {
-        let open = Action::Open { claim: Some(Claim::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+        let open = Action::Open { claim: Some(IdempotencyKey::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
         let (open, held) = (Posting::new(key.account.clone(), key.id, open), hold(&key, 1));
         assert!(world.post_all(&[open.clone(), held.clone()]).await.iter().all(Result::is_ok));
-        (ClaimRef::new(claim, open.id), held)
+        (IdempotencyClaim::new(claim, open.id), held)
     };
-    let end = async |(claim, held): (ClaimRef, Posting)| {
+    let end = async |(claim, held): (IdempotencyClaim, Posting)| {
         let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
         let let_go = Action::Settle { holds, void, cost, note, claim: Some(claim) };
         for posting in [settle(&held, 1), Posting::new(key.account.clone(), key.id, let_go)] {
@@ -253,8 +253,8 @@ async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_plan
         &pool,
         "INSERT INTO agentkey_holds SELECT gen_random_uuid(), account_id, key_id, path, 0, created_at, expires_at, \
              on_expiry, labels, reference, state FROM agentkey_holds, generate_series(1, 5000); \
-         INSERT INTO agentkey_claims SELECT key_id + n, idempotency_key, fingerprint, owner, in_flight_until, entry \
-             FROM agentkey_claims, generate_series(1, 10000) n",
+         INSERT INTO agentkey_idempotency_keys SELECT key_id + n, idempotency_key, fingerprint, owner, in_flight_until, entry \
+             FROM agentkey_idempotency_keys, generate_series(1, 10000) n",
     )
     .await;
     let before = count(&pool, READ).await;

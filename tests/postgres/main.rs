@@ -1,26 +1,26 @@
 //! What holds with real servers: other isolation levels, poolers, lost backends, crashes, replicas, and the host's SQL.
 #![cfg(all(feature = "postgres", feature = "axum"))]
 
+mod application_sql;
 mod audit;
+mod batch_isolation;
 mod batches;
-mod behind_pgbouncer;
 mod clock;
+mod connection_loss;
 mod external_writes;
-mod host_sql;
-mod in_the_way;
-mod interrupted;
+mod failover;
 #[path = "../support/invariants.rs"]
 mod invariants;
 mod isolation;
-mod neighbours;
+mod lock_timeout;
+mod pgbouncer;
 mod policy_version;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
-mod promoted;
 mod proxy;
+mod row_locks;
 mod service;
 mod standby;
-mod stuck;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -49,7 +49,7 @@ async fn it_moves_with_no_posting_and_no_new_key() {
     assert!(world.post(&hold(&key, 3)).await.is_ok());
     world.clock.advance(Duration::from_secs(120));
     assert_eq!(world.store.sweep().await.unwrap(), 1);
-    world.store.note_uses(&[(key.id, world.clock.now())]).await.unwrap();
+    world.store.record_last_used(&[(key.id, world.clock.now())]).await.unwrap();
     world.try_create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     world.try_create(NewKey::new("new".parse().unwrap())).await.unwrap();
     assert_eq!(version(&pool).await, before);

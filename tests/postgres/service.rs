@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, ChargeError};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, Rejection};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
@@ -17,13 +17,13 @@ use tower::ServiceExt;
 /// What a route charges: a payment of 1 cent, or 1 cent of 2 held.
 pub(crate) const CENTS: i64 = 1;
 
-async fn pay(charge: Charge, Path(reference): Path<String>) -> Result<&'static str, ChargeError> {
+async fn pay(charge: Charge, Path(reference): Path<String>) -> Result<&'static str, Rejection> {
     charge.reference(reference)?;
     charge.pay(Amount::cents(1)).await?;
     Ok("paid")
 }
 
-async fn hold(charge: Charge, Path(reference): Path<String>) -> Result<&'static str, ChargeError> {
+async fn hold(charge: Charge, Path(reference): Path<String>) -> Result<&'static str, Rejection> {
     charge.reference(reference)?;
     charge.hold(Amount::cents(2)).await?;
     charge.add(Amount::cents(1));

@@ -269,7 +269,7 @@ async fn kill_9_loses_no_acknowledged_charge_and_doubles_none(fixture: &Fixture,
     let keys = fixture.open_at(&later).await;
     let mut posted: HashMap<String, usize> = HashMap::new();
     let mut total = Amount::ZERO;
-    let mut query = EntryQuery::of(ACCOUNT.parse().unwrap()).limit(1_000);
+    let mut query = EntryQuery::for_account(ACCOUNT.parse().unwrap()).limit(1_000);
     loop {
         let page = keys.entries(&query).await.unwrap();
         for entry in page.items {

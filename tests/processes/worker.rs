@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
-use agentkey::{AgentKeyLayer, Amount, Charge, ChargeError, Clock};
+use agentkey::{AgentKeyLayer, Amount, Charge, Clock, Rejection};
 use axum::extract::Query;
 use axum::{Router, routing::post};
 use bytes::Bytes;
@@ -31,7 +31,7 @@ fn worked() {
     out.write_all(b"WORKED\n").and_then(|()| out.flush()).expect("the test reads on");
 }
 
-async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
+async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Rejection> {
     charge.reference(ask.reference.as_deref().unwrap_or("none"))?;
     charge.hold(Amount::cents(1)).await?;
     worked();
@@ -39,7 +39,7 @@ async fn hold(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Ch
     Ok("worked")
 }
 
-async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, ChargeError> {
+async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Rejection> {
     charge.reference(ask.reference.as_deref().unwrap_or("none"))?;
     charge.pay(Amount::cents(1)).await?;
     worked();
@@ -47,7 +47,7 @@ async fn pay(charge: Charge, Query(ask): Query<Ask>) -> Result<&'static str, Cha
 }
 
 /// Works for as long as the client waits, and longer.
-async fn never(charge: Charge) -> Result<&'static str, ChargeError> {
+async fn never(charge: Charge) -> Result<&'static str, Rejection> {
     charge.hold(Amount::cents(5)).await?;
     charge.add(Amount::cents(1));
     worked();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::options::LaneOptions;
+use super::options::BatchOptions;
 use crate::ledger::{Action, Posted, Posting};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
@@ -15,31 +15,31 @@ use crate::store::{Store, StoreError};
 /// At most so many postings in one transaction.
 const BATCH: usize = 512;
 /// At most so many of an account of which the last attempt left some undecided.
-const BATCH_OF_STUCK: usize = 16;
+const BLOCKED_BATCH: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
-type Answer = Result<Posted, Refusal>;
+type PostingResult = Result<Posted, Refusal>;
 
 /// The queue has no bound of its own: every job in it has its place in a bounded number of places.
 #[derive(Debug)]
-pub(super) struct PostingLane(mpsc::UnboundedSender<Job>);
+pub(super) struct CommitQueue(mpsc::UnboundedSender<Job>);
 
 #[derive(Debug)]
 pub(super) struct Job {
     posting: Posting,
     /// Taken when it is answered.
-    answer: Option<oneshot::Sender<Answer>>,
+    answer: Option<oneshot::Sender<PostingResult>>,
     /// Until when a store that is not available is asked again.
     deadline: Instant,
-    place: Place,
+    place: Permit,
     /// Whether an earlier attempt may still take effect: the store has not said that it was refused.
     in_doubt: bool,
 }
 
 /// The place that a job takes up until it is answered.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum Permit {
     /// One of those that wait for an answer.
     Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// That of a charge, kept for its settle.
@@ -47,13 +47,18 @@ pub(super) enum Place {
 }
 
 impl Job {
-    pub(super) fn new(posting: Posting, answer: oneshot::Sender<Answer>, deadline: Instant, place: Place) -> Self {
+    pub(super) fn new(
+        posting: Posting,
+        answer: oneshot::Sender<PostingResult>,
+        deadline: Instant,
+        place: Permit,
+    ) -> Self {
         Self { posting, answer: Some(answer), deadline, place, in_doubt: false }
     }
 
     /// A settle is posted even if nobody waits for the answer.
     fn is_settle(&self) -> bool {
-        matches!(self.place, Place::Charge(_))
+        matches!(self.place, Permit::Charge(_))
     }
 
     fn is_wanted(&self) -> bool {
@@ -81,7 +86,7 @@ impl Job {
         }
     }
 
-    fn reply(mut self, answer: Answer) {
+    fn reply(mut self, answer: PostingResult) {
         // Refused now, it may have been accepted then and be on its way: whoever posted it has to take it back.
         let answer = if self.in_doubt { answer.map_err(|_| Refusal::UNAVAILABLE) } else { answer };
         if self.is_settle() && answer.is_err() {
@@ -102,10 +107,10 @@ impl Drop for Job {
     }
 }
 
-impl PostingLane {
-    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
+impl CommitQueue {
+    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
         let (sender, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(run(Patient { store, options }, waiting));
+        tokio::spawn(run(TimedStore { store, options }, waiting));
         Self(sender)
     }
 
@@ -118,13 +123,13 @@ impl PostingLane {
 }
 
 /// A store, and for how long it is waited for.
-struct Patient {
+struct TimedStore {
     store: Arc<dyn Store>,
-    options: LaneOptions,
+    options: BatchOptions,
 }
 
-impl Patient {
-    async fn post(&self, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
+impl TimedStore {
+    async fn post(&self, jobs: &[Job]) -> Result<Vec<PostingResult>, StoreError> {
         let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
         let answers = self.options.ask(|| self.store.post(&postings)).await?;
         if answers.len() == postings.len() {
@@ -135,18 +140,18 @@ impl Patient {
     }
 }
 
-async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
+async fn run(store: TimedStore, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
-    let mut stuck = HashSet::new();
+    let mut blocked = HashSet::new();
     let mut pause = FIRST_PAUSE;
     // While there is more to do than wait, what could not be decided is tried again beside it.
     while !jobs.is_empty() || waiting.recv_many(&mut jobs, BATCH).await > 0 {
-        let batch = next_batch(&mut jobs, &stuck);
+        let batch = next_batch(&mut jobs, &blocked);
         // What a store that is not available leaves unanswered goes first into the next attempt.
         let Attempt { mut again, is_down } = attempt(&store, batch).await;
         let is_done = again.is_empty();
-        stuck.clear();
-        stuck.extend(again.iter().filter(|_| !is_down).map(|job| job.posting.account.clone()));
+        blocked.clear();
+        blocked.extend(again.iter().filter(|_| !is_down).map(|job| job.posting.account.clone()));
         again.iter_mut().for_each(|job| job.in_doubt = true);
         again.append(&mut jobs);
         while let Ok(job) = waiting.try_recv() {
@@ -162,7 +167,7 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(Refusal::UNAVAILABLE)));
         // Others than what is stuck are not kept waiting.
-        if !jobs.is_empty() && (is_down || jobs.iter().all(|job| stuck.contains(&job.posting.account))) {
+        if !jobs.is_empty() && (is_down || jobs.iter().all(|job| blocked.contains(&job.posting.account))) {
             if is_down {
                 sleep(pause).await;
             } else {
@@ -171,26 +176,26 @@ async fn run(store: Patient, mut waiting: mpsc::UnboundedReceiver<Job>) {
                     sleep(pause).await; // the lane is closed, and what is left is tried to the end
                 }
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 }
 
 /// Takes what goes into the next attempt, in its order: not more of a stuck account than leaves room for others.
-fn next_batch(jobs: &mut Vec<Job>, stuck: &HashSet<AccountId>) -> Vec<Job> {
-    if stuck.is_empty() && jobs.len() <= BATCH {
+fn next_batch(jobs: &mut Vec<Job>, blocked: &HashSet<AccountId>) -> Vec<Job> {
+    if blocked.is_empty() && jobs.len() <= BATCH {
         return std::mem::take(jobs);
     }
     let mut room = BATCH;
-    let mut of_stuck: HashMap<AccountId, usize> = HashMap::new();
+    let mut of_blocked: HashMap<AccountId, usize> = HashMap::new();
     let fits = |job: &mut Job| {
         let account = &job.posting.account;
-        if room == 0 || of_stuck.get(account) == Some(&BATCH_OF_STUCK) {
+        if room == 0 || of_blocked.get(account) == Some(&BLOCKED_BATCH) {
             return false;
         }
         room -= 1;
-        if stuck.contains(account) {
-            *of_stuck.entry(account.clone()).or_default() += 1;
+        if blocked.contains(account) {
+            *of_blocked.entry(account.clone()).or_default() += 1;
         }
         true
     };
@@ -206,7 +211,7 @@ struct Attempt {
 }
 
 /// Posts and answers.
-async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
+async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
         return Attempt { again: jobs, is_down: false };
@@ -242,7 +247,7 @@ async fn attempt(store: &Patient, mut jobs: Vec<Job>) -> Attempt {
     }
 }
 
-async fn attempt_one(store: &Patient, job: Job) -> Option<Job> {
+async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),

@@ -7,41 +7,41 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::options::{LEAST_PATIENCE, LaneOptions};
+use super::options::{BatchOptions, MIN_TIMEOUT};
 use crate::model::{Refusal, TokenHash};
 use crate::store::{Found, Store};
 
 /// At most so many look-ups in one question.
 const BATCH: usize = 512;
 
-type Answer = Result<Option<Arc<Found>>, Refusal>;
+type LookupResult = Result<Option<Arc<Found>>, Refusal>;
 
 #[derive(Debug)]
-pub(super) struct LookupLane(mpsc::Sender<Lookup>);
+pub(super) struct LookupBatcher(mpsc::Sender<Lookup>);
 
 #[derive(Debug)]
 struct Lookup {
     hash: TokenHash,
     deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<LookupResult>,
 }
 
 impl Lookup {
-    fn reply(self, answer: Answer) {
+    fn reply(self, answer: LookupResult) {
         let _ = self.answer.send(answer);
     }
 }
 
-impl LookupLane {
-    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions) -> Self {
-        let (sender, waiting) = mpsc::channel(options.queue.max(1));
+impl LookupBatcher {
+    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
+        let (sender, waiting) = mpsc::channel(options.max_queue.max(1));
         tokio::spawn(run(store, options, waiting));
         Self(sender)
     }
 
-    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> Answer {
+    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> LookupResult {
         let (answer, answered) = oneshot::channel();
-        let lookup = Lookup { hash, deadline: Instant::now() + within.max(LEAST_PATIENCE), answer };
+        let lookup = Lookup { hash, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let place = timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
             place.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
@@ -50,7 +50,7 @@ impl LookupLane {
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: LaneOptions, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Receiver<Lookup>) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {

@@ -20,19 +20,19 @@ use crate::ledger::{Posted, Posting};
 use crate::model::{AccountId, Refusal, TokenHash};
 use crate::store::{Found, Store};
 
-use commits::{Job, Place, PostingLane};
-use lookups::LookupLane;
-use options::LaneOptions;
+use commits::{CommitQueue, Job, Permit};
+use lookups::LookupBatcher;
+use options::BatchOptions;
 use policy_poller::PolicyPoller;
 
 /// The way to the store.
 #[derive(Debug)]
-pub(crate) struct Lanes {
-    lookups: Vec<LookupLane>,
-    postings: Vec<PostingLane>,
+pub(crate) struct Batches {
+    lookups: Vec<LookupBatcher>,
+    postings: Vec<CommitQueue>,
     waiting: Arc<Semaphore>,
     charges: Arc<Semaphore>,
-    options: LaneOptions,
+    options: BatchOptions,
     store: Arc<dyn Store>,
     /// Where look-ups may be answered from the store's cache.
     poller: Option<PolicyPoller>,
@@ -45,15 +45,15 @@ pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
 /// The right to have a charge open: keeps a place for its settle.
 pub(crate) type ChargePermit = OwnedSemaphorePermit;
 
-impl Lanes {
+impl Batches {
     /// Starts the lanes on the current runtime. The tasks end when the lanes are dropped and empty.
-    pub(crate) fn start(store: &Arc<dyn Store>, options: LaneOptions) -> Self {
+    pub(crate) fn start(store: &Arc<dyn Store>, options: BatchOptions) -> Self {
         let width = store.width();
         let poller = |max_staleness| PolicyPoller::start(store.clone(), options, max_staleness);
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupLane::start(store.clone(), options)).collect(),
-            postings: (0..width.postings.max(1)).map(|_| PostingLane::start(store.clone(), options)).collect(),
-            waiting: Arc::new(Semaphore::new(options.queue)),
+            lookups: (0..width.lookups.max(1)).map(|_| LookupBatcher::start(store.clone(), options)).collect(),
+            postings: (0..width.postings.max(1)).map(|_| CommitQueue::start(store.clone(), options)).collect(),
+            waiting: Arc::new(Semaphore::new(options.max_queue)),
             charges: Arc::new(Semaphore::new(options.charges)),
             options,
             store: store.clone(),
@@ -70,14 +70,14 @@ impl Lanes {
 
     /// The key with this token hash, as the store has it now.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
-        let found = timeout(self.options.patience(), self.look_up(hash)).await;
+        let found = timeout(self.options.timeout(), self.look_up(hash)).await;
         found.unwrap_or(Err(Refusal::UNAVAILABLE))
     }
 
     async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash is as good as another to choose by; equal hashes meet in one lane and are asked once.
         let lane = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(Refusal::UNAVAILABLE)?;
-        lane.find(hash, self.options.answer_within).await
+        lane.find(hash, self.options.request_timeout).await
     }
 
     /// Puts a posting to the ledger and waits for the answer. Dropping the wait before the posting was sent takes it
@@ -85,7 +85,7 @@ impl Lanes {
     pub(crate) async fn post(&self, posting: Posting) -> Result<Posted, Refusal> {
         let lane = self.lane(&posting.account).ok_or(Refusal::UNAVAILABLE)?;
         let begun = Instant::now();
-        let deadline = begun + self.options.answer_within;
+        let deadline = begun + self.options.request_timeout;
         let place = match self.waiting.clone().try_acquire_owned() {
             Ok(place) => place,
             Err(_) => timeout_at(deadline, self.waiting.clone().acquire_owned())
@@ -94,9 +94,9 @@ impl Lanes {
                 .map_err(|_| Refusal::UNAVAILABLE)?,
         };
         let (answer, answered) = oneshot::channel();
-        lane.send(Job::new(posting, answer, deadline, Place::Waiting(place)))?;
+        lane.send(Job::new(posting, answer, deadline, Permit::Waiting(place)))?;
         // An attempt that began in time may end late.
-        let answered = timeout_at(begun + self.options.patience(), answered).await;
+        let answered = timeout_at(begun + self.options.timeout(), answered).await;
         answered.map_err(|_| Refusal::UNAVAILABLE)?.map_err(|_| Refusal::UNAVAILABLE)?
     }
 
@@ -109,10 +109,10 @@ impl Lanes {
     /// decided before it.
     pub(crate) fn settle(&self, posting: Posting, place: Option<Arc<ChargePermit>>) -> Settling {
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + self.options.settle_within;
+        let deadline = Instant::now() + self.options.settle_timeout;
         if let Some(lane) = self.lane(&posting.account) {
             // A lane that has closed logs what it is given.
-            let _ = lane.send(Job::new(posting, answer, deadline, Place::Charge(place)));
+            let _ = lane.send(Job::new(posting, answer, deadline, Permit::Charge(place)));
         }
         answered
     }
@@ -120,7 +120,7 @@ impl Lanes {
     /// Waits until no charge is open and no posting waits any more, and lets none come again.
     pub(crate) async fn drain(&self) {
         self.poller.iter().for_each(PolicyPoller::stop);
-        for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.queue)] {
+        for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.max_queue)] {
             // Closed before they are given back, so that nobody takes one in between.
             let all = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
             places.close();
@@ -128,7 +128,7 @@ impl Lanes {
         }
     }
 
-    fn lane(&self, account: &AccountId) -> Option<&PostingLane> {
+    fn lane(&self, account: &AccountId) -> Option<&CommitQueue> {
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         pick(&self.postings, hasher.hash_one(account))
     }

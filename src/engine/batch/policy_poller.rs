@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::options::LaneOptions;
+use super::options::BatchOptions;
 use crate::store::Store;
 
 /// Ends with this.
@@ -14,7 +14,7 @@ use crate::store::Store;
 pub(super) struct PolicyPoller(AbortHandle);
 
 impl PolicyPoller {
-    pub(super) fn start(store: Arc<dyn Store>, options: LaneOptions, max_staleness: Duration) -> Self {
+    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions, max_staleness: Duration) -> Self {
         let every = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         Self(tokio::spawn(run(store, options, every)).abort_handle())
     }
@@ -30,7 +30,7 @@ impl Drop for PolicyPoller {
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: LaneOptions, every: Duration) {
+async fn run(store: Arc<dyn Store>, options: BatchOptions, every: Duration) {
     let mut is_down = false;
     loop {
         let polled = options.ask(|| store.poll_policy_version()).await;

@@ -13,8 +13,8 @@ use tower_service::Service;
 use super::idempotency;
 use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
-use crate::http::charge::guard::{Guard, Unsettled};
-use crate::http::charge::state::Tab;
+use crate::http::charge::guard::{Guard, SettleFailed};
+use crate::http::charge::state::ChargeState;
 use crate::http::context::{Anonymous, KeyContext, mark};
 use crate::http::options::HttpOptions;
 use crate::http::problem;
@@ -30,13 +30,13 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         #[pin]
-        state: State<S, ReqBody, S::Future, ResBody>,
+        state: FutureState<S, ReqBody, S::Future, ResBody>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, ReqBody, F, ResBody> {
+    enum FutureState<S, ReqBody, F, ResBody> {
         Finding { lookup: Lookup, call: Option<Call<S, ReqBody>> },
         Anonymous { #[pin] inner: F },
         Calling { #[pin] calling: Calling<F> },
@@ -78,15 +78,15 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
-        Self { state: State::refused(refusal, http) }
+        Self { state: FutureState::refused(refusal, http) }
     }
 
     pub(super) fn anonymous(inner: S::Future) -> Self {
-        Self { state: State::Anonymous { inner } }
+        Self { state: FutureState::Anonymous { inner } }
     }
 
     pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, options: AuthenticateOptions) -> Self {
-        Self { state: State::Finding { lookup, call: Some(Call { inner, request, options }) } }
+        Self { state: FutureState::Finding { lookup, call: Some(Call { inner, request, options }) } }
     }
 
     pub(super) fn found(
@@ -95,17 +95,17 @@ where
         request: Request<ReqBody>,
         options: &AuthenticateOptions,
     ) -> Self {
-        Self { state: State::after(Ok(Some(found)), inner, request, options) }
+        Self { state: FutureState::after(Ok(Some(found)), inner, request, options) }
     }
 }
 
-impl<S, ReqBody, F, ResBody> State<S, ReqBody, F, ResBody> {
+impl<S, ReqBody, F, ResBody> FutureState<S, ReqBody, F, ResBody> {
     fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
         Self::Refused { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
     }
 }
 
-impl<S, ReqBody, ResBody> State<S, ReqBody, S::Future, ResBody>
+impl<S, ReqBody, ResBody> FutureState<S, ReqBody, S::Future, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
@@ -130,12 +130,12 @@ where
             }
             Err(refusal) => return Self::refused(&refusal, http),
         };
-        keys.uses.note(found.lineage.id(), found.lineage.at());
+        keys.last_used.note(found.lineage.id(), found.lineage.at());
         let claim = idempotency::claim(&request);
-        let tab = Arc::new(Tab::new(keys.clone(), found, http.clone(), claim));
-        mark(request.extensions_mut(), Ok(KeyContext::new(tab.clone())));
+        let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));
+        mark(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
         let method = request.method().clone();
-        let guard = Guard::new(tab);
+        let guard = Guard::new(state);
         let inner = inner.call(request);
         Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
     }
@@ -156,7 +156,7 @@ where
                 StateProj::Finding { lookup, call } => {
                     let found = ready!(lookup.as_mut().poll(cx));
                     let Some(Call { mut inner, request, options }) = call.take() else { return Poll::Pending };
-                    State::after(found, &mut inner, request, &options)
+                    FutureState::after(found, &mut inner, request, &options)
                 }
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
@@ -167,7 +167,7 @@ where
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
                             Poll::Ready(settled) => return Poll::Ready(Ok(answer(settled, response, &guard))),
-                            Poll::Pending => State::Settling { guard, response: Some(response) },
+                            Poll::Pending => FutureState::Settling { guard, response: Some(response) },
                         },
                     }
                 }
@@ -241,13 +241,15 @@ where
 
 /// The answer once the charge has ended.
 fn answer<ResBody>(
-    settled: Result<(), Unsettled>,
+    settled: Result<(), SettleFailed>,
     response: Response<ResponseBody<ResBody>>,
     guard: &Guard,
 ) -> Response<ResponseBody<ResBody>> {
     match settled {
         Ok(()) => with_remaining(response, guard),
-        Err(Unsettled) => problem::respond(&Refusal::UNAVAILABLE, guard.tab().http()).map(ResponseBody::whole),
+        Err(SettleFailed) => {
+            problem::respond(&Refusal::UNAVAILABLE, guard.charge_state().http()).map(ResponseBody::whole)
+        }
     }
 }
 
@@ -257,9 +259,9 @@ fn never_polled(status: StatusCode) -> bool {
 }
 
 fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
-    let tab = guard.tab();
-    if tab.http().remaining_header && !tab.is_superseded() {
-        problem::put_remaining(response.headers_mut(), tab.remaining());
+    let state = guard.charge_state();
+    if state.http().remaining_header && !state.is_superseded() {
+        problem::put_remaining(response.headers_mut(), state.remaining());
     }
     response
 }

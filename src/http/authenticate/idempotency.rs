@@ -4,14 +4,14 @@ use http::Request;
 use http::header::HeaderName;
 use sha2::{Digest, Sha256};
 
-use crate::ledger::Claim;
+use crate::ledger::IdempotencyKey;
 use crate::model::Refusal;
 
 static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_LEN: usize = 255;
 
 /// The claim that a request makes, if it makes one: on the key, for the method, path and query as this layer sees them. The quotes of a structured-field string are taken off.
-pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
+pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut values = request.headers().get_all(&HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().map_err(|_| Refusal::InvalidIdempotencyKey)?.trim();
@@ -24,5 +24,5 @@ pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<Claim>, Refusal> {
     digest.update(request.method().as_str());
     digest.update(b" ");
     digest.update(request.uri().path_and_query().map_or("/", |target| target.as_str()));
-    Ok(Some(Claim::new(key, digest.finalize().into())))
+    Ok(Some(IdempotencyKey::new(key, digest.finalize().into())))
 }

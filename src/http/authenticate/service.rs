@@ -37,11 +37,11 @@ where
         let Self { inner, options } = self;
         match options.credentials.read(request.headers_mut()) {
             Ok(hash) => {
-                if let Some(found) = options.keys.lanes.try_find_cached(&hash) {
+                if let Some(found) = options.keys.batches.try_find_cached(&hash) {
                     return AgentKeyFuture::found(found, inner, request, options);
                 }
                 let keys = options.keys.clone();
-                let found = Box::pin(async move { keys.lanes.find(hash).await });
+                let found = Box::pin(async move { keys.batches.find(hash).await });
                 // The service that was polled ready is the one to call; its clone waits for the next request.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);

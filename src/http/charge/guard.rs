@@ -4,21 +4,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::state::Tab;
+use super::state::ChargeState;
 use crate::engine::batch::Settling;
 
 /// Born before the inner service is called, it rides on the future and then on the body. Dropped before the end, it
 /// takes the request for cut short, and settles all the same.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    tab: Arc<Tab>,
+    charge: Arc<ChargeState>,
     /// What was settled before the end.
     early: Vec<Settling>,
-    state: State,
+    state: GuardState,
 }
 
 #[derive(Debug)]
-enum State {
+enum GuardState {
     Open,
     Settling(Settling),
     Settled,
@@ -27,59 +27,63 @@ enum State {
 /// A charge could not be posted; it is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the charge of this response could not be posted")]
-pub(crate) struct Unsettled;
+pub(crate) struct SettleFailed;
 
 impl Guard {
-    pub(crate) fn new(tab: Arc<Tab>) -> Self {
-        Self { tab, early: Vec::new(), state: State::Open }
+    pub(crate) fn new(charge: Arc<ChargeState>) -> Self {
+        Self { charge, early: Vec::new(), state: GuardState::Open }
     }
 
-    pub(crate) fn tab(&self) -> &Tab {
-        &self.tab
+    pub(crate) fn charge_state(&self) -> &ChargeState {
+        &self.charge
     }
 
     /// Whether a handle is left that can add to the charge.
     pub(crate) fn has_handles(&self) -> bool {
-        self.tab.has_handles()
+        self.charge.has_handles()
     }
 
     /// The body waits: settles what is owed once no handle is left that can add to it, and not with the next frame only.
     pub(crate) fn watch_handles(&mut self, cx: &Context<'_>) {
-        if matches!(self.state, State::Open) && !self.tab.watch_handles(cx) {
-            self.early.extend(self.tab.settle_early());
+        if matches!(self.state, GuardState::Open) && !self.charge.watch_handles(cx) {
+            self.early.extend(self.charge.settle_early());
         }
     }
 
     /// The request was cut short.
     pub(crate) fn interrupt(&self) {
-        if matches!(self.state, State::Open) {
-            self.tab.interrupt();
+        if matches!(self.state, GuardState::Open) {
+            self.charge.interrupt();
         }
     }
 
     /// Sends what is owed to the ledger, once.
     pub(crate) fn end(&mut self) {
-        if matches!(self.state, State::Open) {
-            self.state = self.tab.end().map_or(State::Settled, State::Settling);
+        if matches!(self.state, GuardState::Open) {
+            self.state = self.charge.end().map_or(GuardState::Settled, GuardState::Settling);
         }
     }
 
     /// Ends the charge and waits until it is committed.
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsettled>> {
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleFailed>> {
         self.end();
         while let Some(settling) = self.early.first_mut() {
-            ready!(Self::poll_settling(&self.tab, settling, cx))?;
+            ready!(Self::poll_settling(&self.charge, settling, cx))?;
             self.early.remove(0);
         }
-        let State::Settling(settling) = &mut self.state else { return Poll::Ready(Ok(())) };
-        let settled = ready!(Self::poll_settling(&self.tab, settling, cx));
-        self.state = State::Settled;
+        let GuardState::Settling(settling) = &mut self.state else { return Poll::Ready(Ok(())) };
+        let settled = ready!(Self::poll_settling(&self.charge, settling, cx));
+        self.state = GuardState::Settled;
         Poll::Ready(settled)
     }
 
-    fn poll_settling(tab: &Tab, settling: &mut Settling, cx: &mut Context<'_>) -> Poll<Result<(), Unsettled>> {
-        let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else { return Poll::Ready(Err(Unsettled)) };
-        tab.settled(&posted);
+    fn poll_settling(
+        charge: &ChargeState,
+        settling: &mut Settling,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SettleFailed>> {
+        let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else { return Poll::Ready(Err(SettleFailed)) };
+        charge.settled(&posted);
         Poll::Ready(Ok(()))
     }
 }

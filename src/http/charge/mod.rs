@@ -23,9 +23,9 @@ mod totals;
 
 use std::sync::Arc;
 
-use crate::http::charge::state::Tab;
+use crate::http::charge::state::ChargeState;
 use crate::http::context::KeyContext;
-use crate::http::rejection::ChargeError;
+use crate::http::rejection::Rejection;
 use crate::ledger::{Action, Outcome, Posted};
 use crate::model::{Amount, Entry, EntryId, EntryKind, KeyId, Refusal};
 
@@ -37,11 +37,11 @@ pub use hold::{Hold, OnInterrupt};
 /// the client repeats an `Idempotency-Key`; see [`Replayable`] for the other way to answer that.
 ///
 /// ```
-/// use agentkey::{Amount, Charge, ChargeError, TokenPrice, TokenUsage};
+/// use agentkey::{Amount, Charge, Rejection, TokenPrice, TokenUsage};
 ///
 /// const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
 ///
-/// async fn chat(charge: Charge) -> Result<String, ChargeError> {
+/// async fn chat(charge: Charge) -> Result<String, Rejection> {
 ///     charge.hold(Amount::cents(5)).await?; // refused here: 402 before any work is done
 ///     let (answer, usage) = ("hello".to_owned(), TokenUsage::new(12, 3));
 ///     charge.label("model", "small-1")?;
@@ -51,7 +51,7 @@ pub use hold::{Hold, OnInterrupt};
 /// ```
 #[derive(Debug)]
 pub struct Charge {
-    tab: Arc<Tab>,
+    state: Arc<ChargeState>,
 }
 
 impl Charge {
@@ -61,28 +61,28 @@ impl Charge {
     /// # Errors
     ///
     /// When the key has nothing left, the client repeats an `Idempotency-Key`, or the store does not answer.
-    pub async fn begin(context: &KeyContext) -> Result<Self, ChargeError> {
+    pub async fn begin(context: &KeyContext) -> Result<Self, Rejection> {
         let charge = Self::begin_replayable(context).await?;
-        match charge.tab.replayed() {
+        match charge.state.replayed() {
             Some(first) => Err(charge.error(Refusal::AlreadyCharged(first.entry.id))),
             None => Ok(charge),
         }
     }
 
-    async fn begin_replayable(context: &KeyContext) -> Result<Self, ChargeError> {
-        let charge = Self::handle(context.tab().clone());
-        charge.tab.begin().await.map_err(|refusal| charge.error(refusal))?;
+    async fn begin_replayable(context: &KeyContext) -> Result<Self, Rejection> {
+        let charge = Self::handle(context.charge_state().clone());
+        charge.state.begin().await.map_err(|refusal| charge.error(refusal))?;
         Ok(charge)
     }
 
-    fn handle(tab: Arc<Tab>) -> Self {
-        tab.take_handle();
-        Self { tab }
+    fn handle(state: Arc<ChargeState>) -> Self {
+        state.take_handle();
+        Self { state }
     }
 
     /// Which key is charged.
     pub fn key(&self) -> KeyId {
-        self.tab.lineage().id()
+        self.state.lineage().id()
     }
 
     /// Sets money aside before work is done; again sets more aside. Its time to live is renewed for as long as the
@@ -91,10 +91,10 @@ impl Charge {
     /// # Errors
     ///
     /// [`Refusal::BudgetExceeded`] when a member of the lineage has not so much left; nothing is set aside then.
-    pub async fn hold(&self, hold: impl Into<Hold>) -> Result<(), ChargeError> {
+    pub async fn hold(&self, hold: impl Into<Hold>) -> Result<(), Rejection> {
         let Hold { amount, ttl, on_expiry } = hold.into();
         self.refuse_replay()?;
-        self.tab.hold(amount, ttl, on_expiry).await.map_err(|refusal| self.error(refusal))
+        self.state.hold(amount, ttl, on_expiry).await.map_err(|refusal| self.error(refusal))
     }
 
     /// Adds cost that was incurred. Never refused: what goes beyond the holds and the limit is posted as debt, and
@@ -104,20 +104,20 @@ impl Charge {
     /// It is posted when the charge ends. A killed process loses it; where that matters, hold with
     /// [`OnExpiry::Charge`].
     pub fn add(&self, cost: Amount) {
-        self.tab.add(cost);
+        self.state.add(cost);
     }
 
     /// Says what the work has cost so far, in place of all that was added: for a stream that is metered by estimate
     /// until its real usage is known. As with [`add`](Self::add), a negative amount counts as zero. What was posted
     /// already, when a handle outlived its response, stays posted.
     pub fn set_cost(&self, cost: Amount) {
-        self.tab.set_cost(cost);
+        self.state.set_cost(cost);
     }
 
     /// The payment that this request repeats, behind [`Replayable`]: for a handler that answers from its own records
     /// rather than by [`pay`](Self::pay).
     pub fn replayed(&self) -> Option<Receipt> {
-        self.tab.replayed().map(|first| self.receipt(&first.entry))
+        self.state.replayed().map(|first| self.receipt(&first.entry))
     }
 
     /// Charges a known price at once. Money that was set aside by this charge is not used for it.
@@ -128,11 +128,11 @@ impl Charge {
     /// # Errors
     ///
     /// As for [`hold`](Self::hold).
-    pub async fn pay(&self, amount: Amount) -> Result<Receipt, ChargeError> {
-        if let Some(first) = self.tab.replayed() {
+    pub async fn pay(&self, amount: Amount) -> Result<Receipt, Rejection> {
+        if let Some(first) = self.state.replayed() {
             return self.replay(&first.entry, amount).map_err(|refusal| self.error(refusal));
         }
-        let (entry, remaining) = self.tab.pay(amount).await.map_err(|refusal| self.error(refusal))?;
+        let (entry, remaining) = self.state.pay(amount).await.map_err(|refusal| self.error(refusal))?;
         Ok(Receipt { entry, amount, remaining, replayed: false })
     }
 
@@ -142,9 +142,9 @@ impl Charge {
     /// # Errors
     ///
     /// [`Refusal::RefundTooLarge`] when the payment has not so much left.
-    pub async fn refund(&self, receipt: &Receipt, amount: Amount) -> Result<EntryId, ChargeError> {
+    pub async fn refund(&self, receipt: &Receipt, amount: Amount) -> Result<EntryId, Rejection> {
         let action = Action::Refund { entry: receipt.entry, amount };
-        match self.tab.post(action).await {
+        match self.state.post(action).await {
             Ok(Posted { outcome: Outcome::Refunded { entry }, .. }) => Ok(entry),
             Ok(_) => Err(self.error(Refusal::Misconfigured)),
             Err(refusal) => Err(self.error(refusal)),
@@ -156,8 +156,8 @@ impl Charge {
     /// # Errors
     ///
     /// When the name or value is too long, or there are 16 labels already.
-    pub fn label(&self, name: impl Into<String>, value: impl Into<String>) -> Result<(), ChargeError> {
-        self.tab.label(name.into(), value.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
+    pub fn label(&self, name: impl Into<String>, value: impl Into<String>) -> Result<(), Rejection> {
+        self.state.label(name.into(), value.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
     /// The host's own reference for what is charged from now on, such as an order number. A replay under the same
@@ -166,33 +166,33 @@ impl Charge {
     /// # Errors
     ///
     /// When it is not 1 to 255 characters, or has a control character.
-    pub fn reference(&self, reference: impl Into<String>) -> Result<(), ChargeError> {
-        self.tab.refer(reference.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
+    pub fn reference(&self, reference: impl Into<String>) -> Result<(), Rejection> {
+        self.state.set_reference(reference.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
     /// What to charge if the request is cut short. Default: what was added.
     pub fn on_interrupt(&self, policy: OnInterrupt) {
-        self.tab.on_interrupt(policy);
+        self.state.on_interrupt(policy);
     }
 
     /// Keeps the holds beyond the end of the response, until the last handle is gone: for work that goes on in a
     /// background task.
     pub fn detach(&self) {
-        self.tab.detach();
+        self.state.detach();
     }
 
     /// What is set aside by this charge and not yet settled.
     pub fn held(&self) -> Amount {
-        self.tab.held()
+        self.state.held()
     }
 
     /// What was added and not yet settled.
     pub fn added(&self) -> Amount {
-        self.tab.added()
+        self.state.added()
     }
 
-    fn refuse_replay(&self) -> Result<(), ChargeError> {
-        match self.tab.replayed() {
+    fn refuse_replay(&self) -> Result<(), Rejection> {
+        match self.state.replayed() {
             Some(first) => Err(self.error(Refusal::AlreadyCharged(first.entry.id))),
             None => Ok(()),
         }
@@ -200,33 +200,33 @@ impl Charge {
 
     /// The receipt of the first request's payment, if this one asks for the same. It is given once.
     fn replay(&self, first: &Entry, amount: Amount) -> Result<Receipt, Refusal> {
-        if first.amount != amount || first.note.reference != self.tab.reference() {
+        if first.amount != amount || first.note.reference != self.state.reference() {
             return Err(Refusal::Conflict);
         }
-        if !self.tab.take_replay() {
+        if !self.state.take_replay() {
             return Err(Refusal::AlreadyCharged(first.id));
         }
         Ok(self.receipt(first))
     }
 
     fn receipt(&self, first: &Entry) -> Receipt {
-        Receipt { entry: first.id, amount: first.amount, remaining: self.tab.remaining(), replayed: true }
+        Receipt { entry: first.id, amount: first.amount, remaining: self.state.remaining(), replayed: true }
     }
 
-    fn error(&self, refusal: Refusal) -> ChargeError {
-        ChargeError::new(refusal, self.tab.http().clone())
+    fn error(&self, refusal: Refusal) -> Rejection {
+        Rejection::new(refusal, self.state.http().clone())
     }
 }
 
 impl Clone for Charge {
     fn clone(&self) -> Self {
-        Self::handle(self.tab.clone())
+        Self::handle(self.state.clone())
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.tab.drop_handle(std::thread::panicking());
+        self.state.drop_handle(std::thread::panicking());
     }
 }
 
@@ -240,9 +240,9 @@ impl Drop for Charge {
 /// axum's `nest`, put it on the outermost router); the body is not: it is the reference that tells purchases apart.
 ///
 /// ```
-/// use agentkey::{Amount, ChargeError, Replayable};
+/// use agentkey::{Amount, Rejection, Replayable};
 ///
-/// async fn purchase(Replayable(charge): Replayable) -> Result<String, ChargeError> {
+/// async fn purchase(Replayable(charge): Replayable) -> Result<String, Rejection> {
 ///     let receipt = charge.pay(Amount::cents(499)).await?;
 ///     Ok(if receipt.replayed { "bought before".into() } else { "bought".into() })
 /// }
@@ -256,9 +256,9 @@ impl Replayable {
     /// # Errors
     ///
     /// As for [`Charge::begin`], but for a repeated request that was charged by a payment.
-    pub async fn begin(context: &KeyContext) -> Result<Self, ChargeError> {
+    pub async fn begin(context: &KeyContext) -> Result<Self, Rejection> {
         let charge = Charge::begin_replayable(context).await?;
-        match charge.tab.replayed() {
+        match charge.state.replayed() {
             // What was given back, if only in part, is no proof of a purchase.
             Some(first) if first.entry.kind != EntryKind::Pay || first.refunded.is_positive() => {
                 Err(charge.error(Refusal::AlreadyCharged(first.entry.id)))

@@ -8,29 +8,29 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use super::hold::OnInterrupt;
-use super::totals::{Owed, OwedHold};
+use super::totals::{ChargeHold, ChargeTotals};
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::Settling;
 use crate::engine::renewals::{Renew, RenewalKey};
 use crate::http::options::HttpOptions;
-use crate::ledger::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
 use crate::model::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
 use crate::store::{BoxFuture, Found};
 
 /// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
 /// in an account for what others spend.
-const MOST_AT_ONCE: Amount = Amount::micros(i64::MAX / 1_024);
+const MAX_COST: Amount = Amount::micros(i64::MAX / 1_024);
 
 /// What one request owes.
-pub(crate) struct Tab {
+pub(crate) struct ChargeState {
     keys: Arc<Inner>,
     found: Arc<Found>,
     http: Arc<HttpOptions>,
     /// The client's `Idempotency-Key`, or why it cannot be used.
-    claim: Result<Option<Claim>, Refusal>,
+    claim: Result<Option<IdempotencyKey>, Refusal>,
     /// What the claim was charged before, once the charge was begun.
     begun: OnceCell<Option<Box<Replayed>>>,
-    owed: Mutex<Owed>,
+    totals: Mutex<ChargeTotals>,
 }
 
 /// The charge that a request repeats.
@@ -40,14 +40,14 @@ pub(super) struct Replayed {
     pub(super) refunded: Amount,
 }
 
-impl Tab {
+impl ChargeState {
     pub(crate) fn new(
         keys: Arc<Inner>,
         found: Arc<Found>,
         http: Arc<HttpOptions>,
-        claim: Result<Option<Claim>, Refusal>,
+        claim: Result<Option<IdempotencyKey>, Refusal>,
     ) -> Self {
-        Self { keys, found, http, claim, begun: OnceCell::new(), owed: Mutex::default() }
+        Self { keys, found, http, claim, begun: OnceCell::new(), totals: Mutex::default() }
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
@@ -68,15 +68,15 @@ impl Tab {
 
     /// What the lineage has left, as far as this request knows.
     pub(crate) fn remaining(&self) -> Option<Amount> {
-        self.owed().remaining.unwrap_or_else(|| self.lineage().remaining())
+        self.totals().remaining.unwrap_or_else(|| self.lineage().remaining())
     }
 
     pub(crate) fn supersede(&self) {
-        self.owed().superseded = true;
+        self.totals().superseded = true;
     }
 
     pub(crate) fn is_superseded(&self) -> bool {
-        self.owed().superseded
+        self.totals().superseded
     }
 
     /// The charge that this request repeats.
@@ -85,52 +85,52 @@ impl Tab {
     }
 
     pub(super) fn take_replay(&self) -> bool {
-        !std::mem::replace(&mut self.owed().replay_taken, true)
+        !std::mem::replace(&mut self.totals().replay_taken, true)
     }
 
-    fn owed(&self) -> MutexGuard<'_, Owed> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn totals(&self) -> MutexGuard<'_, ChargeTotals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Tab {
+impl fmt::Debug for ChargeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let owed = self.owed();
-        f.debug_struct("Tab")
+        let totals = self.totals();
+        f.debug_struct("ChargeState")
             .field("key", &self.lineage().id())
-            .field("added", &owed.added)
-            .field("held", &owed.held())
+            .field("added", &totals.added)
+            .field("held", &totals.held())
             .finish_non_exhaustive()
     }
 }
 
 /// What handles do.
-impl Tab {
+impl ChargeState {
     pub(super) fn take_handle(&self) {
-        self.owed().handles += 1;
+        self.totals().handles += 1;
     }
 
     pub(super) fn drop_handle(self: &Arc<Self>, panicking: bool) {
-        let mut owed = self.owed();
-        owed.handles -= 1;
-        owed.interrupted |= panicking;
-        if owed.handles > 0 {
+        let mut totals = self.totals();
+        totals.handles -= 1;
+        totals.interrupted |= panicking;
+        if totals.handles > 0 {
             return;
         }
-        if owed.ended {
+        if totals.ended {
             // Nobody waits: the lane logs it if it is lost.
-            drop(self.settle(&mut owed, true));
+            drop(self.settle(&mut totals, true));
         }
-        let waiting = owed.waiting.take();
-        drop(owed);
+        let waiting = totals.waiting.take();
+        drop(totals);
         waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Begins the charge, once for a request: checks that something is left, and takes the claim.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<(), Refusal> {
         if let Ok(Some(_)) = &self.claim {
-            let owed = self.owed();
-            if owed.ended && owed.claim.is_none() {
+            let totals = self.totals();
+            if totals.ended && totals.claim.is_none() {
                 // The claim ended with the response; nothing more may be charged under it, or besides it.
                 return Err(Refusal::InFlight);
             }
@@ -140,9 +140,9 @@ impl Tab {
     }
 
     fn take_permit(&self) -> Result<(), Refusal> {
-        let mut owed = self.owed();
-        if owed.permit.is_none() {
-            owed.permit = Some(Arc::new(self.keys.lanes.open_charge()?));
+        let mut totals = self.totals();
+        if totals.permit.is_none() {
+            totals.permit = Some(Arc::new(self.keys.batches.open_charge()?));
         }
         Ok(())
     }
@@ -158,15 +158,15 @@ impl Tab {
         let ttl = self.keys.options.hold_ttl;
         let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
         // An attempt before this one may have got through, its answer lost: it is the same attempt, sent again.
-        if let Some(first) = &self.owed().claim {
+        if let Some(first) = &self.totals().claim {
             posting.id = first.owner;
         }
-        let taken = claim.map(|claim| ClaimRef::new(claim.key, posting.id));
-        self.owed().claim = taken;
+        let taken = claim.map(|claim| IdempotencyClaim::new(claim.key, posting.id));
+        self.totals().claim = taken;
         let posted = self.submit(posting).await;
         match posted.map(|posted| posted.outcome) {
             Ok(Outcome::Claimed { entry, refunded }) => {
-                self.owed().claim = None;
+                self.totals().claim = None;
                 Ok(Some(Box::new(Replayed { entry: *entry, refunded })))
             }
             Ok(_) => {
@@ -176,7 +176,7 @@ impl Tab {
             Err(refusal) => {
                 // An attempt whose fate is unknown may have taken the claim; the settle lets go of it.
                 if !matches!(refusal, Refusal::Unavailable { .. }) {
-                    self.owed().claim = None;
+                    self.totals().claim = None;
                 }
                 Err(refusal)
             }
@@ -190,19 +190,19 @@ impl Tab {
         on_expiry: OnExpiry,
     ) -> Result<(), Refusal> {
         let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
-        let (note, claim) = self.owed().note_and_claim();
+        let (note, claim) = self.totals().note_and_claim();
         let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
         let id = posting.id;
-        self.owed().holds.push(OwedHold { id, amount, ttl, answered: false, over: false });
+        self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, over: false });
         match self.submit(posting).await {
             Ok(_) => {
-                self.owed().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
+                self.totals().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
                 self.renew_later(ttl);
                 Ok(())
             }
             Err(refusal) => {
                 if !matches!(refusal, Refusal::Unavailable { .. }) {
-                    self.owed().holds.retain(|hold| hold.id != id);
+                    self.totals().holds.retain(|hold| hold.id != id);
                 }
                 Err(refusal)
             }
@@ -210,16 +210,16 @@ impl Tab {
     }
 
     pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
-        let (note, claim) = self.owed().note_and_claim();
+        let (note, claim) = self.totals().note_and_claim();
         let posting = self.posting(Action::Pay { amount, note, claim });
         let id = posting.id;
-        self.owed().unanswered.push(id);
+        self.totals().unanswered.push(id);
         let posted = self.submit(posting).await;
-        let mut owed = self.owed();
+        let mut totals = self.totals();
         if !matches!(posted, Err(Refusal::Unavailable { .. })) {
-            owed.unanswered.retain(|payment| *payment != id);
+            totals.unanswered.retain(|payment| *payment != id);
         }
-        if let (Some(claim), Ok(_)) = (&mut owed.claim, &posted) {
+        if let (Some(claim), Ok(_)) = (&mut totals.claim, &posted) {
             claim.paid.push(id);
         }
         posted.map(|posted| (id.into(), posted.remaining))
@@ -230,40 +230,40 @@ impl Tab {
     }
 
     pub(super) fn add(&self, cost: Amount) {
-        let mut owed = self.owed();
-        owed.added = owed.added.saturating_add(cost.max(Amount::ZERO));
+        let mut totals = self.totals();
+        totals.added = totals.added.saturating_add(cost.max(Amount::ZERO));
     }
 
     pub(super) fn set_cost(&self, cost: Amount) {
-        self.owed().added = cost.max(Amount::ZERO);
+        self.totals().added = cost.max(Amount::ZERO);
     }
 
     pub(super) fn label(&self, name: String, value: String) -> Result<(), LabelError> {
-        self.owed().note.labels.insert(name, value)
+        self.totals().note.labels.insert(name, value)
     }
 
-    pub(super) fn refer(&self, reference: String) -> Result<(), LabelError> {
-        self.owed().note.refer(reference)
+    pub(super) fn set_reference(&self, reference: String) -> Result<(), LabelError> {
+        self.totals().note.set_reference(reference)
     }
 
     pub(super) fn reference(&self) -> Option<String> {
-        self.owed().note.reference.clone()
+        self.totals().note.reference.clone()
     }
 
     pub(super) fn on_interrupt(&self, policy: OnInterrupt) {
-        self.owed().on_interrupt = policy;
+        self.totals().on_interrupt = policy;
     }
 
     pub(super) fn detach(&self) {
-        self.owed().detached = true;
+        self.totals().detached = true;
     }
 
     pub(super) fn held(&self) -> Amount {
-        self.owed().held()
+        self.totals().held()
     }
 
     pub(super) fn added(&self) -> Amount {
-        self.owed().added
+        self.totals().added
     }
 
     fn posting(&self, action: Action) -> Posting {
@@ -272,11 +272,11 @@ impl Tab {
     }
 
     async fn submit(&self, posting: Posting) -> Result<Posted, Refusal> {
-        let posted = self.keys.lanes.post(posting).await;
+        let posted = self.keys.batches.post(posting).await;
         match &posted {
             Ok(posted) => self.settled(posted),
             Err(Refusal::BudgetExceeded(shortfall)) => {
-                self.owed().remaining = Some(Some(shortfall.remaining));
+                self.totals().remaining = Some(Some(shortfall.remaining));
             }
             Err(_) => {}
         }
@@ -285,57 +285,57 @@ impl Tab {
 }
 
 /// What the guard does.
-impl Tab {
+impl ChargeState {
     pub(super) fn has_handles(&self) -> bool {
-        self.owed().handles > 0
+        self.totals().handles > 0
     }
 
     /// The same; where there is one, wakes the task when the last is gone.
     pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
         // A waker is somebody else's code, and may own a handle: it comes and goes without the lock.
         let mut waiting = Some(cx.waker().clone());
-        let mut owed = self.owed();
-        let has_handles = owed.handles > 0;
+        let mut totals = self.totals();
+        let has_handles = totals.handles > 0;
         if has_handles {
-            std::mem::swap(&mut owed.waiting, &mut waiting);
+            std::mem::swap(&mut totals.waiting, &mut waiting);
         }
-        drop(owed);
+        drop(totals);
         has_handles
     }
 
     /// No handle is left while the response goes on: sends what is owed until now. The claim ends with the response, and
     /// so do holds that are charged whole if that is cut short.
     pub(super) fn settle_early(self: &Arc<Self>) -> Option<Settling> {
-        let mut owed = self.owed();
-        let may_be_whole = owed.on_interrupt == OnInterrupt::WholeHold && !owed.holds.is_empty();
-        if may_be_whole { None } else { self.settle(&mut owed, false) }
+        let mut totals = self.totals();
+        let may_be_whole = totals.on_interrupt == OnInterrupt::WholeHold && !totals.holds.is_empty();
+        if may_be_whole { None } else { self.settle(&mut totals, false) }
     }
 
     pub(super) fn interrupt(&self) {
-        self.owed().interrupted = true;
+        self.totals().interrupted = true;
     }
 
     /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
     /// a handle keeps a detached charge.
     pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
         let waiting; // let go without the lock, as above
-        let mut owed = self.owed();
-        waiting = owed.waiting.take();
-        owed.ended = true;
-        if owed.handles > 0 && owed.detached {
+        let mut totals = self.totals();
+        waiting = totals.waiting.take();
+        totals.ended = true;
+        if totals.handles > 0 && totals.detached {
             // The response may have been cut short; the work was not.
-            owed.interrupted = false;
+            totals.interrupted = false;
             return None;
         }
-        let last = owed.handles == 0;
-        let settling = self.settle(&mut owed, last);
-        drop(owed);
+        let last = totals.handles == 0;
+        let settling = self.settle(&mut totals, last);
+        drop(totals);
         drop(waiting);
         settling
     }
 
     pub(super) fn settled(&self, posted: &Posted) {
-        self.owed().remaining = Some(posted.remaining);
+        self.totals().remaining = Some(posted.remaining);
     }
 
     /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
@@ -343,11 +343,11 @@ impl Tab {
     ///
     /// Unless it is the last, what is under way stays: postings not answered, and the claim, which is bound to what is
     /// charged until then all the same.
-    fn settle(self: &Arc<Self>, owed: &mut Owed, last: bool) -> Option<Settling> {
+    fn settle(self: &Arc<Self>, totals: &mut ChargeTotals, last: bool) -> Option<Settling> {
         // Without a permit no charge has begun, or all of it is on its way.
-        owed.permit.as_ref()?;
-        let asked = owed.take_cost();
-        let cost = asked.min(MOST_AT_ONCE);
+        totals.permit.as_ref()?;
+        let asked = totals.take_cost();
+        let cost = asked.min(MAX_COST);
         if asked > cost {
             tracing::error!(
                 key = %self.lineage().id(),
@@ -356,16 +356,16 @@ impl Tab {
                 "agentkey charges less than was added, which is no price"
             );
         }
-        let (holds, kept): (Vec<_>, Vec<_>) = owed.holds.drain(..).partition(|hold| last || hold.answered);
-        owed.holds = kept;
-        let (mut void, mut permit) = (Vec::new(), owed.permit.clone());
-        let kept = owed.claim.as_ref().filter(|_| !last && !cost.is_zero());
-        let mut claim = kept.map(|claim| ClaimRef { is_kept: true, ..claim.clone() });
+        let (holds, kept): (Vec<_>, Vec<_>) = totals.holds.drain(..).partition(|hold| last || hold.answered);
+        totals.holds = kept;
+        let (mut void, mut permit) = (Vec::new(), totals.permit.clone());
+        let kept = totals.claim.as_ref().filter(|_| !last && !cost.is_zero());
+        let mut claim = kept.map(|claim| IdempotencyClaim { is_kept: true, ..claim.clone() });
         if last {
-            void = std::mem::take(&mut owed.unanswered);
-            claim = owed.claim.take();
-            permit = owed.permit.take();
-            if let Some(renewal) = owed.renewal.take() {
+            void = std::mem::take(&mut totals.unanswered);
+            claim = totals.claim.take();
+            permit = totals.permit.take();
+            if let Some(renewal) = totals.renewal.take() {
                 self.keys.renewals.remove(renewal);
             }
         }
@@ -377,37 +377,37 @@ impl Tab {
         let in_doubt = !void.is_empty() || holds.iter().any(|hold| !hold.answered) || self.begun.get().is_none();
         let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
-        let posting = self.posting(Action::Settle { holds, void, cost, note: owed.note.clone(), claim });
-        if let Some(kept) = owed.claim.as_mut().filter(|_| !cost.is_zero()) {
+        let posting = self.posting(Action::Settle { holds, void, cost, note: totals.note.clone(), claim });
+        if let Some(kept) = totals.claim.as_mut().filter(|_| !cost.is_zero()) {
             kept.paid.push(posting.id);
         }
-        Some(self.keys.lanes.settle(posting, permit)).filter(|_| awaited)
+        Some(self.keys.batches.settle(posting, permit)).filter(|_| awaited)
     }
 }
 
 /// What keeps holds alive.
-impl Tab {
+impl ChargeState {
     /// Sees to it that something with this time to live is renewed in time, what else there may be to renew.
     fn renew_later(self: &Arc<Self>, ttl: Duration) {
-        let mut owed = self.owed();
+        let mut totals = self.totals();
         let after = ttl / 3;
-        if owed.renewal.is_some_and(|planned| planned.is_within(after)) {
+        if totals.renewal.is_some_and(|planned| planned.is_within(after)) {
             return;
         }
-        if let Some(too_late) = owed.renewal.take() {
+        if let Some(too_late) = totals.renewal.take() {
             self.keys.renewals.remove(too_late);
         }
-        owed.renewal = Some(self.plan_renewal(after));
+        totals.renewal = Some(self.plan_renewal(after));
     }
 
     /// Renews the holds and the claim; returns when to renew next.
     async fn renew_now(&self) -> Option<Duration> {
         let (holds, claim, ttl) = {
-            let owed = self.owed();
+            let totals = self.totals();
             (
-                owed.live().map(|hold| hold.id).collect::<Vec<_>>(),
-                owed.claim.clone(),
-                owed.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
+                totals.live().map(|hold| hold.id).collect::<Vec<_>>(),
+                totals.claim.clone(),
+                totals.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
             )
         };
         if holds.is_empty() && claim.is_none() {
@@ -416,13 +416,13 @@ impl Tab {
         let max_age = self.keys.options.max_hold_age;
         match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
             Ok(Posted { outcome: Outcome::Renewed { over, .. }, .. }) => {
-                self.owed().run_out(&over);
+                self.totals().run_out(&over);
                 Some(ttl / 3)
             }
             Ok(_) => None,
             Err(Refusal::Unavailable { retry_after }) => Some(retry_after.min(ttl / 6)),
-            Err(Refusal::HoldOver) => {
-                self.owed().run_out(&holds);
+            Err(Refusal::HoldExpired) => {
+                self.totals().run_out(&holds);
                 None
             }
             Err(refusal) => {
@@ -438,18 +438,18 @@ impl Tab {
     }
 
     fn renew_again(self: &Arc<Self>, after: Option<Duration>) {
-        let mut owed = self.owed();
-        if let Some(planned) = owed.renewal.take() {
+        let mut totals = self.totals();
+        if let Some(planned) = totals.renewal.take() {
             self.keys.renewals.remove(planned);
         }
         // A hold may have come meanwhile that lives shorter than those renewed, or after all of those were over.
-        let soonest = owed.shortest_ttl().map(|ttl| ttl / 3);
-        let after = after.filter(|_| soonest.is_some() || owed.claim.is_some());
-        owed.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
+        let soonest = totals.shortest_ttl().map(|ttl| ttl / 3);
+        let after = after.filter(|_| soonest.is_some() || totals.claim.is_some());
+        totals.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
     }
 }
 
-impl Renew for Tab {
+impl Renew for ChargeState {
     fn renew(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let after = self.renew_now().await;

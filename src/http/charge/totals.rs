@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::hold::OnInterrupt;
 use crate::engine::batch::ChargePermit;
 use crate::engine::renewals::RenewalKey;
-use crate::ledger::ClaimRef;
+use crate::ledger::IdempotencyClaim;
 use crate::model::{Amount, Note, PostingId};
 
 #[derive(Debug, Default)]
-pub(super) struct Owed {
+pub(super) struct ChargeTotals {
     /// Handles alive.
     pub(super) handles: usize,
     /// Whether the response has ended, or nobody waits for it any more.
@@ -22,11 +22,11 @@ pub(super) struct Owed {
     pub(super) added: Amount,
     /// What was charged for holds beyond what had been added: what is added later counts against it.
     pub(super) ahead: Amount,
-    pub(super) holds: Vec<OwedHold>,
+    pub(super) holds: Vec<ChargeHold>,
     /// Payments sent and not answered.
     pub(super) unanswered: Vec<PostingId>,
     /// The claim, while this request has it.
-    pub(super) claim: Option<ClaimRef>,
+    pub(super) claim: Option<IdempotencyClaim>,
     pub(super) replay_taken: bool,
     pub(super) note: Note,
     /// What the lineage had left at the last posting, accepted or refused, once there was one.
@@ -40,7 +40,7 @@ pub(super) struct Owed {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OwedHold {
+pub(super) struct ChargeHold {
     pub(super) id: PostingId,
     pub(super) amount: Amount,
     pub(super) ttl: Duration,
@@ -49,7 +49,7 @@ pub(super) struct OwedHold {
     pub(super) over: bool,
 }
 
-impl Owed {
+impl ChargeTotals {
     /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out; once,
     /// since what is held from then on is for work that goes on.
     pub(super) fn take_cost(&mut self) -> Amount {
@@ -67,12 +67,12 @@ impl Owed {
     }
 
     /// What a posting from now on says, and under which claim.
-    pub(super) fn note_and_claim(&self) -> (Note, Option<ClaimRef>) {
+    pub(super) fn note_and_claim(&self) -> (Note, Option<IdempotencyClaim>) {
         (self.note.clone(), self.claim.clone())
     }
 
     /// The holds that set money aside.
-    pub(super) fn live(&self) -> impl Iterator<Item = &OwedHold> {
+    pub(super) fn live(&self) -> impl Iterator<Item = &ChargeHold> {
         self.holds.iter().filter(|hold| hold.answered && !hold.over)
     }
 
@@ -89,6 +89,6 @@ impl Owed {
     }
 }
 
-fn sum<'a>(holds: impl Iterator<Item = &'a OwedHold>) -> Amount {
+fn sum<'a>(holds: impl Iterator<Item = &'a ChargeHold>) -> Amount {
     holds.fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Book, ClaimRow, EntryRow, HoldRow, HoldState, OpenAccount};
-use crate::ledger::posting::{Action, Claim, ClaimRef, OnExpiry, Outcome, Posted, Posting};
+use super::{Book, EntryRow, HoldRow, HoldState, IdempotencyRow, OpenAccount};
+use crate::ledger::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
 use crate::model::clock::later;
 use crate::model::{
     Account, AccountId, Amount, Balance, BlockedBy, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal,
@@ -31,7 +31,7 @@ impl Book {
         let Some(hold) = self.holds.get(&id) else { return };
         let HoldRow { on_expiry, key, account, amount, note, path, .. } = hold.clone();
         match on_expiry {
-            OnExpiry::Release => self.end_hold(id, HoldState::Over),
+            OnExpiry::Release => self.end_hold(id, HoldState::Ended),
             OnExpiry::Charge => {
                 self.end_hold(id, HoldState::Charged);
                 let mut entry = Entry::stored(id.into(), account, key, EntryKind::Expiry, amount, now);
@@ -71,7 +71,7 @@ impl Book {
     fn begin(
         &mut self,
         posting: &Posting,
-        claim: Option<&Claim>,
+        claim: Option<&IdempotencyKey>,
         ttl: Duration,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
@@ -93,7 +93,7 @@ impl Book {
         }
         self.affordable(posting, Amount::micros(1), now)?;
         if let Some(claim) = claim {
-            self.put_claim(ClaimRow {
+            self.put_claim(IdempotencyRow {
                 key,
                 claim: claim.clone(),
                 owner: posting.id,
@@ -113,12 +113,12 @@ impl Book {
         expires_at: Timestamp,
         on_expiry: OnExpiry,
         note: &Note,
-        claim: Option<&ClaimRef>,
+        claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         if let Some(known) = self.holds.get(&posting.id) {
             let lives = known.state == HoldState::Live && known.expires_at > now;
-            return if lives { Ok(Outcome::Held { until: known.expires_at }) } else { Err(Refusal::HoldOver) };
+            return if lives { Ok(Outcome::Held { until: known.expires_at }) } else { Err(Refusal::HoldExpired) };
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
         let key = self.in_force(posting, now)?;
@@ -154,7 +154,7 @@ impl Book {
         holds: &[PostingId],
         ttl: Duration,
         max_age: Duration,
-        claim: Option<&ClaimRef>,
+        claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         self.in_force(posting, now)?;
@@ -180,10 +180,10 @@ impl Book {
             && let Some(until) = row.in_flight_until
         {
             // A hold that lives shorter than the claim does not shorten it.
-            self.put_claim(ClaimRow { in_flight_until: Some(later(now, ttl).max(until)), ..row });
+            self.put_claim(IdempotencyRow { in_flight_until: Some(later(now, ttl).max(until)), ..row });
             self.touched.accounts.insert(posting.account.clone());
         } else if renewed.is_none() {
-            return Err(Refusal::HoldOver);
+            return Err(Refusal::HoldExpired);
         }
         Ok(Outcome::Renewed { until: renewed, over })
     }
@@ -196,7 +196,7 @@ impl Book {
         void: &[PostingId],
         cost: Amount,
         note: &Note,
-        claim: Option<&ClaimRef>,
+        claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Outcome {
         let id = EntryId::from(posting.id);
@@ -210,9 +210,9 @@ impl Book {
         }
         for hold in holds {
             match self.holds.get(hold).filter(|row| row.account == posting.account).map(|row| row.state) {
-                Some(HoldState::Live) => self.end_hold(*hold, HoldState::Over),
+                Some(HoldState::Live) => self.end_hold(*hold, HoldState::Ended),
                 Some(HoldState::Charged) => self.take_back((*hold).into(), now),
-                Some(HoldState::Over) | None => {}
+                Some(HoldState::Ended) | None => {}
             }
         }
         for payment in void.iter().map(|payment| EntryId::from(*payment)) {
@@ -246,7 +246,7 @@ impl Book {
             let bought = bought.find(|entry| !self.is_given_back(*entry)).or(entry);
             let in_flight_until = row.in_flight_until.filter(|_| claim.is_kept);
             if bought.is_some() || claim.is_kept {
-                self.put_claim(ClaimRow { in_flight_until, entry: bought, ..row });
+                self.put_claim(IdempotencyRow { in_flight_until, entry: bought, ..row });
             } else {
                 self.drop_claim(&row);
             }
@@ -260,7 +260,7 @@ impl Book {
         posting: &Posting,
         amount: Amount,
         note: &Note,
-        claim: Option<&ClaimRef>,
+        claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
@@ -278,7 +278,7 @@ impl Book {
         // A payment stands for the claim before what was settled under it.
         let is_settle = |entry| self.entries.get(&entry).is_some_and(|row| row.entry.kind == EntryKind::Settle);
         if let Some(row) = claim.filter(|row| row.entry.is_none_or(is_settle)) {
-            self.put_claim(ClaimRow { entry: Some(id), ..row });
+            self.put_claim(IdempotencyRow { entry: Some(id), ..row });
         }
         Ok(Outcome::Paid { entry: id })
     }
@@ -511,21 +511,21 @@ impl Book {
 
     /// The claim, as long as this attempt has it. Where another took it over, this one was given up for dead: it must
     /// neither pay nor begin work.
-    fn claim_of(&self, posting: &Posting, claim: Option<&ClaimRef>) -> Result<Option<ClaimRow>, Refusal> {
+    fn claim_of(&self, posting: &Posting, claim: Option<&IdempotencyClaim>) -> Result<Option<IdempotencyRow>, Refusal> {
         claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
     }
 
-    fn owned_claim(&self, key: Option<KeyId>, claim: &ClaimRef) -> Option<ClaimRow> {
+    fn owned_claim(&self, key: Option<KeyId>, claim: &IdempotencyClaim) -> Option<IdempotencyRow> {
         self.claims.get(&(key?, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
     }
 
-    fn put_claim(&mut self, row: ClaimRow) {
+    fn put_claim(&mut self, row: IdempotencyRow) {
         let id = (row.key, row.claim.key.clone());
         self.claims.insert(id.clone(), row);
         self.touched.claims.insert(id);
     }
 
-    fn drop_claim(&mut self, row: &ClaimRow) {
+    fn drop_claim(&mut self, row: &IdempotencyRow) {
         let id = (row.key, row.claim.key.clone());
         self.claims.remove(&id);
         self.touched.claims.insert(id);

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::posting::{Action, Claim, ClaimRef, OnExpiry, Posting};
+use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
 
 /// What the ledger knows of some accounts while they are locked.
 ///
-/// A store fills it with what [`Needs`] asks for, posts, and writes back [`Changes`]. Held whole in memory it is
+/// A store fills it with what [`Needs`] asks for, posts, and writes back [`WriteSet`]. Held whole in memory it is
 /// the reference model.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -21,7 +21,7 @@ pub struct Book {
     holds: HashMap<PostingId, HoldRow>,
     live: HashSet<PostingId>,
     entries: HashMap<EntryId, EntryRow>,
-    claims: HashMap<(KeyId, Arc<str>), ClaimRow>,
+    claims: HashMap<(KeyId, Arc<str>), IdempotencyRow>,
     touched: Touched,
 }
 
@@ -64,7 +64,7 @@ pub enum HoldState {
     /// It does, until it expires.
     Live,
     /// It was settled, or ran out and was released.
-    Over,
+    Ended,
     /// It ran out and was charged whole.
     Charged,
 }
@@ -80,9 +80,9 @@ pub struct EntryRow {
 /// A client's `Idempotency-Key`, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct ClaimRow {
+pub struct IdempotencyRow {
     pub key: KeyId,
-    pub claim: Claim,
+    pub claim: IdempotencyKey,
     pub owner: PostingId,
     /// Until when it keeps others out; `None` once its request has ended.
     pub in_flight_until: Option<Timestamp>,
@@ -93,7 +93,7 @@ pub struct ClaimRow {
 /// What a store has to write after a batch. Every row is there once.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
-pub struct Changes {
+pub struct WriteSet {
     /// Accounts in which anything changed, with the instant of the change.
     pub accounts: Vec<(Account, Timestamp)>,
     pub balances: Vec<BalanceRow>,
@@ -102,7 +102,7 @@ pub struct Changes {
     pub changed_holds: Vec<HoldRow>,
     pub entries: Vec<Entry>,
     /// With the accounts of their keys.
-    pub claims: Vec<(AccountId, ClaimRow)>,
+    pub claims: Vec<(AccountId, IdempotencyRow)>,
     pub dropped_claims: Vec<(AccountId, KeyId, Arc<str>)>,
 }
 
@@ -124,7 +124,7 @@ impl BalanceRow {
     }
 }
 
-impl Changes {
+impl WriteSet {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
@@ -194,7 +194,7 @@ impl Needs {
         }
     }
 
-    fn add_claim(&mut self, key: Option<KeyId>, claim: Option<&ClaimRef>) {
+    fn add_claim(&mut self, key: Option<KeyId>, claim: Option<&IdempotencyClaim>) {
         self.claims.extend(key.zip(claim).map(|(key, claim)| (key, claim.key.clone())));
     }
 }
@@ -243,7 +243,7 @@ impl Book {
     }
 
     /// Adds a claim.
-    pub fn add_claim(&mut self, claim: ClaimRow) {
+    pub fn add_claim(&mut self, claim: IdempotencyRow) {
         self.claims.insert((claim.key, claim.claim.key.clone()), claim);
     }
 
@@ -259,9 +259,9 @@ impl Book {
     }
 
     /// What has to be written, and from here on counts as written.
-    pub fn take_changes(&mut self) -> Changes {
+    pub fn take_writes(&mut self) -> WriteSet {
         let touched = std::mem::take(&mut self.touched);
-        let mut changes = Changes {
+        let mut changes = WriteSet {
             accounts: Vec::with_capacity(touched.accounts.len()),
             balances: Vec::with_capacity(touched.keys.len()),
             new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),

@@ -14,12 +14,12 @@ use crate::ledger::{Book, Posting};
 use crate::model::{AccountId, KeyId, TokenHash};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
-use crate::store::plain::holds_of;
+use crate::store::fast_path::holds_of;
 
 /// The cache of a store.
-pub(in crate::store) struct AccountCache<V: Validator>(RwLock<State<V>>);
+pub(in crate::store) struct AccountCache<V: Validator>(RwLock<CacheState<V>>);
 
-pub(super) struct State<V: Validator> {
+pub(super) struct CacheState<V: Validator> {
     pub(super) epoch: Option<V::Epoch>,
     pub(super) next_write: u64,
     /// Goes up when the store is found in an epoch that no commit of this process led to.
@@ -68,7 +68,7 @@ enum Relation {
 
 impl<V: Validator> Default for AccountCache<V> {
     fn default() -> Self {
-        Self(RwLock::new(State {
+        Self(RwLock::new(CacheState {
             epoch: None,
             next_write: 0,
             generation: 0,
@@ -81,11 +81,11 @@ impl<V: Validator> Default for AccountCache<V> {
 }
 
 impl<V: Validator> AccountCache<V> {
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, State<V>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, CacheState<V>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State<V>> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, CacheState<V>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,7 +206,7 @@ impl<V: Validator> AccountCache<V> {
             }
             let path = holds.iter().skip(first).flat_map(|hold| hold.path.iter().copied());
             for key in path.chain([posting.key?]) {
-                cached.climb(key, &mut keys)?;
+                cached.ancestors(key, &mut keys)?;
             }
         }
         book.open(cached.row.account.clone(), cached.row.changed_at, now);
@@ -249,7 +249,7 @@ impl<V: Validator> AccountCache<V> {
     }
 }
 
-impl<V: Validator> State<V> {
+impl<V: Validator> CacheState<V> {
     /// Brings the cache to the epoch of a snapshot that was begun after `asked`. `None`: nothing can be said of the two.
     fn enter(&mut self, asked: &Revalidation<V>, epoch: Option<V::Epoch>) -> Option<Relation> {
         let epoch = epoch?;

@@ -189,7 +189,7 @@ impl<V: Validator> Entries<V> {
             for hold in holds {
                 match hold.state {
                     HoldState::Live => cached.insert_hold(hold),
-                    HoldState::Over | HoldState::Charged => cached.remove_hold(hold.id),
+                    HoldState::Ended | HoldState::Charged => cached.remove_hold(hold.id),
                 }
             }
         });
@@ -273,7 +273,7 @@ impl<V: Validator> CachedAccount<V> {
     }
 
     /// Adds a key and its ancestors, up to the root; `None` where one is not cached.
-    pub(super) fn climb<'a>(&'a self, key: KeyId, keys: &mut HashMap<KeyId, &'a CachedKey<V>>) -> Option<()> {
+    pub(super) fn ancestors<'a>(&'a self, key: KeyId, keys: &mut HashMap<KeyId, &'a CachedKey<V>>) -> Option<()> {
         let mut next = Some(key);
         while let Some(id) = next.filter(|id| !keys.contains_key(id)) {
             let cached = self.keys.get(&id)?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::{BalanceRow, Changes, HoldRow};
+use crate::ledger::{BalanceRow, HoldRow, WriteSet};
 use crate::model::AccountId;
 use crate::store::account_row::AccountRow;
 
@@ -28,7 +28,7 @@ pub(in crate::store) struct CacheDelta {
 
 impl CacheDelta {
     /// Takes what changes, all of one account, make of its row.
-    pub(in crate::store) fn new(from: i64, after: AccountRow, changes: &Changes) -> Self {
+    pub(in crate::store) fn new(from: i64, after: AccountRow, changes: &WriteSet) -> Self {
         let holds = changes.new_holds.iter().chain(&changes.changed_holds).cloned().collect();
         Self { from, after, balances: changes.balances.clone(), holds }
     }

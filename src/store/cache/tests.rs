@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::validator::Validated;
 use super::*;
-use crate::ledger::{Action, BalanceRow, Book, Changes, HoldRow, HoldState, OnExpiry, Posting};
+use crate::ledger::{Action, BalanceRow, Book, HoldRow, HoldState, OnExpiry, Posting, WriteSet};
 use crate::model::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash};
 use crate::store::account_row::AccountRow;
 
@@ -66,7 +66,7 @@ fn id(name: &str) -> AccountId {
 }
 
 fn hash(n: i64) -> TokenHash {
-    TokenHash::of(&n.to_string())
+    TokenHash::digest(&n.to_string())
 }
 
 fn row(name: &str, version: i64) -> AccountRow {
@@ -91,7 +91,7 @@ fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta 
     balance.spent = Amount::cents(spent);
     let balances =
         vec![BalanceRow { key: KeyId::new(n), account: id(name), period: crate::model::Period::Lifetime, balance }];
-    CacheDelta::new(from, row(name, version), &Changes { balances, ..Changes::default() })
+    CacheDelta::new(from, row(name, version), &WriteSet { balances, ..WriteSet::default() })
 }
 
 impl<V: Validator> AccountCache<V> {
@@ -415,7 +415,7 @@ fn a_book_is_filled_only_with_all_that_is_needed() {
         note: Note::default(),
         state: HoldState::Live,
     };
-    let changes = Changes { new_holds: vec![hold], ..Changes::default() };
+    let changes = WriteSet { new_holds: vec![hold], ..WriteSet::default() };
     let after = row("acme", 1).after(&changes);
     cache.begin_write(write(1, Some(2), vec![CacheDelta::new(1, after, &changes)])).on_commit();
     assert!(fill(2, &posting(1, settle.clone()), NOW));

@@ -6,8 +6,8 @@ use super::connection::{Query, Statements};
 use super::decode::Cells;
 use super::error::{Error, Result, Retry, config_error, database_error, invalid_row, is_contention};
 use super::inner::Inner;
-use super::layout::{KeyColumns, Layout};
 use super::names::Sql;
+use super::schema::{KeyColumns, Schema};
 use super::step::first;
 use super::types::Instant;
 use super::validator::ByRowVersion;
@@ -15,9 +15,9 @@ use super::write::random_version_step;
 use crate::ledger::{AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, TokenHash};
 use crate::store::cache::{PendingWrite, Write};
-use crate::store::stored_key::KeyRow;
+use crate::store::key_row::KeyRow;
 
-type Changed<T> = Result<Result<T, ChangeError>>;
+type ChangeOutcome<T> = Result<Result<T, ChangeError>>;
 
 /// How often a change is begun anew because others were in the way.
 const ATTEMPTS: usize = 8;
@@ -29,22 +29,26 @@ impl Inner {
     }
 
     /// Makes a change of a key.
-    pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
+    pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
         self.attempt(async |mut session| session.change_key(change, rules).await).await
     }
 
     /// Sets an account's ceiling.
-    pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> Changed<Account> {
+    pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> ChangeOutcome<Account> {
         self.attempt(async |mut session| session.set_account(id, budget).await).await
     }
 
-    async fn attempt<T>(&self, change: impl AsyncFnOnce(Session<'_, '_, '_>) -> Changed<T> + Copy) -> Changed<T> {
+    async fn attempt<T>(
+        &self,
+        change: impl AsyncFnOnce(PolicyTransaction<'_, '_, '_>) -> ChangeOutcome<T> + Copy,
+    ) -> ChangeOutcome<T> {
         for _ in 0..ATTEMPTS {
             // It ends after the transaction: only then is the change visible, or undone.
             let mut pending = None;
             let work = async |statements: &mut Statements<'_>| {
                 statements.may_begin_anew = false;
-                change(Session { inner: self, statements, pending: &mut pending, now: self.clock.now() }).await
+                change(PolicyTransaction { inner: self, statements, pending: &mut pending, now: self.clock.now() })
+                    .await
             };
             let done = self.connections.pooled(work).await;
             drop(pending);
@@ -95,8 +99,8 @@ const EXCLUSION: &str = "23P01";
 /// Sets the columns whose field is another one now. What else a row of an adopted table says, and how it says it, stays: NULL,
 /// the application's own word for a period, an instant that is later than all that we can write. `None` where nothing is.
 ///
-/// The parameters are those that [`update_key`](Session::update_key) binds.
-fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
+/// The parameters are those that [`update_key`](PolicyTransaction::update_key) binds.
+fn policy(layout: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
     let columns = &layout.columns;
     let (period, is_limit_new) = (key.budget.period, before.budget.limit != key.budget.limit);
     let has_limit = columns.stored_limit(key.budget.limit)?.is_some();
@@ -129,7 +133,7 @@ fn policy(layout: &Layout, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
 }
 
 /// A transaction under way.
-struct Session<'i, 's, 'c> {
+struct PolicyTransaction<'i, 's, 'c> {
     inner: &'i Inner,
     statements: &'s mut Statements<'c>,
     /// What the cache knows of the change, until it is committed or not.
@@ -137,8 +141,8 @@ struct Session<'i, 's, 'c> {
     now: Timestamp,
 }
 
-impl Session<'_, '_, '_> {
-    async fn change_key(&mut self, change: &KeyChange, rules: &Rules) -> Changed<Key> {
+impl PolicyTransaction<'_, '_, '_> {
+    async fn change_key(&mut self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
         let account = match change {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
             KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
@@ -164,7 +168,7 @@ impl Session<'_, '_, '_> {
         }
     }
 
-    async fn set_account(&mut self, id: &AccountId, budget: Budget) -> Changed<Account> {
+    async fn set_account(&mut self, id: &AccountId, budget: Budget) -> ChangeOutcome<Account> {
         self.lock_account(id).await?;
         let known = self.account(id).await?;
         match AccountWrite::decide(id, budget, known, self.now) {
@@ -198,8 +202,8 @@ impl Session<'_, '_, '_> {
 
     async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
         let mut seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
-        if !seen.behind.is_empty() {
-            self.inner.catch_up_in(self.statements, &seen.behind).await?;
+        if !seen.stale.is_empty() {
+            self.inner.expire_holds_in(self.statements, &seen.stale).await?;
             seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
         }
         Ok(seen.value)
@@ -226,8 +230,8 @@ impl Session<'_, '_, '_> {
     /// An account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
         let mut seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
-        if !seen.behind.is_empty() {
-            self.inner.catch_up_in(self.statements, &seen.behind).await?;
+        if !seen.stale.is_empty() {
+            self.inner.expire_holds_in(self.statements, &seen.stale).await?;
             seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
         }
         Ok(seen.value)

@@ -29,13 +29,13 @@ pub(super) struct Connections {
     postings: Vec<Slot>,
     next: AtomicUsize,
     closed: AtomicBool,
-    session: Session,
+    session: SessionOptions,
     clock: Arc<ServerClock>,
 }
 
 /// How sessions are used.
 #[derive(Clone, Debug)]
-pub(super) struct Session {
+pub(super) struct SessionOptions {
     /// A pooler stands between that gives every transaction another session: nothing may be left in one.
     pub(super) transactions_only: bool,
     /// How long to wait for a connection.
@@ -56,7 +56,7 @@ struct Kind {
     begin: Sql,
 }
 
-impl Session {
+impl SessionOptions {
     pub(super) fn new(transactions_only: bool, statement_timeout: Duration, acquire_timeout: Duration) -> Self {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
         let set = |local: bool, has_short_lock_timeout: bool| {
@@ -112,7 +112,7 @@ impl Connections {
         (pool, owns_pool): (PgPool, bool),
         lookups: usize,
         postings: usize,
-        session: Session,
+        session: SessionOptions,
         clock: &Clock,
     ) -> Self {
         let slots = |count| (0..count).map(|_| Slot::default()).collect();
@@ -177,7 +177,7 @@ impl Connections {
 
     async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
         let connection = self.acquire().await?;
-        Ok(Connection { place: Place::Pool(Box::new(connection)), connections: self, kind, survives: false })
+        Ok(Connection { place: Source::Pool(Box::new(connection)), connections: self, kind, survives: false })
     }
 
     async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> Result<Connection<'a>> {
@@ -188,7 +188,7 @@ impl Connections {
         if open.is_none() {
             *open = Some(self.attempt(|| self.lane(kind)).await?);
         }
-        Ok(Connection { place: Place::Slot(open), connections: self, kind, survives: false })
+        Ok(Connection { place: Source::Slot(open), connections: self, kind, survives: false })
     }
 
     async fn lane(&self, kind: &Kind) -> sqlx::Result<Lane> {
@@ -292,13 +292,13 @@ struct Backend {
 
 /// A connection in use. It is closed unless the work on it ended well.
 pub(super) struct Connection<'a> {
-    place: Place<'a>,
+    place: Source<'a>,
     connections: &'a Connections,
     kind: &'a Kind,
     survives: bool,
 }
 
-enum Place<'a> {
+enum Source<'a> {
     Slot(MutexGuard<'a, Option<Lane>>),
     Pool(Box<PoolConnection<Postgres>>),
 }
@@ -335,8 +335,8 @@ impl Connection<'_> {
 
     fn connection(&mut self) -> Result<&mut PgConnection> {
         match &mut self.place {
-            Place::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(Error::Closed),
-            Place::Pool(connection) => Ok(connection),
+            Source::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(Error::Closed),
+            Source::Pool(connection) => Ok(connection),
         }
     }
 }
@@ -344,8 +344,8 @@ impl Connection<'_> {
 impl<'a> Connection<'a> {
     fn watch(&self) -> Watch<'a> {
         let backend = match &self.place {
-            Place::Slot(open) => open.as_ref().and_then(|lane| lane.backend),
-            Place::Pool(_) => None,
+            Source::Slot(open) => open.as_ref().and_then(|lane| lane.backend),
+            Source::Pool(_) => None,
         };
         Watch { connections: self.connections, backend }
     }
@@ -383,8 +383,8 @@ impl Drop for Connection<'_> {
     fn drop(&mut self) {
         if !self.survives {
             match &mut self.place {
-                Place::Slot(open) => drop(open.take()),
-                Place::Pool(connection) => connection.close_on_drop(),
+                Source::Slot(open) => drop(open.take()),
+                Source::Pool(connection) => connection.close_on_drop(),
             }
         }
     }

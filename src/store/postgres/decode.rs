@@ -6,11 +6,11 @@ use sqlx::{Decode, Row, Type};
 use uuid::Uuid;
 
 use super::error::{Error, Result, invalid_row};
-use super::layout::KeyColumns;
+use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
 use crate::model::{Budget, KeyId, Scope};
+use crate::store::key_row::{InvalidRow, StoredKey, StoredMoney};
 pub(super) use crate::store::records::ReadCells;
-use crate::store::stored_key::{Nonsense, StoredKey, StoredMoney};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -42,7 +42,7 @@ impl<'r> Cells<'r> {
         // An array may have any shape, and one that is no list makes no sense.
         let scopes = self.read::<Option<Vec<Option<String>>>>();
         let (limit, period) = (self.maybe_number()?, self.maybe_text()?);
-        let policy = || -> Result<_, Nonsense> {
+        let policy = || -> Result<_, InvalidRow> {
             let scopes = match scopes? {
                 None => columns.absent.scopes.clone(),
                 Some(scopes) => {

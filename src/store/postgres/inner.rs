@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::backoff::ConflictBackoff;
 use super::clock::ServerClock;
 use super::connection::Connections;
-use super::layout::Layout;
+use super::schema::Schema;
 use super::sql::StoreSql;
 use super::validator::Cache;
-use super::write::Writes;
+use super::write::WriteSql;
 use crate::model::AccountId;
 
 pub(super) struct Inner {
@@ -18,25 +18,25 @@ pub(super) struct Inner {
     pub(super) cache: Cache,
     pub(super) backoff: ConflictBackoff,
     /// Accounts of which postings failed, and were not posted since.
-    pub(super) aside: Mutex<HashSet<AccountId>>,
+    pub(super) quarantine: Mutex<HashSet<AccountId>>,
     /// Accounts that the last sweep could not bring up to date, where it did not come to all.
     pub(super) passed_over: Mutex<Vec<AccountId>>,
     pub(super) sql: StoreSql,
-    pub(super) writes: Writes,
-    pub(super) layout: Layout,
+    pub(super) writes: WriteSql,
+    pub(super) layout: Schema,
 }
 
 impl Inner {
-    pub(super) fn new(connections: Connections, layout: Layout) -> Self {
+    pub(super) fn new(connections: Connections, layout: Schema) -> Self {
         Self {
             clock: connections.clock().clone(),
             connections,
             cache: Cache::default(),
             backoff: ConflictBackoff::default(),
-            aside: Mutex::default(),
+            quarantine: Mutex::default(),
             passed_over: Mutex::default(),
             sql: StoreSql::new(&layout),
-            writes: Writes::default(),
+            writes: WriteSql::default(),
             layout,
         }
     }

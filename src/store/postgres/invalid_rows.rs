@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::model::{Balance, Key, KeyId};
-use crate::store::stored_key::{KeyRow, Nonsense, StoredKey, account_id};
+use crate::store::key_row::{InvalidRow, KeyRow, StoredKey, account_id};
 
 /// The invalid rows that a store has met. Each is logged once, and again when there is another reason.
 #[derive(Debug, Default)]
@@ -43,10 +43,10 @@ impl InvalidRows {
         }
         disabled.parent = stored.parent;
         disabled.revoked_at = Some(created_at);
-        self.decode(stored).or(Some(KeyRow { key: disabled, is_behind: false }))
+        self.decode(stored).or(Some(KeyRow { key: disabled, is_stale: false }))
     }
 
-    fn log(&self, key: KeyId, error: &Nonsense) {
+    fn log(&self, key: KeyId, error: &InvalidRow) {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = error.to_string();
         if logged.get(&key) == Some(&reason) {

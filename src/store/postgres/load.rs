@@ -15,7 +15,7 @@ use super::write::random_version_step;
 use crate::ledger::{Book, Needs};
 use crate::model::{AccountId, EntryId, KeyId};
 use crate::store::account_row::AccountRow;
-use crate::store::stored_key::KeyRow;
+use crate::store::key_row::KeyRow;
 
 /// A book, and what its rows were when it was filled.
 pub(super) struct Loaded {
@@ -160,11 +160,11 @@ impl Inner {
                 continue;
             }
             let row = self.layout.columns.invalid_rows.decode_or_disabled(stored);
-            let Some(KeyRow { mut key, is_behind }) = row else { continue };
+            let Some(KeyRow { mut key, is_stale }) = row else { continue };
             if let Some(expected) = loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account) {
                 expected.keys.push((key.id, stamp));
             }
-            match loaded.book.now(&key.account).filter(|_| is_behind) {
+            match loaded.book.now(&key.account).filter(|_| is_stale) {
                 Some(now) => {
                     key.balance.since = key.budget.period.window(key.anchor, now).start;
                     key.balance.spent = self.spent_by_key(statements, &key, key.balance.since).await?;

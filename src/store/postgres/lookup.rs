@@ -10,8 +10,8 @@ use super::read::{self, Member};
 use super::validator::ByRowVersion;
 use crate::model::TokenHash;
 use crate::store::Found;
-use crate::store::behind::{Behind, Seen};
 use crate::store::cache::{Revalidation, Snapshot};
+use crate::store::stale::{ReadResult, Stale};
 
 /// Between attempts to look up.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -39,15 +39,15 @@ impl Inner {
 
     async fn found_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
         let seen = self.look_up(hashes).await?;
-        if seen.behind.is_empty() {
+        if seen.stale.is_empty() {
             return Ok(seen.value);
         }
         // The figures of those that cannot be brought up to date are returned as they are: no charge is decided by them.
-        self.catch_up_but(seen.behind, &mut Vec::new()).await?;
+        self.refresh_skipping(seen.stale, &mut Vec::new()).await?;
         Ok(self.look_up(hashes).await?.value)
     }
 
-    async fn look_up(&self, hashes: &[TokenHash]) -> Result<Seen<Vec<Option<Found>>>> {
+    async fn look_up(&self, hashes: &[TokenHash]) -> Result<ReadResult<Vec<Option<Found>>>> {
         self.connections.lookup(async |connection| self.look_up_by(connection, hashes).await).await
     }
 
@@ -55,7 +55,7 @@ impl Inner {
         &self,
         connection: &mut Connection<'_>,
         hashes: &[TokenHash],
-    ) -> Result<Seen<Vec<Option<Found>>>> {
+    ) -> Result<ReadResult<Vec<Option<Found>>>> {
         let asked = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
         if !asked.keys.is_empty() {
@@ -65,14 +65,14 @@ impl Inner {
         let (mut slots, rest): (Vec<_>, Vec<_>) =
             value.iter_mut().zip(hashes).filter(|(found, _)| found.is_none()).map(|(slot, hash)| (slot, *hash)).unzip();
         if rest.is_empty() {
-            return Ok(Seen { value, behind: Behind::default() });
+            return Ok(ReadResult { value, stale: Stale::default() });
         }
         let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
         let members = read::members(&rows, &self.layout.columns)?;
         self.insert(&asked, &members, &rest);
         let late = read::found(rest.len(), &members, self.clock.now());
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
-        Ok(Seen { value, behind: late.behind })
+        Ok(ReadResult { value, stale: late.stale })
     }
 
     /// Caches lineages as they were read in one snapshot: whole, up to date, of accounts that have a row. Those that were asked
@@ -82,7 +82,7 @@ impl Inner {
         let mut snapshot = Snapshot::default();
         for (place, lineage) in read::lineages(members) {
             let Some(keys) = read::whole(lineage) else { continue };
-            if lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_behind)) {
+            if lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_stale)) {
                 continue;
             }
             let Some(account) = lineage.first().and_then(|first| first.account.as_ref()) else { continue };

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
 use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
-use super::layout::Layout;
 use super::options::PostgresOptions;
+use super::schema::Schema;
 use super::step::{Now, Step, first, is_there};
 
 const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_init.sql")];
@@ -25,32 +25,32 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(6004214)";
 
 /// No time is too long for a large table, be it looked at or changed, and the settings of our sessions, which go by
 /// index, are not for that. The lock is waited for while another one migrates.
-const PATIENT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; SET LOCAL enable_seqscan = on; \
+const LONG_WAITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; SET LOCAL enable_seqscan = on; \
     SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 
 /// No request of the application waits behind a migration for longer than this.
-const HASTY: &str = "SET LOCAL lock_timeout = '5s'";
+const SHORT_WAITS: &str = "SET LOCAL lock_timeout = '5s'";
 
 /// Another process held the lock of migrations for too long.
 const MIGRATING: &str = "another process has been bringing the tables up to date for a minute, or left its transaction open (it has the \
      advisory lock 6004214 in `pg_locks`): open again once it is done";
 
 struct Plan {
-    layout: Layout,
+    layout: Schema,
     steps: Vec<Step>,
 }
 
 /// Finds out where the keys are. Makes what is missing, in one transaction that no other process runs at the same time; or,
 /// where nothing may be made, sees that nothing has to be.
-pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> Result<Layout> {
+pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -> Result<Schema> {
     let own = options.own_layout()?;
     let migrate = async |statements: &mut Statements<'_>| {
-        statements.run_script(PATIENT).await?;
+        statements.run_script(LONG_WAITS).await?;
         if options.migrate {
             let locked = statements.run_script(LOCK).await;
             locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
         }
-        statements.run_script(HASTY).await?;
+        statements.run_script(SHORT_WAITS).await?;
         let at = time(statements, &own, connections).await?;
         let now = Now { at, sql: format!("'{at}'::timestamptz") };
         let Plan { layout, steps } = plan(statements, own, options, now, options.migrate).await?;
@@ -73,8 +73,8 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
 pub(super) async fn script(connections: &Connections, options: &PostgresOptions) -> Result<String> {
     let own = options.own_layout()?;
     let look = async |statements: &mut Statements<'_>| {
-        statements.run_script(PATIENT).await?;
-        statements.run_script(HASTY).await?;
+        statements.run_script(LONG_WAITS).await?;
+        statements.run_script(SHORT_WAITS).await?;
         let now = Now { at: time(statements, &own, connections).await?, sql: "now()".to_owned() };
         Ok(plan(statements, own, options, now, true).await?.steps)
     };
@@ -82,8 +82,8 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
     if steps.is_empty() {
         return Ok(String::new());
     }
-    let patient = PATIENT.replace("; ", ";\n");
-    let mut text = format!("{BEGIN};\n\n{patient};\n{LOCK};\n{HASTY};\n");
+    let patient = LONG_WAITS.replace("; ", ";\n");
+    let mut text = format!("{BEGIN};\n\n{patient};\n{LOCK};\n{SHORT_WAITS};\n");
     for step in &steps {
         text.push('\n');
         text.push_str(step.text.trim_end());
@@ -94,7 +94,7 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
 }
 
 /// What the clock shows, once the server has told.
-async fn time(statements: &mut Statements<'_>, own: &Layout, connections: &Connections) -> Result<Timestamp> {
+async fn time(statements: &mut Statements<'_>, own: &Schema, connections: &Connections) -> Result<Timestamp> {
     statements.run(own.sql("SELECT {server_time}").query()).await?;
     Ok(connections.clock().now())
 }
@@ -102,7 +102,7 @@ async fn time(statements: &mut Statements<'_>, own: &Layout, connections: &Conne
 /// What is to be run. Where nothing may be, and `must_know` is not set, what the role may not read counts as up to date.
 async fn plan(
     statements: &mut Statements<'_>,
-    own: Layout,
+    own: Schema,
     options: &PostgresOptions,
     now: Now,
     must_know: bool,

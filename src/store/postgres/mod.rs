@@ -8,16 +8,16 @@
 
 mod adopt;
 mod backoff;
-mod catch_up;
 mod change;
 mod clock;
 mod connection;
 mod decode;
 mod error;
-mod host;
+mod expire_holds;
+mod external_tx;
 mod inner;
 mod invalid_rows;
-mod layout;
+mod last_used;
 mod load;
 mod lookup;
 mod migrate;
@@ -26,11 +26,11 @@ mod options;
 mod params;
 mod post;
 mod read;
+mod schema;
 mod sql;
 mod step;
 mod types;
 mod usage;
-mod uses;
 mod validator;
 mod write;
 
@@ -178,12 +178,12 @@ impl Store for PostgresStore {
         self.answer(self.inner.sweep())
     }
 
-    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.answer(self.inner.note_uses(uses))
+    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(self.inner.record_last_used(uses))
     }
 
-    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
-        self.answer(self.inner.last_uses(keys))
+    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        self.answer(self.inner.last_used(keys))
     }
 
     fn width(&self) -> Width {

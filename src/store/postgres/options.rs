@@ -7,10 +7,10 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::adopt::Adoption;
-use super::connection::{Connections, Session};
+use super::connection::{Connections, SessionOptions};
 use super::error::{Result, config_error};
-use super::layout::Layout;
 use super::names::{Ident, TableName};
+use super::schema::Schema;
 use crate::model::Clock;
 
 /// How to open a [`PostgresStore`](crate::PostgresStore).
@@ -214,11 +214,11 @@ impl PostgresOptions {
     }
 
     /// Where everything is if the keys are in a table of our own.
-    pub(super) fn own_layout(&self) -> Result<Layout> {
+    pub(super) fn own_layout(&self) -> Result<Schema> {
         if self.adoption.is_some() && self.table.is_none() {
             return Err(config_error("`PostgresOptions::adopt` is about a table of the host's: name it with `table`"));
         }
-        Ok(Layout::own(Ident::new(&self.schema).map_err(config_error)?))
+        Ok(Schema::own(Ident::new(&self.schema).map_err(config_error)?))
     }
 
     pub(super) fn table_name(&self, table: &str) -> TableName {
@@ -227,7 +227,7 @@ impl PostgresOptions {
     }
 
     pub(super) fn connections(&self) -> Result<Connections, String> {
-        let session = Session::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout);
+        let session = SessionOptions::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout);
         Ok(Connections::new(self.open_pool()?, self.lookups, self.postings, session, &self.clock))
     }
 

@@ -72,7 +72,7 @@ enum Form {
     /// Its cells are unnested, and cast to this.
     Unnested(&'static str),
     /// The places of the accounts of rows: no column.
-    Place,
+    Held,
     /// The account of the row.
     Account,
     /// The same SQL for every row: no parameter.
@@ -93,7 +93,7 @@ impl Params {
     /// Adds rows, each with the place of its account; what is returned adds their columns. No rows have none.
     pub(super) fn rows<'r, R>(&mut self, part: &'static str, rows: &'r [(i32, R)]) -> Rows<'_, 'r, R> {
         let rows = Rows { params: self, part, rows };
-        rows.cells("", Form::Place, |(place, _)| *place)
+        rows.cells("", Form::Held, |(place, _)| *place)
     }
 
     pub(super) fn has_rows(&self, part: &str) -> bool {
@@ -126,7 +126,7 @@ impl Params {
     /// inserted; `{=name}` for the value of a column and `{$name}` for the whole of it.
     pub(super) fn fill_rows(&self, part: &str, key: &[&str], text: &str) -> String {
         let own = || self.columns.iter().filter(|column| column.part == part);
-        let columns: Vec<_> = own().filter(|column| column.form != Form::Place).collect();
+        let columns: Vec<_> = own().filter(|column| column.form != Form::Held).collect();
         let join = |columns: &mut dyn Iterator<Item = &&Column>, each: &dyn Fn(&Column) -> String| {
             columns.map(|column| each(column)).collect::<Vec<_>>().join(", ")
         };
@@ -156,7 +156,7 @@ impl Params {
 /// The rows of which the account did not conflict.
 fn rows<'c, I: Iterator<Item = &'c Column>>(columns: impl Fn() -> I) -> String {
     let mut text = "(SELECT ".to_owned();
-    for place in columns().filter(|column| column.form == Form::Place) {
+    for place in columns().filter(|column| column.form == Form::Held) {
         text.push_str(&format!("generate_subscripts({0}, 1) AS i, unnest({0}) AS place", place.param()));
     }
     for column in columns().filter(|column| matches!(column.form, Form::Unnested(_))) {
@@ -174,7 +174,7 @@ impl Column {
     /// Its cell in the row `w`.
     fn value(&self) -> String {
         match self.form {
-            Form::Value | Form::Place => self.param(),
+            Form::Value | Form::Held => self.param(),
             Form::Array => format!("{}[w.i]", self.param()),
             Form::Unnested(cast) if cast == self.sql_type => format!("w.{}", self.name),
             Form::Unnested(cast) => format!("w.{}::{cast}", self.name),

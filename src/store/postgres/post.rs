@@ -15,22 +15,22 @@ use super::read;
 use super::types::Instant;
 use super::validator::{ByRowVersion, Expected};
 use super::write::{Write, applied, random_version_step};
-use crate::ledger::{Book, Changes, Needs, Posted, Posting};
+use crate::ledger::{Book, Needs, Posted, Posting, WriteSet};
 use crate::model::{AccountId, Refusal};
 use crate::store::cache::{self, CacheDelta, PendingWrite};
-use crate::store::plain::is_plain;
+use crate::store::fast_path::is_fast_path;
 
-type Answer = Result<Posted, Refusal>;
+type PostingResult = Result<Posted, Refusal>;
 
 /// So many accounts are remembered to have failed.
-const MOST_ASIDE: usize = 1_000;
+const MAX_QUARANTINED: usize = 1_000;
 
 /// How often a transaction is begun anew because others were in the way.
 pub(super) const ATTEMPTS: usize = 4;
 
 impl Inner {
-    pub(super) async fn posted(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
-        let mut answers: Vec<Option<Answer>> = Vec::new();
+    pub(super) async fn posted(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
+        let mut answers: Vec<Option<PostingResult>> = Vec::new();
         answers.resize_with(postings.len(), || None);
         let mut ended = self.post_optimistic(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
         if let Ok(lost) = &ended
@@ -67,19 +67,19 @@ impl Inner {
         &self,
         postings: &[Posting],
         places: &[usize],
-        answers: &mut [Option<Answer>],
+        answers: &mut [Option<PostingResult>],
     ) -> Result<Vec<usize>> {
         // One posting that is not plain keeps all of its account from being decided ahead of it.
         let asked = || places.iter().filter_map(|place| Some((*place, postings.get(*place)?)));
         let others: HashSet<_> =
-            asked().filter(|(_, posting)| !is_plain(posting)).map(|(_, posting)| &posting.account).collect();
+            asked().filter(|(_, posting)| !is_fast_path(posting)).map(|(_, posting)| &posting.account).collect();
         let mut accounts: HashMap<&AccountId, Vec<usize>> = HashMap::new();
         for (place, posting) in asked().filter(|(_, posting)| !others.contains(&posting.account)) {
             accounts.entry(&posting.account).or_default().push(place);
         }
         {
-            let aside = self.aside();
-            accounts.retain(|account, _| self.backoff.should_try_optimistic(account) && !aside.contains(*account));
+            let quarantine = self.quarantine();
+            accounts.retain(|account, _| self.backoff.should_try_optimistic(account) && !quarantine.contains(*account));
         }
         if accounts.is_empty() {
             return Ok(Vec::new());
@@ -160,7 +160,7 @@ impl Inner {
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refusal may be that of a posting that was accepted before: that is for the lock to find out.
             let is_accepted = posted.iter().all(Result::is_ok);
-            is_accepted.then(|| Decided { expected, places, posted, changes: book.take_changes() })
+            is_accepted.then(|| Decided { expected, places, posted, changes: book.take_writes() })
         };
         accounts.into_iter().filter_map(decide).collect()
     }
@@ -179,11 +179,12 @@ impl Inner {
 
     /// Decides under the lock of the accounts. What another transaction keeps locked, or what cannot be decided, keeps nothing
     /// else from being posted: an account that failed is tried apart from the others until it goes well.
-    async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
-        let mut answers: Vec<Answer> = postings.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect();
+    async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
+        let mut answers: Vec<PostingResult> = postings.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect();
         let (apart, together): (Vec<_>, Vec<_>) = {
-            let aside = self.aside();
-            (0..postings.len()).partition(|place| postings.get(*place).is_some_and(|it| aside.contains(&it.account)))
+            let quarantine = self.quarantine();
+            (0..postings.len())
+                .partition(|place| postings.get(*place).is_some_and(|it| quarantine.contains(&it.account)))
         };
         let mut groups = by_account(&apart, postings);
         groups.extend((!together.is_empty()).then_some(together));
@@ -191,7 +192,7 @@ impl Inner {
             let own: Vec<_> = places.iter().filter_map(|place| postings.get(*place)).cloned().collect();
             match self.in_one_transaction(&own).await {
                 Ok(posted) => {
-                    self.aside().retain(|account| own.iter().all(|posting| posting.account != *account));
+                    self.quarantine().retain(|account| own.iter().all(|posting| posting.account != *account));
                     put(&mut answers, places.into_iter().zip(posted));
                 }
                 Err(error) if is_row_error(&error) => {
@@ -200,7 +201,7 @@ impl Inner {
                         groups.extend(accounts);
                         continue;
                     }
-                    self.put_aside(own.first());
+                    self.quarantine_account(own.first());
                     if !is_locked(&error) && !is_conflict(&error) {
                         tracing::warn!(%error, postings = own.len(), "agentkey could not post");
                         self.one_by_one(&places, &own, &mut answers).await?;
@@ -213,7 +214,7 @@ impl Inner {
     }
 
     /// Postings of one account, of which one cannot be decided. None overtakes one that only has to wait.
-    async fn one_by_one(&self, places: &[usize], own: &[Posting], answers: &mut [Answer]) -> Result<()> {
+    async fn one_by_one(&self, places: &[usize], own: &[Posting], answers: &mut [PostingResult]) -> Result<()> {
         if own.len() < 2 {
             return Ok(());
         }
@@ -230,19 +231,19 @@ impl Inner {
         Ok(())
     }
 
-    fn put_aside(&self, posting: Option<&Posting>) {
-        let mut aside = self.aside();
-        if aside.len() >= MOST_ASIDE {
-            aside.clear();
+    fn quarantine_account(&self, posting: Option<&Posting>) {
+        let mut quarantine = self.quarantine();
+        if quarantine.len() >= MAX_QUARANTINED {
+            quarantine.clear();
         }
-        aside.extend(posting.map(|posting| posting.account.clone()));
+        quarantine.extend(posting.map(|posting| posting.account.clone()));
     }
 
-    fn aside(&self) -> MutexGuard<'_, HashSet<AccountId>> {
-        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn quarantine(&self) -> MutexGuard<'_, HashSet<AccountId>> {
+        self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn in_one_transaction(&self, postings: &[Posting]) -> Result<Vec<Answer>> {
+    async fn in_one_transaction(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
         let needs = Needs::of(postings);
         for _ in 0..ATTEMPTS {
             let post = async |statements: &mut Statements<'_>| self.post_in(statements, postings, &needs).await;
@@ -261,7 +262,7 @@ impl Inner {
         statements: &mut Statements<'_>,
         postings: &[Posting],
         needs: &Needs,
-    ) -> Result<Vec<Answer>> {
+    ) -> Result<Vec<PostingResult>> {
         let mut loaded = self.load(statements, needs).await?;
         let posted: Vec<_> = postings.iter().map(|posting| loaded.book.post(posting)).collect();
         // What look-ups of bounded staleness have of it may say that something is left.
@@ -276,8 +277,8 @@ impl Inner {
         &self,
         statements: &mut Statements<'_>,
         Loaded { book, expected, due }: &mut Loaded,
-    ) -> Result<Changes> {
-        let changes = book.take_changes();
+    ) -> Result<WriteSet> {
+        let changes = book.take_writes();
         // What is written takes `next_expiry` with it; where nothing is, it is all that changes.
         let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
         let rows = expected.iter().map(|expected| &expected.row);
@@ -304,8 +305,8 @@ impl Inner {
 struct Decided {
     expected: Expected,
     places: Vec<usize>,
-    posted: Vec<Answer>,
-    changes: Changes,
+    posted: Vec<PostingResult>,
+    changes: WriteSet,
 }
 
 /// The places of each account's postings, in their order.
@@ -325,6 +326,6 @@ fn put<T>(answers: &mut [T], given: impl Iterator<Item = (usize, T)>) {
     }
 }
 
-fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<Answer>]) -> impl Iterator<Item = &'a Posting> {
+fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<PostingResult>]) -> impl Iterator<Item = &'a Posting> {
     postings.iter().zip(answers).filter(|(_, answer)| answer.is_none()).map(|(posting, _)| posting)
 }

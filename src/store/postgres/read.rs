@@ -9,14 +9,14 @@ use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
 use super::error::{Error, Result, invalid_row};
 use super::inner::Inner;
-use super::layout::KeyColumns;
+use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
-use super::validator::{Answer, ByRowVersion};
+use super::validator::{ByRowVersion, CurrentVersions};
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
-use crate::store::behind::{Behind, Seen};
 use crate::store::cache::Revalidation;
-use crate::store::stored_key::KeyRow;
+use crate::store::key_row::KeyRow;
+use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf};
 
 impl Inner {
@@ -50,12 +50,15 @@ impl Inner {
     }
 
     /// Reads; where that found what is behind, brings it up to date and reads once more.
-    async fn refreshed<T>(&self, read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<Seen<T>> + Copy) -> Result<T> {
+    async fn refreshed<T>(
+        &self,
+        read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<ReadResult<T>> + Copy,
+    ) -> Result<T> {
         let seen = self.connections.pooled(read).await?;
-        if seen.behind.is_empty() {
+        if seen.stale.is_empty() {
             return Ok(seen.value);
         }
-        self.catch_up(&seen.behind).await?;
+        self.expire_holds(&seen.stale).await?;
         Ok(self.connections.pooled(read).await?.value)
     }
 
@@ -65,18 +68,18 @@ impl Inner {
         statements: &mut Statements<'_>,
         key: KeyId,
         now: Option<Timestamp>,
-    ) -> Result<Seen<Option<Lineage>>> {
+    ) -> Result<ReadResult<Option<Lineage>>> {
         let rows = statements.fetch(self.lineages(&[key])).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
         let members = members(&rows, &self.layout.columns)?;
-        let mut behind = Behind::default();
-        let value = assemble(&members, now, &mut behind);
+        let mut stale = Stale::default();
+        let value = assemble(&members, now, &mut stale);
         if let Some(row) = members.first().and_then(|member| member.account.as_ref())
             && row.is_overdue(now)
         {
-            behind.add_account(&row.account.id);
+            stale.add_account(&row.account.id);
         }
-        Ok(Seen { value, behind })
+        Ok(ReadResult { value, stale })
     }
 
     /// An account rolled to its time, and that time.
@@ -85,23 +88,23 @@ impl Inner {
         statements: &mut Statements<'_>,
         id: &AccountId,
         now: Option<Timestamp>,
-    ) -> Result<Seen<Option<(Account, Timestamp)>>> {
+    ) -> Result<ReadResult<Option<(Account, Timestamp)>>> {
         let rows = statements.fetch(self.sql.account.query().bind(id.as_str().to_owned())).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
-        let mut behind = Behind::default();
+        let mut stale = Stale::default();
         let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
-            return Ok(Seen { value: None, behind });
+            return Ok(ReadResult { value: None, stale });
         };
         if row.is_overdue(now) {
-            behind.add_account(id);
+            stale.add_account(id);
         }
         let at = now.max(row.changed_at);
-        Ok(Seen { value: Some((row.account.rolled(at), at)), behind })
+        Ok(ReadResult { value: Some((row.account.rolled(at), at)), stale })
     }
 
-    async fn keys_in(&self, statements: &mut Statements<'_>, query: &KeyQuery) -> Result<Seen<Vec<Key>>> {
+    async fn keys_in(&self, statements: &mut Statements<'_>, query: &KeyQuery) -> Result<ReadResult<Vec<Key>>> {
         let columns = &self.layout.columns;
-        let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+        let mut seen = ReadResult { value: Vec::new(), stale: Stale::default() };
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
         let most = query.limit as usize;
         let owner = match &query.of {
@@ -124,12 +127,12 @@ impl Inner {
                 let account = cells.maybe_account()?;
                 after = key.id.get();
                 let row = columns.invalid_rows.decode(key).filter(|_| seen.value.len() < most);
-                let Some(KeyRow { mut key, is_behind }) = row else { continue };
+                let Some(KeyRow { mut key, is_stale }) = row else { continue };
                 if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
-                    seen.behind.add_account(&key.account);
+                    seen.stale.add_account(&key.account);
                 }
-                if is_behind {
-                    seen.behind.add_key(&key);
+                if is_stale {
+                    seen.stale.add_key(&key);
                 }
                 key.roll(account.map_or(now, |row| now.max(row.changed_at)));
                 seen.value.push(key);
@@ -142,17 +145,17 @@ impl Inner {
     }
 
     /// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
-    pub(super) async fn overdue(&self, but: &[AccountId]) -> Result<Behind> {
+    pub(super) async fn overdue(&self, but: &[AccountId]) -> Result<Stale> {
         let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
         let overdue = self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(but);
         let rows = self.connections.fetch(overdue).await?;
         let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
-        Ok(Behind { accounts, keys: Vec::new() })
+        Ok(Stale { accounts, keys: Vec::new() })
     }
 }
 
 /// What the server says to a revalidation: the keys whose rows have changed, and the accounts' versions.
-pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<Answer> {
+pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<CurrentVersions> {
     let (mut changed, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
         let mut cells = Cells::of(row);
@@ -161,7 +164,7 @@ pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) ->
             None => drop(versions.insert(cells.account_id()?, cells.read()?)),
         }
     }
-    Ok(Answer::new(asked, &changed, versions))
+    Ok(CurrentVersions::new(asked, &changed, versions))
 }
 
 /// The incarnation of the server with the version of its policy, and of how many changes that is the sum.
@@ -239,12 +242,12 @@ pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, RowVersion)>> {
 }
 
 /// The lineage at its account's own time, which does not go back when the clock does.
-pub(super) fn assemble(members: &[Member], now: Timestamp, behind: &mut Behind) -> Option<Lineage> {
+pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) -> Option<Lineage> {
     let keys = whole(members)?;
     for KeyRow { key, .. } in
-        members.iter().filter_map(|member| Some(&member.key.as_ref()?.0)).filter(|row| row.is_behind)
+        members.iter().filter_map(|member| Some(&member.key.as_ref()?.0)).filter(|row| row.is_stale)
     {
-        behind.add_key(key);
+        stale.add_key(key);
     }
     let mut keys = keys.into_iter().map(|(key, _)| key.clone());
     let key = keys.next()?;
@@ -256,12 +259,12 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, behind: &mut Behind) 
 }
 
 /// What look-ups found, each in the place of its hash.
-pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> Seen<Vec<Option<Found>>> {
-    let mut seen = Seen { value: Vec::new(), behind: Behind::default() };
+pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> ReadResult<Vec<Option<Found>>> {
+    let mut seen = ReadResult { value: Vec::new(), stale: Stale::default() };
     seen.value.resize_with(count, || None);
     for (place, lineage) in lineages(members) {
         let retires_at = lineage.first().and_then(|first| first.retires_at);
-        let lineage = assemble(lineage, now, &mut seen.behind);
+        let lineage = assemble(lineage, now, &mut seen.stale);
         let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
         if let Some(slot) = seen.value.get_mut(place) {
             *slot = lineage.map(|lineage| Found::new(lineage, retires_at));

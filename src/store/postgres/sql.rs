@@ -1,7 +1,7 @@
 //! The statements of the store, each in the file of its name in `sql/`.
 
-use super::layout::Layout;
 use super::names::Sql;
+use super::schema::Schema;
 
 macro_rules! statements {
     ($($name:ident)*) => {
@@ -11,7 +11,7 @@ macro_rules! statements {
         }
 
         impl StoreSql {
-            pub(super) fn new(layout: &Layout) -> Self {
+            pub(super) fn new(layout: &Schema) -> Self {
                 Self { $($name: layout.sql(include_str!(concat!("sql/", stringify!($name), ".sql"))),)* }
             }
         }
@@ -33,5 +33,5 @@ statements! {
     entry spent_by_key spent_by_account
 
     // When keys were last used.
-    upsert_uses uses
+    record_last_used last_used
 }

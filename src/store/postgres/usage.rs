@@ -8,7 +8,7 @@ use super::error::Result;
 use super::inner::Inner;
 use super::types::Instant;
 use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
-use crate::store::plain::{ceiling, first_place, place_after};
+use crate::store::fast_path::{ceiling, min_seq_at, seq_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
@@ -64,7 +64,7 @@ impl Inner {
         key: &Key,
         since: Timestamp,
     ) -> Result<Amount> {
-        let query = self.sql.spent_by_key.query().bind(key.id.get()).bind(first_place(since)).bind(Instant(since));
+        let query = self.sql.spent_by_key.query().bind(key.id.get()).bind(min_seq_at(since)).bind(Instant(since));
         total(statements, query.bind(key.account.as_str().to_owned())).await
     }
 
@@ -76,7 +76,7 @@ impl Inner {
         since: Timestamp,
     ) -> Result<Amount> {
         let query = self.sql.spent_by_account.query().bind(account.as_str().to_owned());
-        total(statements, query.bind(first_place(since)).bind(Instant(since))).await
+        total(statements, query.bind(min_seq_at(since)).bind(Instant(since))).await
     }
 }
 
@@ -100,8 +100,8 @@ fn bind_owner_and_time<'q>(
     query
         .bind(account.as_str().to_owned())
         .bind(key.map(KeyId::get))
-        .bind(since.map_or(i64::MIN, first_place))
-        .bind(until.map_or(i64::MAX, place_after))
+        .bind(since.map_or(i64::MIN, min_seq_at))
+        .bind(until.map_or(i64::MAX, seq_after))
         .bind(Instant(since.map_or(Timestamp::MIN, ceiling)))
         .bind(Instant(until.map_or(Timestamp::MAX, ceiling)))
 }

@@ -19,13 +19,13 @@ pub(super) type Cache = AccountCache<ByRowVersion>;
 pub(super) type Expected = ExpectedVersion<ByRowVersion>;
 
 /// What a revalidation was answered.
-pub(super) struct Answer {
+pub(super) struct CurrentVersions {
     incarnation: Option<Timestamp>,
     versions: HashMap<AccountId, i64>,
     current: HashMap<KeyId, RowVersion>,
 }
 
-impl Answer {
+impl CurrentVersions {
     /// Takes keys whose rows have changed, and the versions of accounts: there are none where another incarnation answered than
     /// was asked about.
     pub(super) fn new(
@@ -43,17 +43,17 @@ impl Validator for ByRowVersion {
     /// When the server was started.
     type Epoch = Timestamp;
     type RowVersion = RowVersion;
-    type Answer = Answer;
+    type Answer = CurrentVersions;
 
-    fn epoch(answer: &Answer) -> Option<Timestamp> {
+    fn epoch(answer: &CurrentVersions) -> Option<Timestamp> {
         answer.incarnation
     }
 
-    fn account_version(answer: &Answer, cached: &AccountRow) -> Option<i64> {
+    fn account_version(answer: &CurrentVersions, cached: &AccountRow) -> Option<i64> {
         answer.versions.get(&cached.account.id).copied()
     }
 
-    fn is_current(answer: &Answer, key: KeyId, cached: RowVersion) -> bool {
+    fn is_current(answer: &CurrentVersions, key: KeyId, cached: RowVersion) -> bool {
         answer.current.get(&key) == Some(&cached)
     }
 }

@@ -18,20 +18,20 @@ use uuid::Uuid;
 use super::connection::Query;
 use super::decode::Cells;
 use super::error::{Result, invalid_row};
-use super::layout::Layout;
 use super::names::Sql;
 use super::params::Params;
+use super::schema::Schema;
 use super::types::Instant;
 use super::validator::Expected;
-use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow, HoldState, OnExpiry};
+use crate::ledger::{BalanceRow, HoldRow, HoldState, IdempotencyRow, OnExpiry, WriteSet};
 use crate::model::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
-use crate::store::plain::next_place;
+use crate::store::fast_path::next_seq;
 use crate::store::records::{hold_state, on_expiry};
 
 /// The texts of the write, one for each choice of its parts and of what they say in place of parameters, made when it is
 /// first needed.
 #[derive(Default)]
-pub(super) struct Writes(RwLock<HashMap<(usize, Vec<&'static str>), Sql>>);
+pub(super) struct WriteSql(RwLock<HashMap<(usize, Vec<&'static str>), Sql>>);
 
 const HEAD: &str = include_str!("sql/write/head.sql");
 const UNCHANGED: &str = include_str!("sql/write/unchanged.sql");
@@ -56,16 +56,16 @@ const PARTS: [Part; 6] = [
 pub(super) struct Write<'a> {
     /// Each account once, all of one incarnation of the server.
     pub(super) expected: &'a [Expected],
-    pub(super) changes: &'a [&'a Changes],
+    pub(super) changes: &'a [&'a WriteSet],
     /// What the version of every changed account grows by.
     pub(super) step: i64,
     /// When it was decided, by what was known of the server's clock.
     pub(super) decided_at: Option<Timestamp>,
 }
 
-impl Writes {
+impl WriteSql {
     /// The statement; its rows are read by [`applied`].
-    pub(super) fn query<'q>(&self, layout: &Layout, write: &Write<'_>) -> Result<Query<'q>> {
+    pub(super) fn query<'q>(&self, layout: &Schema, write: &Write<'_>) -> Result<Query<'q>> {
         let rows = Rows::of(write);
         if !rows.are_of_the_batch() {
             return Err(invalid_row("a row is to be written of an account that is not of the batch"));
@@ -115,7 +115,7 @@ struct Rows<'a> {
     changed_holds: Vec<(i32, &'a HoldRow)>,
     /// With their places in the ledger.
     entries: Vec<(i32, (&'a Entry, i64))>,
-    claims: Vec<(i32, &'a ClaimRow)>,
+    claims: Vec<(i32, &'a IdempotencyRow)>,
     dropped_claims: Vec<(i32, (KeyId, &'a str))>,
 }
 
@@ -154,7 +154,7 @@ impl<'a> Rows<'a> {
             for entry in &changes.entries {
                 let place = of(&entry.account);
                 if let Some(last) = rows.last_entries.get_mut(slot(place)) {
-                    *last = next_place(*last, entry.at);
+                    *last = next_seq(*last, entry.at);
                     rows.entries.push((place, (entry, *last)));
                 }
             }
@@ -244,7 +244,7 @@ impl<'a> Rows<'a> {
             // When a hold would have run out says nothing once it has ended.
             .usual("expires_at", "h.expires_at", |_, hold| hold.state != HoldState::Live)
             .or(|hold| Instant(hold.expires_at))
-            .usual("state", "'over'", |_, hold| hold.state == HoldState::Over)
+            .usual("state", "'over'", |_, hold| hold.state == HoldState::Ended)
             .or(|hold| hold_state(hold.state));
         params
             .rows("entries", &self.entries)

@@ -12,9 +12,9 @@ use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, TokenHash};
-use crate::store::behind::Seen;
+use crate::store::stale::ReadResult;
 
-type Changed<T> = Result<std::result::Result<T, ChangeError>>;
+type ChangeOutcome<T> = Result<std::result::Result<T, ChangeError>>;
 
 /// Makes a change of a key. The holds that had run out are ended also where the change is refused.
 pub(super) fn change_key(
@@ -23,7 +23,7 @@ pub(super) fn change_key(
     clock: &Clock,
     change: &KeyChange,
     rules: &Rules,
-) -> Changed<Key> {
+) -> ChangeOutcome<Key> {
     in_writing(open, cache, |connection, _| {
         let now = clock.now();
         let (lineage, time, account) = match change.load() {
@@ -49,7 +49,7 @@ pub(super) fn set_account(
     clock: &Clock,
     id: &AccountId,
     budget: Budget,
-) -> Changed<Account> {
+) -> ChangeOutcome<Account> {
     in_writing(open, cache, |connection, _| {
         let now = clock.now();
         let set = match AccountWrite::decide(id, budget, account(connection, id, now)?, now) {
@@ -61,12 +61,12 @@ pub(super) fn set_account(
 }
 
 /// What is read, once it is up to date.
-fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result<Seen<T>>) -> Result<T> {
+fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result<ReadResult<T>>) -> Result<T> {
     let seen = read()?;
-    if seen.behind.is_empty() {
+    if seen.stale.is_empty() {
         return Ok(seen.value);
     }
-    post::catch_up_in(connection, now, seen.behind)?;
+    post::expire_holds_in(connection, now, seen.stale)?;
     Ok(read()?.value)
 }
 

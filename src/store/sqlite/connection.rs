@@ -17,7 +17,7 @@ use super::error::{Error, Result, corrupt, is_busy, is_unusable};
 use super::file_id::{FileId, file_id};
 use super::index::RecentEntries;
 use super::migrate::migrate;
-use super::options::{Place, SqliteOptions};
+use super::options::{Location, SqliteOptions};
 use super::version::Cache;
 use super::version_reader::VersionReader;
 
@@ -31,20 +31,20 @@ pub(super) struct Connections {
     reporter: Option<Worker>,
     writer: Worker,
     pub(super) versions: Arc<VersionReader>,
-    place: Place,
+    place: Location,
 }
 
 impl Connections {
-    pub(super) async fn open(place: &Place, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
+    pub(super) async fn open(place: &Location, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
         let reader_count = match place {
-            Place::Memory => 0,
-            Place::File { .. } => options.readers,
+            Location::Memory => 0,
+            Location::File { .. } => options.readers,
         };
         let timeout = options.busy_timeout;
         let deadline = Instant::now();
         let path = match place {
-            Place::Memory => None,
-            Place::File { path, .. } => Some(path.as_path()),
+            Location::Memory => None,
+            Location::File { path, .. } => Some(path.as_path()),
         };
         let versions = Arc::new(VersionReader::new(path));
         let slot = |writes| {
@@ -61,7 +61,7 @@ impl Connections {
         let reporter = (reader_count > 0).then(|| start(slot(false))).transpose()?;
         let (writer, _) = Worker::start(slot(true), ends)?;
         let connections = Self { readers, reporter, writer, versions, place: place.clone() };
-        let create = matches!(place, Place::Memory | Place::File { create: true, .. });
+        let create = matches!(place, Location::Memory | Location::File { create: true, .. });
         connections.writer.send(move |slot| slot.connect(create)).await?;
         for reader in &connections.readers {
             reader.run(|_| Ok(())).await?;
@@ -203,7 +203,7 @@ fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize,
 
 /// A place for one connection, opened anew when it is spoiled.
 struct Slot {
-    place: Place,
+    place: Location,
     timeout: Duration,
     /// Until when the job under way may wait.
     deadline: Instant,
@@ -239,7 +239,7 @@ impl Slot {
         let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound {
             self.cache.clear();
-            if self.place != Place::Memory {
+            if self.place != Location::Memory {
                 self.open = None;
             }
         }
@@ -247,7 +247,7 @@ impl Slot {
     }
 
     fn ready(&mut self) -> Result<&mut Open> {
-        if let Place::File { path, .. } = &self.place {
+        if let Location::File { path, .. } = &self.place {
             let file = file_id(path);
             if self.open.as_ref().is_none_or(|open| open.file != file) {
                 self.let_go();
@@ -281,8 +281,8 @@ impl Slot {
 
     fn try_connect(&self, create: bool) -> Result<Open> {
         let (mut connection, file) = match &self.place {
-            Place::Memory => (Connection::open_in_memory()?, None),
-            Place::File { path, .. } => {
+            Location::Memory => (Connection::open_in_memory()?, None),
+            Location::File { path, .. } => {
                 let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
                 // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
@@ -300,7 +300,7 @@ impl Slot {
             // In KiB. With many accounts, postings go to pages all over the tables.
             connection.pragma_update(None, "cache_size", -16_384)?;
         }
-        if self.place != Place::Memory {
+        if self.place != Location::Memory {
             use_wal(&connection)?;
         }
         // Also who only reads: the file may be an older one, that has just taken the place of ours.

@@ -7,8 +7,8 @@ use rusqlite::types::ValueRef;
 use super::error::{Error, Result, corrupt};
 use crate::model::clock::from_micros;
 use crate::model::{KeyId, Scope, ScopeSet};
+use crate::store::key_row::{KeyRow, StoredKey, StoredMoney};
 pub(super) use crate::store::records::ReadCells;
-use crate::store::stored_key::{KeyRow, StoredKey, StoredMoney};
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {

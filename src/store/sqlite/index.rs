@@ -27,17 +27,17 @@ const PARTS: i64 = 16;
 pub(super) const FOR_A_TURN: usize = (EVERY / PARTS / 2) as usize;
 
 /// No turn indexes more entries, however many are of one key or account: all postings wait for it.
-const MOST: usize = if cfg!(test) { 16 } else { 2_048 };
+const MAX_ENTRIES: usize = if cfg!(test) { 16 } else { 2_048 };
 
 /// No turn walks over more entries, however many the application's own SQL put there.
-const FARTHEST: i64 = 4 * EVERY;
+const MAX_SCAN: i64 = 4 * EVERY;
 
 /// So many of the last entries are remembered: a turn comes a few batches after it is due.
 const REMEMBERED: usize = if cfg!(test) { 80 } else { 20_480 };
 
 /// Where an entry is, in the ledger and in its indexes.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct EntryPlace {
     pub(super) number: i64,
     pub(super) seq: i64,
     pub(super) account: Arc<str>,
@@ -45,7 +45,7 @@ pub(super) struct Place {
     pub(super) key: Option<KeyId>,
 }
 
-impl Place {
+impl EntryPlace {
     fn is_of(&self, part: i64) -> bool {
         self.key.is_some_and(|key| part == key.get() & (PARTS - 1)) || part == PARTS + (self.account_part & (PARTS - 1))
     }
@@ -55,13 +55,13 @@ impl Place {
 #[derive(Default)]
 pub(super) struct RecentEntries {
     version: Option<FileVersion>,
-    places: VecDeque<Place>,
+    places: VecDeque<EntryPlace>,
 }
 
 impl RecentEntries {
     /// Adds those of a transaction that began with the file in one version, and left it in another.
-    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, places: Vec<Place>) {
-        let is_next = |place: &Place| self.places.back().is_some_and(|newest| place.number == newest.number + 1);
+    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, places: Vec<EntryPlace>) {
+        let is_next = |place: &EntryPlace| self.places.back().is_some_and(|newest| place.number == newest.number + 1);
         if from.is_none() || self.version != from || places.first().is_some_and(|place| !is_next(place)) {
             self.places.clear();
         }
@@ -71,14 +71,14 @@ impl RecentEntries {
     }
 
     /// Those of a part behind number `last` and up to `end`, where all of them are here.
-    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<Place>> {
+    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<EntryPlace>> {
         let (first, newest) = (self.places.front()?.number, self.places.back()?.number);
         if version.is_none() || self.version != version || first > last.saturating_add(1) || newest < end {
             return None;
         }
         let from = self.places.partition_point(|place| place.number <= last);
         let places = self.places.range(from..).take_while(|place| place.number <= end);
-        Some(places.filter(|place| place.is_of(part)).take(MOST).cloned().collect())
+        Some(places.filter(|place| place.is_of(part)).take(MAX_ENTRIES).cloned().collect())
     }
 }
 
@@ -101,15 +101,19 @@ pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
 }
 
 /// Indexes the entries of the part whose turn it is.
-pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version: Option<FileVersion>) -> Result<()> {
+pub(super) fn expire_holds(
+    connection: &Connection,
+    recent: &RecentEntries,
+    version: Option<FileVersion>,
+) -> Result<()> {
     const LAST: &str = include_str!("sql/ends_of_part.sql");
     const MARK: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
     let Some(part) = due(connection)? else { return Ok(()) };
-    let ends = one(connection, LAST, [part, FARTHEST], |mut cells| Ok((cells.number()?, cells.number()?)))?;
+    let ends = one(connection, LAST, [part, MAX_SCAN], |mut cells| Ok((cells.number()?, cells.number()?)))?;
     let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(()) };
     let places = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
     // Each part has a time of its own, so that they do not come all at once.
-    let (end, due) = match places.get(MOST - 1) {
+    let (end, due) = match places.get(MAX_ENTRIES - 1) {
         Some(newest) => (newest.number, newest.number),
         None => (end, (end / EVERY + 1) * EVERY + part % PARTS * EVERY / PARTS),
     };
@@ -118,17 +122,17 @@ pub(super) fn catch_up(connection: &Connection, recent: &RecentEntries, version:
 }
 
 /// The places of a part, where they are not known. An account that is no text is never asked for.
-fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<Place>> {
+fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<EntryPlace>> {
     const SQL: &str = include_str!("sql/unindexed_entries.sql");
-    all(connection, SQL, params![part, last, end, MOST as i64], |mut cells| {
+    all(connection, SQL, params![part, last, end, MAX_ENTRIES as i64], |mut cells| {
         let (number, seq) = (cells.number()?, cells.number()?);
         let account = cells.text().unwrap_or_default().into();
-        Ok(Place { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
+        Ok(EntryPlace { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
     })
 }
 
 /// In the order of the index, so that a page is written once.
-fn put(connection: &Connection, part: i64, mut places: Vec<Place>) -> Result<()> {
+fn put(connection: &Connection, part: i64, mut places: Vec<EntryPlace>) -> Result<()> {
     const OF_ACCOUNT: &str =
         "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) VALUES (?1, ?2, ?3)";
     const OF_KEY: &str = "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) VALUES (?1, ?2, ?3)";

@@ -13,7 +13,7 @@ use super::{read, usage};
 use crate::ledger::{Book, Needs};
 use crate::model::{EntryId, KeyId};
 use crate::store::account_row::AccountRow;
-use crate::store::stored_key::KeyRow;
+use crate::store::key_row::KeyRow;
 
 /// A book of one account, and its row as it was when the book was filled.
 type Filled = (Book, Option<AccountRow>);
@@ -79,9 +79,9 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
             continue;
         }
         let row = one(connection, read::KEY, [id.get()], |mut cells| cells.key_row())?;
-        let Some(KeyRow { mut key, is_behind }) = row else { continue };
+        let Some(KeyRow { mut key, is_stale }) = row else { continue };
         ids.extend(key.parent);
-        match book.now(&key.account).filter(|_| is_behind) {
+        match book.now(&key.account).filter(|_| is_stale) {
             Some(now) => {
                 key.balance.since = key.budget.period.window(key.anchor, now).start;
                 key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;

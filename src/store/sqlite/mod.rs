@@ -15,6 +15,7 @@ mod decode;
 mod error;
 mod file_id;
 mod index;
+mod last_used;
 mod load;
 mod migrate;
 mod options;
@@ -25,7 +26,6 @@ mod statement;
 mod tests;
 mod transaction;
 mod usage;
-mod uses;
 mod version;
 mod version_reader;
 #[cfg(all(unix, not(target_os = "openbsd")))]
@@ -48,7 +48,7 @@ use self::error::store_error;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use self::version::Cache;
-use super::behind::{Behind, Seen};
+use super::stale::{ReadResult, Stale};
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
     Width,
@@ -138,8 +138,8 @@ impl SqliteStore {
         self.connections.writer().run(move |open| write(open, &cache, &clock)).await
     }
 
-    async fn catch_up(&self, behind: Behind) -> error::Result<usize> {
-        self.writing(move |open, cache, clock| post::catch_up(open, cache, clock, behind)).await
+    async fn expire_holds(&self, stale: Stale) -> error::Result<usize> {
+        self.writing(move |open, cache, clock| post::expire_holds(open, cache, clock, stale)).await
     }
 
     async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
@@ -157,19 +157,19 @@ impl SqliteStore {
     async fn refreshed<T: Send + 'static>(
         &self,
         worker: fn(&Connections) -> &Worker,
-        look: impl FnOnce(&mut Open) -> error::Result<Seen<T>> + Clone + Send + 'static,
+        look: impl FnOnce(&mut Open) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let seen = worker(&self.connections).run(look.clone()).await?;
-        if seen.behind.is_empty() {
+        if seen.stale.is_empty() {
             return Ok(seen.value);
         }
-        self.catch_up(seen.behind).await?;
+        self.expire_holds(seen.stale).await?;
         Ok(worker(&self.connections).run(look).await?.value)
     }
 
     async fn current<T: Send + 'static>(
         &self,
-        look: impl Fn(&Connection, Timestamp) -> error::Result<Seen<T>> + Clone + Send + 'static,
+        look: impl Fn(&Connection, Timestamp) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let clock = self.clock.clone();
         let look = move |open: &mut Open| in_snapshot(&open.connection, |connection| look(connection, clock.now()));
@@ -186,7 +186,7 @@ impl SqliteStore {
             if overdue.is_empty() {
                 return Ok(total);
             }
-            match self.catch_up(overdue).await? {
+            match self.expire_holds(overdue).await? {
                 0 => return Ok(total),
                 ended => total += ended,
             }
@@ -247,8 +247,8 @@ impl Store for SqliteStore {
     fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         let account = account.clone();
         answer(self.current(move |connection, now| {
-            let Seen { value, behind } = read::account(connection, &account, now)?;
-            Ok(Seen { value: value.map(|(account, _)| account), behind })
+            let ReadResult { value, stale } = read::account(connection, &account, now)?;
+            Ok(ReadResult { value: value.map(|(account, _)| account), stale })
         }))
     }
 
@@ -275,14 +275,14 @@ impl Store for SqliteStore {
         answer(self.swept())
     }
 
-    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         let uses = uses.to_vec();
-        answer(self.writing(move |open, cache, _| uses::note(open, cache, &uses)))
+        answer(self.writing(move |open, cache, _| last_used::note(open, cache, &uses)))
     }
 
-    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let keys = keys.to_vec();
-        self.report(move |connection| uses::last(connection, &keys))
+        self.report(move |connection| last_used::last(connection, &keys))
     }
 
     fn width(&self) -> Width {

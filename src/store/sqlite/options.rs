@@ -58,9 +58,9 @@ impl SqliteOptions {
         self
     }
 
-    pub(super) fn place(&self) -> Result<Place, String> {
+    pub(super) fn place(&self) -> Result<Location, String> {
         let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
-            return Place::at(self.target.clone(), true);
+            return Location::at(self.target.clone(), true);
         };
         let url = url.strip_prefix("//").unwrap_or(url);
         let (path, mode) = url.split_once('?').unwrap_or((url, "mode=rwc"));
@@ -70,21 +70,21 @@ impl SqliteOptions {
             _ => return Err(format!("sqlite:{path}: an URL takes ?mode=rwc or ?mode=rw and nothing else")),
         };
         if path == ":memory:" {
-            return Place::at(path.into(), create);
+            return Location::at(path.into(), create);
         }
         let decoded = decoded(path).ok_or_else(|| format!("sqlite:{path}: what `%` encodes is not UTF-8"))?;
-        Place::at(decoded.into(), create)
+        Location::at(decoded.into(), create)
     }
 }
 
 /// Where a database is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Location {
     Memory,
     File { path: PathBuf, create: bool },
 }
 
-impl Place {
+impl Location {
     fn at(path: PathBuf, create: bool) -> Result<Self, String> {
         if path.as_os_str() == ":memory:" {
             return Ok(Self::Memory);
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str(":memory:"),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn paths_and_urls_name_the_same_files() {
-        let file = |path: &str| Place::File { path: path.into(), create: true };
+        let file = |path: &str| Location::File { path: path.into(), create: true };
         for (target, place) in [
             ("keys.db", file("keys.db")),
             ("sqlite:keys.db", file("keys.db")),
@@ -146,10 +146,10 @@ mod tests {
             ("sqlite:a%20b.db", file("a b.db")),
             ("sqlite:%c3%A9%2", file("é%2")),
             ("a%20b?c.db", file("a%20b?c.db")),
-            ("sqlite:keys.db?mode=rw", Place::File { path: "keys.db".into(), create: false }),
-            (":memory:", Place::Memory),
-            ("sqlite::memory:", Place::Memory),
-            ("sqlite://:memory:", Place::Memory),
+            ("sqlite:keys.db?mode=rw", Location::File { path: "keys.db".into(), create: false }),
+            (":memory:", Location::Memory),
+            ("sqlite::memory:", Location::Memory),
+            ("sqlite://:memory:", Location::Memory),
         ] {
             assert_eq!(SqliteOptions::new(target).place(), Ok(place), "{target}");
         }

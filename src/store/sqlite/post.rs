@@ -15,13 +15,18 @@ use super::write::Decided;
 use super::{index, load, write};
 use crate::ledger::{Book, Needs, Posted, Posting};
 use crate::model::{AccountId, Clock, Refusal};
-use crate::store::behind::Behind;
-use crate::store::plain::is_plain;
+use crate::store::fast_path::is_fast_path;
+use crate::store::stale::Stale;
 
-type Answer = std::result::Result<Posted, Refusal>;
+type PostingResult = std::result::Result<Posted, Refusal>;
 
 /// Also tells whether entries are to be indexed now.
-pub(super) fn post(open: &mut Open, cache: &Cache, clock: &Clock, postings: &[Posting]) -> Result<(Vec<Answer>, bool)> {
+pub(super) fn post(
+    open: &mut Open,
+    cache: &Cache,
+    clock: &Clock,
+    postings: &[Posting],
+) -> Result<(Vec<PostingResult>, bool)> {
     match post_once(open, cache, clock, postings, true) {
         // One of them was accepted before: which one, and with what answer, has to be read.
         Err(error) if is_duplicate(&error) => {
@@ -38,7 +43,7 @@ fn post_once(
     clock: &Clock,
     postings: &[Posting],
     by_cache: bool,
-) -> Result<(Vec<Answer>, bool)> {
+) -> Result<(Vec<PostingResult>, bool)> {
     in_writing(open, cache, |connection, begun| {
         let version = begun.version.filter(|_| by_cache);
         let deciding = Deciding { connection, cache, version, now: clock.now() };
@@ -62,7 +67,7 @@ impl Deciding<'_> {
     /// Caches the lineages of keys that are not.
     fn cache_lineages(&self, begun: &Begun<'_>, postings: &[Posting]) -> Result<()> {
         let Some(version) = self.version else { return Ok(()) };
-        let unknown = self.cache.unknown_keys(postings.iter().filter(|posting| is_plain(posting)));
+        let unknown = self.cache.unknown_keys(postings.iter().filter(|posting| is_fast_path(posting)));
         if !unknown.is_empty() {
             let snapshot = Snapshot::of(self.connection, unknown, self.now)?;
             self.cache.insert(&begun.asked, version, snapshot.into_cache());
@@ -71,12 +76,12 @@ impl Deciding<'_> {
     }
 
     /// Decides about postings, account by account.
-    fn all(&self, postings: &[Posting]) -> Result<(Vec<Answer>, Vec<Decided>)> {
+    fn all(&self, postings: &[Posting]) -> Result<(Vec<PostingResult>, Vec<Decided>)> {
         let mut accounts: BTreeMap<&AccountId, Vec<(usize, &Posting)>> = BTreeMap::new();
         for (place, posting) in postings.iter().enumerate() {
             accounts.entry(&posting.account).or_default().push((place, posting));
         }
-        let mut answers: Vec<Option<Answer>> = Vec::new();
+        let mut answers: Vec<Option<PostingResult>> = Vec::new();
         answers.resize_with(postings.len(), || None);
         let mut decided = Vec::with_capacity(accounts.len());
         for (account, own) in accounts {
@@ -93,42 +98,47 @@ impl Deciding<'_> {
     }
 
     /// By what is cached, where that is enough; else by what is read.
-    fn of_account(&self, account: &AccountId, own: &[&Posting], decided: &mut Vec<Decided>) -> Result<Vec<Answer>> {
+    fn of_account(
+        &self,
+        account: &AccountId,
+        own: &[&Posting],
+        decided: &mut Vec<Decided>,
+    ) -> Result<Vec<PostingResult>> {
         let mut book = Book::new();
         let expected =
             self.version.and_then(|version| self.cache.fill_book(&mut book, version, account, own, self.now));
         if let Some(expected) = expected {
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refusal may be that of a posting that was accepted before: that has to be read.
-            if posted.iter().all(Answer::is_ok) {
-                decided.push(Decided::new(expected.row, book.take_changes()));
+            if posted.iter().all(PostingResult::is_ok) {
+                decided.push(Decided::new(expected.row, book.take_writes()));
                 return Ok(posted);
             }
         }
         let own: Vec<_> = own.iter().copied().cloned().collect();
         let (mut book, row) = load::book(self.connection, &Needs::of(&own), self.now)?;
         let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
-        if posted.iter().any(Answer::is_err) {
+        if posted.iter().any(PostingResult::is_err) {
             // What look-ups of bounded staleness have of it may say that something is left.
             self.cache.remove([account]);
         }
-        let changes = book.take_changes();
+        let changes = book.take_writes();
         decided.extend(row.map(|row| Decided::new(row, changes)));
         Ok(posted)
     }
 }
 
 /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
-pub(super) fn catch_up(open: &mut Open, cache: &Cache, clock: &Clock, behind: Behind) -> Result<usize> {
-    in_writing(open, cache, |connection, _| catch_up_in(connection, clock.now(), behind))
+pub(super) fn expire_holds(open: &mut Open, cache: &Cache, clock: &Clock, stale: Stale) -> Result<usize> {
+    in_writing(open, cache, |connection, _| expire_holds_in(connection, clock.now(), stale))
 }
 
 /// The same, in a transaction that has begun.
-pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behind) -> Result<(usize, Written)> {
-    let mut decided = Vec::with_capacity(behind.accounts.len());
-    for behind in behind.apart() {
-        let (mut book, row) = load::book(connection, &behind.needs(), now)?;
-        let changes = book.take_changes();
+pub(super) fn expire_holds_in(connection: &Connection, now: Timestamp, stale: Stale) -> Result<(usize, Written)> {
+    let mut decided = Vec::with_capacity(stale.accounts.len());
+    for stale in stale.apart() {
+        let (mut book, row) = load::book(connection, &stale.needs(), now)?;
+        let changes = book.take_writes();
         decided.extend(row.map(|row| Decided::new(row, changes)));
     }
     let places = write::changes(connection, &decided)?;
@@ -140,7 +150,7 @@ pub(super) fn catch_up_in(connection: &Connection, now: Timestamp, behind: Behin
 /// Indexes the entries of the part whose turn it is.
 pub(super) fn index_part(open: &mut Open, cache: &Cache) -> Result<()> {
     in_writing(open, cache, |connection, begun| {
-        index::catch_up(connection, begun.recent, begun.version)?;
+        index::expire_holds(connection, begun.recent, begun.version)?;
         Ok(((), Written::default()))
     })
 }

@@ -14,8 +14,8 @@ use super::write::micros;
 use crate::ledger::MAX_DEPTH;
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
-use crate::store::behind::{Behind, Seen};
-use crate::store::stored_key::KeyRow;
+use crate::store::key_row::KeyRow;
+use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf, cache};
 
 /// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there.
@@ -33,16 +33,16 @@ pub(super) fn find(
     cache: &Cache,
     hashes: &[TokenHash],
     now: Timestamp,
-) -> Result<Seen<Vec<Option<Found>>>> {
+) -> Result<ReadResult<Vec<Option<Found>>>> {
     in_snapshot(connection, |connection| {
         let asked = cache.revalidate(&[], |_| false);
         let version = FileVersion::read(connection)?;
         let mut value = cache.lookup(hashes, &asked, &version, now);
         let mut snapshot = Snapshot::default();
-        let mut behind = Behind::default();
+        let mut stale = Stale::default();
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
             let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { continue };
-            let lineage = snapshot.lineage(connection, id, now, &mut behind)?;
+            let lineage = snapshot.lineage(connection, id, now, &mut stale)?;
             // By the account's own time, which does not go back when the clock does.
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
@@ -50,7 +50,7 @@ pub(super) fn find(
         if let Some(version) = version.filter(|_| !snapshot.keys.is_empty()) {
             cache.insert(&asked, version, snapshot.into_cache());
         }
-        Ok(Seen { value, behind })
+        Ok(ReadResult { value, stale })
     })
 }
 
@@ -106,7 +106,7 @@ impl Snapshot {
                 snapshot.add_token(hash, &row.key, (), retires_at);
             }
         }
-        for row in self.keys.into_values().flatten().filter(|row| !row.is_behind) {
+        for row in self.keys.into_values().flatten().filter(|row| !row.is_stale) {
             snapshot.add_key(row.key, ());
         }
         snapshot
@@ -116,7 +116,7 @@ impl Snapshot {
     pub(super) fn of(connection: &Connection, keys: impl IntoIterator<Item = KeyId>, now: Timestamp) -> Result<Self> {
         let mut snapshot = Self::default();
         for key in keys {
-            snapshot.lineage(connection, key, now, &mut Behind::default())?;
+            snapshot.lineage(connection, key, now, &mut Stale::default())?;
         }
         Ok(snapshot)
     }
@@ -128,17 +128,17 @@ impl Snapshot {
         connection: &Connection,
         id: KeyId,
         now: Timestamp,
-        behind: &mut Behind,
+        stale: &mut Stale,
     ) -> Result<Option<Lineage>> {
         let mut keys: Vec<Key> = Vec::new();
         let mut keys_behind = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next {
-            let Some(KeyRow { key, is_behind }) = self.key(connection, id)? else { return Ok(None) };
+            let Some(KeyRow { key, is_stale }) = self.key(connection, id)? else { return Ok(None) };
             if keys.len() > MAX_DEPTH || keys.last().is_some_and(|child| child.account != key.account) {
                 return Ok(None);
             }
-            if *is_behind {
+            if *is_stale {
                 keys_behind.push(key.clone());
             }
             next = key.parent;
@@ -148,7 +148,7 @@ impl Snapshot {
         let Some(key) = keys.next() else { return Ok(None) };
         let Some(row) = self.account(connection, &key.account)? else { return Ok(None) };
         // A key that no look-up finds is not brought up to date.
-        keys_behind.iter().for_each(|key| behind.add_key(key));
+        keys_behind.iter().for_each(|key| stale.add_key(key));
         Ok(Some(Lineage::new(key, keys.collect(), row.account.clone(), now.max(row.changed_at))))
     }
 }
@@ -163,14 +163,14 @@ pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
 }
 
 /// The lineage of one key, at the account's own time.
-pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<Seen<Option<Lineage>>> {
-    let mut behind = Behind::default();
+pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<ReadResult<Option<Lineage>>> {
+    let mut stale = Stale::default();
     let mut snapshot = Snapshot::default();
-    let value = snapshot.lineage(connection, key, now, &mut behind)?;
+    let value = snapshot.lineage(connection, key, now, &mut stale)?;
     for row in snapshot.accounts.values().flatten().filter(|row| row.is_overdue(now)) {
-        behind.add_account(&row.account.id);
+        stale.add_account(&row.account.id);
     }
-    Ok(Seen { value, behind })
+    Ok(ReadResult { value, stale })
 }
 
 /// An account rolled to its time, and that time.
@@ -178,45 +178,45 @@ pub(super) fn account(
     connection: &Connection,
     id: &AccountId,
     now: Timestamp,
-) -> Result<Seen<Option<(Account, Timestamp)>>> {
-    let mut behind = Behind::default();
+) -> Result<ReadResult<Option<(Account, Timestamp)>>> {
+    let mut stale = Stale::default();
     let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?.flatten();
     if row.as_ref().is_some_and(|row| row.is_overdue(now)) {
-        behind.add_account(id);
+        stale.add_account(id);
     }
     let rolled = |row: AccountRow| {
         let at = now.max(row.changed_at);
         (row.account.rolled(at), at)
     };
-    Ok(Seen { value: row.map(rolled), behind })
+    Ok(ReadResult { value: row.map(rolled), stale })
 }
 
-pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Seen<Vec<Key>>> {
+pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<ReadResult<Vec<Key>>> {
     let (column, owner): (_, &dyn ToSql) = match &query.of {
         KeysOf::Account(account) => ("k.account_id", &account.as_str()),
         KeysOf::Parent(parent) => ("k.parent_id", &parent.get()),
     };
     let sql = include_str!("sql/keys.sql").replace("{owner}", column);
     let after = query.after.map_or(i64::MIN, KeyId::get);
-    let mut behind = Behind::default();
+    let mut stale = Stale::default();
     let keys = all(connection, &sql, params![owner, after, query.limit], |mut cells| {
-        let KeyRow { mut key, is_behind } = cells.key_row()?;
+        let KeyRow { mut key, is_stale } = cells.key_row()?;
         let Some(account) = cells.maybe_account()? else { return Ok(None) };
         if account.is_overdue(now) {
-            behind.add_account(&key.account);
+            stale.add_account(&key.account);
         }
-        if is_behind {
-            behind.add_key(&key);
+        if is_stale {
+            stale.add_key(&key);
         }
         key.roll(now.max(account.changed_at));
         Ok(Some(key))
     })?;
-    Ok(Seen { value: keys.into_iter().flatten().collect(), behind })
+    Ok(ReadResult { value: keys.into_iter().flatten().collect(), stale })
 }
 
 /// Some accounts in which holds have run out, those first that wait longest.
-pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Behind> {
+pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Stale> {
     const SQL: &str = include_str!("sql/overdue_accounts.sql");
     let accounts = all(connection, SQL, [micros(now)], |mut cells| cells.account_id())?;
-    Ok(Behind { accounts, keys: Vec::new() })
+    Ok(Stale { accounts, keys: Vec::new() })
 }

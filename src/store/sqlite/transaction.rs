@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::connection::Open;
 use super::error::Result;
-use super::index::{Place, RecentEntries};
+use super::index::{EntryPlace, RecentEntries};
 use super::statement::run;
 use super::version::{ByFileVersion, Cache, FileVersion};
 use crate::model::AccountId;
@@ -23,7 +23,7 @@ pub(super) struct Begun<'a> {
 pub(super) struct Written {
     pub(super) deltas: Vec<CacheDelta>,
     /// Where its entries are.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<EntryPlace>,
     /// The accounts whose policy it changed.
     pub(super) policy: Vec<AccountId>,
 }

@@ -8,7 +8,7 @@ use super::error::Result;
 use super::statement::{all, one};
 use super::write::micros;
 use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
-use crate::store::plain::{ceiling, first_place, place_after};
+use crate::store::fast_path::{ceiling, min_seq_at, seq_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
@@ -39,12 +39,12 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may have run
     // a little ahead.
     let sql = page_sql(query.key.is_some());
-    let behind = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
-    let Some(behind) = behind else { return Ok(Vec::new()) }; // nothing is behind the last place that there is
+    let stale = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
+    let Some(stale) = stale else { return Ok(Vec::new()) }; // nothing is behind the last place that there is
     let (first, last) = places(query.since, query.until);
     let (since, until) = instants(query.since, query.until);
     let key = query.key.map(KeyId::get);
-    let page = params![query.account.as_str(), key, behind.max(first), last, since, until, query.limit];
+    let page = params![query.account.as_str(), key, stale.max(first), last, since, until, query.limit];
     all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.number()?), cells.entry()?)))
 }
 
@@ -108,7 +108,7 @@ fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amou
 
 /// The places, both included, at which entries stand that were written since then and until then.
 fn places(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
-    (since.map_or(i64::MIN, first_place), until.map_or(i64::MAX, |until| place_after(until) - 1))
+    (since.map_or(i64::MIN, min_seq_at), until.map_or(i64::MAX, |until| seq_after(until) - 1))
 }
 
 /// From which stored instant on, and before which.

@@ -7,24 +7,24 @@ use rusqlite::{CachedStatement, Connection, Params, params};
 use serde::Serialize;
 
 use super::error::{Result, corrupt};
-use super::index::{Place, account_part, next_number};
+use super::index::{EntryPlace, account_part, next_number};
 use super::statement::{each, run};
-use crate::ledger::{BalanceRow, Changes, ClaimRow, HoldRow};
+use crate::ledger::{BalanceRow, HoldRow, IdempotencyRow, WriteSet};
 use crate::model::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
-use crate::store::plain::next_place;
+use crate::store::fast_path::next_seq;
 use crate::store::records::{hold_state, on_expiry};
 
 /// What was decided about an account.
 pub(super) struct Decided {
     before: AccountRow,
     after: AccountRow,
-    pub(super) changes: Changes,
+    pub(super) changes: WriteSet,
 }
 
 impl Decided {
-    pub(super) fn new(before: AccountRow, changes: Changes) -> Self {
+    pub(super) fn new(before: AccountRow, changes: WriteSet) -> Self {
         Self { after: before.after(&changes), before, changes }
     }
 
@@ -34,7 +34,7 @@ impl Decided {
 }
 
 /// Writes everything that was decided. Returns where the new entries are.
-pub(super) fn changes(connection: &Connection, decided: &[Decided]) -> Result<Vec<Place>> {
+pub(super) fn changes(connection: &Connection, decided: &[Decided]) -> Result<Vec<EntryPlace>> {
     let each_of = || decided.iter().map(|decided| &decided.changes);
     let count = each_of().map(|changes| changes.entries.len()).sum();
     let mut places = Vec::with_capacity(count);
@@ -42,9 +42,9 @@ pub(super) fn changes(connection: &Connection, decided: &[Decided]) -> Result<Ve
     for Decided { before, changes, .. } in decided {
         let mut seq = before.last_entry;
         each(connection, NEW_ENTRY, &changes.entries, |statement, row| {
-            seq = next_place(seq, row.at);
+            seq = next_seq(seq, row.at);
             let (account, account_part) = (row.account.shared(), account_part(&row.account));
-            let place = Place { number, seq, account, account_part, key: row.key };
+            let place = EntryPlace { number, seq, account, account_part, key: row.key };
             entry(statement, row, &place)?;
             places.push(place);
             number += 1;
@@ -133,7 +133,7 @@ fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<(
 
 const NEW_ENTRY: &str = include_str!("sql/insert_entry.sql");
 
-fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> Result<()> {
+fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &EntryPlace) -> Result<()> {
     let row = params![
         place.number,
         entry.id.as_bytes(),
@@ -153,9 +153,9 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &Place) -> R
 }
 
 const CLAIM: &str = include_str!("sql/upsert_claim.sql");
-const DROPPED_CLAIM: &str = "DELETE FROM agentkey_claims WHERE key_id = ?1 AND idempotency_key = ?2";
+const DROPPED_CLAIM: &str = "DELETE FROM agentkey_idempotency_keys WHERE key_id = ?1 AND idempotency_key = ?2";
 
-fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, ClaimRow)) -> Result<()> {
+fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, IdempotencyRow)) -> Result<()> {
     let row = params![
         row.key.get(),
         &*row.claim.key,

@@ -86,7 +86,7 @@ impl World {
     /// What the account's ledger says now. All budgets of these tests are for life, so entries must add up.
     pub(crate) async fn ledger(&self) -> Ledger {
         let account = self.keys.account(&acme()).await.unwrap().unwrap();
-        let entries = self.keys.entries(&EntryQuery::of(acme()).limit(1_000)).await.unwrap().items;
+        let entries = self.keys.entries(&EntryQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
         let entries = entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect();
         Ledger { entries, spent: account.balance.spent, held: account.balance.held }
     }

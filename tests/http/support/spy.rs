@@ -209,15 +209,15 @@ impl Store for SpyStore {
         self.store.sweep()
     }
 
-    fn note_uses<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         Box::pin(async move {
             self.spy.uses.lock().unwrap().extend_from_slice(uses);
-            self.store.note_uses(uses).await
+            self.store.record_last_used(uses).await
         })
     }
 
-    fn last_uses<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
-        self.store.last_uses(keys)
+    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+        self.store.last_used(keys)
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {

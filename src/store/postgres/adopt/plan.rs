@@ -7,8 +7,8 @@ use super::shape::{self, Shape};
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
-use crate::store::postgres::layout::Layout;
 use crate::store::postgres::names::{Ident, Sql, TableName, literal};
+use crate::store::postgres::schema::Schema;
 use crate::store::postgres::step::{Now, Step, first, is_there};
 
 const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");
@@ -23,9 +23,9 @@ pub(in crate::store::postgres) struct Adopting<'a> {
 /// How the table is read, and what has to be run before. Nothing is changed here.
 pub(in crate::store::postgres) async fn plan(
     statements: &mut Statements<'_>,
-    own: &Layout,
+    own: &Schema,
     adopting: &Adopting<'_>,
-) -> Result<(Layout, Vec<Step>)> {
+) -> Result<(Schema, Vec<Step>)> {
     let Adopting { table, said, now } = adopting;
     let quoted = table.quoted()?;
     let shape = match shape::look(statements, table).await? {
@@ -52,7 +52,7 @@ pub(in crate::store::postgres) async fn plan(
         return Err(refused(&quoted, &problems));
     }
     let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(config_error)?;
-    let layout = Layout { schema: own.schema.clone(), keys: quoted, columns };
+    let layout = Schema { schema: own.schema.clone(), keys: quoted, columns };
     let quoted = &layout.keys;
     if is_first {
         let mut problems = Vec::from_iter(taken(statements, own).await?);
@@ -102,7 +102,7 @@ fn unsaid(table: &str) -> String {
 }
 
 /// Whether the side tables are in use for other keys, whose ids would be mixed up with these.
-async fn taken(statements: &mut Statements<'_>, own: &Layout) -> Result<Option<String>> {
+async fn taken(statements: &mut Statements<'_>, own: &Schema) -> Result<Option<String>> {
     for table in [own.keys.clone(), own.fill("{accounts}"), own.fill("{entries}")] {
         if is_there(statements, &table).await? && any(statements, &table).await? {
             return Ok(Some(format!(
@@ -121,7 +121,7 @@ async fn any(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
 }
 
 /// Whether the hashes are of a kind that no token will ever have.
-async fn hashes(statements: &mut Statements<'_>, layout: &Layout) -> Result<Option<String>> {
+async fn hashes(statements: &mut Statements<'_>, layout: &Schema) -> Result<Option<String>> {
     let (table, name) = (&layout.keys, &layout.columns.hash);
     let rows = statements.fetch(layout.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -149,7 +149,7 @@ async fn hashes(statements: &mut Statements<'_>, layout: &Layout) -> Result<Opti
 }
 
 /// Tells of keys whose parent is not there: nothing is known of what it allows, so they are refused.
-async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Layout) -> Result<()> {
+async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Schema) -> Result<()> {
     let table = &layout.keys;
     let orphans = statements.fetch(layout.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
     let orphans: i64 = first(&orphans, 0)?;
@@ -159,7 +159,7 @@ async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Layout) -> Re
     Ok(())
 }
 
-fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
+fn steps(layout: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
     let (keys, columns) = (&layout.keys, &layout.columns);
     let mut steps = Vec::new();
     let added: Vec<_> = shape.lacking(&record.columns).collect();
@@ -198,7 +198,7 @@ fn steps(layout: &Layout, shape: &Shape, record: &Record, is_first: bool, now: &
 }
 
 /// The statements that take balances and windows over.
-fn take_over(layout: &Layout, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
+fn take_over(layout: &Schema, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
     let ident = |name: &String| Ident::new(name).map_err(config_error);
     let resets_at = match record.columns.get(&KeyColumn::ResetsAt) {
         Some(name) if shape.is_plain_time(name) => format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?),

@@ -9,8 +9,8 @@ use super::{Adoption, KeyColumn};
 use crate::model::{Amount, Budget, Scope, ScopeSet};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Result, invalid_row};
-use crate::store::postgres::layout::{Absent, Layout};
 use crate::store::postgres::names::literal;
+use crate::store::postgres::schema::{NullDefaults, Schema};
 use crate::store::postgres::step::is_there;
 use crate::store::postgres::types::Instant;
 
@@ -23,11 +23,11 @@ pub(super) const RESTART: &str =
 pub(super) struct Record {
     pub(super) table: String,
     pub(super) columns: BTreeMap<KeyColumn, String>,
-    pub(super) absent: Absent,
+    pub(super) absent: NullDefaults,
 }
 
 /// The record in the side tables of `layout`, if there is one.
-pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> Result<Option<Record>> {
+pub(super) async fn read(statements: &mut Statements<'_>, layout: &Schema) -> Result<Option<Record>> {
     if !is_there(statements, &layout.fill("{adoption}")).await? {
         return Ok(None);
     }
@@ -50,26 +50,26 @@ pub(super) async fn read(statements: &mut Statements<'_>, layout: &Layout) -> Re
     Ok(Some(Record {
         table: row.try_get(0)?,
         columns: names.into_iter().map(column).collect::<Result<_>>()?,
-        absent: Absent { scopes, budget: Budget::new(limit, period), created_at },
+        absent: NullDefaults { scopes, budget: Budget::new(limit, period), created_at },
     }))
 }
 
 /// The table that was adopted, if one was.
 pub(in crate::store::postgres) async fn adopted(
     statements: &mut Statements<'_>,
-    layout: &Layout,
+    layout: &Schema,
 ) -> Result<Option<String>> {
     Ok(read(statements, layout).await?.map(|record| record.table))
 }
 
 impl Record {
     pub(super) fn new(table: &str, columns: BTreeMap<KeyColumn, String>, said: &Adoption, at: Timestamp) -> Self {
-        let absent = Absent { scopes: said.scopes.clone(), budget: said.budget, created_at: at };
+        let absent = NullDefaults { scopes: said.scopes.clone(), budget: said.budget, created_at: at };
         Self { table: table.to_owned(), columns, absent }
     }
 
     /// The statement that makes it. `now` is SQL.
-    pub(super) fn insert(&self, layout: &Layout, now: &str) -> String {
+    pub(super) fn insert(&self, layout: &Schema, now: &str) -> String {
         let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
         let columns = serde_json::to_string(&columns).unwrap_or_default();
         format!(
@@ -82,7 +82,7 @@ impl Record {
     }
 
     /// Whether another adoption says the same, as far as it says anything; if not, how to mend it.
-    pub(super) fn agrees(&self, table: &str, said: Option<&Adoption>, layout: &Layout) -> Result<(), String> {
+    pub(super) fn agrees(&self, table: &str, said: Option<&Adoption>, layout: &Schema) -> Result<(), String> {
         let adoption = layout.fill("{adoption}");
         if self.table != table {
             return Err(format!(

@@ -9,8 +9,8 @@ use super::record::RESTART;
 use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
-use crate::store::postgres::layout::{Absent, AccountType, KeyColumns, LimitUnit, TimeColumn};
 use crate::store::postgres::names::{Ident, TableName};
+use crate::store::postgres::schema::{AccountType, KeyColumns, LimitUnit, NullDefaults, TimeColumn};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
@@ -241,7 +241,7 @@ impl Shape {
     pub(super) fn key_columns(
         &self,
         columns: &BTreeMap<KeyColumn, String>,
-        absent: Absent,
+        absent: NullDefaults,
     ) -> Result<KeyColumns, crate::store::StoreError> {
         let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
         let ident = |field| Ident::new(name(field));
@@ -250,7 +250,7 @@ impl Shape {
         let time = |field| {
             Ok::<_, crate::store::StoreError>(TimeColumn {
                 name: ident(field)?,
-                is_plain: type_name(field) == "timestamp",
+                is_fast_path: type_name(field) == "timestamp",
             })
         };
         let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::ledger::{Book, Changes, OnExpiry};
+use crate::ledger::{Book, OnExpiry, WriteSet};
 use crate::store::cache::{CacheDelta, PendingWrite, Write};
 use crate::store::sqlite::version::{ByFileVersion, FileVersion};
 
@@ -97,7 +97,7 @@ impl Warm {
         let mut after = before.clone();
         after.account.balance.spent = after.account.balance.spent.saturating_add(Amount::cents(1));
         connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000").unwrap();
-        let deltas = vec![CacheDelta::new(before.version, after, &Changes::default())];
+        let deltas = vec![CacheDelta::new(before.version, after, &WriteSet::default())];
         let next = FileVersion::next(&connection).unwrap();
         let pending = cache.begin_write(Write { epoch: Some(version), next, deltas, policy: Vec::new() });
         connection.execute_batch("COMMIT").unwrap();
@@ -207,7 +207,7 @@ async fn ids_that_were_taken_are_answered_as_the_first_time() {
         // Among new ones, known and unknown.
         let batch = [pay(1), paid.clone(), settled.clone(), held.clone(), pay(1)];
         let again = warm.store.post(&batch).await.unwrap();
-        assert!(matches!(again[3], Err(Refusal::HoldOver)), "{again:?}");
+        assert!(matches!(again[3], Err(Refusal::HoldExpired)), "{again:?}");
         assert!([0, 1, 2, 4].iter().all(|place| again[*place].is_ok()), "{again:?}");
     }
     assert_eq!(warm.spent(1).await, SPENT + 3 + 4 + 4);
@@ -239,7 +239,8 @@ async fn holds_that_run_out_and_clocks_that_go_back_are_as_before() {
     warm.clock.set(at("2026-01-01T00:00:00Z"));
     assert_eq!(warm.found(1).await.unwrap().lineage.at(), before);
     warm.pay(1).await.unwrap();
-    let last = warm.store.entries(&EntryQuery::of(account("acme")).limit(1_000)).await.unwrap().pop().unwrap().1;
+    let last =
+        warm.store.entries(&EntryQuery::for_account(account("acme")).limit(1_000)).await.unwrap().pop().unwrap().1;
     assert_eq!(last.at, before);
     // A day later another window has begun.
     warm.clock.set(at("2026-02-01T12:00:00Z"));

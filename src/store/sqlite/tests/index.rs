@@ -51,16 +51,20 @@ async fn assert_told(store: &SqliteStore, paid: &[(KeyId, EntryId)]) {
     };
     for (owner, remainder) in [("acme", true), ("beta", false)] {
         let of_account = ids(&|key| (key % 4 == 1) == remainder);
-        assert_eq!(listed(store, EntryQuery::of(account(owner))).await, of_account, "{owner}");
-        let usage = store.usage(&UsageQuery::of(account(owner), UsageBy::Month)).await.unwrap();
+        assert_eq!(listed(store, EntryQuery::for_account(account(owner))).await, of_account, "{owner}");
+        let usage = store.usage(&UsageQuery::for_account(account(owner), UsageBy::Month)).await.unwrap();
         let charges: u64 = usage.iter().map(|usage| usage.charges).sum();
         assert_eq!(charges, of_account.len() as u64, "{owner}");
     }
     for key in 1..=i64::from(KEYS) {
         let owner = if key % 4 == 1 { "acme" } else { "beta" };
         let of_key = ids(&|id| id == key);
-        assert_eq!(listed(store, EntryQuery::of(account(owner)).key(KeyId::new(key))).await, of_key, "key {key}");
-        let usage = UsageQuery::of(account(owner), UsageBy::Key).key(KeyId::new(key));
+        assert_eq!(
+            listed(store, EntryQuery::for_account(account(owner)).key(KeyId::new(key))).await,
+            of_key,
+            "key {key}"
+        );
+        let usage = UsageQuery::for_account(account(owner), UsageBy::Key).key(KeyId::new(key));
         let charges: u64 = store.usage(&usage).await.unwrap().iter().map(|usage| usage.charges).sum();
         assert_eq!(charges, of_key.len() as u64, "key {key}");
     }
@@ -189,6 +193,6 @@ async fn batches_larger_than_those_of_the_lanes_are_indexed_too() {
     }
     store.close().await;
     assert_indexed(&path);
-    let behind = count(&path, "SELECT 2000 - min(last) FROM agentkey_index_parts");
-    assert!(behind <= 64 + 100, "{behind} entries are behind");
+    let stale = count(&path, "SELECT 2000 - min(last) FROM agentkey_index_parts");
+    assert!(stale <= 64 + 100, "{stale} entries are stale");
 }

@@ -24,7 +24,7 @@ fn account(name: &str) -> AccountId {
 }
 
 fn token(n: u32) -> NewToken {
-    NewToken { hash: TokenHash::of(&format!("token {n}")), prefix: "ak".into(), start: format!("{n:08}") }
+    NewToken { hash: TokenHash::digest(&format!("token {n}")), prefix: "ak".into(), start: format!("{n:08}") }
 }
 
 fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
@@ -173,7 +173,7 @@ async fn sums_beyond_the_range_of_amounts_are_held_at_its_end() {
             Action::Settle { holds: vec![], void: vec![], cost: Amount::MAX, note: Note::default(), claim: None };
         store.post(&[Posting::new(account("acme"), key.id, settle)]).await.unwrap()[0].as_ref().unwrap();
     }
-    let usage = store.usage(&UsageQuery::of(account("acme"), UsageBy::Month)).await.unwrap();
+    let usage = store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Month)).await.unwrap();
     assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 3));
     let account = store.set_account(&account("acme"), Budget::monthly(Amount::cents(1))).await.unwrap().unwrap();
     assert_eq!(account.balance.spent, Amount::MAX);
@@ -230,7 +230,7 @@ async fn a_period_changed_by_the_host_counts_the_entries_of_its_window() {
     pay(50).await.unwrap();
 
     raw(&path, "UPDATE agent_keys SET period = 'month' WHERE id = 1");
-    let found = store.find(&[TokenHash::of("token 2")]).await.unwrap().pop().unwrap().unwrap();
+    let found = store.find(&[TokenHash::digest("token 2")]).await.unwrap().pop().unwrap().unwrap();
     assert_eq!(found.lineage.remaining(), Some(Amount::cents(50)), "the month has seen 50");
     assert!(matches!(pay(51).await, Err(Refusal::BudgetExceeded(_))));
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ledger::{Claim, ClaimRef, OnExpiry};
+use crate::ledger::{IdempotencyClaim, IdempotencyKey, OnExpiry};
 use crate::model::{KeyPatch, Labels, ManualClock, PostingId};
 use crate::store::MemoryStore;
 
@@ -27,7 +27,7 @@ struct Past {
     keys: Vec<Key>,
     holds: Vec<PostingId>,
     pays: Vec<PostingId>,
-    claims: Vec<ClaimRef>,
+    claims: Vec<IdempotencyClaim>,
     sent: Vec<Posting>,
 }
 
@@ -46,7 +46,7 @@ impl Past {
         (0..self.dice.below(3)).filter(|_| !self.holds.is_empty()).map(|_| self.dice.of(&self.holds)).collect()
     }
 
-    fn some_claim(&mut self) -> Option<ClaimRef> {
+    fn some_claim(&mut self) -> Option<IdempotencyClaim> {
         (self.dice.below(2) == 0 && !self.claims.is_empty()).then(|| self.dice.of(&self.claims))
     }
 
@@ -60,7 +60,7 @@ impl Past {
         let action = match self.dice.below(10) {
             0 => {
                 let fingerprint = [self.dice.below(2) as u8; 32];
-                let claim = Claim::new(self.dice.of(&["one", "two", "\"3\" \0 '"]), fingerprint);
+                let claim = IdempotencyKey::new(self.dice.of(&["one", "two", "\"3\" \0 '"]), fingerprint);
                 Action::Open { claim: Some(claim), ttl }
             }
             1..=3 => {
@@ -98,7 +98,9 @@ impl Past {
         match &posting.action {
             Action::Hold { .. } => self.holds.push(posting.id),
             Action::Pay { .. } | Action::Settle { .. } => self.pays.push(posting.id),
-            Action::Open { claim: Some(claim), .. } => self.claims.push(ClaimRef::new(claim.key.clone(), posting.id)),
+            Action::Open { claim: Some(claim), .. } => {
+                self.claims.push(IdempotencyClaim::new(claim.key.clone(), posting.id))
+            }
             _ => {}
         }
         self.sent.push(posting.clone());
@@ -219,7 +221,7 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
         }
         let labels = NAMES.map(|name| UsageBy::Label(name.into()));
         for by in labels.into_iter().chain([UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month]) {
-            let query = UsageQuery::of(owner.clone(), by);
+            let query = UsageQuery::for_account(owner.clone(), by);
             same!(stores.usage(&query));
             let query = query.key(KeyId::new(2)).since(since).until(at("2026-06-01T00:00:00Z"));
             same!(stores.usage(&query));
@@ -230,10 +232,10 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
 /// All entries of an account, and a page of some. Places are not told: in which order accounts are swept is left
 /// to the store.
 async fn pages(store: &dyn Store, owner: &AccountId, since: Timestamp) -> Vec<Entry> {
-    let mut all = store.entries(&EntryQuery::of(owner.clone()).limit(1_000)).await.unwrap();
+    let mut all = store.entries(&EntryQuery::for_account(owner.clone()).limit(1_000)).await.unwrap();
     assert!(all.is_sorted_by_key(|(place, _)| *place));
     if let Some((place, _)) = all.get(20) {
-        let page = EntryQuery::of(owner.clone()).key(KeyId::new(2)).since(since).after(*place).limit(5);
+        let page = EntryQuery::for_account(owner.clone()).key(KeyId::new(2)).since(since).after(*place).limit(5);
         all.extend(store.entries(&page).await.unwrap());
     }
     all.into_iter().map(|(_, entry)| entry).collect()

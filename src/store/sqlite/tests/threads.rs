@@ -49,7 +49,7 @@ async fn who_leaves_before_his_turn_changes_nothing() {
     go.send(()).unwrap();
     before.await.unwrap();
     assert!(store.post(&pay(&key)).await.unwrap()[0].is_ok());
-    assert_eq!(store.entries(&EntryQuery::of(account("acme"))).await.unwrap().len(), 1);
+    assert_eq!(store.entries(&EntryQuery::for_account(account("acme"))).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
     let Some((_database, world, pool)) = site().await else { return };
-    let keys = AgentKeys::builder().answer_within(HANG).build((*world.store).clone());
+    let keys = AgentKeys::builder().request_timeout(HANG).build((*world.store).clone());
     let key = key(&world, "acme", 100).await;
     let paid = pay(&key, 10);
     assert!(world.post(&paid).await.is_ok());
@@ -79,7 +79,7 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
     let database = server.database().await;
     let pool = host(database.url()).await;
     let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
-    let keys = AgentKeys::builder().answer_within(HANG).build(store);
+    let keys = AgentKeys::builder().request_timeout(HANG).build(store);
     let kept = keys.create(NewKey::new("kept".parse().unwrap())).await.unwrap();
     let other = keys.create(NewKey::new("other".parse().unwrap())).await.unwrap();
     let service = Arc::new(Service::new(&keys));

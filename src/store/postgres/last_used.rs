@@ -11,14 +11,14 @@ use super::types::Instant;
 use crate::model::KeyId;
 
 impl Inner {
-    pub(super) async fn note_uses(&self, uses: &[(KeyId, Timestamp)]) -> Result<()> {
+    pub(super) async fn record_last_used(&self, uses: &[(KeyId, Timestamp)]) -> Result<()> {
         let (keys, times): (Vec<_>, Vec<_>) = uses.iter().map(|(key, at)| (key.get(), Instant(*at))).unzip();
-        let query = self.sql.upsert_uses.query().bind(keys).bind(times);
+        let query = self.sql.record_last_used.query().bind(keys).bind(times);
         self.connections.fetch(query).await.map(drop)
     }
 
-    pub(super) async fn last_uses(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>> {
-        let query = self.sql.uses.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>());
+    pub(super) async fn last_used(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>> {
+        let query = self.sql.last_used.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>());
         let mut uses = HashMap::new();
         for row in &self.connections.fetch(query).await? {
             let mut cells = Cells::of(row);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use agentkey::{Amount, BodyError, Charge, ChargeError, KeyContext, OnInterrupt, Token};
+use agentkey::{Amount, BodyError, Charge, KeyContext, OnInterrupt, Rejection, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -22,7 +22,7 @@ use tower::{Layer, ServiceExt};
 
 use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_settle, serve, soon};
 
-type Answer = Result<Response, ChargeError>;
+type Answer = Result<Response, Rejection>;
 
 /// The handler's work goes on when the test says so; the test hears when it is over.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ async fn the_claim_is_charged_when_a_handle_outlives_the_response_and_adds_no_mo
             in_background.go_on().await;
             drop(charge);
         });
-        Ok::<_, ChargeError>("done")
+        Ok::<_, Rejection>("done")
     };
     let app = Router::new().route("/", post(handler)).layer(world.layer());
     let client = Client::new(Version::Http1, serve(app).await, &token);
@@ -133,7 +133,7 @@ async fn the_claim_is_charged_when_a_payment_is_given_back_after_the_response_an
             in_background.go_on().await;
             charge.refund(&receipt, Amount::cents(5)).await.unwrap();
         });
-        Ok::<_, ChargeError>("done")
+        Ok::<_, Rejection>("done")
     };
     let app = Router::new().route("/", post(handler)).layer(world.layer());
     let client = Client::new(Version::Http1, serve(app).await, &token);
@@ -175,7 +175,7 @@ async fn what_is_added_after_the_whole_hold_was_charged_counts_against_it() {
             charge.on_interrupt(OnInterrupt::WholeHold);
             charge.hold(Amount::cents(10)).await?;
             let rest = async move |charge: Charge| charge.add(Amount::cents(added));
-            Ok::<_, ChargeError>(produce(in_background.clone(), charge, rest))
+            Ok::<_, Rejection>(produce(in_background.clone(), charge, rest))
         };
         let app = Router::new().route("/", get(chat)).route("/pay", get(pay)).layer(world.layer());
         let (stream, client) = first_chunk(app, &token).await;
@@ -201,7 +201,7 @@ async fn a_hold_that_is_taken_after_the_client_has_left_is_not_interrupted_by_th
             charge.hold(Amount::cents(10)).await.unwrap();
             charge.add(Amount::cents(7));
         };
-        Ok::<_, ChargeError>(produce(in_background.clone(), charge, rest))
+        Ok::<_, Rejection>(produce(in_background.clone(), charge, rest))
     };
     let app = Router::new().route("/", get(job)).route("/pay", get(pay)).layer(world.layer());
     let (stream, client) = first_chunk(app, &token).await;
@@ -243,7 +243,7 @@ async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_
                 std::future::pending().await
             };
             let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
-            Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::once(rest))).into_response())
+            Ok::<_, Rejection>(Body::from_stream(first.chain(stream::once(rest))).into_response())
         };
         let app = Router::new().route("/", get(events)).route("/pay", get(pay)).layer(world.layer());
         let (stream, client) = first_chunk(app, &token).await;
@@ -278,7 +278,7 @@ async fn a_body_may_take_another_handle_after_its_last_one() {
             charge.add(Amount::cents(3));
             Ok::<_, BodyError>(Bytes::from_static(b"done"))
         };
-        Ok::<_, ChargeError>(Body::from_stream(stream::once(rest)).into_response())
+        Ok::<_, Rejection>(Body::from_stream(stream::once(rest)).into_response())
     };
     let app = Router::new().route("/", post(handler)).layer(world.layer());
     let client = Client::new(Version::Http1, serve(app).await, &token);
@@ -340,7 +340,7 @@ async fn a_handler_that_is_cut_off_or_panics_between_two_handles_was_interrupted
             of_handler.gate.send_replace(true);
             assert!(!panics, "an upstream that makes no sense");
             std::future::pending::<()>().await;
-            Ok::<_, ChargeError>("done")
+            Ok::<_, Rejection>("done")
         };
         let app = Router::new().route("/", get(handler)).layer(world.layer());
         let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
@@ -370,7 +370,7 @@ async fn a_body_that_fails_after_its_last_handle_was_interrupted() {
             Err::<Bytes, _>(BodyError::from("upstream"))
         };
         let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
-        Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::once(rest))).into_response())
+        Ok::<_, Rejection>(Body::from_stream(first.chain(stream::once(rest))).into_response())
     };
     let app = Router::new().route("/", get(handler)).layer(world.layer());
     let client = Client::new(Version::Http1, serve(app).await, &token);
@@ -435,7 +435,7 @@ async fn a_body_that_nobody_polls_after_the_last_handle_was_not_interrupted() {
             charge.add(Amount::cents(3));
         });
         let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
-        Ok::<_, ChargeError>(Body::from_stream(first.chain(stream::pending())).into_response())
+        Ok::<_, Rejection>(Body::from_stream(first.chain(stream::pending())).into_response())
     };
     let app = Router::new().route("/", get(events)).layer(world.layer());
     let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();

@@ -69,7 +69,7 @@ pub async fn entries_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let query = EntryQuery::of(account("acme")).limit(5);
+        let query = EntryQuery::for_account(account("acme")).limit(5);
         let query = if let Some(after) = after { query.after(after) } else { query };
         let page = w.store.entries(&query).await.unwrap();
         let Some((last, _)) = page.last() else { break };
@@ -81,7 +81,7 @@ pub async fn entries_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
         seen.extend(page.into_iter().map(|(_, entry)| entry.id));
     }
     assert_eq!(seen, wanted);
-    assert!(w.entries(EntryQuery::of(account("nobody"))).await.is_empty());
+    assert!(w.entries(EntryQuery::for_account(account("nobody"))).await.is_empty());
 }
 
 /// Entries can be narrowed to one key, and to the time they were written: from `since` on, before `until`.
@@ -99,7 +99,7 @@ pub async fn entries_are_narrowed_by_key_and_time<S: Store>(make: impl AsyncFn(C
     let back = refund(&root, paid[0], c(1));
     w.accept(&back).await; // written now, though it counts at the start
     let back = EntryId::from(back.id);
-    let all = || EntryQuery::of(account("acme"));
+    let all = || EntryQuery::for_account(account("acme"));
     let minute = |n| start + secs(n * MINUTE);
     for (query, wanted) in [
         (all().key(child.id), vec![paid[1], paid[3], paid[5]]),
@@ -123,7 +123,7 @@ pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let key = w.create(acme()).await;
     let payment = w.paid(&key, 3).await;
     w.accept(&refund(&key, payment, c(1))).await;
-    for listed in w.entries(EntryQuery::of(account("acme"))).await {
+    for listed in w.entries(EntryQuery::for_account(account("acme"))).await {
         assert_eq!(w.store.entry(listed.id).await.unwrap(), Some(listed));
     }
     assert_eq!(w.store.entry(PostingId::new().into()).await.unwrap(), None);
@@ -134,10 +134,10 @@ pub async fn last_uses_never_go_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let [one, two, three] = [KeyId::new(1), KeyId::new(2), KeyId::new(3)];
     let [early, late] = [at("2026-01-31T12:00:00Z"), at("2026-01-31T12:00:00.000001Z")];
-    w.store.note_uses(&[]).await.unwrap();
-    w.store.note_uses(&[(one, early), (two, late)]).await.unwrap();
-    w.store.note_uses(&[(one, late), (two, early)]).await.unwrap();
-    let uses = w.store.last_uses(&[three, two, one, two]).await.unwrap();
+    w.store.record_last_used(&[]).await.unwrap();
+    w.store.record_last_used(&[(one, early), (two, late)]).await.unwrap();
+    w.store.record_last_used(&[(one, late), (two, early)]).await.unwrap();
+    let uses = w.store.last_used(&[three, two, one, two]).await.unwrap();
     assert_eq!(uses, [None, Some(late), Some(late), Some(late)]);
 }
 
@@ -157,10 +157,10 @@ pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
         wanted.push((key.id.to_string(), c(n + 9), 2));
     }
     wanted.sort();
-    let usage = w.store.usage(&UsageQuery::of(account("acme"), UsageBy::Key)).await.unwrap();
+    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key)).await.unwrap();
     let wanted: Vec<_> = wanted.iter().map(|(group, amount, charges)| (group.as_str(), *amount, *charges)).collect();
     assert_eq!(sums(&usage), wanted);
-    assert!(w.store.usage(&UsageQuery::of(account("nobody"), UsageBy::Key)).await.unwrap().is_empty());
+    assert!(w.store.usage(&UsageQuery::for_account(account("nobody"), UsageBy::Key)).await.unwrap().is_empty());
 }
 
 fn labelled(key: &Key, name: &str, value: &str, cents: i32) -> Posting {
@@ -180,7 +180,7 @@ pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S
         }
         w.accept(&labelled(&key, "another", "y", 16)).await;
         let by = UsageBy::Label(name.to_owned());
-        let usage = w.store.usage(&UsageQuery::of(key.account.clone(), by)).await.unwrap();
+        let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), by)).await.unwrap();
         let wanted = [("", c(24), 2), ("1", c(32), 1), ("null", c(64), 1), ("x", c(5), 2), ("é\"'.\\", c(2), 1)];
         assert_eq!(sums(&usage), wanted, "label {name:?}");
     }
@@ -188,7 +188,7 @@ pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S
     let key = w.create(acme()).await;
     w.accept(&labelled(&key, "a", "{\"b\":\"x\"}", 1)).await;
     let by = UsageBy::Label("a.b".to_owned());
-    let usage = w.store.usage(&UsageQuery::of(account("acme"), by)).await.unwrap();
+    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by)).await.unwrap();
     assert_eq!(sums(&usage), [("", c(1), 1)]);
 }
 
@@ -208,7 +208,7 @@ pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
         w.paid(&key, cents).await;
         w.paid(&other, 100).await;
     }
-    let mine = |by| UsageQuery::of(account("acme"), by).key(key.id);
+    let mine = |by| UsageQuery::for_account(account("acme"), by).key(key.id);
     for (query, wanted) in [
         (
             mine(UsageBy::Hour),
@@ -241,7 +241,7 @@ pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
             &[("2026-01-31T00:00:00Z", c(12), 2)],
         ),
         (
-            UsageQuery::of(account("acme"), UsageBy::Month).since(at("2026-12-31T00:00:00Z")),
+            UsageQuery::for_account(account("acme"), UsageBy::Month).since(at("2026-12-31T00:00:00Z")),
             &[("2027-01-01T00:00:00Z", c(132), 2)],
         ),
         (mine(UsageBy::Hour).since(at("2028-01-01T00:00:00Z")), &[]),
@@ -258,9 +258,9 @@ pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl Asy
     w.clock.advance(secs(DAY));
     w.paid(&key, 5).await;
     w.accept(&refund(&key, entry, c(4))).await;
-    let usage = w.store.usage(&UsageQuery::of(account("acme"), UsageBy::Day)).await.unwrap();
+    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Day)).await.unwrap();
     assert_eq!(sums(&usage), [("2026-01-31T00:00:00Z", c(6), 1), ("2026-02-01T00:00:00Z", c(5), 1)]);
-    let today = UsageQuery::of(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
+    let today = UsageQuery::for_account(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
     let usage = w.store.usage(&today).await.unwrap();
     assert_eq!(usage[0].amount, w.balance(&key).await.0);
 }
@@ -276,7 +276,7 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.clock.advance(secs(DAY));
     w.accept(&settle(&key, &[], Amount::MAX)).await;
     for by in [UsageBy::Key, UsageBy::Label("x".to_owned())] {
-        let usage = w.store.usage(&UsageQuery::of(account("acme"), by.clone())).await.unwrap();
+        let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
         assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 2), "{by:?}");
     }
     let lifetime = Budget::unlimited();
@@ -286,7 +286,7 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(account.balance.spent, Amount::MAX);
     // The order of the entries does not matter: MAX + MAX - MAX is MAX.
     w.accept(&refund(&key, first.id.into(), Amount::MAX)).await;
-    let usage = w.store.usage(&UsageQuery::of(key.account.clone(), UsageBy::Key)).await.unwrap();
+    let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key)).await.unwrap();
     assert_eq!(usage[0].amount, Amount::MAX);
 }
 
@@ -304,9 +304,9 @@ pub async fn accounts_do_not_see_each_other<S: Store>(make: impl AsyncFn(Clock) 
         assert_eq!(w.account_balance(key).await, (c(cents), NOTHING));
         assert_eq!(w.ledger(&key.account).await, [("pay", c(cents))]);
         assert_eq!(key_ids(&w, KeysOf::Account(key.account.clone()), None, 10).await, [key.id]);
-        let usage = w.store.usage(&UsageQuery::of(key.account.clone(), UsageBy::Key)).await.unwrap();
+        let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key)).await.unwrap();
         assert_eq!(sums(&usage), [(key.id.to_string().as_str(), c(cents), 1)]);
-        let theirs = EntryQuery::of(key.account.clone()).key(keys[0].id);
+        let theirs = EntryQuery::for_account(key.account.clone()).key(keys[0].id);
         assert_eq!(w.entries(theirs).await.is_empty(), key.id != keys[0].id);
     }
 }

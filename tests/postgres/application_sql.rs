@@ -99,7 +99,7 @@ async fn keys_that_the_host_inserted_work_without_a_row_of_their_account() {
     let database = server.database().await;
     let worlds = [world(database.url()).await, world(database.url()).await];
     let pool = host(database.url()).await;
-    let hash = TokenHash::of("made by the host");
+    let hash = TokenHash::digest("made by the host");
     execute(
         &pool,
         format!(

@@ -12,7 +12,7 @@ use crate::model::{AccountId, Amount, Budget, Period, ScopeSet};
 
 /// Where the tables are.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct Schema {
     pub(super) schema: Ident,
     /// The table of keys, with its schema.
     pub(super) keys: String,
@@ -39,7 +39,7 @@ pub(super) struct KeyColumns {
     pub(super) created_at: TimeColumn,
     pub(super) expires_at: TimeColumn,
     pub(super) revoked_at: TimeColumn,
-    pub(super) absent: Absent,
+    pub(super) absent: NullDefaults,
     /// Whether the table is our own, in which every row says its period.
     pub(super) is_own: bool,
     pub(super) invalid_rows: Arc<InvalidRows>,
@@ -50,12 +50,12 @@ pub(super) struct KeyColumns {
 pub(super) struct TimeColumn {
     pub(super) name: Ident,
     /// `timestamp` without a zone: read and written as UTC.
-    pub(super) is_plain: bool,
+    pub(super) is_fast_path: bool,
 }
 
 impl TimeColumn {
     fn known(name: &'static str) -> Self {
-        Self { name: Ident::known(name), is_plain: false }
+        Self { name: Ident::known(name), is_fast_path: false }
     }
 }
 
@@ -84,13 +84,13 @@ pub(super) enum LimitUnit {
 
 /// What NULL means in a row that the application may have written.
 #[derive(Clone, Debug)]
-pub(super) struct Absent {
+pub(super) struct NullDefaults {
     pub(super) scopes: ScopeSet,
     pub(super) budget: Budget,
     pub(super) created_at: Timestamp,
 }
 
-impl Layout {
+impl Schema {
     /// Our own table of keys.
     pub(super) fn own(schema: Ident) -> Self {
         let keys = format!("{schema}.{}", Ident::known("agent_keys"));
@@ -111,7 +111,7 @@ impl Layout {
             created_at: TimeColumn::known("created_at"),
             expires_at: TimeColumn::known("expires_at"),
             revoked_at: TimeColumn::known("revoked_at"),
-            absent: Absent {
+            absent: NullDefaults {
                 scopes: ScopeSet::unrestricted(),
                 budget: Budget::unlimited(),
                 created_at: Timestamp::UNIX_EPOCH,
@@ -163,7 +163,7 @@ impl Layout {
             ("{zone.expires_at}", &c.expires_at),
             ("{zone.revoked_at}", &c.revoked_at),
         ] {
-            text = text.replace(token, if column.is_plain { " AT TIME ZONE 'UTC'" } else { "" });
+            text = text.replace(token, if column.is_fast_path { " AT TIME ZONE 'UTC'" } else { "" });
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
         for table in [
@@ -188,7 +188,7 @@ impl Layout {
 /// What statements have in common. A part may have those in it that come after it.
 const PARTS: [(&str, &str); 13] = [
     ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
-    ("{climb}", include_str!("sql/parts/climb.sql")),
+    ("{ancestors}", include_str!("sql/parts/ancestors.sql")),
     ("{of_key}", include_str!("sql/parts/of_key.sql")),
     ("{with_money}", include_str!("sql/parts/with_money.sql")),
     ("{of_account}", include_str!("sql/parts/of_account.sql")),
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_account_must_come_back_as_it_went() {
-        let mut columns = Layout::own(Ident::known("public")).columns;
+        let mut columns = Schema::own(Ident::known("public")).columns;
         let holds = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
         columns.account_type = AccountType::Integer;
         for (text, fits) in

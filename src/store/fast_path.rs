@@ -7,7 +7,7 @@ use crate::model::PostingId;
 
 /// Whether a posting may be decided by what is known: whether it asks for nothing but its lineage and live holds, and
 /// whether its own id, if it was taken before, makes the write fail.
-pub(super) fn is_plain(posting: &Posting) -> bool {
+pub(super) fn is_fast_path(posting: &Posting) -> bool {
     holds_of(&posting.action).is_some()
 }
 
@@ -22,19 +22,19 @@ pub(super) fn holds_of(action: &Action) -> Option<&[PostingId]> {
 }
 
 /// Where the first entry written at `at` stands at the earliest.
-pub(super) fn first_place(at: Timestamp) -> i64 {
+pub(super) fn min_seq_at(at: Timestamp) -> i64 {
     const END: i64 = 1 << 54;
     at.as_microsecond().clamp(-END, END) << 8
 }
 
 /// Where an entry written at `at` stands behind the entry at `last`.
-pub(super) fn next_place(last: i64, at: Timestamp) -> i64 {
-    last.saturating_add(1).max(first_place(at))
+pub(super) fn next_seq(last: i64, at: Timestamp) -> i64 {
+    last.saturating_add(1).max(min_seq_at(at))
 }
 
 /// A place that no entry written before `at` can have reached.
-pub(super) fn place_after(at: Timestamp) -> i64 {
-    first_place(crate::model::clock::later(at, std::time::Duration::from_secs(3_600)))
+pub(super) fn seq_after(at: Timestamp) -> i64 {
+    min_seq_at(crate::model::clock::later(at, std::time::Duration::from_secs(3_600)))
 }
 
 /// The first whole microsecond that is not before `at`: stored instants have no finer parts.

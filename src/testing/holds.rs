@@ -84,7 +84,7 @@ pub async fn a_hold_that_is_over_is_never_held_again<S: Store>(make: impl AsyncF
     w.clock.advance(secs(MINUTE));
     for round in ["at its end", "after a sweep", "a month later"] {
         for held in [&settled, &released, &charged] {
-            assert_eq!(w.refuse(held).await, Refusal::HoldOver, "{round}");
+            assert_eq!(w.refuse(held).await, Refusal::HoldExpired, "{round}");
         }
         assert_eq!(w.balance(&key).await, (c(12), NOTHING), "{round}");
         w.store.sweep().await.unwrap();
@@ -135,7 +135,7 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
         assert_eq!(w.balance(key).await, (c(10), NOTHING));
     }
     assert_eq!(w.account_balance(&root).await, (c(10), NOTHING));
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert_eq!(entries.len(), 1);
     let entry = &entries[0];
     assert_eq!((entry.id, entry.kind, entry.amount), (held_posting.id.into(), EntryKind::Expiry, c(10)));
@@ -231,7 +231,7 @@ pub async fn a_hold_gets_no_older_than_the_maximum<S: Store>(make: impl AsyncFn(
         assert_eq!(posted.outcome, Outcome::Renewed { until: Some(born + secs(until)), over: vec![] }, "at {age} s");
     }
     w.clock.set(born + secs(100));
-    assert_eq!(w.refuse(&renew(&key, &[&held], MINUTE, 100)).await, Refusal::HoldOver);
+    assert_eq!(w.refuse(&renew(&key, &[&held], MINUTE, 100)).await, Refusal::HoldExpired);
     assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
 }
 
@@ -249,9 +249,9 @@ pub async fn what_is_over_is_not_renewed<S: Store>(make: impl AsyncFn(Clock) -> 
     w.accept(&settle(&key, &[&settled], NOTHING)).await;
     w.clock.advance(secs(MINUTE));
     for held in [&settled, &ran_out, &never, &foreign] {
-        assert_eq!(w.refuse(&renew(&key, &[held], DAY, DAY)).await, Refusal::HoldOver);
+        assert_eq!(w.refuse(&renew(&key, &[held], DAY, DAY)).await, Refusal::HoldExpired);
     }
-    assert_eq!(w.refuse(&renew(&key, &[], DAY, DAY)).await, Refusal::HoldOver);
+    assert_eq!(w.refuse(&renew(&key, &[], DAY, DAY)).await, Refusal::HoldExpired);
     let all = [&settled, &ran_out, &never, &foreign, &lives];
     let until = Some(w.clock.now() + secs(10 * MINUTE));
     let over = [&settled, &ran_out, &never, &foreign].map(|held| held.id).to_vec();

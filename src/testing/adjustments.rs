@@ -82,7 +82,11 @@ pub async fn an_account_is_adjusted_alone<S: Store>(make: impl AsyncFn(Clock) ->
     assert_eq!((w.balance(&key).await, w.account_balance(&key).await), ((c(10), NOTHING), (c(5), NOTHING)));
     let entry = w.store.entry(top_up.id.into()).await.unwrap().expect("its entry");
     assert_eq!((entry.kind, entry.key, &entry.account), (EntryKind::Adjust, None, &key.account));
-    assert_eq!(w.entries(EntryQuery::of(account("acme")).key(key.id)).await.len(), 1, "it is no entry of the key");
+    assert_eq!(
+        w.entries(EntryQuery::for_account(account("acme")).key(key.id)).await.len(),
+        1,
+        "it is no entry of the key"
+    );
     w.accept(&pay(&key, c(5))).await;
     for action in [pay(&key, c(1)).action, settle(&key, &[], c(1)).action, hold(&key, c(1), MINUTE).action] {
         assert_eq!(w.refuse(&Posting::new(account("acme"), None, action)).await, Refusal::InvalidKey);
@@ -173,11 +177,11 @@ pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl
             vec![(String::new(), c(7), 1, NOTHING), ("a test".into(), NOTHING, 0, c(-6))],
         ),
     ] {
-        let usage = w.store.usage(&UsageQuery::of(account("acme"), by.clone())).await.unwrap();
+        let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
         let told: Vec<_> = usage.into_iter().map(|it| (it.group, it.amount, it.charges, it.adjusted)).collect();
         assert_eq!(told, wanted, "{by:?}");
     }
-    let usage = w.store.usage(&UsageQuery::of(account("acme"), UsageBy::Key).key(key.id)).await.unwrap();
+    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key).key(key.id)).await.unwrap();
     assert_eq!((usage.len(), usage[0].adjusted), (1, c(-2)), "of one key");
     let json = serde_json::to_value(&usage[0]).expect("JSON");
     let wanted = serde_json::json!({"group": own, "amount_cents": 7, "charges": 1, "adjusted_cents": -2});

@@ -24,7 +24,7 @@ pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl
         assert_eq!(w.balance(key).await, (NOTHING, NOTHING));
     }
     assert_eq!(w.account_balance(&key).await, (NOTHING, NOTHING));
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     let second = &entries[1];
     assert_eq!((second.id, second.kind, second.amount), (back.id.into(), EntryKind::Refund, c(-4)));
     assert_eq!((second.refunds, second.key), (Some(entry), Some(key.id)));

@@ -95,7 +95,7 @@ pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock)
     let budget = Budget::daily(Amount::micros(-1));
     refused(w.set_account(&account("acme"), budget).await, "limit");
     assert_eq!(w.store.account(&account("acme")).await.unwrap(), None, "no account");
-    assert_eq!(w.find(crate::model::TokenHash::of("token 0")).await, None, "no token");
+    assert_eq!(w.find(crate::model::TokenHash::digest("token 0")).await, None, "no token");
     let (key, token) = w.create_with_token(acme().name("x".repeat(255))).await;
     refused(w.update(&key, KeyPatch::new().name("b").budget(budget)).await, "limit");
     assert_eq!(w.find(token).await.map(|found| found.lineage.key().clone()), Some(key));

@@ -4,21 +4,21 @@ use crate::ledger::Needs;
 use crate::model::{AccountId, Key, KeyId};
 
 /// What was read, and what was behind when it was.
-pub(super) struct Seen<T> {
+pub(super) struct ReadResult<T> {
     pub(super) value: T,
-    pub(super) behind: Behind,
+    pub(super) stale: Stale,
 }
 
 /// What has to be written before figures can be told.
 #[derive(Default)]
-pub(super) struct Behind {
+pub(super) struct Stale {
     /// Accounts in which holds have run out.
     pub(super) accounts: Vec<AccountId>,
     /// Keys that the application's own SQL gave another period, each with its account.
     pub(super) keys: Vec<(AccountId, KeyId)>,
 }
 
-impl Behind {
+impl Stale {
     pub(super) fn is_empty(&self) -> bool {
         self.accounts.is_empty()
     }

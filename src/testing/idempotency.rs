@@ -1,7 +1,7 @@
 //! Claims: a client's `Idempotency-Key` bound to what was charged under it.
 
 use super::world::*;
-use crate::ledger::{Action, Claim, ClaimRef, Outcome, Posting};
+use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, Outcome, Posting};
 use crate::model::{Budget, Clock, Entry, Key, NewKey, Refusal};
 use crate::store::Store;
 
@@ -9,11 +9,11 @@ const HERE: [u8; 32] = [7; 32];
 const ELSEWHERE: [u8; 32] = [8; 32];
 
 fn open(key: &Key, name: &str, fingerprint: [u8; 32]) -> Posting {
-    posting(key, Action::Open { claim: Some(Claim::new(name, fingerprint)), ttl: secs(MINUTE) })
+    posting(key, Action::Open { claim: Some(IdempotencyKey::new(name, fingerprint)), ttl: secs(MINUTE) })
 }
 
-fn by(name: &str, opened: &Posting) -> Option<ClaimRef> {
-    Some(ClaimRef::new(name, opened.id))
+fn by(name: &str, opened: &Posting) -> Option<IdempotencyClaim> {
+    Some(IdempotencyClaim::new(name, opened.id))
 }
 
 async fn charged<S: Store>(w: &World<S>, ask: &Posting) -> Entry {
@@ -162,7 +162,7 @@ pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::Conflict);
     assert_eq!(w.refuse(&pay_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
     assert_eq!(w.refuse(&hold_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
-    assert_eq!(w.refuse(&renew_claimed(&key, &[], DAY, DAY, by("a", &dead))).await, Refusal::HoldOver);
+    assert_eq!(w.refuse(&renew_claimed(&key, &[], DAY, DAY, by("a", &dead))).await, Refusal::HoldExpired);
     w.accept(&settle_with(&key, &[], &[], c(7), by("a", &dead))).await;
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::InFlight, "the second still runs");
     let payment = pay_claimed(&key, c(3), by("a", &second));
@@ -201,7 +201,7 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
             w.accept(&payment).await;
             claim.paid.push(payment.id);
         }
-        let kept = ClaimRef { is_kept: true, ..claim.clone() };
+        let kept = IdempotencyClaim { is_kept: true, ..claim.clone() };
         w.accept(&settle_with(&key, &[], &[], NOTHING, Some(kept.clone()))).await;
         let first = settle_with(&key, &[], &[], c(3), Some(kept));
         w.accept(&first).await;
@@ -223,7 +223,7 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
     let ask = open(&key, "pays", HERE);
     w.accept(&ask).await;
     let mut claim = by("pays", &ask).unwrap();
-    let first = settle_with(&key, &[], &[], c(3), Some(ClaimRef { is_kept: true, ..claim.clone() }));
+    let first = settle_with(&key, &[], &[], c(3), Some(IdempotencyClaim { is_kept: true, ..claim.clone() }));
     w.accept(&first).await;
     claim.paid.push(first.id);
     let payment = pay_claimed(&key, c(5), Some(claim.clone()));
@@ -275,7 +275,7 @@ pub async fn a_renewed_claim_stays_in_flight<S: Store>(make: impl AsyncFn(Clock)
     w.clock.advance(secs(59));
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::InFlight);
     w.accept(&settle_with(&key, &[], &[], c(1), by("a", &ask))).await;
-    assert_eq!(w.refuse(&renew_claimed(&key, &[], MINUTE, DAY, by("a", &ask))).await, Refusal::HoldOver);
+    assert_eq!(w.refuse(&renew_claimed(&key, &[], MINUTE, DAY, by("a", &ask))).await, Refusal::HoldExpired);
     charged(&w, &open(&key, "a", HERE)).await;
 }
 

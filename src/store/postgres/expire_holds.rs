@@ -7,10 +7,10 @@ use super::error::{Result, Retry, is_account_missing, is_contention, is_row_erro
 use super::inner::Inner;
 use super::post::ATTEMPTS;
 use crate::model::AccountId;
-use crate::store::behind::Behind;
+use crate::store::stale::Stale;
 
 /// One sweep waits for no more accounts than these that it cannot bring up to date.
-const MOST_PASSED_OVER: usize = 100;
+const MAX_SKIPPED: usize = 100;
 
 /// How long to wait for a row that another transaction has locked: as long as any statement, or as a posting does.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ impl Inner {
     pub(super) async fn sweep(&self) -> Result<usize> {
         let mut total = 0;
         let mut but = std::mem::take(&mut *self.passed_over());
-        let most = but.len() + MOST_PASSED_OVER;
+        let most = but.len() + MAX_SKIPPED;
         loop {
             // An idle service finds none, and writes nothing.
             let overdue = self.overdue(&but).await?;
@@ -38,7 +38,7 @@ impl Inner {
                 return Ok(total);
             }
             // Where none had run out, it is known now when the next one does.
-            total += self.catch_up_but(overdue, &mut but).await?;
+            total += self.refresh_skipping(overdue, &mut but).await?;
         }
     }
 
@@ -47,25 +47,25 @@ impl Inner {
     }
 
     /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
-    pub(super) async fn catch_up(&self, behind: &Behind) -> Result<usize> {
-        self.catch_up_by(behind, Wait::Long).await
+    pub(super) async fn expire_holds(&self, stale: &Stale) -> Result<usize> {
+        self.catch_up_by(stale, Wait::Long).await
     }
 
     /// The same, but for accounts that another transaction keeps locked, or that cannot be brought up to date: those are added to
     /// `but`.
-    pub(super) async fn catch_up_but(&self, behind: Behind, but: &mut Vec<AccountId>) -> Result<usize> {
+    pub(super) async fn refresh_skipping(&self, stale: Stale, but: &mut Vec<AccountId>) -> Result<usize> {
         // All together; where rows are in the way, account by account.
-        if behind.accounts.len() > 1 {
-            match self.catch_up_by(&behind, Wait::Short).await {
+        if stale.accounts.len() > 1 {
+            match self.catch_up_by(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {}
                 done => return done,
             }
         }
         let mut total = 0;
-        for behind in behind.apart() {
-            match self.catch_up_by(&behind, Wait::Short).await {
+        for stale in stale.apart() {
+            match self.catch_up_by(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {
-                    let accounts = behind.accounts;
+                    let accounts = stale.accounts;
                     tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
                     but.extend(accounts);
                 }
@@ -75,15 +75,15 @@ impl Inner {
         Ok(total)
     }
 
-    async fn catch_up_by(&self, behind: &Behind, wait: Wait) -> Result<usize> {
+    async fn catch_up_by(&self, stale: &Stale, wait: Wait) -> Result<usize> {
         for _ in 0..ATTEMPTS {
-            let work = async |statements: &mut Statements<'_>| self.catch_up_in(statements, behind).await;
+            let work = async |statements: &mut Statements<'_>| self.expire_holds_in(statements, stale).await;
             let done = match wait {
                 Wait::Long => self.connections.pooled(work).await,
                 Wait::Short => self.connections.short_lock_timeout(work).await,
             };
             match done {
-                Err(error) if is_account_missing(&error) => self.make_accounts(&behind.needs()).await?,
+                Err(error) if is_account_missing(&error) => self.make_accounts(&stale.needs()).await?,
                 Err(error) if is_contention(&error) => {}
                 done => return done,
             }
@@ -92,8 +92,8 @@ impl Inner {
     }
 
     /// The same, in a transaction that has begun.
-    pub(super) async fn catch_up_in(&self, statements: &mut Statements<'_>, behind: &Behind) -> Result<usize> {
-        let mut needs = behind.needs();
+    pub(super) async fn expire_holds_in(&self, statements: &mut Statements<'_>, stale: &Stale) -> Result<usize> {
+        let mut needs = stale.needs();
         needs.accounts.sort_unstable();
         let mut loaded = self.load(statements, &needs).await?;
         let written = self.write(statements, &mut loaded).await?;

@@ -1,7 +1,7 @@
 //! Rows that the host touches or keeps while we write, and rows that make no sense: no charge and no hold is lost over
 //! them, and nobody else waits for them.
 
-use agentkey::ledger::{Claim, ClaimRef};
+use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
 use agentkey::{PostingId, Store, TokenHash};
 
 use super::*;
@@ -9,7 +9,7 @@ use super::*;
 const LIVE: &str = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
 
 fn open(key: &Key, claim: &str) -> Posting {
-    let action = Action::Open { claim: Some(Claim::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+    let action = Action::Open { claim: Some(IdempotencyKey::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
     Posting::new(key.account.clone(), key.id, action)
 }
 
@@ -99,8 +99,8 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
     let key = key(&world, "acme", 100).await;
     let opened = open(&key, "once");
     assert!(world.post(&opened).await.is_ok());
-    let touched = touching(&pool, "UPDATE agentkey_claims SET entry = entry").await;
-    let claim = Some(ClaimRef::new("once", opened.id));
+    let touched = touching(&pool, "UPDATE agentkey_idempotency_keys SET entry = entry").await;
+    let claim = Some(IdempotencyClaim::new("once", opened.id));
     let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
     let let_go = Posting::new(key.account.clone(), key.id, Action::Settle { holds, void, cost, note, claim });
     let posting = world.clone();
@@ -109,7 +109,7 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
     touched.commit().await.unwrap();
 
     posted.await.unwrap();
-    assert_eq!(count(&pool, "SELECT count(*) FROM agentkey_claims").await, 0);
+    assert_eq!(count(&pool, "SELECT count(*) FROM agentkey_idempotency_keys").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
 async fn an_account_that_the_host_is_making_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let other = key(&world, "other", 100).await;
-    let hash = TokenHash::of("made by the host");
+    let hash = TokenHash::digest("made by the host");
     execute(&pool, format!("INSERT INTO agent_keys (account_id, key_hash) VALUES ('new', '{hash}')")).await;
     let found = world.store.find(&[hash]).await.unwrap().pop().flatten().unwrap();
     let new = found.lineage.key().clone();

@@ -34,7 +34,7 @@ pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(
     assert_eq!(w.accept(&pay(&leaf, c(15))).await.remaining, Some(NOTHING));
     assert_eq!(w.accept(&pay(&stranger, c(1))).await.remaining, None, "no member has a limit");
 
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert_eq!(entries.len(), 3, "one entry for each payment, not for each member");
     let first = &entries[0];
     assert_eq!((first.id, first.key, first.kind), (payment.id.into(), Some(leaf.id), EntryKind::Pay));
@@ -279,7 +279,7 @@ pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Cl
     for key in [&key, &root] {
         assert_eq!(w.balance(key).await, (c(5), NOTHING));
     }
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     let amounts: Vec<_> = entries.iter().map(|entry| entry.amount).collect();
     assert_eq!(amounts, [c(10), c(-4), c(-6), c(3), c(2)]);
     let back = &entries[2];
@@ -346,7 +346,7 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
     assert_eq!(outcomes[5], Ok(Outcome::Settled { entry: Some(batch[5].id.into()) }));
     assert_eq!(outcomes[6], outcomes[5]);
     assert_eq!(outcomes[7], outcomes[4]);
-    assert_eq!(outcomes[8], Err(Refusal::HoldOver));
+    assert_eq!(outcomes[8], Err(Refusal::HoldExpired));
     assert_eq!(w.balance(&key).await, (c(5), NOTHING));
     assert_eq!(w.ledger(&key.account).await, [("pay", c(4)), ("refund", c(-4)), ("settle", c(5))]);
 }
@@ -412,7 +412,8 @@ pub async fn a_long_batch_is_one_batch<S: Store>(make: impl AsyncFn(Clock) -> S)
     for key in &keys {
         assert_eq!(w.balance(key).await, (c(45), NOTHING));
     }
-    let ids: Vec<_> = w.entries(EntryQuery::of(account("acme")).limit(1_000)).await.iter().map(|it| it.id).collect();
+    let ids: Vec<_> =
+        w.entries(EntryQuery::for_account(account("acme")).limit(1_000)).await.iter().map(|it| it.id).collect();
     let asked: Vec<_> = batch[..900].iter().map(|posting| EntryId::from(posting.id)).collect();
     assert_eq!(ids, asked, "entries are in the order of their postings");
 }
@@ -440,13 +441,13 @@ pub async fn a_note_is_kept<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.accept(&payment).await;
     w.accept(&end).await;
     w.accept(&refund(&key, payment.id.into(), c(1))).await;
-    let entries = w.entries(EntryQuery::of(account("acme"))).await;
+    let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert_eq!(entries.len(), 3);
     for entry in &entries {
         assert_eq!(entry.note, note, "{:?}", entry.kind);
         assert_eq!(entry.at, at("2026-01-31T12:00:00.000001Z"));
     }
     w.accept(&pay(&key, c(1))).await;
-    let plain = w.entries(EntryQuery::of(account("acme"))).await.pop().unwrap();
+    let plain = w.entries(EntryQuery::for_account(account("acme"))).await.pop().unwrap();
     assert_eq!(plain.note, Note::default());
 }

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::{AgentKeys, Amount, BodyError, Charge, ChargeError, Hold, OnExpiry, OnInterrupt};
+use agentkey::{AgentKeys, Amount, BodyError, Charge, Hold, OnExpiry, OnInterrupt, Rejection};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -85,14 +85,14 @@ fn one_chunk(scene: Scene, charge: Charge) -> impl Stream<Item = Result<Bytes, B
     })
 }
 
-type Answer = Result<Response, ChargeError>;
+type Answer = Result<Response, Rejection>;
 
 fn app(world: &World, scene: &Scene) -> Router {
     app_with(world, scene, |routes| routes)
 }
 
 fn app_with(world: &World, scene: &Scene, inside: impl FnOnce(Router<Scene>) -> Router<Scene>) -> Router {
-    async fn start(charge: &Charge) -> Result<(), ChargeError> {
+    async fn start(charge: &Charge) -> Result<(), Rejection> {
         charge.hold(Amount::cents(10)).await?;
         charge.add(Amount::cents(3));
         Ok(())
@@ -527,7 +527,7 @@ async fn a_charge_may_end_on_a_thread_without_a_runtime() {
 /// The limit of open charges is a limit, and places come back.
 #[tokio::test]
 async fn too_many_open_charges_are_refused_and_places_come_back() {
-    let (world, scene) = (World::with(AgentKeys::builder().open_charges(1)).await, Scene::new());
+    let (world, scene) = (World::with(AgentKeys::builder().max_open_charges(1)).await, Scene::new());
     let (_, token) = world.key().await;
     let client = Client::new(Version::Http1, serve(app(&world, &scene)).await, &token);
     let request = client.request(Method::GET, "/forever");
@@ -573,12 +573,12 @@ async fn detached_work_is_not_interrupted_by_a_client_that_goes() {
 #[tokio::test]
 async fn bounds_may_be_as_long_as_they_get() {
     let for_ever = AgentKeys::builder()
-        .answer_within(Duration::MAX)
-        .settle_within(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .settle_timeout(Duration::MAX)
         .hold_ttl(Duration::MAX)
         .max_hold_age(Duration::MAX)
         .queue(usize::MAX)
-        .open_charges(usize::MAX);
+        .max_open_charges(usize::MAX);
     let (world, scene) = (World::with(for_ever).await, Scene::new());
     let (_, token) = world.key().await;
     let client = Client::new(Version::Http1, serve(app(&world, &scene)).await, &token);

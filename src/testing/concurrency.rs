@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::world::*;
-use crate::ledger::{Action, Claim, Outcome, Posted, Posting};
+use crate::ledger::{Action, IdempotencyKey, Outcome, Posted, Posting};
 use crate::model::{Budget, Clock, Key, NewKey, Refusal};
 use crate::store::Store;
 
@@ -103,7 +103,7 @@ pub async fn one_posting_sent_often_takes_effect_once<S: Store>(make: impl Async
 pub async fn one_claim_is_opened_by_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    let ask = || posting(&key, Action::Open { claim: Some(Claim::new("a", [0; 32])), ttl: secs(MINUTE) });
+    let ask = || posting(&key, Action::Open { claim: Some(IdempotencyKey::new("a", [0; 32])), ttl: secs(MINUTE) });
     let posted = all_at_once(&w, (0..20).map(|_| vec![ask()]).collect()).await;
     let opened = posted.iter().filter(|it| it.as_ref().is_ok_and(|it| it.outcome == Outcome::Opened)).count();
     let in_flight = posted.iter().filter(|it| **it == Err(Refusal::InFlight)).count();

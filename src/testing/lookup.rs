@@ -13,7 +13,7 @@ pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncF
     let w = World::new(make).await;
     let (a, token_a) = w.create_with_token(acme()).await;
     let (b, token_b) = w.create_with_token(NewKey::new(account("other"))).await;
-    let unknown = TokenHash::of("nobody has this");
+    let unknown = TokenHash::digest("nobody has this");
 
     let found = w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
     let [a, b] = [a.id.get(), b.id.get()].map(Some);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
 
 /// Why a row makes no sense.
-pub(super) type Nonsense = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type InvalidRow = Box<dyn std::error::Error + Send + Sync>;
 
 /// The cells of a key.
 pub(super) struct StoredKey<'r> {
@@ -16,7 +16,7 @@ pub(super) struct StoredKey<'r> {
     pub(super) prefix: &'r str,
     pub(super) start: &'r str,
     /// What it may do and spend, where that makes sense.
-    pub(super) policy: Result<(ScopeSet, Budget), Nonsense>,
+    pub(super) policy: Result<(ScopeSet, Budget), InvalidRow>,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) revoked_at: Option<Timestamp>,
@@ -37,12 +37,12 @@ pub(super) struct StoredMoney<'r> {
 /// A key, and whether its balance counts another period than the key's own: then it is to be counted anew.
 pub(super) struct KeyRow {
     pub(super) key: Key,
-    pub(super) is_behind: bool,
+    pub(super) is_stale: bool,
 }
 
 impl StoredKey<'_> {
     /// Reads it, or says why it makes no sense.
-    pub(super) fn decode(self) -> Result<KeyRow, Nonsense> {
+    pub(super) fn decode(self) -> Result<KeyRow, InvalidRow> {
         let (scopes, budget) = self.policy?;
         let account = account_id(self.account)?;
         if let Some(owner) =
@@ -50,7 +50,7 @@ impl StoredKey<'_> {
         {
             return Err(format!("its account was {owner:?} and is now {:?}: put it back", account.as_str()).into());
         }
-        let is_behind = self.money.as_ref().is_some_and(|money| money.period != budget.period.as_str());
+        let is_stale = self.money.as_ref().is_some_and(|money| money.period != budget.period.as_str());
         let anchor = self.money.as_ref().and_then(|money| money.anchor).unwrap_or(self.created_at);
         let first = budget.period.window(anchor, self.created_at).start;
         let balance = self.money.map_or(Balance::empty(first), |money| money.balance);
@@ -64,10 +64,10 @@ impl StoredKey<'_> {
         key.anchor = anchor;
         key.expires_at = self.expires_at;
         key.revoked_at = self.revoked_at;
-        Ok(KeyRow { key, is_behind })
+        Ok(KeyRow { key, is_stale })
     }
 }
 
-pub(super) fn account_id(text: Option<&str>) -> Result<AccountId, Nonsense> {
+pub(super) fn account_id(text: Option<&str>) -> Result<AccountId, InvalidRow> {
     Ok(AccountId::new(text.ok_or("it has no account")?)?)
 }
