@@ -34,7 +34,7 @@ async fn answer(key: &KeyContext) -> Result<Response<Full<Bytes>>, Rejection> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let keys = AgentKeys::new(MemoryStore::new()); // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
+    let keys = AgentKeys::new(MemoryStore::new())?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
     let demo = NewKey::new("demo".parse()?)
         .name("demo")
         .scopes(ScopeSet::parse(["answer"])?)

@@ -13,8 +13,10 @@ use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Balance, Budget, Charge, Created, EntryQuery, KeyId, Rejection};
-use agentkey::{NewKey, RequireScope, ScopeSet, Token, TokenPrice, TokenUsage};
+use agentkey::model::Balance;
+use agentkey::model::{TokenPrice, TokenUsage};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Created, EntryQuery, KeyId, Rejection};
+use agentkey::{NewKey, RequireScope, ScopeSet, Token};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};

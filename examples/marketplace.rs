@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, Rejection};
-use agentkey::{EntryKind, EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
+use agentkey::model::ChangeError;
+use agentkey::model::EntryKind;
+use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Rejection};
+use agentkey::{EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
 use agentkey::{ScopeSet, Token};
 use axum::extract::{Path, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};

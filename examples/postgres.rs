@@ -5,9 +5,9 @@
 
 use std::env;
 
-use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Error, KeyContext, NewKey, Note, PostgresOptions, PostgresStore, Refusal,
-};
+use agentkey::model::Note;
+use agentkey::store::PostgresOptions;
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Error, KeyContext, NewKey, PostgresStore, Refusal};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
@@ -40,7 +40,7 @@ async fn order(State(shop): State<Shop>, key: KeyContext) -> Result<&'static str
 async fn instance(url: &str) -> Result<(AgentKeys, Router), Box<dyn std::error::Error>> {
     let pool = PgPool::connect(url).await?;
     let store = PostgresStore::open(PostgresOptions::pool(pool.clone()).schema("agentkey_example")).await?;
-    let keys = AgentKeys::new(store.clone());
+    let keys = AgentKeys::new(store.clone())?;
     let layer = AgentKeyLayer::new(&keys);
     Ok((keys, Router::new().route("/orders", post(order)).layer(layer).with_state(Shop { pool, store })))
 }

@@ -13,7 +13,7 @@
 //!
 //! ```
 //! # #[cfg(all(feature = "axum", feature = "sqlite"))] mod app {
-//! use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Rejection, NewKey, RequireScope, ScopeSet};
+//! use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, NewKey, Rejection, RequireScope, ScopeSet};
 //! use axum::{Router, routing::post};
 //!
 //! async fn answer(charge: Charge) -> Result<&'static str, Rejection> {
@@ -67,26 +67,23 @@
 
 mod engine;
 pub mod http;
+#[doc(hidden)]
 pub mod ledger;
 pub mod model;
 pub mod store;
 #[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod testing;
 
-pub use engine::{AgentKeys, Builder, Created, Error, Holder, Page};
-pub use http::{AgentKeyLayer, Charge, Hold, KeyContext, OnInterrupt, Receipt, Rejection, Replayable};
-pub use http::{BodyError, ResponseBody};
-pub use http::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
-pub use http::{RequireScope, RequireScopeFuture, RequireScopeService};
-pub use ledger::OnExpiry;
-pub use model::*;
+pub use engine::{AgentKeys, BuildError, Builder, Created, Error, Holder, Page, PageStream};
+pub use http::{AgentKeyLayer, Charge, Hold, KeyContext, Rejection, Replayable, RequireBudget, RequireScope};
+pub use jiff;
+pub use model::{AccountId, Amount, Budget, EntryId, Grace, Key, KeyId, KeyPatch, NewKey, Refusal, ScopeSet, Token};
 #[cfg(feature = "postgres")]
-pub use store::postgres::{Adoption, KeyColumn};
-pub use store::{Cursor, EntryQuery, MemoryStore, Store, StoreError, Usage, UsageBy, UsageQuery};
-#[cfg(feature = "postgres")]
-pub use store::{PostgresOptions, PostgresStore};
+pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
-pub use store::{SqliteOptions, SqliteStore};
+pub use store::SqliteStore;
+pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite"))]

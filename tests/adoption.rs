@@ -23,9 +23,9 @@ mod schema_checks;
 #[path = "adoption/versions.rs"]
 mod versions;
 
-use agentkey::{
-    Adoption, Budget, Clock, ManualClock, PostgresOptions, PostgresStore, ScopeSet, Store, StoreError, TokenHash,
-};
+use agentkey::model::{Clock, ManualClock, TokenHash};
+use agentkey::store::{Adoption, PostgresOptions, Store};
+use agentkey::{Budget, PostgresStore, ScopeSet, StoreError};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
@@ -105,7 +105,7 @@ fn open_handed() -> Adoption {
     Adoption::new(ScopeSet::unrestricted(), Budget::unlimited())
 }
 
-async fn find(store: &PostgresStore, tokens: &[&str]) -> Vec<Option<agentkey::Lineage>> {
+async fn find(store: &PostgresStore, tokens: &[&str]) -> Vec<Option<agentkey::model::Lineage>> {
     let hashes: Vec<_> = tokens.iter().map(|token| TokenHash::digest(token)).collect();
     let found = store.find(&hashes).await.unwrap();
     found.into_iter().map(|found| found.map(|found| found.lineage)).collect()
@@ -116,7 +116,7 @@ trait MapSome {
     fn map_some(&self) -> Vec<bool>;
 }
 
-impl MapSome for Vec<Option<agentkey::Lineage>> {
+impl MapSome for Vec<Option<agentkey::model::Lineage>> {
     fn map_some(&self) -> Vec<bool> {
         self.iter().map(Option::is_some).collect()
     }

@@ -1,6 +1,7 @@
 //! Every store passes the suite of `agentkey::testing`.
 
-use agentkey::{Clock, MemoryStore};
+use agentkey::MemoryStore;
+use agentkey::model::Clock;
 
 mod memory {
     use super::*;
@@ -38,7 +39,7 @@ mod sqlite_on_a_file {
 
 #[cfg(feature = "sqlite")]
 async fn sqlite(path: impl AsRef<std::path::Path>, clock: Clock) -> agentkey::SqliteStore {
-    let options = agentkey::SqliteOptions::new(path).clock(clock);
+    let options = agentkey::store::SqliteOptions::new(path).clock(clock);
     agentkey::SqliteStore::open(options).await.unwrap()
 }
 
@@ -47,8 +48,10 @@ async fn sqlite(path: impl AsRef<std::path::Path>, clock: Clock) -> agentkey::Sq
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stores_on_one_sqlite_file_keep_one_limit() {
     use agentkey::ledger::{Action, Posting};
+    use agentkey::model::Note;
+    use agentkey::store::Store;
     use agentkey::testing::World;
-    use agentkey::{Amount, Budget, NewKey, Note, ScopeSet, Store};
+    use agentkey::{Amount, Budget, NewKey, ScopeSet};
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.db");
@@ -78,7 +81,8 @@ mod postgres_server;
 
 #[cfg(feature = "postgres")]
 mod postgres {
-    use agentkey::{PostgresOptions, PostgresStore};
+    use agentkey::PostgresStore;
+    use agentkey::store::PostgresOptions;
 
     use super::*;
     use crate::postgres_server::{Database, Server};

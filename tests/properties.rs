@@ -6,15 +6,17 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use agentkey::ChangeError;
 use agentkey::ledger::{
     Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting,
 };
-use agentkey::store::{KeyQuery, KeysOf};
+use agentkey::model::ChangeError;
+use agentkey::model::{Clock, EntryKind, Note, Period, PostingId, TokenHash};
+use agentkey::store::KeyQuery;
+use agentkey::store::{Store, UsageBy};
 use agentkey::testing::World;
 use agentkey::{
-    AccountId, Amount, Budget, Clock, EntryId, EntryKind, EntryQuery, Key, KeyId, KeyPatch, MemoryStore, NewKey, Note,
-    Period, PostingId, Refusal, ScopeSet, Store, TokenHash, UsageBy, UsageQuery,
+    AccountId, Amount, Budget, EntryId, EntryQuery, Key, KeyId, KeyPatch, MemoryStore, NewKey, Refusal, ScopeSet,
+    UsageQuery,
 };
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
@@ -731,14 +733,15 @@ impl<A: Store, B: Store> Sides<A, B> {
                 let balance = (kept.balance.spent.as_micros(), kept.balance.held.as_micros());
                 assert_eq!(balance, counted, "of account {account}");
             }
-            let keys = KeyQuery::new(KeysOf::Account(id.clone()), None, 1_000);
+            let keys = KeyQuery::for_account(id.clone()).limit(1_000);
             same(a.keys(&keys).await.unwrap(), b.keys(&keys).await.unwrap());
             for by in [UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month, UsageBy::Label("x".into())] {
                 let query = UsageQuery::for_account(id.clone(), by);
                 same(a.usage(&query).await.unwrap(), b.usage(&query).await.unwrap());
             }
             let query = EntryQuery::for_account(id).limit(1_000);
-            let entries = |page: Vec<_>| page.into_iter().map(|(_, entry)| entry).collect::<Vec<agentkey::Entry>>();
+            let entries =
+                |page: Vec<_>| page.into_iter().map(|(_, entry)| entry).collect::<Vec<agentkey::model::Entry>>();
             let kept = entries(a.entries(&query).await.unwrap());
             lines.extend(same(kept, entries(b.entries(&query).await.unwrap())));
         }
@@ -802,7 +805,7 @@ proptest! {
     #[test]
     fn sqlite_agrees_with_the_model(history in histories()) {
         let sqlite = async |clock: Clock| {
-            agentkey::SqliteStore::open(agentkey::SqliteOptions::new(":memory:").clock(clock)).await.unwrap()
+            agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(":memory:").clock(clock)).await.unwrap()
         };
         replay(memory, sqlite, &history);
     }
@@ -812,7 +815,8 @@ proptest! {
 mod postgres {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use agentkey::{PostgresOptions, PostgresStore};
+    use agentkey::PostgresStore;
+    use agentkey::store::PostgresOptions;
 
     use super::*;
     use crate::postgres_server::Server;

@@ -123,12 +123,12 @@ impl Services {
         let mut running = Vec::new();
         if needs(On::Sqlite) || needs(On::SqliteCached) {
             let file = dir.path().join("keys.db");
-            let plain = AgentKeys::new(SqliteStore::connect(&file).await?);
-            let cached = AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?);
+            let plain = AgentKeys::new(SqliteStore::connect(&file).await?)?;
+            let cached = AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?)?;
             running.extend(Service::pair([(On::Sqlite, plain), (On::SqliteCached, cached)]).await?);
         }
         if needs(On::MemoryCached) {
-            let cached = AgentKeys::builder().cache(STALE).build(MemoryStore::new());
+            let cached = AgentKeys::builder().cache(STALE).build(MemoryStore::new())?;
             let tokens = Tokens::make(&cached).await?;
             running.push(Service::start(On::MemoryCached, cached, tokens).await?);
         }
@@ -147,8 +147,8 @@ impl Services {
         use agentkey::PostgresStore;
 
         let Some(database) = crate::support::database::Database::start().await else { return Ok(self) };
-        let plain = AgentKeys::new(PostgresStore::connect(database.url()).await?);
-        let cached = AgentKeys::builder().cache(STALE).build(PostgresStore::connect(database.url()).await?);
+        let plain = AgentKeys::new(PostgresStore::connect(database.url()).await?)?;
+        let cached = AgentKeys::builder().cache(STALE).build(PostgresStore::connect(database.url()).await?)?;
         self.running.extend(Service::pair([(On::Postgres, plain), (On::PostgresCached, cached)]).await?);
         self.description = format!("{}; {}", self.description, database.describe().await?);
         self._postgres = Some(database);

@@ -28,7 +28,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     };
     let (mut instances, mut addrs) = (Vec::new(), Vec::new());
     for _ in 0..COUNTS[2] {
-        let keys = AgentKeys::new(PostgresStore::connect(database.url()).await?);
+        let keys = AgentKeys::new(PostgresStore::connect(database.url()).await?)?;
         addrs.push(service::serve(service::keyed(&keys)).await?);
         instances.push(keys);
     }

@@ -41,7 +41,7 @@ async fn all() -> Result<()> {
 
     let dir = tempfile::tempdir()?;
     let database = Database::sqlite(&dir.path().join("plain.db")).await?;
-    let keys = AgentKeys::new(SqliteStore::connect(dir.path().join("keys.db")).await?);
+    let keys = AgentKeys::new(SqliteStore::connect(dir.path().join("keys.db")).await?)?;
     measure("SQLite on a file", None, database, keys, turns).await
 }
 
@@ -52,7 +52,7 @@ async fn postgres(turns: usize) -> Result<()> {
         return Ok(());
     };
     let database = Database::postgres(server.url()).await?;
-    let keys = AgentKeys::new(agentkey::PostgresStore::connect(server.url()).await?);
+    let keys = AgentKeys::new(agentkey::PostgresStore::connect(server.url()).await?)?;
     measure(&server.describe().await?, Some(2.2), database, keys, turns).await
 }
 

@@ -73,7 +73,7 @@ async fn grown(path: &str, requests: usize) -> Result<f64> {
     let dir = tempfile::tempdir()?;
     let store = agentkey::SqliteStore::connect(dir.path().join("keys.db")).await?;
     // No hold is renewed while this is measured.
-    let keys = AgentKeys::builder().hold_ttl(Duration::from_secs(3_600)).build(store);
+    let keys = AgentKeys::builder().hold_ttl(Duration::from_secs(3_600)).build(store)?;
     let tokens = service::make_keys(&keys, 1_000, 1_000).await?;
     let gate = Gate { there: Arc::new(Semaphore::new(0)), open: Arc::new(Semaphore::new(0)) };
     let app = app(&keys, gate.clone());

@@ -43,8 +43,8 @@ const SUBJECTS: [(&str, &str); 5] = [
 
 /// Calls it so many times; how long that took.
 async fn run(subject: &str, requests: usize) -> Result<Duration> {
-    let cached = AgentKeys::builder().cache(Duration::from_secs(3_600)).build(MemoryStore::new());
-    let keys = if subject == "lane" { AgentKeys::new(MemoryStore::new()) } else { cached };
+    let cached = AgentKeys::builder().cache(Duration::from_secs(3_600)).build(MemoryStore::new())?;
+    let keys = if subject == "lane" { AgentKeys::new(MemoryStore::new())? } else { cached };
     let token = service::make_keys(&keys, 1, 1).await?.remove(0);
     let inner = service_fn(async |request: Request<Full<Bytes>>| {
         black_box(request);

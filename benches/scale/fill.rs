@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentkey::{AgentKeys, Budget, TokenHash};
+use agentkey::model::TokenHash;
+use agentkey::{AgentKeys, Budget};
 #[cfg(feature = "postgres")]
 use sqlx::Connection;
 

@@ -15,7 +15,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentkey::{AgentKeys, SqliteStore, Store};
+use agentkey::store::Store;
+use agentkey::{AgentKeys, SqliteStore};
 
 use fill::Size;
 use steps::{STEPS, Step};
@@ -46,7 +47,7 @@ async fn sqlite(large: Size) -> Result<()> {
     let mut stores: Vec<(Size, Arc<dyn Store>)> = Vec::new();
     for size in [SMALL, large] {
         let file = dir.path().join(format!("{}.db", size.keys));
-        let keys = AgentKeys::new(SqliteStore::connect(&file).await?);
+        let keys = AgentKeys::new(SqliteStore::connect(&file).await?)?;
         fill::sqlite(&keys, &file, size).await?;
         keys.shutdown().await;
         stores.push((size, Arc::new(SqliteStore::connect(&file).await?)));
@@ -65,7 +66,7 @@ async fn postgres(large: Size) -> Result<()> {
             println!("left out: PostgreSQL, which is not installed\n");
             return Ok(());
         };
-        let keys = AgentKeys::new(PostgresStore::connect(database.url()).await?);
+        let keys = AgentKeys::new(PostgresStore::connect(database.url()).await?)?;
         fill::postgres(&keys, database.url(), size).await?;
         keys.shutdown().await;
         stores.push((size, Arc::new(PostgresStore::connect(database.url()).await?)));

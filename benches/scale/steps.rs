@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use agentkey::ledger::{Action, OnExpiry, Posting};
+use agentkey::model::Note;
 use agentkey::store::Found;
-use agentkey::{Amount, EntryQuery, Note, Store};
+use agentkey::store::Store;
+use agentkey::{Amount, EntryQuery};
 
 use crate::fill::{Size, hash};
 use crate::support::Result;

@@ -5,9 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use agentkey::http::OnExpiry;
 use agentkey::ledger::{Action, Posting};
+use agentkey::model::Note;
 use agentkey::store::Store;
-use agentkey::{AgentKeys, Amount, Budget, NewKey, Note, OnExpiry, ScopeSet, SqliteStore, Token};
+use agentkey::{AgentKeys, Amount, Budget, NewKey, ScopeSet, SqliteStore, Token};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn token(c: &mut Criterion) {

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use crate::engine::batch::Batches;
+use crate::engine::build_error::BuildError;
+use crate::engine::error::Error;
 use crate::engine::last_used::LastUsed;
 use crate::engine::options::Options;
+use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
 use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
 use crate::model::key::Owner;
@@ -16,11 +20,7 @@ use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch, Lineage, NewKey,
     Note, PostingId, Refusal, Token,
 };
-#[cfg(feature = "postgres")]
-use crate::store::PostingError;
-use crate::store::{
-    Cursor, EntryQuery, KeyQuery, KeysOf, Store, StoreError, StoreResult, Usage, UsageQuery, unwinding,
-};
+use crate::store::{Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding};
 
 /// The keys of a service: makes, finds, changes and revokes them, and stands behind [`AgentKeyLayer`].
 ///
@@ -69,13 +69,32 @@ pub(crate) struct Inner {
 }
 
 /// A key just made or rotated, with its token, which is never shown again.
-#[derive(Debug)]
+///
+/// Serialised, it has the secret in it: it is the answer that shows the token once.
+#[derive(Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Created {
     /// The record.
     pub key: Key,
     /// The secret.
+    #[serde(with = "exposed")]
     pub token: Token,
+}
+
+/// The text of a token, for the one answer that shows it.
+mod exposed {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::model::Token;
+
+    pub(super) fn serialize<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(token.expose())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
+        Token::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 /// Who has a balance of its own.
@@ -100,54 +119,17 @@ impl From<AccountId> for Holder {
     }
 }
 
-/// Part of a list, and where it goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Page<T, C> {
-    /// What is on it.
-    pub items: Vec<T>,
-    /// What to pass as `after` for the next page; `None` on the last.
-    pub next: Option<C>,
-}
-
-/// Why the host's own call did not do what it asked for.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// What was asked for cannot be.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-    /// The ledger refused.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// No random bytes could be had for a token.
-    #[error(transparent)]
-    Token(#[from] crate::model::TokenError),
-    /// The store could not do its part.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[cfg(feature = "postgres")]
-impl From<PostingError> for Error {
-    fn from(error: PostingError) -> Self {
-        match error {
-            PostingError::Refused(refusal) => refusal.into(),
-            PostingError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl AgentKeys {
     /// Starts the tasks of a handle on the current runtime.
-    pub(crate) fn start(store: Arc<dyn Store>, options: Options, rules: Rules) -> Self {
+    pub(crate) fn start(store: Arc<dyn Store>, options: Options, rules: Rules) -> Result<Self, BuildError> {
+        tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let batches = Batches::start(&store, options.batches);
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
         let sweeping = tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
         let helpers = [renewing.abort_handle(), sweeping.abort_handle()];
-        Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, helpers }) }
+        Ok(Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, helpers }) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -214,29 +196,27 @@ impl AgentKeys {
         self.ask(|store| store.lineage(key)).await
     }
 
-    /// The keys of an account, in the order of their ids, 1 to 1,000 on a page.
+    /// Lists keys: those of an account, or those minted directly from a key.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
-    pub async fn list(&self, account: &AccountId, after: Option<KeyId>, limit: u32) -> Result<Page<Key, KeyId>, Error> {
-        self.page_of_keys(KeysOf::Account(account.clone()), after, limit).await
-    }
-
-    /// The keys minted directly from a key, in the order of their ids, 1 to 1,000 on a page.
-    ///
-    /// # Errors
-    ///
-    /// When the store does not answer.
-    pub async fn children(&self, key: KeyId, after: Option<KeyId>, limit: u32) -> Result<Page<Key, KeyId>, Error> {
-        self.page_of_keys(KeysOf::Parent(key), after, limit).await
-    }
-
-    async fn page_of_keys(&self, of: KeysOf, after: Option<KeyId>, limit: u32) -> Result<Page<Key, KeyId>, Error> {
-        let limit = limit.clamp(1, 1_000);
-        let query = KeyQuery::new(of, after, limit + 1);
+    /// When the limit of the query is not 1 to 1,000, or the store does not answer.
+    pub async fn keys(&self, query: &KeyQuery) -> Result<Page<Key, KeyId>, Error> {
+        let limit = page_limit(query.limit)?;
+        let query = KeyQuery { limit: limit + 1, ..query.clone() };
         let items = self.ask(|store| store.keys(&query)).await?;
         Ok(Page::cut(items, limit, |key| key.id))
+    }
+
+    /// Lists keys page by page, as a stream of keys. The limit of the query is the size of a page.
+    ///
+    /// The stream ends with the first error.
+    pub fn key_stream(&self, query: KeyQuery) -> PageStream<Key, KeyId> {
+        let keys = self.clone();
+        PageStream::new(query.after, move |after| {
+            let (keys, query) = (keys.clone(), KeyQuery { after, ..query.clone() });
+            Box::pin(async move { keys.keys(&query).await })
+        })
     }
 
     /// Changes a key; in force from the next request on.
@@ -281,17 +261,39 @@ impl AgentKeys {
         self.ask(|store| store.last_used(keys)).await
     }
 
-    /// Entries, oldest first.
+    /// Lists entries, oldest first.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// When the limit of the query is not 1 to 1,000, or the store does not answer.
     pub async fn entries(&self, query: &EntryQuery) -> Result<Page<Entry, Cursor>, Error> {
-        let limit = query.limit.clamp(1, 1_000);
+        let limit = page_limit(query.limit)?;
         let query = EntryQuery { limit: limit + 1, ..query.clone() };
         let items = self.ask(|store| store.entries(&query)).await?;
         let Page { items, next } = Page::cut(items, limit, |(place, _)| *place);
         Ok(Page { items: items.into_iter().map(|(_, entry)| entry).collect(), next })
+    }
+
+    /// Lists entries page by page, as a stream of entries. The limit of the query is the size of a page.
+    ///
+    /// The stream ends with the first error.
+    ///
+    /// ```
+    /// use agentkey::{AgentKeys, EntryQuery, MemoryStore};
+    /// use futures_util::TryStreamExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
+    /// let entries: Vec<_> = keys.entry_stream(EntryQuery::for_account("acme".parse()?)).try_collect().await?;
+    /// assert!(entries.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn entry_stream(&self, query: EntryQuery) -> PageStream<Entry, Cursor> {
+        let keys = self.clone();
+        PageStream::new(query.after, move |after| {
+            let (keys, query) = (keys.clone(), EntryQuery { after, ..query.clone() });
+            Box::pin(async move { keys.entries(&query).await })
+        })
     }
 
     /// What was charged, summed by key, label or time, in the order of the groups.
@@ -337,8 +339,8 @@ impl AgentKeys {
     /// a period only in the window that is current. Above zero it is a correction. It is accepted beyond every limit, and
     /// for a key that is revoked or expired. It counts along the lineage, as a charge does, and cannot be refunded.
     ///
-    /// The answer is the id of its entry, of the kind [`Adjust`](crate::EntryKind::Adjust), whose label
-    /// [`Note::REASON`](crate::Note::REASON) is the `reason`. An entry never records more than the balances could absorb.
+    /// The answer is the id of its entry, of the kind [`Adjust`](crate::model::EntryKind::Adjust), whose label
+    /// [`Note::REASON`](crate::model::Note::REASON) is the `reason`. An entry never records more than the balances could absorb.
     ///
     /// This is for the host's own code alone: no route, extractor or layer of this crate leads here, so a key cannot
     /// adjust itself with its own credential.
@@ -347,13 +349,13 @@ impl AgentKeys {
     ///
     /// [`ChangeError::UnknownKey`] and [`ChangeError::UnknownAccount`] where there is no such holder,
     /// [`ChangeError::Invalid`] where the reason is blank or over 255 characters, or the reference cannot be kept (see
-    /// [`Note::set_reference`](crate::Note::set_reference)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
+    /// [`Note::set_reference`](crate::model::Note::set_reference)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
     ///
     /// ```
     /// use agentkey::{AgentKeys, Amount, Budget, MemoryStore, NewKey};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let keys = AgentKeys::new(MemoryStore::new());
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
     /// let new = NewKey::new("acme".parse()?).budget(Budget::monthly(Amount::units(20)));
     /// let key = keys.create(new).await?.key;
     ///
@@ -426,14 +428,11 @@ impl AgentKeys {
     }
 }
 
-impl<T, C> Page<T, C> {
-    /// A page of at most `limit` items, cut from a list that was asked for one more.
-    fn cut(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> C) -> Self {
-        let limit = limit as usize;
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next = if more { items.last().map(place) } else { None };
-        Self { items, next }
+/// Checks how many a page is to have.
+fn page_limit(limit: u32) -> Result<u32, ChangeError> {
+    match limit {
+        1..=1_000 => Ok(limit),
+        _ => Err(ChangeError::invalid("limit", format!("is {limit}, and must be 1 to 1,000"))),
     }
 }
 

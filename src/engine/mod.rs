@@ -2,10 +2,16 @@
 
 pub(crate) mod agent_keys;
 pub(crate) mod batch;
+mod build_error;
 mod builder;
+mod error;
 mod last_used;
 mod options;
+mod page;
 pub(crate) mod renewals;
 
-pub use agent_keys::{AgentKeys, Created, Error, Holder, Page};
+pub use agent_keys::{AgentKeys, Created, Holder};
+pub use build_error::BuildError;
 pub use builder::Builder;
+pub use error::Error;
+pub use page::{Page, PageStream};

@@ -5,11 +5,25 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
+use crate::engine::Error;
 use crate::http::charge::{Charge, Replayable};
 use crate::http::context::{Caller, KeyContext};
 use crate::http::rejection::Rejection;
+use crate::model::Refusal;
 
 impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        self.to_response().map(Body::from)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.to_response().map(Body::from)
+    }
+}
+
+impl IntoResponse for Error {
     fn into_response(self) -> Response {
         self.to_response().map(Body::from)
     }

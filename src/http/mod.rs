@@ -17,6 +17,7 @@ mod rejection;
 mod require_budget;
 mod require_scope;
 
+pub use crate::ledger::OnExpiry;
 pub use authenticate::AgentKeyLayer;
 pub use body::{BodyError, ResponseBody};
 pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};

@@ -50,6 +50,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         Refusal::AmbiguousCredentials
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
+        | Refusal::InvalidField { .. }
         | Refusal::NegativeAmount
         | Refusal::ZeroAdjustment => StatusCode::BAD_REQUEST,
         Refusal::InsufficientScope(_) => StatusCode::FORBIDDEN,
@@ -60,7 +61,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::InFlight
         | Refusal::HoldExpired
         | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
-        Refusal::UnknownEntry => StatusCode::NOT_FOUND,
+        Refusal::UnknownAccount | Refusal::UnknownEntry | Refusal::UnknownKey => StatusCode::NOT_FOUND,
         Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -77,6 +78,9 @@ fn document(refusal: &Refusal, status: StatusCode) -> Value {
         Refusal::BudgetExceeded(shortfall) => add_figures(&mut members, shortfall),
         Refusal::AlreadyCharged(entry) => {
             members.insert("entry".into(), entry.to_string().into());
+        }
+        Refusal::InvalidField { field, .. } => {
+            members.insert("field".into(), (*field).into());
         }
         Refusal::RefundTooLarge { left } => {
             members.insert("left_cents".into(), cents(*left));

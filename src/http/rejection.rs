@@ -1,4 +1,4 @@
-//! What a handler gets when a charge is refused, and what its client gets.
+//! Refusals and errors as responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,21 +6,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 
+use crate::engine::Error;
 use crate::http::options::HttpOptions;
 use crate::http::problem;
 use crate::model::Refusal;
 
-/// Why a charge was refused. As a response it is the problem document of the refusal.
+/// A refusal, and how the layer in front answers with it. The rejection of every extractor of this crate.
+///
+/// As a response it is the problem document of the refusal, with its status and headers.
+/// [`Refusal`] and [`Error`] become one by `?`, so a handler that calls both needs no table of statuses of its own.
 ///
 /// ```
-/// use agentkey::{Amount, Charge, Rejection, Refusal};
+/// use agentkey::{AgentKeys, Amount, Charge, Refusal, Rejection};
+/// use agentkey::model::Grace;
 ///
-/// async fn handler(charge: Charge) -> Result<&'static str, Rejection> {
+/// async fn rotate(keys: AgentKeys, charge: Charge) -> Result<String, Rejection> {
 ///     match charge.pay(Amount::cents(10)).await {
-///         Ok(_) => Ok("the long answer"),
-///         Err(error) if matches!(error.refusal(), Refusal::BudgetExceeded(_)) => Ok("the short answer"),
-///         Err(error) => Err(error),
-///     }
+///         Err(rejection) if matches!(rejection.refusal(), Refusal::BudgetExceeded(_)) => return Ok("later".into()),
+///         paid => paid?,
+///     };
+///     let created = keys.rotate(charge.key(), Grace::NONE).await?;
+///     Ok(created.token.expose().to_owned())
 /// }
 /// ```
 #[derive(Clone)]
@@ -34,15 +40,42 @@ impl Rejection {
         Self { refusal: Box::new(refusal), http }
     }
 
-    /// Why.
+    /// Returns the refusal.
     pub fn refusal(&self) -> &Refusal {
         &self.refusal
     }
 
-    /// The response for a service that is not axum's: the problem document, mapped as
-    /// [`AgentKeyLayer::on_refusal`](crate::AgentKeyLayer::on_refusal) says.
+    /// Returns the response, for a service that is not axum's: the problem document, mapped as
+    /// [`AgentKeyLayer::on_refusal`](crate::AgentKeyLayer::on_refusal) says. One that was made of a [`Refusal`] or an
+    /// [`Error`] knows of no layer, and is not mapped.
     pub fn to_response(&self) -> Response<Bytes> {
         problem::respond(&self.refusal, &self.http)
+    }
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal, Arc::default())
+    }
+}
+
+impl From<Error> for Rejection {
+    fn from(error: Error) -> Self {
+        Refusal::from(error).into()
+    }
+}
+
+impl Refusal {
+    /// Returns the problem document of the refusal as a response, with the default status and headers.
+    pub fn to_response(&self) -> Response<Bytes> {
+        problem::respond(self, &HttpOptions::default())
+    }
+}
+
+impl Error {
+    /// Returns the problem document of the error as a response.
+    pub fn to_response(&self) -> Response<Bytes> {
+        self.refusal().to_response()
     }
 }
 

@@ -35,7 +35,7 @@ use crate::store::BoxFuture;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let keys = AgentKeys::new(agentkey::MemoryStore::new());
+/// let keys = AgentKeys::new(agentkey::MemoryStore::new())?;
 /// let rich = keys.create(NewKey::new("acme".parse()?).budget(Budget::lifetime(Amount::cents(10)))).await?;
 /// let poor = keys.create(NewKey::new("acme".parse()?).budget(Budget::lifetime(Amount::cents(4)))).await?;
 ///
@@ -59,6 +59,7 @@ use crate::store::BoxFuture;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct RequireBudget {
     hold: Hold,
 }
@@ -74,7 +75,7 @@ impl<S> Layer<S> for RequireBudget {
     type Service = RequireBudgetService<S>;
 
     fn layer(&self, inner: S) -> RequireBudgetService<S> {
-        RequireBudgetService { inner, hold: self.hold }
+        RequireBudgetService::new(inner, self)
     }
 }
 
@@ -83,6 +84,28 @@ impl<S> Layer<S> for RequireBudget {
 pub struct RequireBudgetService<S> {
     inner: S,
     hold: Hold,
+}
+
+impl<S> RequireBudgetService<S> {
+    /// Wraps a service, as the layer does.
+    pub fn new(inner: S, layer: &RequireBudget) -> Self {
+        Self { inner, hold: layer.hold }
+    }
+
+    /// Returns the inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, to be changed.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service without the layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RequireBudgetService<S>

@@ -29,7 +29,7 @@ use crate::model::{MissingScope, Refusal, Scope, ScopeError};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let keys = AgentKeys::new(agentkey::MemoryStore::new());
+/// let keys = AgentKeys::new(agentkey::MemoryStore::new())?;
 /// let reader = keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read"])?)).await?;
 /// let writer = keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["docs.*"])?)).await?;
 ///
@@ -53,6 +53,7 @@ use crate::model::{MissingScope, Refusal, Scope, ScopeError};
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct RequireScope {
     needs: Arc<Needs>,
     anonymous: bool,
@@ -97,8 +98,8 @@ impl RequireScope {
     }
 
     /// Lets requests through that an [optional](crate::AgentKeyLayer::optional) layer let through without a key.
-    pub fn or_anonymous(mut self) -> Self {
-        self.anonymous = true;
+    pub fn or_anonymous(mut self, on: bool) -> Self {
+        self.anonymous = on;
         self
     }
 
@@ -128,7 +129,7 @@ impl<S> Layer<S> for RequireScope {
     type Service = RequireScopeService<S>;
 
     fn layer(&self, inner: S) -> RequireScopeService<S> {
-        RequireScopeService { inner, layer: self.clone() }
+        RequireScopeService::new(inner, self)
     }
 }
 
@@ -137,6 +138,28 @@ impl<S> Layer<S> for RequireScope {
 pub struct RequireScopeService<S> {
     inner: S,
     layer: RequireScope,
+}
+
+impl<S> RequireScopeService<S> {
+    /// Wraps a service, as the layer does.
+    pub fn new(inner: S, layer: &RequireScope) -> Self {
+        Self { inner, layer: layer.clone() }
+    }
+
+    /// Returns the inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, to be changed.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service without the layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RequireScopeService<S>

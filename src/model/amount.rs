@@ -23,7 +23,7 @@ use serde::ser::{Serialize, Serializer};
 /// assert_eq!(price.as_micros(), 12_500_000);
 /// assert_eq!(price.checked_add(Amount::micros(300)), Some("12.5003".parse()?));
 /// assert_eq!(price.to_string(), "12.50");
-/// # Ok::<(), agentkey::AmountError>(())
+/// # Ok::<(), agentkey::model::AmountError>(())
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i64);
@@ -61,7 +61,8 @@ impl Amount {
     /// [`AmountError::OutOfRange`] beyond ±922 337 203 685 477 cents.
     ///
     /// ```
-    /// use agentkey::{Amount, AmountError};
+    /// use agentkey::Amount;
+    /// use agentkey::model::AmountError;
     ///
     /// assert_eq!(Amount::try_cents(1_250), Ok(Amount::cents(1_250)));
     /// assert_eq!(Amount::try_cents(i64::MAX), Err(AmountError::OutOfRange));
@@ -125,7 +126,8 @@ impl Amount {
     /// [`AmountError::Negative`] where it is below zero.
     ///
     /// ```
-    /// use agentkey::{Amount, AmountError};
+    /// use agentkey::Amount;
+    /// use agentkey::model::AmountError;
     ///
     /// assert_eq!(Amount::ZERO.non_negative(), Ok(Amount::ZERO));
     /// assert_eq!(Amount::cents(-1).non_negative(), Err(AmountError::Negative));

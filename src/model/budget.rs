@@ -11,7 +11,8 @@ use crate::model::{Amount, Period};
 /// negative limit is refused.
 ///
 /// ```
-/// use agentkey::{Amount, Budget, Period};
+/// use agentkey::{Amount, Budget};
+/// use agentkey::model::Period;
 ///
 /// let budget = Budget::monthly(Amount::cents(5_000));
 /// assert_eq!(budget.limit, Some(Amount::cents(5_000)));
@@ -78,7 +79,8 @@ impl Budget {
     /// [`BudgetError::NegativeLimit`] where the limit is below zero.
     ///
     /// ```
-    /// use agentkey::{Amount, Budget, BudgetError};
+    /// use agentkey::{Amount, Budget};
+    /// use agentkey::model::BudgetError;
     ///
     /// assert_eq!(Budget::daily(Amount::ZERO).validate(), Ok(()));
     /// assert_eq!(Budget::daily(Amount::cents(-1)).validate(), Err(BudgetError::NegativeLimit));
@@ -104,7 +106,7 @@ impl Budget {
 }
 
 /// Money spent in the current window, and money set aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Balance {
     /// What was charged in the window, less what was refunded of it.
@@ -114,7 +116,7 @@ pub struct Balance {
     #[serde(rename = "held_cents")]
     pub held: Amount,
     /// The start of the window that `spent` counts.
-    #[serde(skip)]
+    #[serde(rename = "window_start")]
     pub since: Timestamp,
 }
 

@@ -30,3 +30,14 @@ impl ChangeError {
         Self::Invalid { field, reason: reason.into() }
     }
 }
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::UnknownKey(_) => Self::UnknownKey,
+            ChangeError::UnknownAccount(_) => Self::UnknownAccount,
+            ChangeError::NotInForce(refusal) => refusal,
+            ChangeError::Invalid { field, reason } => Self::InvalidField { field, reason },
+        }
+    }
+}

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 /// Instants are whole microseconds, the precision every store keeps.
 ///
 /// ```
-/// use agentkey::{Clock, ManualClock};
+/// use agentkey::model::{Clock, ManualClock};
 ///
 /// let hand = ManualClock::at("2026-01-31T12:00:00Z".parse()?);
 /// let clock = Clock::from(&hand);

@@ -1,13 +1,15 @@
 //! What the ledger keeps: entries, with the labels a handler gave them.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::labels::is_text;
 use crate::model::{AccountId, Amount, ChangeError, EntryId, KeyId, LabelError, Labels};
 
 /// One line of the ledger. Entries are only ever added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
     /// Its id, that of the posting that made it.
@@ -47,7 +49,7 @@ impl Entry {
 }
 
 /// What made an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -57,7 +59,7 @@ pub enum EntryKind {
     Pay,
     /// Money given back.
     Refund,
-    /// A hold that ran out and was charged whole, as [`OnExpiry::Charge`](crate::OnExpiry::Charge) says.
+    /// A hold that ran out and was charged whole, as [`OnExpiry::Charge`](crate::http::OnExpiry::Charge) says.
     Expiry,
     /// What a key that was taken over from elsewhere had spent there in its window.
     Opening,
@@ -77,17 +79,27 @@ impl EntryKind {
             Self::Adjust => "adjust",
         }
     }
+}
 
-    /// The kind with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+impl FromStr for EntryKind {
+    type Err = UnknownEntryKind;
+
+    /// Reads the name that [`as_str`](Self::as_str) returns.
+    fn from_str(name: &str) -> Result<Self, UnknownEntryKind> {
         [Self::Settle, Self::Pay, Self::Refund, Self::Expiry, Self::Opening, Self::Adjust]
             .into_iter()
             .find(|kind| kind.as_str() == name)
+            .ok_or(UnknownEntryKind)
     }
 }
 
+/// A text that names no kind of entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a kind of entry is `settle`, `pay`, `refund`, `expiry`, `opening` or `adjust`")]
+pub struct UnknownEntryKind;
+
 /// What a handler says about a charge: labels to sum usage by, and a reference of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Note {
     /// Labels such as `route` and `model`.

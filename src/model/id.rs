@@ -48,7 +48,7 @@ impl FromStr for KeyId {
 /// let account: AccountId = "acme".parse()?;
 /// assert_eq!(account.as_str(), "acme");
 /// assert!("".parse::<AccountId>().is_err());
-/// # Ok::<(), agentkey::InvalidId>(())
+/// # Ok::<(), agentkey::model::InvalidId>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

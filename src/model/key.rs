@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity};
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
 /// It has no secret in it. The token was shown once, when the key was created or rotated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Key {
     /// The number of the record.
@@ -25,7 +25,7 @@ pub struct Key {
     pub prefix: String,
     /// The first characters of its token after the prefix, for people to recognise it by.
     pub start: String,
-    /// What the key itself may do; its ancestors may allow less. See [`Lineage::scopes`](crate::Lineage::scopes).
+    /// What the key itself may do; its ancestors may allow less. See [`Lineage::scopes`](crate::model::Lineage::scopes).
     pub scopes: ScopeSet,
     /// What the key itself may spend; its ancestors and its account may have less left.
     #[serde(flatten)]
@@ -34,7 +34,7 @@ pub struct Key {
     pub created_at: Timestamp,
     /// Its windows are counted from here unless they follow the calendar: from when it was made, or, for a key taken
     /// over from elsewhere, from where its window began there.
-    #[serde(skip)]
+    #[serde(rename = "windows_from")]
     pub anchor: Timestamp,
     /// From when on it is refused, if ever.
     pub expires_at: Option<Timestamp>,
@@ -46,7 +46,7 @@ pub struct Key {
 }
 
 /// The root of an account's keys: its ceiling, and what all of them together have spent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Account {
     /// Who it is.
@@ -83,7 +83,7 @@ impl Key {
 
     /// What the key's own budget has left: limit − spent − held, not below zero; `None` where it is unlimited.
     ///
-    /// Its ancestors may have less: see [`Lineage::remaining`](crate::Lineage::remaining).
+    /// Its ancestors may have less: see [`Lineage::remaining`](crate::model::Lineage::remaining).
     pub fn remaining(&self) -> Option<Amount> {
         self.budget.remaining(&self.balance)
     }
@@ -240,7 +240,7 @@ impl NewKey {
 /// use agentkey::{KeyPatch, ScopeSet};
 ///
 /// let narrower = KeyPatch::new().scopes(ScopeSet::parse(["read"])?).never_expires();
-/// # let _ = narrower; Ok::<(), agentkey::ScopeError>(())
+/// # let _ = narrower; Ok::<(), agentkey::model::ScopeError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a `KeyPatch` takes effect through `AgentKeys::update`"]

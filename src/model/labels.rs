@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 /// Names and values to sum usage by: up to 16, names up to 64 and values up to 256 characters.
 ///
 /// ```
-/// use agentkey::Labels;
+/// use agentkey::model::Labels;
 ///
 /// let mut labels = Labels::new();
 /// labels.insert("model", "small-1")?;
 /// assert_eq!(labels.get("model"), Some("small-1"));
 /// assert!(labels.insert("", "x").is_err());
-/// # Ok::<(), agentkey::LabelError>(())
+/// # Ok::<(), agentkey::model::LabelError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

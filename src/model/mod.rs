@@ -20,7 +20,7 @@ pub use amount::{Amount, AmountError};
 pub use budget::{Balance, Budget, BudgetError};
 pub use change_error::ChangeError;
 pub use clock::{Clock, ManualClock};
-pub use entry::{Entry, EntryKind, Note};
+pub use entry::{Entry, EntryKind, Note, UnknownEntryKind};
 pub use id::{AccountId, EntryId, InvalidId, KeyId, PostingId};
 pub use key::{Account, Grace, Key, KeyPatch, NewKey};
 pub use labels::{LabelError, Labels};

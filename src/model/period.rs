@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Monday (ISO 8601), and on the first of the month.
 ///
 /// ```
-/// use agentkey::Period;
+/// use agentkey::model::Period;
 /// use jiff::Timestamp;
 ///
 /// let anchor: Timestamp = "2026-01-31T09:00:00Z".parse()?;
@@ -87,7 +87,7 @@ impl Period {
     /// calendar periods of one unit are equally long.
     ///
     /// ```
-    /// use agentkey::Period;
+    /// use agentkey::model::Period;
     ///
     /// assert!(Period::Week.is_shorter_or_equal(Period::CalendarWeek));
     /// assert!(!Period::Lifetime.is_shorter_or_equal(Period::Month));

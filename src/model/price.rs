@@ -7,7 +7,8 @@ use crate::model::Amount;
 /// A negative price counts as zero.
 ///
 /// ```
-/// use agentkey::{Amount, TokenPrice, TokenUsage};
+/// use agentkey::Amount;
+/// use agentkey::model::{TokenPrice, TokenUsage};
 ///
 /// // $3 per million input tokens, $15 per million output tokens, $0.30 per million input tokens read from the cache
 /// const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15)).cached(Amount::cents(30));
@@ -52,7 +53,7 @@ fn part(price: Amount, tokens: u64) -> u128 {
 /// How many tokens a call to a language model took.
 ///
 /// ```
-/// use agentkey::TokenUsage;
+/// use agentkey::model::TokenUsage;
 ///
 /// let usage = TokenUsage::new(1_200, 350).cached(1_000);
 /// assert_eq!((usage.input, usage.cached, usage.output), (1_200, 1_000, 350));

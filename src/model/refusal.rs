@@ -69,6 +69,20 @@ pub enum Refusal {
     /// A label that cannot be kept.
     #[error("{0}")]
     InvalidLabel(LabelError),
+    /// There is no such key.
+    #[error("there is no such key")]
+    UnknownKey,
+    /// There is no such account.
+    #[error("there is no such account")]
+    UnknownAccount,
+    /// A field of a change cannot be as it was asked to be.
+    #[error("{field}: {reason}")]
+    InvalidField {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong, and what is accepted.
+        reason: String,
+    },
     /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
@@ -104,6 +118,9 @@ impl Refusal {
             Self::NegativeAmount => "negative_amount",
             Self::ZeroAdjustment => "zero_adjustment",
             Self::InvalidLabel(_) => "invalid_label",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownAccount => "unknown_account",
+            Self::InvalidField { .. } => "invalid_field",
             Self::Unavailable { .. } => "unavailable",
             Self::Misconfigured => "misconfigured",
         }

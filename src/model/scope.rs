@@ -13,13 +13,13 @@ use serde::ser::{Serialize, Serializer};
 /// *held* may be `*`, or end in `.*` or `:*`, and then [covers](Self::covers) others.
 ///
 /// ```
-/// use agentkey::Scope;
+/// use agentkey::model::Scope;
 ///
 /// let held: Scope = "proxy.*".parse()?;
 /// assert!(held.covers(&"proxy.chat".parse()?));
 /// assert!(!held.covers(&"proxy".parse()?));
 /// assert!("two words".parse::<Scope>().is_err());
-/// # Ok::<(), agentkey::ScopeError>(())
+/// # Ok::<(), agentkey::model::ScopeError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -107,7 +107,7 @@ impl fmt::Debug for Scope {
 /// assert!(parent.allows(&"proxy.chat".parse()?));
 /// assert!(!child.is_within(&parent));
 /// assert_eq!(child.intersect(&parent), ScopeSet::parse(["proxy.chat"])?);
-/// # Ok::<(), agentkey::ScopeError>(())
+/// # Ok::<(), agentkey::model::ScopeError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ScopeSet(Option<Arc<[Scope]>>);
@@ -134,7 +134,7 @@ impl ScopeSet {
     ///
     /// let scopes = ScopeSet::parse(["write", "read", "read"])?;
     /// assert_eq!(scopes.to_string(), "read write");
-    /// # Ok::<(), agentkey::ScopeError>(())
+    /// # Ok::<(), agentkey::model::ScopeError>(())
     /// ```
     pub fn parse<T: AsRef<str>>(scopes: impl IntoIterator<Item = T>) -> Result<Self, ScopeError> {
         scopes.into_iter().map(|scope| scope.as_ref().parse()).collect()

@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 /// only what people recognise it by, and its memory is wiped when it is dropped.
 ///
 /// ```
-/// use agentkey::{Token, TokenHash, TokenPrefix};
+/// use agentkey::Token;
+/// use agentkey::model::{TokenHash, TokenPrefix};
 ///
 /// let token = Token::generate(&TokenPrefix::try_from("ak_live")?)?;
 /// assert!(token.expose().starts_with("ak_live_"));
@@ -29,7 +30,7 @@ use zeroize::Zeroizing;
 /// let received = Token::parse(token.expose())?;
 /// assert_eq!(received.hash(), token.hash());
 /// assert_eq!(received.hash(), TokenHash::digest(token.expose()));
-/// # Ok::<(), agentkey::TokenError>(())
+/// # Ok::<(), agentkey::model::TokenError>(())
 /// ```
 pub struct Token {
     text: Zeroizing<String>,
@@ -87,7 +88,8 @@ impl Token {
     /// [`TokenError::Malformed`] where it has another form; [`TokenError::Checksum`] where it was mistyped.
     ///
     /// ```
-    /// use agentkey::{Token, TokenError};
+    /// use agentkey::Token;
+    /// use agentkey::model::TokenError;
     ///
     /// assert_eq!(Token::parse("hello").err(), Some(TokenError::Malformed));
     /// let mistyped = "ak_live_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlg0gEjkH";
@@ -134,7 +136,7 @@ impl Token {
     ///
     /// let token = Token::parse_foreign("sk-0123456789abcdef0123456789abcdef")?;
     /// assert_eq!((token.prefix(), token.start()), ("", "sk-0"));
-    /// # Ok::<(), agentkey::TokenError>(())
+    /// # Ok::<(), agentkey::model::TokenError>(())
     /// ```
     pub fn parse_foreign(text: &str) -> Result<Self, TokenError> {
         Self::check_foreign(text)?;
@@ -216,12 +218,12 @@ impl fmt::Debug for Token {
 /// 1 to 20 characters: `a` to `z`, `0` to `9`, and single `_` between them; first a letter. The default is `ak`.
 ///
 /// ```
-/// use agentkey::TokenPrefix;
+/// use agentkey::model::TokenPrefix;
 ///
 /// let prefix: TokenPrefix = "ak_live".parse()?;
 /// assert_eq!(prefix.as_str(), "ak_live");
 /// assert!("AK".parse::<TokenPrefix>().is_err());
-/// # Ok::<(), agentkey::TokenError>(())
+/// # Ok::<(), agentkey::model::TokenError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenPrefix(Box<str>);
@@ -275,7 +277,7 @@ impl fmt::Display for TokenPrefix {
 /// A fast hash is enough, since a token is 256 random bits and nobody can go through those.
 ///
 /// ```
-/// use agentkey::TokenHash;
+/// use agentkey::model::TokenHash;
 ///
 /// let hash = TokenHash::digest("abc");
 /// assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

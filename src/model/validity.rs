@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// hours.
 ///
 /// ```
-/// use agentkey::Validity;
+/// use agentkey::model::Validity;
 /// use jiff::Timestamp;
 ///
 /// let created: Timestamp = "2026-01-31T09:00:00Z".parse()?;
@@ -79,7 +79,7 @@ impl Validity {
     /// [`ValidityError::OutOfRange`] after the year 9999; [`ValidityError::Zero`] where it lasts no time at all.
     ///
     /// ```
-    /// use agentkey::{Validity, ValidityError};
+    /// use agentkey::model::{Validity, ValidityError};
     /// use jiff::Timestamp;
     ///
     /// let at = Timestamp::UNIX_EPOCH;

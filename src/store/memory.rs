@@ -23,7 +23,7 @@ use crate::model::{
 /// use agentkey::{AgentKeys, MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let keys = AgentKeys::new(MemoryStore::new());
+/// let keys = AgentKeys::new(MemoryStore::new())?;
 /// # drop(keys); }
 /// ```
 #[derive(Debug, Default)]

@@ -17,6 +17,7 @@ mod key_row;
 mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+mod query;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod records;
 #[cfg(feature = "sqlite")]
@@ -35,16 +36,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
-};
+use crate::model::{Account, AccountId, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 #[cfg(feature = "postgres")]
 pub use error::PostingError;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore};
+pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -58,6 +58,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 
 /// Where keys and money are kept.
+///
+/// Not for other crates to implement: until 1.0 its methods change with every version.
 ///
 /// # What a store promises
 ///
@@ -75,6 +77,7 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 ///   [`KeyChange::decide`] and [`AccountWrite::decide`](crate::ledger::AccountWrite::decide), never the store's own.
 ///
 /// Methods are called from many tasks at once. A future that is dropped leaves either no effect or all of it.
+#[doc(hidden)]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The lineages of the keys with these token hashes, in the same order; `None` where no key has the hash. A
     /// hash that was rotated away is found until its grace has run out.
@@ -170,195 +173,6 @@ impl Found {
     /// A key found by its token.
     pub const fn new(lineage: Lineage, retires_at: Option<Timestamp>) -> Self {
         Self { lineage, retires_at }
-    }
-}
-
-/// Which keys to list.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct KeyQuery {
-    /// Of whom.
-    pub of: KeysOf,
-    /// Only ids after this one.
-    pub after: Option<KeyId>,
-    /// At most so many.
-    pub limit: u32,
-}
-
-impl KeyQuery {
-    /// The first page.
-    pub const fn new(of: KeysOf, after: Option<KeyId>, limit: u32) -> Self {
-        Self { of, after, limit }
-    }
-}
-
-/// Whose keys to list.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum KeysOf {
-    /// All keys of an account.
-    Account(AccountId),
-    /// The keys minted directly from a key.
-    Parent(KeyId),
-}
-
-/// Which entries to read or sum: those of an account, narrowed by what is set.
-///
-/// ```
-/// use agentkey::EntryQuery;
-///
-/// let query = EntryQuery::for_account("acme".parse()?).since("2026-01-01T00:00:00Z".parse()?).limit(50);
-/// # let _ = query; Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct EntryQuery {
-    /// Whose.
-    pub account: AccountId,
-    /// Of this key alone, not of its children.
-    pub key: Option<KeyId>,
-    /// Written at this instant or later.
-    pub since: Option<Timestamp>,
-    /// Written before this instant.
-    pub until: Option<Timestamp>,
-    /// After this place.
-    pub after: Option<Cursor>,
-    /// At most so many: 1 to 1,000.
-    pub limit: u32,
-}
-
-impl EntryQuery {
-    /// The first 100 entries of an account.
-    pub const fn for_account(account: AccountId) -> Self {
-        Self { account, key: None, since: None, until: None, after: None, limit: 100 }
-    }
-
-    /// Only those of one key.
-    pub fn key(mut self, key: KeyId) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Only those written at `at` or later.
-    pub fn since(mut self, at: Timestamp) -> Self {
-        self.since = Some(at);
-        self
-    }
-
-    /// Only those written before `at`.
-    pub fn until(mut self, at: Timestamp) -> Self {
-        self.until = Some(at);
-        self
-    }
-
-    /// Goes on behind the last entry of a page.
-    pub fn after(mut self, cursor: Cursor) -> Self {
-        self.after = Some(cursor);
-        self
-    }
-
-    /// At most `limit` entries; held between 1 and 1,000.
-    pub fn limit(mut self, limit: u32) -> Self {
-        self.limit = limit.clamp(1, 1_000);
-        self
-    }
-}
-
-/// A place in the ledger, behind which the next page starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Cursor(pub(crate) i64);
-
-impl Cursor {
-    /// The place with this number. For stores.
-    pub const fn new(place: i64) -> Self {
-        Self(place)
-    }
-
-    /// Its number.
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-}
-
-/// Which entries to sum, and by what. An entry counts at the instant that decides its window: a refund counts when
-/// the refunded entry did, so that sums agree with what budgets say was spent.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct UsageQuery {
-    /// Whose.
-    pub account: AccountId,
-    /// Of this key alone.
-    pub key: Option<KeyId>,
-    /// Counting at this instant or later.
-    pub since: Option<Timestamp>,
-    /// Counting before this instant.
-    pub until: Option<Timestamp>,
-    /// What a group is.
-    pub by: UsageBy,
-}
-
-impl UsageQuery {
-    /// All entries of an account.
-    pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
-        Self { account, key: None, since: None, until: None, by }
-    }
-
-    /// Only those of one key.
-    pub fn key(mut self, key: KeyId) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Only those that count at `at` or later.
-    pub fn since(mut self, at: Timestamp) -> Self {
-        self.since = Some(at);
-        self
-    }
-
-    /// Only those that count before `at`.
-    pub fn until(mut self, at: Timestamp) -> Self {
-        self.until = Some(at);
-        self
-    }
-}
-
-/// What a group of a usage sum is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum UsageBy {
-    /// The key; the group is its id, and "" for adjustments of the account itself.
-    Key,
-    /// The value of a label; entries without it are in the group "".
-    Label(String),
-    /// The hour in UTC; the group is its start, as `2026-01-31T14:00:00Z`.
-    Hour,
-    /// The day in UTC; the group is its start.
-    Day,
-    /// The month in UTC; the group is its start.
-    Month,
-}
-
-/// The sum of a group.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Which group.
-    pub group: String,
-    /// What was charged, less what was refunded. Adjustments are not in it.
-    #[serde(rename = "amount_cents")]
-    pub amount: Amount,
-    /// How many charges there were; refunds and adjustments are not counted.
-    pub charges: u64,
-    /// The sum of the adjustments: what was corrected, less what was topped up.
-    #[serde(rename = "adjusted_cents")]
-    pub adjusted: Amount,
-}
-
-impl Usage {
-    /// A sum.
-    pub const fn new(group: String, amount: Amount, charges: u64, adjusted: Amount) -> Self {
-        Self { group, amount, charges, adjusted }
     }
 }
 

@@ -4,9 +4,7 @@ use jiff::Timestamp;
 
 use super::account_row::AccountRow;
 use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
-use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, EntryKind, KeyId, Labels, Note, PostingId,
-};
+use crate::model::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, PostingId};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -113,7 +111,7 @@ pub(super) trait ReadCells<'r> {
 
     fn entry(&mut self) -> Result<Entry, Self::Error> {
         let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.maybe_key_id()?);
-        let kind = EntryKind::from_name(self.text()?).ok_or_else(|| Self::invalid("an entry is of an unknown kind"))?;
+        let kind = self.text()?.parse().map_err(|_| Self::invalid("an entry is of an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;
         entry.refunds = self.maybe_id()?.map(EntryId::from_bytes);

@@ -7,7 +7,8 @@
 //! after the other.
 //!
 //! ```
-//! use agentkey::{Clock, MemoryStore};
+//! use agentkey::MemoryStore;
+//! use agentkey::model::Clock;
 //!
 //! async fn empty(clock: Clock) -> MemoryStore {
 //!     MemoryStore::with_clock(clock)
@@ -25,7 +26,9 @@
 //! A store that keeps less than it should is refused:
 //!
 //! ```should_panic
-//! use agentkey::{Clock, MemoryStore, testing::posting};
+//! use agentkey::MemoryStore;
+//! use agentkey::model::Clock;
+//! use agentkey::testing::posting;
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! // This one reads the machine's clock instead of the one it was given.

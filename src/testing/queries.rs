@@ -6,7 +6,7 @@ use crate::model::{Account, AccountId, Amount, Budget, Clock, EntryId, Key, KeyI
 use crate::store::{EntryQuery, KeyQuery, KeysOf, Store, Usage, UsageBy, UsageQuery};
 
 async fn key_ids<S: Store>(w: &World<S>, of: KeysOf, after: Option<KeyId>, limit: u32) -> Vec<KeyId> {
-    let keys = w.store.keys(&KeyQuery::new(of, after, limit)).await.unwrap();
+    let keys = w.store.keys(&KeyQuery { of, after, limit }).await.unwrap();
     keys.iter().map(|key| key.id).collect()
 }
 
@@ -47,7 +47,7 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let first = |w: &World<S>| {
         let store = w.store.clone();
         async move {
-            let query = KeyQuery::new(KeysOf::Account(account("acme")), None, 1);
+            let query = KeyQuery::for_account(account("acme")).limit(1);
             store.keys(&query).await.unwrap().pop().expect("the root")
         }
     };

@@ -1,6 +1,7 @@
 //! An adoption happens once, whoever opens how often, and by hand as well.
 
-use agentkey::{Amount, KeyColumn};
+use agentkey::Amount;
+use agentkey::store::KeyColumn;
 
 use super::*;
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use agentkey::ledger::{Action, OnExpiry, Posting};
-use agentkey::{Amount, Key, Note, PostingId, Refusal};
+use agentkey::model::{Note, PostingId};
+use agentkey::{Amount, Key, Refusal};
 
 use super::*;
 use crate::logs::{capture_logs, logged};
@@ -106,7 +107,7 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
 #[tokio::test]
 async fn a_key_that_is_out_of_service_can_be_revoked() {
     let Some(mut host) = Host::with(&table(2)).await else { return };
-    let keys = agentkey::AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let keys = agentkey::AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     host.run("UPDATE sdk_api_keys SET parent_id = 2, scopes = '{two words}' WHERE id = 2; UPDATE sdk_api_keys SET parent_id = 2 WHERE id = 1").await;
     let store = host.open(open_handed()).await.unwrap();
     assert_eq!(find(&store, &["obs_good", "obs_bad"]).await.map_some(), [false, false]);

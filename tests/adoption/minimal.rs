@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use agentkey::{
-    AgentKeys, Amount, Budget, ChangeError, Clock, Error, Grace, KeyColumn, NewKey, Period, PostgresOptions,
-    PostgresStore, ScopeSet, Store,
-};
+use agentkey::model::{ChangeError, Clock, Period};
+use agentkey::store::{KeyColumn, PostgresOptions, Store};
+use agentkey::{AgentKeys, Amount, Budget, Error, Grace, NewKey, PostgresStore, ScopeSet};
 
 use agentkey::store::KeyQuery;
 
@@ -49,7 +48,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
     assert_eq!(old.key().created_at, host.clock.now(), "when it was adopted");
     assert_eq!((old.key().name.as_str(), old.key().parent), ("", None));
 
-    let keys = AgentKeys::new(store.clone());
+    let keys = AgentKeys::new(store.clone()).unwrap();
     let all = ScopeSet::parse(["read", "write"]).unwrap();
     for (scopes, budget) in [
         (ScopeSet::unrestricted(), Budget::unlimited()),
@@ -70,8 +69,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
         keys.revoke(made.key.id).await.unwrap();
         assert!(keys.find(&rotated.token).await.unwrap().unwrap().check_active().is_err());
     }
-    let listed =
-        store.keys(&KeyQuery::new(agentkey::store::KeysOf::Account("acme".parse().unwrap()), None, 100)).await.unwrap();
+    let listed = store.keys(&KeyQuery::for_account("acme".parse().unwrap())).await.unwrap();
     assert_eq!(listed.len(), 7);
 
     // An old key is rotated and revoked as well.
@@ -101,7 +99,7 @@ async fn ids_and_accounts_of_every_type() {
              INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('{sample}', encode(sha256('obs_a'), 'hex'))"
         );
         let Some(host) = Host::with(&table).await else { return };
-        let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+        let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
         let old = find(&host.open(open_handed()).await.unwrap(), &["obs_a"]).await.remove(0).unwrap();
         assert_eq!(old.account_id().as_str(), sample);
         let new = NewKey::new(sample.parse().unwrap()).scopes(ScopeSet::none());
@@ -109,7 +107,7 @@ async fn ids_and_accounts_of_every_type() {
         assert_eq!((made.key.id.get(), made.key.account.as_str()), (2, sample), "{account}");
         let child = keys.create(NewKey::child_of(made.key.id).scopes(ScopeSet::none())).await.unwrap();
         assert_eq!(keys.find(&child.token).await.unwrap().unwrap().depth(), 2);
-        assert_eq!(keys.list(&sample.parse().unwrap(), None, 10).await.unwrap().items.len(), 3);
+        assert_eq!(keys.keys(&KeyQuery::for_account(sample.parse().unwrap())).await.unwrap().items.len(), 3);
         let Ok(other) = other.parse() else { continue };
         let error = keys.create(NewKey::new(other).scopes(ScopeSet::none())).await.unwrap_err();
         assert!(matches!(&error, Error::Change(ChangeError::Invalid { field: "account", .. })), "{error}");
@@ -128,7 +126,7 @@ async fn instants_without_a_zone_are_utc() {
     let store = host.open(open_handed()).await.unwrap();
     let old = find(&store, &["obs_a"]).await.remove(0).unwrap();
     assert_eq!(old.key().created_at.to_string(), "2026-01-01T00:00:00Z");
-    let keys = AgentKeys::new(store);
+    let keys = AgentKeys::new(store).unwrap();
     let new = NewKey::new("acme".parse().unwrap()).scopes(ScopeSet::none());
     let made = keys.create(new.expires_at("2026-06-01T06:00:00Z".parse().unwrap())).await.unwrap();
     keys.revoke(made.key.id).await.unwrap();
@@ -143,7 +141,7 @@ async fn the_rules_of_the_host_hold() {
         CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text REFERENCES teams, key_hash text UNIQUE, \
         name text CHECK (name <> 'bad'), limit_micros bigint NOT NULL, user_id text)";
     let Some(mut host) = Host::with(table).await else { return };
-    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     let new = |account: &str, name: &str| {
         let budget = Budget::lifetime(Amount::cents(1));
         NewKey::new(account.parse().unwrap()).scopes(ScopeSet::none()).name(name).budget(budget)
@@ -178,7 +176,7 @@ async fn row_security_stays_in_force() {
     for migrate in [true, false] {
         let store = PostgresStore::open(options.clone().migrate(migrate)).await.unwrap();
         assert_eq!(find(&store, &["seen", "hidden"]).await.map_some(), [true, false]);
-        let keys = AgentKeys::new(store);
+        let keys = AgentKeys::new(store).unwrap();
         let made = keys.create(NewKey::new("seen".parse().unwrap()).scopes(ScopeSet::none())).await.unwrap();
         assert!(keys.find(&made.token).await.unwrap().is_some());
         assert!(keys.create(NewKey::new("hidden".parse().unwrap()).scopes(ScopeSet::none())).await.is_err());
@@ -208,16 +206,17 @@ async fn a_row_that_makes_no_sense_ends_no_list() {
         SELECT 'acme', encode(sha256(n::text::bytea), 'hex'), CASE WHEN n > 1 THEN 1 END, \
         CASE WHEN n IN (2, 10, 11, 12, 13) THEN 'quarter' END FROM generate_series(1, 30) n";
     let Some(host) = Host::with(table).await else { return };
-    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     let (account, root) = ("acme".parse().unwrap(), agentkey::KeyId::new(1));
     for limit in [1, 3, 10, 24, 25, 100] {
         for (are_children, all) in [(false, 25), (true, 24)] {
             let (mut after, mut seen) = (None, Vec::new());
             loop {
-                let page = match are_children {
-                    false => keys.list(&account, after, limit).await.unwrap(),
-                    true => keys.children(root, after, limit).await.unwrap(),
+                let query = match are_children {
+                    false => KeyQuery::for_account(agentkey::AccountId::clone(&account)),
+                    true => KeyQuery::children_of(root),
                 };
+                let page = keys.keys(&after.map_or(query.clone(), |key| query.after(key)).limit(limit)).await.unwrap();
                 seen.extend(page.items.iter().map(|key| key.id));
                 after = page.next;
                 if after.is_none() {
@@ -236,7 +235,7 @@ async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
     let old = "encode(sha256('obs_1'), 'hex')";
     host.run(&format!("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', {old})")).await;
     let store = host.open(open_handed()).await.unwrap();
-    let keys = AgentKeys::new(store.clone());
+    let keys = AgentKeys::new(store.clone()).unwrap();
     let rotated = keys.rotate(agentkey::KeyId::new(1), Grace::lasting(Duration::from_secs(3600))).await.unwrap();
     let both = ["obs_1", rotated.token.expose()];
     assert_eq!(find(&store, &both).await.map_some(), [true, true]);
@@ -263,11 +262,11 @@ async fn other_names() {
     let store = PostgresStore::open(options.clone().adopt(adoption.clone())).await.unwrap();
     let old = find(&store, &["obs_a"]).await.remove(0).unwrap();
     assert_eq!(old.key().budget, Budget::lifetime(Amount::cents(250)));
-    let keys = AgentKeys::new(store);
+    let keys = AgentKeys::new(store).unwrap();
     let new =
         |cents| NewKey::new("7".parse().unwrap()).scopes(ScopeSet::none()).budget(Budget::weekly(Amount::cents(cents)));
     let made = keys.create(new(i32::from(i16::MAX)).name("it's")).await.unwrap();
-    let again = AgentKeys::new(PostgresStore::open(options).await.unwrap());
+    let again = AgentKeys::new(PostgresStore::open(options).await.unwrap()).unwrap();
     assert_eq!(*again.find(&made.token).await.unwrap().unwrap().key(), made.key);
     let error = keys.create(new(i32::from(i16::MAX) + 1)).await.unwrap_err();
     assert!(matches!(error, Error::Change(ChangeError::Invalid { field: "limit", .. })), "{error}");

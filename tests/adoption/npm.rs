@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use agentkey::ledger::{Action, Posting};
-use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, EntryKind, EntryQuery, KeyContext, Note, Period, Store,
-};
+use agentkey::model::{EntryKind, Note, Period};
+use agentkey::store::Store;
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, EntryQuery, KeyContext};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -154,7 +154,7 @@ async fn ten_thousand_keys_are_taken_over() {
     assert!(poor > 0 && poor < 500, "{poor}");
     host.clock.set("2026-03-31T12:00:00Z".parse().unwrap());
     for posting in &mut postings {
-        posting.id = agentkey::PostingId::new();
+        posting.id = agentkey::model::PostingId::new();
     }
     assert!(refused(&postings).await < poor, "two months later only lifetime budgets are still spent");
     let entries = host.text("SELECT count(*) FROM agentkey_entries").await.parse::<usize>().unwrap();
@@ -234,11 +234,11 @@ async fn delegated_keys_count_on_their_parents() {
 async fn an_old_token_works_over_http() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(KEYS).await;
-    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     let app = Router::new()
         .route("/me", get(async |key: KeyContext| key.lineage().id().to_string()))
         .route("/buy", get(async |charge: Charge| charge.pay(Amount::cents(1)).await.map(|_| "bought")))
-        .layer(AgentKeyLayer::new(&keys).foreign_tokens());
+        .layer(AgentKeyLayer::new(&keys).foreign_tokens(true));
     let ask = async |path: &str, token: &str| {
         let request = Request::builder().uri(path).header("authorization", format!("Bearer {token}"));
         app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
@@ -257,11 +257,12 @@ async fn an_old_token_works_over_http() {
 /// What agentkey writes into such a table, the package would understand.
 #[tokio::test]
 async fn new_keys_are_written_as_the_package_writes_them() {
-    use agentkey::{ChangeError, Error, NewKey};
+    use agentkey::model::ChangeError;
+    use agentkey::{Error, NewKey};
 
     let Some(mut host) = Host::with(TABLE).await else { return };
     let adoption = Adoption::new(ScopeSet::none(), Budget::monthly(Amount::cents(300)));
-    let keys = AgentKeys::new(host.open(adoption).await.unwrap());
+    let keys = AgentKeys::new(host.open(adoption).await.unwrap()).unwrap();
     let new = |budget| NewKey::new("5".parse().unwrap()).scopes(ScopeSet::none()).budget(budget);
     let written = "SELECT string_agg(concat_ws(',', id, coalesce(budget_cents::text, '-'), coalesce(budget_period, '-')), ' ' \
         ORDER BY id) FROM sdk_api_keys";

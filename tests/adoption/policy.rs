@@ -40,7 +40,7 @@ async fn another_name_leaves_what_the_row_says_of_all_else() {
     ] {
         let rule = "CHECK (budget_period IN ('daily', 'monthly'))";
         let Some(mut host) = with_row(rule, columns, values).await else { return };
-        let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap());
+        let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap()).unwrap();
         keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
         assert_eq!(host.text(ROW).await, format!("x|{says}"));
     }
@@ -51,7 +51,7 @@ async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
     let Some(mut host) = with_row("", "scopes, budget_cents, budget_period", "'{read}', 1000, 'monthly'").await else {
         return;
     };
-    let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap());
+    let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap()).unwrap();
     let old = keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
     let new = NewKey::new(old.account.clone()).scopes(old.scopes.clone()).budget(old.budget);
     let made = keys.create(new).await.unwrap();
@@ -72,7 +72,7 @@ async fn another_budget_is_read_back_as_it_was_given() {
         for default in [Budget::monthly(Amount::cents(300)), Budget::unlimited()] {
             let values = format!("{limit}, {period}");
             let Some(host) = with_row("", "budget_cents, budget_period", &values).await else { return };
-            let keys = AgentKeys::new(host.open(reading(default)).await.unwrap());
+            let keys = AgentKeys::new(host.open(reading(default)).await.unwrap()).unwrap();
             for budget in [
                 Budget::lifetime(Amount::cents(300)),
                 Budget::monthly(Amount::cents(300)),
@@ -98,7 +98,7 @@ async fn columns_that_are_not_null_take_updates_and_new_keys() {
         INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', encode(sha256('obs_1'), 'hex'))";
     let Some(host) = Host::with(table).await else { return };
     let adoption = Adoption::new(ScopeSet::none(), Budget::monthly(Amount::cents(1_000)));
-    let keys = AgentKeys::new(host.open(adoption).await.unwrap());
+    let keys = AgentKeys::new(host.open(adoption).await.unwrap()).unwrap();
     keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
     let some = ScopeSet::parse(["a"]).unwrap();
     for (scopes, cents) in [(ScopeSet::none(), 5), (some.clone(), 1_000), (some, 5)] {
@@ -114,7 +114,7 @@ async fn keys_without_a_name_stay_without_one() {
         UNIQUE (account_id, name)); INSERT INTO sdk_api_keys (account_id, key_hash) \
         SELECT 'acme', encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 2) n";
     let Some(mut host) = Host::with(table).await else { return };
-    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap());
+    let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     for id in [1, 2] {
         keys.update(KeyId::new(id), KeyPatch::new().scopes(ScopeSet::none())).await.unwrap();
     }

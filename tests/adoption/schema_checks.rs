@@ -1,6 +1,6 @@
 //! Tables that cannot be adopted are left as they were, and one error tells why.
 
-use agentkey::KeyColumn;
+use agentkey::store::KeyColumn;
 
 use super::*;
 
@@ -148,7 +148,7 @@ async fn one_schema_is_for_one_table_of_keys() {
         CREATE TABLE others (LIKE sdk_api_keys INCLUDING ALL)";
     let Some(host) = Host::with(sql).await else { return };
     let plain = PostgresOptions::new(host.database.url());
-    let keys = AgentKeys::new(PostgresStore::open(plain.clone()).await.unwrap());
+    let keys = AgentKeys::new(PostgresStore::open(plain.clone()).await.unwrap()).unwrap();
     keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     let error = host.refused(host.options().adopt(open_handed())).await;
     assert!(error.contains("choose another schema"), "{error}");

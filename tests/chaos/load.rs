@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use agentkey::KeyQuery;
 use agentkey::{AgentKeys, Amount, Budget, KeyPatch, NewKey};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -113,7 +114,7 @@ impl Load {
         let random = &mut self.random;
         let accounts = ["family", "ceiling", "hot"];
         let account = accounts[random.below(3) as usize].parse().unwrap();
-        let Ok(page) = keys.list(&account, None, 100).await else { return };
+        let Ok(page) = keys.keys(&KeyQuery::for_account(account)).await else { return };
         let key = &page.items[random.below(page.items.len() as u64) as usize];
         let changed = match random.below(2) {
             0 => keys.update(key.id, KeyPatch::new().name(format!("{}", random.next()))).await.is_ok(),

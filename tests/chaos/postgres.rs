@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{AgentKeys, ManualClock, PostgresOptions, PostgresStore, Store};
+use agentkey::model::ManualClock;
+use agentkey::store::{PostgresOptions, Store};
+use agentkey::{AgentKeys, PostgresStore};
 use sqlx::postgres::PgPool;
 
 use crate::audit;

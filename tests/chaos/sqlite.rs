@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::{AgentKeys, ManualClock, SqliteOptions, SqliteStore, Store};
+use agentkey::model::ManualClock;
+use agentkey::store::{SqliteOptions, Store};
+use agentkey::{AgentKeys, SqliteStore};
 use rusqlite::Connection;
 
 use crate::journal::Journals;
@@ -82,7 +84,7 @@ async fn whatever_dies_the_books_are_right() {
 async fn open(database: &str) -> AgentKeys {
     // The application may hold the lock for longer than a worker waits for it, and be followed by a checkpoint.
     let options = SqliteOptions::new(database).busy_timeout(crate::HANG);
-    AgentKeys::new(SqliteStore::open(options).await.unwrap())
+    AgentKeys::new(SqliteStore::open(options).await.unwrap()).unwrap()
 }
 
 fn check(database: &str, journals: &Journals) {

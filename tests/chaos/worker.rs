@@ -105,11 +105,15 @@ async fn open(database: &str) -> Result<AgentKeys, StoreError> {
     let builder = AgentKeys::builder().settle_timeout(crate::HANG);
     #[cfg(feature = "postgres")]
     if database.starts_with("postgres") {
-        return Ok(builder.build(agentkey::PostgresStore::connect(database).await?));
+        return Ok(builder.build(agentkey::PostgresStore::connect(database).await?).unwrap());
     }
     #[cfg(feature = "sqlite")]
     return Ok(builder
-        .build(agentkey::SqliteStore::open(agentkey::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT)).await?));
+        .build(
+            agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT))
+                .await?,
+        )
+        .unwrap());
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {database}");
 }

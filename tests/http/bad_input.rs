@@ -1,8 +1,7 @@
 //! Noise instead of credentials: refused without asking the store, and without a panic.
 
-use agentkey::{
-    Amount, Budget, ChangeError, Charge, EntryQuery, Error, KeyContext, KeyId, NewKey, Note, PostingId, Refusal, Token,
-};
+use agentkey::model::{ChangeError, Note, PostingId};
+use agentkey::{Amount, Budget, Charge, EntryQuery, Error, KeyContext, KeyId, NewKey, Refusal, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -180,7 +179,7 @@ async fn other_headers_and_other_tokens_where_the_host_says_so() {
     assert_eq!(answer(&named, &[bearer(token)]).await, MISSING);
     assert_eq!(answer(&named, &[api_key(token)]).await, MISSING);
     let looked_up = world.spy.finds();
-    let foreign = routes().layer(world.layer().foreign_tokens());
+    let foreign = routes().layer(world.layer().foreign_tokens(true));
     assert_eq!(answer(&foreign, &[bearer(token)]).await, "let in");
     for (noise, finds) in
         [("1234567", 0), ("12345678", 1), (&*"x".repeat(512), 1), (&*"x".repeat(513), 0), ("1234 5678", 0)]

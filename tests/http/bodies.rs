@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use agentkey::{Amount, BodyError, Charge, OnInterrupt, Rejection};
+use agentkey::http::{BodyError, OnInterrupt};
+use agentkey::{Amount, Charge, Rejection};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};

@@ -226,7 +226,7 @@ async fn a_revocation_by_another_process_is_in_force_with_the_next_poll() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.db");
     let world = World::on(cached(), Box::new(SqliteStore::connect(&path).await.unwrap()));
-    let other = AgentKeys::new(SqliteStore::connect(&path).await.unwrap());
+    let other = AgentKeys::new(SqliteStore::connect(&path).await.unwrap()).unwrap();
     world.spy.polled().await;
     let (id, token) = world.key().await;
     let client = client(&world, &token).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use agentkey::{Amount, BodyError, Charge, KeyContext, OnInterrupt, Rejection, Token};
+use agentkey::http::{BodyError, OnInterrupt};
+use agentkey::{Amount, Charge, KeyContext, Rejection, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};

@@ -4,7 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::{AgentKeys, Amount, BodyError, Charge, Hold, OnExpiry, OnInterrupt, Rejection};
+use agentkey::http::{BodyError, OnExpiry, OnInterrupt};
+use agentkey::{AgentKeys, Amount, Charge, Hold, Rejection};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};

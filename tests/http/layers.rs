@@ -58,7 +58,7 @@ async fn the_service_that_is_called_is_the_one_that_was_made_ready() {
         let world = World::with(builder).await;
         let (_, token) = world.key().await;
         let noise = Token::generate(&"ak".parse().unwrap()).unwrap();
-        let mut service = world.layer().optional().layer(Strict::default());
+        let mut service = world.layer().optional(true).layer(Strict::default());
         for (token, status) in [(Some(&token), 200), (Some(&token), 200), (Some(&noise), 401), (None, 200)] {
             let response = service.ready().await.unwrap().call(ask(token)).await.unwrap();
             assert_eq!(response.status(), status);

@@ -432,7 +432,8 @@ async fn a_stream_through_an_outage_ends_well() {
 
 #[cfg(feature = "sqlite")]
 mod locked_file {
-    use agentkey::{SqliteOptions, SqliteStore};
+    use agentkey::SqliteStore;
+    use agentkey::store::SqliteOptions;
     use rusqlite::Connection;
 
     use super::*;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use agentkey::model::{BlockedBy, ManualClock};
 use agentkey::{
-    AgentKeyLayer, Amount, BlockedBy, Budget, Charge, KeyContext, KeyId, KeyPatch, ManualClock, NewKey, Refusal,
-    Rejection, Replayable, RequireBudget, RequireScope, ScopeSet, Token,
+    AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyId, KeyPatch, NewKey, Refusal, Rejection, Replayable,
+    RequireBudget, RequireScope, ScopeSet, Token,
 };
 use axum::Router;
 use axum::body::Body;
@@ -60,7 +61,7 @@ fn app(layer: &AgentKeyLayer) -> Router {
         .route("/scoped", get(async || "scoped").layer(RequireScope::one("docs.write").unwrap()))
         .route("/any", get(async || "any").layer(RequireScope::any(["a.b", "docs.write"]).unwrap()))
         .route("/all", get(async || "all").layer(RequireScope::all(["read", "docs.write"]).unwrap()))
-        .route("/mixed", get(async || "mixed").layer(RequireScope::one("docs.write").unwrap().or_anonymous()))
+        .route("/mixed", get(async || "mixed").layer(RequireScope::one("docs.write").unwrap().or_anonymous(true)))
         .route("/paid", get(paid).post(paid))
         .route("/other", post(paid))
         .route("/budget", get(async || "in budget").layer(RequireBudget::hold(Amount::cents(30))))
@@ -394,7 +395,7 @@ async fn the_realm_is_told_and_cannot_break_out_of_its_quotes() {
 async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_others() {
     let world = World::new().await;
     let (id, token) = world.key().await;
-    let app = app(&world.layer().optional().realm("r"));
+    let app = app(&world.layer().optional(true).realm("r"));
     for (path, wanted) in [("/open", "anonymous"), ("/mixed", "mixed")] {
         assert_eq!(answer(&app, ask(path)).await.data, wanted);
     }
@@ -427,7 +428,7 @@ async fn a_store_that_is_down_is_a_503_and_fails_open_where_told_to() {
             let seen = answer(&closed, ask_with(path, &token)).await;
             row(ask(path), 503, "unavailable", r#""the key store is not available""#).retry_after("1").check(&seen);
         }
-        let open = app(&world.layer().fail_open());
+        let open = app(&world.layer().fail_open(true));
         assert_eq!(answer(&open, ask_with("/open", &token)).await.data, "anonymous");
         // A scope is not waived for a key that could not be looked up, also where requests without one get through.
         for path in ["/free", "/scoped", "/mixed", "/paid", "/budget"] {
@@ -476,7 +477,7 @@ async fn a_forgotten_layer_is_a_500_whose_log_tells_the_mend() {
         .route("/option", get(async |_: Option<KeyContext>| ""))
         .route("/charge", get(async |_: Charge| ""))
         .route("/replayable", get(async |_: Replayable| ""))
-        .route("/scope", get(async || "").layer(RequireScope::one("read").unwrap().or_anonymous()))
+        .route("/scope", get(async || "").layer(RequireScope::one("read").unwrap().or_anonymous(true)))
         .route("/budget", get(async || "").layer(RequireBudget::hold(Amount::cents(1))));
     for (path, who) in [
         ("/key", "KeyContext"),

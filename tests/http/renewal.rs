@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use agentkey::http::OnExpiry;
 use agentkey::ledger::{Action, Posting};
-use agentkey::{AgentKeys, Amount, Builder, Charge, Hold, KeyId, ManualClock, MemoryStore, OnExpiry, Rejection, Token};
+use agentkey::model::ManualClock;
+use agentkey::{AgentKeys, Amount, Builder, Charge, Hold, KeyId, MemoryStore, Rejection, Token};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;

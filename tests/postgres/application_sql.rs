@@ -1,7 +1,9 @@
 //! What the host's own SQL does to the tables counts at once, also for a store that knows the account by heart; and
 //! batches of many stores get along.
 
-use agentkey::{ManualClock, Period, Refusal, Store, TokenHash};
+use agentkey::Refusal;
+use agentkey::model::{ManualClock, Period, TokenHash};
+use agentkey::store::Store;
 use tokio::task::JoinSet;
 
 use super::*;

@@ -1,7 +1,9 @@
 //! A locked account, or one whose postings fail, delays no other.
 
 use agentkey::ledger::KeyChange;
-use agentkey::{AgentKeys, KeyPatch, PostingId, Refusal, Scope, ScopeSet, Store};
+use agentkey::model::{PostingId, Scope};
+use agentkey::store::Store;
+use agentkey::{AgentKeys, KeyPatch, Refusal, ScopeSet};
 
 use http::StatusCode;
 
@@ -56,7 +58,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
     let Some((_database, world, pool)) = site().await else { return };
-    let keys = AgentKeys::builder().request_timeout(HANG).build((*world.store).clone());
+    let keys = AgentKeys::builder().request_timeout(HANG).build((*world.store).clone()).unwrap();
     let key = key(&world, "acme", 100).await;
     let paid = pay(&key, 10);
     assert!(world.post(&paid).await.is_ok());
@@ -79,7 +81,7 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
     let database = server.database().await;
     let pool = host(database.url()).await;
     let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
-    let keys = AgentKeys::builder().request_timeout(HANG).build(store);
+    let keys = AgentKeys::builder().request_timeout(HANG).build(store).unwrap();
     let kept = keys.create(NewKey::new("kept".parse().unwrap())).await.unwrap();
     let other = keys.create(NewKey::new("other".parse().unwrap())).await.unwrap();
     let service = Arc::new(Service::new(&keys));
@@ -108,7 +110,7 @@ async fn what_the_hosts_rules_refuse_for_a_while_is_charged_in_the_end() {
     let database = server.database().await;
     let pool = host(database.url()).await;
     let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
-    let keys = AgentKeys::builder().build(store);
+    let keys = AgentKeys::builder().build(store).unwrap();
     let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     let service = Arc::new(Service::new(&keys));
     let refuse = "CREATE SEQUENCE tried; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \

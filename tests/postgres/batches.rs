@@ -1,7 +1,9 @@
 //! Batches of many accounts, of which some have moved on: what stood is written, and the rest is decided anew, once.
 
+use agentkey::EntryQuery;
 use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
-use agentkey::{EntryQuery, Labels, Store};
+use agentkey::model::Labels;
+use agentkey::store::Store;
 
 use super::*;
 

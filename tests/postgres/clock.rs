@@ -1,6 +1,6 @@
 //! The clock is the server's.
 
-use agentkey::Store;
+use agentkey::store::Store;
 
 use super::*;
 use crate::proxy::Proxy;
@@ -11,7 +11,7 @@ async fn what_was_on_its_way_for_longer_than_a_few_seconds_is_decided_anew() {
     let database = server.database().await;
     let proxy = Proxy::to(server).await;
     let store = PostgresStore::connect(&proxy.url(database.name())).await.unwrap();
-    let keys = agentkey::AgentKeys::new(store.clone());
+    let keys = agentkey::AgentKeys::new(store.clone()).unwrap();
     let key = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap().key;
     let pool = host(database.url()).await;
     let of_lane = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \

@@ -16,7 +16,8 @@ impl Served {
     async fn on(url: &str) -> Self {
         // However slow the machine starts its server again.
         let options = PostgresOptions::new(url).acquire_timeout(HANG);
-        let keys = AgentKeys::builder().request_timeout(HANG).build(PostgresStore::open(options).await.unwrap());
+        let keys =
+            AgentKeys::builder().request_timeout(HANG).build(PostgresStore::open(options).await.unwrap()).unwrap();
         let mut tokens = Vec::new();
         for account in ["a", "b"] {
             let root = keys.create(NewKey::new(account.parse().unwrap())).await.unwrap();

@@ -1,6 +1,6 @@
 //! Rows of our own tables that make no sense, which PostgreSQL refuses.
 
-use agentkey::Store;
+use agentkey::store::Store;
 use sqlx::Executor;
 
 use super::*;

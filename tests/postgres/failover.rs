@@ -1,6 +1,8 @@
 //! A standby that takes over, and stores that remember another past than the database's.
 
-use agentkey::{ManualClock, Refusal, Store};
+use agentkey::Refusal;
+use agentkey::model::ManualClock;
+use agentkey::store::Store;
 use tokio::task::JoinSet;
 
 use super::*;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use agentkey::{PostgresOptions, PostgresStore};
+use agentkey::PostgresStore;
+use agentkey::store::PostgresOptions;
 use tokio::task::JoinSet;
 
 use super::*;

@@ -13,7 +13,7 @@ use crate::service::Service;
 async fn impatient(url: &str, statement_timeout: Duration) -> AgentKeys {
     let options = PostgresOptions::new(url).statement_timeout(statement_timeout);
     let store = PostgresStore::open(options).await.unwrap();
-    AgentKeys::builder().request_timeout(Duration::ZERO).build(store)
+    AgentKeys::builder().request_timeout(Duration::ZERO).build(store).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

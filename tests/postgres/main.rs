@@ -26,8 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::{Action, OnExpiry, Posted, Posting};
+use agentkey::model::{Clock, Note};
+use agentkey::store::PostgresOptions;
 use agentkey::testing::World;
-use agentkey::{Amount, Budget, Clock, Key, NewKey, Note, PostgresOptions, PostgresStore, Refusal};
+use agentkey::{Amount, Budget, Key, NewKey, PostgresStore, Refusal};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
@@ -81,7 +83,7 @@ fn settle(hold: &Posting, cents: i32) -> Posting {
 
 /// Spent and held, in cents.
 async fn cents(world: &World<PostgresStore>, key: &Key) -> (i64, i64) {
-    let lineage = agentkey::Store::lineage(&*world.store, key.id).await.unwrap().unwrap();
+    let lineage = agentkey::store::Store::lineage(&*world.store, key.id).await.unwrap().unwrap();
     let balance = lineage.key().balance;
     (balance.spent.as_micros() / 10_000, balance.held.as_micros() / 10_000)
 }
@@ -106,7 +108,7 @@ fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
 /// Posts as a lane does: again, while somebody keeps a row for longer than it is waited for.
 async fn until_decided(store: &PostgresStore, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
     loop {
-        let posted = agentkey::Store::post(store, postings).await.unwrap();
+        let posted = agentkey::store::Store::post(store, postings).await.unwrap();
         if !posted.iter().any(is_unavailable) {
             return posted;
         }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use agentkey::{AgentKeys, Clock, NewKey, PostgresOptions, PostgresStore};
+use agentkey::model::Clock;
+use agentkey::store::PostgresOptions;
+use agentkey::{AgentKeys, NewKey, PostgresStore};
 use sqlx::Executor;
 use tokio::sync::OnceCell;
 
@@ -31,7 +33,7 @@ async fn open(pooled: &Pooled, schema: &str, clock: Clock) -> PostgresStore {
 
 agentkey::conformance_tests!({
     let Some(pooled) = pooled().await else { return };
-    let schema = format!("checked_{}", agentkey::PostingId::new());
+    let schema = format!("checked_{}", agentkey::model::PostingId::new());
     async move |clock| open(pooled, &schema, clock).await
 });
 
@@ -44,8 +46,8 @@ async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     // Longer than the test waits: it is by the poll that the revocation is seen.
     let max_staleness = 2 * crate::HANG;
     let options = PostgresOptions::new(bouncer.url()).transaction_pooling(true);
-    let keys = AgentKeys::builder().cache(max_staleness).build(PostgresStore::open(options).await.unwrap());
-    let other = AgentKeys::new(PostgresStore::connect(database.url()).await.unwrap());
+    let keys = AgentKeys::builder().cache(max_staleness).build(PostgresStore::open(options).await.unwrap()).unwrap();
+    let other = AgentKeys::new(PostgresStore::connect(database.url()).await.unwrap()).unwrap();
     let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     let pool = crate::host(database.url()).await;
     crate::until(async || {

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use agentkey::ledger::KeyChange;
-use agentkey::{KeyPatch, NewKey, Store};
+use agentkey::store::Store;
+use agentkey::{KeyPatch, NewKey};
 
 use super::*;
 

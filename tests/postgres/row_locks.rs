@@ -2,7 +2,8 @@
 //! them, and nobody else waits for them.
 
 use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
-use agentkey::{PostingId, Store, TokenHash};
+use agentkey::model::{PostingId, TokenHash};
+use agentkey::store::Store;
 
 use super::*;
 

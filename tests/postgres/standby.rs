@@ -24,7 +24,8 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
     let proxy = Proxy::to(&primary).await;
     let keys = AgentKeys::builder()
         .cache(max_staleness)
-        .build(PostgresStore::connect(&proxy.url(database.name())).await.unwrap());
+        .build(PostgresStore::connect(&proxy.url(database.name())).await.unwrap())
+        .unwrap();
     let found = async || keys.find(&created.token).await;
     for _ in 0..20 {
         // Long enough for a cache to be trusted.

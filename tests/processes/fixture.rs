@@ -1,6 +1,7 @@
 //! A database for several processes, and a handle on it.
 
-use agentkey::{AgentKeys, Amount, Budget, Clock, KeyId, NewKey};
+use agentkey::model::Clock;
+use agentkey::{AgentKeys, Amount, Budget, KeyId, NewKey};
 
 use crate::worker::Worker;
 
@@ -85,13 +86,14 @@ impl Home {
 pub async fn open(address: &str, clock: Clock) -> AgentKeys {
     #[cfg(feature = "postgres")]
     if address.starts_with("postgres") {
-        let options = agentkey::PostgresOptions::new(address).clock(clock);
-        return AgentKeys::new(agentkey::PostgresStore::open(options).await.unwrap());
+        let options = agentkey::store::PostgresOptions::new(address).clock(clock);
+        return AgentKeys::new(agentkey::PostgresStore::open(options).await.unwrap()).unwrap();
     }
     #[cfg(feature = "sqlite")]
     return AgentKeys::new(
-        agentkey::SqliteStore::open(agentkey::SqliteOptions::new(address).clock(clock)).await.unwrap(),
-    );
+        agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock)).await.unwrap(),
+    )
+    .unwrap();
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {address}");
 }

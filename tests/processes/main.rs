@@ -12,7 +12,8 @@ mod worker;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use agentkey::{Amount, Budget, EntryQuery, ManualClock, NewKey};
+use agentkey::model::ManualClock;
+use agentkey::{Amount, Budget, EntryQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 

@@ -5,7 +5,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
-use agentkey::{AgentKeyLayer, Amount, Charge, Clock, Rejection};
+use agentkey::model::Clock;
+use agentkey::{AgentKeyLayer, Amount, Charge, Rejection};
 use axum::extract::Query;
 use axum::{Router, routing::post};
 use bytes::Bytes;

@@ -54,7 +54,7 @@ impl Batches {
             lookups: (0..width.lookups.max(1)).map(|_| LookupBatcher::start(store.clone(), options)).collect(),
             postings: (0..width.postings.max(1)).map(|_| CommitQueue::start(store.clone(), options)).collect(),
             waiting: Arc::new(Semaphore::new(options.max_queue)),
-            charges: Arc::new(Semaphore::new(options.charges)),
+            charges: Arc::new(Semaphore::new(options.max_open_charges)),
             options,
             store: store.clone(),
             poller: options.max_staleness.map(poller),
@@ -120,7 +120,8 @@ impl Batches {
     /// Waits until no charge is open and no posting waits any more, and lets none come again.
     pub(crate) async fn drain(&self) {
         self.poller.iter().for_each(PolicyPoller::stop);
-        for (places, count) in [(&self.charges, self.options.charges), (&self.waiting, self.options.max_queue)] {
+        for (places, count) in [(&self.charges, self.options.max_open_charges), (&self.waiting, self.options.max_queue)]
+        {
             // Closed before they are given back, so that nobody takes one in between.
             let all = places.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
             places.close();

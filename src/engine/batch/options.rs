@@ -12,7 +12,7 @@ pub(crate) struct BatchOptions {
     /// Look-ups, and postings other than settles, that may wait at once.
     pub(crate) max_queue: usize,
     /// Charges that may be open at once.
-    pub(crate) charges: usize,
+    pub(crate) max_open_charges: usize,
     /// For how long a look-up or a posting is tried, and for how long the store is waited for at a time.
     pub(crate) request_timeout: Duration,
     /// For how long a settle is tried.
@@ -25,7 +25,7 @@ impl Default for BatchOptions {
     fn default() -> Self {
         Self {
             max_queue: 8_192,
-            charges: 65_536,
+            max_open_charges: 65_536,
             request_timeout: Duration::from_secs(5),
             settle_timeout: Duration::from_secs(30),
             max_staleness: None,

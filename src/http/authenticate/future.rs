@@ -131,6 +131,7 @@ where
             Err(refusal) => return Self::refused(&refusal, http),
         };
         keys.last_used.note(found.lineage.id(), found.lineage.at());
+        record_in_span(&found);
         let claim = idempotency::claim(&request);
         let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));
         mark(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
@@ -264,4 +265,11 @@ fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
         problem::put_remaining(response.headers_mut(), state.remaining());
     }
     response
+}
+
+/// Sets the fields `agentkey.key_id` and `agentkey.account` of the current span, where it has them.
+fn record_in_span(found: &Found) {
+    let span = tracing::Span::current();
+    span.record("agentkey.key_id", found.lineage.id().get());
+    span.record("agentkey.account", found.lineage.account_id().as_str());
 }

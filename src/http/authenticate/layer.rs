@@ -13,6 +13,7 @@ use crate::model::Refusal;
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions; refuses requests
 /// whose key is missing, unknown, revoked or expired. See the [module docs](crate::http::authenticate).
 #[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct AgentKeyLayer {
     options: AuthenticateOptions,
 }
@@ -25,8 +26,8 @@ impl AgentKeyLayer {
 
     /// Lets requests without a credential through, without a key: for a host with sessions of its own. A bad
     /// credential is refused all the same.
-    pub fn optional(mut self) -> Self {
-        self.options.optional = true;
+    pub fn optional(mut self, on: bool) -> Self {
+        self.options.optional = on;
         self
     }
 
@@ -34,8 +35,8 @@ impl AgentKeyLayer {
     /// routes go on, and `Option<KeyContext>` is `None`, whatever the credential. What needs a key still answers with 503:
     /// [`Charge`](crate::Charge), and every [`RequireScope`](crate::RequireScope), also one that lets anonymous requests
     /// through.
-    pub fn fail_open(mut self) -> Self {
-        self.options.fail_open = true;
+    pub fn fail_open(mut self, on: bool) -> Self {
+        self.options.fail_open = on;
         self
     }
 
@@ -47,8 +48,8 @@ impl AgentKeyLayer {
     }
 
     /// Accepts tokens that were not made by this crate: any 8 to 512 visible ASCII characters are looked up.
-    pub fn foreign_tokens(mut self) -> Self {
-        Arc::make_mut(&mut self.options.credentials).foreign(true);
+    pub fn foreign_tokens(mut self, on: bool) -> Self {
+        Arc::make_mut(&mut self.options.credentials).foreign(on);
         self
     }
 
@@ -97,6 +98,6 @@ impl<S> Layer<S> for AgentKeyLayer {
     type Service = AgentKeyService<S>;
 
     fn layer(&self, inner: S) -> AgentKeyService<S> {
-        AgentKeyService { inner, options: self.options.clone() }
+        AgentKeyService::new(inner, self.options.clone())
     }
 }

@@ -15,8 +15,29 @@ use crate::model::Refusal;
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
 #[derive(Clone, Debug)]
 pub struct AgentKeyService<S> {
-    pub(super) inner: S,
-    pub(super) options: AuthenticateOptions,
+    inner: S,
+    options: AuthenticateOptions,
+}
+
+impl<S> AgentKeyService<S> {
+    pub(super) const fn new(inner: S, options: AuthenticateOptions) -> Self {
+        Self { inner, options }
+    }
+
+    /// Returns the inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, to be changed.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service without the layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for AgentKeyService<S>

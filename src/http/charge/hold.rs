@@ -8,7 +8,8 @@ use crate::model::Amount;
 /// Money to set aside, and what becomes of it if nobody comes back for it. An [`Amount`] is a hold with the defaults.
 ///
 /// ```
-/// use agentkey::{Amount, Hold, OnExpiry};
+/// use agentkey::{Amount, Hold};
+/// use agentkey::http::OnExpiry;
 ///
 /// let hold = Hold::new(Amount::cents(5)).on_expiry(OnExpiry::Charge);
 /// # let _ = hold;

@@ -37,7 +37,8 @@ pub use hold::{Hold, OnInterrupt};
 /// the client repeats an `Idempotency-Key`; see [`Replayable`] for the other way to answer that.
 ///
 /// ```
-/// use agentkey::{Amount, Charge, Rejection, TokenPrice, TokenUsage};
+/// use agentkey::{Amount, Charge, Rejection};
+/// use agentkey::model::{TokenPrice, TokenUsage};
 ///
 /// const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
 ///

@@ -12,14 +12,15 @@ use crate::model::{Budget, ScopeSet};
 pub(super) use self::plan::{Adopting, plan};
 pub(super) use self::record::adopted;
 
-/// What an adopted table leaves unsaid: see [`PostgresOptions::table`](crate::PostgresOptions::table).
+/// What an adopted table leaves unsaid: see [`PostgresOptions::table`](crate::store::PostgresOptions::table).
 ///
 /// The rows of such a table were written by others, and may have no scopes and no budget, or the table may not even
 /// have had columns for them. What that means is said here, and nowhere assumed. It is recorded at the first opening,
 /// with the columns, and need not be said again.
 ///
 /// ```
-/// use agentkey::{Adoption, Amount, Budget, KeyColumn, ScopeSet};
+/// use agentkey::{Amount, Budget, ScopeSet};
+/// use agentkey::store::{Adoption, KeyColumn};
 ///
 /// // A key without scopes may read; one without a budget has $10 a month.
 /// let adoption = Adoption::new(ScopeSet::parse(["read"])?, Budget::monthly(Amount::cents(1_000)))
@@ -94,7 +95,7 @@ pub enum KeyColumn {
     LimitMicros,
     /// What it may spend, in whole cents.
     LimitCents,
-    /// The name of a [`Period`](crate::Period); also `daily`, `weekly`, `monthly`, `total` and `none`.
+    /// The name of a [`Period`](crate::model::Period); also `daily`, `weekly`, `monthly`, `total` and `none`.
     Period,
     /// When it was made.
     CreatedAt,

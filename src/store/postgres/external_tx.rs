@@ -16,7 +16,8 @@ impl PostgresStore {
     /// was revoked since pays.
     ///
     /// ```no_run
-    /// use agentkey::{Amount, KeyContext, Note, PostgresStore};
+    /// use agentkey::{Amount, KeyContext, PostgresStore};
+    /// use agentkey::model::Note;
     ///
     /// async fn order(store: PostgresStore, pool: sqlx::PgPool, key: KeyContext) -> Result<(), Box<dyn std::error::Error>> {
     ///     let mut tx = pool.begin().await?;

@@ -58,7 +58,7 @@ use crate::model::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Linea
 /// use agentkey::{AgentKeys, PostgresStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
-/// let keys = AgentKeys::new(PostgresStore::connect("postgres://app@localhost/app").await?);
+/// let keys = AgentKeys::new(PostgresStore::connect("postgres://app@localhost/app").await?)?;
 /// # drop(keys); Ok(()) }
 /// ```
 #[derive(Clone)]

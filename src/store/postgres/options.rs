@@ -16,7 +16,8 @@ use crate::model::Clock;
 /// How to open a [`PostgresStore`](crate::PostgresStore).
 ///
 /// ```no_run
-/// use agentkey::{PostgresOptions, PostgresStore};
+/// use agentkey::PostgresStore;
+/// use agentkey::store::PostgresOptions;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
 /// let options = PostgresOptions::new("postgres://app@localhost/app").schema("billing");
@@ -95,7 +96,7 @@ impl PostgresOptions {
     /// The host's own table of keys, `table` or `schema.table`, in place of one that agentkey makes. Without a schema it
     /// is in that of [`schema`](Self::schema), and nowhere else.
     ///
-    /// It needs an id, an account and a unique hash; [`KeyColumn`](crate::KeyColumn) lists the columns and their types.
+    /// It needs an id, an account and a unique hash; [`KeyColumn`](crate::store::KeyColumn) lists the columns and their types.
     /// The first opening, in one transaction that many processes may try at once:
     ///
     /// - adds the columns that are missing, nullable, and indexes on account and parent where there are none. Nothing is
@@ -103,8 +104,8 @@ impl PostgresOptions {
     /// - records what was said with [`adopt`](Self::adopt), which later openings may leave out. They add no column: one
     ///   that was there and is missing is told, since in its place an empty one would bring revoked keys to life.
     /// - takes over what keys had spent, if the table is one of the npm package agentkey, or
-    ///   [`KeyColumn::UsedCents`](crate::KeyColumn::UsedCents) was named. Each key's running window comes in as an
-    ///   entry of the kind [`Opening`](crate::EntryKind::Opening), and the next window begins where it was to begin. The
+    ///   [`KeyColumn::UsedCents`](crate::store::KeyColumn::UsedCents) was named. Each key's running window comes in as an
+    ///   entry of the kind [`Opening`](crate::model::EntryKind::Opening), and the next window begins where it was to begin. The
     ///   entry counts on the parents and the account too, as every entry does. Whoever spent there before must have
     ///   stopped: what he writes later is not seen. Rows without an account have nobody to take it over for.
     ///
@@ -123,7 +124,8 @@ impl PostgresOptions {
     /// [`AgentKeyLayer::foreign_tokens`](crate::AgentKeyLayer::foreign_tokens).
     ///
     /// ```no_run
-    /// use agentkey::{Adoption, Budget, PostgresOptions, PostgresStore, ScopeSet};
+    /// use agentkey::{Budget, PostgresStore, ScopeSet};
+    /// use agentkey::store::{Adoption, PostgresOptions};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
     /// // Without scopes a key may do everything, and without a budget spend nothing.
@@ -155,7 +157,7 @@ impl PostgresOptions {
     }
 
     /// Another clock than the server's, which is the one that all processes go by. Only a
-    /// [`ManualClock`](crate::ManualClock) takes its place: the machine's own never decides anything.
+    /// [`ManualClock`](crate::model::ManualClock) takes its place: the machine's own never decides anything.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self

@@ -9,7 +9,8 @@ use crate::model::Clock;
 /// How to open a [`SqliteStore`](crate::SqliteStore).
 ///
 /// ```
-/// use agentkey::{SqliteOptions, SqliteStore};
+/// use agentkey::SqliteStore;
+/// use agentkey::store::SqliteOptions;
 /// use std::time::Duration;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {

@@ -7,9 +7,10 @@ mod spy;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use agentkey::model::ManualClock;
+use agentkey::store::Store;
 use agentkey::{
-    AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Builder, EntryQuery, KeyId, ManualClock, NewKey, ScopeSet,
-    Store, Token,
+    AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Builder, EntryQuery, KeyId, NewKey, ScopeSet, Token,
 };
 use axum::Router;
 use tokio::net::TcpListener;
@@ -27,7 +28,7 @@ pub(crate) const NOON: &str = "2026-01-31T12:00:00Z";
 async fn store(clock: Option<&ManualClock>) -> Box<dyn Store> {
     #[cfg(feature = "sqlite")]
     {
-        let mut options = agentkey::SqliteOptions::new(":memory:");
+        let mut options = agentkey::store::SqliteOptions::new(":memory:");
         if let Some(clock) = clock {
             options = options.clock(clock);
         }
@@ -66,7 +67,7 @@ impl World {
 
     pub(crate) fn on(builder: Builder, store: Box<dyn Store>) -> Self {
         let (store, spy) = spy::on(store);
-        Self { keys: builder.build(store), spy }
+        Self { keys: builder.build(store).unwrap(), spy }
     }
 
     pub(crate) fn layer(&self) -> AgentKeyLayer {

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
+use agentkey::model::{Account, Entry, Lineage, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, StoreResult, Width};
-use agentkey::{
-    Account, AccountId, Budget, Cursor, Entry, EntryId, EntryQuery, Key, KeyId, Lineage, Refusal, Store, StoreError,
-    TokenHash, Usage, UsageQuery,
-};
+use agentkey::store::{Cursor, Store, Usage};
+use agentkey::{AccountId, Budget, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
 

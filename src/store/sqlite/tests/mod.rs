@@ -87,7 +87,7 @@ async fn a_new_file_may_be_opened_by_many_at_once() {
             opened.await.unwrap().unwrap();
         }
         let store = SqliteStore::connect(&path).await.unwrap();
-        let keys = store.keys(&KeyQuery::new(KeysOf::Account(account("acme")), None, 100)).await.unwrap();
+        let keys = store.keys(&KeyQuery::for_account(account("acme"))).await.unwrap();
         assert_eq!(keys.len(), 8);
     }
 }

@@ -196,7 +196,7 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
             }
             3 => {
                 let of = past.dice.of(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
-                let query = KeyQuery::new(of, past.dice.of(&[None, Some(KeyId::new(2))]), 3);
+                let query = KeyQuery { of, after: past.dice.of(&[None, Some(KeyId::new(2))]), limit: 3 };
                 same!(stores.keys(&query));
             }
             _ => {

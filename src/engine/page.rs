@@ -1,0 +1,79 @@
+//! Pages of lists, and streams over pages.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::vec::IntoIter;
+
+use futures_core::Stream;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::error::Error;
+use crate::store::BoxFuture;
+
+/// Part of a list, and where it goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Page<T, C> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// What to pass as `after` for the next page; `None` on the last.
+    pub next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// A page of at most `limit` items, cut from a list that was asked for one more.
+    pub(super) fn cut(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> C) -> Self {
+        let limit = limit as usize;
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(place) } else { None };
+        Self { items, next }
+    }
+}
+
+type NextPage<T, C> = BoxFuture<'static, Result<Page<T, C>, Error>>;
+
+/// A stream over the items of a list, which asks for the next page when the last one is read.
+#[must_use = "streams do nothing unless polled"]
+pub struct PageStream<T, C> {
+    ask: Box<dyn FnMut(Option<C>) -> NextPage<T, C> + Send>,
+    items: IntoIter<T>,
+    pending: Option<NextPage<T, C>>,
+}
+
+impl<T, C> PageStream<T, C> {
+    pub(super) fn new(after: Option<C>, mut ask: impl FnMut(Option<C>) -> NextPage<T, C> + Send + 'static) -> Self {
+        let pending = Some(ask(after));
+        Self { ask: Box::new(ask), items: Vec::new().into_iter(), pending }
+    }
+}
+
+impl<T: Unpin, C> Stream for PageStream<T, C> {
+    type Item = Result<T, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(item) = self.items.next() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            let Some(pending) = &mut self.pending else { return Poll::Ready(None) };
+            let page = ready!(pending.as_mut().poll(cx));
+            self.pending = None;
+            let Page { items, next } = match page {
+                Ok(page) => page,
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            };
+            self.items = items.into_iter();
+            if let Some(next) = next {
+                let pending = (self.ask)(Some(next));
+                self.pending = Some(pending);
+            }
+        }
+    }
+}
+
+impl<T, C> std::fmt::Debug for PageStream<T, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PageStream").field("items", &self.items.len()).finish_non_exhaustive()
+    }
+}
