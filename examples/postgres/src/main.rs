@@ -1,6 +1,6 @@
 //! Two instances of a service on one PostgreSQL database, and money in the service's own transaction.
 //!
-//! `docker compose up --wait`, then `cargo run --example postgres --features postgres`. `DATABASE_URL` overrides where.
+//! `docker compose up --wait`, then `cargo run -p example-postgres`. `DATABASE_URL` overrides where.
 //! It walks through what it shows, asserts it, and leaves a schema `agentkey_example` behind.
 
 use std::env;

@@ -3,7 +3,7 @@
 //! A purchase is paid at the moment of purchase, given back when delivery fails, and never paid twice under one
 //! `Idempotency-Key`. Agents mint keys for their sub-agents, and the account's ceiling stands over all of them.
 //!
-//! `cargo run --example marketplace` walks through it over loopback, printing and asserting every answer;
+//! `cargo run -p example-marketplace` walks through it over loopback, printing and asserting every answer;
 //! with `-- --serve` it stays up afterwards.
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, ChangeError, Charge, ChargeError};
 use agentkey::{EntryKind, EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
 use agentkey::{ScopeSet, Token};
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{self, Method, Request, StatusCode};
@@ -20,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! The main job on one SQLite file: a scoped route, a paid route, and the ledger behind them.
 //!
-//! `cargo run --example quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
+//! `cargo run -p example-quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
 
 use std::env;
 

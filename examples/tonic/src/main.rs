@@ -1,6 +1,6 @@
 //! The layers without axum: a gRPC service of tonic, with refusals as `grpc-status`.
 //!
-//! `cargo run --example tonic` calls it over loopback, printing and asserting every status; with `-- --serve` it stays
+//! `cargo run -p example-tonic` calls it over loopback, printing and asserting every status; with `-- --serve` it stays
 //! up afterwards. What `tonic-build` would generate from a `.proto` file is written by hand at the end.
 
 use std::convert::Infallible;

@@ -1,6 +1,6 @@
 //! The layers without axum: a plain hyper server with a tower service behind `AgentKeyLayer`.
 //!
-//! `cargo run --example hyper`, then paste the line it prints. `ADDR` overrides the address.
+//! `cargo run -p example-hyper`, then paste the line it prints. `ADDR` overrides the address.
 
 use std::convert::Infallible;
 use std::env;
