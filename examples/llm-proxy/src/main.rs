@@ -262,6 +262,7 @@ impl IntoResponse for Error {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init();
     let model = Model::start().await?;
     let http = Client::builder(TokioExecutor::new()).build_http();
     let proxy = Proxy { http, model_url: model.url.clone(), model_key: "sk-ours".into() };

@@ -18,7 +18,7 @@ fn quickstart(database: &Path) -> Command {
 }
 
 #[test]
-fn checks_charges_and_remembers() {
+fn checks_charges_logs_and_remembers() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("keys.db");
     let service = Served::start(quickstart(&database), true);
@@ -26,7 +26,7 @@ fn checks_charges_and_remembers() {
     let token = token.as_deref();
 
     let greeting = |remaining: u32| json!({ "hello": "demo", "remaining_cents": remaining }).to_string();
-    assert_eq!(service.ask("GET", "/read", token), (200, greeting(12)));
+    assert_eq!(service.ask("GET", "/read", token), (200, greeting(10)));
     for _ in 0..3 {
         assert_eq!(service.ask("POST", "/answer", token), (200, json!({ "answer": 42 }).to_string()));
     }
@@ -34,11 +34,15 @@ fn checks_charges_and_remembers() {
     service.is_refused("GET", "/admin", token, 403, "insufficient_scope");
     service.is_refused("GET", "/read", None, 401, "missing_key");
     service.is_refused("GET", "/read", Some("ak_wrong"), 401, "invalid_key");
-    service.interrupt();
+    let shown = service.interrupt();
+    for logged in ["uri=/answer", "status=200", "status=402", "status=403", "status=401"] {
+        assert!(shown.contains(logged), "no {logged}: {shown}");
+    }
+    assert!(!shown.contains("ak_wrong") && !shown.contains(token.unwrap()), "a token was logged: {shown}");
 
     // The key and what it spent are in the file.
     let service = Served::start(quickstart(&database), false);
-    assert_eq!(service.ask("GET", "/read", token), (200, greeting(3)));
+    assert_eq!(service.ask("GET", "/read", token), (200, greeting(1)));
     service.is_refused("POST", "/answer", token, 402, "budget_exceeded");
     assert!(service.token.is_none(), "the token was shown again");
     service.interrupt();
