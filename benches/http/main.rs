@@ -1,4 +1,5 @@
-//! Requests per second of keyed routes, as a share of a bare axum route: `cargo bench --features postgres --bench http`.
+//! Requests per second of keyed routes, as a share of a bare axum route:
+//! `cargo bench -p agentkey-benches --features postgres --bench http`.
 //!
 //! The client is a process of its own; it, the server and PostgreSQL share the cores. In each round every case runs once,
 //! directly before or after a run of the bare route with the same requests, and its share is of that run. Odd rounds go

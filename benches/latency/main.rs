@@ -1,4 +1,5 @@
-//! How long one request takes on a quiet service: `cargo bench --features postgres --bench latency`.
+//! How long one request takes on a quiet service:
+//! `cargo bench -p agentkey-benches --features postgres --bench latency`.
 //!
 //! One request at a time. Every step is timed once in each turn of one loop, so that all of them see the same machine,
 //! in another order each time, as what ran just before leaves caches warm or cold. `TURNS` overrides how many turns

@@ -1,4 +1,4 @@
-//! What a request in flight takes of memory: `cargo bench --bench memory`.
+//! What a request in flight takes of memory: `cargo bench -p agentkey-benches --bench memory`.
 //!
 //! Handlers wait until all requests are there. For each route a process of its own runs `REQUESTS` of them, then as many
 //! more; the figure is how much its resident memory grew by the second half, so that what is needed once is not in it.

@@ -1,4 +1,5 @@
-//! What the layer itself costs, in instructions, when the key is in memory: `cargo bench --bench overhead`.
+//! What the layer itself costs, in instructions, when the key is in memory:
+//! `cargo bench -p agentkey-benches --bench overhead`.
 //!
 //! A tower service is called again and again, without a socket, behind nothing, behind
 //! [`AgentKeyLayer`](agentkey::AgentKeyLayer), and behind that with [`RequireScope`](agentkey::RequireScope). Keys are in a
@@ -8,7 +9,7 @@
 //! takes, and what starting takes is not in it. `REQUESTS` overrides N. It needs valgrind, and by hand it is:
 //!
 //! ```text
-//! cargo bench --bench overhead --no-run
+//! cargo bench -p agentkey-benches --bench overhead --no-run
 //! valgrind --tool=callgrind --callgrind-out-file=layer.out target/release/deps/overhead-… layer 20000
 //! callgrind_annotate layer.out
 //! ```

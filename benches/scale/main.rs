@@ -1,5 +1,5 @@
 //! Whether a request costs the same with a million keys and ten million entries as with a thousand and ten thousand:
-//! `cargo bench --features postgres --bench scale`.
+//! `cargo bench -p agentkey-benches --features postgres --bench scale`.
 //!
 //! Two databases side by side, a small one and a large one; every step is taken once on each in each turn of one loop.
 //! Half of all keys and entries belong to one account, the rest to a thousand. Keys are taken at random, so that in the

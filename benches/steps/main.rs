@@ -1,4 +1,4 @@
-//! What one step costs on SQLite: `cargo bench --bench steps`.
+//! What one step costs on SQLite: `cargo bench -p agentkey-benches --bench steps`.
 //!
 //! One request at a time, so the figures of the store are those of a quiet service: a look-up is one statement, a
 //! posting one transaction with an fsync.

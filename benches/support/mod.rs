@@ -12,7 +12,7 @@ pub fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// The word after `cargo bench --bench … --`.
+/// The word after `cargo bench -p agentkey-benches --bench … --`.
 pub fn argument() -> Option<String> {
     std::env::args().skip(1).find(|arg| !arg.starts_with('-'))
 }

@@ -64,7 +64,7 @@ impl Builder {
         self
     }
 
-    /// The age that no hold gets over, however long its charge lives. Default: 15 min. From 1 s to a day.
+    /// The age that no hold gets over, however long its charge lives. Default: 15 min. From 1 s to 366 days.
     pub fn max_hold_age(mut self, age: Duration) -> Self {
         self.options.max_hold_age = age;
         self
@@ -152,7 +152,7 @@ impl Builder {
         let (options, batches) = (&self.options, &self.options.batches);
         let day = MAX_DURATION;
         duration("hold_ttl", options.hold_ttl, Duration::from_secs(1)..=day, "from 1 s to a day")?;
-        duration("max_hold_age", options.max_hold_age, Duration::from_secs(1)..=day, "from 1 s to a day")?;
+        duration("max_hold_age", options.max_hold_age, Duration::from_secs(1)..=366 * day, "from 1 s to 366 days")?;
         duration("sweep_interval", options.sweep_interval, Duration::from_millis(100)..=day, "from 100 ms to a day")?;
         duration("cache", batches.max_staleness.unwrap_or_default(), Duration::ZERO..=day, "at most a day")?;
         duration("request_timeout", batches.request_timeout, Duration::ZERO..=day, "at most a day")?;

@@ -570,17 +570,19 @@ async fn detached_work_is_not_interrupted_by_a_client_that_goes() {
     world.until(&Ledger::of(&[("settle", 2)])).await;
 }
 
-/// "For ever" is a time like others: no clock overflows, least of all in a destructor.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The largest options that a builder takes: no clock overflows, least of all in a destructor.
 #[tokio::test]
 async fn bounds_may_be_as_long_as_they_get() {
-    let for_ever = AgentKeys::builder()
-        .request_timeout(Duration::MAX)
-        .settle_timeout(Duration::MAX)
-        .hold_ttl(Duration::MAX)
-        .max_hold_age(Duration::MAX)
-        .queue(usize::MAX)
-        .max_open_charges(usize::MAX);
-    let (world, scene) = (World::with(for_ever).await, Scene::new());
+    let longest = AgentKeys::builder()
+        .request_timeout(DAY)
+        .settle_timeout(DAY)
+        .hold_ttl(DAY)
+        .max_hold_age(366 * DAY)
+        .max_queue(536_870_911)
+        .max_open_charges(536_870_911);
+    let (world, scene) = (World::with(longest).await, Scene::new());
     let (_, token) = world.key().await;
     let client = Client::new(Version::Http1, serve(app(&world, &scene)).await, &token);
     scene.open();

@@ -144,7 +144,10 @@ async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
 
     let mut tx = pool.begin().await.unwrap();
     let too_much = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(41), Note::default()).await;
-    assert!(matches!(too_much, Err(agentkey::Error::Refused(Refusal::BudgetExceeded(_)))), "{too_much:?}");
+    assert!(
+        matches!(too_much, Err(agentkey::store::PostingError::Refused(Refusal::BudgetExceeded(_)))),
+        "{too_much:?}"
+    );
     world.store.refund_in(&mut tx, &key.account, entry, Amount::cents(10)).await.unwrap();
     world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(50), Note::default()).await.unwrap();
     drop(tx);

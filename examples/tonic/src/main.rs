@@ -1,6 +1,6 @@
 //! The layers without axum: a gRPC service of tonic, with refusals as `grpc-status`.
 //!
-//! `cargo run --example tonic` calls it over loopback, printing and asserting every status; with `-- --serve` it stays
+//! `cargo run -p example-tonic` tells a story of calls over loopback, printing and asserting every answer; with `-- --serve` it stays
 //! up afterwards. What `tonic-build` would generate from a `.proto` file is written by hand at the end.
 
 use std::convert::Infallible;
@@ -94,25 +94,51 @@ async fn main() -> Result<(), BoxError> {
 async fn walk(keys: &AgentKeys, origin: Uri) -> Result<(), BoxError> {
     let oracle = Oracle::at(origin);
     let agent = NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["oracle.*"])?);
-    let agent = keys.create(agent.budget(Budget::lifetime(Amount::cents(7)))).await?;
-    let other = keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read"])?)).await?;
+    let agent = keys.create(agent.budget(Budget::lifetime(Amount::cents(7)))).await?.token;
+    let reader = keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read"])?)).await?.token;
 
-    let answered = oracle.ask(Some(&agent.token), None).await;
-    assert_eq!(answered.map_err(|status| status.code()), Ok("Six times seven? 42.".to_owned()));
-    let answered = oracle.ask(Some(&agent.token), Some("ask-1")).await;
-    assert_eq!(answered.map_err(|status| status.code()), Ok("Six times seven? 42.".to_owned()));
-    for (token, idempotency, code, error) in [
-        (None, None, Code::Unauthenticated, "missing_key"),
-        (Some(&other.token), None, Code::PermissionDenied, "insufficient_scope"),
-        (Some(&agent.token), Some("ask-1"), Code::AlreadyExists, "already_charged"),
-        (Some(&agent.token), None, Code::ResourceExhausted, "budget_exceeded"),
-    ] {
-        let refused = oracle.ask(token, idempotency).await.err().ok_or("it was let through")?;
-        let told = refused.metadata().get("agentkey-error").ok_or("no agentkey-error")?.to_str()?;
-        println!("{code:?} ({}): {told}: {}", i32::from(code), refused.message());
-        assert_eq!((refused.code(), told), (code, error));
-    }
+    println!("A call without a key is refused, and so is a key without the scope oracle.answer.");
+    oracle.ask(None, None).await.is(Code::Unauthenticated, "missing_key")?;
+    oracle.ask(Some(&reader), None).await.is(Code::PermissionDenied, "insufficient_scope")?;
+
+    println!("\nThe agent's key has the scope oracle.* and 7 cents. An answer costs 3.");
+    oracle.ask(Some(&agent), None).await.is(Code::Ok, "")?;
+
+    println!("\nIt asks again, under an idempotency-key; that costs 3 more, and leaves 1.");
+    oracle.ask(Some(&agent), Some("ask-1")).await.is(Code::Ok, "")?;
+
+    println!("\nIts network stutters, and it sends the same call once more: nothing is charged twice.");
+    oracle.ask(Some(&agent), Some("ask-1")).await.is(Code::AlreadyExists, "already_charged")?;
+
+    println!("\nA new question costs more than the 1 cent that is left: it is refused before any work is done.");
+    oracle.ask(Some(&agent), None).await.is(Code::ResourceExhausted, "budget_exceeded")?;
     Ok(())
+}
+
+/// What came back, and for which call.
+struct Answer {
+    call: String,
+    result: Result<String, Status>,
+}
+
+impl Answer {
+    /// Prints what came, and asserts its status and, of a refusal, the `agentkey-error` in its metadata.
+    fn is(self, code: Code, error: &str) -> Result<(), BoxError> {
+        let (told, told_error) = match &self.result {
+            Ok(text) => {
+                println!("  {:<29} grpc-status 0 (Ok)\n      {text}", self.call);
+                (Code::Ok, "")
+            }
+            Err(status) => {
+                let error = status.metadata().get("agentkey-error").ok_or("no agentkey-error")?.to_str()?;
+                println!("  {:<29} grpc-status {} ({:?})", self.call, i32::from(status.code()), status.code());
+                println!("      agentkey-error: {error}\n      grpc-message: {}", status.message());
+                (status.code(), error)
+            }
+        };
+        assert_eq!((told, told_error), (code, error));
+        Ok(())
+    }
 }
 
 // ----------------------------------------------------------------------------------- what tonic-build generates
@@ -136,7 +162,12 @@ impl Oracle {
         Self { http: Client::builder(TokioExecutor::new()).http2_only(true).build_http(), origin }
     }
 
-    async fn ask(&self, token: Option<&Token>, idempotency: Option<&str>) -> Result<String, Status> {
+    async fn ask(&self, token: Option<&Token>, idempotency: Option<&str>) -> Answer {
+        let call = idempotency.map_or(ANSWER.to_owned(), |key| format!("{ANSWER} ({key})"));
+        Answer { call, result: self.call(token, idempotency).await }
+    }
+
+    async fn call(&self, token: Option<&Token>, idempotency: Option<&str>) -> Result<String, Status> {
         let mut request = Request::new("Six times seven".to_owned());
         let bearer = token.map(|token| format!("Bearer {}", token.expose()));
         let metadata = [("authorization", bearer.as_deref()), ("idempotency-key", idempotency)];

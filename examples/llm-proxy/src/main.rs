@@ -5,7 +5,7 @@
 //! off. The last chunk tells the real usage, and that is charged; a stream that is cut off, or whose client hangs up,
 //! is charged by the estimate.
 //!
-//! `cargo run --example llm_proxy` walks through it over loopback, against a model made up in this file, printing and
+//! `cargo run -p example-llm-proxy` walks through it over loopback, against a model made up in this file, printing and
 //! asserting what the ledger says; with `-- --serve` it stays up afterwards.
 
 use std::convert::Infallible;
@@ -264,6 +264,7 @@ impl IntoResponse for Error {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init();
     let model = Model::start().await?;
     let http = Client::builder(TokioExecutor::new()).build_http();
     let proxy = Proxy { http, model_url: model.url.clone(), model_key: "sk-ours".into() };

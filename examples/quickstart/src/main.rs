@@ -1,6 +1,6 @@
 //! The main job on one SQLite file: a scoped route, a paid route, and the ledger behind them.
 //!
-//! `cargo run --example quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
+//! `cargo run -p example-quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
 
 use std::env;
 
@@ -8,15 +8,18 @@ use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, New
 use agentkey::{RequireScope, ScopeSet};
 use axum::{Json, Router, routing::get, routing::post};
 use serde_json::{Value, json};
+use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
+use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
+use tracing::Level;
 
 /// Free, for keys with the scope `read`.
 async fn read(key: KeyContext) -> Json<Value> {
     Json(json!({ "hello": key.key().name, "remaining_cents": key.remaining() }))
 }
 
-/// Paid: sets 5 cents aside, works, and is charged the 3 that the work cost.
+/// Paid: sets 4 cents aside, works, and is charged the 3 that the work cost.
 async fn answer(charge: Charge) -> Result<Json<Value>, Rejection> {
-    charge.hold(Amount::cents(5)).await?;
+    charge.hold(Amount::cents(4)).await?; // refused here: 402 before any work is done
     charge.label("route", "answer")?;
     charge.add(Amount::cents(3));
     Ok(Json(json!({ "answer": 42 })))
@@ -27,7 +30,15 @@ fn app(keys: &AgentKeys) -> Result<Router, Box<dyn std::error::Error>> {
         .route("/read", get(read).layer(RequireScope::one("read")?))
         .route("/answer", post(answer).layer(RequireScope::one("answer")?))
         .route("/admin", get(read).layer(RequireScope::one("admin")?))
-        .layer(AgentKeyLayer::new(keys)))
+        .layer(AgentKeyLayer::new(keys))
+        .layer(log_requests()))
+}
+
+/// Logs one line for each response. Neither its span nor the line has headers in it, and so no token.
+fn log_requests() -> TraceLayer<SharedClassifier<ServerErrorsAsFailures>> {
+    TraceLayer::new_for_http()
+        .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
+        .on_response(DefaultOnResponse::new().level(Level::INFO))
 }
 
 /// On the first start, makes a key and shows its token, this once.
@@ -40,13 +51,13 @@ async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::
     let demo = NewKey::new(account)
         .name("demo")
         .scopes(ScopeSet::parse(["read", "answer"])?)
-        .budget(Budget::daily(Amount::cents(12)))
+        .budget(Budget::daily(Amount::cents(10)))
         .expires_in("7d".parse()?);
     let created = keys.create(demo).await?;
     let auth = format!("-H 'Authorization: Bearer {}'", created.token.expose());
-    println!("A key with the scopes read and answer, 12 cents a day, for 7 days. Try:\n");
+    println!("A key with the scopes read and answer, 10 cents a day, for 7 days. Try:\n");
     println!("  curl -i {auth} http://{addr}/read");
-    println!("  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time: 402");
+    println!("  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time 1 is left: 402");
     println!("  curl -i {auth} http://{addr}/admin   # the key lacks the scope: 403");
     println!("  curl -i http://{addr}/read   # no key: 401\n");
     Ok(())
@@ -54,6 +65,7 @@ async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().with_max_level(Level::INFO).init();
     let addr = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let database = env::var("DATABASE").unwrap_or_else(|_| "agentkey-quickstart.db".into());
     let keys = AgentKeys::sqlite(&database).await?;

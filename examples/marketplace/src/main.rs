@@ -3,7 +3,7 @@
 //! A purchase is paid at the moment of purchase, given back when delivery fails, and never paid twice under one
 //! `Idempotency-Key`. Agents mint keys for their sub-agents, and the account's ceiling stands over all of them.
 //!
-//! `cargo run --example marketplace` walks through it over loopback, printing and asserting every answer;
+//! `cargo run -p example-marketplace` walks through it over loopback, printing and asserting every answer;
 //! with `-- --serve` it stays up afterwards.
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +15,7 @@ use agentkey::model::EntryKind;
 use agentkey::{AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Rejection};
 use agentkey::{EntryQuery, KeyContext, NewKey, Replayable, RequireBudget, RequireScope};
 use agentkey::{ScopeSet, Token};
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{self, Method, Request, StatusCode};
@@ -22,7 +23,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
@@ -264,6 +264,7 @@ impl Shelf {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt::init();
     let keys = AgentKeys::in_memory().await?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
     let market = Arc::new(Market { keys: keys.clone(), shelf: Mutex::default() });
     let listener = tokio::net::TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
@@ -378,7 +379,10 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     println!("\nWhat the ledger has of it:");
     let entries = keys.entries(&EntryQuery::for_account(acme)).await?.items;
     let lines = entries.iter().map(|entry| (entry.kind, entry.amount, entry.note.reference.as_deref()));
-    let lines: Vec<_> = lines.inspect(|line| println!("  {line:?}")).collect();
+    let lines: Vec<_> = lines.collect();
+    for (kind, amount, reference) in &lines {
+        println!("  {:<8}{amount:>6}  {}", kind.as_str(), reference.unwrap_or_default());
+    }
     let expected = [
         (EntryKind::Pay, Amount::cents(499), Some("quill")),
         (EntryKind::Pay, Amount::cents(100), Some("ghost")),
@@ -464,9 +468,9 @@ impl Ask<'_> {
 }
 
 impl Answer {
-    /// Prints the answer, and asserts its status and these members of its body.
+    /// Prints the answer as it came, and asserts its status and these members of its body.
     fn is(self, status: u16, members: Value) -> Value {
-        println!("  {:<42} {} {members}", self.line, self.status.as_u16());
+        println!("  {:<42} {}\n      {}", self.line, self.status.as_u16(), self.body);
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         for (name, member) in members.as_object().into_iter().flatten() {
             assert_eq!(self.body.get(name), Some(member), "{}", self.body);

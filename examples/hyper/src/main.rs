@@ -1,6 +1,6 @@
 //! The layers without axum: a plain hyper server with a tower service behind `AgentKeyLayer`.
 //!
-//! `cargo run --example hyper`, then paste the line it prints. `ADDR` overrides the address.
+//! `cargo run -p example-hyper`, then paste the line it prints. `ADDR` overrides the address.
 
 use std::convert::Infallible;
 use std::env;
@@ -27,7 +27,7 @@ async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 
 async fn answer(key: &KeyContext) -> Result<Response<Full<Bytes>>, Rejection> {
     let charge = Charge::begin(key).await?;
-    charge.hold(Amount::cents(5)).await?;
+    charge.hold(Amount::cents(4)).await?;
     charge.add(Amount::cents(3));
     Ok(Response::new(Full::from(format!("42, says {}\n", key.key().name))))
 }
@@ -38,12 +38,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let demo = NewKey::new("demo".parse()?)
         .name("demo")
         .scopes(ScopeSet::parse(["answer"])?)
-        .budget(Budget::daily(Amount::cents(12)));
+        .budget(Budget::daily(Amount::cents(10)));
     let created = keys.create(demo).await?;
 
     let listener = TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:3000")).await?;
     let addr = listener.local_addr()?;
-    println!("Listening on http://{addr}, keys in memory. Ctrl-C ends it. 3 cents each; the fourth time 402:\n");
+    println!("Listening on http://{addr}, keys in memory. Ctrl-C ends it.");
+    println!("The key has 10 cents a day, and a request costs 3; the fourth time 1 is left: 402.\n");
     println!("  curl -i -H 'Authorization: Bearer {}' http://{addr}/", created.token.expose());
 
     let service = ServiceBuilder::new()

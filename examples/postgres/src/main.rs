@@ -1,19 +1,21 @@
 //! Two instances of a service on one PostgreSQL database, and money in the service's own transaction.
 //!
-//! `docker compose up --wait`, then `cargo run --example postgres --features postgres`. `DATABASE_URL` overrides where.
+//! `docker compose up --wait`, then `cargo run -p example-postgres`. `DATABASE_URL` names another server.
 //! It walks through what it shows, asserts it, and leaves a schema `agentkey_example` behind.
 
 use std::env;
+use std::process::ExitCode;
 
 use agentkey::model::Note;
-use agentkey::store::PostgresOptions;
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Error, KeyContext, NewKey, PostgresStore, Refusal};
+use agentkey::store::{PostgresOptions, PostingError};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, KeyContext, NewKey, PostgresStore, Refusal};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::post};
-use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection};
 use tower::ServiceExt;
 
 #[derive(Clone)]
@@ -31,7 +33,7 @@ async fn order(State(shop): State<Shop>, key: KeyContext) -> Result<&'static str
     match shop.store.pay_in(&mut tx, key.account_id(), key.id(), Amount::cents(20), Note::default()).await {
         Ok(_) => tx.commit().await.map(|()| "ordered\n").map_err(failed),
         // Dropping the transaction takes the order back.
-        Err(Error::Refused(Refusal::BudgetExceeded(_))) => Err(StatusCode::PAYMENT_REQUIRED.into_response()),
+        Err(PostingError::Refused(Refusal::BudgetExceeded(_))) => Err(StatusCode::PAYMENT_REQUIRED.into_response()),
         Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE.into_response()),
     }
 }
@@ -50,13 +52,44 @@ async fn ask(service: &Router, token: &str) -> Result<StatusCode, Box<dyn std::e
     Ok(service.clone().oneshot(request).await?.status())
 }
 
+/// What to do where no server answers, or it does not let the example in.
+fn help(server: &PgConnectOptions, error: &sqlx::Error) -> String {
+    let (host, port, database) = (server.get_host(), server.get_port(), server.get_database().unwrap_or("its default"));
+    format!(
+        "PostgreSQL at {host}:{port}, database {database}: {error}
+
+Start one here, in the repository, with Docker:
+
+  docker compose up --wait
+
+or name one that runs, version 14 or newer:
+
+  DATABASE_URL=postgres://user:password@host:5432/database cargo run -p example-postgres
+"
+    )
+}
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let default = "postgres://agentkey:agentkey@localhost:5432/agentkey";
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| default.into());
-    let (keys, first) = instance(&url).await?;
-    let (other_keys, second) = instance(&url).await?;
-    let pool = PgPool::connect(&url).await?;
+    let server: PgConnectOptions = url.parse()?;
+    // A pool would try for 30 seconds; this says at once that no server is there.
+    match server.connect().await {
+        Ok(connection) => connection.close().await?,
+        Err(error) => {
+            eprintln!("{}", help(&server, &error));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    walk(&url).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn walk(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let (keys, first) = instance(url).await?;
+    let (other_keys, second) = instance(url).await?;
+    let pool = PgPool::connect(url).await?;
     sqlx::raw_sql(
         "CREATE TABLE IF NOT EXISTS agentkey_example.orders (id bigserial PRIMARY KEY, key_id bigint NOT NULL)",
     )
