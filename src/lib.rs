@@ -85,7 +85,15 @@ pub use store::PostgresStore;
 pub use store::SqliteStore;
 pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 
-/// The README's code compiles.
-#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+/// The code of README and docs compiles.
+#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite", feature = "testing"))]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/adoption.md")]
+    struct AdoptionDocs;
+    #[doc = include_str!("../docs/operations.md")]
+    struct OperationsDocs;
+    #[doc = include_str!("../docs/testing.md")]
+    struct TestingDocs;
+}

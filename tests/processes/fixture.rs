@@ -93,6 +93,7 @@ pub async fn open(address: &str, clock: Clock) -> AgentKeys {
     return AgentKeys::new(
         agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock)).await.unwrap(),
     )
+    .unwrap()
     .unwrap();
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {address}");
