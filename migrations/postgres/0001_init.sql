@@ -1,8 +1,9 @@
--- The tables beside the table of keys. {...} stands for a name of the schema in use.
--- Money is in micro-units. Account ids sort as Rust sorts them, so that everybody locks accounts in the same order.
+-- The tables beside the table of keys. {...} is a name of the schema in use. Money is in micro-units. Account ids sort
+-- as in Rust, so that all processes lock accounts in the same order.
 
--- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of its
--- last change. No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last entry.
+-- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of
+-- its last change. No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last
+-- entry.
 CREATE TABLE {accounts} (
     id           text COLLATE "C" PRIMARY KEY,
     version      bigint      NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE {accounts} (
     next_expiry  timestamptz,
     last_entry   bigint      NOT NULL DEFAULT -9223372036854775808
 ) WITH (fillfactor = 50);
--- Not CHECKs: PostgreSQL would prepare and test those in every charge, whichever columns it writes.
+-- A trigger, not CHECKs: PostgreSQL would prepare and test CHECKs in every charge, whichever columns it writes.
 CREATE FUNCTION {schema}."agentkey_refuse_account"() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE 'agentkey: an account has an id of 1 to 255 characters, none of them a control character, a limit that is not '
@@ -27,12 +28,13 @@ CREATE TRIGGER agentkey_guard_account BEFORE INSERT OR UPDATE OF id, limit_micro
         OR NEW.id ~ ('[' || chr(1) || '-' || chr(31) || chr(127) || '-' || chr(159) || ']')
         OR NEW.period NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
     EXECUTE FUNCTION {schema}."agentkey_refuse_account"();
--- The sweep finds accounts by it.
+-- The sweep finds overdue accounts with this index.
 CREATE INDEX ON {accounts} (next_expiry);
 
--- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the application's own
--- SQL gave the key another, `spent` is counted from the entries. A key whose own row says another account is out of service.
--- `anchor` is where windows are counted from, if that is not when the key was made.
+-- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts. If the
+-- application's own SQL gave the key another period, `spent` is counted again from the entries. A key whose own row
+-- names another account is out of service. Windows are counted from `anchor`, or from the creation of the key if it is
+-- NULL.
 CREATE TABLE {balances} (
     key_id     bigint PRIMARY KEY,
     account_id text COLLATE "C" NOT NULL,
@@ -43,7 +45,7 @@ CREATE TABLE {balances} (
     anchor     timestamptz
 ) WITH (fillfactor = 70);
 
--- Tokens that were rotated away and still work for a while.
+-- Tokens that were rotated away and work until `retires_at`.
 CREATE TABLE {retired_tokens} (
     key_hash   text PRIMARY KEY,
     key_id     bigint      NOT NULL,
@@ -66,8 +68,8 @@ CREATE TABLE {holds} (
 );
 CREATE INDEX ON {holds} (account_id, expires_at) WHERE state = 'live';
 
--- The ledger. Rows are only ever added. `seq` is their order within an account: the microseconds of `at` since 1970,
--- times 256, or one more than the entry before, whichever is more. So one index serves order and time.
+-- The ledger. Rows are only ever added. `seq` is the order within an account, so one index serves order and time. It is
+-- the microseconds of `at` since 1970 times 256, or one more than in the entry before, whichever is more.
 CREATE TABLE {entries} (
     id         uuid PRIMARY KEY,
     seq        bigint      NOT NULL,
@@ -97,7 +99,7 @@ CREATE TABLE {claims} (
     PRIMARY KEY (key_id, idempotency_key)
 );
 
--- Who got which policy when. Written in the transaction of the change; holds no secret.
+-- The audit trail of policy changes. Each row is written in the transaction of its change, and holds no secret.
 CREATE TABLE {events} (
     seq        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at         timestamptz NOT NULL,
@@ -108,15 +110,15 @@ CREATE TABLE {events} (
 );
 CREATE INDEX ON {events} (account_id, seq);
 
--- When keys were last used. Written now and then, for many keys at once.
+-- When keys were last used. The crate writes it for many keys at once, not at each use.
 CREATE TABLE {uses} (
     key_id  bigint PRIMARY KEY,
     used_at timestamptz NOT NULL
 );
 
--- The application's own table of keys that these tables stand beside, where they do: at most one. `columns` says which
--- column has which field. What a row leaves open means `scopes` (NULL is unrestricted), `limit_micros` (NULL is
--- unlimited) with `period`, and `adopted_at` for when it was made.
+-- The application's own table of keys, if these tables are used with one: at most one. `columns` maps each field to its
+-- column. NULL in a row of that table means `scopes` (NULL is unrestricted), `limit_micros` (NULL is unlimited) with
+-- `period`, and `adopted_at` as the creation.
 CREATE TABLE {adoption} (
     is_one       boolean PRIMARY KEY DEFAULT true CHECK (is_one),
     table_name   text        NOT NULL,
@@ -127,15 +129,17 @@ CREATE TABLE {adoption} (
     adopted_at   timestamptz NOT NULL
 );
 
--- The version of the policy is the sum of the steps: it moves with every change of what look-ups read, but for figures of
--- money, whoever makes it. A change adds a row, so it never waits for another transaction, and what is committed late
--- counts late. Steps are random, so that a restored backup never repeats a version. Processes that ask for it fold rows.
+-- The policy version is the sum of the steps. It changes with every change of what look-ups read, except figures of
+-- money, by any SQL. A change adds a row, so it never waits for another transaction, and it counts when it is
+-- committed. Steps are random, so that a restored backup never repeats a version. A process that polls the version
+-- folds the rows.
 CREATE TABLE {policy_changes} (
     step bigint NOT NULL DEFAULT 1 + floor(random() * 4503599627370496)::bigint
 );
 INSERT INTO {policy_changes} DEFAULT VALUES;
 
--- Its owner's rights, so that whoever may write keys needs none on the table above. Charges name none of these columns.
+-- The function runs with the rights of its owner, so a role that may write keys needs no rights on the table above.
+-- Charges name none of the columns of these triggers.
 CREATE FUNCTION {schema}."agentkey_record_policy_change"() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
     $$ BEGIN INSERT INTO {policy_changes} DEFAULT VALUES; RETURN NULL; END $$;

@@ -1,4 +1,4 @@
--- What keys had spent in their windows comes in as opening entries. A window that is over took its spending with it.
+-- What keys had spent in their windows becomes opening entries. The spending of a window that has ended is dropped.
 INSERT INTO {entries} (id, seq, account_id, key_id, kind, amount, at, counts_at, labels)
 SELECT gen_random_uuid(),
     (extract(epoch FROM {now}) * 1000000)::int8 * 256 + row_number() OVER (PARTITION BY {account} ORDER BY k.{k.id}) - 1,
@@ -6,7 +6,7 @@ SELECT gen_random_uuid(),
 FROM {keys} k
 WHERE {used} > 0 AND {has_account} AND ({key_period} = 'lifetime' OR coalesce({resets_at} > {now}, true));
 
--- A balance is what the key and everything under it had spent. Windows go on from where the next one was to begin.
+-- A balance is what the key and its descendants had spent. Windows go on from the old start of the next window.
 WITH RECURSIVE chain AS (
     SELECT e.id AS entry, e.amount, e.account_id, e.key_id, 0 AS depth FROM {entries} e WHERE e.kind = 'opening'
     UNION ALL

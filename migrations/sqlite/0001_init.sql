@@ -1,7 +1,7 @@
 -- Instants are microseconds since the Unix epoch, money is micro-units.
 
--- Policy. Read on every request, written only by changes of policy: a charge never touches this table. The application's own SQL may write
--- `name`, `scopes`, `limit_micros`, `period`, `expires_at` and `revoked_at`: see docs/guarantees.md.
+-- Policy, read on every request. Only policy changes write it: a charge never touches this table. The application's own
+-- SQL may write `name`, `scopes`, `limit_micros`, `period`, `expires_at` and `revoked_at`: see docs/guarantees.md.
 CREATE TABLE agent_keys (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id   TEXT    NOT NULL CHECK (length(account_id) BETWEEN 1 AND 255 AND instr(account_id, char(0)) = 0
@@ -37,8 +37,9 @@ BEGIN
         OR s.value GLOB '*[^]!#-Z[^-~]*');
 END;
 
--- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of its last change.
--- No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last entry.
+-- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of
+-- its last change. No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last
+-- entry.
 CREATE TABLE agentkey_accounts (
     id           TEXT    PRIMARY KEY NOT NULL CHECK (length(id) BETWEEN 1 AND 255 AND instr(id, char(0)) = 0
         AND id NOT GLOB '*[' || char(1, 45, 31, 127, 45, 159) || ']*'),
@@ -54,8 +55,9 @@ CREATE TABLE agentkey_accounts (
     last_entry   INTEGER NOT NULL DEFAULT -9223372036854775808
 ) STRICT;
 
--- Money of keys. A key without a row has spent nothing. `period` is the one that `spent` counts: where the application's own SQL gave the key
--- another, `spent` is counted from the entries. Without a CHECK: every charge would test it.
+-- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts. If the
+-- application's own SQL gave the key another period, `spent` is counted again from the entries. There is no CHECK,
+-- because every charge would test it.
 CREATE TABLE agentkey_balances (
     key_id INTEGER PRIMARY KEY,
     period TEXT    NOT NULL,
@@ -72,12 +74,12 @@ CREATE TRIGGER agent_keys_with_money BEFORE DELETE ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = OLD.id)
 BEGIN SELECT RAISE(ABORT, 'agentkey: this key has holds or entries: revoke it instead of deleting it'); END;
 
--- INSERT OR REPLACE deletes the other key without a trigger of its own: then there is money of the new one already.
+-- INSERT OR REPLACE deletes the other key and fires no trigger for it. Then the new key has a balance already.
 CREATE TRIGGER agent_keys_replaced AFTER INSERT ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'agentkey: another key had this id, and holds or entries: update it instead of replacing it'); END;
 
--- Tokens that were rotated away and still work for a while.
+-- Tokens that were rotated away and work until `retires_at`.
 CREATE TABLE agentkey_retired_tokens (
     key_hash   TEXT    PRIMARY KEY NOT NULL,
     key_id     INTEGER NOT NULL,
@@ -101,9 +103,10 @@ CREATE TABLE agentkey_holds (
 CREATE INDEX agentkey_holds_account ON agentkey_holds (account_id, expires_at) WHERE state = 'live';
 CREATE INDEX agentkey_holds_expiry ON agentkey_holds (expires_at, account_id) WHERE state = 'live';
 
--- The ledger. Rows are only ever added. `number` is the order in which they were written: it is given by the writer, and never twice.
--- `seq` is their order within an account: the microseconds of `at` since 1970 times 256, or one more than the entry before, whichever is
--- more, so that one index serves order and time. `account_part` is the part of the index by account.
+-- The ledger. Rows are only ever added. `number` is the order in which the writer added them, and is never used twice.
+-- `seq` is the order within an account, so one index serves order and time. It is the microseconds of `at` since 1970
+-- times 256, or one more than in the entry before, whichever is more. `account_part` is the part of the index by
+-- account.
 CREATE TABLE agentkey_entries (
     number       INTEGER PRIMARY KEY,
     id           BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -120,12 +123,12 @@ CREATE TABLE agentkey_entries (
     account_part INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX agentkey_entries_refunds ON agentkey_entries (refunds) WHERE refunds IS NOT NULL;
--- A refund counts earlier than it was written; nothing else does, and nothing counts later.
+-- A refund counts at the time of the refunded entry. No other entry counts at another time than its own.
 CREATE INDEX agentkey_entries_refunds_window ON agentkey_entries (account_id, counts_at) WHERE refunds IS NOT NULL;
 
--- The indexes of the ledger by account and by key. They lag behind it: `agentkey_index_parts` says for each part up to which `number` its
--- entries are indexed (`last`), and from which number on the next ones are due. Parts 0 to 15 are those of the index by key, `key_id & 15`;
--- parts 16 to 31 are those of the index by account, `16 + (account_part & 15)`.
+-- The deferred indexes of the ledger by account and by key. For each part, `agentkey_index_parts` has the `number` up
+-- to which its entries are indexed (`last`). At the number `due` the part is indexed again. Parts 0 to 15 are those of
+-- the index by key: `key_id & 15`. Parts 16 to 31 are those of the index by account: `16 + (account_part & 15)`.
 CREATE TABLE agentkey_entries_of_account (
     account_id TEXT    NOT NULL,
     seq        INTEGER NOT NULL,
@@ -157,7 +160,7 @@ CREATE TABLE agentkey_idempotency_keys (
     PRIMARY KEY (key_id, idempotency_key)
 ) STRICT, WITHOUT ROWID;
 
--- Who got which policy when. Written in the transaction of the change; holds no secret.
+-- The audit trail of policy changes. Each row is written in the transaction of its change, and holds no secret.
 CREATE TABLE agentkey_events (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     at         INTEGER NOT NULL,
@@ -168,14 +171,14 @@ CREATE TABLE agentkey_events (
 ) STRICT;
 CREATE INDEX agentkey_events_account ON agentkey_events (account_id, seq);
 
--- When keys were last used. Written now and then, for many keys at once.
+-- When keys were last used. The crate writes it for many keys at once, not at each use.
 CREATE TABLE agentkey_uses (
     key_id  INTEGER PRIMARY KEY,
     used_at INTEGER NOT NULL
 ) STRICT;
 
--- The version of the file: two random numbers, so that a restored backup cannot repeat one. `state` is another with every transaction of
--- the crate that changes what a posting reads; `version` is another with every change of policy, by anybody's SQL.
+-- The version of the file: two random numbers, so that a restored backup cannot repeat one. `state` changes with every
+-- transaction of the crate that changes what a posting reads. `version` changes with every policy change, by any SQL.
 CREATE TABLE agentkey_ledger (
     id    INTEGER PRIMARY KEY CHECK (id = 0),
     state INTEGER NOT NULL
@@ -187,7 +190,8 @@ CREATE TABLE agentkey_policy (
 ) STRICT;
 INSERT INTO agentkey_policy (id, version) VALUES (0, random());
 
--- A new key changes nothing that was read before, unless it replaces another; nor does a column that the application added.
+-- A new key changes nothing that was read before, unless it replaces another key. The same is true of a column that the
+-- application added.
 CREATE TRIGGER agentkey_policy_key_replaced BEFORE INSERT ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
 BEGIN UPDATE agentkey_policy SET version = random(); END;
@@ -202,6 +206,6 @@ CREATE TRIGGER agentkey_policy_token_changed AFTER UPDATE ON agentkey_retired_to
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_token_deleted AFTER DELETE ON agentkey_retired_tokens
 BEGIN UPDATE agentkey_policy SET version = random(); END;
--- Postings write other columns of accounts, and so fire nothing.
+-- Postings write other columns of accounts, so they do not fire this trigger.
 CREATE TRIGGER agentkey_policy_account_changed AFTER UPDATE OF limit_micros, period ON agentkey_accounts
 BEGIN UPDATE agentkey_policy SET version = random(); END;

@@ -1,4 +1,4 @@
-//! An account as a database keeps it.
+//! An account as a database stores it.
 
 use jiff::Timestamp;
 
@@ -6,27 +6,27 @@ use super::fast_path::next_seq;
 use crate::ledger::{HoldState, WriteSet};
 use crate::model::Account;
 
-/// An account, and what only a store knows of it.
+/// An account, with the columns that only a store uses.
 #[derive(Clone, Debug)]
 pub(super) struct AccountRow {
     pub(super) account: Account,
-    /// Moves with every change of policy; on PostgreSQL with every commit.
+    /// Changes with every policy change, and on PostgreSQL with every commit.
     pub(super) version: i64,
     /// The instant of its last change.
     pub(super) changed_at: Timestamp,
-    /// No live hold of it runs out before.
+    /// No live hold of the account expires before this instant.
     pub(super) next_expiry: Option<Timestamp>,
-    /// The place of its last entry.
+    /// The `seq` of its last entry.
     pub(super) last_entry: i64,
 }
 
 impl AccountRow {
-    /// Returns whether holds of it may have run out.
+    /// Returns whether holds of the account may have expired.
     pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
         self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
     }
 
-    /// Returns the row after these changes, with its version as it was.
+    /// Returns the row after these changes, with an unchanged version.
     pub(super) fn after(&self, changes: &WriteSet) -> Self {
         let mut after = self.clone();
         for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == self.account.id) {

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 #[cfg(feature = "postgres")]
 use crate::model::Refusal;
 
-/// A store could not do its part.
+/// An error of a store.
 #[derive(Debug, thiserror::Error)]
 #[error("the store {}: {source}", if *transient { "is not available" } else { "failed" })]
 pub struct StoreError {
@@ -14,23 +14,23 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// The store is locked, down or out of reach: another attempt may succeed.
+    /// Builds the error of a store that is locked, down or out of reach. Another attempt may succeed.
     pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { transient: true, source: source.into() }
     }
 
-    /// The store answered something it never should: another attempt will not help.
+    /// Builds the error of a store that gave an unusable answer. Another attempt will not help.
     pub fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { transient: false, source: source.into() }
     }
 
-    /// Whether another attempt may succeed.
+    /// Returns whether another attempt may succeed.
     pub const fn is_transient(&self) -> bool {
         self.transient
     }
 }
 
-/// A posting inside a transaction of the application's was not accepted.
+/// A posting inside a transaction of the application was not accepted.
 #[cfg(feature = "postgres")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,7 +38,7 @@ pub enum PostingError {
     /// The ledger refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The store could not do its part: roll the transaction back.
+    /// The store failed: roll the transaction back.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,13 +1,13 @@
-//! A key as a table has it.
+//! A key as a table stores it.
 
 use jiff::Timestamp;
 
 use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
 
-/// Why a row makes no sense.
+/// Why a row is invalid.
 pub(super) type InvalidRow = Box<dyn std::error::Error + Send + Sync>;
 
-/// The cells of a key.
+/// The columns of a key.
 pub(super) struct StoredKey<'r> {
     pub(super) id: KeyId,
     pub(super) account: Option<&'r str>,
@@ -15,7 +15,7 @@ pub(super) struct StoredKey<'r> {
     pub(super) name: &'r str,
     pub(super) prefix: &'r str,
     pub(super) start: &'r str,
-    /// What it may do and spend, where that makes sense.
+    /// Its scopes and its budget, if they are valid.
     pub(super) policy: Result<(ScopeSet, Budget), InvalidRow>,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
@@ -23,25 +23,25 @@ pub(super) struct StoredKey<'r> {
     pub(super) money: Option<StoredMoney<'r>>,
 }
 
-/// What was kept of a key's money.
+/// The stored money of a key.
 pub(super) struct StoredMoney<'r> {
-    /// The account that the balance is of, where the table of keys may say another.
+    /// The account of the balance, in a store where the table of keys may name another one.
     pub(super) account: Option<&'r str>,
     pub(super) balance: Balance,
     /// The period that the balance counts.
     pub(super) period: &'r str,
-    /// Where windows are counted from, if not from the key's creation.
+    /// The instant from which windows are counted, if not from the creation of the key.
     pub(super) anchor: Option<Timestamp>,
 }
 
-/// A key, and whether its balance counts another period than the key's own: then it is to be counted anew.
+/// A key, and whether its balance counts another period than the key's own. Such a balance has to be counted again.
 pub(super) struct KeyRow {
     pub(super) key: Key,
     pub(super) is_stale: bool,
 }
 
 impl StoredKey<'_> {
-    /// Reads it, or says why it makes no sense.
+    /// Decodes the key, or returns why its row is invalid.
     pub(super) fn decode(self) -> Result<KeyRow, InvalidRow> {
         let (scopes, budget) = self.policy?;
         let account = account_id(self.account)?;

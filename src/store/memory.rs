@@ -17,7 +17,8 @@ use crate::model::{
     TokenHash,
 };
 
-/// A store in memory, gone with its process: for tests, and the model that every other store is compared with.
+/// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
+/// is compared with.
 ///
 /// ```
 /// use agentkey::{AgentKeys, MemoryStore};
@@ -36,10 +37,10 @@ pub struct MemoryStore {
 struct Tables {
     book: Book,
     tokens: HashMap<TokenHash, TokenRow>,
-    /// Entries in the order they were written.
+    /// Entries in the order in which they were written.
     order: Vec<EntryId>,
     last_key: i64,
-    uses: HashMap<KeyId, Timestamp>,
+    last_used: HashMap<KeyId, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +50,12 @@ struct TokenRow {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty store with a clock of one's own.
+    /// Returns an empty store with the given clock.
     pub fn with_clock(clock: impl Into<Clock>) -> Self {
         Self { clock: clock.into(), ..Self::default() }
     }
@@ -72,7 +73,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(found)))
     }
 
-    /// All of it is in memory, and as it is now.
+    /// Returns current data, because all of it is in memory.
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         max_staleness?;
         let found = self.state.try_lock().ok()?.find(hash, self.clock.now())?;
@@ -146,10 +147,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(ended)))
     }
 
-    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
         let mut state = self.lock();
-        for (key, at) in uses {
-            let last = state.uses.entry(*key).or_insert(*at);
+        for (key, at) in used {
+            let last = state.last_used.entry(*key).or_insert(*at);
             *last = (*last).max(*at);
         }
         Box::pin(std::future::ready(Ok(())))
@@ -157,8 +158,8 @@ impl Store for MemoryStore {
 
     fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let state = self.lock();
-        let uses = keys.iter().map(|key| state.uses.get(key).copied()).collect();
-        Box::pin(std::future::ready(Ok(uses)))
+        let last_used = keys.iter().map(|key| state.last_used.get(key).copied()).collect();
+        Box::pin(std::future::ready(Ok(last_used)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -169,7 +170,7 @@ impl Store for MemoryStore {
 impl Tables {
     fn find(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
         let token = self.tokens.get(hash)?;
-        // By the account's own time, which does not go back when the clock does.
+        // The time of an account does not go back when the clock does.
         let now = self.book.now(&self.book.key(token.key)?.account)?.max(now);
         let lineage = self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
         Some(Found::new(lineage, token.retires_at))
@@ -188,7 +189,7 @@ impl Tables {
         self.lineage(key, now)
     }
 
-    /// Moves the account's time on and ends its holds that have run out.
+    /// Advances the account's time, and ends its expired holds.
     fn expire(&mut self, account: &AccountId, now: Timestamp) -> Timestamp {
         let now = self.book.tick(account, now);
         self.book.expire(account);
@@ -196,7 +197,7 @@ impl Tables {
         now
     }
 
-    /// Takes note of new entries; tells how many holds changed.
+    /// Records the order of new entries. Returns how many holds changed.
     fn record(&mut self) -> usize {
         let changes = self.book.take_writes();
         self.order.extend(changes.entries.iter().map(|entry| entry.id));
@@ -239,8 +240,8 @@ impl Tables {
 
     fn set_account(&mut self, id: &AccountId, budget: Budget, now: Timestamp) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
-        let known = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
-        let AccountWrite { mut account, at, recount_from, .. } = AccountWrite::decide(id, budget, known, now)?;
+        let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
+        let AccountWrite { mut account, at, recount_from, .. } = AccountWrite::decide(id, budget, current, now)?;
         if let Some(since) = recount_from {
             account.balance.spent = self.spent(|row| row.entry.account == *id, since);
         }

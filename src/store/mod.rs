@@ -1,12 +1,12 @@
-//! Stores: where keys, balances, holds and entries are kept.
+//! Stores of keys, balances, holds and entries.
 //!
-//! A store locks, loads and writes back; what is decided is decided by the [`ledger`](crate::ledger). To write one:
-//! implement [`Store`], then let the suite of the `testing` feature run against it.
+//! A store locks, loads and writes back; the [`ledger`](crate::ledger) decides. To write a store, implement [`Store`]
+//! and run the suite of the `testing` feature against it.
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod account_row;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-// Each of the two stores uses a part of it that the other does not.
+// Each of the two stores uses parts of the cache that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 mod cache;
 mod error;
@@ -51,101 +51,102 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 /// A boxed future, as the methods of a [`Store`] return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The answer of a store.
+/// The result of a store call.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// The answer of a store to a change of policy.
+/// The result of a policy change.
 pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 
-/// Where keys and money are kept.
+/// A store of keys and money.
 ///
-/// Not for other crates to implement: until 1.0 its methods change with every version.
+/// Other crates must not implement it: until 1.0 its methods change with every version.
 ///
 /// # What a store promises
 ///
-/// - **Current.** [`find`](Self::find) sees every change that was acknowledged before it was called, by any process.
-/// - **One after the other.** [`post`](Self::post), [`change_key`](Self::change_key),
-///   [`set_account`](Self::set_account) and [`sweep`](Self::sweep) decide by what an account is when they commit. Either they take the rows of all their accounts as locks, in the order of the
-///   account ids, before they read anything they decide by; or they write only on condition that the version of the
-///   account, which every change moves, is still the one that they read.
-/// - **Timed.** Their instant is read from the store's clock after the lock is held, or before such a write, and is
-///   never before that of the account's last change.
-/// - **Atomic and durable.** What a batch posts to one account is one transaction. When a method returns `Ok`,
-///   everything it accepted will survive the death of the process and of the machine. When it returns an error, what is
-///   posted to an account took effect whole or not at all: ids make it safe to send the same postings again.
+/// - **Current.** [`find`](Self::find) sees every change that was acknowledged before the call, by any process.
+/// - **Serialized.** [`post`](Self::post), [`change_key`](Self::change_key), [`set_account`](Self::set_account) and
+///   [`sweep`](Self::sweep) decide by the state of an account at their commit. They may lock the rows of all their
+///   accounts, in the order of the account ids, before they read anything they decide by. Or they write on condition
+///   that the version of the account, which every change moves, is still the one that they read.
+/// - **Timed.** They read the instant from the store's clock after they have the lock, or before a conditional write.
+///   It is never before the last change of the account.
+/// - **Atomic and durable.** The postings of a batch to one account are one transaction. When a method returns `Ok`,
+///   everything it accepted survives a crash of the process and of the machine. When it returns an error, the postings
+///   to an account took effect as a whole or not at all. Their ids make it safe to send the same postings again.
 /// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post),
 ///   [`KeyChange::decide`] and [`AccountWrite::decide`](crate::ledger::AccountWrite::decide), never the store's own.
 ///
-/// Methods are called from many tasks at once. A future that is dropped leaves either no effect or all of it.
+/// Many tasks call the methods at once. A future that is dropped has no effect or its whole effect.
 #[doc(hidden)]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// The lineages of the keys with these token hashes, in the same order; `None` where no key has the hash. A
-    /// hash that was rotated away is found until its grace has run out.
+    /// Returns the lineages of the keys with these token hashes, in the same order; `None` if no key has the hash. A
+    /// hash that was rotated away is found until its grace ends.
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
-    /// The same for one of them, where the store can answer at once, on the thread of a request, from what it has cached.
-    /// Where `max_staleness` is given, that may be policy that was in force less than that ago, with figures of money that
-    /// may be older; a change made through this store is in force at once all the same. The answer only lets in, and never
-    /// refuses. `None`: the store has to be asked. So is one that does not implement this.
+    /// Returns the lineage of one hash if the store can answer at once from its cache, on the thread of a request. With
+    /// `max_staleness`, the answer may follow a policy that was in force less than that ago. Its figures of money may
+    /// be older. A change through this store is in force at once in either case. The answer is always an active key,
+    /// never a refusal. `None` means that [`find`](Self::find) has to be called. A store that does not implement this
+    /// always returns `None`.
     fn try_find_cached(&self, _hash: &TokenHash, _max_staleness: Option<Duration>) -> Option<Found> {
         None
     }
 
-    /// Asks which policy is in force, so that [`try_find_cached`](Self::try_find_cached) can go by it. Called several times
-    /// in each `max_staleness` of [`Builder::cache`](crate::Builder::cache), and never where that was not asked for.
+    /// Polls the policy version for [`try_find_cached`](Self::try_find_cached). It is called several times in each
+    /// `max_staleness` of [`Builder::cache`](crate::Builder::cache), and never without that option.
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Puts postings to the ledger, those of one account in this order; answers in the same order. A refused posting
-    /// does not hinder the others; one that is answered with [`Refusal::Unavailable`], because somebody else keeps its
-    /// account or the store failed half-way, is to be sent again.
+    /// Posts to the ledger, the postings of one account in this order, and answers in the same order. A refused posting
+    /// does not hinder the others. A posting that is answered with [`Refusal::Unavailable`] is to be sent again:
+    /// another transaction has its account locked, or the store failed half-way.
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
-    /// Makes a change of a key, and returns the key as it is after it.
+    /// Changes a key, and returns the key after the change.
     fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>>;
 
-    /// Sets an account's ceiling, makes the account if there is none, and returns it as it is after it.
+    /// Sets an account's ceiling, and returns the account after it. Makes the account if there is none.
     fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>>;
 
-    /// The lineage of a key, as a change would see it now: holds that have run out are not counted.
+    /// Returns the lineage of a key, as a change would see it now: expired holds are not counted.
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;
 
-    /// An account, as a change would see it now.
+    /// Returns an account, as a change would see it now.
     fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>>;
 
-    /// Keys, in the order of their ids.
+    /// Returns keys, in the order of their ids.
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>>;
 
-    /// Entries, oldest first, each with its place in the ledger.
+    /// Returns entries, oldest first, each with its position in the ledger.
     fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
 
-    /// One entry.
+    /// Returns one entry.
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>>;
 
-    /// Sums of entries by group, in the order of the groups.
+    /// Returns the sums of entries by group, in the order of the groups.
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, StoreResult<Vec<Usage>>>;
 
-    /// Ends holds that have run out, of all accounts, some at a time; tells how many there were.
+    /// Ends expired holds of all accounts, some at a time. Returns how many it ended.
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>>;
 
-    /// Takes note of when keys were last used. Told now and then, for many keys at once, never at each use; a time
-    /// before the one that is known changes nothing.
-    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
+    /// Records when keys were last used. It is called for many keys at once, not at each use. A time before the
+    /// recorded one changes nothing.
+    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
 
-    /// When keys were last used, as far as it was noted, in the same order.
+    /// Returns when keys were last used, as far as it was recorded, in the same order.
     fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
 
-    /// How many look-ups and how many batches of postings the store can work on at once.
+    /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {
         Width::default()
     }
 
-    /// Lets go of files and connections. Nothing is called after it.
+    /// Closes files and connections. No method is called after it.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// How much a store can do at once.
+/// How much a store can process at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Width {
@@ -159,24 +160,24 @@ impl Default for Width {
     }
 }
 
-/// What a look-up by token found.
+/// The result of a look-up by token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
-    /// The key and all that decides about it.
+    /// The key with its ancestors and its account.
     pub lineage: Lineage,
-    /// Set where the token was rotated away: until when it still works.
+    /// The end of the grace, if the token was rotated away.
     pub retires_at: Option<Timestamp>,
 }
 
 impl Found {
-    /// A key found by its token.
+    /// Returns what a look-up by token found.
     pub const fn new(lineage: Lineage, retires_at: Option<Timestamp>) -> Self {
         Self { lineage, retires_at }
     }
 }
 
-/// Awaits what a store does, and takes a panic in it for a failure, so that no lane dies of it.
+/// Awaits a store call. Turns a panic in it into an error, so that no task of a batch ends with it.
 pub(crate) async fn unwinding<'a, T>(call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
     let panicked = |_| StoreError::failed("the store panicked");
     let mut future = catch_unwind(AssertUnwindSafe(call)).map_err(panicked)?;

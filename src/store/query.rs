@@ -1,4 +1,4 @@
-//! Queries for lists and sums: what is asked for, narrowed by what is set.
+//! Queries for lists and sums, with their filters.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,26 +17,26 @@ use crate::model::{AccountId, Amount, KeyId};
 #[non_exhaustive]
 #[must_use = "a query is asked by `AgentKeys::keys`"]
 pub struct KeyQuery {
-    /// Whose keys.
+    /// The owner of the keys.
     pub of: KeysOf,
-    /// Only ids after this one.
+    /// Only keys with an id after this one.
     pub after: Option<KeyId>,
-    /// At most this number: 1 to 1,000.
+    /// The most keys on a page: 1 to 1,000.
     pub limit: u32,
 }
 
 impl KeyQuery {
-    /// The first 100 keys of an account.
+    /// Queries the first 100 keys of an account.
     pub const fn for_account(account: AccountId) -> Self {
         Self { of: KeysOf::Account(account), after: None, limit: 100 }
     }
 
-    /// The first 100 keys that were minted directly from a key.
+    /// Queries the first 100 keys that were minted directly from a key.
     pub const fn children_of(key: KeyId) -> Self {
         Self { of: KeysOf::Parent(key), after: None, limit: 100 }
     }
 
-    /// Continues behind the last key of a page.
+    /// Continues after the last key of a page.
     pub const fn after(mut self, key: KeyId) -> Self {
         self.after = Some(key);
         self
@@ -49,7 +49,7 @@ impl KeyQuery {
     }
 }
 
-/// Whose keys to list.
+/// The owner of the keys to list.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KeysOf {
@@ -59,7 +59,7 @@ pub enum KeysOf {
     Parent(KeyId),
 }
 
-/// Which entries to read or sum: those of an account, narrowed by what is set.
+/// Which entries to read: those of an account that pass all filters.
 ///
 /// ```
 /// use agentkey::EntryQuery;
@@ -71,45 +71,45 @@ pub enum KeysOf {
 #[non_exhaustive]
 #[must_use = "a query is asked by `AgentKeys::entries`"]
 pub struct EntryQuery {
-    /// Whose.
+    /// The account.
     pub account: AccountId,
-    /// Of this key alone, not of its children.
+    /// Only entries of this key, not of its children.
     pub key: Option<KeyId>,
-    /// Written at this instant or later.
+    /// Only entries written at this instant or later.
     pub since: Option<Timestamp>,
-    /// Written before this instant.
+    /// Only entries written before this instant.
     pub until: Option<Timestamp>,
-    /// After this place.
+    /// Only entries after this position.
     pub after: Option<Cursor>,
-    /// At most so many: 1 to 1,000.
+    /// The most entries on a page: 1 to 1,000.
     pub limit: u32,
 }
 
 impl EntryQuery {
-    /// The first 100 entries of an account.
+    /// Queries the first 100 entries of an account.
     pub const fn for_account(account: AccountId) -> Self {
         Self { account, key: None, since: None, until: None, after: None, limit: 100 }
     }
 
-    /// Only those of one key.
+    /// Keeps only entries of one key.
     pub fn key(mut self, key: KeyId) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Only those written at `at` or later.
+    /// Keeps only entries written at `at` or later.
     pub fn since(mut self, at: Timestamp) -> Self {
         self.since = Some(at);
         self
     }
 
-    /// Only those written before `at`.
+    /// Keeps only entries written before `at`.
     pub fn until(mut self, at: Timestamp) -> Self {
         self.until = Some(at);
         self
     }
 
-    /// Goes on behind the last entry of a page.
+    /// Continues after the last entry of a page.
     pub fn after(mut self, cursor: Cursor) -> Self {
         self.after = Some(cursor);
         self
@@ -122,67 +122,69 @@ impl EntryQuery {
     }
 }
 
-/// A place in the ledger, behind which the next page starts.
+/// A position in the ledger, after which the next page starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(pub(crate) i64);
 
 impl Cursor {
-    /// The place with this number. For stores.
+    /// Returns the position with this number. For stores.
     pub const fn new(place: i64) -> Self {
         Self(place)
     }
 
-    /// Its number.
+    /// Returns the number of the position.
     pub const fn get(self) -> i64 {
         self.0
     }
 }
 
-/// Which entries to sum, and by what. An entry counts at the instant that decides its window: a refund counts when
-/// the refunded entry did, so that sums agree with what budgets say was spent.
+/// Which entries to sum, and how to group them.
+///
+/// An entry counts at the instant that decides its window. A refund counts when the refunded entry did, so that sums
+/// agree with the spending of budgets.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[must_use = "a query is asked by `AgentKeys::usage`"]
 pub struct UsageQuery {
-    /// Whose.
+    /// The account.
     pub account: AccountId,
-    /// Of this key alone.
+    /// Only entries of this key.
     pub key: Option<KeyId>,
-    /// Counting at this instant or later.
+    /// Only entries that count at this instant or later.
     pub since: Option<Timestamp>,
-    /// Counting before this instant.
+    /// Only entries that count before this instant.
     pub until: Option<Timestamp>,
-    /// What a group is.
+    /// How entries are grouped.
     pub by: UsageBy,
 }
 
 impl UsageQuery {
-    /// All entries of an account.
+    /// Queries all entries of an account.
     pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
         Self { account, key: None, since: None, until: None, by }
     }
 
-    /// Only those of one key.
+    /// Keeps only entries of one key.
     pub fn key(mut self, key: KeyId) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Only those that count at `at` or later.
+    /// Keeps only entries that count at `at` or later.
     pub fn since(mut self, at: Timestamp) -> Self {
         self.since = Some(at);
         self
     }
 
-    /// Only those that count before `at`.
+    /// Keeps only entries that count before `at`.
     pub fn until(mut self, at: Timestamp) -> Self {
         self.until = Some(at);
         self
     }
 }
 
-/// What a group of a usage sum is.
+/// How a usage query groups entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UsageBy {
@@ -202,12 +204,12 @@ pub enum UsageBy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Which group.
+    /// The group.
     pub group: String,
-    /// What was charged, less what was refunded. Adjustments are not in it.
+    /// What was charged, less what was refunded, without adjustments.
     #[serde(rename = "amount_cents")]
     pub amount: Amount,
-    /// How many charges there were; refunds and adjustments are not counted.
+    /// The number of charges, without refunds and adjustments.
     pub charges: u64,
     /// The sum of the adjustments: what was corrected, less what was topped up.
     #[serde(rename = "adjusted_cents")]
@@ -215,7 +217,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// A sum.
+    /// Returns the sum of a group.
     pub const fn new(group: String, amount: Amount, charges: u64, adjusted: Amount) -> Self {
         Self { group, amount, charges, adjusted }
     }

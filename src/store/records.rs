@@ -1,4 +1,4 @@
-//! From rows to records and from states to texts, the same for both databases.
+//! Decodes rows into records and encodes states as texts, the same for both databases.
 
 use jiff::Timestamp;
 
@@ -19,28 +19,28 @@ pub(super) trait ReadCells<'r> {
     fn fingerprint(&mut self) -> Result<[u8; 32], Self::Error>;
     fn path(&mut self) -> Result<Vec<KeyId>, Self::Error>;
 
-    /// A row that makes no sense.
+    /// Returns the error of an invalid row.
     fn invalid(error: impl Into<BoxError>) -> Self::Error;
 
-    /// The value of a cell that is never NULL.
-    fn given<T>(cell: Option<T>) -> Result<T, Self::Error> {
-        cell.ok_or_else(|| Self::invalid("a cell is NULL that never is"))
+    /// Returns the value of a cell that is never NULL.
+    fn required<T>(cell: Option<T>) -> Result<T, Self::Error> {
+        cell.ok_or_else(|| Self::invalid("a cell is NULL that must not be"))
     }
 
     fn number(&mut self) -> Result<i64, Self::Error> {
-        self.maybe_number().and_then(Self::given)
+        self.maybe_number().and_then(Self::required)
     }
 
     fn text(&mut self) -> Result<&'r str, Self::Error> {
-        self.maybe_text().and_then(Self::given)
+        self.maybe_text().and_then(Self::required)
     }
 
     fn id(&mut self) -> Result<[u8; 16], Self::Error> {
-        self.maybe_id().and_then(Self::given)
+        self.maybe_id().and_then(Self::required)
     }
 
     fn instant(&mut self) -> Result<Timestamp, Self::Error> {
-        self.maybe_instant().and_then(Self::given)
+        self.maybe_instant().and_then(Self::required)
     }
 
     fn key_id(&mut self) -> Result<KeyId, Self::Error> {
@@ -59,7 +59,7 @@ pub(super) trait ReadCells<'r> {
         self.number().map(Amount::micros)
     }
 
-    /// A sum of amounts in two halves, which leave room for any number of them.
+    /// Reads a sum of amounts in two halves, which leave room for any number of them.
     fn sum(&mut self) -> Result<i128, Self::Error> {
         Ok(i128::from(self.number()?) * (1 << 32) + i128::from(self.number()?))
     }
@@ -78,7 +78,7 @@ pub(super) trait ReadCells<'r> {
         Ok(Note::new(labels, self.maybe_text()?.map(str::to_owned)))
     }
 
-    /// An account; `None` where there is no row of it.
+    /// Reads an account; `None` if it has no row.
     fn maybe_account(&mut self) -> Result<Option<AccountRow>, Self::Error> {
         let Some(id) = self.maybe_text()? else { return Ok(None) };
         let id = AccountId::new(id).map_err(Self::invalid)?;
@@ -111,7 +111,7 @@ pub(super) trait ReadCells<'r> {
 
     fn entry(&mut self) -> Result<Entry, Self::Error> {
         let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.maybe_key_id()?);
-        let kind = self.text()?.parse().map_err(|_| Self::invalid("an entry is of an unknown kind"))?;
+        let kind = self.text()?.parse().map_err(|_| Self::invalid("an entry has an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;
         entry.refunds = self.maybe_id()?.map(EntryId::from_bytes);
@@ -119,7 +119,7 @@ pub(super) trait ReadCells<'r> {
         Ok(entry)
     }
 
-    /// An entry, and behind it what refunds took of it.
+    /// Reads an entry, and after it what refunds gave back of it.
     fn entry_row(&mut self) -> Result<EntryRow, Self::Error> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
     }
@@ -151,5 +151,5 @@ pub(super) const fn hold_state(state: HoldState) -> &'static str {
 }
 
 fn one_of<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {
-    all.into_iter().find(|one| name(*one) == text).ok_or_else(|| format!("a hold says {text:?}"))
+    all.into_iter().find(|one| name(*one) == text).ok_or_else(|| format!("a hold has the unknown state {text:?}"))
 }

@@ -1,18 +1,18 @@
-//! What a look at a database found to be behind its time.
+//! Stale data that a read of the database found.
 
 use crate::ledger::Needs;
 use crate::model::{AccountId, Key, KeyId};
 
-/// What was read, and what was behind when it was.
+/// The result of a read, and the stale data that it found.
 pub(super) struct ReadResult<T> {
     pub(super) value: T,
     pub(super) stale: Stale,
 }
 
-/// What has to be written before figures can be told.
+/// What has to be written before figures can be reported.
 #[derive(Default)]
 pub(super) struct Stale {
-    /// Accounts in which holds have run out.
+    /// Accounts with expired holds.
     pub(super) accounts: Vec<AccountId>,
     /// Keys that the application's own SQL gave another period, each with its account.
     pub(super) keys: Vec<(AccountId, KeyId)>,
@@ -34,17 +34,17 @@ impl Stale {
         self.keys.push((key.account.clone(), key.id));
     }
 
-    /// What has to be loaded for it.
+    /// Returns what has to be loaded to bring the data up to date.
     pub(super) fn needs(&self) -> Needs {
         let keys = self.keys.iter().map(|(_, key)| *key).collect();
         Needs { accounts: self.accounts.clone(), keys, ..Needs::default() }
     }
 
-    /// Each account by itself.
-    pub(super) fn apart(self) -> impl Iterator<Item = Self> {
+    /// Splits the data by account.
+    pub(super) fn per_account(self) -> impl Iterator<Item = Self> {
         let Self { accounts, keys } = self;
         accounts.into_iter().map(move |account| {
-            let keys = keys.iter().filter(|(of, _)| *of == account).cloned().collect();
+            let keys = keys.iter().filter(|(owner, _)| *owner == account).cloned().collect();
             Self { accounts: vec![account], keys }
         })
     }

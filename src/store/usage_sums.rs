@@ -12,7 +12,7 @@ use crate::model::Amount;
 pub(super) struct UsageSums(BTreeMap<String, (i128, u64, i128)>);
 
 impl UsageSums {
-    /// Adds what was charged, how often, and what was adjusted.
+    /// Adds an amount, a number of charges and an adjustment to a group.
     pub(super) fn add(&mut self, group: String, amount: i128, charges: u64, adjusted: i128) {
         let sums = self.0.entry(group).or_default();
         *sums = (sums.0 + amount, sums.1 + charges, sums.2 + adjusted);
@@ -26,7 +26,7 @@ impl UsageSums {
 }
 
 impl UsageBy {
-    /// Returns the span of time that a group is of, if it is one.
+    /// Returns the length of time of a group; `None` if groups are not by time.
     pub(super) const fn unit(&self) -> Option<Unit> {
         match self {
             Self::Key | Self::Label(_) => None,
@@ -37,7 +37,7 @@ impl UsageBy {
     }
 }
 
-/// Returns the start of the span that an instant is in.
+/// Returns the start of the hour, day or month of an instant.
 pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
     let text = at.to_string();
     let (kept, rest) = match unit {
@@ -48,7 +48,7 @@ pub(super) fn bucket(at: Timestamp, unit: Unit) -> String {
     text.get(..kept).map_or_else(|| text.clone(), |start| format!("{start}{rest}"))
 }
 
-/// Returns a sum of entries, in millionths. It saturates only at its end, so that the order of the entries does not matter.
+/// Returns a sum of entries, in millionths. Only the final sum saturates, so the order of the entries does not matter.
 pub(super) fn saturated(sum: i128) -> Amount {
     Amount::micros(i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX }))
 }

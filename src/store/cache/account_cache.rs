@@ -1,4 +1,4 @@
-//! The cache, and what is asked of it.
+//! The cache and its operations.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 
 use super::entries::{CachedKey, Entries, Snapshot};
-use super::pending::{Move, Pending};
+use super::pending::{EpochWrite, Pending};
 use super::validator::{Validated, Validator};
 use crate::ledger::{Book, Posting};
 use crate::model::{AccountId, KeyId, TokenHash};
@@ -24,20 +24,20 @@ pub(super) struct CacheState<V: Validator> {
     pub(super) next_write: u64,
     /// Goes up when the store is found in an epoch that no commit of this process led to.
     generation: u64,
-    /// Goes up when a change of policy by this process begins, and when it ends.
+    /// Goes up when a policy change of this process begins, and again when it ends.
     policy_changes: u64,
     pub(super) policy: Option<PolicyPoll>,
     pub(super) entries: Entries<V>,
     pub(super) pending: Pending<V::Epoch>,
 }
 
-/// The version of the policy that was in force at some time after `asked_at`.
+/// The policy version that was in force at some time after `asked_at`.
 #[derive(Clone, Copy)]
 pub(super) struct PolicyPoll {
-    /// `None`: the store could not tell.
+    /// `None` if the store could not say.
     version: Option<u64>,
     asked_at: Instant,
-    /// The same by the machine's clock of the day, which goes on while the machine is suspended.
+    /// The same instant by the system clock, which goes on while the machine is suspended.
     pub(super) asked_on: SystemTime,
 }
 
@@ -47,10 +47,10 @@ impl PolicyPoll {
     }
 }
 
-/// What was cached when a look-up began, and what has to be asked of the store.
+/// What was cached when a look-up began, and what the store has to be asked.
 pub(in crate::store) struct Revalidation<V: Validator> {
     pub(in crate::store) epoch: Option<V::Epoch>,
-    /// The versions of the rows of the keys that were asked for, and of their ancestors.
+    /// The row versions of the keys in question and of their ancestors.
     pub(in crate::store) keys: HashMap<KeyId, V::RowVersion>,
     pub(in crate::store) accounts: HashSet<AccountId>,
     generation: u64,
@@ -58,11 +58,11 @@ pub(in crate::store) struct Revalidation<V: Validator> {
     pub(super) validated: Validated,
 }
 
-/// What the cache is to a snapshot of the store.
+/// How the cache relates to a snapshot of the store.
 #[derive(Debug, PartialEq, Eq)]
 enum Relation {
     Current,
-    /// Commits of this process have been made since the snapshot.
+    /// This process has committed since the snapshot.
     Newer,
 }
 
@@ -89,7 +89,7 @@ impl<V: Validator> AccountCache<V> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops everything: what answers from now on may be another database.
+    /// Drops everything: later answers may come from another database.
     pub(in crate::store) fn clear(&self) {
         let mut state = self.write();
         state.generation += 1;
@@ -98,11 +98,11 @@ impl<V: Validator> AccountCache<V> {
         let old = (std::mem::take(&mut state.entries), std::mem::take(&mut state.pending));
         drop(state);
         self.0.clear_poison();
-        drop(old); // without the lock
+        drop(old); // after the lock is released
     }
 
-    /// Says what has to be asked about the keys with these tokens before they can be looked up, but for those of accounts
-    /// that are `skipped`.
+    /// Returns what the store has to be asked before the keys with these tokens can be looked up. Leaves out the keys
+    /// of accounts that are `skipped`.
     pub(in crate::store) fn revalidate(
         &self,
         hashes: &[TokenHash],
@@ -129,28 +129,30 @@ impl<V: Validator> AccountCache<V> {
         }
     }
 
-    /// Returns the lineages of these tokens, as far as they are cached and valid by the answer to the revalidation.
+    /// Returns the lineages of these tokens that are cached and, by the answer to the revalidation, valid.
     pub(in crate::store) fn lookup(
         &self,
         hashes: &[TokenHash],
-        asked: &Revalidation<V>,
+        revalidation: &Revalidation<V>,
         answer: &V::Answer,
         now: Timestamp,
     ) -> Vec<Option<Found>> {
-        if let Some(found) = self.read().lookup_at_rest(hashes, answer, now) {
+        if let Some(found) = self.read().lookup_shared(hashes, answer, now) {
             return found;
         }
         let mut state = self.write();
-        if state.enter(asked, V::epoch(answer)).is_none() {
+        if state.enter(revalidation, V::epoch(answer)).is_none() {
             return vec![None; hashes.len()];
         }
-        hashes.iter().map(|hash| state.lookup(hash, asked.validated, answer, now)).collect()
+        hashes.iter().map(|hash| state.lookup(hash, revalidation.validated, answer, now)).collect()
     }
 
-    /// Inserts what the store said in one snapshot, of this epoch, after the revalidation.
-    pub(in crate::store) fn insert(&self, asked: &Revalidation<V>, epoch: V::Epoch, snapshot: Snapshot<V>) {
+    /// Inserts what the store answered after the revalidation, in one snapshot of this epoch.
+    pub(in crate::store) fn insert(&self, revalidation: &Revalidation<V>, epoch: V::Epoch, snapshot: Snapshot<V>) {
         let mut state = self.write();
-        if state.policy_changes != asked.policy_changes || state.enter(asked, Some(epoch)) != Some(Relation::Current) {
+        if state.policy_changes != revalidation.policy_changes
+            || state.enter(revalidation, Some(epoch)) != Some(Relation::Current)
+        {
             return;
         }
         let dropped = state.entries.make_room();
@@ -158,33 +160,36 @@ impl<V: Validator> AccountCache<V> {
             state.apply_written(&account.account.id, account.version);
         }
         let generation = state.generation;
-        state.entries.insert(snapshot, generation, asked.validated);
+        state.entries.insert(snapshot, generation, revalidation.validated);
         drop(state);
-        drop(dropped); // without the lock
+        drop(dropped); // after the lock is released
     }
 
-    /// Brings the cache to the epoch that the store is in. Returns whether what is cached is valid there.
-    pub(in crate::store) fn validate(&self, asked: &Revalidation<V>, epoch: V::Epoch) -> bool {
-        self.write().enter(asked, Some(epoch)) == Some(Relation::Current)
+    /// Brings the cache to the epoch of the store. Returns whether cached data is valid there.
+    pub(in crate::store) fn validate(&self, revalidation: &Revalidation<V>, epoch: V::Epoch) -> bool {
+        self.write().enter(revalidation, Some(epoch)) == Some(Relation::Current)
     }
 
-    /// Returns the epoch that the cache is in.
+    /// Returns the epoch of the cache.
     pub(in crate::store) fn epoch(&self) -> Option<V::Epoch> {
         self.read().epoch
     }
 
     /// Returns the keys of these postings that are not cached.
-    pub(in crate::store) fn unknown_keys<'p>(&self, postings: impl IntoIterator<Item = &'p Posting>) -> HashSet<KeyId> {
+    pub(in crate::store) fn uncached_keys<'p>(
+        &self,
+        postings: impl IntoIterator<Item = &'p Posting>,
+    ) -> HashSet<KeyId> {
         let state = self.read();
-        let unknown = postings.into_iter().filter_map(|posting| {
+        let uncached = postings.into_iter().filter_map(|posting| {
             let account = state.entries.account(&posting.account, state.generation);
             posting.key.filter(|key| account.is_none_or(|cached| cached.lineage(*key).next().is_none()))
         });
-        unknown.collect()
+        uncached.collect()
     }
 
-    /// Adds to a book all that these postings of one account need in this epoch; `None` where they need more than is
-    /// cached, and then nothing was added.
+    /// Adds to a book everything that these postings of one account need in this epoch. Returns `None`, and adds
+    /// nothing, if they need more than is cached.
     pub(in crate::store) fn fill_book(
         &self,
         book: &mut Book,
@@ -222,7 +227,7 @@ impl<V: Validator> AccountCache<V> {
         accounts.into_iter().for_each(|account| state.entries.remove(account));
     }
 
-    /// Takes note of the version of the policy, which the store was asked for at that instant; `None` where it cannot tell.
+    /// Records the policy version that the store was asked for at that instant, or `None` if the store could not say.
     pub(in crate::store) fn record_policy_version(&self, version: Option<u64>, asked_at: Instant) {
         let mut state = self.write();
         if state.policy.is_none_or(|latest| latest.asked_at <= asked_at) {
@@ -231,7 +236,7 @@ impl<V: Validator> AccountCache<V> {
         }
     }
 
-    /// Returns the lineage of this token, if it is cached and lets in, and its policy was the store's less than
+    /// Returns the lineage of this token if it is cached and active, and its policy was in force less than
     /// `max_staleness` ago. Its figures of money may be older.
     pub(in crate::store) fn try_find_cached(
         &self,
@@ -241,7 +246,8 @@ impl<V: Validator> AccountCache<V> {
     ) -> Option<Found> {
         let state = self.read();
         let poll = state.policy.filter(|poll| poll.version.is_some() && poll.age() < max_staleness)?;
-        // The policy was the same when the row was read as at the latest poll, so whichever of the two was later vouches.
+        // The policy version was the same at the read and at the latest poll, so the later of the two confirms the
+        // policy.
         let is_fresh =
             |validated: Validated| validated.policy == poll.version && validated.asked_at.elapsed() < max_staleness;
         let found = state.entries.find(hash, now, is_fresh)?;
@@ -250,23 +256,26 @@ impl<V: Validator> AccountCache<V> {
 }
 
 impl<V: Validator> CacheState<V> {
-    /// Brings the cache to the epoch of a snapshot that was begun after `asked`. `None`: nothing can be said of the two.
-    fn enter(&mut self, asked: &Revalidation<V>, epoch: Option<V::Epoch>) -> Option<Relation> {
+    /// Brings the cache to the epoch of a snapshot that began after the revalidation. Returns `None` if the two cannot
+    /// be related.
+    fn enter(&mut self, revalidation: &Revalidation<V>, epoch: Option<V::Epoch>) -> Option<Relation> {
         let epoch = epoch?;
         if self.epoch == Some(epoch) {
             return Some(Relation::Current);
         }
-        if let Some(moving) = self.pending.take_move(|moving| Some(moving.from) == self.epoch && moving.to == epoch) {
-            self.finish_move(moving);
+        if let Some(epoch_write) =
+            self.pending.take_epoch_write(|epoch_write| Some(epoch_write.from) == self.epoch && epoch_write.to == epoch)
+        {
+            self.finish_epoch_write(epoch_write);
             return Some(Relation::Current);
         }
-        // The cache has moved since: the snapshot may be older than it. By commits of this process alone it is still an
-        // answer to whoever asked before them.
-        if self.generation != asked.generation {
+        // The cache has changed since, so the snapshot may be older than it. If only this process has committed, the
+        // cache still answers a look-up that began before those commits.
+        if self.generation != revalidation.generation {
             return None;
         }
-        if self.epoch != asked.epoch {
-            return (asked.epoch == Some(epoch)).then_some(Relation::Newer);
+        if self.epoch != revalidation.epoch {
+            return (revalidation.epoch == Some(epoch)).then_some(Relation::Newer);
         }
         self.generation += 1;
         self.epoch = Some(epoch);
@@ -283,12 +292,12 @@ impl<V: Validator> CacheState<V> {
         Some(found)
     }
 
-    /// Returns the lineages of all these tokens, where that moves nothing in the cache: then those who look up at the same
-    /// moment need not wait for one another.
-    fn lookup_at_rest(&self, hashes: &[TokenHash], answer: &V::Answer, now: Timestamp) -> Option<Vec<Option<Found>>> {
-        let is_at_rest = self.policy.is_none() && self.epoch.is_some() && self.epoch == V::epoch(answer);
+    /// Returns the lineages of all these tokens if that changes nothing in the cache. Concurrent look-ups then share
+    /// the read lock.
+    fn lookup_shared(&self, hashes: &[TokenHash], answer: &V::Answer, now: Timestamp) -> Option<Vec<Option<Found>>> {
+        let is_unchanged = self.policy.is_none() && self.epoch.is_some() && self.epoch == V::epoch(answer);
         let found = || hashes.iter().map(|hash| self.find(hash, answer, now).map(Some)).collect();
-        if is_at_rest { found() } else { None }
+        if is_unchanged { found() } else { None }
     }
 
     /// Returns the lineage of a token, if all of it is cached and valid by this answer.
@@ -301,12 +310,13 @@ impl<V: Validator> CacheState<V> {
         if is_valid { self.entries.find(hash, now, |_| true) } else { None }
     }
 
-    /// Returns the version of the account's row, if that is cached and valid.
+    /// Returns the version of the account's row if it is cached and valid.
     pub(super) fn version(&self, account: &AccountId) -> Option<i64> {
         self.entries.account(account, self.generation).map(|cached| cached.row.version)
     }
 
-    /// The account has this version in the store: if a write under way gives it that, it has been committed.
+    /// Applies the pending write that gives the account this version, which the store has. The write has then been
+    /// committed.
     fn apply_written(&mut self, account: &AccountId, version: i64) {
         if let Some(from) = self.version(account).filter(|from| *from != version)
             && let Some(delta) = self.pending.take_written(account, from, version)
@@ -315,13 +325,13 @@ impl<V: Validator> CacheState<V> {
         }
     }
 
-    pub(super) fn finish_move(&mut self, moving: Move<V::Epoch>) {
-        moving.deltas.into_iter().for_each(|delta| self.entries.apply(delta));
-        moving.policy.iter().for_each(|account| self.entries.remove(account));
-        self.epoch = Some(moving.to);
+    pub(super) fn finish_epoch_write(&mut self, epoch_write: EpochWrite<V::Epoch>) {
+        epoch_write.deltas.into_iter().for_each(|delta| self.entries.apply(delta));
+        epoch_write.policy.iter().for_each(|account| self.entries.remove(account));
+        self.epoch = Some(epoch_write.to);
     }
 
-    /// A change of the policy of these accounts begins or ends.
+    /// Drops accounts at the begin and at the end of a change of their policy.
     pub(super) fn remove_policy(&mut self, accounts: &[AccountId]) {
         if !accounts.is_empty() {
             self.policy_changes += 1;
@@ -330,9 +340,9 @@ impl<V: Validator> CacheState<V> {
     }
 }
 
-/// What a decision was based on: the account's row, and the versions of the keys' rows.
+/// The versions that a decision was based on: the account's row, and the row versions of the keys.
 pub(in crate::store) struct ExpectedVersion<V: Validator> {
-    /// `None` where it is written in the transaction that read it.
+    /// `None` if the transaction that read it also writes it.
     pub(in crate::store) epoch: Option<V::Epoch>,
     pub(in crate::store) row: AccountRow,
     pub(in crate::store) keys: Vec<(KeyId, V::RowVersion)>,

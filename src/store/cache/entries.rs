@@ -1,4 +1,4 @@
-//! What is cached, bounded in bytes.
+//! The cached data, bounded in bytes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,15 +12,15 @@ use crate::model::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
 use crate::store::Found;
 use crate::store::account_row::AccountRow;
 
-/// So many bytes are cached, by an estimate.
+/// The maximum of cached bytes, by an estimate.
 const MAX_SIZE: usize = if cfg!(test) { 256 * 1024 } else { 64 * 1024 * 1024 };
 
-/// What texts and tables take besides.
+/// The estimated overhead of a text or a table entry, in bytes.
 const OVERHEAD: usize = 128;
 
 pub(super) struct Entries<V: Validator> {
     accounts: HashMap<AccountId, CachedAccount<V>>,
-    /// With the generation of their accounts, and when they were read.
+    /// Each with the generation of its account, and when it was validated.
     tokens: ByToken<(CachedToken<V>, u64, Validated)>,
     size: usize,
 }
@@ -32,7 +32,7 @@ pub(super) struct CachedAccount<V: Validator> {
     tokens: Vec<TokenHash>,
     generation: u64,
     validated: Validated,
-    /// What its keys and holds take, with their texts.
+    /// The bytes of its keys and holds, with their texts.
     bytes: usize,
 }
 
@@ -42,17 +42,17 @@ pub(super) struct CachedKey<V: Validator> {
     validated: Validated,
 }
 
-/// Whose a token is, for as long as the key's row has this version.
+/// The key that a token belongs to, while the key's row has this version.
 #[derive(Debug)]
 pub(in crate::store) struct CachedToken<V: Validator> {
     pub(in crate::store) account: AccountId,
     pub(in crate::store) key: KeyId,
     pub(in crate::store) version: V::RowVersion,
-    /// Set where the token was rotated away: until when it still works.
+    /// The end of the grace, if the token was rotated away.
     pub(in crate::store) retires_at: Option<Timestamp>,
 }
 
-/// What was read from a store at one moment: whole lineages, with their accounts.
+/// What was read from a store in one snapshot: whole lineages with their accounts.
 pub(in crate::store) struct Snapshot<V: Validator> {
     pub(super) accounts: HashMap<AccountId, AccountRow>,
     keys: HashMap<KeyId, (Key, V::RowVersion)>,
@@ -80,17 +80,17 @@ impl<V: Validator> Snapshot<V> {
 }
 
 impl<V: Validator> Entries<V> {
-    /// Whose the token is, if that was read in this generation.
+    /// Returns the key of a token if it was read in this generation.
     pub(super) fn token(&self, hash: &TokenHash, generation: u64) -> Option<&CachedToken<V>> {
         self.tokens.get(hash).filter(|(_, since, _)| *since == generation).map(|(token, ..)| token)
     }
 
-    /// The account, if it is of this generation.
+    /// Returns the account if it is of this generation.
     pub(super) fn account(&self, id: &AccountId, generation: u64) -> Option<&CachedAccount<V>> {
         self.accounts.get(id).filter(|cached| cached.generation == generation)
     }
 
-    /// The lineage of a token, if all of it is cached, and was last validated as asked for.
+    /// Returns the lineage of a token if all of it is cached and `is_valid` accepts when it was validated.
     pub(super) fn find(&self, hash: &TokenHash, now: Timestamp, is_valid: impl Fn(Validated) -> bool) -> Option<Found> {
         let (token, ..) = self.tokens.get(hash).filter(|(.., validated)| is_valid(*validated))?;
         let cached = self.accounts.get(&token.account).filter(|cached| is_valid(cached.validated))?;
@@ -105,7 +105,7 @@ impl<V: Validator> Entries<V> {
             return None;
         }
         let (mut keys, now) = (keys.into_iter(), now.max(cached.row.changed_at));
-        // By the account's own time, which does not go back when the clock does.
+        // The time of an account does not go back when the clock does.
         if token.retires_at.is_some_and(|end| end <= now) {
             return None;
         }
@@ -113,10 +113,10 @@ impl<V: Validator> Entries<V> {
         Some(Found::new(lineage, token.retires_at))
     }
 
-    /// Takes note that what is cached for a token is what the store says.
+    /// Records that the cached data of a token was validated.
     pub(super) fn set_validated(&mut self, hash: &TokenHash, validated: Validated) {
-        let Some((token, _, of_token)) = self.tokens.get_mut(hash) else { return };
-        of_token.renew(validated);
+        let Some((token, _, token_validated)) = self.tokens.get_mut(hash) else { return };
+        token_validated.renew(validated);
         let Some(cached) = self.accounts.get_mut(&token.account) else { return };
         cached.validated.renew(validated);
         let mut next = Some(token.key);
@@ -135,7 +135,7 @@ impl<V: Validator> Entries<V> {
                 Some(cached) if cached.row.version == row.version => cached.validated.renew(validated),
                 _ => {
                     let mut cached = CachedAccount::new(row.clone(), generation, validated);
-                    // Its tokens are not of this generation, but have been what they are since they were read.
+                    // Its tokens keep their older generation: they are as valid as when they were read.
                     if let Some(old) = self.accounts.remove(id) {
                         self.size -= old.size();
                         cached.tokens = old.tokens;
@@ -162,19 +162,19 @@ impl<V: Validator> Entries<V> {
         }
         for (hash, token) in tokens {
             let account = token.account.clone();
-            let is_new = self.tokens.get(&hash).is_none_or(|(known, ..)| known.account != account);
-            let is_known = self.change(&account, |cached| {
-                let is_known = is_read(cached) && cached.keys.contains_key(&token.key);
-                cached.tokens.extend((is_known && is_new).then_some(hash));
-                is_known
+            let is_new = self.tokens.get(&hash).is_none_or(|(cached, ..)| cached.account != account);
+            let is_cached = self.change(&account, |cached| {
+                let is_cached = is_read(cached) && cached.keys.contains_key(&token.key);
+                cached.tokens.extend((is_cached && is_new).then_some(hash));
+                is_cached
             });
-            if is_known == Some(true) {
+            if is_cached == Some(true) {
                 self.tokens.insert(hash, (token, generation, validated));
             }
         }
     }
 
-    /// Takes a write over into what is cached of its account.
+    /// Applies a write to the cached data of its account.
     pub(super) fn apply(&mut self, delta: CacheDelta) {
         let CacheDelta { after, balances, holds, .. } = delta;
         let id = after.account.id.clone();
@@ -206,7 +206,7 @@ impl<V: Validator> Entries<V> {
         Some(cached)
     }
 
-    /// Drops accounts, in no order, until half of the room is free, if all of it is taken. Returns them.
+    /// Drops accounts in arbitrary order until half of the room is free, if the cache is full. Returns them.
     pub(super) fn make_room(&mut self) -> Vec<CachedAccount<V>> {
         if self.size <= MAX_SIZE {
             return Vec::new();
@@ -266,13 +266,13 @@ impl<V: Validator> CachedAccount<V> {
         self.bytes -= self.holds.remove(&hold).as_ref().map_or(0, size_of_hold);
     }
 
-    /// A key and its ancestors, as far as they are cached.
+    /// Returns a key and its ancestors, as far as they are cached.
     pub(super) fn lineage(&self, key: KeyId) -> impl Iterator<Item = &CachedKey<V>> {
         let up = |child: &&CachedKey<V>| self.keys.get(&child.key.parent?);
         std::iter::successors(self.keys.get(&key), up).take(MAX_DEPTH + 1)
     }
 
-    /// Adds a key and its ancestors, up to the root; `None` where one is not cached.
+    /// Adds a key and its ancestors up to the root. Returns `None` if one is not cached.
     pub(super) fn ancestors<'a>(&'a self, key: KeyId, keys: &mut HashMap<KeyId, &'a CachedKey<V>>) -> Option<()> {
         let mut next = Some(key);
         while let Some(id) = next.filter(|id| !keys.contains_key(id)) {
@@ -315,14 +315,14 @@ impl<V: Validator> Default for Snapshot<V> {
     }
 }
 
-/// A map by token hashes. They are evenly spread already, and no client can choose those that are cached.
-type ByToken<V> = HashMap<TokenHash, V, BuildHasherDefault<OfToken>>;
+/// A map by token hashes. The hashes are evenly distributed, and no client can choose which of them are cached.
+type ByToken<V> = HashMap<TokenHash, V, BuildHasherDefault<TokenHasher>>;
 
-/// Takes a token's hash as its own.
+/// Uses the token's hash as the hash of the map.
 #[derive(Debug, Default)]
-struct OfToken(u64);
+struct TokenHasher(u64);
 
-impl Hasher for OfToken {
+impl Hasher for TokenHasher {
     fn write_u64(&mut self, part: u64) {
         self.0 = part;
     }

@@ -1,18 +1,19 @@
-//! One cache of accounts for all databases: their rows, keys and live holds, and whose a token is.
+//! The account cache of all databases: the rows, keys and live holds of accounts, and the keys that tokens belong to.
 //!
-//! What is cached is valid if the store's [`Validator`] says so. The cache is entered at two places:
+//! Cached data is valid if the store's [`Validator`] says so. The store enters the cache in two ways:
 //!
-//! - A **look-up** takes a [`Revalidation`], asks the store, and reads what is valid ([`AccountCache::lookup`]). What was
-//!   not cached it reads from the store, in one snapshot, and inserts on condition that the cache belongs to that
-//!   snapshot ([`AccountCache::insert`]).
-//! - A **batch** is decided by what is cached ([`AccountCache::fill_book`]). Its write is announced before it is sent
-//!   ([`AccountCache::begin_write`]), because others may see a commit before its answer is here: whoever does, applies it.
-//!   The end of the [`PendingWrite`] applies it too, or removes its accounts. A change of policy removes its accounts at
-//!   its begin and at its end, and between the two nothing is inserted that was asked for before.
+//! - A **look-up** takes a [`Revalidation`], queries the store with it, and reads what is valid
+//!   ([`AccountCache::lookup`]). It reads uncached keys from the store in one snapshot. [`AccountCache::insert`] caches
+//!   them if the cache is in the epoch of that snapshot.
+//! - A **batch** is decided by cached data ([`AccountCache::fill_book`]). The store announces its write before it sends
+//!   it ([`AccountCache::begin_write`]), because a look-up may see the commit before the store has the answer. Such a
+//!   look-up applies the write to the cache. The end of the [`PendingWrite`] applies it too, or removes its accounts.
+//! - A **policy change** removes its accounts at its begin and at its end. Look-ups that began in between or earlier
+//!   insert nothing.
 //!
-//! An epoch is a history that everything cached belongs to. Where the store is in another one, a new generation begins:
-//! what is of an older generation is valid no more. It stays only for look-ups of bounded staleness
-//! ([`AccountCache::try_find_cached`]), which go by the policy version and not by the store.
+//! An epoch is the history that all cached data belongs to. When the store is in another epoch, a new generation
+//! begins, and data of an older generation is no longer valid. Only look-ups of bounded staleness still use it
+//! ([`AccountCache::try_find_cached`]): they depend on the policy version, not on the epoch.
 
 mod account_cache;
 mod entries;

@@ -1,4 +1,4 @@
-//! Writes under way.
+//! Writes in progress.
 
 use std::collections::HashMap;
 
@@ -6,20 +6,20 @@ use crate::ledger::{BalanceRow, HoldRow, WriteSet};
 use crate::model::AccountId;
 use crate::store::account_row::AccountRow;
 
-/// What is about to be written.
+/// A write that is about to be sent.
 pub(in crate::store) struct Write<E> {
-    /// The epoch that it was decided in; `None` where nothing cached had a part in it.
+    /// The epoch in which it was decided; `None` if no cached data was used.
     pub(in crate::store) epoch: Option<E>,
-    /// The epoch that its commit leads to, where each commit leads to another.
+    /// The epoch after its commit, if each commit leads to another epoch.
     pub(in crate::store) next: Option<E>,
     pub(in crate::store) deltas: Vec<CacheDelta>,
-    /// Accounts whose policy it changes, or of which it makes more than is said here.
+    /// Accounts whose policy it changes, or that it changes beyond the deltas.
     pub(in crate::store) policy: Vec<AccountId>,
 }
 
-/// What a write makes of an account, if it is committed.
+/// What a committed write changes in the cached data of one account.
 pub(in crate::store) struct CacheDelta {
-    /// The version that it was decided by.
+    /// The version of the account on which the write is conditional.
     pub(super) from: i64,
     pub(super) after: AccountRow,
     pub(super) balances: Vec<BalanceRow>,
@@ -27,22 +27,22 @@ pub(in crate::store) struct CacheDelta {
 }
 
 impl CacheDelta {
-    /// Takes what changes, all of one account, make of its row.
+    /// Builds the delta of the changes of one account, and of its row after them.
     pub(in crate::store) fn new(from: i64, after: AccountRow, changes: &WriteSet) -> Self {
         let holds = changes.new_holds.iter().chain(&changes.changed_holds).cloned().collect();
         Self { from, after, balances: changes.balances.clone(), holds }
     }
 }
 
-/// The writes under way.
+/// The writes in progress.
 pub(super) struct Pending<E> {
-    /// Of those that leave the epoch as it is, by account.
+    /// By account, those that leave the epoch as it is.
     deltas: HashMap<AccountId, Vec<(u64, CacheDelta)>>,
-    moving: Option<Move<E>>,
+    epoch_write: Option<EpochWrite<E>>,
 }
 
-/// A write that leads to another epoch. There is one at a time.
-pub(super) struct Move<E> {
+/// A write whose commit leads to another epoch. There is one at a time.
+pub(super) struct EpochWrite<E> {
     pub(super) id: u64,
     pub(super) from: E,
     pub(super) to: E,
@@ -52,14 +52,14 @@ pub(super) struct Move<E> {
 
 impl<E> Default for Pending<E> {
     fn default() -> Self {
-        Self { deltas: HashMap::new(), moving: None }
+        Self { deltas: HashMap::new(), epoch_write: None }
     }
 }
 
 impl<E> Pending<E> {
     pub(super) fn add(&mut self, id: u64, from: E, next: Option<E>, deltas: Vec<CacheDelta>, policy: &[AccountId]) {
         if let Some(to) = next {
-            self.moving = Some(Move { id, from, to, deltas, policy: policy.to_vec() });
+            self.epoch_write = Some(EpochWrite { id, from, to, deltas, policy: policy.to_vec() });
             return;
         }
         for delta in deltas {
@@ -67,11 +67,11 @@ impl<E> Pending<E> {
         }
     }
 
-    pub(super) fn take_move(&mut self, is_it: impl FnOnce(&Move<E>) -> bool) -> Option<Move<E>> {
-        self.moving.take_if(|moving| is_it(moving))
+    pub(super) fn take_epoch_write(&mut self, is_it: impl FnOnce(&EpochWrite<E>) -> bool) -> Option<EpochWrite<E>> {
+        self.epoch_write.take_if(|epoch_write| is_it(epoch_write))
     }
 
-    /// Takes what a write made of an account that gave it this version.
+    /// Takes the write that gave an account this version.
     pub(super) fn take_written(&mut self, account: &AccountId, from: i64, version: i64) -> Option<CacheDelta> {
         self.take(account, |_, delta| delta.from == from && delta.after.version == version)
     }

@@ -1,4 +1,4 @@
-//! What may be answered from the cache, and what may not.
+//! Which answers may come from the cache.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::store::account_row::AccountRow;
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const LONG: Duration = Duration::from_secs(3_600);
 
-/// As on SQLite: the epoch vouches for everything.
+/// As on SQLite: the epoch validates everything.
 enum ByEpoch {}
 
 impl Validator for ByEpoch {
@@ -75,17 +75,17 @@ fn row(name: &str, version: i64) -> AccountRow {
 }
 
 /// An account with one key of the same number, found by its token.
-fn snapshot<V: Validator>(name: &str, n: i64, version: i64, of_row: V::RowVersion, spent: i32) -> Snapshot<V> {
+fn snapshot<V: Validator>(name: &str, n: i64, version: i64, row_version: V::RowVersion, spent: i32) -> Snapshot<V> {
     let mut snapshot = Snapshot::default();
     let mut key = Key::stored(KeyId::new(n), id(name), NOW, Balance::empty(NOW));
     key.balance.spent = Amount::cents(spent);
     snapshot.add_account(row(name, version));
-    snapshot.add_token(hash(n), &key, of_row, None);
-    snapshot.add_key(key, of_row);
+    snapshot.add_token(hash(n), &key, row_version, None);
+    snapshot.add_key(key, row_version);
     snapshot
 }
 
-/// What spends so much with the key of that number.
+/// A write that spends that many cents with the key of that number.
 fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta {
     let mut balance = Balance::empty(NOW);
     balance.spent = Amount::cents(spent);
@@ -95,13 +95,13 @@ fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta 
 }
 
 impl<V: Validator> AccountCache<V> {
-    fn asked(&self) -> Revalidation<V> {
+    fn revalidation(&self) -> Revalidation<V> {
         self.revalidate(&[hash(1), hash(2)], |_| false)
     }
 
-    /// What is found for key 1, in cents spent.
-    fn found(&self, asked: &Revalidation<V>, answer: V::Answer) -> Option<i64> {
-        let found = self.lookup(&[hash(1)], asked, &answer, NOW).pop().unwrap()?;
+    /// Returns the cents that key 1 has spent, if its token is found.
+    fn found(&self, revalidation: &Revalidation<V>, answer: V::Answer) -> Option<i64> {
+        let found = self.lookup(&[hash(1)], revalidation, &answer, NOW).pop().unwrap()?;
         Some(found.lineage.key().balance.spent.as_micros() / 10_000)
     }
 
@@ -112,15 +112,15 @@ impl<V: Validator> AccountCache<V> {
 
 fn by_epoch() -> AccountCache<ByEpoch> {
     let cache = AccountCache::default();
-    cache.insert(&cache.asked(), 1, snapshot("acme", 1, 1, (), 0));
-    assert_eq!(cache.found(&cache.asked(), 1), Some(0));
+    cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, (), 0));
+    assert_eq!(cache.found(&cache.revalidation(), 1), Some(0));
     cache
 }
 
 fn by_version() -> AccountCache<ByVersion> {
     let cache = AccountCache::default();
-    cache.insert(&cache.asked(), 1, snapshot("acme", 1, 1, 7, 0));
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
+    cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, 7, 0));
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
     cache
 }
 
@@ -133,197 +133,197 @@ fn change(epoch: u32, next: Option<u32>) -> Write<u32> {
 }
 
 #[test]
-fn a_commit_of_another_process_ends_what_was_valid() {
+fn a_commit_of_another_process_invalidates_the_cache() {
     let cache = by_epoch();
-    let asked = cache.asked();
-    assert_eq!(cache.found(&asked, 2), None);
-    assert_eq!(cache.found(&cache.asked(), 2), None);
-    cache.insert(&cache.asked(), 2, snapshot("acme", 1, 1, (), 5));
-    assert_eq!(cache.found(&cache.asked(), 2), Some(5));
+    let revalidation = cache.revalidation();
+    assert_eq!(cache.found(&revalidation, 2), None);
+    assert_eq!(cache.found(&cache.revalidation(), 2), None);
+    cache.insert(&cache.revalidation(), 2, snapshot("acme", 1, 1, (), 5));
+    assert_eq!(cache.found(&cache.revalidation(), 2), Some(5));
 }
 
 #[test]
-fn our_own_commit_is_applied_by_whoever_sees_it_first() {
+fn our_own_commit_is_applied_by_its_first_reader() {
     for is_seen in [true, false] {
         let cache = by_epoch();
         let pending = cache.begin_write(write(1, Some(2), vec![delta("acme", 1, 1, 1, 3)]));
-        assert_eq!(cache.found(&cache.asked(), 1), Some(0));
+        assert_eq!(cache.found(&cache.revalidation(), 1), Some(0));
         if is_seen {
-            assert_eq!(cache.found(&cache.asked(), 2), Some(3));
+            assert_eq!(cache.found(&cache.revalidation(), 2), Some(3));
         }
         pending.on_commit();
-        assert_eq!(cache.found(&cache.asked(), 2), Some(3));
+        assert_eq!(cache.found(&cache.revalidation(), 2), Some(3));
 
         let cache = by_version();
         let pending = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)]));
-        assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
+        assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
         if is_seen {
-            assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+            assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
         }
         pending.on_commit();
-        assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+        assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
     }
 }
 
-/// An account that is read while a commit is under way goes with it.
+/// An account that is read during a write gets that write applied.
 #[test]
 fn what_is_inserted_during_a_write_has_the_write_applied() {
     let cache = by_epoch();
-    let asked = cache.asked();
+    let revalidation = cache.revalidation();
     let pending = cache.begin_write(write(1, Some(2), vec![delta("beta", 2, 1, 1, 3)]));
-    cache.insert(&asked, 1, snapshot("beta", 2, 1, (), 0));
+    cache.insert(&revalidation, 1, snapshot("beta", 2, 1, (), 0));
     pending.on_commit();
-    let found = cache.lookup(&[hash(2)], &cache.asked(), &2, NOW).pop().unwrap().unwrap();
+    let found = cache.lookup(&[hash(2)], &cache.revalidation(), &2, NOW).pop().unwrap().unwrap();
     assert_eq!(found.lineage.key().balance.spent, Amount::cents(3));
 }
 
 #[test]
 fn an_older_snapshot_neither_clears_nor_inserts() {
     let cache = by_epoch();
-    let asked = cache.asked();
+    let revalidation = cache.revalidation();
     cache.begin_write(write(1, Some(2), vec![delta("acme", 1, 1, 1, 3)])).on_commit();
-    // It was begun before the commit, and the cache is an answer to it that is newer.
-    assert_eq!(cache.found(&asked, 1), Some(3));
-    cache.insert(&asked, 1, snapshot("acme", 1, 1, (), 0));
-    cache.insert(&asked, 1, snapshot("beta", 2, 1, (), 0));
-    assert_eq!(cache.found(&cache.asked(), 2), Some(3));
-    assert!(cache.lookup(&[hash(2)], &cache.asked(), &2, NOW)[0].is_none());
-    // One of before a commit of another process says nothing at all.
-    assert_eq!(cache.found(&cache.asked(), 3), None);
-    cache.insert(&cache.asked(), 3, snapshot("acme", 1, 1, (), 9));
-    assert_eq!(cache.found(&asked, 1), None);
-    assert_eq!(cache.found(&cache.asked(), 3), Some(9));
+    // The snapshot began before the commit, so the newer cached data answers it.
+    assert_eq!(cache.found(&revalidation, 1), Some(3));
+    cache.insert(&revalidation, 1, snapshot("acme", 1, 1, (), 0));
+    cache.insert(&revalidation, 1, snapshot("beta", 2, 1, (), 0));
+    assert_eq!(cache.found(&cache.revalidation(), 2), Some(3));
+    assert!(cache.lookup(&[hash(2)], &cache.revalidation(), &2, NOW)[0].is_none());
+    // A snapshot from before a commit of another process says nothing.
+    assert_eq!(cache.found(&cache.revalidation(), 3), None);
+    cache.insert(&cache.revalidation(), 3, snapshot("acme", 1, 1, (), 9));
+    assert_eq!(cache.found(&revalidation, 1), None);
+    assert_eq!(cache.found(&cache.revalidation(), 3), Some(9));
 }
 
-/// A restored file has an epoch that was ours before.
+/// A restored file has an epoch that this process had before.
 #[test]
-fn an_epoch_that_comes_back_is_another_history() {
+fn an_epoch_that_comes_back_invalidates_the_cache() {
     let cache = by_epoch();
     cache.begin_write(write(1, Some(2), vec![delta("acme", 1, 1, 1, 3)])).on_commit();
-    assert_eq!(cache.found(&cache.asked(), 1), None);
+    assert_eq!(cache.found(&cache.revalidation(), 1), None);
 }
 
 #[test]
-fn a_commit_on_top_of_ours_is_not_taken_for_it() {
+fn a_later_commit_of_another_process_is_not_taken_for_ours() {
     let cache = by_epoch();
     let pending = cache.begin_write(write(1, Some(2), vec![delta("acme", 1, 1, 1, 3)]));
-    assert_eq!(cache.found(&cache.asked(), 3), None);
-    cache.insert(&cache.asked(), 3, snapshot("acme", 1, 1, (), 8));
+    assert_eq!(cache.found(&cache.revalidation(), 3), None);
+    cache.insert(&cache.revalidation(), 3, snapshot("acme", 1, 1, (), 8));
     pending.on_commit();
-    assert_eq!(cache.found(&cache.asked(), 3), Some(8));
+    assert_eq!(cache.found(&cache.revalidation(), 3), Some(8));
 }
 
 #[test]
-fn a_conflict_and_an_unknown_outcome_are_read_anew() {
+fn a_conflict_and_an_unknown_outcome_are_read_again() {
     let cache = by_version();
     let versions = |account| Versions { epoch: 1, account, row: 7 };
     cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)])).on_conflict();
-    assert_eq!(cache.found(&cache.asked(), versions(1)), None);
+    assert_eq!(cache.found(&cache.revalidation(), versions(1)), None);
     let cache = by_version();
     drop(cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)])));
-    assert_eq!(cache.found(&cache.asked(), versions(4)), None);
-    // No other write of that version is taken for it.
-    cache.insert(&cache.asked(), 1, snapshot("acme", 1, 1, 7, 0));
-    assert_eq!(cache.found(&cache.asked(), versions(4)), None);
+    assert_eq!(cache.found(&cache.revalidation(), versions(4)), None);
+    // The dropped write is not applied to what is read later.
+    cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, 7, 0));
+    assert_eq!(cache.found(&cache.revalidation(), versions(4)), None);
 
     let cache = by_epoch();
     drop(cache.begin_write(write(1, Some(2), vec![delta("acme", 1, 1, 1, 3)])));
-    assert_eq!(cache.found(&cache.asked(), 1), None);
+    assert_eq!(cache.found(&cache.revalidation(), 1), None);
 }
 
-/// Several writes of an account may be under way, of which one is committed.
+/// Several writes of an account may be in progress, and one of them is committed.
 #[test]
 fn of_two_writes_the_one_that_was_committed_is_applied() {
     let cache = by_version();
     let one = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)]));
     let other = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 5, 6)]));
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
     other.on_commit();
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
     one.on_conflict();
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 5, row: 7 }), None);
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), None);
 }
 
 #[test]
-fn versions_that_are_not_those_of_the_store_are_read_anew() {
+fn versions_that_differ_from_the_store_are_read_again() {
     let cache = by_version();
     for (epoch, account, row) in [(1, 2, 7), (1, 1, 8), (2, 1, 7)] {
-        assert_eq!(cache.found(&cache.asked(), Versions { epoch, account, row }), None);
+        assert_eq!(cache.found(&cache.revalidation(), Versions { epoch, account, row }), None);
     }
-    // An older version of the account than is cached is one that was asked for before our commit.
+    // The answer has an older account version than the cache: it was read before our commit.
     let cache = by_version();
     cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)])).on_commit();
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 1, row: 7 }), Some(3));
-    cache.insert(&cache.asked(), 1, snapshot("acme", 1, 1, 7, 0));
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
-    // A row that changed takes the token along that was read with it.
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(3));
+    cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, 7, 0));
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+    // A changed row invalidates the token that was read with the old one.
     let mut changed = snapshot("acme", 1, 4, 8, 3);
     changed.tokens.clear();
-    cache.insert(&cache.asked(), 1, changed);
-    assert_eq!(cache.found(&cache.asked(), Versions { epoch: 1, account: 4, row: 8 }), None);
+    cache.insert(&cache.revalidation(), 1, changed);
+    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 8 }), None);
 }
 
 #[test]
 fn what_was_read_before_a_policy_change_ended_is_not_cached_over_it() {
-    for reader_is_early in [true, false] {
+    for reads_first in [true, false] {
         let cache = by_epoch();
         cache.record_policy_version(Some(1), Instant::now());
-        let early = cache.asked();
+        let early = cache.revalidation();
         let pending = cache.begin_write(change(1, Some(2)));
-        assert_eq!(cache.found(&cache.asked(), 1), None, "it was removed at the begin");
-        let asked = if reader_is_early { early } else { cache.asked() };
-        cache.insert(&asked, 1, snapshot("acme", 1, 1, (), 0));
+        assert_eq!(cache.found(&cache.revalidation(), 1), None, "it was removed at the begin");
+        let revalidation = if reads_first { early } else { cache.revalidation() };
+        cache.insert(&revalidation, 1, snapshot("acme", 1, 1, (), 0));
         pending.on_commit();
         assert!(!cache.is_stale_found(LONG));
-        assert_eq!(cache.found(&cache.asked(), 2), None);
-        cache.insert(&asked, 2, snapshot("acme", 1, 1, (), 0));
+        assert_eq!(cache.found(&cache.revalidation(), 2), None);
+        cache.insert(&revalidation, 2, snapshot("acme", 1, 1, (), 0));
         assert!(!cache.is_stale_found(LONG));
     }
-    // Nor where a reader sees the commit before the writer is told.
+    // The same if a reader sees the commit before the writer has its answer.
     let cache = by_epoch();
     let pending = cache.begin_write(change(1, Some(2)));
-    cache.insert(&cache.asked(), 1, snapshot("acme", 1, 1, (), 0));
-    assert_eq!(cache.found(&cache.asked(), 2), None);
+    cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, (), 0));
+    assert_eq!(cache.found(&cache.revalidation(), 2), None);
     drop(pending);
 
     let cache = by_version();
     cache.record_policy_version(Some(1), Instant::now());
     let pending = cache.begin_write(change(1, None));
-    let asked = cache.asked();
-    cache.insert(&asked, 1, snapshot("acme", 1, 1, 7, 0));
+    let revalidation = cache.revalidation();
+    cache.insert(&revalidation, 1, snapshot("acme", 1, 1, 7, 0));
     drop(pending);
     assert!(!cache.is_stale_found(LONG), "it may have been committed");
-    cache.insert(&asked, 1, snapshot("acme", 1, 1, 7, 0));
+    cache.insert(&revalidation, 1, snapshot("acme", 1, 1, 7, 0));
     assert!(!cache.is_stale_found(LONG));
 }
 
 #[test]
-fn a_stale_look_up_goes_by_the_latest_poll() {
+fn a_stale_look_up_follows_the_latest_poll() {
     let cache = by_epoch();
     assert!(!cache.is_stale_found(LONG), "no policy was polled");
     cache.record_policy_version(Some(1), Instant::now());
     assert!(!cache.is_stale_found(LONG), "it was validated before");
-    cache.found(&cache.asked(), 1);
+    cache.found(&cache.revalidation(), 1);
     assert!(cache.is_stale_found(LONG));
     assert!(!cache.is_stale_found(Duration::ZERO));
     cache.record_policy_version(Some(1), Instant::now());
     assert!(cache.is_stale_found(LONG));
-    // Another process posts: what is not valid may be stale.
-    assert_eq!(cache.found(&cache.asked(), 2), None);
+    // After a posting of another process the data is not valid, but may be used as stale.
+    assert_eq!(cache.found(&cache.revalidation(), 2), None);
     assert!(cache.is_stale_found(LONG));
-    // Another policy, and one that nobody can tell.
+    // Another policy version, and an unknown one.
     cache.record_policy_version(Some(2), Instant::now());
     assert!(!cache.is_stale_found(LONG));
     cache.record_policy_version(None, Instant::now());
     assert!(!cache.is_stale_found(LONG));
-    // A machine that was suspended: only the clock of the day went on.
+    // A machine was suspended: only the system clock went on.
     cache.record_policy_version(Some(3), Instant::now());
-    cache.found(&cache.asked(), 2);
-    cache.insert(&cache.asked(), 2, snapshot("acme", 1, 1, (), 0));
+    cache.found(&cache.revalidation(), 2);
+    cache.insert(&cache.revalidation(), 2, snapshot("acme", 1, 1, (), 0));
     assert!(cache.is_stale_found(LONG));
     cache.write().policy.as_mut().unwrap().asked_on -= 2 * LONG;
     assert!(!cache.is_stale_found(LONG));
-    // An answer that comes late is no news.
+    // An answer of an earlier poll changes nothing.
     cache.record_policy_version(None, Instant::now());
     let before = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
     cache.record_policy_version(Some(1), before);
@@ -331,28 +331,28 @@ fn a_stale_look_up_goes_by_the_latest_poll() {
 }
 
 #[test]
-fn a_stale_look_up_is_no_older_than_was_asked_for() {
+fn a_stale_look_up_respects_its_bound() {
     let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
     let cache = by_epoch();
     // The poll is old.
     cache.record_policy_version(Some(1), ago(20));
-    cache.found(&cache.asked(), 1);
+    cache.found(&cache.revalidation(), 1);
     assert!(!cache.is_stale_found(Duration::from_secs(10)));
     assert!(cache.is_stale_found(Duration::from_secs(30)));
-    // What was validated is old.
+    // The validation is old.
     let cache: AccountCache<ByEpoch> = AccountCache::default();
-    let mut asked = cache.asked();
-    asked.validated = Validated { asked_at: ago(20), policy: Some(1) };
+    let mut revalidation = cache.revalidation();
+    revalidation.validated = Validated { asked_at: ago(20), policy: Some(1) };
     cache.record_policy_version(Some(1), Instant::now());
-    cache.insert(&asked, 1, snapshot("acme", 1, 1, (), 0));
+    cache.insert(&revalidation, 1, snapshot("acme", 1, 1, (), 0));
     assert!(!cache.is_stale_found(Duration::from_secs(10)));
     assert!(cache.is_stale_found(Duration::from_secs(30)));
-    cache.found(&cache.asked(), 1);
+    cache.found(&cache.revalidation(), 1);
     assert!(cache.is_stale_found(Duration::from_secs(10)));
 }
 
 #[test]
-fn a_stale_look_up_only_lets_in() {
+fn a_stale_look_up_never_refuses() {
     for refuse in [|key: &mut Key| key.revoked_at = Some(NOW), |key: &mut Key| key.expires_at = Some(NOW)] {
         let cache = by_epoch();
         cache.clear();
@@ -363,8 +363,8 @@ fn a_stale_look_up_only_lets_in() {
         snapshot.add_account(row("acme", 1));
         snapshot.add_token(hash(1), &key, (), None);
         snapshot.add_key(key, ());
-        cache.insert(&cache.asked(), 1, snapshot);
-        assert_eq!(cache.found(&cache.asked(), 1), Some(0));
+        cache.insert(&cache.revalidation(), 1, snapshot);
+        assert_eq!(cache.found(&cache.revalidation(), 1), Some(0));
         assert!(!cache.is_stale_found(LONG));
     }
 }
@@ -376,8 +376,8 @@ fn a_token_that_was_rotated_away_ends_with_its_grace() {
     let mut read = snapshot("acme", 1, 1, (), 0);
     let key = Key::stored(KeyId::new(1), id("acme"), NOW, Balance::empty(NOW));
     read.add_token(hash(2), &key, (), Some(end));
-    cache.insert(&cache.asked(), 1, read);
-    let found = |now| cache.lookup(&[hash(2)], &cache.asked(), &1, now).pop().unwrap();
+    cache.insert(&cache.revalidation(), 1, read);
+    let found = |now| cache.lookup(&[hash(2)], &cache.revalidation(), &1, now).pop().unwrap();
     assert_eq!(found(NOW).unwrap().retires_at, Some(end));
     assert_eq!(found(end), None);
 }
@@ -425,19 +425,19 @@ fn a_book_is_filled_only_with_all_that_is_needed() {
 #[test]
 fn what_is_cached_is_bounded() {
     let cache: AccountCache<ByEpoch> = AccountCache::default();
-    let (mut most, mut kept) = (0, 0);
+    let (mut max_size, mut kept) = (0, 0);
     for n in 0..2_000 {
         let name = format!("account {n}");
-        cache.insert(&cache.asked(), 1, snapshot(&name, n, 1, (), 0));
-        most = most.max(cache.read().entries.size());
+        cache.insert(&cache.revalidation(), 1, snapshot(&name, n, 1, (), 0));
+        max_size = max_size.max(cache.read().entries.size());
     }
     for n in 0..2_000 {
-        kept += usize::from(cache.lookup(&[hash(n)], &cache.asked(), &1, NOW)[0].is_some());
+        kept += usize::from(cache.lookup(&[hash(n)], &cache.revalidation(), &1, NOW)[0].is_some());
     }
-    assert!(most <= 260 * 1024, "{most}");
+    assert!(max_size <= 260 * 1024, "{max_size}");
     assert!(kept > 50 && kept < 1_000, "{kept}");
-    // Texts count: of keys with a hundred long scopes fewer are kept.
-    let is_kept = |n: i64| cache.lookup(&[hash(n)], &cache.asked(), &1, NOW)[0].is_some();
+    // Texts count: fewer keys with a hundred long scopes are kept.
+    let is_kept = |n: i64| cache.lookup(&[hash(n)], &cache.revalidation(), &1, NOW)[0].is_some();
     for n in 2_000..2_100 {
         let name = format!("account {n}");
         let mut key = Key::stored(KeyId::new(n), id(&name), NOW, Balance::empty(NOW));
@@ -446,10 +446,10 @@ fn what_is_cached_is_bounded() {
         long.add_account(row(&name, 1));
         long.add_token(hash(n), &key, (), None);
         long.add_key(key, ());
-        cache.insert(&cache.asked(), 1, long);
+        cache.insert(&cache.revalidation(), 1, long);
     }
     assert!((1..25).contains(&(2_000..2_100).filter(|n| is_kept(*n)).count()));
-    // What is counted is what is there.
+    // The counted size is the actual size.
     let state = cache.read();
     assert_eq!(state.entries.size(), state.entries.counted());
     drop(state);

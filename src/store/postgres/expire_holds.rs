@@ -62,7 +62,7 @@ impl Inner {
             }
         }
         let mut total = 0;
-        for stale in stale.apart() {
+        for stale in stale.per_account() {
             match self.catch_up_by(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {
                     let accounts = stale.accounts;

@@ -138,7 +138,7 @@ impl Inner {
         connection: &mut Connection<'_>,
         postings: impl Iterator<Item = &'p Posting>,
     ) -> Result<()> {
-        let unknown = self.cache.unknown_keys(postings);
+        let unknown = self.cache.uncached_keys(postings);
         if unknown.is_empty() {
             return Ok(());
         }

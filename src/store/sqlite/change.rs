@@ -1,4 +1,4 @@
-//! Changes of policy, each with its event, in one transaction.
+//! Policy changes, each with its event in one transaction.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use super::connection::Open;
 use super::error::Result;
 use super::statement::run;
-use super::transaction::{Written, in_writing};
+use super::transaction::{Written, in_write_transaction};
 use super::version::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
@@ -16,7 +16,7 @@ use crate::store::stale::ReadResult;
 
 type ChangeOutcome<T> = Result<std::result::Result<T, ChangeError>>;
 
-/// Makes a change of a key. The holds that had run out are ended also where the change is refused.
+/// Changes a key. Also a refused change ends the holds that have expired.
 pub(super) fn change_key(
     open: &mut Open,
     cache: &Cache,
@@ -24,7 +24,7 @@ pub(super) fn change_key(
     change: &KeyChange,
     rules: &Rules,
 ) -> ChangeOutcome<Key> {
-    in_writing(open, cache, |connection, _| {
+    in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
         let (lineage, time, account) = match change.load() {
             Load::Lineage(id) => {
@@ -50,7 +50,7 @@ pub(super) fn set_account(
     id: &AccountId,
     budget: Budget,
 ) -> ChangeOutcome<Account> {
-    in_writing(open, cache, |connection, _| {
+    in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
         let set = match AccountWrite::decide(id, budget, account(connection, id, now)?, now) {
             Ok(write) => Ok(write_account(connection, write)?),
@@ -60,17 +60,17 @@ pub(super) fn set_account(
     })
 }
 
-/// What is read, once it is up to date.
+/// Reads a value, after it brought what is stale up to date.
 fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result<ReadResult<T>>) -> Result<T> {
-    let seen = read()?;
-    if seen.stale.is_empty() {
-        return Ok(seen.value);
+    let result = read()?;
+    if result.stale.is_empty() {
+        return Ok(result.value);
     }
-    post::expire_holds_in(connection, now, seen.stale)?;
+    post::expire_holds_in(connection, now, result.stale)?;
     Ok(read()?.value)
 }
 
-/// An account rolled to its time, and that time.
+/// Returns an account rolled to its time, and that time.
 fn account(connection: &Connection, id: &AccountId, now: Timestamp) -> Result<Option<(Account, Timestamp)>> {
     current(connection, now, || read::account(connection, id, now))
 }
@@ -92,7 +92,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
         KeyRecord::Rotate { hash, retires_at } => rotate_token(connection, &key, &hash, retires_at, at)?,
         KeyRecord::Revoke => drop(run(connection, REVOKE, params![key.id.get(), micros(at)])?),
     }
-    put_event(connection, at, &key.account, Some(key.id), &event)?;
+    write_event(connection, at, &key.account, Some(key.id), &event)?;
     Ok(key)
 }
 
@@ -103,7 +103,7 @@ fn write_account(connection: &Connection, write: AccountWrite) -> Result<Account
         account.balance.spent = usage::spent_by_account(connection, &account.id, since)?;
     }
     write::account(connection, &account, at)?;
-    put_event(connection, at, &account.id, None, &event)?;
+    write_event(connection, at, &account.id, None, &event)?;
     Ok(account)
 }
 
@@ -139,7 +139,7 @@ fn update_key(connection: &Connection, key: &Key) -> Result<()> {
     run(connection, SQL, row).map(drop)
 }
 
-/// No token that was retired before outlives the one that is retired now.
+/// Replaces a token. No token that was retired before outlives the one that is retired now.
 fn rotate_token(
     connection: &Connection,
     key: &Key,
@@ -150,12 +150,12 @@ fn rotate_token(
     const SHORTEN: &str = "UPDATE agentkey_retired_tokens SET retires_at = min(retires_at, ?2) WHERE key_id = ?1";
     const RETIRE: &str = include_str!("sql/retire_token.sql");
     const REPLACE: &str = "UPDATE agent_keys SET key_hash = ?2, prefix = ?3, start = ?4 WHERE id = ?1";
-    const FORGET: &str = "DELETE FROM agentkey_retired_tokens WHERE key_hash = ?3 OR key_id = ?1 AND retires_at <= ?2";
+    const DELETE: &str = "DELETE FROM agentkey_retired_tokens WHERE key_hash = ?3 OR key_id = ?1 AND retires_at <= ?2";
     let (id, hash) = (key.id.get(), hash.to_string());
     run(connection, SHORTEN, params![id, micros(retires_at)])?;
     run(connection, RETIRE, params![id, hash, micros(retires_at)])?;
     run(connection, REPLACE, params![id, hash, key.prefix, key.start])?;
-    run(connection, FORGET, params![id, micros(now), hash]).map(drop)
+    run(connection, DELETE, params![id, micros(now), hash]).map(drop)
 }
 
 /// Marks an account as changed at `at`; makes it where there is none.
@@ -167,7 +167,7 @@ fn touch(connection: &Connection, id: &AccountId, at: Timestamp) -> Result<()> {
     }
 }
 
-fn put_event(
+fn write_event(
     connection: &Connection,
     at: Timestamp,
     account: &AccountId,
@@ -178,7 +178,8 @@ fn put_event(
     let row = params![micros(at), account.as_str(), key.map(KeyId::get), event.kind, event.detail.to_string()];
     run(connection, SQL, row).map(drop)
 }
-/// A JSON array; NULL where there is no restriction.
+
+/// Returns the scopes as a JSON array; `None`, stored as NULL, is unrestricted.
 fn scopes(scopes: &ScopeSet) -> Result<Option<String>> {
     (!scopes.is_unrestricted()).then(|| json(scopes)).transpose()
 }

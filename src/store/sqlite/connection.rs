@@ -1,7 +1,7 @@
-//! The connections of a store: one that writes, a few that read, each in a thread of its own.
+//! The connections of a store: one that writes and a few that read, each in a thread of its own.
 //!
-//! A thread takes one job after the other, and a job is a whole batch: what SQLite is asked in it waits for no channel
-//! and no other thread. A job that has begun is done to its end, whoever waits for it.
+//! A thread runs one job after the other, and a job is a whole batch. The statements of a job wait for no channel and
+//! no other thread. A job that has begun runs to its end, even if its caller no longer waits.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,35 +21,35 @@ use super::options::{Location, SqliteOptions};
 use super::version::Cache;
 use super::version_reader::VersionReader;
 
-/// More than there are texts of ours.
-const STATEMENTS: usize = 128;
+/// More than the number of our statements.
+const MAX_STATEMENTS: usize = 128;
 
 pub(super) struct Connections {
     /// Empty in memory, where a second connection would be a second database.
     readers: Vec<Worker>,
-    /// For lists and sums, which may take long: no look-up waits behind one. None in memory.
+    /// The connection for lists and sums, which may take long, so that no look-up waits for them. `None` in memory.
     reporter: Option<Worker>,
     writer: Worker,
     pub(super) versions: Arc<VersionReader>,
-    place: Location,
+    location: Location,
 }
 
 impl Connections {
-    pub(super) async fn open(place: &Location, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
-        let reader_count = match place {
+    pub(super) async fn open(location: &Location, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
+        let reader_count = match location {
             Location::Memory => 0,
             Location::File { .. } => options.readers,
         };
         let timeout = options.busy_timeout;
         let deadline = Instant::now();
-        let path = match place {
+        let path = match location {
             Location::Memory => None,
             Location::File { path, .. } => Some(path.as_path()),
         };
         let versions = Arc::new(VersionReader::new(path));
         let slot = |writes| {
-            let (place, cache, versions) = (place.clone(), cache.clone(), versions.clone());
-            Slot { place, timeout, deadline, writes, cache, versions, open: None }
+            let (location, cache, versions) = (location.clone(), cache.clone(), versions.clone());
+            Slot { location, timeout, deadline, writes, cache, versions, open: None }
         };
         let mut ends = Vec::new();
         let mut start = |slot| {
@@ -60,8 +60,8 @@ impl Connections {
         let readers = (0..reader_count).map(|_| start(slot(false))).collect::<Result<Vec<_>>>()?;
         let reporter = (reader_count > 0).then(|| start(slot(false))).transpose()?;
         let (writer, _) = Worker::start(slot(true), ends)?;
-        let connections = Self { readers, reporter, writer, versions, place: place.clone() };
-        let create = matches!(place, Location::Memory | Location::File { create: true, .. });
+        let connections = Self { readers, reporter, writer, versions, location: location.clone() };
+        let create = matches!(location, Location::Memory | Location::File { create: true, .. });
         connections.writer.send(move |slot| slot.connect(create)).await?;
         for reader in &connections.readers {
             reader.run(|_| Ok(())).await?;
@@ -69,28 +69,28 @@ impl Connections {
         Ok(connections)
     }
 
-    /// How many can read at once.
+    /// Returns how many connections can read at once.
     pub(super) fn readers(&self) -> usize {
         self.readers.len().max(1)
     }
 
-    /// The connection that writes: the only one of this process.
+    /// Returns the connection that writes: the only one of this process.
     pub(super) fn writer(&self) -> &Worker {
         &self.writer
     }
 
-    /// A connection that reads.
+    /// Returns the reading connection with the fewest jobs.
     pub(super) fn reader(&self) -> &Worker {
         let load = |reader: &&Worker| reader.waiting.load(Ordering::Relaxed);
         self.readers.iter().min_by_key(load).unwrap_or(&self.writer)
     }
 
-    /// The connection for what may take long.
+    /// Returns the connection for queries that may take long.
     pub(super) fn reporter(&self) -> &Worker {
         self.reporter.as_ref().unwrap_or(&self.writer)
     }
 
-    /// Closes them, the writer last: SQLite then writes the WAL back into the file.
+    /// Closes all connections, the writer last: SQLite then writes the WAL back into the file.
     pub(super) async fn close(&self) {
         for worker in self.readers.iter().chain(&self.reporter) {
             worker.close().await;
@@ -102,7 +102,7 @@ impl Connections {
 
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} readers)", self.place, self.readers.len())
+        write!(f, "{} ({} readers)", self.location, self.readers.len())
     }
 }
 
@@ -113,28 +113,28 @@ enum Message {
     End(oneshot::Sender<()>),
 }
 
-/// A thread with a connection. It ends when this is dropped, and has done all jobs by then.
+/// A thread with a connection. When the worker is dropped, the thread finishes all jobs and ends.
 pub(super) struct Worker {
     jobs: mpsc::Sender<Message>,
     waiting: Arc<AtomicUsize>,
-    /// How long a job may wait for its turn, and for the lock then.
-    patience: Duration,
+    /// How long a job may wait for its turn and then for the lock, together.
+    max_wait: Duration,
 }
 
 impl Worker {
-    /// It lets go of its connection after those of `others`.
+    /// Starts the thread. It closes its connection after the threads of `others` have ended.
     fn start(slot: Slot, others: Vec<JoinHandle<()>>) -> Result<(Self, JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel();
-        let patience = slot.timeout.max(Duration::from_secs(1));
+        let max_wait = slot.timeout.max(Duration::from_secs(1));
         let waiting = Arc::new(AtomicUsize::new(0));
         let counted = waiting.clone();
         let name = if slot.writes { "agentkey-writer" } else { "agentkey-reader" };
         let work = move || serve(slot, &queue, &counted, others);
         let thread = thread::Builder::new().name(name.into()).spawn(work).map_err(Error::NoThread)?;
-        Ok((Self { jobs, waiting, patience }, thread))
+        Ok((Self { jobs, waiting, max_wait }, thread))
     }
 
-    /// Does this with the connection. If nobody waits any more when its turn comes, it is left undone.
+    /// Runs `work` on the connection. Skips it if its caller no longer waits when its turn comes.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Open) -> Result<T> + Send + 'static,
@@ -142,12 +142,12 @@ impl Worker {
         self.send(|slot| slot.run(work)).await
     }
 
-    /// Does this when its turn comes. Nobody waits for it; if it fails, that is logged.
+    /// Runs `work` when its turn comes. No caller waits for it, so an error is logged.
     pub(super) fn run_later(&self, work: impl FnOnce(&mut Open) -> Result<()> + Send + 'static) {
         let job = |slot: &mut Slot| {
             slot.deadline = Instant::now() + slot.timeout;
             if let Err(error) = slot.run(work) {
-                tracing::debug!(%error, "SQLite: left for later");
+                tracing::debug!(%error, "SQLite: deferred work failed and is left for later");
             }
         };
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +156,7 @@ impl Worker {
 
     async fn send<T: Send + 'static>(&self, work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.max_wait;
         let job = move |slot: &mut Slot| {
             if answer.is_closed() {
                 return;
@@ -201,11 +201,11 @@ fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize,
     }
 }
 
-/// A place for one connection, opened anew when it is spoiled.
+/// A slot for one connection, which is opened again after it failed.
 struct Slot {
-    place: Location,
+    location: Location,
     timeout: Duration,
-    /// Until when the job under way may wait.
+    /// The deadline for the waits of the current job.
     deadline: Instant,
     writes: bool,
     cache: Arc<Cache>,
@@ -213,62 +213,62 @@ struct Slot {
     open: Option<Open>,
 }
 
-/// A connection that is open.
+/// An open connection.
 pub(super) struct Open {
     pub(super) connection: Connection,
     pub(super) versions: Arc<VersionReader>,
-    /// Of the connection that writes.
+    /// The entries that the writing connection appended last.
     pub(super) recent: RecentEntries,
-    /// Which file it is. Without it a connection would go on writing, and answering that all was well, to one that has
-    /// been deleted or replaced by its backup.
+    /// The file that was opened. Without it a connection would go on writing to a file that was deleted or replaced by
+    /// its backup, and report success.
     file: Option<FileId>,
 }
 
 impl Slot {
-    /// Does this with the connection, and leaves it outside of any transaction. After an error that says more than
-    /// "locked" it is not trusted any more: SQLite ends transactions by itself when the disk fails. But a database in
-    /// memory is gone with its connection, so that is kept whatever happens.
+    /// Runs `work` on the connection, and leaves it outside of any transaction. After an error other than "locked" or
+    /// an invalid row, the connection is closed: SQLite ends transactions by itself when the disk fails. A database in
+    /// memory exists only in its connection, so that one is kept.
     fn run<T>(&mut self, work: impl FnOnce(&mut Open) -> Result<T>) -> Result<T> {
-        // What it waited for its turn it does not wait for the lock.
-        let patience = self.patience();
-        let open = self.ready()?;
-        open.connection.busy_timeout(patience)?;
+        // The time that the job waited for its turn counts against the wait for the lock.
+        let max_wait = self.remaining_wait();
+        let open = self.connected()?;
+        open.connection.busy_timeout(max_wait)?;
         let done = catch_unwind(AssertUnwindSafe(|| work(open))).unwrap_or(Err(Error::Panicked));
         let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound {
             self.cache.clear();
-            if self.place != Location::Memory {
+            if self.location != Location::Memory {
                 self.open = None;
             }
         }
         done
     }
 
-    fn ready(&mut self) -> Result<&mut Open> {
-        if let Location::File { path, .. } = &self.place {
+    fn connected(&mut self) -> Result<&mut Open> {
+        if let Location::File { path, .. } = &self.location {
             let file = file_id(path);
             if self.open.as_ref().is_none_or(|open| open.file != file) {
-                self.let_go();
+                self.disconnect();
                 self.connect(false)?;
             }
         }
         self.open.as_mut().ok_or(Error::Closed)
     }
 
-    /// How long the lock of another process may be waited for.
-    fn patience(&self) -> Duration {
+    /// Returns how long the job may still wait for the lock of another process.
+    fn remaining_wait(&self) -> Duration {
         self.timeout.min(self.deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Connects. While another process does the same to a file that is new, SQLite may refuse without waiting;
-    /// so we wait.
+    /// Connects. SQLite may refuse without waiting while another process connects to the same new file, so this waits
+    /// and retries.
     fn connect(&mut self, create: bool) -> Result<()> {
-        let (started, patience) = (Instant::now(), self.patience());
+        let (started, max_wait) = (Instant::now(), self.remaining_wait());
         loop {
             match self.try_connect(create) {
-                Err(error) if is_busy(&error) && started.elapsed() < patience => {
+                Err(error) if is_busy(&error) && started.elapsed() < max_wait => {
                     thread::sleep(Duration::from_millis(10));
                 }
                 connected => {
@@ -280,42 +280,43 @@ impl Slot {
     }
 
     fn try_connect(&self, create: bool) -> Result<Open> {
-        let (mut connection, file) = match &self.place {
+        let (mut connection, file) = match &self.location {
             Location::Memory => (Connection::open_in_memory()?, None),
             Location::File { path, .. } => {
                 let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
-                // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
+                // The identity is read before the file is opened. A file that replaces it in between is then noticed at
+                // the first use.
                 let file = file_id(path);
                 let connection = Connection::open_with_flags(path, flags)?;
                 (connection, file.or_else(|| file_id(path)))
             }
         };
-        connection.busy_timeout(self.patience())?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.busy_timeout(self.remaining_wait())?;
+        connection.set_prepared_statement_cache_capacity(MAX_STATEMENTS);
         connection.pragma_update(None, "synchronous", "FULL")?;
         if self.writes {
-            // A checkpoint waits for the disk twice, and who posts then waits for it.
+            // A checkpoint waits for the disk twice, and postings wait for the checkpoint.
             connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-            // In KiB. With many accounts, postings go to pages all over the tables.
+            // In KiB. With many accounts, postings touch pages all over the tables.
             connection.pragma_update(None, "cache_size", -16_384)?;
         }
-        if self.place != Location::Memory {
+        if self.location != Location::Memory {
             use_wal(&connection)?;
         }
-        // Also who only reads: the file may be an older one, that has just taken the place of ours.
+        // A reading connection migrates too: the file may be an older one that has just replaced ours.
         migrate(&mut connection)?;
         Ok(Open { connection, versions: self.versions.clone(), recent: RecentEntries::default(), file })
     }
 
-    /// What is opened next may be another file.
-    fn let_go(&mut self) -> Option<Open> {
+    /// Drops the connection and the cached data: the next file may be another one.
+    fn disconnect(&mut self) -> Option<Open> {
         self.cache.clear();
         self.open.take()
     }
 
     fn close(&mut self) {
-        if let Some(open) = self.let_go()
+        if let Some(open) = self.disconnect()
             && let Err((_, error)) = open.connection.close()
         {
             tracing::warn!(%error, "an SQLite connection was not closed cleanly");

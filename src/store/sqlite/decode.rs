@@ -1,4 +1,4 @@
-//! From rows to records.
+//! Decodes rows into records.
 
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -17,7 +17,7 @@ pub(super) struct Cells<'r> {
 }
 
 impl<'r> Cells<'r> {
-    pub(super) fn of(row: &'r Row<'r>) -> Self {
+    pub(super) fn new(row: &'r Row<'r>) -> Self {
         Self { row, next: 0 }
     }
 
@@ -27,7 +27,7 @@ impl<'r> Cells<'r> {
         Ok(cell)
     }
 
-    /// A key and its balance.
+    /// Reads a key and its balance.
     pub(super) fn key_row(&mut self) -> Result<KeyRow> {
         let stored = StoredKey {
             id: self.key_id()?,
@@ -86,7 +86,8 @@ impl<'r> ReadCells<'r> for Cells<'r> {
     }
 }
 
-/// Not read as a `ScopeSet`: the JSON text `null` would be unrestricted, and only a NULL is meant to be.
+/// Decodes scopes. They are not parsed as a `ScopeSet`: the JSON text `null` would be unrestricted, and only an SQL
+/// NULL may be.
 fn scopes(text: Option<&str>) -> Result<ScopeSet> {
     let Some(text) = text else { return Ok(ScopeSet::unrestricted()) };
     Ok(serde_json::from_str::<Vec<Scope>>(text).map_err(corrupt)?.into_iter().collect())

@@ -1,4 +1,4 @@
-//! What an error of SQLite means to a caller of the store.
+//! Errors of the SQLite store, and which of them are transient.
 
 use rusqlite::ffi;
 
@@ -6,12 +6,12 @@ use crate::store::StoreError;
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong.
+/// An error of the SQLite store.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    /// In our own words: a file or a row that cannot be used.
+    /// A file or a row that cannot be used, with a message of our own.
     #[error(transparent)]
     Unusable(Box<dyn std::error::Error + Send + Sync>),
     #[error("no thread could be started: {0}")]
@@ -46,35 +46,35 @@ fn is_transient(error: &Error) -> bool {
                     | ffi::SQLITE_IOERR
                     | ffi::SQLITE_FULL
                     | ffi::SQLITE_CANTOPEN
-                    // Lost the race for the WAL's locks.
+                    // The connection lost the race for the WAL's locks.
                     | ffi::SQLITE_PROTOCOL
             )
         ),
     }
 }
 
-/// Whether another process has the lock: the connection itself is fine.
+/// Returns whether another process has the lock. The connection itself is fine.
 pub(super) fn is_busy(error: &Error) -> bool {
     matches!(code(error), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
 }
 
-/// Whether a row makes no sense: the connection itself is fine.
+/// Returns whether a row is invalid. The connection itself is fine.
 pub(super) fn is_unusable(error: &Error) -> bool {
     matches!(error, Error::Unusable(_))
 }
 
-/// Whether a row is there already.
+/// Returns whether the row exists already.
 pub(super) fn is_duplicate(error: &Error) -> bool {
     code(error) == Some(ffi::SQLITE_CONSTRAINT)
 }
 
-/// The primary result code: an extended one has more in its upper bits.
+/// Returns the primary result code. The upper bits of an extended code are dropped.
 fn code(error: &Error) -> Option<i32> {
     let Error::Sqlite(error) = error else { return None };
     Some(error.sqlite_error()?.extended_code & 0xff)
 }
 
-/// A row that cannot be understood.
+/// Returns the error of a file or a row that cannot be used.
 pub(super) fn corrupt(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Unusable(what.into())
 }

@@ -1,8 +1,8 @@
-//! Which file is at a path.
+//! The identity of the file at a path.
 
 use std::path::Path;
 
-/// Tells a file from one that was put in its place.
+/// The device and the inode, which differ if another file was put in its place.
 pub(super) type FileId = (u64, u64);
 
 #[cfg(unix)]
@@ -14,5 +14,5 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
 
 #[cfg(not(unix))]
 pub(super) fn file_id(_path: &Path) -> Option<FileId> {
-    None // elsewhere a file in use cannot be deleted or replaced
+    None // other systems do not let a file in use be deleted or replaced
 }

@@ -1,10 +1,10 @@
-//! The indexes of the ledger, by account and by key, which lag behind the ledger.
+//! The deferred indexes of the ledger by account and by key.
 //!
-//! Entries are appended in the order of time, but in an index by key each goes to another page, and a commit that
-//! writes a page for each of its entries, in each index, costs several times the rest of it. So a commit appends only.
-//! Once so many entries have come, those of a sixteenth of the keys, and those of a sixteenth of the accounts, go into
-//! their index together, in order, where a page takes several of them; a little later those of the next sixteenth. Who
-//! lists or sums up looks at both: at what the indexes know, and at the end of the ledger behind it.
+//! Entries are appended in the order of time, but in an index by key each of them goes to another page. A commit that
+//! writes a page for each of its entries in each index costs several times the rest of the commit. So a commit only
+//! appends. After a number of entries, those of one part go into their index together and in order, so that a page
+//! takes several. A part is a sixteenth of the keys or a sixteenth of the accounts; the next part follows a little
+//! later. Lists and sums read both the index and the entries that it does not have yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use super::statement::{all, each, one, run};
 use super::version::FileVersion;
 use crate::model::{AccountId, KeyId};
 
-/// So many entries come in between two turns of one part.
-const EVERY: i64 = if cfg!(test) { 64 } else { 16_384 };
+/// The number of entries between two runs of one part.
+const PART_INTERVAL: i64 = if cfg!(test) { 64 } else { 16_384 };
 
-/// Of each index. A key is of the part `key_id & 15`; an account is of the part `16 + (account_part & 15)`.
+/// The number of parts of each index. A key is in part `key_id & 15`; an account is in part `16 + (account_part & 15)`.
 const PARTS: i64 = 16;
 
-/// So many entries come for each turn that is to be taken.
-pub(super) const FOR_A_TURN: usize = (EVERY / PARTS / 2) as usize;
+/// The number of entries between two runs of any part.
+pub(super) const RUN_INTERVAL: usize = (PART_INTERVAL / PARTS / 2) as usize;
 
-/// No turn indexes more entries, however many are of one key or account: all postings wait for it.
+/// The most entries that one run indexes, however many one key or account has. All postings wait for it.
 const MAX_ENTRIES: usize = if cfg!(test) { 16 } else { 2_048 };
 
-/// No turn walks over more entries, however many the application's own SQL put there.
-const MAX_SCAN: i64 = 4 * EVERY;
+/// The most entries that one run scans, however many the application's own SQL inserted.
+const MAX_SCAN: i64 = 4 * PART_INTERVAL;
 
-/// So many of the last entries are remembered: a turn comes a few batches after it is due.
-const REMEMBERED: usize = if cfg!(test) { 80 } else { 20_480 };
+/// The number of recent entries in memory. A part is indexed a few batches after it is due.
+const MAX_RECENT: usize = if cfg!(test) { 80 } else { 20_480 };
 
-/// Where an entry is, in the ledger and in its indexes.
+/// The columns of an entry that its indexes need.
 #[derive(Clone, Debug)]
-pub(super) struct EntryPlace {
+pub(super) struct IndexRow {
     pub(super) number: i64,
     pub(super) seq: i64,
     pub(super) account: Arc<str>,
@@ -45,105 +45,106 @@ pub(super) struct EntryPlace {
     pub(super) key: Option<KeyId>,
 }
 
-impl EntryPlace {
-    fn is_of(&self, part: i64) -> bool {
+impl IndexRow {
+    fn is_in(&self, part: i64) -> bool {
         self.key.is_some_and(|key| part == key.get() & (PARTS - 1)) || part == PARTS + (self.account_part & (PARTS - 1))
     }
 }
 
-/// Where the last entries are, without a gap, as long as no other process has written to the file: a turn need not read them.
+/// The recent entries without a gap, while no other process has written to the file. A run need not read them.
 #[derive(Default)]
 pub(super) struct RecentEntries {
     version: Option<FileVersion>,
-    places: VecDeque<EntryPlace>,
+    rows: VecDeque<IndexRow>,
 }
 
 impl RecentEntries {
-    /// Adds those of a transaction that began with the file in one version, and left it in another.
-    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, places: Vec<EntryPlace>) {
-        let is_next = |place: &EntryPlace| self.places.back().is_some_and(|newest| place.number == newest.number + 1);
-        if from.is_none() || self.version != from || places.first().is_some_and(|place| !is_next(place)) {
-            self.places.clear();
+    /// Adds the entries of a transaction that began with the file in one version and left it in another.
+    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, rows: Vec<IndexRow>) {
+        let is_next = |row: &IndexRow| self.rows.back().is_some_and(|newest| row.number == newest.number + 1);
+        if from.is_none() || self.version != from || rows.first().is_some_and(|row| !is_next(row)) {
+            self.rows.clear();
         }
         self.version = to;
-        self.places.extend(places);
-        self.places.drain(..self.places.len().saturating_sub(REMEMBERED));
+        self.rows.extend(rows);
+        self.rows.drain(..self.rows.len().saturating_sub(MAX_RECENT));
     }
 
-    /// Those of a part behind number `last` and up to `end`, where all of them are here.
-    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<EntryPlace>> {
-        let (first, newest) = (self.places.front()?.number, self.places.back()?.number);
+    /// Returns the entries of a part after number `last` and up to `end`; `None` if not all of them are in memory.
+    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<IndexRow>> {
+        let (first, newest) = (self.rows.front()?.number, self.rows.back()?.number);
         if version.is_none() || self.version != version || first > last.saturating_add(1) || newest < end {
             return None;
         }
-        let from = self.places.partition_point(|place| place.number <= last);
-        let places = self.places.range(from..).take_while(|place| place.number <= end);
-        Some(places.filter(|place| place.is_of(part)).take(MAX_ENTRIES).cloned().collect())
+        let from = self.rows.partition_point(|row| row.number <= last);
+        let rows = self.rows.range(from..).take_while(|row| row.number <= end);
+        Some(rows.filter(|row| row.is_in(part)).take(MAX_ENTRIES).cloned().collect())
     }
 }
 
-/// Written with each entry. It may be any number that spreads accounts evenly: nobody works it out again.
+/// Returns the part of an account. It is written with each entry and never computed again, so any number will do that
+/// distributes accounts evenly.
 pub(super) fn account_part(account: &AccountId) -> i64 {
     i64::from(crc32fast::hash(account.as_str().as_bytes())) % PARTS
 }
 
-/// The number of the next entry. No number is given twice, even where the last entries were deleted by hand: one below
-/// the mark of its part would never be indexed.
+/// Returns the number of the next entry. No number is used twice, even if SQL deleted the last entries. An entry with a
+/// number that its part has passed would never be indexed.
 pub(super) fn next_number(connection: &Connection) -> Result<i64> {
     const SQL: &str = include_str!("sql/next_number.sql");
     Ok(one(connection, SQL, [], |mut cells| cells.number())?.unwrap_or(1))
 }
 
-/// The part whose turn it is.
+/// Returns the part that is due, if one is.
 pub(super) fn due(connection: &Connection) -> Result<Option<i64>> {
     const SQL: &str = include_str!("sql/due_part.sql");
     one(connection, SQL, [], |mut cells| cells.number())
 }
 
-/// Indexes the entries of the part whose turn it is.
-pub(super) fn expire_holds(
+/// Indexes the entries of the part that is due.
+pub(super) fn index_due_part(
     connection: &Connection,
     recent: &RecentEntries,
     version: Option<FileVersion>,
 ) -> Result<()> {
-    const LAST: &str = include_str!("sql/ends_of_part.sql");
-    const MARK: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
+    const RANGE: &str = include_str!("sql/ends_of_part.sql");
+    const UPDATE: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
     let Some(part) = due(connection)? else { return Ok(()) };
-    let ends = one(connection, LAST, [part, MAX_SCAN], |mut cells| Ok((cells.number()?, cells.number()?)))?;
-    let Some((last, end)): Option<(i64, i64)> = ends else { return Ok(()) };
-    let places = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
-    // Each part has a time of its own, so that they do not come all at once.
-    let (end, due) = match places.get(MAX_ENTRIES - 1) {
+    let range = one(connection, RANGE, [part, MAX_SCAN], |mut cells| Ok((cells.number()?, cells.number()?)))?;
+    let Some((last, end)): Option<(i64, i64)> = range else { return Ok(()) };
+    let rows = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
+    // Parts are due at different times, so that they are not all indexed at once.
+    let (end, due) = match rows.get(MAX_ENTRIES - 1) {
         Some(newest) => (newest.number, newest.number),
-        None => (end, (end / EVERY + 1) * EVERY + part % PARTS * EVERY / PARTS),
+        None => (end, (end / PART_INTERVAL + 1) * PART_INTERVAL + part % PARTS * PART_INTERVAL / PARTS),
     };
-    put(connection, part, places)?;
-    run(connection, MARK, [part, end, due]).map(drop)
+    insert(connection, part, rows)?;
+    run(connection, UPDATE, [part, end, due]).map(drop)
 }
 
-/// The places of a part, where they are not known. An account that is no text is never asked for.
-fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<EntryPlace>> {
+/// Reads the entries of a part that are not in memory. No query asks for an account that is not text.
+fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<IndexRow>> {
     const SQL: &str = include_str!("sql/unindexed_entries.sql");
     all(connection, SQL, params![part, last, end, MAX_ENTRIES as i64], |mut cells| {
         let (number, seq) = (cells.number()?, cells.number()?);
         let account = cells.text().unwrap_or_default().into();
-        Ok(EntryPlace { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
+        Ok(IndexRow { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
     })
 }
 
-/// In the order of the index, so that a page is written once.
-fn put(connection: &Connection, part: i64, mut places: Vec<EntryPlace>) -> Result<()> {
+/// Inserts the entries in the order of the index, so that each page is written once.
+fn insert(connection: &Connection, part: i64, mut rows: Vec<IndexRow>) -> Result<()> {
     const OF_ACCOUNT: &str =
         "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) VALUES (?1, ?2, ?3)";
     const OF_KEY: &str = "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) VALUES (?1, ?2, ?3)";
     if part < PARTS {
-        places.sort_unstable_by_key(|place| (place.key, place.seq));
-        return each(connection, OF_KEY, places, |statement, place| {
-            Ok(statement.execute(params![place.key.map(KeyId::get), place.seq, place.number]).map(drop)?)
+        rows.sort_unstable_by_key(|row| (row.key, row.seq));
+        return each(connection, OF_KEY, rows, |statement, row| {
+            Ok(statement.execute(params![row.key.map(KeyId::get), row.seq, row.number]).map(drop)?)
         });
     }
-    places.sort_unstable_by(|a, b| (&a.account, a.seq).cmp(&(&b.account, b.seq)));
-    each(connection, OF_ACCOUNT, places, |statement, place| {
-        Ok(statement.execute(params![&*place.account, place.seq, place.number]).map(drop)?)
+    rows.sort_unstable_by(|a, b| (&a.account, a.seq).cmp(&(&b.account, b.seq)));
+    each(connection, OF_ACCOUNT, rows, |statement, row| {
+        Ok(statement.execute(params![&*row.account, row.seq, row.number]).map(drop)?)
     })
 }

@@ -1,4 +1,4 @@
-//! Filling a book with what postings need, under the lock.
+//! Fills a book with what postings need, under the lock.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,10 @@ use crate::model::{EntryId, KeyId};
 use crate::store::account_row::AccountRow;
 use crate::store::key_row::KeyRow;
 
-/// A book of one account, and its row as it was when the book was filled.
+/// A book of one account, and its row when the book was filled.
 type Filled = (Book, Option<AccountRow>);
 
-/// A book with what `needs` names, all of one account. Its holds that have run out are ended.
+/// Returns a book with what `needs` names, all of one account, and ends its expired holds.
 pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Result<Filled> {
     let mut book = Book::new();
     let mut account = None;
@@ -40,18 +40,18 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
     Ok((book, account))
 }
 
-/// Adds the live holds that have run out, and takes note of when the next one does.
+/// Adds the expired holds, and writes when the next hold expires.
 fn overdue(connection: &Connection, book: &mut Book, row: &mut AccountRow, now: Timestamp) -> Result<()> {
     const EXPIRED: &str = include_str!("sql/expired_holds.sql");
     const NEXT: &str = include_str!("sql/next_expiry.sql");
-    const PUT: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
+    const UPDATE: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
     let (id, now) = (row.account.id.as_str(), micros(now.max(row.changed_at)));
     all(connection, EXPIRED, params![id, now], |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
     row.next_expiry = one(connection, NEXT, params![id, now], |mut cells| cells.maybe_instant())?.flatten();
-    run(connection, PUT, params![id, row.next_expiry.map(micros)]).map(drop)
+    run(connection, UPDATE, params![id, row.next_expiry.map(micros)]).map(drop)
 }
 
-/// Adds the holds, claims and entries that are named, and the entries that those claims name.
+/// Adds the named holds, claims and entries, and the entries that those claims name.
 fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()> {
     const HOLD: &str = include_str!("sql/hold.sql");
     const CLAIM: &str = include_str!("sql/claim.sql");

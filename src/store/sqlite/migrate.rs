@@ -1,4 +1,4 @@
-//! Bringing the tables up to date.
+//! Migrations of the tables.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
@@ -9,7 +9,8 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_ini
 
 const APPLIED: &str = "SELECT coalesce(max(version), 0) FROM agentkey_migrations";
 
-/// Under the lock, so that of two processes that open a new file together one makes the tables and the other finds them.
+/// Brings the tables up to date. It holds the lock of the file, so that of two processes that open a new file only one
+/// creates the tables.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let newest = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if connection.query_row(APPLIED, [], |row| row.get(0)).is_ok_and(|applied: i64| applied == newest) {
@@ -22,7 +23,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let applied: i64 = tx.query_row(APPLIED, [], |row| row.get(0))?;
     if applied > newest {
         return Err(corrupt(format!(
-            "a newer version of agentkey made its tables (version {applied}; this one knows {newest}): upgrade agentkey"
+            "a newer version of agentkey made its tables (version {applied}; this one supports {newest}): upgrade agentkey"
         )));
     }
     for (version, sql) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {

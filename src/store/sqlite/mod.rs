@@ -1,13 +1,13 @@
 //! A store in an SQLite file.
 //!
-//! Every write is one `BEGIN IMMEDIATE` transaction on the one writing connection: SQLite has a single lock for
-//! the whole file, which is the lock of every account in it, and a transaction that began by reading would be
-//! refused when it came to write. Look-ups have connections of their own and, the file being in WAL mode, never
-//! wait for a writer. Several processes may have the file open.
+//! Every write is one `BEGIN IMMEDIATE` transaction on the one writing connection. SQLite has a single lock for the
+//! whole file, which is the lock of every account in it. SQLite would refuse the write of a transaction that began with
+//! a read. Look-ups have connections of their own, and never wait for a writer, because the file is in WAL mode.
+//! Several processes may have the file open.
 //!
-//! Each connection is in a thread of its own, where a batch is one job. There a statement costs a few
-//! microseconds, so rows are read and written one by one, by prepared statements. What was read before is cached, and valid
-//! while the file has the version that it had then, which each transaction reads first.
+//! Each connection has a thread of its own, where a batch is one job. A statement costs a few microseconds there, so
+//! rows are read and written one by one with prepared statements. What was read is cached, and is valid while the file
+//! has the version that was read with it. Each transaction reads that version first.
 
 mod change;
 mod connection;
@@ -56,10 +56,11 @@ use super::{
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::model::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
-/// Keys and money in an SQLite file, shared by as many processes as you like.
+/// Keys and money in an SQLite file, shared by any number of processes.
 ///
-/// Every accepted posting is on the disk when it is answered (`synchronous=FULL`). Accounts are cached; each batch asks the
-/// file whether another process has written to it. Another file that is put in its place is noticed within 10 ms.
+/// Every accepted posting is on the disk when it is answered (`synchronous=FULL`). Accounts are cached, and each batch
+/// checks whether another process has written to the file. A file that was put in its place is noticed within
+/// 10 ms.
 ///
 /// ```
 /// use agentkey::{AgentKeys, SqliteStore};
@@ -75,20 +76,20 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens a database, makes it where it is missing, and brings its tables up to date.
+    /// Opens a database, creates it if it is missing, and brings its tables up to date.
     ///
     /// # Errors
     ///
-    /// When the path or URL cannot be used, the file cannot be opened, or a newer version of the crate made its
-    /// tables.
+    /// Fails if the path or URL cannot be used or the file cannot be opened. Fails if a newer version of the crate made
+    /// its tables.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
-        let place = options.place().map_err(StoreError::failed)?;
+        let location = options.location().map_err(StoreError::failed)?;
         let cache = Arc::new(Cache::default());
-        let connections = Connections::open(&place, &options, &cache).await.map_err(|error| {
+        let connections = Connections::open(&location, &options, &cache).await.map_err(|error| {
             let error = store_error(error);
             match error.is_transient() {
-                true => StoreError::unavailable(format!("{place}: {error}")),
-                false => StoreError::failed(format!("{place}: {error}")),
+                true => StoreError::unavailable(format!("{location}: {error}")),
+                false => StoreError::failed(format!("{location}: {error}")),
             }
         })?;
         Ok(Self { connections, cache, clock: options.clock })
@@ -98,39 +99,39 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Fails as [`open`](Self::open) does.
     pub async fn connect(path_or_url: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open(SqliteOptions::new(path_or_url)).await
     }
 
-    /// A database in memory, gone with the store.
+    /// Opens a database in memory, which is dropped with the store.
     ///
     /// # Errors
     ///
-    /// When SQLite cannot be started.
+    /// Fails if SQLite cannot be started.
     pub async fn in_memory() -> Result<Self, StoreError> {
         Self::connect(":memory:").await
     }
 
-    async fn found(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
+    async fn find_tokens(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
         let (hashes, clock, cache) = (Arc::new(hashes), self.clock.clone(), self.cache.clone());
         let versions = self.connections.versions.clone();
-        let look = move |open: &mut Open| {
+        let query = move |open: &mut Open| {
             versions.open_missing();
             read::find(&open.connection, &cache, &hashes, clock.now())
         };
-        self.refreshed(Connections::reader, look).await
+        self.refreshed(Connections::reader, query).await
     }
 
-    async fn polled(&self) -> error::Result<()> {
+    async fn poll_policy(&self) -> error::Result<()> {
         let asked_at = Instant::now();
-        let version = self.connections.reader().run(|open| read::policy(&open.connection)).await?;
+        let version = self.connections.reader().run(|open| read::policy_version(&open.connection)).await?;
         self.cache.record_policy_version(version.map(i64::cast_unsigned), asked_at);
         Ok(())
     }
 
-    /// Does this with the connection that writes.
-    async fn writing<T: Send + 'static>(
+    /// Runs `write` on the connection that writes.
+    async fn write_with<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut Open, &Cache, &Clock) -> error::Result<T> + Send + 'static,
     ) -> error::Result<T> {
@@ -139,50 +140,50 @@ impl SqliteStore {
     }
 
     async fn expire_holds(&self, stale: Stale) -> error::Result<usize> {
-        self.writing(move |open, cache, clock| post::expire_holds(open, cache, clock, stale)).await
+        self.write_with(move |open, cache, clock| post::expire_holds(open, cache, clock, stale)).await
     }
 
-    async fn posted(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
+    async fn post_batch(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
         let post = move |open: &mut Open, cache: &Cache, clock: &Clock| post::post(open, cache, clock, &postings);
-        let (posted, is_due) = self.writing(post).await?;
-        // One turn each is enough, unless batches are larger than those of the lanes.
-        for _ in 0..if is_due { 1 + posted.len() / index::FOR_A_TURN } else { 0 } {
+        let (posted, is_due) = self.write_with(post).await?;
+        // One part for each batch is enough, unless a batch is larger than those of the commit queue.
+        for _ in 0..if is_due { 1 + posted.len() / index::RUN_INTERVAL } else { 0 } {
             let cache = self.cache.clone();
             self.connections.writer().run_later(move |open| post::index_part(open, &cache));
         }
         Ok(posted)
     }
 
-    /// Reads; where that found what is behind, brings it up to date and reads once more.
+    /// Reads. If the result is stale, brings it up to date and reads once more.
     async fn refreshed<T: Send + 'static>(
         &self,
         worker: fn(&Connections) -> &Worker,
-        look: impl FnOnce(&mut Open) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
+        query: impl FnOnce(&mut Open) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
-        let seen = worker(&self.connections).run(look.clone()).await?;
-        if seen.stale.is_empty() {
-            return Ok(seen.value);
+        let result = worker(&self.connections).run(query.clone()).await?;
+        if result.stale.is_empty() {
+            return Ok(result.value);
         }
-        self.expire_holds(seen.stale).await?;
-        Ok(worker(&self.connections).run(look).await?.value)
+        self.expire_holds(result.stale).await?;
+        Ok(worker(&self.connections).run(query).await?.value)
     }
 
     async fn current<T: Send + 'static>(
         &self,
-        look: impl Fn(&Connection, Timestamp) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
+        query: impl Fn(&Connection, Timestamp) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let clock = self.clock.clone();
-        let look = move |open: &mut Open| in_snapshot(&open.connection, |connection| look(connection, clock.now()));
-        self.refreshed(Connections::reporter, look).await
+        let query = move |open: &mut Open| in_snapshot(&open.connection, |connection| query(connection, clock.now()));
+        self.refreshed(Connections::reporter, query).await
     }
 
-    async fn swept(&self) -> error::Result<usize> {
+    async fn sweep_overdue(&self) -> error::Result<usize> {
         let mut total = 0;
         loop {
             let clock = self.clock.clone();
             let overdue = move |open: &mut Open| read::overdue(&open.connection, clock.now());
             let overdue = self.connections.reporter().run(overdue).await?;
-            // An idle service finds none, and writes nothing.
+            // An idle service finds no overdue account, and writes nothing.
             if overdue.is_empty() {
                 return Ok(total);
             }
@@ -193,12 +194,12 @@ impl SqliteStore {
         }
     }
 
-    /// What may take long.
+    /// Runs a query that may take long.
     fn report<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Connection) -> error::Result<T> + Send + 'static,
+        query: impl FnOnce(&Connection) -> error::Result<T> + Send + 'static,
     ) -> BoxFuture<'_, StoreResult<T>> {
-        answer(self.connections.reporter().run(move |open| look(&open.connection)))
+        answer(self.connections.reporter().run(move |open| query(&open.connection)))
     }
 }
 
@@ -208,36 +209,36 @@ fn answer<'a, T>(work: impl Future<Output = error::Result<T>> + Send + 'a) -> Bo
 
 impl Store for SqliteStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        answer(self.found(hashes.to_vec()))
+        answer(self.find_tokens(hashes.to_vec()))
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         let now = self.clock.now();
         let stale = max_staleness.and_then(|max_staleness| self.cache.try_find_cached(hash, max_staleness, now));
         stale.or_else(|| {
-            let asked = self.cache.revalidate(&[], |_| false);
+            let revalidation = self.cache.revalidate(&[], |_| false);
             let version = self.connections.versions.read()?;
-            let found = self.cache.lookup(std::slice::from_ref(hash), &asked, &Some(version), now).pop()??;
+            let found = self.cache.lookup(std::slice::from_ref(hash), &revalidation, &Some(version), now).pop()??;
             found.lineage.check_active().is_ok().then_some(found)
         })
     }
 
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
-        answer(self.polled())
+        answer(self.poll_policy())
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
-        answer(self.posted(postings.to_vec()))
+        answer(self.post_batch(postings.to_vec()))
     }
 
     fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
         let (change, rules) = (change.clone(), rules.clone());
-        answer(self.writing(move |open, cache, clock| change::change_key(open, cache, clock, &change, &rules)))
+        answer(self.write_with(move |open, cache, clock| change::change_key(open, cache, clock, &change, &rules)))
     }
 
     fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
-        answer(self.writing(move |open, cache, clock| change::set_account(open, cache, clock, &account, budget)))
+        answer(self.write_with(move |open, cache, clock| change::set_account(open, cache, clock, &account, budget)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
@@ -272,17 +273,17 @@ impl Store for SqliteStore {
     }
 
     fn sweep(&self) -> BoxFuture<'_, StoreResult<usize>> {
-        answer(self.swept())
+        answer(self.sweep_overdue())
     }
 
-    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        let uses = uses.to_vec();
-        answer(self.writing(move |open, cache, _| last_used::note(open, cache, &uses)))
+    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        let used = used.to_vec();
+        answer(self.write_with(move |open, cache, _| last_used::record(open, cache, &used)))
     }
 
     fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let keys = keys.to_vec();
-        self.report(move |connection| last_used::last(connection, &keys))
+        self.report(move |connection| last_used::read(connection, &keys))
     }
 
     fn width(&self) -> Width {

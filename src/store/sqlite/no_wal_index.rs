@@ -1,4 +1,4 @@
-//! Systems on which a file that is mapped into memory cannot be read beside that.
+//! The WAL-index on systems where a file that is mapped into memory cannot also be read.
 
 use std::path::Path;
 use std::sync::Arc;

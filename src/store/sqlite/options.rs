@@ -1,4 +1,4 @@
-//! Where a database is, and how it is opened.
+//! The location of a database, and how it is opened.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// The database at a path, `keys.db`; at an URL, `sqlite:keys.db` or `sqlite:///var/lib/keys.db`, in which `%`
-    /// encodes; or in memory, `:memory:` or `sqlite::memory:`.
+    /// Opens the database at a path, `keys.db`; at an URL, `sqlite:keys.db` or `sqlite:///var/lib/keys.db`, in which
+    /// `%` encodes; or in memory, `:memory:` or `sqlite::memory:`.
     ///
-    /// A file that is missing is made, unless the URL says `?mode=rw`. No other parameter of an URL is known.
+    /// A missing file is created, unless the URL says `?mode=rw`. An URL takes no other parameter.
     pub fn new(path_or_url: impl AsRef<Path>) -> Self {
         Self {
             target: path_or_url.as_ref().to_owned(),
@@ -41,27 +41,29 @@ impl SqliteOptions {
         }
     }
 
-    /// Another clock.
+    /// Sets the clock of the store.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// How long to wait for a connection of our own and then the lock of another process, together. Default: 5 seconds.
+    /// Sets how long to wait for a connection of this process and then for the lock of another process, together.
+    /// Default: 5 seconds.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout.min(Duration::from_secs(3_600));
         self
     }
 
-    /// How many connections look-ups have; at least one. More of them make smaller batches. Default: 1. In memory everything shares one.
+    /// Sets how many connections look-ups have; at least one. More connections make smaller batches. In memory all work
+    /// shares one connection. Default: 1.
     pub fn readers(mut self, readers: u32) -> Self {
         self.readers = readers.max(1);
         self
     }
 
-    pub(super) fn place(&self) -> Result<Location, String> {
+    pub(super) fn location(&self) -> Result<Location, String> {
         let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
-            return Location::at(self.target.clone(), true);
+            return Location::from_path(self.target.clone(), true);
         };
         let url = url.strip_prefix("//").unwrap_or(url);
         let (path, mode) = url.split_once('?').unwrap_or((url, "mode=rwc"));
@@ -71,14 +73,14 @@ impl SqliteOptions {
             _ => return Err(format!("sqlite:{path}: an URL takes ?mode=rwc or ?mode=rw and nothing else")),
         };
         if path == ":memory:" {
-            return Location::at(path.into(), create);
+            return Location::from_path(path.into(), create);
         }
         let decoded = decoded(path).ok_or_else(|| format!("sqlite:{path}: what `%` encodes is not UTF-8"))?;
-        Location::at(decoded.into(), create)
+        Location::from_path(decoded.into(), create)
     }
 }
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location {
     Memory,
@@ -86,7 +88,7 @@ pub(super) enum Location {
 }
 
 impl Location {
-    fn at(path: PathBuf, create: bool) -> Result<Self, String> {
+    fn from_path(path: PathBuf, create: bool) -> Result<Self, String> {
         if path.as_os_str() == ":memory:" {
             return Ok(Self::Memory);
         }
@@ -117,16 +119,16 @@ impl fmt::Display for Location {
     }
 }
 
-/// The text of a part of an URL. A `%` that encodes nothing stands for itself.
+/// Decodes a part of an URL. A `%` that encodes nothing is kept.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        let digit = |place: usize| char::from(*behind.get(place)?).to_digit(16);
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |index: usize| char::from(*after.get(index)?).to_digit(16);
         let encoded = digit(0).zip(digit(1)).filter(|_| *first == b'%');
         let encoded = encoded.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         bytes.push(encoded.unwrap_or(*first));
-        rest = behind.get(if encoded.is_some() { 2 } else { 0 }..).unwrap_or_default();
+        rest = after.get(if encoded.is_some() { 2 } else { 0 }..).unwrap_or_default();
     }
     String::from_utf8(bytes).ok()
 }
@@ -138,7 +140,7 @@ mod tests {
     #[test]
     fn paths_and_urls_name_the_same_files() {
         let file = |path: &str| Location::File { path: path.into(), create: true };
-        for (target, place) in [
+        for (target, location) in [
             ("keys.db", file("keys.db")),
             ("sqlite:keys.db", file("keys.db")),
             ("sqlite://keys.db", file("keys.db")),
@@ -152,7 +154,7 @@ mod tests {
             ("sqlite::memory:", Location::Memory),
             ("sqlite://:memory:", Location::Memory),
         ] {
-            assert_eq!(SqliteOptions::new(target).place(), Ok(place), "{target}");
+            assert_eq!(SqliteOptions::new(target).location(), Ok(location), "{target}");
         }
     }
 
@@ -167,7 +169,7 @@ mod tests {
             ("sqlite:keys.db?cache=shared", "?mode=rwc or ?mode=rw"),
             ("sqlite:%ff.db", "not UTF-8"),
         ] {
-            let error = SqliteOptions::new(target).place().unwrap_err();
+            let error = SqliteOptions::new(target).location().unwrap_err();
             assert!(error.contains(names), "{target}: {error}");
         }
     }

@@ -9,9 +9,9 @@ use super::connection::Open;
 use super::error::{Result, corrupt, is_duplicate};
 use super::read::Snapshot;
 use super::statement::run;
-use super::transaction::{Begun, Written, in_writing};
+use super::transaction::{BegunTransaction, Written, in_write_transaction};
 use super::version::{Cache, FileVersion};
-use super::write::Decided;
+use super::write::Decision;
 use super::{index, load, write};
 use crate::ledger::{Book, Needs, Posted, Posting};
 use crate::model::{AccountId, Clock, Refusal};
@@ -20,7 +20,7 @@ use crate::store::stale::Stale;
 
 type PostingResult = std::result::Result<Posted, Refusal>;
 
-/// Also tells whether entries are to be indexed now.
+/// Posts a batch. Also returns whether a part of the indexes is due.
 pub(super) fn post(
     open: &mut Open,
     cache: &Cache,
@@ -28,7 +28,7 @@ pub(super) fn post(
     postings: &[Posting],
 ) -> Result<(Vec<PostingResult>, bool)> {
     match post_once(open, cache, clock, postings, true) {
-        // One of them was accepted before: which one, and with what answer, has to be read.
+        // One of them was accepted before. Which one, and with what answer, has to be read.
         Err(error) if is_duplicate(&error) => {
             run(&open.connection, "ROLLBACK", [])?;
             post_once(open, cache, clock, postings, false)
@@ -44,74 +44,74 @@ fn post_once(
     postings: &[Posting],
     by_cache: bool,
 ) -> Result<(Vec<PostingResult>, bool)> {
-    in_writing(open, cache, |connection, begun| {
-        let version = begun.version.filter(|_| by_cache);
-        let deciding = Deciding { connection, cache, version, now: clock.now() };
-        deciding.cache_lineages(begun, postings)?;
-        let (answers, decided) = deciding.all(postings)?;
-        let places = write::changes(connection, &decided)?;
-        let deltas = decided.iter().map(Decided::delta).collect();
-        Ok(((answers, index::due(connection)?.is_some()), Written { deltas, places, ..Written::default() }))
+    in_write_transaction(open, cache, |connection, transaction| {
+        let version = transaction.version.filter(|_| by_cache);
+        let decider = Decider { connection, cache, version, now: clock.now() };
+        decider.cache_lineages(transaction, postings)?;
+        let (answers, decisions) = decider.decide_all(postings)?;
+        let index_rows = write::changes(connection, &decisions)?;
+        let deltas = decisions.iter().map(Decision::delta).collect();
+        Ok(((answers, index::due(connection)?.is_some()), Written { deltas, index_rows, ..Written::default() }))
     })
 }
 
-struct Deciding<'a> {
+struct Decider<'a> {
     connection: &'a Connection,
     cache: &'a Cache,
-    /// The version of the file. `None`: nothing is to be decided by what is cached.
+    /// The version of the file; `None` if no cached data may be used.
     version: Option<FileVersion>,
     now: Timestamp,
 }
 
-impl Deciding<'_> {
-    /// Caches the lineages of keys that are not.
-    fn cache_lineages(&self, begun: &Begun<'_>, postings: &[Posting]) -> Result<()> {
+impl Decider<'_> {
+    /// Caches the lineages of keys that are not cached yet.
+    fn cache_lineages(&self, transaction: &BegunTransaction<'_>, postings: &[Posting]) -> Result<()> {
         let Some(version) = self.version else { return Ok(()) };
-        let unknown = self.cache.unknown_keys(postings.iter().filter(|posting| is_fast_path(posting)));
-        if !unknown.is_empty() {
-            let snapshot = Snapshot::of(self.connection, unknown, self.now)?;
-            self.cache.insert(&begun.asked, version, snapshot.into_cache());
+        let uncached = self.cache.uncached_keys(postings.iter().filter(|posting| is_fast_path(posting)));
+        if !uncached.is_empty() {
+            let snapshot = Snapshot::read(self.connection, uncached, self.now)?;
+            self.cache.insert(&transaction.revalidation, version, snapshot.into_cache());
         }
         Ok(())
     }
 
-    /// Decides about postings, account by account.
-    fn all(&self, postings: &[Posting]) -> Result<(Vec<PostingResult>, Vec<Decided>)> {
+    /// Decides postings, account by account.
+    fn decide_all(&self, postings: &[Posting]) -> Result<(Vec<PostingResult>, Vec<Decision>)> {
         let mut accounts: BTreeMap<&AccountId, Vec<(usize, &Posting)>> = BTreeMap::new();
-        for (place, posting) in postings.iter().enumerate() {
-            accounts.entry(&posting.account).or_default().push((place, posting));
+        for (index, posting) in postings.iter().enumerate() {
+            accounts.entry(&posting.account).or_default().push((index, posting));
         }
         let mut answers: Vec<Option<PostingResult>> = Vec::new();
         answers.resize_with(postings.len(), || None);
-        let mut decided = Vec::with_capacity(accounts.len());
+        let mut decisions = Vec::with_capacity(accounts.len());
         for (account, own) in accounts {
-            let (places, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
-            let posted = self.of_account(account, &own, &mut decided)?;
-            for (place, answer) in places.into_iter().zip(posted) {
-                if let Some(slot) = answers.get_mut(place) {
+            let (indices, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
+            let posted = self.decide_account(account, &own, &mut decisions)?;
+            for (index, answer) in indices.into_iter().zip(posted) {
+                if let Some(slot) = answers.get_mut(index) {
                     *slot = Some(answer);
                 }
             }
         }
         let answers = answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered")));
-        Ok((answers.collect::<Result<_>>()?, decided))
+        Ok((answers.collect::<Result<_>>()?, decisions))
     }
 
-    /// By what is cached, where that is enough; else by what is read.
-    fn of_account(
+    /// Decides the postings of one account by cached data if that is enough, and else by what it reads.
+    fn decide_account(
         &self,
         account: &AccountId,
         own: &[&Posting],
-        decided: &mut Vec<Decided>,
+        decisions: &mut Vec<Decision>,
     ) -> Result<Vec<PostingResult>> {
         let mut book = Book::new();
         let expected =
             self.version.and_then(|version| self.cache.fill_book(&mut book, version, account, own, self.now));
         if let Some(expected) = expected {
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
-            // A refusal may be that of a posting that was accepted before: that has to be read.
+            // A refused posting may have been accepted before, which has to be read.
             if posted.iter().all(PostingResult::is_ok) {
-                decided.push(Decided::new(expected.row, book.take_writes()));
+                decisions.push(Decision::new(expected.row, book.take_writes()));
                 return Ok(posted);
             }
         }
@@ -119,38 +119,38 @@ impl Deciding<'_> {
         let (mut book, row) = load::book(self.connection, &Needs::of(&own), self.now)?;
         let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
         if posted.iter().any(PostingResult::is_err) {
-            // What look-ups of bounded staleness have of it may say that something is left.
+            // A look-up of bounded staleness could still report money that is left, so the account is dropped.
             self.cache.remove([account]);
         }
         let changes = book.take_writes();
-        decided.extend(row.map(|row| Decided::new(row, changes)));
+        decisions.extend(row.map(|row| Decision::new(row, changes)));
         Ok(posted)
     }
 }
 
-/// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
+/// Brings stale accounts up to date in a transaction of its own. Returns how many holds had expired.
 pub(super) fn expire_holds(open: &mut Open, cache: &Cache, clock: &Clock, stale: Stale) -> Result<usize> {
-    in_writing(open, cache, |connection, _| expire_holds_in(connection, clock.now(), stale))
+    in_write_transaction(open, cache, |connection, _| expire_holds_in(connection, clock.now(), stale))
 }
 
-/// The same, in a transaction that has begun.
+/// Brings stale accounts up to date inside a transaction that has begun.
 pub(super) fn expire_holds_in(connection: &Connection, now: Timestamp, stale: Stale) -> Result<(usize, Written)> {
-    let mut decided = Vec::with_capacity(stale.accounts.len());
-    for stale in stale.apart() {
+    let mut decisions = Vec::with_capacity(stale.accounts.len());
+    for stale in stale.per_account() {
         let (mut book, row) = load::book(connection, &stale.needs(), now)?;
         let changes = book.take_writes();
-        decided.extend(row.map(|row| Decided::new(row, changes)));
+        decisions.extend(row.map(|row| Decision::new(row, changes)));
     }
-    let places = write::changes(connection, &decided)?;
-    let ended = decided.iter().map(|decided| decided.changes.changed_holds.len()).sum();
-    let deltas = decided.iter().map(Decided::delta).collect();
-    Ok((ended, Written { deltas, places, ..Written::default() }))
+    let index_rows = write::changes(connection, &decisions)?;
+    let ended = decisions.iter().map(|decision| decision.changes.changed_holds.len()).sum();
+    let deltas = decisions.iter().map(Decision::delta).collect();
+    Ok((ended, Written { deltas, index_rows, ..Written::default() }))
 }
 
-/// Indexes the entries of the part whose turn it is.
+/// Indexes the entries of the part that is due.
 pub(super) fn index_part(open: &mut Open, cache: &Cache) -> Result<()> {
-    in_writing(open, cache, |connection, begun| {
-        index::expire_holds(connection, begun.recent, begun.version)?;
+    in_write_transaction(open, cache, |connection, transaction| {
+        index::index_due_part(connection, transaction.recent, transaction.version)?;
         Ok(((), Written::default()))
     })
 }

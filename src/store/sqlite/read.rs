@@ -1,4 +1,4 @@
-//! Keys and accounts, as they stand.
+//! Reading keys and accounts.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,16 +18,16 @@ use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf, cache};
 
-/// Keys and accounts as they were read in one snapshot, each once. `None` is what is not there.
+/// Keys and accounts that were read in one snapshot, each once. `None` is a row that does not exist.
 #[derive(Default)]
 pub(super) struct Snapshot {
     keys: HashMap<KeyId, Option<KeyRow>>,
     accounts: HashMap<AccountId, Option<AccountRow>>,
-    /// Tokens that were looked up, and until when they work.
+    /// Tokens that were looked up, each with the end of its grace.
     tokens: Vec<(TokenHash, KeyId, Option<Timestamp>)>,
 }
 
-/// This runs on every request: from memory, as far as that is the state of the file.
+/// Finds keys by their tokens, from the cache if it is valid. This runs on every request.
 pub(super) fn find(
     connection: &Connection,
     cache: &Cache,
@@ -35,27 +35,27 @@ pub(super) fn find(
     now: Timestamp,
 ) -> Result<ReadResult<Vec<Option<Found>>>> {
     in_snapshot(connection, |connection| {
-        let asked = cache.revalidate(&[], |_| false);
+        let revalidation = cache.revalidate(&[], |_| false);
         let version = FileVersion::read(connection)?;
-        let mut value = cache.lookup(hashes, &asked, &version, now);
+        let mut value = cache.lookup(hashes, &revalidation, &version, now);
         let mut snapshot = Snapshot::default();
         let mut stale = Stale::default();
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
             let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { continue };
             let lineage = snapshot.lineage(connection, id, now, &mut stale)?;
-            // By the account's own time, which does not go back when the clock does.
+            // The time of an account does not go back when the clock does.
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
         }
         if let Some(version) = version.filter(|_| !snapshot.keys.is_empty()) {
-            cache.insert(&asked, version, snapshot.into_cache());
+            cache.insert(&revalidation, version, snapshot.into_cache());
         }
         Ok(ReadResult { value, stale })
     })
 }
 
 impl Snapshot {
-    /// Whose token this is, and until when, if it was rotated away.
+    /// Returns the key of a token, and the end of its grace if it was rotated away.
     fn token(
         &mut self,
         connection: &Connection,
@@ -80,24 +80,24 @@ impl Snapshot {
 
     fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
         Ok(match self.keys.entry(id) {
-            Entry::Occupied(known) => known.into_mut().as_ref(),
-            Entry::Vacant(place) => {
-                place.insert(one(connection, KEY, [id.get()], |mut cells| cells.key_row())?).as_ref()
+            Entry::Occupied(cached) => cached.into_mut().as_ref(),
+            Entry::Vacant(entry) => {
+                entry.insert(one(connection, KEY, [id.get()], |mut cells| cells.key_row())?).as_ref()
             }
         })
     }
 
     fn account(&mut self, connection: &Connection, id: &AccountId) -> Result<Option<&AccountRow>> {
         Ok(match self.accounts.entry(id.clone()) {
-            Entry::Occupied(known) => known.into_mut().as_ref(),
-            Entry::Vacant(place) => {
+            Entry::Occupied(cached) => cached.into_mut().as_ref(),
+            Entry::Vacant(entry) => {
                 let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?;
-                place.insert(row.flatten()).as_ref()
+                entry.insert(row.flatten()).as_ref()
             }
         })
     }
 
-    /// What of it may be cached: keys whose balance counts their period, of accounts that are there.
+    /// Returns what may be cached: existing accounts, and keys whose balance counts their period.
     pub(super) fn into_cache(self) -> cache::Snapshot<ByFileVersion> {
         let mut snapshot = cache::Snapshot::default();
         self.accounts.into_values().flatten().for_each(|row| snapshot.add_account(row));
@@ -113,7 +113,7 @@ impl Snapshot {
     }
 
     /// Reads the lineages of keys.
-    pub(super) fn of(connection: &Connection, keys: impl IntoIterator<Item = KeyId>, now: Timestamp) -> Result<Self> {
+    pub(super) fn read(connection: &Connection, keys: impl IntoIterator<Item = KeyId>, now: Timestamp) -> Result<Self> {
         let mut snapshot = Self::default();
         for key in keys {
             snapshot.lineage(connection, key, now, &mut Stale::default())?;
@@ -121,8 +121,8 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// A lineage at its account's time. One that does not climb from the key to a root, step by step and in one
-    /// account, is none: nothing is known of what the missing member allows.
+    /// Returns a lineage at its account's time. Every member up to the root must exist and be in one account. What a
+    /// missing member allows is unknown, so its descendants are not found.
     fn lineage(
         &mut self,
         connection: &Connection,
@@ -131,7 +131,7 @@ impl Snapshot {
         stale: &mut Stale,
     ) -> Result<Option<Lineage>> {
         let mut keys: Vec<Key> = Vec::new();
-        let mut keys_behind = Vec::new();
+        let mut stale_keys = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next {
             let Some(KeyRow { key, is_stale }) = self.key(connection, id)? else { return Ok(None) };
@@ -139,7 +139,7 @@ impl Snapshot {
                 return Ok(None);
             }
             if *is_stale {
-                keys_behind.push(key.clone());
+                stale_keys.push(key.clone());
             }
             next = key.parent;
             keys.push(key.clone());
@@ -148,7 +148,7 @@ impl Snapshot {
         let Some(key) = keys.next() else { return Ok(None) };
         let Some(row) = self.account(connection, &key.account)? else { return Ok(None) };
         // A key that no look-up finds is not brought up to date.
-        keys_behind.iter().for_each(|key| stale.add_key(key));
+        stale_keys.iter().for_each(|key| stale.add_key(key));
         Ok(Some(Lineage::new(key, keys.collect(), row.account.clone(), now.max(row.changed_at))))
     }
 }
@@ -157,12 +157,12 @@ pub(super) const KEY: &str = include_str!("sql/key.sql");
 
 pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
-/// The number of the policy in force. Triggers draw another with every change, by any SQL.
-pub(super) fn policy(connection: &Connection) -> Result<Option<i64>> {
+/// Returns the policy version. Triggers change it with every policy change, by any SQL.
+pub(super) fn policy_version(connection: &Connection) -> Result<Option<i64>> {
     one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.number())
 }
 
-/// The lineage of one key, at the account's own time.
+/// Returns the lineage of one key at its account's time.
 pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<ReadResult<Option<Lineage>>> {
     let mut stale = Stale::default();
     let mut snapshot = Snapshot::default();
@@ -173,7 +173,7 @@ pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Re
     Ok(ReadResult { value, stale })
 }
 
-/// An account rolled to its time, and that time.
+/// Returns an account rolled to its time, and that time.
 pub(super) fn account(
     connection: &Connection,
     id: &AccountId,
@@ -214,7 +214,7 @@ pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) ->
     Ok(ReadResult { value: keys.into_iter().flatten().collect(), stale })
 }
 
-/// Some accounts in which holds have run out, those first that wait longest.
+/// Returns some accounts in which holds have expired, the most overdue first.
 pub(super) fn overdue(connection: &Connection, now: Timestamp) -> Result<Stale> {
     const SQL: &str = include_str!("sql/overdue_accounts.sql");
     let accounts = all(connection, SQL, [micros(now)], |mut cells| cells.account_id())?;

@@ -5,7 +5,7 @@ use rusqlite::{CachedStatement, Connection, Params};
 use super::decode::Cells;
 use super::error::Result;
 
-/// The row, if there is one.
+/// Returns the row, if there is one.
 pub(super) fn one<T>(
     connection: &Connection,
     sql: &str,
@@ -14,10 +14,10 @@ pub(super) fn one<T>(
 ) -> Result<Option<T>> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
-    rows.next()?.map(|row| read(Cells::of(row))).transpose()
+    rows.next()?.map(|row| read(Cells::new(row))).transpose()
 }
 
-/// All rows.
+/// Returns all rows.
 pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
@@ -28,17 +28,17 @@ pub(super) fn all<T>(
     let mut rows = statement.query(params)?;
     let mut all = Vec::new();
     while let Some(row) = rows.next()? {
-        all.push(read(Cells::of(row))?);
+        all.push(read(Cells::new(row))?);
     }
     Ok(all)
 }
 
-/// Tells how many rows were changed.
+/// Executes a statement. Returns how many rows it changed.
 pub(super) fn run(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
     Ok(connection.prepare_cached(sql)?.execute(params)?)
 }
 
-/// Does this with one statement for each of these: it is looked for once, and not at all where there are none.
+/// Calls `write` for each row with one prepared statement. Prepares none if there are no rows.
 pub(super) fn each<R>(
     connection: &Connection,
     sql: &str,
@@ -53,7 +53,7 @@ pub(super) fn each<R>(
     rows.try_for_each(|row| write(&mut statement, row))
 }
 
-/// Reads everything as it is at one moment.
+/// Runs `read` in one snapshot.
 pub(super) fn in_snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
     run(connection, "BEGIN", [])?;
     let value = read(connection)?;

@@ -1,4 +1,4 @@
-//! Reading the ledger: entries, and sums of them.
+//! Reading the ledger: entries and their sums.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Params, ToSql, params};
@@ -12,7 +12,7 @@ use crate::store::fast_path::{ceiling, min_seq_at, seq_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
-/// One entry, and what refunds took of it.
+/// One entry, and what refunds gave back of it.
 pub(super) const ENTRY: &str = include_str!("sql/entry.sql");
 
 pub(super) const SPENT_BY_KEY: &str = include_str!("sql/spent_by_key.sql");
@@ -26,7 +26,7 @@ pub(super) fn page_sql(of_key: bool) -> String {
     entries_of(of_key, "e.at >= ?5 AND e.at < ?6") + "ORDER BY seq LIMIT ?7"
 }
 
-/// The entries of an account, or of a key in it, of which `condition` is true.
+/// Returns the SQL of the entries of an account, or of a key in it, that meet `condition`.
 fn entries_of(of_key: bool, condition: &str) -> String {
     let sql = match of_key {
         true => include_str!("sql/entries_of_key.sql"),
@@ -36,15 +36,15 @@ fn entries_of(of_key: bool, condition: &str) -> String {
 }
 
 pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
-    // `seq` follows `at`, so bounds in time are bounds in the order too: at least from below. From above it may have run
-    // a little ahead.
+    // `seq` follows `at`, so a lower bound in time is a lower bound in the order. At the upper end `seq` may be a
+    // little ahead.
     let sql = page_sql(query.key.is_some());
-    let stale = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
-    let Some(stale) = stale else { return Ok(Vec::new()) }; // nothing is behind the last place that there is
-    let (first, last) = places(query.since, query.until);
-    let (since, until) = instants(query.since, query.until);
+    let after = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
+    let Some(after) = after else { return Ok(Vec::new()) }; // no entry comes after the last `seq`
+    let (first, last) = seq_range(query.since, query.until);
+    let (since, until) = instant_range(query.since, query.until);
     let key = query.key.map(KeyId::get);
-    let page = params![query.account.as_str(), key, stale.max(first), last, since, until, query.limit];
+    let page = params![query.account.as_str(), key, after.max(first), last, since, until, query.limit];
     all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.number()?), cells.entry()?)))
 }
 
@@ -54,15 +54,15 @@ pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry
 
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
     const LABEL: &str = "coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')";
-    const SPAN: &str = "e.counts_at - (e.counts_at % ?7 + ?7) % ?7";
+    const START: &str = "e.counts_at - (e.counts_at % ?7 + ?7) % ?7";
     const HOUR: i64 = 3_600_000_000;
     const DAY: i64 = 24 * HOUR;
-    // Months are of no fixed length: they are put together from days.
+    // Months differ in length, so they are summed up from days.
     let (group, argument): (_, Option<&dyn ToSql>) = match &query.by {
         UsageBy::Key => ("coalesce(CAST(e.key_id AS TEXT), '')", None),
         UsageBy::Label(name) => (LABEL, Some(name)),
-        UsageBy::Hour => (SPAN, Some(&HOUR)),
-        UsageBy::Day | UsageBy::Month => (SPAN, Some(&DAY)),
+        UsageBy::Hour => (START, Some(&HOUR)),
+        UsageBy::Day | UsageBy::Month => (START, Some(&DAY)),
     };
     let of_key = query.key.is_some();
     let sql = include_str!("sql/usage.sql")
@@ -70,8 +70,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         .replace("{key}", if of_key { "+e.key_id = ?2" } else { "?2 IS NULL" })
         .replace("{group}", group);
     let key = query.key.map(KeyId::get);
-    let (first, last) = places(query.since, query.until);
-    let (since, until) = instants(query.since, query.until);
+    let (first, last) = seq_range(query.since, query.until);
+    let (since, until) = instant_range(query.since, query.until);
     let mut groups = UsageSums::default();
     let read = |mut cells: Cells<'_>| {
         let group = match query.by.unit() {
@@ -88,16 +88,16 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     Ok(groups.into_usage())
 }
 
-/// What a key and everything minted from it was charged since then in its account.
+/// Returns what a key and its descendants were charged since then in its account.
 pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
-    // Nothing counts later than it was written.
-    let (first, last) = places(Some(since), None);
+    // No entry counts later than it was written.
+    let (first, last) = seq_range(Some(since), None);
     total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
 }
 
-/// What all keys of an account were charged since then.
+/// Returns what all keys of an account were charged since then.
 pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, since: Timestamp) -> Result<Amount> {
-    let (first, last) = places(Some(since), None);
+    let (first, last) = seq_range(Some(since), None);
     total(connection, &spent_by_account_sql(), params![account.as_str(), None::<i64>, first, last, micros(since)])
 }
 
@@ -106,13 +106,13 @@ fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amou
     Ok(saturated(total.unwrap_or_default()))
 }
 
-/// The places, both included, at which entries stand that were written since then and until then.
-fn places(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
+/// Returns the first and the last `seq` that an entry of this span of time can have.
+fn seq_range(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
     (since.map_or(i64::MIN, min_seq_at), until.map_or(i64::MAX, |until| seq_after(until) - 1))
 }
 
-/// From which stored instant on, and before which.
-fn instants(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
+/// Returns the stored instants of a span of time: the first that is in it, and the first after it.
+fn instant_range(since: Option<Timestamp>, until: Option<Timestamp>) -> (i64, i64) {
     let stored = |at| micros(ceiling(at));
     (since.map_or(i64::MIN, stored), until.map_or(i64::MAX, stored))
 }

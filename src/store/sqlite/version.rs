@@ -1,6 +1,6 @@
-//! The version of the file: two numbers in it, both random, so that a file restored from a backup never repeats one. That of
-//! the policy moves with every change of what a look-up reads, but for figures of money, whoever makes it; that of the
-//! ledger moves with every transaction of the crate's own. Together they stand for everything that is cached.
+//! The version of the file: two random numbers in it, so that a file restored from a backup never repeats a version.
+//! The policy number changes with every change of what a look-up reads, except figures of money, by any SQL. The ledger
+//! number changes with every transaction of the crate. Together they are the version of all cached data.
 
 use rusqlite::Connection;
 
@@ -24,7 +24,7 @@ impl FileVersion {
         one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.number()?, ledger: cells.number()? }))
     }
 
-    /// Moves the version to the one that the transaction leaves behind.
+    /// Sets the version that the transaction leaves behind, and returns it.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
         const SQL: &str = include_str!("sql/update_version.sql");
         let next = one(connection, SQL, [], |mut cells| Ok((cells.maybe_number()?, cells.number()?)))?;
@@ -32,7 +32,8 @@ impl FileVersion {
     }
 }
 
-/// Cached is what the file said in one version, and what commits of this process have made of it since.
+/// Validates by the version of the file. The cache holds what the file said in that version, with the later commits of
+/// this process applied.
 pub(super) enum ByFileVersion {}
 
 pub(super) type Cache = AccountCache<ByFileVersion>;

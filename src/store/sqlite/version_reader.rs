@@ -1,8 +1,8 @@
-//! Reads the version of the file on the thread of a request, so that a look-up that the cache can answer waits for no other
-//! thread. SQLite reads it in microseconds, and waits for nobody: in WAL mode no writer keeps a reader out. Where it would
-//! have to wait all the same (a WAL that is being recovered), the look-up goes to the thread of a connection.
+//! Reads the version of the file on the thread of a request. A look-up that the cache can answer then waits for no
+//! other thread. SQLite reads it in microseconds and without a wait, because in WAL mode no writer blocks a reader. If
+//! SQLite would have to wait after all (for the recovery of a WAL), the look-up goes to the thread of a connection.
 //!
-//! While the header of the WAL's index is as it was, so is the version, and SQLite is not asked again
+//! While the header of the WAL-index is unchanged, so is the version, and SQLite is not asked again
 //! (`docs/decisions/0001-sqlite-wal-index.md`).
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub(super) struct VersionReader {
 const CHECK_INTERVAL: u64 = 10;
 
 enum Slot {
-    /// To be opened by a thread that may wait.
+    /// Not open yet. A thread that may wait opens it.
     Missing,
     Open(Open),
     Closed,
@@ -38,13 +38,13 @@ enum Slot {
 
 struct Open {
     connection: Connection,
-    /// Which file it is: another one may be put at the path.
+    /// The file that was opened: another one may be put at the path.
     file: Option<FileId>,
-    /// `None` where the system has none that can be read so.
+    /// `None` if the system has no WAL-index that can be read as a file.
     index: Option<Arc<WalIndex>>,
 }
 
-/// The version that belongs to a header of the WAL's index.
+/// The version that belongs to a header of the WAL-index.
 struct LastRead {
     file: Option<FileId>,
     index: Arc<WalIndex>,
@@ -63,8 +63,7 @@ impl VersionReader {
         }
     }
 
-    /// Returns the version of the file that is at the path, or was there a moment ago; `None` where that would take a
-    /// wait.
+    /// Returns the version of the file that is at the path, or was there 10 ms ago; `None` if the read would have to wait.
     pub(super) fn read(&self) -> Option<FileVersion> {
         let path = self.path.as_deref()?;
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -80,7 +79,7 @@ impl VersionReader {
         }
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         let Slot::Open(open) = &*slot else { return None };
-        // Another thread may have read it meanwhile.
+        // Another thread may have read it in the meantime.
         if let Some(version) = self.last_if_same(file) {
             return Some(version);
         }
@@ -103,7 +102,7 @@ impl VersionReader {
         Some(last.version)
     }
 
-    /// Returns the header as it is now, for a commit of this process that begins: nobody else can commit until it ends.
+    /// Returns the current header, for a commit of this process that begins. No other process can commit until it ends.
     pub(super) fn header(&self) -> Option<(Arc<WalIndex>, Header)> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
         let index = last.as_ref()?.index.clone();
@@ -111,7 +110,7 @@ impl VersionReader {
         Some((index.clone(), index.header()?))
     }
 
-    /// Takes note of the version that a commit has left behind, where nobody has committed since.
+    /// Records the version after a commit, if no other process has committed since.
     pub(super) fn on_commit(&self, before: Option<(Arc<WalIndex>, Header)>, version: Option<FileVersion>) {
         let Some(((index, before), version)) = before.zip(version) else { return };
         let Some(header) = index.header().filter(|header| header.is_next_of(&before)) else { return };
@@ -121,7 +120,7 @@ impl VersionReader {
         }
     }
 
-    /// Opens what is missing. A file that cannot be opened is an error of the look-up that comes next.
+    /// Opens the connection if it is missing. If the file cannot be opened, the next look-up reports the error.
     pub(super) fn open_missing(&self) {
         let Some(path) = &self.path else { return };
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,14 +131,15 @@ impl VersionReader {
         }
     }
 
-    /// Closes it for good.
+    /// Closes the connection. It is not opened again.
     pub(super) fn close(&self) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_last(None);
         *slot = Slot::Closed;
     }
 
-    /// To be called with the slot locked, before its connection is closed: without one, SQLite may delete the index.
+    /// Replaces the last read. The caller holds the lock of the slot and closes the connection afterwards: once no
+    /// connection is open, SQLite may delete the WAL-index.
     fn set_last(&self, last: Option<LastRead>) {
         *self.last.write().unwrap_or_else(PoisonError::into_inner) = last;
     }
@@ -147,19 +147,21 @@ impl VersionReader {
 
 impl Open {
     fn new(path: &Path) -> rusqlite::Result<Self> {
-        // Before it is opened: if another takes its place meanwhile, that is noticed at the first use.
+        // The identity is read before the file is opened. A file that replaces it in between is then noticed at the
+        // first use.
         let file = file_id(path);
-        // Not only to be read: SQLite then could not bring a WAL's index up to date.
+        // The connection may write: SQLite could not bring a WAL-index up to date through a read-only one.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::ZERO)?;
-        // SQLite makes the index with the first read. It is found by the name that SQLite has, behind symbolic links.
+        // SQLite makes the WAL-index at the first read. Its name follows from SQLite's own name of the file, which has
+        // no symbolic links.
         let _ = FileVersion::read(&connection);
         let index = connection.path().and_then(|name| WalIndex::open(name.as_ref()));
         Ok(Self { connection, file, index })
     }
 
-    /// Reads the version, and what it belongs to: the header that was there before and after.
+    /// Reads the version, and the header it belongs to, which must be the same before and after the read.
     fn read(&self) -> Option<(FileVersion, Option<LastRead>)> {
         let header = || self.index.as_ref().and_then(|index| index.header());
         let before = header();

@@ -1,9 +1,11 @@
-//! The header of the WAL's index, `-shm`, which every commit of any process changes before it returns: a count of commits,
-//! the salts of the WAL and the checksum of its last frame (<https://www.sqlite.org/walformat.html>, "The WAL-Index
-//! Header"). SQLite compares the same bytes to know whether the pages that it has read are current.
+//! The header of the WAL-index (the `-shm` file), which every commit of any process changes before it returns. The
+//! header has a count of commits, the salts of the WAL and the checksum of its last frame
+//! (<https://www.sqlite.org/walformat.html>, "The WAL-Index Header"). SQLite compares the same bytes to know whether
+//! the pages that it has read are current.
 //!
-//! A process that closes a file loses its locks on it, whoever took them, and SQLite's are on this one
-//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So it is opened once for all, and closed only once it is deleted.
+//! When a process closes a file, it loses all its locks on that file, and SQLite has locks on this one
+//! (<https://www.sqlite.org/howtocorrupt.html>, 2.2). So this file is opened once, and closed only after it was
+//! deleted.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -12,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::file_id::{FileId, file_id};
 
-/// Of the only layout that there has been.
+/// The version of the format, of which there has been only one.
 const FORMAT: u32 = 3_007_000;
 
 static OPEN: Mutex<Vec<Arc<WalIndex>>> = Mutex::new(Vec::new());
@@ -27,12 +29,12 @@ pub(super) struct WalIndex {
 pub(super) struct Header([u8; 48]);
 
 impl Header {
-    /// Returns whether there was one commit in between, and no more.
+    /// Returns whether exactly one commit was made in between.
     pub(super) fn is_next_of(&self, before: &Self) -> bool {
         self.count() == before.count().wrapping_add(1)
     }
 
-    /// Goes up with every commit, but for those after a crash: SQLite then makes the index anew.
+    /// Returns the count of commits. It starts again after a crash, when SQLite makes the WAL-index again.
     fn count(&self) -> u32 {
         let Self([_, _, _, _, _, _, _, _, a, b, c, d, ..]) = *self;
         u32::from_ne_bytes([a, b, c, d])
@@ -40,12 +42,12 @@ impl Header {
 }
 
 impl WalIndex {
-    /// Opens the index of the database at a path.
+    /// Opens the WAL-index of the database at a path.
     pub(super) fn open(database: &Path) -> Option<Arc<Self>> {
         let path = database.with_file_name(format!("{}-shm", database.file_name()?.to_str()?));
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|index| Arc::strong_count(index) > 1 || !index.is_deleted());
-        // Known before it is opened: to close it again would be too late.
+        // The identity is checked before the file is opened: closing a second descriptor would already lose the locks.
         let id = file_id(&path)?;
         if let Some(index) = open.iter().find(|index| index.id == id) {
             return Some(index.clone());
@@ -57,12 +59,12 @@ impl WalIndex {
         Some(index)
     }
 
-    /// Returns the header as it is now.
+    /// Returns the current header; `None` if it is not complete.
     pub(super) fn header(&self) -> Option<Header> {
         let mut header = [0; 48];
         self.file.read_exact_at(&mut header, 0).ok()?;
-        let [a, b, c, d, _, _, _, _, _, _, _, _, is_there, ..] = header;
-        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_there == 1).then_some(Header(header))
+        let [a, b, c, d, _, _, _, _, _, _, _, _, is_initialized, ..] = header;
+        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_initialized == 1).then_some(Header(header))
     }
 
     fn is_deleted(&self) -> bool {

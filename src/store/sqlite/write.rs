@@ -1,4 +1,4 @@
-//! Writing back what a book changed, row by row.
+//! Writes the changes of a book, row by row.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Connection, Params, params};
 use serde::Serialize;
 
 use super::error::{Result, corrupt};
-use super::index::{EntryPlace, account_part, next_number};
+use super::index::{IndexRow, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{BalanceRow, HoldRow, IdempotencyRow, WriteSet};
 use crate::model::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
@@ -16,14 +16,14 @@ use crate::store::cache::CacheDelta;
 use crate::store::fast_path::next_seq;
 use crate::store::records::{hold_state, on_expiry};
 
-/// What was decided about an account.
-pub(super) struct Decided {
+/// The decision about one account.
+pub(super) struct Decision {
     before: AccountRow,
     after: AccountRow,
     pub(super) changes: WriteSet,
 }
 
-impl Decided {
+impl Decision {
     pub(super) fn new(before: AccountRow, changes: WriteSet) -> Self {
         Self { after: before.after(&changes), before, changes }
     }
@@ -33,54 +33,54 @@ impl Decided {
     }
 }
 
-/// Writes everything that was decided. Returns where the new entries are.
-pub(super) fn changes(connection: &Connection, decided: &[Decided]) -> Result<Vec<EntryPlace>> {
-    let each_of = || decided.iter().map(|decided| &decided.changes);
-    let count = each_of().map(|changes| changes.entries.len()).sum();
-    let mut places = Vec::with_capacity(count);
+/// Writes all decisions. Returns the index rows of the new entries.
+pub(super) fn changes(connection: &Connection, decisions: &[Decision]) -> Result<Vec<IndexRow>> {
+    let all_changes = || decisions.iter().map(|decision| &decision.changes);
+    let count = all_changes().map(|changes| changes.entries.len()).sum();
+    let mut index_rows = Vec::with_capacity(count);
     let mut number = if count == 0 { 0 } else { next_number(connection)? };
-    for Decided { before, changes, .. } in decided {
+    for Decision { before, changes, .. } in decisions {
         let mut seq = before.last_entry;
         each(connection, NEW_ENTRY, &changes.entries, |statement, row| {
             seq = next_seq(seq, row.at);
             let (account, account_part) = (row.account.shared(), account_part(&row.account));
-            let place = EntryPlace { number, seq, account, account_part, key: row.key };
-            entry(statement, row, &place)?;
-            places.push(place);
+            let index_row = IndexRow { number, seq, account, account_part, key: row.key };
+            entry(statement, row, &index_row)?;
+            index_rows.push(index_row);
             number += 1;
             Ok(())
         })?;
     }
-    let changed = decided.iter().filter(|decided| !decided.changes.is_empty()).map(|decided| &decided.after);
+    let changed = decisions.iter().filter(|decision| !decision.changes.is_empty()).map(|decision| &decision.after);
     each(connection, MONEY_OF_ACCOUNT, changed, money_of_account)?;
-    each(connection, BALANCE, each_of().flat_map(|changes| &changes.balances), put_balance)?;
-    each(connection, NEW_HOLD, each_of().flat_map(|changes| &changes.new_holds), new_hold)?;
-    each(connection, CHANGED_HOLD, each_of().flat_map(|changes| &changes.changed_holds), changed_hold)?;
-    each(connection, CLAIM, each_of().flat_map(|changes| &changes.claims), claim)?;
-    let dropped = each_of().flat_map(|changes| &changes.dropped_claims);
+    each(connection, BALANCE, all_changes().flat_map(|changes| &changes.balances), write_balance)?;
+    each(connection, NEW_HOLD, all_changes().flat_map(|changes| &changes.new_holds), new_hold)?;
+    each(connection, CHANGED_HOLD, all_changes().flat_map(|changes| &changes.changed_holds), changed_hold)?;
+    each(connection, CLAIM, all_changes().flat_map(|changes| &changes.claims), claim)?;
+    let dropped = all_changes().flat_map(|changes| &changes.dropped_claims);
     each(connection, DROPPED_CLAIM, dropped, |statement, (_, key, claim)| {
-        put(statement, params![key.get(), &**claim])
+        execute(statement, params![key.get(), &**claim])
     })?;
-    Ok(places)
+    Ok(index_rows)
 }
 
-fn put(statement: &mut CachedStatement<'_>, row: impl Params) -> Result<()> {
+fn execute(statement: &mut CachedStatement<'_>, row: impl Params) -> Result<()> {
     statement.execute(row)?;
     Ok(())
 }
 
-/// A charge does not even name the columns of policy, so that it fires no trigger of theirs.
+/// A charge names no column of policy, so that it fires none of their triggers.
 const MONEY_OF_ACCOUNT: &str = include_str!("sql/update_money_of_account.sql");
 
 fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Result<()> {
     let (spent, held, since) = money(&row.account.balance);
     let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
-    put(statement, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
+    execute(statement, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
 }
 
-/// An account with its policy, changed at this instant; made where it is new.
+/// Writes an account with its policy, changed at this instant. Inserts it if it is new.
 pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp) -> Result<()> {
-    // Not in one: an insert that gives way to an update looks to triggers as one that takes another's place.
+    // Two statements: to triggers an upsert looks like an insert that replaces a row.
     const UPDATE: &str = include_str!("sql/update_account.sql");
     const INSERT: &str = include_str!("sql/insert_account.sql");
     let Account { id, budget, created_at, balance } = account;
@@ -97,12 +97,12 @@ pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp)
 const BALANCE: &str = include_str!("sql/upsert_balance.sql");
 
 pub(super) fn balance(connection: &Connection, row: &BalanceRow) -> Result<()> {
-    each(connection, BALANCE, [row], put_balance)
+    each(connection, BALANCE, [row], write_balance)
 }
 
-fn put_balance(statement: &mut CachedStatement<'_>, row: &BalanceRow) -> Result<()> {
+fn write_balance(statement: &mut CachedStatement<'_>, row: &BalanceRow) -> Result<()> {
     let (spent, held, since) = money(&row.balance);
-    put(statement, params![row.key.get(), row.period.as_str(), spent, held, since])
+    execute(statement, params![row.key.get(), row.period.as_str(), spent, held, since])
 }
 
 const NEW_HOLD: &str = include_str!("sql/insert_hold.sql");
@@ -121,23 +121,23 @@ fn new_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
         hold.note.reference,
         hold_state(hold.state),
     ];
-    put(statement, row)
+    execute(statement, row)
 }
 
-/// Of a hold that is there already only its end and its state can have changed.
+/// Only the expiry and the state of an existing hold can change.
 const CHANGED_HOLD: &str = "UPDATE agentkey_holds SET expires_at = ?2, state = ?3 WHERE id = ?1";
 
 fn changed_hold(statement: &mut CachedStatement<'_>, hold: &HoldRow) -> Result<()> {
-    put(statement, params![hold.id.as_bytes(), micros(hold.expires_at), hold_state(hold.state)])
+    execute(statement, params![hold.id.as_bytes(), micros(hold.expires_at), hold_state(hold.state)])
 }
 
 const NEW_ENTRY: &str = include_str!("sql/insert_entry.sql");
 
-fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &EntryPlace) -> Result<()> {
+fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, index_row: &IndexRow) -> Result<()> {
     let row = params![
-        place.number,
+        index_row.number,
         entry.id.as_bytes(),
-        place.seq,
+        index_row.seq,
         entry.account.as_str(),
         entry.key.map(KeyId::get),
         entry.kind.as_str(),
@@ -147,9 +147,9 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, place: &EntryPlace)
         entry.refunds.as_ref().map(|id| id.as_bytes()),
         labels(&entry.note)?,
         entry.note.reference,
-        place.account_part,
+        index_row.account_part,
     ];
-    put(statement, row)
+    execute(statement, row)
 }
 
 const CLAIM: &str = include_str!("sql/upsert_claim.sql");
@@ -164,10 +164,10 @@ fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, Idempotency
         row.in_flight_until.map(micros),
         row.entry.as_ref().map(|id| id.as_bytes()),
     ];
-    put(statement, row)
+    execute(statement, row)
 }
 
-/// Most have none.
+/// Returns the labels as JSON. Most postings have none.
 fn labels(note: &Note) -> Result<Cow<'static, str>> {
     if note.labels.is_empty() { Ok("{}".into()) } else { json(&note.labels).map(Cow::Owned) }
 }

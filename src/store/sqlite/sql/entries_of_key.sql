@@ -1,4 +1,5 @@
--- Entries of the key ?2 in the account ?1 in the places from ?3 to ?4: those that the index knows, and those behind its marks.
+-- Entries of the key ?2 in the account ?1, with `seq` from ?3 to ?4: the indexed ones, and those that are not indexed
+-- yet.
 SELECT i.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
 FROM agentkey_entries_of_key i
 CROSS JOIN agentkey_entries e ON e.number = i.number AND e.seq = i.seq AND e.key_id = i.key_id

@@ -1,4 +1,4 @@
--- What the key ?1 and all that was minted from it were charged in the account ?5, in the places from ?3 to ?4.
+-- The charges of the key ?1 and its descendants in the account ?5, with `seq` from ?3 to ?4.
 WITH RECURSIVE family (id) AS (
     SELECT ?1 UNION SELECT k.id FROM family f CROSS JOIN agent_keys k ON k.parent_id = f.id
 )

@@ -1,4 +1,4 @@
--- Sums are in two halves, because a sum of SQLite fails where it would overflow.
+-- Each sum is in two halves, because SQLite fails if a sum overflows.
 SELECT {group},
     coalesce(sum(e.amount / 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
     coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
@@ -7,7 +7,7 @@ SELECT {group},
     coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind = 'adjust'), 0)
 FROM (
     {entries}
-    -- A refund counts earlier than it was written; nothing counts later.
+    -- A refund counts at the time of the refunded entry. No other entry counts at another time than its own.
     UNION ALL
     SELECT e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
     FROM agentkey_entries e

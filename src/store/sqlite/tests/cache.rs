@@ -1,4 +1,4 @@
-//! What is cached of the file is what the file says, whichever process writes to it.
+//! Cached data equals the file, whichever process writes to it.
 
 use super::*;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -32,7 +32,7 @@ impl Warm {
         warm
     }
 
-    /// The same, with a copy of its file as it is now.
+    /// Opens the same, with a copy of its file as it is now.
     async fn with_backup() -> Self {
         let warm = Self::new().await;
         warm.store.close().await;
@@ -40,7 +40,7 @@ impl Warm {
         warm.again().await
     }
 
-    /// Puts that copy in the place of the file, under the open store.
+    /// Puts the copy in the place of the file, while the store is open.
     fn put_backup_back(&self) {
         for file in ["keys.db-wal", "keys.db-shm"] {
             std::fs::remove_file(self.path.with_file_name(file)).unwrap();
@@ -48,7 +48,7 @@ impl Warm {
         std::fs::rename(self.path.with_extension("backup"), &self.path).unwrap();
     }
 
-    /// With a store that was opened later.
+    /// Opens the store again.
     async fn again(self) -> Self {
         Self { store: self.another().await, ..self }
     }
@@ -61,19 +61,19 @@ impl Warm {
         self.store.find(&[token(n).hash]).await.unwrap().pop().unwrap()
     }
 
-    /// In cents, by the parent of that key or the key itself.
+    /// Returns the cents that the root of a key's lineage has spent.
     async fn spent(&self, n: u32) -> i32 {
         spent_of_root(&self.found(n).await.unwrap())
     }
 
-    /// Which of these tokens are cached, and valid.
+    /// Returns which of these tokens are cached and valid.
     async fn cached(&self, tokens: &[u32]) -> Vec<bool> {
         let cache = self.store.cache.clone();
         let hashes: Vec<_> = tokens.iter().map(|n| token(*n).hash).collect();
         let look = move |open: &mut Open| {
-            let asked = cache.revalidate(&[], |_| false);
+            let revalidation = cache.revalidate(&[], |_| false);
             let version = FileVersion::read(&open.connection)?;
-            let found = cache.lookup(&hashes, &asked, &version, Timestamp::MAX);
+            let found = cache.lookup(&hashes, &revalidation, &version, Timestamp::MAX);
             Ok(found.iter().map(Option::is_some).collect())
         };
         self.store.connections.reader().run(look).await.unwrap()
@@ -87,7 +87,7 @@ impl Warm {
         self.found(1).await.unwrap().lineage.account().balance.spent
     }
 
-    /// A commit that adds a cent to what the account has spent, whose answer has not come yet.
+    /// Commits one more cent of the account's spending, and leaves the write pending in the cache.
     fn commit_of_one_cent(&self) -> PendingWrite<'_, ByFileVersion> {
         let (cache, acme) = (&self.store.cache, account("acme"));
         let connection = Connection::open(&self.path).unwrap();
@@ -144,11 +144,11 @@ async fn what_is_cached_is_not_read_again() {
 }
 
 #[tokio::test]
-async fn another_store_on_the_file_is_seen_at_the_next_request() {
+async fn commits_of_another_store_are_seen_at_the_next_request() {
     let warm = Warm::new().await;
     let other = warm.another().await;
     for n in 1..20 {
-        // By turns, so that each knows a state that the other has left behind.
+        // By turns, so that each store reads what the other has written.
         assert!(other.post(&[pay(1)]).await.unwrap()[0].is_ok());
         assert_eq!(warm.spent(1).await, SPENT + 2 * n - 1);
         let left = warm.pay(1).await.unwrap().remaining;
@@ -163,7 +163,7 @@ async fn another_store_on_the_file_is_seen_at_the_next_request() {
 }
 
 #[tokio::test]
-async fn sql_of_the_host_counts_at_once_on_warm_keys() {
+async fn application_sql_takes_effect_at_once_on_cached_keys() {
     for (sql, paid, spent) in [
         ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 1", Err("revoked"), Some(SPENT)),
         ("UPDATE agent_keys SET expires_at = 1 WHERE id = 2", Err("expired"), Some(SPENT)),
@@ -171,10 +171,10 @@ async fn sql_of_the_host_counts_at_once_on_warm_keys() {
         ("UPDATE agentkey_accounts SET limit_micros = 20000", Err("budget"), Some(SPENT)),
         ("UPDATE agent_keys SET period = 'month' WHERE id = 1", Ok(()), Some(SPENT)),
     ] {
-        for looks_first in [true, false] {
+        for look_up_first in [true, false] {
             let warm = Warm::new().await;
             raw(&warm.path, sql);
-            if looks_first {
+            if look_up_first {
                 let found = warm.found(1).await.is_some();
                 assert_eq!(found, spent.is_some(), "{sql}");
             }
@@ -196,7 +196,7 @@ async fn sql_of_the_host_counts_at_once_on_warm_keys() {
 }
 
 #[tokio::test]
-async fn ids_that_were_taken_are_answered_as_the_first_time() {
+async fn repeated_ids_get_the_first_answer() {
     let warm = Warm::new().await;
     let (held, paid) = (hold(5, 60, OnExpiry::Release), pay(3));
     let settled = settle(vec![held.id], 4);
@@ -204,23 +204,23 @@ async fn ids_that_were_taken_are_answered_as_the_first_time() {
         warm.post(posting).await.unwrap();
     }
     for _ in 0..2 {
-        // Among new ones, known and unknown.
+        // Among new ones, cached and not cached.
         let batch = [pay(1), paid.clone(), settled.clone(), held.clone(), pay(1)];
         let again = warm.store.post(&batch).await.unwrap();
         assert!(matches!(again[3], Err(Refusal::HoldExpired)), "{again:?}");
         assert!([0, 1, 2, 4].iter().all(|place| again[*place].is_ok()), "{again:?}");
     }
     assert_eq!(warm.spent(1).await, SPENT + 3 + 4 + 4);
-    // One that did not fit when it came fits later, and one that was accepted is no refusal when nothing is left.
-    let dear = pay(80);
-    assert!(matches!(warm.post(&dear).await, Err(Refusal::BudgetExceeded(_)) | Ok(_)));
+    // A posting that did not fit may fit later. A posting that was accepted is not refused when the budget is used up.
+    let large = pay(80);
+    assert!(matches!(warm.post(&large).await, Err(Refusal::BudgetExceeded(_)) | Ok(_)));
     warm.pay(100 - warm.spent(1).await).await.unwrap();
     assert!(warm.post(&paid).await.is_ok());
     assert!(warm.pay(1).await.is_err());
 }
 
 #[tokio::test]
-async fn holds_that_run_out_and_clocks_that_go_back_are_as_before() {
+async fn expired_holds_and_clocks_that_go_back_work_with_the_cache() {
     let warm = Warm::new().await;
     let (released, charged) = (hold(50, 60, OnExpiry::Release), hold(30, 120, OnExpiry::Charge));
     warm.post(&released).await.unwrap();
@@ -234,7 +234,7 @@ async fn holds_that_run_out_and_clocks_that_go_back_are_as_before() {
     warm.post(&settle(vec![charged.id], 10)).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30 + 10);
 
-    // The account's time stands still until the clock has caught up, also for what is known.
+    // The account's time does not go on until the clock has caught up, also for cached data.
     let before = warm.found(1).await.unwrap().lineage.at();
     warm.clock.set(at("2026-01-01T00:00:00Z"));
     assert_eq!(warm.found(1).await.unwrap().lineage.at(), before);
@@ -248,7 +248,7 @@ async fn holds_that_run_out_and_clocks_that_go_back_are_as_before() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_rotated_away_ends_when_it_should() {
+async fn a_token_that_was_rotated_away_ends_with_its_grace() {
     let warm = Warm::new().await;
     let rotate = KeyChange::Rotate { key: KeyId::new(2), token: token(5), grace: Duration::from_secs(60) };
     warm.store.change_key(&rotate, &Rules::default()).await.unwrap().unwrap();
@@ -262,7 +262,7 @@ async fn a_token_that_was_rotated_away_ends_when_it_should() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_replaced_is_another_state() {
+async fn a_replaced_file_invalidates_the_cache() {
     let warm = Warm::with_backup().await;
     warm.pay(30).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30);
@@ -275,24 +275,24 @@ async fn a_file_that_was_replaced_is_another_state() {
     assert_eq!(warm.pay(1).await.unwrap().remaining, Some(Amount::cents(100 - SPENT - 1)));
 }
 
-/// As a restore through SQLite does it: the file stays, and has an earlier version again.
+/// As after a restore through SQLite: the file is the same, and has an earlier version again.
 #[tokio::test]
-async fn an_earlier_version_of_the_file_is_another_state() {
-    for looks_first in [true, false] {
+async fn an_earlier_version_of_the_file_invalidates_the_cache() {
+    for look_up_first in [true, false] {
         let warm = Warm::new().await;
         let numbers = "SELECT format('UPDATE agentkey_policy SET version = %d; UPDATE agentkey_ledger SET state = %d;', \
                        version, state) FROM agentkey_policy CROSS JOIN agentkey_ledger";
         let restore: String = Connection::open(&warm.path).unwrap().query_row(numbers, [], |row| row.get(0)).unwrap();
         warm.pay(1).await.unwrap();
         raw(&warm.path, &format!("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1; {restore} COMMIT"));
-        if looks_first {
+        if look_up_first {
             assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
         }
         assert_eq!(warm.pay(1).await, Err(Refusal::RevokedKey));
     }
 }
 
-/// A reader may see a commit of this process before the writer is told of it.
+/// A reader may see a commit of this process before the writer has its answer.
 #[tokio::test]
 async fn a_commit_that_is_seen_early_is_applied_once() {
     let warm = Warm::new().await;
@@ -307,15 +307,15 @@ async fn a_commit_that_is_seen_early_is_applied_once() {
     assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 2));
 }
 
-/// And another process may have written on top of it.
+/// Another process may have written after that commit.
 #[tokio::test]
-async fn a_commit_of_another_right_behind_ours_is_not_taken_for_it() {
-    for looks_first in [true, false] {
+async fn a_later_commit_of_another_process_is_not_taken_for_ours() {
+    for look_up_first in [true, false] {
         let warm = Warm::new().await;
         let other = warm.another().await;
         let pending = warm.commit_of_one_cent();
         assert!(other.post(&[pay(7)]).await.unwrap()[0].is_ok());
-        if looks_first {
+        if look_up_first {
             assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 8));
         }
         pending.on_commit();
@@ -334,9 +334,9 @@ async fn a_commit_whose_outcome_is_unknown_is_read_from_the_file() {
     assert_eq!(warm.spent_by_account().await, Amount::cents(SPENT + 1));
 }
 
-/// There is no version of the file that tells of it.
+/// No version of the file shows that commit.
 #[tokio::test]
-async fn a_writer_in_memory_that_panics_behind_its_commit_clears_the_cache() {
+async fn a_writer_in_memory_that_panics_after_its_commit_clears_the_cache() {
     let store = SqliteStore::in_memory().await.unwrap();
     create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     let spent = async || {
@@ -353,7 +353,7 @@ async fn a_writer_in_memory_that_panics_behind_its_commit_clears_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_look_up_after_an_answer_sees_what_it_was_about() {
+async fn a_look_up_after_an_answer_sees_its_posting() {
     const CHARGES: i32 = 300;
     let warm = Warm::new().await;
     raw(&warm.path, "CREATE TABLE orders (id); UPDATE agent_keys SET limit_micros = NULL");
@@ -378,7 +378,7 @@ async fn a_look_up_after_an_answer_sees_what_it_was_about() {
     assert_eq!(warm.spent(1).await, SPENT + CHARGES);
 }
 
-/// With [`Builder::cache`](crate::Builder::cache): policy goes by what was polled, and figures may be old.
+/// With [`Builder::cache`](crate::Builder::cache): the policy is the one that was polled, and figures may be old.
 #[tokio::test]
 async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     const LONG: Duration = Duration::from_secs(3_600);
@@ -392,13 +392,13 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     assert_eq!(cached().as_ref().map(spent_of_root), Some(SPENT));
     assert_eq!(stale(Duration::ZERO), None);
 
-    // Another process pays. That ends what is valid, and not what may be stale.
+    // Another process pays. Cached data is then no longer valid, but may be used as stale.
     let other = warm.another().await;
     assert!(other.post(&[pay(1)]).await.unwrap()[0].is_ok());
     assert_eq!(warm.found(9).await, None);
     warm.store.poll_policy_version().await.unwrap();
     assert_eq!(cached().as_ref().map(spent_of_root), Some(SPENT));
-    // A posting of this process is among its figures, and so is what it read.
+    // The figures include a posting of this process, and what it has read.
     warm.pay(1).await.unwrap();
     assert_eq!(cached().as_ref().map(spent_of_root), Some(SPENT + 2));
 
@@ -410,9 +410,9 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     assert_eq!(cached(), None, "a refusal is never cached");
 }
 
-/// On the thread of a request: validated all the same, and never waiting.
+/// On the thread of a request: the look-up validates and never waits.
 #[tokio::test]
-async fn a_look_up_without_a_wait_sees_what_others_wrote() {
+async fn a_look_up_without_a_wait_sees_other_commits() {
     let warm = Warm::with_backup().await;
     let at_once = |n| warm.store.try_find_cached(&token(n).hash, None);
     assert_eq!(at_once(1), None, "nothing is cached");
@@ -421,14 +421,14 @@ async fn a_look_up_without_a_wait_sees_what_others_wrote() {
     assert!(warm.store.post(&[pay(1)]).await.unwrap()[0].is_ok());
     assert_eq!(at_once(1).as_ref().map(spent_of_root), Some(SPENT + 1));
 
-    // A writer under way keeps nobody waiting, and is not seen before its commit.
+    // A writer in progress blocks no reader, and is not seen before its commit.
     let writer = Connection::open(&warm.path).unwrap();
     writer.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1 WHERE id = 1").unwrap();
     assert!(at_once(1).is_some());
     writer.execute_batch("COMMIT").unwrap();
     assert_eq!(at_once(1), None);
     assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
-    assert_eq!(at_once(1), None, "it only lets in");
+    assert_eq!(at_once(1), None, "it never refuses");
     writer.execute_batch("UPDATE agent_keys SET revoked_at = NULL").unwrap();
     drop(writer);
 
@@ -444,10 +444,10 @@ async fn a_look_up_without_a_wait_sees_what_others_wrote() {
     assert_eq!(at_once(1), None);
 }
 
-/// A process that closes a file loses its locks on it, also those that another connection relies on.
+/// A process that closes a file loses its locks on it, also those of its other connections.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_store_that_is_closed_leaves_others_their_locks_and_no_descriptor() {
+async fn a_closed_store_leaves_other_locks_and_no_descriptor() {
     use std::os::unix::fs::MetadataExt;
 
     let warm = Warm::new().await;

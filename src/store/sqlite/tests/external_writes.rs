@@ -1,4 +1,4 @@
-//! What the application's own SQL may write, is in force from the next request; what it may not, SQLite refuses.
+//! SQL of the application that is allowed is in force from the next request. SQLite refuses the rest.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn refused(path: &Path, sql: &str) -> String {
     error.to_string()
 }
 
-/// A parent, key 1, with a child, key 2, which has spent 2 cents of its 10.
+/// Opens a store with a parent, key 1, and a child, key 2, which has spent 2 cents of its 10.
 async fn family(path: &Path) -> SqliteStore {
     let store = SqliteStore::connect(path).await.unwrap();
     let parent = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
@@ -22,7 +22,7 @@ async fn family(path: &Path) -> SqliteStore {
 }
 
 #[tokio::test]
-async fn rows_that_make_no_sense_cannot_be_written() {
+async fn invalid_rows_cannot_be_written() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let store = family(&path).await;
@@ -46,7 +46,7 @@ async fn rows_that_make_no_sense_cannot_be_written() {
     ] {
         refused(&path, sql);
     }
-    // The widest that may be written is read back.
+    // The widest allowed scopes are read back.
     let widest = "UPDATE agent_keys SET scopes = json_array('*', 'a.*', '!#[]^~', printf('%.128c', 'x')) WHERE id = 2";
     raw(&path, widest);
     let found = store.find(&[token(1).hash]).await.unwrap().pop().unwrap().unwrap();
@@ -72,7 +72,7 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     let replace = "INSERT OR REPLACE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)";
     let error = refused(&path, replace);
     assert!(error.contains("update it instead of replacing it"), "{error}");
-    // A seed that runs again, and an upsert, change what they may change.
+    // A seed that runs again, and an upsert, change only allowed columns.
     raw(&path, "INSERT OR IGNORE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)");
     raw(
         &path,
@@ -80,10 +80,10 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
          ON CONFLICT (key_hash) DO UPDATE SET name = 'upserted'",
     );
     assert_eq!(store.lineage(KeyId::new(2)).await.unwrap().unwrap().key().name, "upserted");
-    // An ORM writes all columns, also those that stay.
+    // An ORM writes all columns, also unchanged ones.
     raw(&path, "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2");
     assert_eq!(pay(&store, 2, 8).await.unwrap().remaining, Some(Amount::ZERO));
-    // A key that was never used may go.
+    // A key that was never used may be deleted.
     let unused = create(&store, 2, draft("acme", None, Budget::unlimited())).await;
     raw(&path, &format!("DELETE FROM agent_keys WHERE id = {}", unused.id));
     assert_eq!(store.find(&[token(2).hash]).await.unwrap(), [None]);

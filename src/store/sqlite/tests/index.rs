@@ -1,4 +1,4 @@
-//! The indexes of the ledger, which lag behind it.
+//! The deferred indexes of the ledger.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn store_with_keys(path: &Path) -> SqliteStore {
     store
 }
 
-/// So many postings to keys that follow no order; what was paid, in the order of the postings.
+/// Posts `count` payments to keys in no order. Returns the payments in the order of the postings.
 async fn pay(store: &SqliteStore, count: usize) -> Vec<(KeyId, EntryId)> {
     let mut paid = Vec::new();
     for n in 0..count {
@@ -29,7 +29,7 @@ async fn pay(store: &SqliteStore, count: usize) -> Vec<(KeyId, EntryId)> {
 }
 
 async fn listed(store: &SqliteStore, query: EntryQuery) -> Vec<EntryId> {
-    // In pages that end anywhere.
+    // The pages end anywhere.
     let mut listed = Vec::new();
     let mut after = None;
     loop {
@@ -45,7 +45,7 @@ async fn listed(store: &SqliteStore, query: EntryQuery) -> Vec<EntryId> {
     }
 }
 
-async fn assert_told(store: &SqliteStore, paid: &[(KeyId, EntryId)]) {
+async fn assert_listed(store: &SqliteStore, paid: &[(KeyId, EntryId)]) {
     let ids = |of: &dyn Fn(i64) -> bool| -> Vec<EntryId> {
         paid.iter().filter(|(key, _)| of(key.get())).map(|(_, id)| *id).collect()
     };
@@ -74,20 +74,22 @@ fn count(path: &Path, sql: &str) -> i64 {
     Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
-/// The indexes know every entry up to the mark of its part, and nothing else. (Those of deleted entries are left.)
+/// Asserts that the indexes have every entry up to the last indexed number of its part, and no other. Index rows of
+/// deleted entries remain.
 fn assert_indexed(path: &Path) {
     for (index, column, part) in [
         ("agentkey_entries_of_account", "account_id", "16 + (e.account_part & 15)"),
         ("agentkey_entries_of_key", "key_id", "e.key_id & 15"),
     ] {
-        let told = format!("SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)");
-        let known =
+        let joined =
+            format!("SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)");
+        let index_rows =
             format!("SELECT {column}, seq, number FROM {index} WHERE number IN (SELECT number FROM agentkey_entries)");
-        let marked = format!(
+        let expected = format!(
             "SELECT e.{column}, e.seq, e.number FROM agentkey_entries e JOIN agentkey_index_parts p \
              ON p.part = {part} WHERE e.number <= p.last"
         );
-        for (one, other) in [(&marked, &known), (&known, &marked), (&told, &known)] {
+        for (one, other) in [(&expected, &index_rows), (&index_rows, &expected), (&joined, &index_rows)] {
             assert_eq!(count(path, &format!("SELECT count(*) FROM ({one} EXCEPT {other})")), 0, "{index}: {one}");
         }
     }
@@ -101,15 +103,15 @@ async fn lists_and_sums_miss_nothing_on_either_side_of_the_indexes() {
     let mut paid = Vec::new();
     for _ in 0..12 {
         paid.extend(pay(&store, 13).await);
-        assert_told(&store, &paid).await;
+        assert_listed(&store, &paid).await;
     }
-    // Some are indexed, and some are not yet.
+    // Some entries are indexed, and some are not yet.
     store.close().await;
     let indexed = count(&path, "SELECT count(*) FROM agentkey_entries_of_key");
     assert!(indexed > 0 && indexed < paid.len() as i64, "{indexed} of {}", paid.len());
     assert_indexed(&path);
     let store = SqliteStore::connect(&path).await.unwrap();
-    assert_told(&store, &paid).await;
+    assert_listed(&store, &paid).await;
 }
 
 #[tokio::test]
@@ -119,11 +121,11 @@ async fn entries_that_this_process_did_not_post_are_indexed_with_its_own() {
     let (store, other) = (store_with_keys(&path).await, SqliteStore::connect(&path).await.unwrap());
     let mut paid = Vec::new();
     for turn in 0..8 {
-        // For a while alone, so that what this process posted is known to it; then the other comes in between.
+        // This process posts alone for a while, so that it remembers its entries. Then the other one posts in between.
         paid.extend(pay(&store, 40).await);
         paid.extend(pay(&other, 1 + turn % 3).await);
         paid.extend(pay(&store, 3).await);
-        assert_told(&store, &paid).await;
+        assert_listed(&store, &paid).await;
     }
     store.close().await;
     other.close().await;
@@ -140,21 +142,21 @@ async fn entries_of_one_key_only_are_indexed_little_by_little() {
             Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None }
         })
     };
-    let mut most = 0;
+    let mut indexed_count = 0;
     for _ in 0..300 {
         store.post(&[pay()]).await.unwrap().pop().unwrap().unwrap();
-        store.writing(|_, _, _| Ok(())).await.unwrap(); // behind the turn
-        let before = most;
-        most = count(&path, "SELECT count(*) FROM agentkey_entries_of_key");
-        assert!(most - before <= 16, "{}", most - before);
+        store.write_with(|_, _, _| Ok(())).await.unwrap(); // after the deferred indexing
+        let before = indexed_count;
+        indexed_count = count(&path, "SELECT count(*) FROM agentkey_entries_of_key");
+        assert!(indexed_count - before <= 16, "{}", indexed_count - before);
     }
     store.close().await;
     assert_indexed(&path);
-    assert!(most > 150, "{most}");
+    assert!(indexed_count > 150, "{indexed_count}");
 }
 
 #[tokio::test]
-async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
+async fn holds_that_a_policy_change_ends_are_indexed_with_the_postings() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let clock = crate::model::ManualClock::at(at("2026-01-31T12:00:00Z"));
@@ -179,7 +181,7 @@ async fn holds_that_a_change_of_policy_ends_are_indexed_with_what_is_posted() {
 }
 
 #[tokio::test]
-async fn batches_larger_than_those_of_the_lanes_are_indexed_too() {
+async fn batches_larger_than_those_of_the_commit_queue_are_indexed_too() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let store = store_with_keys(&path).await;
@@ -193,6 +195,6 @@ async fn batches_larger_than_those_of_the_lanes_are_indexed_too() {
     }
     store.close().await;
     assert_indexed(&path);
-    let stale = count(&path, "SELECT 2000 - min(last) FROM agentkey_index_parts");
-    assert!(stale <= 64 + 100, "{stale} entries are stale");
+    let lag = count(&path, "SELECT 2000 - min(last) FROM agentkey_index_parts");
+    assert!(lag <= 64 + 100, "{lag} entries are not indexed");
 }

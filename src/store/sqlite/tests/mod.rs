@@ -48,7 +48,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Until no part of the indexes is due: a turn of one moves the ledger's number, whenever it comes.
+/// Indexes until no part is due. A deferred run changes the ledger number, whenever it comes.
 async fn quiet(store: &SqliteStore) {
     let turns = |open: &mut Open, cache: &Cache, _: &Clock| {
         while crate::store::sqlite::index::due(&open.connection)?.is_some() {
@@ -56,15 +56,15 @@ async fn quiet(store: &SqliteStore) {
         }
         Ok(())
     };
-    store.writing(turns).await.unwrap();
+    store.write_with(turns).await.unwrap();
 }
 
-/// The version of the policy, as the file has it.
+/// Returns the policy version in the file.
 async fn policy_version(store: &SqliteStore) -> Option<i64> {
-    store.connections.reader().run(|open| read::policy(&open.connection)).await.unwrap()
+    store.connections.reader().run(|open| read::policy_version(&open.connection)).await.unwrap()
 }
 
-/// The host's own SQL.
+/// Runs the application's own SQL.
 fn raw(path: &Path, sql: &str) {
     Connection::open(path).unwrap().execute_batch(sql).unwrap();
 }
@@ -105,7 +105,7 @@ async fn tables_of_a_newer_version_are_refused() {
 }
 
 #[tokio::test]
-async fn a_lock_that_lasts_is_unavailable_and_then_over() {
+async fn a_long_lock_is_unavailable_until_it_ends() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let options = SqliteOptions::new(&path).busy_timeout(Duration::from_millis(20));
@@ -117,13 +117,13 @@ async fn a_lock_that_lasts_is_unavailable_and_then_over() {
     let postings = [Posting::new(account("acme"), key.id, pay)];
     assert!(store.post(&postings).await.unwrap_err().is_transient());
     SqliteStore::open(options).await.unwrap();
-    assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some(), "who reads does not wait");
+    assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some(), "a reader does not wait");
     other.execute_batch("ROLLBACK").unwrap();
     assert!(store.post(&postings).await.unwrap()[0].is_ok());
 }
 
 #[tokio::test]
-async fn who_waited_for_its_turn_waits_for_the_lock_only_as_long_as_is_left() {
+async fn the_wait_for_a_turn_shortens_the_wait_for_the_lock() {
     let (directory, second) = (directory(), Duration::from_secs(1));
     let path = directory.path().join("keys.db");
     let store = SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
@@ -146,26 +146,26 @@ async fn who_waited_for_its_turn_waits_for_the_lock_only_as_long_as_is_left() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_file_that_goes_is_missed_and_may_come_back() {
+async fn a_deleted_file_is_an_outage_until_it_is_back() {
     let directory = directory();
-    let (path, aside) = (directory.path().join("keys.db"), directory.path().join("aside.db"));
+    let (path, moved) = (directory.path().join("keys.db"), directory.path().join("moved.db"));
     let store = SqliteStore::connect(&path).await.unwrap();
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     store.close().await;
     let store = SqliteStore::connect(&path).await.unwrap();
-    std::fs::copy(&path, &aside).unwrap();
+    std::fs::copy(&path, &moved).unwrap();
     std::fs::remove_file(&path).unwrap();
     let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
     let postings = [Posting::new(account("acme"), key.id, pay)];
     assert!(store.post(&postings).await.unwrap_err().is_transient());
     assert!(store.find(&[token(0).hash]).await.unwrap_err().is_transient());
-    std::fs::rename(&aside, &path).unwrap();
+    std::fs::rename(&moved, &path).unwrap();
     assert!(store.post(&postings).await.unwrap()[0].is_ok());
     assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some());
 }
 
 #[tokio::test]
-async fn sums_beyond_the_range_of_amounts_are_held_at_its_end() {
+async fn sums_beyond_the_range_of_amounts_saturate() {
     let store = SqliteStore::in_memory().await.unwrap();
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     for _ in 0..3 {
@@ -211,13 +211,13 @@ async fn rows_are_looked_up_through_indexes() {
     store.connections.writer().run(plans).await.unwrap();
 }
 
-/// The host's own SQL on the table of keys counts at once, also where it changes what a window is.
+/// The application's own SQL on the table of keys takes effect at once, also if it changes the window.
 #[tokio::test]
-async fn a_period_changed_by_the_host_counts_the_entries_of_its_window() {
+async fn a_period_changed_by_the_application_counts_the_entries_of_its_window() {
     let directory = directory();
     let path = directory.path().join("keys.db");
-    let hand = crate::model::ManualClock::at(at("2026-01-10T00:00:00Z"));
-    let store = SqliteStore::open(SqliteOptions::new(&path).clock(&hand)).await.unwrap();
+    let clock = crate::model::ManualClock::at(at("2026-01-10T00:00:00Z"));
+    let store = SqliteStore::open(SqliteOptions::new(&path).clock(&clock)).await.unwrap();
     let parent = create(&store, 1, draft("acme", None, Budget::lifetime(Amount::cents(100)))).await;
     let child = create(&store, 2, draft("acme", Some(parent.id), Budget::unlimited())).await;
     let pay = async |cents| {
@@ -226,7 +226,7 @@ async fn a_period_changed_by_the_host_counts_the_entries_of_its_window() {
     };
     let spent = async || store.lineage(parent.id).await.unwrap().unwrap().key().balance.spent;
     pay(30).await.unwrap();
-    hand.set(at("2026-02-15T00:00:00Z"));
+    clock.set(at("2026-02-15T00:00:00Z"));
     pay(50).await.unwrap();
 
     raw(&path, "UPDATE agent_keys SET period = 'month' WHERE id = 1");

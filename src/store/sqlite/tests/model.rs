@@ -1,4 +1,4 @@
-//! The store beside the model: the same questions, the same answers.
+//! Compares the store with the reference model: the same calls, the same answers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::ledger::{IdempotencyClaim, IdempotencyKey, OnExpiry};
 use crate::model::{KeyPatch, Labels, ManualClock, PostingId};
 use crate::store::MemoryStore;
 
-/// A little randomness that is the same in every run.
+/// A pseudo-random generator that is the same in every run.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -16,12 +16,12 @@ impl Dice {
         usize::try_from((self.0 >> 33) % end as u64).unwrap()
     }
 
-    pub(super) fn of<T: Clone>(&mut self, list: &[T]) -> T {
+    pub(super) fn pick<T: Clone>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())].clone()
     }
 }
 
-/// What has happened so far, to be happened to again.
+/// What has been posted so far, so that later postings can refer to it or repeat it.
 struct Past {
     dice: Dice,
     keys: Vec<Key>,
@@ -37,34 +37,34 @@ impl Past {
     fn note(&mut self) -> Note {
         let mut labels = Labels::new();
         for _ in 0..self.dice.below(3) {
-            labels.insert(self.dice.of(&NAMES), self.dice.of(&["x", "Y\"'", "", "\\n %", "ü"])).unwrap();
+            labels.insert(self.dice.pick(&NAMES), self.dice.pick(&["x", "Y\"'", "", "\\n %", "ü"])).unwrap();
         }
-        Note::new(labels, self.dice.of(&[None, Some("order \0 \"7\"".to_owned())]))
+        Note::new(labels, self.dice.pick(&[None, Some("order \0 \"7\"".to_owned())]))
     }
 
     fn some_holds(&mut self) -> Vec<PostingId> {
-        (0..self.dice.below(3)).filter(|_| !self.holds.is_empty()).map(|_| self.dice.of(&self.holds)).collect()
+        (0..self.dice.below(3)).filter(|_| !self.holds.is_empty()).map(|_| self.dice.pick(&self.holds)).collect()
     }
 
     fn some_claim(&mut self) -> Option<IdempotencyClaim> {
-        (self.dice.below(2) == 0 && !self.claims.is_empty()).then(|| self.dice.of(&self.claims))
+        (self.dice.below(2) == 0 && !self.claims.is_empty()).then(|| self.dice.pick(&self.claims))
     }
 
     fn posting(&mut self) -> Posting {
         if self.dice.below(12) == 0 && !self.sent.is_empty() {
-            return self.dice.of(&self.sent);
+            return self.dice.pick(&self.sent);
         }
-        let key = self.dice.of(&self.keys);
+        let key = self.dice.pick(&self.keys);
         let amount = Amount::micros(self.dice.below(3_000_000) as i64);
-        let ttl = Duration::from_secs(self.dice.of(&[1, 60, 3_600, 90_000]));
+        let ttl = Duration::from_secs(self.dice.pick(&[1, 60, 3_600, 90_000]));
         let action = match self.dice.below(10) {
             0 => {
                 let fingerprint = [self.dice.below(2) as u8; 32];
-                let claim = IdempotencyKey::new(self.dice.of(&["one", "two", "\"3\" \0 '"]), fingerprint);
+                let claim = IdempotencyKey::new(self.dice.pick(&["one", "two", "\"3\" \0 '"]), fingerprint);
                 Action::Open { claim: Some(claim), ttl }
             }
             1..=3 => {
-                let on_expiry = self.dice.of(&[OnExpiry::Release, OnExpiry::Charge]);
+                let on_expiry = self.dice.pick(&[OnExpiry::Release, OnExpiry::Charge]);
                 Action::Hold { amount, ttl, on_expiry, note: self.note(), claim: None }
             }
             4 => Action::Renew {
@@ -74,7 +74,7 @@ impl Past {
                 claim: self.some_claim(),
             },
             5..=6 => {
-                let void = if self.pays.is_empty() { vec![] } else { vec![self.dice.of(&self.pays)] };
+                let void = if self.pays.is_empty() { vec![] } else { vec![self.dice.pick(&self.pays)] };
                 let void = if self.dice.below(4) == 0 { void } else { vec![] };
                 Action::Settle {
                     holds: self.some_holds(),
@@ -87,7 +87,7 @@ impl Past {
             7..=8 => Action::Pay { amount, note: self.note(), claim: self.some_claim() },
             _ if self.pays.is_empty() => Action::Pay { amount, note: self.note(), claim: None },
             _ => Action::Refund {
-                entry: self.dice.of(&self.pays).into(),
+                entry: self.dice.pick(&self.pays).into(),
                 amount: Amount::micros(amount.as_micros() / 4),
             },
         };
@@ -108,7 +108,7 @@ impl Past {
     }
 
     fn budget(&mut self) -> Budget {
-        self.dice.of(&[
+        self.dice.pick(&[
             Budget::unlimited(),
             Budget::lifetime(Amount::units(2_000)),
             Budget::daily(Amount::units(9)),
@@ -121,7 +121,7 @@ impl Past {
 
     fn change(&mut self, n: u32) -> KeyChange {
         let budget = self.budget();
-        let key = self.dice.of(&self.keys);
+        let key = self.dice.pick(&self.keys);
         match self.dice.below(7) {
             0 | 1 => KeyChange::Create { draft: draft(key.account.as_str(), Some(key.id), budget), token: token(n) },
             2 => KeyChange::Create { draft: draft(&format!("new {n}"), None, budget), token: token(n) },
@@ -129,7 +129,7 @@ impl Past {
             5 => KeyChange::Rotate {
                 key: key.id,
                 token: token(n),
-                grace: Duration::from_secs(self.dice.of(&[0, 3_600])),
+                grace: Duration::from_secs(self.dice.pick(&[0, 3_600])),
             },
             _ if self.dice.below(3) == 0 && key.id.get() > 3 => KeyChange::Revoke { key: key.id },
             _ => KeyChange::Revoke { key: KeyId::new(9_999) },
@@ -138,19 +138,19 @@ impl Past {
 }
 
 #[tokio::test]
-async fn it_does_as_the_model_does() {
+async fn the_store_answers_as_the_model_does() {
     for seed in 0..4 {
         let directory = directory();
-        let hand = ManualClock::at(at("2026-01-31T12:00:00.000001Z"));
-        let model = MemoryStore::with_clock(&hand);
+        let clock = ManualClock::at(at("2026-01-31T12:00:00.000001Z"));
+        let model = MemoryStore::with_clock(&clock);
         let target = if seed % 2 == 0 { directory.path().join("keys.db") } else { ":memory:".into() };
-        let store = SqliteStore::open(SqliteOptions::new(target).clock(&hand)).await.unwrap();
+        let store = SqliteStore::open(SqliteOptions::new(target).clock(&clock)).await.unwrap();
         let stores: [Arc<dyn Store>; 2] = [Arc::new(model), Arc::new(store)];
-        compare(&stores, &hand, seed).await;
+        compare(&stores, &clock, seed).await;
     }
 }
 
-/// Asks both the same, and wants the same answer.
+/// Calls a method of both stores, and asserts that the answers are the same.
 macro_rules! same {
     ($stores:ident.$ask:ident($($with:expr),*)) => {{
         let model = $stores[0].$ask($($with),*).await.unwrap();
@@ -160,7 +160,7 @@ macro_rules! same {
     }};
 }
 
-async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
+async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
     let rules = Rules::default();
     let mut past = Past { dice: Dice(seed), keys: vec![], holds: vec![], pays: vec![], claims: vec![], sent: vec![] };
     for (n, (owner, parent, budget)) in [
@@ -177,17 +177,17 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
     for round in 0..300_u32 {
         let postings: Vec<_> = (0..past.dice.below(6)).map(|_| past.posting()).collect();
         same!(stores.post(&postings));
-        hand.advance(Duration::from_secs(past.dice.of(&[0, 0, 1, 30, 900, 20_000, 200_000])));
+        clock.advance(Duration::from_secs(past.dice.pick(&[0, 0, 1, 30, 900, 20_000, 200_000])));
         if past.dice.below(6) == 0 {
             let change = past.change(100 + round);
             let changed = same!(stores.change_key(&change, &rules));
             past.keys.extend(changed.ok().filter(|_| matches!(change, KeyChange::Create { .. })));
         }
         if past.dice.below(40) == 0 {
-            let (key, budget) = (past.dice.of(&past.keys), past.budget());
+            let (key, budget) = (past.dice.pick(&past.keys), past.budget());
             let _ = same!(stores.set_account(&key.account, budget));
         }
-        let key = past.dice.of(&past.keys);
+        let key = past.dice.pick(&past.keys);
         match past.dice.below(5) {
             0 => drop(same!(stores.lineage(key.id))),
             1 => drop(same!(stores.account(&key.account))),
@@ -195,13 +195,13 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
                 same!(stores.sweep());
             }
             3 => {
-                let of = past.dice.of(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
-                let query = KeyQuery { of, after: past.dice.of(&[None, Some(KeyId::new(2))]), limit: 3 };
+                let of = past.dice.pick(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
+                let query = KeyQuery { of, after: past.dice.pick(&[None, Some(KeyId::new(2))]), limit: 3 };
                 same!(stores.keys(&query));
             }
             _ => {
                 let hashes: Vec<_> =
-                    (0..4).map(|_| token(past.dice.of(&[0, 1, 2, 100 + round, 90 + round])).hash).collect();
+                    (0..4).map(|_| token(past.dice.pick(&[0, 1, 2, 100 + round, 90 + round])).hash).collect();
                 same!(stores.find(&hashes));
             }
         }
@@ -229,8 +229,8 @@ async fn compare(stores: &[Arc<dyn Store>; 2], hand: &ManualClock, seed: u64) {
     }
 }
 
-/// All entries of an account, and a page of some. Places are not told: in which order accounts are swept is left
-/// to the store.
+/// Returns all entries of an account, and a page of some. Their positions are left out: the order in which accounts are
+/// swept is up to the store.
 async fn pages(store: &dyn Store, owner: &AccountId, since: Timestamp) -> Vec<Entry> {
     let mut all = store.entries(&EntryQuery::for_account(owner.clone()).limit(1_000)).await.unwrap();
     assert!(all.is_sorted_by_key(|(place, _)| *place));

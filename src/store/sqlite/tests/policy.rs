@@ -1,10 +1,10 @@
-//! The number of the policy: what draws another, and what does not.
+//! The policy version: which writes change it, and which do not.
 
 use super::*;
 use crate::ledger::OnExpiry;
 
 #[tokio::test]
-async fn sql_of_the_host_draws_another_number_and_money_does_not() {
+async fn application_sql_changes_the_policy_version_and_money_does_not() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let store = SqliteStore::connect(&path).await.unwrap();
@@ -33,11 +33,11 @@ async fn sql_of_the_host_draws_another_number_and_money_does_not() {
         assert_eq!(policy_version(&store).await != before, moves, "{sql}");
     }
     raw(&path, "DELETE FROM agentkey_policy");
-    assert_eq!(policy_version(&store).await, None, "it is not for the store to tell");
+    assert_eq!(policy_version(&store).await, None, "without a row the version is unknown");
 }
 
 #[tokio::test]
-async fn charges_and_new_keys_draw_no_number() {
+async fn charges_and_new_keys_leave_the_policy_version() {
     let clock = crate::model::ManualClock::at(at("2026-01-31T12:00:00Z"));
     let directory = directory();
     let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
@@ -63,7 +63,7 @@ async fn charges_and_new_keys_draw_no_number() {
     assert_eq!(policy_version(&store).await, before);
 }
 
-/// A file that was put in place of another has the number of its own policy.
+/// A file that replaced another has a policy version of its own.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_restored_backup_is_another_policy() {
@@ -74,7 +74,7 @@ async fn a_restored_backup_is_another_policy() {
     store.close().await;
     std::fs::copy(&path, &backup).unwrap();
 
-    // As many changes here as there, and not the same.
+    // Both files have the same number of changes, but different ones.
     let renamed = SqliteStore::connect(&path).await.unwrap();
     let rename = KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("renamed") };
     renamed.change_key(&rename, &Rules::default()).await.unwrap().unwrap();

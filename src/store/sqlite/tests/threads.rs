@@ -1,4 +1,4 @@
-//! The threads of connections: jobs that fail, jobs that nobody waits for, and their end.
+//! The threads of connections: failing jobs, abandoned jobs, and the end of a thread.
 
 use std::task::{Context, Waker};
 
@@ -34,7 +34,7 @@ async fn work_that_panics_or_fails_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn who_leaves_before_his_turn_changes_nothing() {
+async fn a_job_dropped_before_its_turn_changes_nothing() {
     let directory = directory();
     let store = SqliteStore::connect(directory.path().join("keys.db")).await.unwrap();
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
@@ -42,10 +42,10 @@ async fn who_leaves_before_his_turn_changes_nothing() {
     let mut before = Box::pin(store.connections.writer().run(move |_| gate.recv().map_err(error::corrupt)));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(before.as_mut().poll(&mut cx).is_pending());
-    let left = pay(&key);
-    let mut leaving = store.post(&left);
-    assert!(leaving.as_mut().poll(&mut cx).is_pending());
-    drop(leaving);
+    let abandoned = pay(&key);
+    let mut dropped = store.post(&abandoned);
+    assert!(dropped.as_mut().poll(&mut cx).is_pending());
+    drop(dropped);
     go.send(()).unwrap();
     before.await.unwrap();
     assert!(store.post(&pay(&key)).await.unwrap()[0].is_ok());
@@ -62,7 +62,7 @@ async fn a_store_that_is_closed_has_one_file_and_answers_no_more() {
     store.close().await;
     store.close().await;
     assert!(store.find(&[token(0).hash]).await.unwrap_err().is_transient());
-    // The writer was the last, and has written the WAL back.
+    // The writer closed last, and has written the WAL back.
     let files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(files, ["keys.db"]);
 }
