@@ -25,7 +25,6 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
     let keys = AgentKeys::builder()
         .cache(max_staleness)
         .build(PostgresStore::connect(&proxy.url(database.name())).await.unwrap())
-        .unwrap()
         .unwrap();
     let found = async || keys.find(&created.token).await;
     for _ in 0..20 {
