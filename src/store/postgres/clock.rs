@@ -21,7 +21,7 @@ pub(super) struct ServerClock {
 impl ServerClock {
     /// Opening asks the server before anything else is done.
     pub(super) fn new(clock: &Clock) -> Self {
-        Self { hand: clock.hand().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
+        Self { hand: clock.manual().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
     }
 
     /// Takes note of an answer to what was asked at that instant. The way that an answer took makes this clock late, and
