@@ -89,7 +89,7 @@ CREATE INDEX ON {entries} (account_id, counts_at) WHERE refunds IS NOT NULL;
 CREATE INDEX ON {entries} (refunds) WHERE refunds IS NOT NULL;
 
 -- What clients sent as `Idempotency-Key`.
-CREATE TABLE {claims} (
+CREATE TABLE {idempotency_keys} (
     key_id          bigint NOT NULL,
     idempotency_key text   NOT NULL,
     fingerprint     bytea  NOT NULL CHECK (length(fingerprint) = 32),

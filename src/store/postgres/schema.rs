@@ -172,7 +172,7 @@ impl Schema {
             "retired_tokens",
             "holds",
             "entries",
-            "claims",
+            "idempotency_keys",
             "events",
             "uses",
             "policy_changes",
