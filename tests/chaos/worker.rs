@@ -113,7 +113,6 @@ async fn open(database: &str) -> Result<AgentKeys, StoreError> {
             agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT))
                 .await?,
         )
-        .unwrap()
         .unwrap());
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {database}");

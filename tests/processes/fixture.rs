@@ -93,7 +93,6 @@ pub async fn open(address: &str, clock: Clock) -> AgentKeys {
     return AgentKeys::new(
         agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock)).await.unwrap(),
     )
-    .unwrap()
     .unwrap();
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {address}");
