@@ -273,19 +273,19 @@ impl Tables {
     }
 
     fn entries(&self, query: &EntryQuery) -> Vec<(Cursor, Entry)> {
-        let all = self.order.iter().enumerate().filter_map(|(place, id)| {
-            let place = i64::try_from(place).ok()?.checked_add(1)?;
-            Some((Cursor(place), &self.book.entry(*id)?.entry))
+        let all = self.order.iter().enumerate().filter_map(|(position, id)| {
+            let position = i64::try_from(position).ok()?.checked_add(1)?;
+            Some((Cursor(position), &self.book.entry(*id)?.entry))
         });
-        all.filter(|(place, entry)| {
+        all.filter(|(position, entry)| {
             entry.account == query.account
                 && query.key.is_none_or(|key| entry.key == Some(key))
                 && query.since.is_none_or(|since| entry.at >= since)
                 && query.until.is_none_or(|until| entry.at < until)
-                && query.after.is_none_or(|after| *place > after)
+                && query.after.is_none_or(|after| *position > after)
         })
         .take(query.limit as usize)
-        .map(|(place, entry)| (place, entry.clone()))
+        .map(|(position, entry)| (position, entry.clone()))
         .collect()
     }
 

@@ -15,7 +15,7 @@ use crate::model::{AccountId, Amount, KeyId};
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[must_use = "a query is asked by `AgentKeys::keys`"]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::keys`"]
 pub struct KeyQuery {
     /// The owner of the keys.
     pub of: KeysOf,
@@ -69,7 +69,7 @@ pub enum KeysOf {
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[must_use = "a query is asked by `AgentKeys::entries`"]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::entries`"]
 pub struct EntryQuery {
     /// The account.
     pub account: AccountId,
@@ -129,8 +129,8 @@ pub struct Cursor(pub(crate) i64);
 
 impl Cursor {
     /// Returns the position with this number. For stores.
-    pub const fn new(place: i64) -> Self {
-        Self(place)
+    pub const fn new(position: i64) -> Self {
+        Self(position)
     }
 
     /// Returns the number of the position.
@@ -145,7 +145,7 @@ impl Cursor {
 /// agree with the spending of budgets.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[must_use = "a query is asked by `AgentKeys::usage`"]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::usage`"]
 pub struct UsageQuery {
     /// The account.
     pub account: AccountId,

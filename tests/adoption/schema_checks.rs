@@ -17,19 +17,19 @@ async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
         "the store failed: agentkey cannot keep its keys in \"public\".\"sdk_api_keys\"; nothing was changed:\n\
          - the column \"id\" is text; Id is smallint, integer or bigint: change its type, or name another column with \
          `.column(KeyColumn::Id, …)`\n\
-         - it has no column \"account_id\" for Account: name the one that is, with `.column(KeyColumn::Account, …)`\n\
+         - it has no column \"account_id\" for Account: name its column with `.column(KeyColumn::Account, …)`\n\
          - the column \"key_hash\" is bytea; Hash is text, varchar or char(64): change its type, or name another column \
          with `.column(KeyColumn::Hash, …)`\n\
          - the column \"prefix\" is generated, so Prefix cannot be written: name another with \
          `.column(KeyColumn::Prefix, …)`\n\
          - the column \"scopes\" is text; Scopes is text[] or varchar[]: change its type: a column added in its place \
-         would say nothing of the keys that are there, and let them do what they may not\n\
+         would be NULL for the existing keys, and would lift their restrictions\n\
          - the column \"limit_micros\" is integer; LimitMicros is bigint: take another column for it with \
-         `.column(KeyColumn::LimitMicros, …)`; where there is none it is added\n\
+         `.column(KeyColumn::LimitMicros, …)`; if there is no such column, it is added\n\
          - the column \"period\" is interval; Period is text or varchar: take another column for it with \
-         `.column(KeyColumn::Period, …)`; where there is none it is added\n\
+         `.column(KeyColumn::Period, …)`; if there is no such column, it is added\n\
          - the column \"expires_at\" is date; ExpiresAt is timestamp with or without time zone: change its type: a \
-         column added in its place would say nothing of the keys that are there, and let them do what they may not"
+         column added in its place would be NULL for the existing keys, and would lift their restrictions"
     );
     assert_eq!(host.everything().await, before);
 }
@@ -76,9 +76,9 @@ async fn other_things_than_a_table_with_keys() {
         ("v", "it is a view"),
         ("parts", "it is a partitioned table"),
         ("short", "\"key_hash\" is character varying(63); a hash has 64 characters"),
-        ("upper", "not one of the 1 values of \"key_hash\" is a SHA-256 in lower-case hexadecimal"),
+        ("upper", "none of the 1 values of \"key_hash\" is a SHA-256 in lower-case hexadecimal"),
         ("both", "it has both \"budget_cents\" and \"limit_micros\""),
-        ("", "\"\" is no name"),
+        ("", "\"\" is not a valid name"),
         ("a{b", "no braces"),
     ] {
         let error = host.refused(host.options().table(table).adopt(open_handed())).await;
@@ -138,7 +138,7 @@ async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
         drop(PostgresStore::open(options.clone()).await.unwrap());
         drop(PostgresStore::open(options).await.unwrap());
         for column in ["expires_at", "revoked_at"] {
-            let told = logged(&["WARN", "says nothing of them", &format!("\"{table}"), column]);
+            let told = logged(&["WARN", "is NULL for those keys", &format!("\"{table}"), column]);
             assert_eq!(told.len(), warnings, "{table}: {told:?}");
         }
     }
@@ -161,7 +161,7 @@ async fn one_schema_is_for_one_table_of_keys() {
     let options = host.options().table("public.sdk_api_keys").schema("beside").adopt(open_handed());
     PostgresStore::open(options.clone()).await.unwrap();
     let error = host.refused(options.table("public.others")).await;
-    assert!(error.contains("stand beside \"public\".\"sdk_api_keys\""), "{error}");
+    assert!(error.contains("belong to \"public\".\"sdk_api_keys\""), "{error}");
     let error = host.refused(plain.schema("beside")).await;
     assert!(error.contains("open it with `PostgresOptions::table`"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Adopting the application's own table of keys.
+//! Adoption of the application's own table of keys.
 
 mod plan;
 mod record;
@@ -12,17 +12,18 @@ use crate::model::{Budget, ScopeSet};
 pub(super) use self::plan::{Adopting, plan};
 pub(super) use self::record::adopted;
 
-/// What an adopted table leaves unsaid: see [`PostgresOptions::table`](crate::store::PostgresOptions::table).
+/// Says what the rows of an adopted table leave open: see
+/// [`PostgresOptions::table`](crate::store::PostgresOptions::table).
 ///
-/// The rows of such a table were written by others, and may have no scopes and no budget, or the table may not even
-/// have had columns for them. What that means is said here, and nowhere assumed. It is recorded at the first opening,
-/// with the columns, and need not be said again.
+/// Other software wrote the rows of such a table. They may have no scopes and no budget, and the table may not even
+/// have had columns for them. This type says what that means; nothing is assumed. The first opening records it together
+/// with the columns, so later openings need not repeat it.
 ///
 /// ```
 /// use agentkey::{Amount, Budget, ScopeSet};
 /// use agentkey::store::{Adoption, KeyColumn};
 ///
-/// // A key without scopes may read; one without a budget has $10 a month.
+/// // A key without scopes may read; a key without a budget has $10 a month.
 /// let adoption = Adoption::new(ScopeSet::parse(["read"])?, Budget::monthly(Amount::cents(1_000)))
 ///     .column(KeyColumn::Account, "user_id")
 ///     .column(KeyColumn::Period, "agentkey_period");
@@ -37,21 +38,21 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// What NULL scopes mean in the table, and what NULL in the column of the limit means. A row that has a limit and
-    /// no period is limited once and for all; one that has a period and no limit has this limit in its own period.
+    /// Sets what NULL scopes mean in the table, and what NULL in the column of the limit means. A row with a limit and
+    /// no period is limited for its lifetime. A row with a period and no limit has this limit in its own period.
     pub const fn new(scopes: ScopeSet, budget: Budget) -> Self {
         Self { scopes, budget, columns: BTreeMap::new() }
     }
 
-    /// Takes a field from a column of another name than [`KeyColumn`] says. If there is no such column, and the field is
-    /// one for which a column may be added, it is added by this name.
+    /// Takes a field from a column of another name than [`KeyColumn`] says. If there is no such column, it is added by
+    /// this name where the field allows that.
     pub fn column(mut self, field: KeyColumn, name: impl Into<String>) -> Self {
         self.columns.insert(field, name.into());
         self
     }
 }
 
-/// A field of a key in an adopted table, and where it is looked for.
+/// A field of a key in an adopted table, and its column.
 ///
 /// | Field | Column | In a table that has `budget_cents` | Types | Where it is missing |
 /// |---|---|---|---|---|
@@ -76,60 +77,62 @@ impl Adoption {
 pub enum KeyColumn {
     /// The number of the record.
     Id,
-    /// Who owns it.
+    /// The account that owns it.
     Account,
     /// The SHA-256 of its token, in lower-case hexadecimal.
     Hash,
-    /// The id of the key it was minted from. A key whose parent is not in the table, and in the same account, is refused:
-    /// nothing is known of what the parent allows. Where such a column is about something else, name another.
+    /// The id of the key that it was minted from. A key is refused if its parent is not in the table or is in another
+    /// account, because what the parent allows is unknown. If the column of this name has another meaning, name another
+    /// one.
     Parent,
-    /// What people call it.
+    /// Its display name.
     Name,
     /// The prefix of its token.
     Prefix,
     /// The first characters of its token after the prefix.
     Start,
-    /// What it may do.
+    /// Its scopes.
     Scopes,
-    /// What it may spend, in millionths of the currency.
+    /// Its limit, in millionths of the currency.
     LimitMicros,
-    /// What it may spend, in whole cents.
+    /// Its limit, in whole cents.
     LimitCents,
     /// The name of a [`Period`](crate::model::Period); also `daily`, `weekly`, `monthly`, `total` and `none`.
     Period,
     /// When it was made.
     CreatedAt,
-    /// From when on it is refused.
+    /// When it expires.
     ExpiresAt,
     /// When it was revoked.
     RevokedAt,
     /// What it has spent in its window so far, in cents.
     UsedCents,
-    /// When its window ends, and the next one begins. It is taken to be one period long: one that was longer, because
-    /// the period was made shorter while it ran, ends a whole number of periods earlier.
+    /// When its window ends and the next one begins. The window is taken to be one period long. A longer window, whose
+    /// period was shortened while it ran, ends a whole number of periods earlier.
     ResetsAt,
-    /// For whom it is used: it becomes the label `external_subject` of the opening entry, if it can be one.
+    /// The user that it is used for. It becomes the label `external_subject` of the opening entry, if it is valid as a
+    /// label.
     Subject,
 }
 
-/// What is known of a field.
+/// The description of a field.
 struct Spec {
     /// Its name in the record of an adoption.
     name: &'static str,
-    /// The column's name where nothing else is said; `None` where there is none unless a table has it.
+    /// The default name of the column; `None` if there is no default.
     column: Option<&'static str>,
-    /// The column's name in a table of the npm package agentkey, where it is another one.
+    /// The name of the column in a table of the npm package agentkey, if it is another one.
     npm_column: Option<&'static str>,
     types: Types,
-    /// The type of the column where it is added; `None` where it must be there.
+    /// The type of the column if it is added; `None` if the column must exist.
     added_type: Option<&'static str>,
 }
 
 /// The types that a field can be read from.
 struct Types {
-    /// As PostgreSQL calls them within.
+    /// Their internal names in PostgreSQL.
     names: &'static [&'static str],
-    /// As people call them.
+    /// Their names in messages.
     shown: &'static str,
 }
 
@@ -166,7 +169,8 @@ impl KeyColumn {
     ];
 
     const fn spec(self) -> Spec {
-        // Its name, its column, its column in a table of the npm package, the types that are read, and the type that is added.
+        // The name, the column, the column in a table of the npm package, the types that are read, and the type that is
+        // added.
         let (name, column, npm_column, types, added_type) = match self {
             Self::Id => ("id", Some("id"), None, INTEGERS, None),
             Self::Account => ("account", Some("account_id"), None, ACCOUNTS, None),
@@ -189,12 +193,12 @@ impl KeyColumn {
         Spec { name, column, npm_column, types, added_type }
     }
 
-    /// Whether a key may do more where it says nothing.
+    /// Returns whether a NULL in the field lets a key do more.
     const fn is_restricting(self) -> bool {
         matches!(self, Self::Scopes | Self::ExpiresAt | Self::RevokedAt)
     }
 
-    /// Whether agentkey writes it, now and then.
+    /// Returns whether agentkey writes the field.
     const fn is_written(self) -> bool {
         !matches!(self, Self::Id | Self::UsedCents | Self::ResetsAt | Self::Subject)
     }

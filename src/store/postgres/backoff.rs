@@ -5,15 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::AccountId;
 
-/// Says for which accounts an optimistic write is not worth a try, since others are faster again and again.
+/// Says for which accounts an optimistic write is not worth a try, because it keeps conflicting.
 #[derive(Default)]
 pub(super) struct ConflictBackoff(Mutex<HashMap<AccountId, Conflicts>>);
 
 #[derive(Default)]
 struct Conflicts {
-    /// How often another process was faster; less by one for each time that none was.
+    /// How many writes conflicted, less the number of later writes that were committed.
     count: u8,
-    /// For how many batches more the account goes straight to its lock.
+    /// For how many more batches the account goes straight to its lock.
     skipped: u8,
 }
 
@@ -25,8 +25,8 @@ impl ConflictBackoff {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note that another process wrote in between. Once, what was cached may just have been old; where that goes on,
-    /// others are writing all the time.
+    /// Records a conflict. One conflict may come from old cached data. Repeated conflicts mean that other processes
+    /// write all the time.
     pub(super) fn on_conflict(&self, account: &AccountId) {
         let mut accounts = self.lock();
         if accounts.len() > MAX_ACCOUNTS {
@@ -37,7 +37,7 @@ impl ConflictBackoff {
         conflicts.skipped = if conflicts.count == 1 { 0 } else { (1 << conflicts.count).min(MAX_SKIPPED) };
     }
 
-    /// Takes note that none did.
+    /// Records a write without a conflict.
     pub(super) fn on_commit(&self, account: &AccountId) {
         let mut accounts = self.lock();
         if let Some(conflicts) = accounts.get_mut(account) {
@@ -48,7 +48,7 @@ impl ConflictBackoff {
         }
     }
 
-    /// Returns whether a batch should try an optimistic write, and counts it if not.
+    /// Returns whether a batch should try an optimistic write, and counts the batch if not.
     pub(super) fn should_try_optimistic(&self, account: &AccountId) -> bool {
         let mut accounts = self.lock();
         let Some(conflicts) = accounts.get_mut(account).filter(|conflicts| conflicts.skipped > 0) else { return true };
@@ -56,7 +56,7 @@ impl ConflictBackoff {
         false
     }
 
-    /// Returns whether the account is one of those that are not worth a try.
+    /// Returns whether the account currently goes straight to its lock.
     pub(super) fn is_skipped(&self, account: &AccountId) -> bool {
         self.lock().get(account).is_some_and(|conflicts| conflicts.skipped > 0)
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_conflict_is_tried_again_at_once_and_more_of_them_ever_later() {
+    fn one_conflict_is_retried_at_once_and_more_ever_later() {
         let (backoff, account): (_, AccountId) = (ConflictBackoff::default(), "acme".parse().unwrap());
         let batches = || (0..100).take_while(|_| !backoff.should_try_optimistic(&account)).count();
         assert_eq!(batches(), 0);
@@ -82,7 +82,7 @@ mod tests {
             backoff.on_commit(&account);
         }
         backoff.on_conflict(&account);
-        assert_eq!(batches(), 0, "it went well as often as not");
+        assert_eq!(batches(), 0, "it was committed as often as it conflicted");
         backoff.on_commit(&account);
         assert!(backoff.lock().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Changes of policy, each with its event, in one transaction.
+//! Policy changes, each with its event in one transaction.
 
 use jiff::Timestamp;
 
@@ -19,16 +19,16 @@ use crate::store::key_row::KeyRow;
 
 type ChangeOutcome<T> = Result<Result<T, ChangeError>>;
 
-/// How often a change is begun anew because others were in the way.
+/// How often a change is attempted while other transactions are in the way.
 const ATTEMPTS: usize = 8;
 
 impl Inner {
-    /// Lets no other transaction make this account's row until this one ends.
+    /// Builds the query that keeps other transactions from making this account's row until this one ends.
     pub(super) fn lock_new_account(&self, account: &AccountId) -> Query<'static> {
         self.sql.lock_new_account.query().bind(account.as_str().to_owned())
     }
 
-    /// Makes a change of a key.
+    /// Changes a key.
     pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
         self.attempt(async |mut session| session.change_key(change, rules).await).await
     }
@@ -43,10 +43,10 @@ impl Inner {
         change: impl AsyncFnOnce(PolicyTransaction<'_, '_, '_>) -> ChangeOutcome<T> + Copy,
     ) -> ChangeOutcome<T> {
         for _ in 0..ATTEMPTS {
-            // It ends after the transaction: only then is the change visible, or undone.
+            // It is dropped after the transaction: only then is the change visible or undone.
             let mut pending = None;
             let work = async |statements: &mut Statements<'_>| {
-                statements.may_begin_anew = false;
+                statements.may_retry = false;
                 change(PolicyTransaction { inner: self, statements, pending: &mut pending, now: self.clock.now() })
                     .await
             };
@@ -61,16 +61,17 @@ impl Inner {
         Err(Retry::Conflict.into())
     }
 
-    /// The refusal of a change that the application's own table does not take, by a rule of the application's.
+    /// Returns the refusal of a change that a rule of the application's own table does not allow.
     fn refused_by_table(&self, error: Error) -> Result<ChangeError> {
-        let columns = &self.layout.columns;
-        let Some(told) = database_error(&error).filter(|told| !columns.is_own && self.layout.is_of_keys(told)) else {
+        let columns = &self.schema.columns;
+        let Some(broken) = database_error(&error).filter(|broken| !columns.is_own && self.schema.concerns_keys(broken))
+        else {
             return Err(error);
         };
-        let column = told.column().unwrap_or("");
+        let column = broken.column().unwrap_or("");
         let field = columns.field(column);
-        let rule = told.constraint().unwrap_or("");
-        match (told.code(), field) {
+        let rule = broken.constraint().unwrap_or("");
+        match (broken.code(), field) {
             (NOT_NULL, Some(field)) => {
                 let reason = format!("must be given: the column {column:?} is NOT NULL");
                 Ok(ChangeError::Invalid { field, reason })
@@ -78,10 +79,10 @@ impl Inner {
             (NOT_NULL, None) => Err(config_error(format!(
                 "the column {column:?} of {} is NOT NULL and has no default, and agentkey does not know what to write \
                  there: give it a default, or drop the NOT NULL",
-                self.layout.keys
+                self.schema.keys
             ))),
             (FOREIGN_KEY | CHECK | UNIQUE | EXCLUSION, _) => {
-                let reason = format!("is not what the rule {rule:?} of {} allows", self.layout.keys);
+                let reason = format!("is not what the rule {rule:?} of {} allows", self.schema.keys);
                 Ok(ChangeError::Invalid { field: "key", reason })
             }
             _ => Err(error),
@@ -89,19 +90,20 @@ impl Inner {
     }
 }
 
-// What PostgreSQL says where a rule of a table is not kept.
+// The SQLSTATEs of broken rules of a table.
 const NOT_NULL: &str = "23502";
 const FOREIGN_KEY: &str = "23503";
 const UNIQUE: &str = "23505";
 const CHECK: &str = "23514";
 const EXCLUSION: &str = "23P01";
 
-/// Sets the columns whose field is another one now. What else a row of an adopted table says, and how it says it, stays: NULL,
-/// the application's own word for a period, an instant that is later than all that we can write. `None` where nothing is.
+/// Returns the statement that updates the columns of changed fields; `None` if no field changed. The other columns of
+/// an adopted row stay as they are: NULL, the application's own name of a period, an instant that is later than all
+/// that we can write.
 ///
-/// The parameters are those that [`update_key`](PolicyTransaction::update_key) binds.
-fn policy(layout: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
-    let columns = &layout.columns;
+/// Its parameters are those that [`update_key`](PolicyTransaction::update_key) binds.
+fn update_sql(schema: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, String> {
+    let columns = &schema.columns;
     let (period, is_limit_new) = (key.budget.period, before.budget.limit != key.budget.limit);
     let has_limit = columns.stored_limit(key.budget.limit)?.is_some();
     let stored = if has_limit { "$7" } else { "$6" };
@@ -119,7 +121,7 @@ fn policy(layout: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
         set.push("{k.limit} = $5".to_owned());
     }
     if before.budget.period == period {
-        // With the limit, what NULL says here may be another period.
+        // When the limit changes, NULL in this column may mean another period.
         if is_limit_new && columns.period(None, has_limit) != Ok(period) {
             set.push(format!("{{k.period}} = coalesce({{k.period}}, {stored})"));
         }
@@ -128,15 +130,15 @@ fn policy(layout: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, Strin
     } else {
         set.push("{k.period} = CASE WHEN {k.limit} IS NULL THEN $6 ELSE $7 END".to_owned());
     }
-    let text = || layout.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
+    let text = || schema.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
     Ok((!set.is_empty()).then(text))
 }
 
-/// A transaction under way.
+/// A transaction in progress.
 struct PolicyTransaction<'i, 's, 'c> {
     inner: &'i Inner,
     statements: &'s mut Statements<'c>,
-    /// What the cache knows of the change, until it is committed or not.
+    /// The announcement of the change to the cache, until the transaction ends.
     pending: &'s mut Option<PendingWrite<'i, ByRowVersion>>,
     now: Timestamp,
 }
@@ -161,8 +163,8 @@ impl PolicyTransaction<'_, '_, '_> {
             lineage = self.out_of_service(*key, account).await?;
         }
         let write = change.decide(lineage.as_ref(), time, rules);
-        // Also what is refused has ended the holds that had run out.
-        match write.and_then(|write| self.inner.layout.columns.check(&write).map(|()| write)) {
+        // Also a refused change has ended the expired holds.
+        match write.and_then(|write| self.inner.schema.columns.check(&write).map(|()| write)) {
             Ok(write) => self.write_key(write).await.map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
@@ -170,20 +172,21 @@ impl PolicyTransaction<'_, '_, '_> {
 
     async fn set_account(&mut self, id: &AccountId, budget: Budget) -> ChangeOutcome<Account> {
         self.lock_account(id).await?;
-        let known = self.account(id).await?;
-        match AccountWrite::decide(id, budget, known, self.now) {
+        let current = self.account(id).await?;
+        match AccountWrite::decide(id, budget, current, self.now) {
             Ok(write) => self.write_account(write).await.map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
     }
 
-    /// Locks a key against the application's own SQL, before anything is read that the change is decided by; tells whose it is.
+    /// Locks a key against the application's own SQL, before anything is read that the change is decided by. Returns
+    /// its account.
     async fn lock_key(&mut self, key: KeyId) -> Result<Option<AccountId>> {
         let rows = self.statements.fetch(self.inner.sql.lock_key.query().bind(key.get())).await?;
         Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::new(owner).ok()))
     }
 
-    /// Locks an account, or the making of its row.
+    /// Locks an account, or the creation of its row.
     async fn lock_account(&mut self, account: &AccountId) -> Result<()> {
         let lock = || self.inner.sql.lock_account.query().bind(account.as_str().to_owned());
         if self.statements.fetch(lock()).await?.is_empty() {
@@ -201,18 +204,18 @@ impl PolicyTransaction<'_, '_, '_> {
     }
 
     async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
-        let mut seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
-        if !seen.stale.is_empty() {
-            self.inner.expire_holds_in(self.statements, &seen.stale).await?;
-            seen = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
+        let mut result = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
+        if !result.stale.is_empty() {
+            self.inner.expire_holds_in(self.statements, &result.stale).await?;
+            result = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
         }
-        Ok(seen.value)
+        Ok(result.value)
     }
 
-    /// A key that is out of service, by its own row or by that of an ancestor, without the lineage that it has not: it can be
-    /// revoked all the same, so that it does not work again when the row is mended.
+    /// Returns a key that is out of service by its own row or that of an ancestor, without its lineage. It can be
+    /// revoked all the same, so that it does not work again when the row is corrected.
     async fn out_of_service(&mut self, id: KeyId, account: AccountId) -> Result<Option<Lineage>> {
-        let columns = &self.inner.layout.columns;
+        let columns = &self.inner.schema.columns;
         for row in &self.statements.fetch(self.inner.lineages(&[id])).await? {
             let (stored, _) = Cells::member(row).key(columns)?;
             let (is_asked_for, revoked_at) = (stored.id == id, stored.revoked_at);
@@ -227,14 +230,14 @@ impl PolicyTransaction<'_, '_, '_> {
         Ok(None)
     }
 
-    /// An account rolled to its time, and that time.
+    /// Returns an account rolled to its time, and that time.
     async fn account(&mut self, id: &AccountId) -> Result<Option<(Account, Timestamp)>> {
-        let mut seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
-        if !seen.stale.is_empty() {
-            self.inner.expire_holds_in(self.statements, &seen.stale).await?;
-            seen = self.inner.account_in(self.statements, id, Some(self.now)).await?;
+        let mut result = self.inner.account_in(self.statements, id, Some(self.now)).await?;
+        if !result.stale.is_empty() {
+            self.inner.expire_holds_in(self.statements, &result.stale).await?;
+            result = self.inner.account_in(self.statements, id, Some(self.now)).await?;
         }
-        Ok(seen.value)
+        Ok(result.value)
     }
 
     async fn write_key(&mut self, write: KeyWrite) -> Result<Key> {
@@ -261,7 +264,7 @@ impl PolicyTransaction<'_, '_, '_> {
     }
 
     async fn insert_key(&mut self, key: &Key, hash: &TokenHash) -> Result<KeyId> {
-        let columns = &self.inner.layout.columns;
+        let columns = &self.inner.schema.columns;
         let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
         let query = &self.inner.sql.insert_key;
         let query = query
@@ -283,11 +286,11 @@ impl PolicyTransaction<'_, '_, '_> {
     }
 
     async fn update_key(&mut self, before: &Key, key: &Key) -> Result<()> {
-        let layout = &self.inner.layout;
-        let columns = &layout.columns;
+        let schema = &self.inner.schema;
+        let columns = &schema.columns;
         let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
-        let Some(policy) = policy(layout, before, key).map_err(invalid_row)? else { return Ok(()) };
-        let query = policy
+        let Some(update) = update_sql(schema, before, key).map_err(invalid_row)? else { return Ok(()) };
+        let query = update
             .query()
             .bind(key.id.get())
             .bind(key.name.clone())
@@ -336,7 +339,7 @@ impl PolicyTransaction<'_, '_, '_> {
         Ok(account)
     }
 
-    /// No token that was retired before outlives the one that is retired now.
+    /// Replaces a token. No token that was retired before outlives the one that is retired now.
     async fn rotate_token(&mut self, key: &Key, hash: &TokenHash, retires_at: Timestamp, now: Timestamp) -> Result<()> {
         let sql = &self.inner.sql;
         let (id, hash) = (key.id.get(), hash.to_string());
@@ -347,7 +350,7 @@ impl PolicyTransaction<'_, '_, '_> {
         self.run(sql.delete_retired_tokens.query().bind(id).bind(Instant(now)).bind(hash)).await
     }
 
-    /// Marks an account as changed at `at`; makes it where there is none.
+    /// Marks an account as changed at `at`. Makes its row if there is none.
     async fn touch(&mut self, id: &AccountId, at: Timestamp) -> Result<()> {
         let account = Account::new(id.clone(), at);
         let query = &self.inner.sql.touch_account;
@@ -369,7 +372,7 @@ impl PolicyTransaction<'_, '_, '_> {
 }
 
 impl KeyColumns {
-    /// What of a key the table cannot hold.
+    /// Refuses a key that the table cannot store.
     fn check(&self, write: &KeyWrite) -> Result<(), ChangeError> {
         let KeyWrite { key, record: Some((KeyRecord::Insert(_) | KeyRecord::Update { .. }, _)), .. } = write else {
             return Ok(());

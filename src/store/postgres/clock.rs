@@ -1,4 +1,4 @@
-//! The time of the store: the server's, whatever the clocks of the processes say.
+//! The time of the store: the server's, whatever the clocks of the processes show.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,39 +8,42 @@ use jiff::Timestamp;
 use crate::model::clock::from_micros;
 use crate::model::{Clock, ManualClock};
 
-/// What the server's clock shows, as far as that is known between its answers: what the last one told, and what has
-/// passed since. The process's own clock of the day is never asked. A clock that was set takes the server's place.
+/// The server's clock between its answers: the time of the last answer, plus what has passed since. The system clock of
+/// the process is never used. A manual clock replaces the server's.
 #[derive(Debug)]
 pub(super) struct ServerClock {
-    hand: Option<ManualClock>,
+    manual: Option<ManualClock>,
     begun: Instant,
     /// What the server's clock showed at `begun`, in microseconds.
     shown: AtomicI64,
 }
 
 impl ServerClock {
-    /// Opening asks the server before anything else is done.
+    /// Returns a clock that is not set yet. Opening the store sets it before anything else, by a query to the server.
     pub(super) fn new(clock: &Clock) -> Self {
-        Self { hand: clock.manual().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
+        Self { manual: clock.manual().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
     }
 
-    /// Takes note of an answer to what was asked at that instant. The way that an answer took makes this clock late, and
-    /// never early. One that says no more than that it was long on its way does not put the clock back.
+    /// Records the server's time in an answer to a query that was sent at `asked_at`. The travel time of the answer
+    /// makes this clock late, and never early. An answer does not set the clock back if its travel time explains the
+    /// difference.
     pub(super) fn observe(&self, shown: Timestamp, asked_at: Instant) {
-        let (passed, way) = (self.passed(), micros(asked_at.elapsed()));
-        let told = shown.as_microsecond().saturating_sub(passed);
-        let is_late = |known: i64| (told..=told.saturating_add(way)).contains(&known);
-        let _ = self.shown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |known| (!is_late(known)).then_some(told));
+        let (passed, travel) = (self.passed(), micros(asked_at.elapsed()));
+        let reported = shown.as_microsecond().saturating_sub(passed);
+        let is_late = |current: i64| (reported..=reported.saturating_add(travel)).contains(&current);
+        let _ = self
+            .shown
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |current| (!is_late(current)).then_some(reported));
     }
 
     pub(super) fn now(&self) -> Timestamp {
         let shown = || from_micros(self.shown.load(Ordering::SeqCst).saturating_add(self.passed()));
-        self.hand.as_ref().map_or_else(shown, ManualClock::now)
+        self.manual.as_ref().map_or_else(shown, ManualClock::now)
     }
 
-    /// What was set in place of the server's clock.
+    /// Returns the time of the manual clock, if there is one.
     pub(super) fn set(&self) -> Option<Timestamp> {
-        self.hand.as_ref().map(ManualClock::now)
+        self.manual.as_ref().map(ManualClock::now)
     }
 
     fn passed(&self) -> i64 {
@@ -57,29 +60,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_is_what_the_server_told_and_what_has_passed_since() {
-        let (clock, told) = (ServerClock::new(&Clock::system()), "2001-02-03T04:05:06Z".parse().unwrap());
+    fn the_time_is_that_of_the_last_answer_and_what_has_passed_since() {
+        let (clock, reported) = (ServerClock::new(&Clock::system()), "2001-02-03T04:05:06Z".parse().unwrap());
         let begun = Instant::now();
-        clock.observe(told, begun);
+        clock.observe(reported, begun);
         let (first, second) = (clock.now(), clock.now());
-        assert!(told <= first && first <= second && second <= told + begun.elapsed() + Duration::from_secs(1));
-        // It goes where the server's goes, and back with it.
-        clock.observe(told - Duration::from_secs(60), Instant::now());
-        assert!(clock.now() < told);
-        // An answer that lay in the socket of a process that was stopped says nothing of the time since.
-        clock.observe(told, Instant::now());
+        assert!(reported <= first && first <= second && second <= reported + begun.elapsed() + Duration::from_secs(1));
+        // It follows the server's clock, also backwards.
+        clock.observe(reported - Duration::from_secs(60), Instant::now());
+        assert!(clock.now() < reported);
+        // An answer that waited in the socket of a stopped process says nothing about the time since.
+        clock.observe(reported, Instant::now());
         if let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(30)) {
-            clock.observe(told - Duration::from_secs(20), long_ago);
-            assert!(clock.now() >= told);
+            clock.observe(reported - Duration::from_secs(20), long_ago);
+            assert!(clock.now() >= reported);
         }
         assert_eq!(clock.set(), None);
     }
 
     #[test]
-    fn a_clock_that_was_set_takes_the_servers_place() {
-        let hand = ManualClock::at("2001-02-03T04:05:06Z".parse().unwrap());
-        let clock = ServerClock::new(&Clock::from(&hand));
+    fn a_manual_clock_replaces_the_servers() {
+        let manual = ManualClock::at("2001-02-03T04:05:06Z".parse().unwrap());
+        let clock = ServerClock::new(&Clock::from(&manual));
         clock.observe(Timestamp::UNIX_EPOCH, Instant::now());
-        assert_eq!((clock.now(), clock.set()), (hand.now(), Some(hand.now())));
+        assert_eq!((clock.now(), clock.set()), (manual.now(), Some(manual.now())));
     }
 }

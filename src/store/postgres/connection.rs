@@ -1,7 +1,7 @@
-//! Connections: a few that are kept for the lanes, and the pool for everything else.
+//! Connections: a few dedicated ones for look-ups and postings, and the pool for everything else.
 //!
-//! A pool of sqlx asks the server for a sign of life after each use, which would cost every batch a round trip; so the
-//! lanes keep theirs. One whose use did not end well is closed, and the next use opens another.
+//! A pool of sqlx checks a connection after each use, which would cost every batch a round trip. So look-ups and
+//! postings have dedicated connections. A connection whose last use failed is closed, and the next use opens another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgA
 
 pub(super) struct Connections {
     pool: PgPool,
-    /// Whether the pool is ours to close.
+    /// Whether the store owns the pool and closes it.
     owns_pool: bool,
     lookups: Vec<Slot>,
     postings: Vec<Slot>,
@@ -36,20 +36,20 @@ pub(super) struct Connections {
 /// How sessions are used.
 #[derive(Clone, Debug)]
 pub(super) struct SessionOptions {
-    /// A pooler stands between that gives every transaction another session: nothing may be left in one.
+    /// Whether a pooler gives every transaction another session, so that nothing may be left in one.
     pub(super) transactions_only: bool,
     /// How long to wait for a connection.
     pub(super) acquire_timeout: Duration,
     lookups: Kind,
-    /// They do not wait long for a row that another transaction has locked.
+    /// Postings do not wait long for a row that another transaction has locked.
     postings: Kind,
-    /// What is asked now and then, in a session of the pool's, which has the settings of its database.
+    /// Occasional statements, in a session of the pool, which has the settings of its database.
     others: Kind,
-    /// The same for what must not keep rows of others while it waits.
+    /// The same for statements that must not keep rows locked while they wait.
     short_lock_timeout: Kind,
 }
 
-/// How sessions of a kind are begun and used.
+/// How sessions of a kind are set up, and how their transactions begin.
 #[derive(Clone, Debug)]
 struct Kind {
     set_up: Option<Sql>,
@@ -61,7 +61,7 @@ impl SessionOptions {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
         let set = |local: bool, has_short_lock_timeout: bool| {
             let lock_timeout = if has_short_lock_timeout { LOCK_TIMEOUT } else { "current_setting('lock_timeout')" };
-            // A pooler's connections are not ours to judge.
+            // The connections of a pooler are not for the store to configure.
             let tcp = if transactions_only { "" } else { include_str!("sql/session_tcp.sql") };
             format!("{}{tcp}", include_str!("sql/session.sql"))
                 .replace("{statement_timeout}", &timeout.to_string())
@@ -69,41 +69,41 @@ impl SessionOptions {
                 .replace("{local}", if local { "true" } else { "false" })
         };
         let of_pool = |is_short| Kind { set_up: None, begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))) };
-        let of_lane = |is_short| match transactions_only {
+        let dedicated = |is_short| match transactions_only {
             true => of_pool(is_short),
             false => Kind {
-                set_up: Some(Sql::new(&(set(false, is_short) + include_str!("sql/session_lane.sql")))),
+                set_up: Some(Sql::new(&(set(false, is_short) + include_str!("sql/session_dedicated.sql")))),
                 begin: Sql::new(BEGIN),
             },
         };
         Self {
             transactions_only,
             acquire_timeout,
-            lookups: of_lane(false),
-            postings: of_lane(true),
+            lookups: dedicated(false),
+            postings: dedicated(true),
             others: of_pool(false),
             short_lock_timeout: of_pool(true),
         }
     }
 
-    /// A query as these sessions take it: without a name where the next one may be in another session.
+    /// Prepares a query for these sessions. It gets no name if the next query may be in another session.
     fn prepare<'q>(&self, query: Query<'q>) -> Query<'q> {
         query.persistent(!self.transactions_only)
     }
 }
 
-/// How every transaction of ours begins, whatever the defaults of the database are.
+/// How every transaction of the store begins, whatever the defaults of the database are.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// How long postings wait for a row, in milliseconds: longer than other instances of ours keep one.
+/// How long postings wait for a row, in milliseconds: longer than other instances of agentkey keep one locked.
 const LOCK_TIMEOUT: &str = "'100'";
 
-/// How long a sign of life is waited for before it is looked for on another connection. A lost packet is sent again
-/// after ever longer pauses, so that after an outage of some seconds the first attempts take seconds more.
+/// How long to wait for a response before another connection is tried. A lost packet is sent again after ever longer
+/// pauses. After an outage of some seconds the first attempts therefore take seconds more.
 const ATTEMPT: Duration = Duration::from_millis(400);
 
-/// Whether a backend of this server waits for its client, or is gone. One that has just answered is given a moment for the way.
-/// Behind a proxy another server may answer, which knows nothing of it.
+/// Whether a backend of this server waits for its client or has ended. A backend that has just answered gets a moment
+/// for its answer to arrive. Behind a proxy another server may answer, which does not know this backend.
 const IS_LOST: &str = "SELECT pg_postmaster_start_time() = $2 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 \
     AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
 
@@ -128,7 +128,7 @@ impl Connections {
         }
     }
 
-    /// The clock that goes by what the server answers on these connections.
+    /// Returns the clock that follows the server's answers on these connections.
     pub(super) fn clock(&self) -> &Arc<ServerClock> {
         &self.clock
     }
@@ -141,27 +141,28 @@ impl Connections {
         self.postings.len()
     }
 
-    /// How long a connection is waited for.
+    /// Returns how long to wait for a connection.
     pub(super) fn acquire_timeout(&self) -> Duration {
         self.session.acquire_timeout
     }
 
-    /// Works on a connection of the look-ups' lane.
+    /// Runs `work` on a dedicated connection for look-ups.
     pub(super) async fn lookup<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
         self.slot(&self.lookups, &self.session.lookups).await?.run(work).await
     }
 
-    /// Works on a connection of the postings' lane.
+    /// Runs `work` on a dedicated connection for postings.
     pub(super) async fn posting<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
         self.slot(&self.postings, &self.session.postings).await?.run(work).await
     }
 
-    /// Works in a transaction on a connection of the pool, for what is asked now and then.
+    /// Runs `work` in a transaction on a connection of the pool, for occasional statements.
     pub(super) async fn pooled<T>(&self, work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>) -> Result<T> {
         self.of_pool(&self.session.others).await?.run(async |connection| connection.transaction(work).await).await
     }
 
-    /// The same for what locks many accounts: it gives up soon where another transaction keeps one of them.
+    /// Runs `work` as [`pooled`](Self::pooled) does, but soon gives up on a row that another transaction has locked. It
+    /// is for statements that lock many accounts.
     pub(super) async fn short_lock_timeout<T>(
         &self,
         work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
@@ -170,14 +171,14 @@ impl Connections {
         self.of_pool(kind).await?.run(async |connection| connection.transaction(work).await).await
     }
 
-    /// One statement by itself on a connection of the pool.
+    /// Runs one statement on a connection of the pool.
     pub(super) async fn fetch(&self, query: Query<'_>) -> Result<Vec<PgRow>> {
         self.pooled(async |statements| statements.fetch(query).await).await
     }
 
     async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
         let connection = self.acquire().await?;
-        Ok(Connection { place: Source::Pool(Box::new(connection)), connections: self, kind, survives: false })
+        Ok(Connection { source: Source::Pool(Box::new(connection)), connections: self, kind, survives: false })
     }
 
     async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> Result<Connection<'a>> {
@@ -186,14 +187,14 @@ impl Connections {
             return Err(Error::Closed);
         }
         if open.is_none() {
-            *open = Some(self.attempt(|| self.lane(kind)).await?);
+            *open = Some(self.attempt(|| self.open_dedicated(kind)).await?);
         }
-        Ok(Connection { place: Source::Slot(open), connections: self, kind, survives: false })
+        Ok(Connection { source: Source::Slot(open), connections: self, kind, survives: false })
     }
 
-    async fn lane(&self, kind: &Kind) -> sqlx::Result<Lane> {
+    async fn open_dedicated(&self, kind: &Kind) -> sqlx::Result<DedicatedConnection> {
         let mut connection = self.pool.acquire().await?;
-        // No other user of the pool gets what is set in it.
+        // No other user of the pool gets the settings of this session.
         connection.close_on_drop();
         let backend = match &kind.set_up {
             Some(set_up) => {
@@ -203,10 +204,10 @@ impl Connections {
             }
             None => None,
         };
-        Ok(Lane { connection, backend })
+        Ok(DedicatedConnection { connection, backend })
     }
 
-    async fn free<'a>(&'a self, slots: &'a [Slot]) -> Result<MutexGuard<'a, Option<Lane>>> {
+    async fn free<'a>(&'a self, slots: &'a [Slot]) -> Result<MutexGuard<'a, Option<DedicatedConnection>>> {
         if let Some(open) = slots.iter().find_map(|slot| slot.try_lock().ok()) {
             return Ok(open);
         }
@@ -219,8 +220,8 @@ impl Connections {
         self.attempt(|| self.pool.acquire()).await
     }
 
-    /// Connects. One attempt has all the time that there is, since servers may be far away or slow; beside it others
-    /// are begun anew, so that a server that is back is found at once.
+    /// Connects. The first attempt has all the time that there is, since servers may be far away or slow. Later
+    /// attempts run beside it, so that a server that is back is found at once.
     async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(&self, connect: impl Fn() -> F) -> Result<T> {
         let again = async {
             sleep(ATTEMPT).await;
@@ -240,8 +241,8 @@ impl Connections {
         Ok(timeout(self.session.acquire_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
-    /// Ends once the server answers others and does nothing for the session of this backend: what that was asked, or its
-    /// answer, was lost on the way.
+    /// Returns once the server answers on another connection but this backend is idle or gone. The query of the
+    /// backend, or its answer, was then lost on the way.
     async fn lost(&self, backend: Backend) {
         loop {
             sleep(ATTEMPT).await;
@@ -259,12 +260,12 @@ impl Connections {
         }
     }
 
-    /// Closes what the lanes keep, and the pool where it is ours.
+    /// Closes the dedicated connections, and the pool if the store owns it.
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         for slot in self.lookups.iter().chain(&self.postings) {
-            if let Some(lane) = slot.lock().await.take() {
-                let _ = lane.connection.close().await;
+            if let Some(dedicated) = slot.lock().await.take() {
+                let _ = dedicated.connection.close().await;
             }
         }
         if self.owns_pool {
@@ -273,45 +274,46 @@ impl Connections {
     }
 }
 
-type Slot = Mutex<Option<Lane>>;
+type Slot = Mutex<Option<DedicatedConnection>>;
 
-/// A connection that is kept.
-struct Lane {
+/// A dedicated connection.
+struct DedicatedConnection {
     connection: PoolConnection<Postgres>,
-    /// `None` behind a pooler, which gives every transaction another one.
+    /// `None` behind a pooler, which gives every transaction another backend.
     backend: Option<Backend>,
 }
 
-/// The process that serves a connection.
+/// The server process of a connection.
 #[derive(Clone, Copy)]
 struct Backend {
     pid: i32,
-    /// That of its server.
+    /// The incarnation of its server.
     incarnation: Instant,
 }
 
-/// A connection in use. It is closed unless the work on it ended well.
+/// A connection in use. It is closed unless its work succeeded or the error leaves it usable.
 pub(super) struct Connection<'a> {
-    place: Source<'a>,
+    source: Source<'a>,
     connections: &'a Connections,
     kind: &'a Kind,
     survives: bool,
 }
 
 enum Source<'a> {
-    Slot(MutexGuard<'a, Option<Lane>>),
+    Slot(MutexGuard<'a, Option<DedicatedConnection>>),
     Pool(Box<PoolConnection<Postgres>>),
 }
 
 impl Connection<'_> {
-    /// Works on it, and lets go. After an error that is not the server's own answer the connection is not trusted any more.
+    /// Runs `work` and releases the connection. After an error that is not an answer of the server, the connection is
+    /// closed.
     async fn run<T>(mut self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
         let done = work(&mut self).await;
         self.survives = done.as_ref().map_or_else(connection_survives, |_| true);
         done
     }
 
-    /// One statement by itself: a transaction of its own.
+    /// Runs one statement in a transaction of its own.
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
         let session = &self.connections.session;
         if !session.transactions_only {
@@ -321,21 +323,21 @@ impl Connection<'_> {
         self.transaction(async |statements| statements.fetch(query).await).await
     }
 
-    /// Works in a transaction, which is committed if the work ended well, and undone if not.
+    /// Runs `work` in a transaction. Commits it if the work succeeded, and rolls it back if not.
     pub(super) async fn transaction<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
     ) -> Result<T> {
         let (watch, begin) = (self.watch(), self.kind.begin.text());
         let mut tx = watch.answered(self.connection()?.begin_with(AssertSqlSafe(begin))).await?;
-        let done = work(&mut Statements { connection: &mut tx, watch, may_begin_anew: true }).await?;
+        let done = work(&mut Statements { connection: &mut tx, watch, may_retry: true }).await?;
         watch.answered(tx.commit()).await?;
         Ok(done)
     }
 
     fn connection(&mut self) -> Result<&mut PgConnection> {
-        match &mut self.place {
-            Source::Slot(open) => open.as_mut().map(|lane| &mut *lane.connection).ok_or(Error::Closed),
+        match &mut self.source {
+            Source::Slot(open) => open.as_mut().map(|dedicated| &mut *dedicated.connection).ok_or(Error::Closed),
             Source::Pool(connection) => Ok(connection),
         }
     }
@@ -343,15 +345,15 @@ impl Connection<'_> {
 
 impl<'a> Connection<'a> {
     fn watch(&self) -> Watch<'a> {
-        let backend = match &self.place {
-            Source::Slot(open) => open.as_ref().and_then(|lane| lane.backend),
+        let backend = match &self.source {
+            Source::Slot(open) => open.as_ref().and_then(|dedicated| dedicated.backend),
             Source::Pool(_) => None,
         };
         Watch { connections: self.connections, backend }
     }
 }
 
-/// Ends a wait for an answer that was lost.
+/// Ends the wait for an answer that was lost.
 #[derive(Clone, Copy)]
 struct Watch<'a> {
     connections: &'a Connections,
@@ -359,7 +361,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// The rows of an answer, the last of which may tell the time.
+    /// Returns the rows of an answer. Passes the server's time to the clock if the last row has it.
     async fn rows(self, answer: impl Future<Output = sqlx::Result<Vec<PgRow>>>) -> Result<Vec<PgRow>> {
         let asked_at = std::time::Instant::now();
         let rows = self.answered(answer).await?;
@@ -382,7 +384,7 @@ impl Watch<'_> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         if !self.survives {
-            match &mut self.place {
+            match &mut self.source {
                 Source::Slot(open) => drop(open.take()),
                 Source::Pool(connection) => connection.close_on_drop(),
             }
@@ -390,18 +392,18 @@ impl Drop for Connection<'_> {
     }
 }
 
-/// A connection inside a transaction: ours or the application's.
+/// A connection inside a transaction of the store or of the application.
 pub(super) struct Statements<'c> {
     connection: &'c mut PgConnection,
     watch: Watch<'c>,
-    /// Whether it is ours to undo all of it and begin anew.
-    pub(super) may_begin_anew: bool,
+    /// Whether the store may roll back the whole transaction and retry it.
+    pub(super) may_retry: bool,
 }
 
 impl<'c> Statements<'c> {
-    /// Inside a transaction of the application's.
-    pub(super) fn of_host(connection: &'c mut PgConnection, connections: &'c Connections) -> Self {
-        Self { connection, watch: Watch { connections, backend: None }, may_begin_anew: false }
+    /// Runs statements inside a transaction of the application.
+    pub(super) fn external(connection: &'c mut PgConnection, connections: &'c Connections) -> Self {
+        Self { connection, watch: Watch { connections, backend: None }, may_retry: false }
     }
 
     pub(super) async fn fetch(&mut self, query: Query<'_>) -> Result<Vec<PgRow>> {
@@ -413,7 +415,7 @@ impl<'c> Statements<'c> {
         self.fetch(query).await.map(drop)
     }
 
-    /// Runs a text that may be several statements.
+    /// Runs a script of one or more statements.
     pub(super) async fn run_script(&mut self, text: &str) -> Result<()> {
         self.connection.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
         Ok(())

@@ -1,4 +1,4 @@
-//! From rows to records.
+//! Decodes rows into records.
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgRow, Postgres};
@@ -19,32 +19,32 @@ pub(super) struct Cells<'r> {
 }
 
 impl<'r> Cells<'r> {
-    pub(super) fn of(row: &'r PgRow) -> Self {
+    pub(super) fn new(row: &'r PgRow) -> Self {
         Self { row, next: 0 }
     }
 
-    /// A row of a lineage, from its key on.
+    /// Starts at the key in a row of a lineage.
     pub(super) fn member(row: &'r PgRow) -> Self {
         Self { row, next: 4 }
     }
 
     pub(super) fn read<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T> {
-        let place = self.next;
+        let index = self.next;
         self.next += 1;
-        Ok(self.row.try_get_unchecked(place)?)
+        Ok(self.row.try_get_unchecked(index)?)
     }
 
-    /// A key, and the version of its row.
+    /// Reads a key and the version of its row.
     pub(super) fn key(&mut self, columns: &'r KeyColumns) -> Result<(StoredKey<'r>, RowVersion)> {
         let (id, account, parent) = (self.key_id()?, self.maybe_text()?, self.maybe_key_id()?);
         let mut text = || Ok::<_, Error>(self.maybe_text()?.unwrap_or(""));
         let (name, prefix, start) = (text()?, text()?, text()?);
-        // An array may have any shape, and one that is no list makes no sense.
+        // An array may have any shape, and one that is not a list is invalid.
         let scopes = self.read::<Option<Vec<Option<String>>>>();
         let (limit, period) = (self.maybe_number()?, self.maybe_text()?);
         let policy = || -> Result<_, InvalidRow> {
             let scopes = match scopes? {
-                None => columns.absent.scopes.clone(),
+                None => columns.null_defaults.scopes.clone(),
                 Some(scopes) => {
                     let scopes = scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
                     scopes.collect::<Result<_, _>>()?
@@ -52,12 +52,12 @@ impl<'r> Cells<'r> {
             };
             Ok((scopes, Budget::new(columns.limit(limit)?, columns.period(period, limit.is_some())?)))
         };
-        let created_at = self.maybe_instant()?.unwrap_or(columns.absent.created_at);
-        let (expires_at, revoked_at, stamp) = (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
+        let created_at = self.maybe_instant()?.unwrap_or(columns.null_defaults.created_at);
+        let (expires_at, revoked_at, version) = (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
         let (policy, money) = (policy(), self.money()?);
         let key =
             StoredKey { id, account, parent, name, prefix, start, policy, created_at, expires_at, revoked_at, money };
-        Ok((key, stamp))
+        Ok((key, version))
     }
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {

@@ -1,4 +1,4 @@
-//! What can go wrong, and what that means to a caller of the store.
+//! Errors of the PostgreSQL store, and which of them are transient.
 
 use std::borrow::Cow;
 
@@ -10,17 +10,17 @@ pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong.
+/// An error of the PostgreSQL store.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
     Sqlx(sqlx::Error),
-    /// A row that cannot be understood.
+    /// An invalid row.
     #[error(transparent)]
     InvalidRow(BoxError),
     #[error(transparent)]
     Retry(#[from] Retry),
-    /// What options, tables or rights have to be before the store can be used, in our own words.
+    /// A requirement on options, tables or rights that is not met, with a message of our own.
     #[error(transparent)]
     Config(BoxError),
     #[error("{0}")]
@@ -29,7 +29,7 @@ pub(super) enum Error {
     Closed,
 }
 
-/// Why a transaction is to be tried again.
+/// Why a transaction is retried.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Retry {
     /// The application's own SQL changed a key between the read and the write.
@@ -56,7 +56,7 @@ impl From<sqlx::Error> for Error {
 
 pub(super) fn store_error(error: Error) -> StoreError {
     match error {
-        // Our own words, with nothing in front.
+        // The message is our own and needs no prefix.
         Error::Config(error) | Error::InvalidRow(error) => StoreError::failed(error),
         error if code(&error).is_some_and(|code| code.starts_with("25")) => {
             StoreError::unavailable(format!("is the server a standby, or read-only? {error}"))
@@ -66,14 +66,14 @@ pub(super) fn store_error(error: Error) -> StoreError {
     }
 }
 
-/// Another attempt cannot help where the statement or what it was given is wrong. All else may pass: others in the
-/// way, a server that is starting, a standby, a password or a right that is being changed.
+/// Returns whether another attempt may succeed. It cannot if the statement or its parameters are wrong. Other errors
+/// may pass: contention, a starting server, a standby, or a password or right that is being changed.
 fn is_transient(error: &Error) -> bool {
     use sqlx::Error as E;
     match error {
         Error::Retry(_) | Error::TimedOut(_) | Error::Closed => true,
         Error::Sqlx(E::WorkerCrashed | E::Io(_) | E::Protocol(_)) => true,
-        // The connection was left in a transaction; the next one will not be.
+        // The connection was left in a transaction; the next connection is not.
         Error::Sqlx(E::BeginFailed | E::InvalidSavePointStatement) => true,
         error => code(error).is_some_and(|code| {
             &*code == INSUFFICIENT_PRIVILEGE || !["22", "23", "42"].iter().any(|class| code.starts_with(class))
@@ -88,48 +88,48 @@ pub(super) fn is_account_missing(error: &Error) -> bool {
     matches!(error, Error::Retry(Retry::AccountsMissing))
 }
 
-/// Returns whether rows changed between the look and the write.
+/// Returns whether rows changed between the read and the write.
 pub(super) fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Retry(Retry::Conflict))
 }
 
-/// Returns whether others were in the way: the connection itself is fine, and another attempt may go through at once.
+/// Returns whether other transactions were in the way. The connection itself is fine, and a retry may succeed at once.
 pub(super) fn is_contention(error: &Error) -> bool {
     matches!(error, Error::Retry(_)) || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
-/// Returns whether a lock was waited for too long.
+/// Returns whether the wait for a lock timed out.
 pub(super) fn is_locked(error: &Error) -> bool {
     code(error).is_some_and(|code| code == "55P03")
 }
 
-/// Returns whether it is of the rows in question, which another transaction keeps, which make no sense, or which the host's
-/// own rules refuse: what needs other rows need not fail with it.
+/// Returns whether the error is about the rows of this statement, so that statements about other rows need not fail
+/// with it. Such rows are locked by another transaction, are invalid, or break a rule of the application.
 pub(super) fn is_row_error(error: &Error) -> bool {
     let is_of_class = |code: Cow<'_, str>| ["22", "23", "P0"].iter().any(|class| code.starts_with(class));
     is_locked(error) || matches!(error, Error::InvalidRow(_) | Error::Retry(_)) || code(error).is_some_and(is_of_class)
 }
 
-/// Returns whether the server itself answered, so that what it refused was rolled back and the connection is fine. Not where
-/// it ended the session, not where it knows a prepared statement no more, or as another one, and not where it is a standby
-/// or read-only: the next connection may be to another server.
+/// Returns whether the server answered and rolled back, so that the connection is fine. It is not fine if the server
+/// ended the session or no longer has a prepared statement as it was. It is not fine on a standby or read-only server
+/// either: the next connection may reach another server.
 pub(super) fn connection_survives(error: &Error) -> bool {
     matches!(error, Error::Retry(_))
-        || database_error(error).is_some_and(|told| {
-            matches!(told.severity(), PgSeverity::Error)
-                && !["08", "25", "57P", "58", "0A000", "26000"].iter().any(|class| told.code().starts_with(class))
+        || database_error(error).is_some_and(|error| {
+            matches!(error.severity(), PgSeverity::Error)
+                && !["08", "25", "57P", "58", "0A000", "26000"].iter().any(|class| error.code().starts_with(class))
         })
 }
 
-/// Returns whether the connection was lost, with whatever was under way on it.
+/// Returns whether the connection was lost, with all its work in progress.
 pub(super) fn is_lost(error: &Error) -> bool {
     use sqlx::Error as E;
-    // 25P03: the transaction was idle for too long, since this process was stopped.
+    // 25P03: the transaction was idle for too long, because this process was stopped.
     matches!(error, Error::Sqlx(E::Io(_) | E::Protocol(_)))
         || code(error).is_some_and(|code| code.starts_with("57P") || code == "25P03")
 }
 
-/// Returns what the server said.
+/// Returns the error that the server reported.
 pub(super) fn database_error(error: &Error) -> Option<&PgDatabaseError> {
     match error {
         Error::Sqlx(error) => error.as_database_error()?.try_downcast_ref(),
@@ -138,15 +138,15 @@ pub(super) fn database_error(error: &Error) -> Option<&PgDatabaseError> {
 }
 
 fn code(error: &Error) -> Option<Cow<'_, str>> {
-    database_error(error).map(|told| told.code().into())
+    database_error(error).map(|error| error.code().into())
 }
 
-/// What is told in our own words.
+/// Returns an error with a message of our own.
 pub(super) fn config_error(what: impl Into<BoxError>) -> Error {
     Error::Config(what.into())
 }
 
-/// A row that cannot be understood.
+/// Returns the error of an invalid row.
 pub(super) fn invalid_row(what: impl Into<BoxError>) -> Error {
     Error::InvalidRow(what.into())
 }
@@ -156,14 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waited_too_long_may_try_again_and_is_told_so_in_our_own_words() {
+    fn a_timeout_is_transient_and_has_a_message_of_our_own() {
         let error = store_error(Error::TimedOut("another process has been migrating for a minute"));
         assert!(error.is_transient());
         assert_eq!(error.to_string(), "the store is not available: another process has been migrating for a minute");
     }
 
     #[test]
-    fn what_sqlx_cannot_decode_is_of_its_row() {
+    fn a_decode_error_of_sqlx_is_a_row_error() {
         for error in
             [sqlx::Error::Decode("odd".into()), sqlx::Error::ColumnDecode { index: "0".into(), source: "odd".into() }]
         {

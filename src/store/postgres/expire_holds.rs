@@ -1,4 +1,4 @@
-//! Writing what a look found to be behind its time.
+//! Ends expired holds, and brings stale accounts up to date.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -9,10 +9,10 @@ use super::post::ATTEMPTS;
 use crate::model::AccountId;
 use crate::store::stale::Stale;
 
-/// One sweep waits for no more accounts than these that it cannot bring up to date.
+/// The most accounts that one sweep skips because it cannot bring them up to date.
 const MAX_SKIPPED: usize = 100;
 
-/// How long to wait for a row that another transaction has locked: as long as any statement, or as a posting does.
+/// How long to wait for a row that another transaction has locked: as any statement does, or as a posting does.
 #[derive(Clone, Copy)]
 enum Wait {
     Long,
@@ -20,54 +20,54 @@ enum Wait {
 }
 
 impl Inner {
-    /// Ends holds that have run out. An account that another transaction keeps locked, or whose rows make no sense, keeps no
-    /// other account from being swept.
+    /// Ends expired holds. An account that another transaction has locked, or that has invalid rows, does not keep
+    /// others from being swept.
     pub(super) async fn sweep(&self) -> Result<usize> {
         let mut total = 0;
-        let mut but = std::mem::take(&mut *self.passed_over());
-        let most = but.len() + MAX_SKIPPED;
+        let mut skipped = std::mem::take(&mut *self.skipped_by_sweep());
+        let max_skipped = skipped.len() + MAX_SKIPPED;
         loop {
-            // An idle service finds none, and writes nothing.
-            let overdue = self.overdue(&but).await?;
+            // An idle service finds no overdue account, and writes nothing.
+            let overdue = self.overdue(&skipped).await?;
             if overdue.is_empty() {
                 return Ok(total);
             }
-            if but.len() >= most {
-                // There are others behind them. When those have had their turn, these are tried again.
-                *self.passed_over() = but;
+            if skipped.len() >= max_skipped {
+                // There are more accounts after them. When those have had their turn, the skipped ones are tried again.
+                *self.skipped_by_sweep() = skipped;
                 return Ok(total);
             }
-            // Where none had run out, it is known now when the next one does.
-            total += self.refresh_skipping(overdue, &mut but).await?;
+            // If no hold had expired, the account now has its next expiry.
+            total += self.refresh_skipping(overdue, &mut skipped).await?;
         }
     }
 
-    fn passed_over(&self) -> MutexGuard<'_, Vec<AccountId>> {
-        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    fn skipped_by_sweep(&self) -> MutexGuard<'_, Vec<AccountId>> {
+        self.skipped_by_sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings what is behind up to date, in a transaction of its own; tells how many holds had run out.
+    /// Brings stale accounts up to date in a transaction of its own. Returns how many holds had expired.
     pub(super) async fn expire_holds(&self, stale: &Stale) -> Result<usize> {
-        self.catch_up_by(stale, Wait::Long).await
+        self.expire_holds_waiting(stale, Wait::Long).await
     }
 
-    /// The same, but for accounts that another transaction keeps locked, or that cannot be brought up to date: those are added to
-    /// `but`.
-    pub(super) async fn refresh_skipping(&self, stale: Stale, but: &mut Vec<AccountId>) -> Result<usize> {
-        // All together; where rows are in the way, account by account.
+    /// Brings stale accounts up to date, except those that are locked by another transaction or cannot be brought up to
+    /// date. Adds those to `skipped`.
+    pub(super) async fn refresh_skipping(&self, stale: Stale, skipped: &mut Vec<AccountId>) -> Result<usize> {
+        // All accounts together. If one of them fails, account by account.
         if stale.accounts.len() > 1 {
-            match self.catch_up_by(&stale, Wait::Short).await {
+            match self.expire_holds_waiting(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {}
                 done => return done,
             }
         }
         let mut total = 0;
         for stale in stale.per_account() {
-            match self.catch_up_by(&stale, Wait::Short).await {
+            match self.expire_holds_waiting(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {
                     let accounts = stale.accounts;
                     tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
-                    but.extend(accounts);
+                    skipped.extend(accounts);
                 }
                 ended => total += ended?,
             }
@@ -75,7 +75,7 @@ impl Inner {
         Ok(total)
     }
 
-    async fn catch_up_by(&self, stale: &Stale, wait: Wait) -> Result<usize> {
+    async fn expire_holds_waiting(&self, stale: &Stale, wait: Wait) -> Result<usize> {
         for _ in 0..ATTEMPTS {
             let work = async |statements: &mut Statements<'_>| self.expire_holds_in(statements, stale).await;
             let done = match wait {
@@ -91,7 +91,7 @@ impl Inner {
         Err(Retry::Conflict.into())
     }
 
-    /// The same, in a transaction that has begun.
+    /// Brings stale accounts up to date inside a transaction that has begun.
     pub(super) async fn expire_holds_in(&self, statements: &mut Statements<'_>, stale: &Stale) -> Result<usize> {
         let mut needs = stale.needs();
         needs.accounts.sort_unstable();

@@ -1,4 +1,4 @@
-//! Money inside a transaction of the application's.
+//! Postings inside a transaction of the application.
 
 use sqlx::PgConnection;
 
@@ -10,10 +10,11 @@ use crate::model::{AccountId, Amount, EntryId, KeyId, Note, Refusal};
 use crate::store::{PostingError, StoreError};
 
 impl PostgresStore {
-    /// Charges a known price inside a transaction of the host's: the host's own rows and the money are committed
-    /// together or not at all. Until then the account is locked, so commit soon; a transaction at a level above
-    /// `READ COMMITTED` may have to be begun anew (SQLSTATE 40001), and goes by policy as it was when it began: a key that
-    /// was revoked since pays.
+    /// Charges a known price inside a transaction of the application: its own rows and the money are committed together
+    /// or not at all. The account stays locked until then, so commit soon.
+    ///
+    /// A transaction above `READ COMMITTED` may have to be retried (SQLSTATE 40001). It also follows the policy of its
+    /// begin: a key that was revoked since can still pay.
     ///
     /// ```no_run
     /// use agentkey::{Amount, KeyContext, PostgresStore};
@@ -30,8 +31,8 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`PostingError::Refused`] as a [`pay`](crate::Charge::pay) is, and [`PostingError::Store`] where the database fails; then roll
-    /// the transaction back.
+    /// Returns [`PostingError::Refused`] as [`pay`](crate::Charge::pay) is refused, and [`PostingError::Store`] if the
+    /// database fails. Then roll the transaction back.
     pub async fn pay_in(
         &self,
         tx: &mut PgConnection,
@@ -44,11 +45,11 @@ impl PostgresStore {
         self.post_into(tx, posting).await
     }
 
-    /// Gives back what an entry charged, in part or whole, inside a transaction of the host's.
+    /// Refunds an entry, in part or whole, inside a transaction of the application.
     ///
     /// # Errors
     ///
-    /// As [`AgentKeys::refund`](crate::AgentKeys::refund).
+    /// Fails as [`AgentKeys::refund`](crate::AgentKeys::refund) does.
     pub async fn refund_in(
         &self,
         tx: &mut PgConnection,
@@ -63,7 +64,7 @@ impl PostgresStore {
         self.post_into(tx, posting).await
     }
 
-    /// An entry has the id of its posting.
+    /// Posts inside the transaction. Returns the entry, which has the id of its posting.
     async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, PostingError> {
         let (id, postings) = (posting.id, [posting]);
         let needs = Needs::of(&postings);
@@ -83,6 +84,6 @@ impl PostgresStore {
     }
 
     fn statements<'c>(&'c self, tx: &'c mut PgConnection) -> Statements<'c> {
-        Statements::of_host(tx, &self.inner.connections)
+        Statements::external(tx, &self.inner.connections)
     }
 }

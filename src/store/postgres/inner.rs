@@ -1,4 +1,4 @@
-//! What the parts of the store share.
+//! The state that the parts of the store share.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,27 +17,27 @@ pub(super) struct Inner {
     pub(super) clock: Arc<ServerClock>,
     pub(super) cache: Cache,
     pub(super) backoff: ConflictBackoff,
-    /// Accounts of which postings failed, and were not posted since.
+    /// Accounts whose last posting failed.
     pub(super) quarantine: Mutex<HashSet<AccountId>>,
-    /// Accounts that the last sweep could not bring up to date, where it did not come to all.
-    pub(super) passed_over: Mutex<Vec<AccountId>>,
+    /// Accounts that the last sweep could not bring up to date, if it did not come to all accounts.
+    pub(super) skipped_by_sweep: Mutex<Vec<AccountId>>,
     pub(super) sql: StoreSql,
-    pub(super) writes: WriteSql,
-    pub(super) layout: Schema,
+    pub(super) write_sql: WriteSql,
+    pub(super) schema: Schema,
 }
 
 impl Inner {
-    pub(super) fn new(connections: Connections, layout: Schema) -> Self {
+    pub(super) fn new(connections: Connections, schema: Schema) -> Self {
         Self {
             clock: connections.clock().clone(),
             connections,
             cache: Cache::default(),
             backoff: ConflictBackoff::default(),
             quarantine: Mutex::default(),
-            passed_over: Mutex::default(),
-            sql: StoreSql::new(&layout),
-            writes: WriteSql::default(),
-            layout,
+            skipped_by_sweep: Mutex::default(),
+            sql: StoreSql::new(&schema),
+            write_sql: WriteSql::default(),
+            schema,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! In an adopted table the application may have written a row that makes no sense: its key is out of service until the row is
-//! mended, and fails no other key.
+//! Invalid rows of an adopted table, which the application may have written. The key of such a row is out of service
+//! until the row is corrected, and no other key fails.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,14 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use crate::model::{Balance, Key, KeyId};
 use crate::store::key_row::{InvalidRow, KeyRow, StoredKey, account_id};
 
-/// The invalid rows that a store has met. Each is logged once, and again when there is another reason.
+/// The invalid rows that a store has read. Each is logged once, and again if the reason changes.
 #[derive(Debug, Default)]
 pub(super) struct InvalidRows(Mutex<HashMap<KeyId, String>>);
 
 impl InvalidRows {
     const MAX_REMEMBERED: usize = 1_000;
 
-    /// Returns the key. One whose row is invalid is `None`, and logged.
+    /// Returns the key. Returns `None` for an invalid row, and logs it.
     pub(super) fn decode(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
         let id = stored.id;
         match stored.decode() {
@@ -29,8 +29,8 @@ impl InvalidRows {
         }
     }
 
-    /// Returns the key for the ledger. One whose row is invalid stands there revoked, in the account that its money is of: what
-    /// it holds and has spent goes on being counted.
+    /// Returns the key for the ledger. A key with an invalid row is returned as revoked, in the account of its money,
+    /// so that its holds and spending still count.
     pub(super) fn decode_or_disabled(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
         let created_at = stored.created_at;
         let account = stored.money.as_ref().and_then(|money| money.account).or(stored.account);
@@ -52,7 +52,7 @@ impl InvalidRows {
         if logged.get(&key) == Some(&reason) {
             return;
         }
-        tracing::error!(key = key.get(), %error, "this key is out of service until its row is mended");
+        tracing::error!(key = key.get(), %error, "this key is out of service until its row is corrected");
         if logged.len() >= Self::MAX_REMEMBERED {
             logged.clear();
         }

@@ -1,4 +1,4 @@
-//! Filling a book with what postings need, under the lock.
+//! Fills a book with what postings need, under the lock.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,17 +17,17 @@ use crate::model::{AccountId, EntryId, KeyId};
 use crate::store::account_row::AccountRow;
 use crate::store::key_row::KeyRow;
 
-/// A book, and what its rows were when it was filled.
+/// A book, and its rows when it was filled.
 pub(super) struct Loaded {
     pub(super) book: Book,
     pub(super) expected: Vec<Expected>,
-    /// Those whose `next_expiry` had come, and is another now.
+    /// The accounts whose `next_expiry` had come and has been moved on.
     pub(super) due: HashSet<AccountId>,
 }
 
 impl Inner {
-    /// Makes the rows of accounts whose keys the application's own SQL made. In a transaction of its own: one that has locked rows
-    /// of other accounts must not wait for this.
+    /// Makes the rows of accounts whose keys the application's own SQL made. It does so in a transaction of its own,
+    /// because one that has locked other accounts must not wait for this.
     pub(super) async fn make_accounts(&self, needs: &Needs) -> Result<()> {
         let make = async |statements: &mut Statements<'_>| self.make_accounts_in(statements, needs).await;
         self.connections.posting(async |connection| connection.transaction(make).await).await
@@ -43,10 +43,10 @@ impl Inner {
         statements.run(make.bind(random_version_step())).await
     }
 
-    /// Fills a book under the lock, and ends the holds of its accounts that have run out.
+    /// Fills a book under the lock, and ends the expired holds of its accounts.
     pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
-        // That of the server when it had locked the last of them.
+        // The time of the server when it had locked the last of them.
         let now = self.clock.now();
         let mut loaded =
             Loaded { book: Book::new(), expected: Vec::with_capacity(accounts.len()), due: HashSet::new() };
@@ -77,16 +77,16 @@ impl Inner {
         let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let mut rows = statements.fetch(self.sql.lock_accounts.query().bind(ids.clone())).await?;
         if rows.len() < ids.len() && self.has_unmade_accounts(statements, needs).await? {
-            if statements.may_begin_anew {
+            if statements.may_retry {
                 return Err(Retry::AccountsMissing.into());
             }
             self.make_accounts_in(statements, needs).await?;
             rows = statements.fetch(self.sql.lock_accounts.query().bind(ids)).await?;
         }
-        rows.iter().filter_map(|row| Cells::of(row).maybe_account().transpose()).collect()
+        rows.iter().filter_map(|row| Cells::new(row).maybe_account().transpose()).collect()
     }
 
-    /// Whether accounts that have no row have keys.
+    /// Returns whether accounts without a row have keys.
     async fn has_unmade_accounts(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<bool> {
         if needs.keys.is_empty() {
             return Ok(false);
@@ -97,7 +97,7 @@ impl Inner {
         Ok(!rows.is_empty())
     }
 
-    /// Adds the live holds that have run out; answers when the next one does.
+    /// Adds the expired holds. Returns when the next hold of each account expires.
     async fn load_overdue(
         &self,
         statements: &mut Statements<'_>,
@@ -108,37 +108,37 @@ impl Inner {
         let at: Vec<_> = due.iter().map(|(_, now)| Instant(*now)).collect();
         let overdue = self.sql.expired_holds.query().bind(ids.clone()).bind(at.clone());
         for row in &statements.fetch(overdue).await? {
-            book.add_hold(Cells::of(row).hold()?);
+            book.add_hold(Cells::new(row).hold()?);
         }
         let rows = statements.fetch(self.sql.next_expiry.query().bind(ids).bind(at)).await?;
         let mut expiries = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let mut cells = Cells::of(row);
+            let mut cells = Cells::new(row);
             expiries.insert(cells.account_id()?, cells.maybe_instant()?);
         }
         Ok(expiries)
     }
 
-    /// Adds the holds, claims and entries that are named, and the entries that those claims name.
+    /// Adds the named holds, claims and entries, and the entries that those claims name.
     async fn load_rows(&self, statements: &mut Statements<'_>, needs: &Needs, book: &mut Book) -> Result<()> {
         if !needs.holds.is_empty() {
             let ids: Vec<_> = needs.holds.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
             for row in &statements.fetch(self.sql.holds.query().bind(ids)).await? {
-                book.add_hold(Cells::of(row).hold()?);
+                book.add_hold(Cells::new(row).hold()?);
             }
         }
         if !needs.claims.is_empty() {
             let keys: Vec<_> = needs.claims.iter().map(|(key, _)| key.get()).collect();
             let claims: Vec<_> = needs.claims.iter().map(|(_, claim)| claim.to_string()).collect();
             for row in &statements.fetch(self.sql.claims.query().bind(keys).bind(claims)).await? {
-                book.add_claim(Cells::of(row).claim()?);
+                book.add_claim(Cells::new(row).claim()?);
             }
         }
         let entries: HashSet<EntryId> = needs.entries.iter().copied().chain(book.claimed_entries()).collect();
         if !entries.is_empty() {
             let ids: Vec<_> = entries.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
             for row in &statements.fetch(self.sql.entries.query().bind(ids)).await? {
-                book.add_entry(Cells::of(row).entry_row()?);
+                book.add_entry(Cells::new(row).entry_row()?);
             }
         }
         Ok(())
@@ -155,14 +155,14 @@ impl Inner {
             return Ok(());
         }
         for row in &statements.fetch(self.lineages(&keys)).await? {
-            let (stored, stamp) = Cells::member(row).key(&self.layout.columns)?;
+            let (stored, version) = Cells::member(row).key(&self.schema.columns)?;
             if loaded.book.key(stored.id).is_some() {
                 continue;
             }
-            let row = self.layout.columns.invalid_rows.decode_or_disabled(stored);
+            let row = self.schema.columns.invalid_rows.decode_or_disabled(stored);
             let Some(KeyRow { mut key, is_stale }) = row else { continue };
             if let Some(expected) = loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account) {
-                expected.keys.push((key.id, stamp));
+                expected.keys.push((key.id, version));
             }
             match loaded.book.now(&key.account).filter(|_| is_stale) {
                 Some(now) => {

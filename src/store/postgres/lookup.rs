@@ -1,4 +1,4 @@
-//! Look-ups by token: of the keys that are cached only the versions are asked for; what is new or has changed is read whole.
+//! Look-ups by token. Cached keys are revalidated by their versions; new and changed keys are read.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::store::Found;
 use crate::store::cache::{Revalidation, Snapshot};
 use crate::store::stale::{ReadResult, Stale};
 
-/// Between attempts to look up.
+/// The pauses between attempts of a look-up.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 
-/// So many rows may be summed up for the version of the policy, before they are made one.
+/// The most rows that are summed up for the policy version before they are folded into one.
 const MAX_POLICY_CHANGES: i64 = 500;
 
 impl Inner {
-    /// A connection that was lost is replaced, for as long as a connection is waited for: a look-up may be asked as
-    /// often as you like. It is the server that goes, and comes back, with all of them.
-    pub(super) async fn found(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
+    /// Looks tokens up. Replaces a lost connection for as long as one is waited for, because a look-up can be repeated
+    /// safely. A server that stops and comes back takes all connections with it.
+    pub(super) async fn find_tokens(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
         let (begun, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
-            match self.found_once(hashes).await {
+            match self.find_tokens_once(hashes).await {
                 Err(error) if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() => {
                     self.cache.clear();
                     tokio::time::sleep(pause).await;
@@ -37,13 +37,13 @@ impl Inner {
         }
     }
 
-    async fn found_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
-        let seen = self.look_up(hashes).await?;
-        if seen.stale.is_empty() {
-            return Ok(seen.value);
+    async fn find_tokens_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
+        let result = self.look_up(hashes).await?;
+        if result.stale.is_empty() {
+            return Ok(result.value);
         }
-        // The figures of those that cannot be brought up to date are returned as they are: no charge is decided by them.
-        self.refresh_skipping(seen.stale, &mut Vec::new()).await?;
+        // Accounts that cannot be brought up to date keep their figures: no charge is decided by them.
+        self.refresh_skipping(result.stale, &mut Vec::new()).await?;
         Ok(self.look_up(hashes).await?.value)
     }
 
@@ -56,11 +56,11 @@ impl Inner {
         connection: &mut Connection<'_>,
         hashes: &[TokenHash],
     ) -> Result<ReadResult<Vec<Option<Found>>>> {
-        let asked = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
+        let revalidation = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
-        if !asked.keys.is_empty() {
-            let answer = read::revalidated(&asked, &connection.fetch(self.revalidate(&asked)).await?)?;
-            value = self.cache.lookup(hashes, &asked, &answer, self.clock.now());
+        if !revalidation.keys.is_empty() {
+            let answer = read::revalidated(&revalidation, &connection.fetch(self.revalidate(&revalidation)).await?)?;
+            value = self.cache.lookup(hashes, &revalidation, &answer, self.clock.now());
         }
         let (mut slots, rest): (Vec<_>, Vec<_>) =
             value.iter_mut().zip(hashes).filter(|(found, _)| found.is_none()).map(|(slot, hash)| (slot, *hash)).unzip();
@@ -68,39 +68,39 @@ impl Inner {
             return Ok(ReadResult { value, stale: Stale::default() });
         }
         let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
-        let members = read::members(&rows, &self.layout.columns)?;
-        self.insert(&asked, &members, &rest);
+        let members = read::members(&rows, &self.schema.columns)?;
+        self.insert(&revalidation, &members, &rest);
         let late = read::found(rest.len(), &members, self.clock.now());
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok(ReadResult { value, stale: late.stale })
     }
 
-    /// Caches lineages as they were read in one snapshot: whole, up to date, of accounts that have a row. Those that were asked
-    /// for by a token have its hash at their place in `hashes`.
-    pub(super) fn insert(&self, asked: &Revalidation<ByRowVersion>, members: &[Member], hashes: &[TokenHash]) {
+    /// Caches lineages that were read in one snapshot, if they are whole and up to date and their accounts have rows. A
+    /// lineage that was looked up by token has its hash at its place in `hashes`.
+    pub(super) fn insert(&self, revalidation: &Revalidation<ByRowVersion>, members: &[Member], hashes: &[TokenHash]) {
         let Some(first) = members.first() else { return };
         let mut snapshot = Snapshot::default();
-        for (place, lineage) in read::lineages(members) {
+        for (index, lineage) in read::lineages(members) {
             let Some(keys) = read::whole(lineage) else { continue };
             if lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_stale)) {
                 continue;
             }
             let Some(account) = lineage.first().and_then(|first| first.account.as_ref()) else { continue };
             snapshot.add_account(account.clone());
-            if let Some(hash) = hashes.get(place)
+            if let Some(hash) = hashes.get(index)
                 && let Some((key, version)) = read::current(lineage)
             {
                 snapshot.add_token(*hash, key, version, None);
             }
             keys.into_iter().for_each(|(key, version)| snapshot.add_key(key.clone(), version));
         }
-        self.cache.insert(asked, first.incarnation, snapshot);
+        self.cache.insert(revalidation, first.incarnation, snapshot);
     }
 
-    /// Asks which policy is in force. Another server has another one.
+    /// Polls the policy version. Another server has another one.
     pub(super) async fn poll_policy_version(&self) -> Result<()> {
-        if !self.layout.columns.is_own {
-            return Ok(()); // An adopted table has no trigger of ours.
+        if !self.schema.columns.is_own {
+            return Ok(()); // An adopted table has no triggers of agentkey.
         }
         let asked_at = Instant::now();
         let ask = self.sql.policy_version.query();

@@ -1,10 +1,10 @@
-//! A store in PostgreSQL, 14 or newer, shared by as many processes as you like.
+//! A store in PostgreSQL, 14 or newer, shared by any number of processes.
 //!
-//! The row of an account is the lock and the version of all that is under it. Where this process knows the last version
-//! from what it read or wrote itself, it decides by that and writes on condition that the version still stands: one
-//! statement, one round trip, one commit. Where the version has moved on, or more has to be known, it locks the
-//! accounts in the order of their ids, loads, decides and writes in one transaction. Either way the decision is the
-//! ledger's, and what was acknowledged has been flushed by the server.
+//! The row of an account is the lock and the version of everything in the account. If the account is cached, this
+//! process decides by the cached version and writes with optimistic concurrency control. That is one statement, one
+//! round trip and one commit, conditional on the version. On a conflict, or if more rows are needed, it locks the
+//! accounts in the order of their ids. It then loads, decides and writes in one transaction. In either case the ledger
+//! decides, and the server has flushed what is acknowledged.
 
 mod adopt;
 mod backoff;
@@ -52,7 +52,7 @@ use super::{
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
 use crate::model::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
-/// Keys and money in a PostgreSQL database. Clones are one store and cheap.
+/// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
 ///
 /// ```no_run
 /// use agentkey::{AgentKeys, PostgresStore};
@@ -71,28 +71,28 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// When the options make no sense, the database is out of reach, a newer version of the crate made its tables, or
-    /// a table of the host's cannot be adopted.
+    /// Fails if the options are invalid or the database is out of reach. Fails if a newer version of the crate made its
+    /// tables, or if a table of the application cannot be adopted.
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
-        let layout = migrate::open(&connections, &options).await.map_err(store_error)?;
-        Ok(Self { inner: Arc::new(Inner::new(connections, layout)) })
+        let schema = migrate::open(&connections, &options).await.map_err(store_error)?;
+        Ok(Self { inner: Arc::new(Inner::new(connections, schema)) })
     }
 
-    /// The SQL that [`open`](Self::open) would run for these options, as one transaction: to be looked at, or to be run
-    /// by a role that may, before others open with [`migrate(false)`](PostgresOptions::migrate). Empty where nothing
-    /// is to be done. Nothing is changed.
+    /// Returns the SQL that [`open`](Self::open) would run for these options, as one transaction. It can be reviewed,
+    /// or run by a role with the necessary rights before others open with [`migrate(false)`](PostgresOptions::migrate).
+    /// The SQL is empty if nothing is to be done. This method changes nothing.
     ///
-    /// For an adoption, readers of the keys table wait from the first column that is added until the commit, and writers
-    /// too: columns are added nullable, without a rewrite, but indexes and spending take the time that the table's size
-    /// asks for.
+    /// During an adoption, readers and writers of the keys table wait from the first added column until the commit.
+    /// Columns are added as nullable, without a rewrite. The time that indexes and spending take depends on the size of
+    /// the table.
     ///
-    /// It is what `open` runs, word for word, with its isolation and its timeouts, but that the instant of an adoption is
-    /// `now()`.
+    /// The SQL is exactly what `open` runs, with its isolation and its timeouts. Only the instant of an adoption
+    /// differs: it is `now()`.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Fails as [`open`](Self::open) does.
     pub async fn migration_sql(options: PostgresOptions) -> Result<String, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
         let script = migrate::script(&connections, &options).await.map_err(store_error);
@@ -104,16 +104,16 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Fails as [`open`](Self::open) does.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::open(PostgresOptions::new(url)).await
     }
 
-    /// Opens the database of a pool of the host's.
+    /// Opens the database of a pool of the application's.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), and when the pool has too few connections.
+    /// Fails as [`open`](Self::open) does, and if the pool has too few connections.
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::open(PostgresOptions::pool(pool)).await
     }
@@ -127,7 +127,7 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        self.answer(self.inner.found(hashes))
+        self.answer(self.inner.find_tokens(hashes))
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
@@ -139,7 +139,7 @@ impl Store for PostgresStore {
     }
 
     fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
-        self.answer(self.inner.posted(postings))
+        self.answer(self.inner.post_batch(postings))
     }
 
     fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
@@ -178,8 +178,8 @@ impl Store for PostgresStore {
         self.answer(self.inner.sweep())
     }
 
-    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.answer(self.inner.record_last_used(uses))
+    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(self.inner.record_last_used(used))
     }
 
     fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
@@ -197,7 +197,7 @@ impl Store for PostgresStore {
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { layout, clock, .. } = &*self.inner;
-        f.debug_struct("PostgresStore").field("keys", &layout.keys).field("clock", clock).finish()
+        let Inner { schema, clock, .. } = &*self.inner;
+        f.debug_struct("PostgresStore").field("keys", &schema.keys).field("clock", clock).finish()
     }
 }

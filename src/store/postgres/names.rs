@@ -1,4 +1,4 @@
-//! Names as they stand in SQL, and its texts.
+//! Names in SQL, and the texts of statements.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,19 +15,21 @@ use crate::store::StoreError;
 pub(super) struct Ident(String);
 
 impl Ident {
+    /// Quotes a name.
+    ///
     /// # Errors
     ///
-    /// When it is empty, longer than PostgreSQL keeps (63 bytes), or has a control character, or a brace, which means
-    /// something in our templates.
+    /// Fails if the name is empty, is longer than PostgreSQL keeps (63 bytes), or has a control character or a brace.
+    /// Braces mark names in our templates.
     pub(super) fn new(name: &str) -> Result<Self, StoreError> {
         if name.is_empty() || name.len() > 63 || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
-            let text = format!("{name:?} is no name: 1 to 63 bytes, no control characters, no braces");
+            let text = format!("{name:?} is not a valid name: 1 to 63 bytes, no control characters, no braces");
             return Err(StoreError::failed(text));
         }
         Ok(Self(format!("\"{}\"", name.replace('"', "\"\""))))
     }
 
-    pub(super) fn known(name: &'static str) -> Self {
+    pub(super) fn from_static(name: &'static str) -> Self {
         Self(format!("\"{name}\""))
     }
 }
@@ -38,7 +40,7 @@ impl fmt::Display for Ident {
     }
 }
 
-/// A table of the application's.
+/// A table of the application.
 #[derive(Clone, Debug)]
 pub(super) struct TableName {
     pub(super) schema: String,
@@ -46,14 +48,14 @@ pub(super) struct TableName {
 }
 
 impl TableName {
-    /// As it stands in SQL.
+    /// Returns the quoted name with its schema.
     pub(super) fn quoted(&self) -> Result<String> {
         let quoted = |name: &str| Ident::new(name).map_err(config_error);
         Ok(format!("{}.{}", quoted(&self.schema)?, quoted(&self.name)?))
     }
 }
 
-/// A text as SQL has it, whatever `standard_conforming_strings` is.
+/// Returns a text as an SQL literal, whatever `standard_conforming_strings` is.
 pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     match quoted.contains('\\') {
@@ -62,12 +64,12 @@ pub(super) fn literal(text: &str) -> String {
     }
 }
 
-/// A text of SQL, made once from a template of ours and checked names.
+/// The text of a statement, made once from a template and checked names.
 #[derive(Clone, Debug)]
 pub(super) struct Sql(Arc<str>);
 
 impl Sql {
-    /// Joins the lines of a text, and drops its comments, which are lines of their own.
+    /// Joins the lines of a text and drops its comments, which must be lines of their own.
     pub(super) fn new(text: &str) -> Self {
         Self(one_line(text).into())
     }

@@ -1,4 +1,4 @@
-//! Where a database is, and how it is used.
+//! The location of a database, and how it is used.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -47,7 +47,7 @@ enum Source {
     Pool(PgPool),
 }
 
-/// An URL may have a password in it.
+/// Hides the URL, which may have a password in it.
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -58,19 +58,19 @@ impl std::fmt::Debug for Source {
 }
 
 impl PostgresOptions {
-    /// The database at an URL, `postgres://user:password@host:5432/database`, with the parameters that
-    /// [`PgConnectOptions`] knows. What it leaves out comes from `PGHOST` and the like.
+    /// Opens the database at an URL, `postgres://user:password@host:5432/database`, with the parameters that
+    /// [`PgConnectOptions`] supports. Missing parts come from environment variables such as `PGHOST`.
     pub fn new(url: impl Into<String>) -> Self {
-        Self::of(Source::Url(url.into()))
+        Self::from_source(Source::Url(url.into()))
     }
 
-    /// The database of a pool of the host's. [`lookups`](Self::lookups) and [`postings`](Self::postings) of its
-    /// connections are kept while the store is open, and one more is used now and then.
+    /// Opens the database of a pool of the application's. The store keeps [`lookups`](Self::lookups) and
+    /// [`postings`](Self::postings) of its connections while it is open, and sometimes uses one more.
     pub fn pool(pool: PgPool) -> Self {
-        Self::of(Source::Pool(pool))
+        Self::from_source(Source::Pool(pool))
     }
 
-    fn of(source: Source) -> Self {
+    fn from_source(source: Source) -> Self {
         Self {
             source,
             schema: "public".to_owned(),
@@ -87,38 +87,42 @@ impl PostgresOptions {
         }
     }
 
-    /// The schema of our tables; made where it is missing. Default: `public`.
+    /// Sets the schema of the agentkey tables; it is created if it is missing. Default: `public`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// The host's own table of keys, `table` or `schema.table`, in place of one that agentkey makes. Without a schema it
-    /// is in that of [`schema`](Self::schema), and nowhere else.
+    /// Uses the application's own table of keys, `table` or `schema.table`, in place of one that agentkey makes.
+    /// Without a schema, the table is in that of [`schema`](Self::schema), and nowhere else.
     ///
-    /// It needs an id, an account and a unique hash; [`KeyColumn`](crate::store::KeyColumn) lists the columns and their types.
-    /// The first opening, in one transaction that many processes may try at once:
+    /// The table needs an id, an account and a unique hash; [`KeyColumn`](crate::store::KeyColumn) lists the columns
+    /// and their types. The first opening runs in one transaction, which many processes may try at once:
     ///
-    /// - adds the columns that are missing, nullable, and indexes on account and parent where there are none. Nothing is
-    ///   dropped, renamed or rewritten; rows, triggers, row security and defaults stay as they are.
-    /// - records what was said with [`adopt`](Self::adopt), which later openings may leave out. They add no column: one
-    ///   that was there and is missing is told, since in its place an empty one would bring revoked keys to life.
-    /// - takes over what keys had spent, if the table is one of the npm package agentkey, or
-    ///   [`KeyColumn::UsedCents`](crate::store::KeyColumn::UsedCents) was named. Each key's running window comes in as an
-    ///   entry of the kind [`Opening`](crate::model::EntryKind::Opening), and the next window begins where it was to begin. The
-    ///   entry counts on the parents and the account too, as every entry does. Whoever spent there before must have
-    ///   stopped: what he writes later is not seen. Rows without an account have nobody to take it over for.
+    /// - It adds the missing columns as nullable, and missing indexes on account and parent. It drops, renames and
+    ///   rewrites nothing; rows, triggers, row security and defaults stay as they are.
+    /// - It records what [`adopt`](Self::adopt) says, so later openings may leave that out. A later opening adds no
+    ///   column. If a column has gone, it reports that: an empty column in its place would bring revoked keys back to
+    ///   life.
+    /// - It takes over what keys had spent, if the table is one of the npm package agentkey or
+    ///   [`KeyColumn::UsedCents`](crate::store::KeyColumn::UsedCents) was named. Each key's current window becomes an
+    ///   entry of the kind [`Opening`](crate::model::EntryKind::Opening), and the next window begins when it was to
+    ///   begin. The entry counts on the parents and the account too, as every entry does. The previous software must
+    ///   have stopped charging by then: what it writes later is not taken over. Nor is the spending of rows without an
+    ///   account.
     ///
-    /// Writers of the table wait until the transaction ends. So do readers where a column is added, which takes no time by
-    /// itself (nothing is rewritten), but keeps them out while indexes are made and spending is taken over behind it.
+    /// Writers of the table wait until the transaction ends. Readers wait too if a column is added. Adding takes no
+    /// time, because nothing is rewritten, but the lock lasts while indexes are made and spending is taken over.
     ///
     /// From then on policy is in that table and money is not: a request reads it, and a charge writes nothing to it.
-    /// What the host's own SQL changes in rows holds from the next request; an `ALTER TABLE` that changes what they say
-    /// without touching them (a column dropped and added with a default, a swap of names) does after a restart. A key that
-    /// the host moves to another account counts its windows there from when it was made. Keys that the host did not write
-    /// itself have defaults in its other columns; one that is `NOT NULL` without a default must get one before agentkey can
-    /// make keys. A row that makes no sense, such as one without an account, is refused by itself. A table that cannot be adopted
-    /// is left as it was, and one error tells all that is wrong with it.
+    /// What the application's own SQL changes in rows is in force from the next request. An `ALTER TABLE` that changes
+    /// the values of rows without touching them is in force after a restart. Examples are a column that is dropped and
+    /// added with a default, and a swap of names.
+    ///
+    /// If the application moves a key to another account, the key's windows there are counted from its creation. Keys
+    /// that agentkey makes have defaults in the other columns of the application. Such a column that is `NOT NULL`
+    /// needs a default before agentkey can make keys. An invalid row, such as one without an account, is refused by
+    /// itself. A table that cannot be adopted is left as it was, and one error reports all problems.
     ///
     /// Tokens of another format than agentkey's need
     /// [`AgentKeyLayer::foreign_tokens`](crate::AgentKeyLayer::foreign_tokens).
@@ -128,10 +132,7 @@ impl PostgresOptions {
     /// use agentkey::store::{Adoption, PostgresOptions};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
-    /// // Without scopes a key may do everything, and without a budget spend nothing.
-    /// let adoption = Adoption::new(ScopeSet::unrestricted(), Budget::lifetime(agentkey::Amount::ZERO));
-    /// let options = PostgresOptions::new("postgres://app@localhost/app").table("sdk_api_keys").adopt(adoption);
-    /// let store = PostgresStore::open(options).await?;
+    /// // Without scopes a key may do everything, and without a budget it may spend nothing.
     /// # drop(store); Ok(()) }
     /// ```
     pub fn table(mut self, table: impl Into<String>) -> Self {
@@ -139,86 +140,92 @@ impl PostgresOptions {
         self
     }
 
-    /// What the table of [`table`](Self::table) leaves unsaid. The first opening needs it. A later one may leave it out,
-    /// and fails where it says something else. While the first one runs, who reads or writes that table may wait: see there.
+    /// Says what the rows of the table of [`table`](Self::table) leave open. The first opening needs it. A later
+    /// opening may leave it out, and fails if it says something else. During the first opening, readers and writers of
+    /// that table may wait: see [`table`](Self::table).
     pub fn adopt(mut self, adoption: Adoption) -> Self {
         self.adoption = Some(adoption);
         self
     }
 
-    /// Whether opening brings the tables up to date; without it they must be, and opening fails where they are older or
-    /// newer. A role that may not read `agentkey_migrations` or `agentkey_adoption` is warned that nobody knows. Default:
-    /// it does.
+    /// Sets whether opening brings the tables up to date. If not, opening fails if the tables are older or newer than
+    /// this version. If the role may not read `agentkey_migrations` or `agentkey_adoption`, opening logs a warning that
+    /// the version is unknown. Default: it does.
     ///
-    /// [`PostgresStore::migration_sql`](crate::PostgresStore::migration_sql) tells what would be run.
+    /// [`PostgresStore::migration_sql`](crate::PostgresStore::migration_sql) returns the SQL that would run.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// Another clock than the server's, which is the one that all processes go by. Only a
-    /// [`ManualClock`](crate::model::ManualClock) takes its place: the machine's own never decides anything.
+    /// Sets a clock in place of the server's, which all processes use. Only a
+    /// [`ManualClock`](crate::model::ManualClock) takes its place: the system clock of the machine is never used.
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// How many batches of look-ups may be under way at once, each on a connection of its own. More of them are smaller
-    /// and cost more in all. Default: 1.
+    /// Sets how many batches of look-ups may be in progress at once, each on a connection of its own. More connections
+    /// make smaller batches, which cost more in total. Default: 1.
     pub fn lookups(mut self, connections: usize) -> Self {
         self.lookups = connections.clamp(1, 64);
         self
     }
 
-    /// How many batches of postings may be under way at once, each on a connection of its own. An account is
-    /// always in the same one. More of them are smaller and cost more in all: two take the server a third more of its
-    /// time for each posting. They pay where one connection cannot keep up, at some ten thousands of postings a
-    /// second, or where the host's own transactions often keep accounts locked, which the other accounts of a batch
-    /// wait for up to a tenth of a second. Default: 1.
+    /// Sets how many batches of postings may be in progress at once, each on a connection of its own. An account is
+    /// always on the same one. More connections make smaller batches, which cost more in total: two take the server a
+    /// third more of its time for each posting.
+    ///
+    /// More help where one connection cannot keep up, at some ten thousands of postings a second. They also help where
+    /// the application's own transactions often keep accounts locked. The other accounts of a batch wait for such a
+    /// lock up to a tenth of a second. Default: 1.
     pub fn postings(mut self, connections: usize) -> Self {
         self.postings = connections.clamp(1, 64);
         self
     }
 
-    /// How many more connections may be open for lists, sums and changes. Not for a pool of the host's. Default: 4.
+    /// Sets how many more connections may be open for lists, sums and changes. It does not apply to a pool of the
+    /// application's. Default: 4.
     pub fn others(mut self, connections: u32) -> Self {
         self.others = connections.clamp(1, 1_000);
         self
     }
 
-    /// How long to wait for a connection. Default: 3 seconds.
+    /// Sets how long to wait for a connection. Default: 3 seconds.
     ///
-    /// Where the server says nothing for longer than a moment, it is asked over another connection, so up to four more of the
-    /// pool's may be open during an outage. The server ends our transactions whose client is silent for two seconds, and
-    /// our connections that are out of reach for four: no process keeps the others waiting.
+    /// If the server does not answer for a moment, the store asks it over another connection. So up to four more
+    /// connections of the pool may be open during an outage. The server ends our transactions if the client is silent
+    /// for two seconds, and our connections if they are out of reach for four. So no process blocks the others.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout.min(Duration::from_secs(3_600));
         self
     }
 
-    /// How long the server works on a statement before it gives up. Default: 5 seconds. Bringing the tables up to date
-    /// may take longer: there nothing bounds a statement, another process that does the same is waited for for a minute,
-    /// and the host's own transactions for five seconds.
+    /// Sets how long the server works on a statement before it gives up. Default: 5 seconds. Migrations may take
+    /// longer: their statements have no limit. They wait a minute for another process that migrates, and five seconds
+    /// for the application's own transactions.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout.min(Duration::from_secs(3_600));
         self
     }
 
-    /// For a pooler that gives every transaction another session, such as PgBouncer with `pool_mode = transaction`:
-    /// every statement is then in an explicit transaction, and none is prepared under a name. It costs round trips.
-    /// Default: off.
+    /// Supports a pooler that gives every transaction another session, such as PgBouncer with `pool_mode =
+    /// transaction`. Every statement is then in an explicit transaction, and none is prepared under a name. It costs
+    /// round trips. Default: off.
     ///
-    /// Without it such a pooler must not be used: settings of ours (timeouts, isolation, what the planner may do) stay
-    /// in sessions that it lends to others, and statements meet sessions that do not have them.
+    /// Without this option such a pooler must not be used. Our settings (timeouts, isolation, planner options) would
+    /// stay in sessions that the pooler lends to others. Our statements would run in sessions without these settings.
     pub fn transaction_pooling(mut self, is_pooled: bool) -> Self {
         self.transaction_pooling = is_pooled;
         self
     }
 
-    /// Where everything is if the keys are in a table of our own.
-    pub(super) fn own_layout(&self) -> Result<Schema> {
+    /// Returns the schema for keys in a table of our own.
+    pub(super) fn own_schema(&self) -> Result<Schema> {
         if self.adoption.is_some() && self.table.is_none() {
-            return Err(config_error("`PostgresOptions::adopt` is about a table of the host's: name it with `table`"));
+            return Err(config_error(
+                "`PostgresOptions::adopt` is about a table of the application's: name it with `table`",
+            ));
         }
         Ok(Schema::own(Ident::new(&self.schema).map_err(config_error)?))
     }
@@ -233,13 +240,13 @@ impl PostgresOptions {
         Ok(Connections::new(self.open_pool()?, self.lookups, self.postings, session, &self.clock))
     }
 
-    /// The pool, and whether it is ours to close.
+    /// Returns the pool, and whether the store owns it and closes it.
     fn open_pool(&self) -> Result<(PgPool, bool), String> {
         let needed = u32::try_from(self.lookups + self.postings).unwrap_or(u32::MAX);
         match &self.source {
             Source::Url(url) => {
                 let mut options = PgConnectOptions::from_str(url)
-                    .map_err(|error| format!("this is no URL of PostgreSQL: {error}"))?
+                    .map_err(|error| format!("this is not a URL of PostgreSQL: {error}"))?
                     .disable_statement_logging();
                 if options.get_application_name().is_none() {
                     options = options.application_name("agentkey");
@@ -254,10 +261,10 @@ impl PostgresOptions {
                 Ok((pool, true))
             }
             Source::Pool(pool) => {
-                let has = pool.options().get_max_connections();
-                if has <= needed {
+                let max = pool.options().get_max_connections();
+                if max <= needed {
                     return Err(format!(
-                        "the pool has {has} connections at most; look-ups keep {}, postings {}, and one more is needed",
+                        "the pool has at most {max} connections; look-ups keep {}, postings {}, and one more is needed",
                         self.lookups, self.postings
                     ));
                 }

@@ -1,4 +1,4 @@
-//! The parameters of a statement: the name of each, its type and its value are said once, together.
+//! The parameters of a statement. The name, the type and the value of each are declared together.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgHasArrayType, Postgres};
@@ -10,11 +10,11 @@ use super::error::{Error, Result};
 use super::names::Sql;
 use super::types::{Instant, RowVersion};
 
-/// What a parameter may be, or have in it.
+/// A type of a parameter, or of the elements of an array parameter.
 pub(super) trait Cell<'q>: Encode<'q, Postgres> + Type<Postgres> + PgHasArrayType {
     /// The type in SQL.
     const SQL: &'static str;
-    /// Whether arrays of it are addressed by number; the cells of others are counted off from the first.
+    /// Whether an element of its arrays has a fixed offset. Otherwise the server counts the elements from the first.
     const IS_FIXED: bool;
 }
 
@@ -25,7 +25,7 @@ macro_rules! cells {
             const IS_FIXED: bool = $is_fixed;
         }
 
-        /// With a NULL in it, no array is addressed by number.
+        /// No element of an array with a NULL in it has a fixed offset.
         impl<'q> Cell<'q> for Option<$cell> {
             const SQL: &'static str = $sql;
             const IS_FIXED: bool = false;
@@ -44,19 +44,20 @@ cells! {
     Vec<u8> = "bytea", false;
 }
 
-/// The parameters of a statement. Those of its rows are arrays, one for each column.
+/// The parameters of a statement. The parameters of its rows are arrays, one for each column.
 #[derive(Default)]
 pub(super) struct Params {
     arguments: PgArguments,
     columns: Vec<Column>,
-    /// What the text says in place of parameters, column by column: texts that differ in it are not the same.
+    /// The constants of the text in place of parameters, column by column. Texts with different constants are different
+    /// statements.
     variant: Vec<&'static str>,
     failed: Option<BoxDynError>,
 }
 
-/// A parameter, and what it is in the text.
+/// A parameter, and its form in the text.
 struct Column {
-    /// The rows that it is a column of, if it is one.
+    /// The rows that it is a column of, or an empty name.
     part: &'static str,
     name: &'static str,
     number: usize,
@@ -67,33 +68,34 @@ struct Column {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Value,
-    /// Its cells are addressed by number.
+    /// Its cells are addressed by subscript.
     Array,
-    /// Its cells are unnested, and cast to this.
+    /// Its cells are unnested, and cast to this type.
     Unnested(&'static str),
-    /// The places of the accounts of rows: no column.
-    Held,
+    /// The places of the accounts of rows. It is not a column.
+    Place,
     /// The account of the row.
     Account,
-    /// The same SQL for every row: no parameter.
+    /// The same SQL for every row, without a parameter.
     Constant(&'static str),
 }
 
 impl Params {
-    /// Adds a parameter that a text names `{name}`.
+    /// Adds a parameter, `{name}` in the text.
     pub(super) fn value<'q, T: Cell<'q>>(&mut self, name: &'static str, value: T) {
         self.add("", name, T::SQL, Form::Value, value);
     }
 
-    /// Adds an array that a text names `{name}`.
+    /// Adds an array, `{name}` in the text.
     pub(super) fn array<'q, T: Cell<'q>>(&mut self, name: &'static str, values: Vec<T>) {
         self.add("", name, T::SQL, Form::Array, values);
     }
 
-    /// Adds rows, each with the place of its account; what is returned adds their columns. No rows have none.
+    /// Adds rows, each with the place of its account. The returned value adds their columns. Without rows there are no
+    /// columns.
     pub(super) fn rows<'r, R>(&mut self, part: &'static str, rows: &'r [(i32, R)]) -> Rows<'_, 'r, R> {
         let rows = Rows { params: self, part, rows };
-        rows.cells("", Form::Held, |(place, _)| *place)
+        rows.cells("", Form::Place, |(place, _)| *place)
     }
 
     pub(super) fn has_rows(&self, part: &str) -> bool {
@@ -110,23 +112,27 @@ impl Params {
         self.columns.push(Column { part, name, number: self.arguments.len(), sql_type, form });
     }
 
-    /// What this text differs in from others with the same parts.
+    /// Returns the constants that distinguish this text from others with the same parts.
     pub(super) fn variant(&self) -> &[&'static str] {
         &self.variant
     }
 
-    /// Fills in the parameters that a text names.
+    /// Fills the parameters into a text.
     pub(super) fn fill(&self, text: &str) -> String {
         let named = self.columns.iter().filter(|column| column.part.is_empty());
         named.fold(text.to_owned(), |text, column| text.replace(&format!("{{{}}}", column.name), &column.param()))
     }
 
-    /// Fills in what a text says of rows: `{rows}`, of which each is a `w`; `{names}` of their columns, with `{values}` for
-    /// them; `{sets}`, which assigns the values of those that are not in `key`, and `{updates}`, which assigns what was to be
-    /// inserted; `{=name}` for the value of a column and `{$name}` for the whole of it.
+    /// Fills the rows of a part into a text:
+    ///
+    /// - `{rows}`: the rows, each of which is a `w`.
+    /// - `{names}` and `{values}`: the names and the values of their columns.
+    /// - `{sets}`: assigns the values of the columns that are not in `key`.
+    /// - `{updates}`: assigns the values that were to be inserted.
+    /// - `{=name}` and `{$name}`: the value of a column, and the whole array.
     pub(super) fn fill_rows(&self, part: &str, key: &[&str], text: &str) -> String {
         let own = || self.columns.iter().filter(|column| column.part == part);
-        let columns: Vec<_> = own().filter(|column| column.form != Form::Held).collect();
+        let columns: Vec<_> = own().filter(|column| column.form != Form::Place).collect();
         let join = |columns: &mut dyn Iterator<Item = &&Column>, each: &dyn Fn(&Column) -> String| {
             columns.map(|column| each(column)).collect::<Vec<_>>().join(", ")
         };
@@ -144,7 +150,7 @@ impl Params {
         self.fill(&text)
     }
 
-    /// The statement with this text.
+    /// Returns the statement with this text.
     pub(super) fn query<'q>(self, text: &Sql) -> Result<Query<'q>> {
         match self.failed {
             Some(error) => Err(Error::Sqlx(sqlx::Error::Encode(error))),
@@ -153,10 +159,10 @@ impl Params {
     }
 }
 
-/// The rows of which the account did not conflict.
+/// Returns the SQL of the rows whose accounts did not conflict.
 fn rows<'c, I: Iterator<Item = &'c Column>>(columns: impl Fn() -> I) -> String {
     let mut text = "(SELECT ".to_owned();
-    for place in columns().filter(|column| column.form == Form::Held) {
+    for place in columns().filter(|column| column.form == Form::Place) {
         text.push_str(&format!("generate_subscripts({0}, 1) AS i, unnest({0}) AS place", place.param()));
     }
     for column in columns().filter(|column| matches!(column.form, Form::Unnested(_))) {
@@ -171,10 +177,10 @@ impl Column {
         format!("(${}::{}{array})", self.number, self.sql_type)
     }
 
-    /// Its cell in the row `w`.
+    /// Returns the SQL of its cell in the row `w`.
     fn value(&self) -> String {
         match self.form {
-            Form::Value | Form::Held => self.param(),
+            Form::Value | Form::Place => self.param(),
             Form::Array => format!("{}[w.i]", self.param()),
             Form::Unnested(cast) if cast == self.sql_type => format!("w.{}", self.name),
             Form::Unnested(cast) => format!("w.{}::{cast}", self.name),
@@ -197,14 +203,14 @@ impl<'p, 'r, R> Rows<'p, 'r, R> {
         self.unbound(name, Form::Account)
     }
 
-    /// Adds a column of which most rows have the same: where all have, `sql` says so in the text, and no cell travels.
-    pub(super) fn usual(
+    /// Adds a column that is usually the same in all rows. If it is, `sql` is in the text and no cell is sent.
+    pub(super) fn constant_if(
         self,
         name: &'static str,
         sql: &'static str,
-        is_usual: impl Fn(i32, &'r R) -> bool,
-    ) -> Usual<'p, 'r, R> {
-        Usual { rows: self, name, sql: None }.or_usual(sql, is_usual)
+        is_constant: impl Fn(i32, &'r R) -> bool,
+    ) -> ConstantColumn<'p, 'r, R> {
+        ConstantColumn { rows: self, name, sql: None }.or_constant_if(sql, is_constant)
     }
 
     /// Adds a column that seldom has a NULL in it.
@@ -226,7 +232,7 @@ impl<'p, 'r, R> Rows<'p, 'r, R> {
         self.cells(name, form, |(_, row)| cell(row))
     }
 
-    /// Adds a column of a type that its cells are cast to.
+    /// Adds a column with a type that its cells are cast to.
     pub(super) fn cast<'q, T: Cell<'q>>(
         self,
         name: &'static str,
@@ -244,18 +250,18 @@ impl<'p, 'r, R> Rows<'p, 'r, R> {
     }
 }
 
-/// A column of which most rows have the same, until it is said what the others have.
-pub(super) struct Usual<'p, 'r, R> {
+/// A column that may be a constant, until its other values are given.
+pub(super) struct ConstantColumn<'p, 'r, R> {
     rows: Rows<'p, 'r, R>,
     name: &'static str,
-    /// What all rows have.
+    /// The SQL of the constant, if all rows have it.
     sql: Option<&'static str>,
 }
 
-impl<'p, 'r, R> Usual<'p, 'r, R> {
-    pub(super) fn or_usual(mut self, sql: &'static str, is_usual: impl Fn(i32, &'r R) -> bool) -> Self {
+impl<'p, 'r, R> ConstantColumn<'p, 'r, R> {
+    pub(super) fn or_constant_if(mut self, sql: &'static str, is_constant: impl Fn(i32, &'r R) -> bool) -> Self {
         if self.sql.is_none() {
-            self.sql = self.rows.rows.iter().all(|(place, row)| is_usual(*place, row)).then_some(sql);
+            self.sql = self.rows.rows.iter().all(|(place, row)| is_constant(*place, row)).then_some(sql);
             self.rows.params.variant.push(self.sql.unwrap_or(""));
         }
         self
@@ -281,11 +287,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_rows_have_in_common_is_said_in_the_text() {
+    fn a_value_that_all_rows_have_is_a_constant_in_the_text() {
         let text = |rows: &[(i32, (i64, Option<i64>))]| {
             let mut params = Params::default();
             let part = params.rows("holds", rows).account("account_id").optional("key_id", |(_, key)| *key);
-            part.usual("state", "'live'", |_, (state, _)| *state == 0).or(|(state, _)| *state);
+            part.constant_if("state", "'live'", |_, (state, _)| *state == 0).or(|(state, _)| *state);
             (params.fill_rows("holds", &[], "({names}) ({values})"), params.variant().to_vec())
         };
         let names = |values: &str| format!("(account_id, key_id, state) ({{account}}[w.place], {values})");
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_meets_its_cells_whatever_stands_beside_it() {
+    fn a_column_has_its_own_cells_in_any_order_of_columns() {
         let (mut params, rows) = (Params::default(), [(1, (7_i64, "x"))]);
         params.array("account", vec!["acme"]);
         params.rows("none", &rows[..0]).account("account_id").column("id", |(id, _)| *id);

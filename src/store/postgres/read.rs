@@ -1,4 +1,4 @@
-//! Keys and accounts, as they stand.
+//! Reading keys and accounts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,16 +20,17 @@ use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf};
 
 impl Inner {
-    /// At an instant, or at that of the server's clock.
+    /// Builds the look-up by token, at an instant or at the time of the server's clock.
     pub(super) fn find<'q>(&self, hashes: &[TokenHash], now: Option<Timestamp>) -> Query<'q> {
         let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
         self.sql.find.query().bind(hashes).bind(now.map(Instant))
     }
 
-    pub(super) fn revalidate<'q>(&self, asked: &Revalidation<ByRowVersion>) -> Query<'q> {
-        let (keys, versions): (Vec<_>, Vec<_>) = asked.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
-        let accounts: Vec<_> = asked.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.sql.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(asked.epoch.map(Instant))
+    pub(super) fn revalidate<'q>(&self, revalidation: &Revalidation<ByRowVersion>) -> Query<'q> {
+        let (keys, versions): (Vec<_>, Vec<_>) =
+            revalidation.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
+        let accounts: Vec<_> = revalidation.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        self.sql.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(revalidation.epoch.map(Instant))
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
@@ -49,20 +50,21 @@ impl Inner {
         self.refreshed(async |statements| self.keys_in(statements, query).await).await
     }
 
-    /// Reads; where that found what is behind, brings it up to date and reads once more.
+    /// Reads. If the result is stale, brings it up to date and reads once more.
     async fn refreshed<T>(
         &self,
         read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<ReadResult<T>> + Copy,
     ) -> Result<T> {
-        let seen = self.connections.pooled(read).await?;
-        if seen.stale.is_empty() {
-            return Ok(seen.value);
+        let result = self.connections.pooled(read).await?;
+        if result.stale.is_empty() {
+            return Ok(result.value);
         }
-        self.expire_holds(&seen.stale).await?;
+        self.expire_holds(&result.stale).await?;
         Ok(self.connections.pooled(read).await?.value)
     }
 
-    /// The lineage of one key, at the account's own time. `now` is the clock's when the rows have come, if it is not given.
+    /// Returns the lineage of one key at its account's time. If `now` is not given, it is the clock's time after the
+    /// rows were read.
     pub(super) async fn lineage_in(
         &self,
         statements: &mut Statements<'_>,
@@ -71,7 +73,7 @@ impl Inner {
     ) -> Result<ReadResult<Option<Lineage>>> {
         let rows = statements.fetch(self.lineages(&[key])).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
-        let members = members(&rows, &self.layout.columns)?;
+        let members = members(&rows, &self.schema.columns)?;
         let mut stale = Stale::default();
         let value = assemble(&members, now, &mut stale);
         if let Some(row) = members.first().and_then(|member| member.account.as_ref())
@@ -82,7 +84,7 @@ impl Inner {
         Ok(ReadResult { value, stale })
     }
 
-    /// An account rolled to its time, and that time.
+    /// Returns an account rolled to its time, and that time.
     pub(super) async fn account_in(
         &self,
         statements: &mut Statements<'_>,
@@ -92,7 +94,7 @@ impl Inner {
         let rows = statements.fetch(self.sql.account.query().bind(id.as_str().to_owned())).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
         let mut stale = Stale::default();
-        let Some(row) = rows.first().map(|row| Cells::of(row).maybe_account()).transpose()?.flatten() else {
+        let Some(row) = rows.first().map(|row| Cells::new(row).maybe_account()).transpose()?.flatten() else {
             return Ok(ReadResult { value: None, stale });
         };
         if row.is_overdue(now) {
@@ -103,18 +105,18 @@ impl Inner {
     }
 
     async fn keys_in(&self, statements: &mut Statements<'_>, query: &KeyQuery) -> Result<ReadResult<Vec<Key>>> {
-        let columns = &self.layout.columns;
-        let mut seen = ReadResult { value: Vec::new(), stale: Stale::default() };
+        let columns = &self.schema.columns;
+        let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
-        let most = query.limit as usize;
+        let limit = query.limit as usize;
         let owner = match &query.of {
-            KeysOf::Account(account) if !columns.can_hold(account) => return Ok(seen),
+            KeysOf::Account(account) if !columns.can_hold(account) => return Ok(result),
             KeysOf::Account(_) => "k.{k.account} = ($1::text)::{account_type}",
             KeysOf::Parent(_) => "k.{k.parent} = $1",
         };
-        let text = self.layout.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
-        // Rows that make no sense are passed over, and others come in their place: fewer would say that there are no more.
-        while seen.value.len() < most {
+        let text = self.schema.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
+        // Invalid rows are skipped and replaced by later ones: a short page would mean that there are no more keys.
+        while result.value.len() < limit {
             let page = match &query.of {
                 KeysOf::Account(account) => text.query().bind(account.as_str().to_owned()),
                 KeysOf::Parent(parent) => text.query().bind(parent.get()),
@@ -122,55 +124,55 @@ impl Inner {
             let rows = statements.fetch(page.bind(after).bind(i64::from(query.limit))).await?;
             let now = self.clock.now();
             for row in &rows {
-                let mut cells = Cells::of(row);
+                let mut cells = Cells::new(row);
                 let (key, _) = cells.key(columns)?;
                 let account = cells.maybe_account()?;
                 after = key.id.get();
-                let row = columns.invalid_rows.decode(key).filter(|_| seen.value.len() < most);
+                let row = columns.invalid_rows.decode(key).filter(|_| result.value.len() < limit);
                 let Some(KeyRow { mut key, is_stale }) = row else { continue };
                 if account.as_ref().is_some_and(|row| row.is_overdue(now)) {
-                    seen.stale.add_account(&key.account);
+                    result.stale.add_account(&key.account);
                 }
                 if is_stale {
-                    seen.stale.add_key(&key);
+                    result.stale.add_key(&key);
                 }
                 key.roll(account.map_or(now, |row| now.max(row.changed_at)));
-                seen.value.push(key);
+                result.value.push(key);
             }
-            if rows.len() < most {
+            if rows.len() < limit {
                 break;
             }
         }
-        Ok(seen)
+        Ok(result)
     }
 
-    /// Some accounts, `but` these, in which holds may have run out, those first that wait longest.
-    pub(super) async fn overdue(&self, but: &[AccountId]) -> Result<Stale> {
-        let but: Vec<_> = but.iter().map(|account| account.as_str().to_owned()).collect();
-        let overdue = self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(but);
+    /// Returns some accounts, except `skipped`, in which holds may have expired, the most overdue first.
+    pub(super) async fn overdue(&self, skipped: &[AccountId]) -> Result<Stale> {
+        let skipped: Vec<_> = skipped.iter().map(|account| account.as_str().to_owned()).collect();
+        let overdue = self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(skipped);
         let rows = self.connections.fetch(overdue).await?;
-        let accounts = rows.iter().map(|row| Cells::of(row).account_id()).collect::<Result<_>>()?;
+        let accounts = rows.iter().map(|row| Cells::new(row).account_id()).collect::<Result<_>>()?;
         Ok(Stale { accounts, keys: Vec::new() })
     }
 }
 
-/// What the server says to a revalidation: the keys whose rows have changed, and the accounts' versions.
-pub(super) fn revalidated(asked: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<CurrentVersions> {
+/// Decodes the answer to a revalidation: the keys whose rows have changed, and the versions of the accounts.
+pub(super) fn revalidated(revalidation: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<CurrentVersions> {
     let (mut changed, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
-        let mut cells = Cells::of(row);
+        let mut cells = Cells::new(row);
         match cells.read::<Option<i64>>()? {
             Some(key) => drop(changed.insert(KeyId::new(key))),
             None => drop(versions.insert(cells.account_id()?, cells.read()?)),
         }
     }
-    Ok(CurrentVersions::new(asked, &changed, versions))
+    Ok(CurrentVersions::new(revalidation, &changed, versions))
 }
 
-/// The incarnation of the server with the version of its policy, and of how many changes that is the sum.
+/// Returns the incarnation of the server with its policy version, and the number of changes that it sums up.
 pub(super) fn policy_version(rows: &[PgRow]) -> Result<(Option<(Timestamp, i64)>, i64)> {
     let row = rows.first().ok_or_else(|| invalid_row("the policy has no version"))?;
-    let mut cells = Cells::of(row);
+    let mut cells = Cells::new(row);
     let incarnation = cells.instant()?;
     let version = cells.read::<Option<i64>>()?;
     Ok((version.map(|version| (incarnation, version)), cells.read()?))
@@ -183,12 +185,12 @@ pub(super) struct Member {
     retires_at: Option<Timestamp>,
     /// The incarnation of the server that it was read from.
     pub(super) incarnation: Timestamp,
-    /// `None` where the row makes no sense.
+    /// `None` if the row is invalid.
     pub(super) key: Option<(KeyRow, RowVersion)>,
     pub(super) account: Option<AccountRow>,
 }
 
-/// Lineages one after the other, each from its key up.
+/// Decodes lineages one after the other, each from its key up.
 pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> Result<Vec<Member>> {
     let mut members = rows.iter().map(|row| member(row, columns)).collect::<Result<Vec<_>>>()?;
     members.sort_by_key(|member| (member.place, member.depth));
@@ -196,16 +198,16 @@ pub(super) fn members(rows: &[PgRow], columns: &KeyColumns) -> Result<Vec<Member
 }
 
 fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
-    let mut cells = Cells::of(row);
+    let mut cells = Cells::new(row);
     let (place, depth, retires_at, incarnation) =
         (cells.read()?, cells.read()?, cells.maybe_instant()?, cells.instant()?);
-    let (key, stamp) = cells.key(columns)?;
-    let key = columns.invalid_rows.decode(key).map(|key| (key, stamp));
+    let (key, version) = cells.key(columns)?;
+    let key = columns.invalid_rows.decode(key).map(|key| (key, version));
     let (key, account) = match cells.maybe_account() {
-        // It takes its keys out of service, and not those that are looked up with them.
+        // The invalid row takes the keys of its account out of service, but not the other keys of the batch.
         Err(Error::InvalidRow(error)) => {
             let account = key.as_ref().map(|(row, _)| tracing::field::display(&row.key.account));
-            tracing::error!(%error, account, "the row of an account makes no sense: its keys are not found");
+            tracing::error!(%error, account, "the row of an account is invalid: its keys are not found");
             (None, None)
         }
         account => (key, account?),
@@ -213,35 +215,35 @@ fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
     Ok(Member { place, depth, retires_at, incarnation, key, account })
 }
 
-/// The members of each lineage, with the place that it was asked for.
+/// Returns the members of each lineage, with its place in the query.
 pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Member])> {
     members.chunk_by(|member, next| member.place == next.place).filter_map(|lineage| {
-        let place = lineage.first()?.place.checked_sub(1)?;
-        Some((usize::try_from(place).ok()?, lineage))
+        let index = lineage.first()?.place.checked_sub(1)?;
+        Some((usize::try_from(index).ok()?, lineage))
     })
 }
 
-/// The key whose present token was asked for.
+/// Returns the key that was found by its present token.
 pub(super) fn current(members: &[Member]) -> Option<(&Key, RowVersion)> {
     let first = members.first().filter(|first| first.retires_at.is_none())?;
     first.key.as_ref().map(|(row, version)| (&row.key, *version))
 }
 
-/// The keys of a lineage from the key up. One that does not climb to a root, step by step and in one account, is
-/// none: nothing is known of what the missing member allows.
+/// Returns the keys of a lineage from the key up. Every member up to the root must exist and be in one account. What a
+/// missing member allows is unknown, so its descendants are not found.
 pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, RowVersion)>> {
     let mut keys: Vec<(&Key, RowVersion)> = Vec::with_capacity(members.len());
     for (member, step) in members.iter().zip(0_i32..) {
-        let (KeyRow { key, .. }, stamp) = member.key.as_ref().filter(|_| member.depth == step)?;
+        let (KeyRow { key, .. }, version) = member.key.as_ref().filter(|_| member.depth == step)?;
         if keys.last().is_some_and(|(child, _)| child.parent != Some(key.id) || child.account != key.account) {
             return None;
         }
-        keys.push((key, *stamp));
+        keys.push((key, *version));
     }
     keys.last().is_some_and(|(root, _)| root.parent.is_none()).then_some(keys)
 }
 
-/// The lineage at its account's own time, which does not go back when the clock does.
+/// Returns the lineage at its account's time, which does not go back when the clock does.
 pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) -> Option<Lineage> {
     let keys = whole(members)?;
     for KeyRow { key, .. } in
@@ -258,17 +260,17 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) ->
     Some(Lineage::new(key, keys.collect(), account, at))
 }
 
-/// What look-ups found, each in the place of its hash.
+/// Returns what look-ups found, each at the place of its hash.
 pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> ReadResult<Vec<Option<Found>>> {
-    let mut seen = ReadResult { value: Vec::new(), stale: Stale::default() };
-    seen.value.resize_with(count, || None);
-    for (place, lineage) in lineages(members) {
+    let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
+    result.value.resize_with(count, || None);
+    for (index, lineage) in lineages(members) {
         let retires_at = lineage.first().and_then(|first| first.retires_at);
-        let lineage = assemble(lineage, now, &mut seen.stale);
+        let lineage = assemble(lineage, now, &mut result.stale);
         let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
-        if let Some(slot) = seen.value.get_mut(place) {
+        if let Some(slot) = result.value.get_mut(index) {
             *slot = lineage.map(|lineage| Found::new(lineage, retires_at));
         }
     }
-    seen
+    result
 }

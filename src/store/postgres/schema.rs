@@ -1,4 +1,4 @@
-//! What stands where in the database, and the texts of SQL made from it.
+//! The tables and columns in the database, and the statements made from them.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::names::{Ident, Sql, one_line};
 use crate::ledger::MAX_DEPTH;
 use crate::model::{AccountId, Amount, Budget, Period, ScopeSet};
 
-/// Where the tables are.
+/// The names of the tables.
 #[derive(Clone, Debug)]
 pub(super) struct Schema {
-    pub(super) schema: Ident,
+    pub(super) name: Ident,
     /// The table of keys, with its schema.
     pub(super) keys: String,
     pub(super) columns: KeyColumns,
@@ -26,7 +26,7 @@ pub(super) struct KeyColumns {
     pub(super) account: Ident,
     pub(super) account_type: AccountType,
     pub(super) hash: Ident,
-    /// What a hash is cast to, so that the column's index serves.
+    /// The type that a hash is cast to, so that the index of the column is used.
     pub(super) hash_type: &'static str,
     pub(super) parent: Ident,
     pub(super) name: Ident,
@@ -39,8 +39,8 @@ pub(super) struct KeyColumns {
     pub(super) created_at: TimeColumn,
     pub(super) expires_at: TimeColumn,
     pub(super) revoked_at: TimeColumn,
-    pub(super) absent: NullDefaults,
-    /// Whether the table is our own, in which every row says its period.
+    pub(super) null_defaults: NullDefaults,
+    /// Whether the table is our own, in which every row has a period.
     pub(super) is_own: bool,
     pub(super) invalid_rows: Arc<InvalidRows>,
 }
@@ -49,22 +49,22 @@ pub(super) struct KeyColumns {
 #[derive(Clone, Debug)]
 pub(super) struct TimeColumn {
     pub(super) name: Ident,
-    /// `timestamp` without a zone: read and written as UTC.
-    pub(super) is_fast_path: bool,
+    /// Whether it is a `timestamp` without a zone, which is read and written as UTC.
+    pub(super) is_without_zone: bool,
 }
 
 impl TimeColumn {
-    fn known(name: &'static str) -> Self {
-        Self { name: Ident::known(name), is_fast_path: false }
+    fn from_static(name: &'static str) -> Self {
+        Self { name: Ident::from_static(name), is_without_zone: false }
     }
 }
 
 /// The type of the column with the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccountType {
-    /// Up to so many characters, if there is a bound.
+    /// A text of at most `max` characters, if there is a maximum.
     Text {
-        most: Option<usize>,
+        max: Option<usize>,
     },
     SmallInt,
     Integer,
@@ -72,13 +72,13 @@ pub(super) enum AccountType {
     Uuid,
 }
 
-/// What the column with the limit counts.
+/// The unit of the column with the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LimitUnit {
     Micros,
-    /// Whole cents, up to the largest that the column can hold.
+    /// Whole cents, up to the largest number that the column can store.
     Cents {
-        most: i64,
+        max: i64,
     },
 }
 
@@ -91,27 +91,27 @@ pub(super) struct NullDefaults {
 }
 
 impl Schema {
-    /// Our own table of keys.
+    /// Returns the schema with our own table of keys.
     pub(super) fn own(schema: Ident) -> Self {
-        let keys = format!("{schema}.{}", Ident::known("agent_keys"));
+        let keys = format!("{schema}.{}", Ident::from_static("agent_keys"));
         let columns = KeyColumns {
-            id: Ident::known("id"),
-            account: Ident::known("account_id"),
-            account_type: AccountType::Text { most: None },
-            hash: Ident::known("key_hash"),
+            id: Ident::from_static("id"),
+            account: Ident::from_static("account_id"),
+            account_type: AccountType::Text { max: None },
+            hash: Ident::from_static("key_hash"),
             hash_type: "text",
-            parent: Ident::known("parent_id"),
-            name: Ident::known("name"),
-            prefix: Ident::known("prefix"),
-            start: Ident::known("start"),
-            scopes: Ident::known("scopes"),
-            limit: Ident::known("limit_micros"),
+            parent: Ident::from_static("parent_id"),
+            name: Ident::from_static("name"),
+            prefix: Ident::from_static("prefix"),
+            start: Ident::from_static("start"),
+            scopes: Ident::from_static("scopes"),
+            limit: Ident::from_static("limit_micros"),
             limit_unit: LimitUnit::Micros,
-            period: Ident::known("period"),
-            created_at: TimeColumn::known("created_at"),
-            expires_at: TimeColumn::known("expires_at"),
-            revoked_at: TimeColumn::known("revoked_at"),
-            absent: NullDefaults {
+            period: Ident::from_static("period"),
+            created_at: TimeColumn::from_static("created_at"),
+            expires_at: TimeColumn::from_static("expires_at"),
+            revoked_at: TimeColumn::from_static("revoked_at"),
+            null_defaults: NullDefaults {
                 scopes: ScopeSet::unrestricted(),
                 budget: Budget::unlimited(),
                 created_at: Timestamp::UNIX_EPOCH,
@@ -119,25 +119,25 @@ impl Schema {
             is_own: true,
             invalid_rows: Arc::default(),
         };
-        Self { schema, keys, columns }
+        Self { name: schema, keys, columns }
     }
 
-    /// Whether an error is about the table of keys.
-    pub(super) fn is_of_keys(&self, error: &PgDatabaseError) -> bool {
+    /// Returns whether an error is about the table of keys.
+    pub(super) fn concerns_keys(&self, error: &PgDatabaseError) -> bool {
         let quoted = |name: Option<&str>| name.and_then(|name| Ident::new(name).ok());
         quoted(error.schema())
             .zip(quoted(error.table()))
             .is_some_and(|(schema, table)| self.keys == format!("{schema}.{table}"))
     }
 
-    /// The statement of a template, in one line without its comments.
+    /// Returns the statement of a template, in one line and without its comments.
     pub(super) fn sql(&self, template: &str) -> Sql {
         let fill = |text: String, (name, part): &(&str, &str)| text.replace(name, &one_line(part));
         let text = PARTS.iter().fold(one_line(template), fill);
         Sql::new(&self.fill(&text))
     }
 
-    /// Fills in names and types.
+    /// Fills names and types into a template.
     pub(super) fn fill(&self, template: &str) -> String {
         let c = &self.columns;
         let mut text = template.replace("{max_depth}", &MAX_DEPTH.to_string()).replace("{keys}", &self.keys);
@@ -163,7 +163,7 @@ impl Schema {
             ("{zone.expires_at}", &c.expires_at),
             ("{zone.revoked_at}", &c.revoked_at),
         ] {
-            text = text.replace(token, if column.is_fast_path { " AT TIME ZONE 'UTC'" } else { "" });
+            text = text.replace(token, if column.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" });
         }
         text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
         for table in [
@@ -179,13 +179,13 @@ impl Schema {
             "migrations",
             "adoption",
         ] {
-            text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.schema));
+            text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.name));
         }
-        text.replace("{schema}", &self.schema.to_string())
+        text.replace("{schema}", &self.name.to_string())
     }
 }
 
-/// What statements have in common. A part may have those in it that come after it.
+/// The parts that statements have in common. A part may contain parts that come after it.
 const PARTS: [(&str, &str); 13] = [
     ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
     ("{ancestors}", include_str!("sql/parts/ancestors.sql")),
@@ -200,17 +200,17 @@ const PARTS: [(&str, &str); 13] = [
     ("{writable}", include_str!("sql/parts/writable.sql")),
     // The incarnation of the server that answers.
     ("{run}", "pg_postmaster_start_time()"),
-    // The last column of what is read by the clock: `ServerClock` goes by it.
+    // The last column of answers that set the clock: `ServerClock` reads it.
     ("{server_time}", "clock_timestamp() AS server_time"),
 ];
 
 impl KeyColumns {
-    /// A limit as the column has it.
+    /// Decodes a limit.
     pub(super) fn limit(&self, stored: Option<i64>) -> Result<Option<Amount>, &'static str> {
         match (stored, self.limit_unit) {
-            (None, _) => Ok(self.absent.budget.limit),
-            // What is unlimited among rows whose NULL is a limit.
-            (Some(i64::MAX), LimitUnit::Micros) if self.absent.budget.limit.is_some() => Ok(None),
+            (None, _) => Ok(self.null_defaults.budget.limit),
+            // The stored value of "unlimited" where NULL is a limit.
+            (Some(i64::MAX), LimitUnit::Micros) if self.null_defaults.budget.limit.is_some() => Ok(None),
             (Some(micros), LimitUnit::Micros) => Ok(Some(Amount::micros(micros))),
             (Some(cents), LimitUnit::Cents { .. }) => {
                 cents.checked_mul(10_000).map(|micros| Some(Amount::micros(micros))).ok_or("its limit is too large")
@@ -218,35 +218,35 @@ impl KeyColumns {
         }
     }
 
-    /// What the column holds for a limit; where it can't, why. NULL only for what nothing else says: what NULL means may be
-    /// said anew, and the column may be NOT NULL.
+    /// Encodes a limit, or returns why the column cannot store it. It is NULL only if nothing else has the same
+    /// meaning: the meaning of NULL may change later, and the column may be NOT NULL.
     pub(super) fn stored_limit(&self, limit: Option<Amount>) -> Result<Option<i64>, String> {
-        let is_absent = limit == self.absent.budget.limit;
+        let is_default = limit == self.null_defaults.budget.limit;
         match (limit.map(Amount::as_micros), self.limit_unit) {
-            (None, _) if is_absent => Ok(None),
+            (None, _) if is_default => Ok(None),
             (None, LimitUnit::Micros) => Ok(Some(i64::MAX)),
-            (Some(i64::MAX), LimitUnit::Micros) if is_absent => Ok(None), // the number means no limit
+            (Some(i64::MAX), LimitUnit::Micros) if is_default => Ok(None), // the number means no limit
             (Some(micros), LimitUnit::Micros) => Ok(Some(micros)),
             (None, LimitUnit::Cents { .. }) => {
                 Err(format!("cannot be lifted: without one, {} means the limit set at adoption", self.limit))
             }
-            (Some(micros), LimitUnit::Cents { most }) => {
+            (Some(micros), LimitUnit::Cents { max }) => {
                 let cents = micros / 10_000;
-                match micros % 10_000 == 0 && cents <= most {
+                match micros % 10_000 == 0 && cents <= max {
                     true => Ok(Some(cents)),
-                    false if is_absent => Ok(None),
-                    false => Err(format!("is whole cents up to {most}, which is what {} can hold", self.limit)),
+                    false if is_default => Ok(None),
+                    false => Err(format!("is whole cents up to {max}, which is what {} can store", self.limit)),
                 }
             }
         }
     }
 
-    /// A period as the column has it. Without one, a limit of the row's own is once and for all.
+    /// Decodes a period. A row with a limit of its own and no period is limited for its lifetime.
     pub(super) fn period(&self, stored: Option<&str>, has_limit: bool) -> Result<Period, crate::model::PeriodError> {
         match stored {
             None if has_limit => Ok(Period::Lifetime),
-            None => Ok(self.absent.budget.period),
-            // As other systems name them.
+            None => Ok(self.null_defaults.budget.period),
+            // The names of other systems.
             Some("daily") => Ok(Period::Day),
             Some("weekly") => Ok(Period::Week),
             Some("monthly") => Ok(Period::Month),
@@ -255,23 +255,23 @@ impl KeyColumns {
         }
     }
 
-    /// What the column holds for a period. Once and for all is NULL where that means the same: the
-    /// application that wrote the table before has no word for it.
+    /// Encodes a period. A lifetime is NULL if NULL has that meaning, because the application that wrote the table may
+    /// have no name for it.
     pub(super) fn stored_period(&self, period: Period, has_limit: bool) -> Option<&'static str> {
         let is_implied = !self.is_own && period == Period::Lifetime && self.period(None, has_limit) == Ok(period);
         (!is_implied).then_some(period.as_str())
     }
 
-    /// Scopes as the column has them; NULL only for no restriction, where NULL means that.
+    /// Encodes scopes. They are NULL only for no restriction, if NULL has that meaning.
     pub(super) fn stored_scopes(&self, scopes: &ScopeSet) -> Option<Vec<String>> {
-        match (scopes.is_unrestricted(), self.absent.scopes.is_unrestricted()) {
+        match (scopes.is_unrestricted(), self.null_defaults.scopes.is_unrestricted()) {
             (true, true) => None,
             (true, false) => Some(vec!["*".to_owned()]),
             (false, _) => Some(scopes.iter().map(|scope| scope.as_str().to_owned()).collect()),
         }
     }
 
-    /// What a caller calls the column with this name.
+    /// Returns the name that callers use for the column with this name.
     pub(super) fn field(&self, name: &str) -> Option<&'static str> {
         let name = Ident::new(name).ok()?;
         let fields = [
@@ -286,15 +286,15 @@ impl KeyColumns {
         fields.into_iter().find(|(column, _)| **column == name).map(|(_, field)| field)
     }
 
-    /// Whether the column can hold this account and gives back the same text.
+    /// Returns whether the column can store this account and returns the same text.
     pub(super) fn can_hold(&self, account: &AccountId) -> bool {
         let text = account.as_str();
-        let whole = |number: Option<i64>| number.is_some_and(|number| number.to_string() == text);
+        let is_same = |number: Option<i64>| number.is_some_and(|number| number.to_string() == text);
         match self.account_type {
-            AccountType::Text { most } => most.is_none_or(|most| text.chars().count() <= most),
-            AccountType::SmallInt => whole(text.parse::<i16>().ok().map(i64::from)),
-            AccountType::Integer => whole(text.parse::<i32>().ok().map(i64::from)),
-            AccountType::BigInt => whole(text.parse().ok()),
+            AccountType::Text { max } => max.is_none_or(|max| text.chars().count() <= max),
+            AccountType::SmallInt => is_same(text.parse::<i16>().ok().map(i64::from)),
+            AccountType::Integer => is_same(text.parse::<i32>().ok().map(i64::from)),
+            AccountType::BigInt => is_same(text.parse().ok()),
             AccountType::Uuid => uuid::Uuid::try_parse(text).is_ok_and(|id| id.to_string() == text),
         }
     }
@@ -317,17 +317,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_must_come_back_as_it_went() {
-        let mut columns = Schema::own(Ident::known("public")).columns;
-        let holds = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
+    fn an_account_must_come_back_unchanged() {
+        let mut columns = Schema::own(Ident::from_static("public")).columns;
+        let can_hold = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
         columns.account_type = AccountType::Integer;
         for (text, fits) in
             [("42", true), ("-7", true), ("042", false), ("+1", false), ("4294967296", false), ("acme", false)]
         {
-            assert_eq!(holds(&columns, text), fits, "{text}");
+            assert_eq!(can_hold(&columns, text), fits, "{text}");
         }
         columns.account_type = AccountType::Uuid;
-        assert!(holds(&columns, "0191f0c0-0000-7000-8000-000000000000"));
-        assert!(!holds(&columns, "0191F0C0-0000-7000-8000-000000000000"));
+        assert!(can_hold(&columns, "0191f0c0-0000-7000-8000-000000000000"));
+        assert!(!can_hold(&columns, "0191F0C0-0000-7000-8000-000000000000"));
     }
 }

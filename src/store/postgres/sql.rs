@@ -5,14 +5,14 @@ use super::schema::Schema;
 
 macro_rules! statements {
     ($($name:ident)*) => {
-        /// The statements, with the names of a layout filled in.
+        /// The statements, with the names of a schema filled in.
         pub(super) struct StoreSql {
             $(pub(super) $name: Sql,)*
         }
 
         impl StoreSql {
-            pub(super) fn new(layout: &Schema) -> Self {
-                Self { $($name: layout.sql(include_str!(concat!("sql/", stringify!($name), ".sql"))),)* }
+            pub(super) fn new(schema: &Schema) -> Self {
+                Self { $($name: schema.sql(include_str!(concat!("sql/", stringify!($name), ".sql"))),)* }
             }
         }
     };
@@ -22,10 +22,10 @@ statements! {
     // Look-ups and lists.
     find lineages revalidate account overdue_accounts policy_version fold_policy_changes
 
-    // What a book is filled with, under the lock of its accounts.
+    // The rows that fill a book, under the lock of its accounts.
     lock_accounts make_accounts unmade_accounts expired_holds next_expiry update_next_expiry holds claims entries
 
-    // Changes of policy.
+    // Policy changes.
     lock_account lock_new_account lock_key insert_key revoke_key upsert_balance upsert_account touch_account
     shorten_retired_tokens retire_token replace_token delete_retired_tokens insert_event
 

@@ -1,4 +1,4 @@
-//! What a migration is made of.
+//! The steps of a migration.
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgRow, Postgres};
@@ -7,10 +7,10 @@ use sqlx::{Decode, Row, Type};
 use super::connection::Statements;
 use super::error::Result;
 
-/// Something to run. It may be several statements.
+/// A script of one or more statements.
 pub(super) struct Step {
     pub(super) text: String,
-    /// Whether nothing works without it.
+    /// Whether the store cannot work without it.
     pub(super) is_needed: bool,
 }
 
@@ -24,19 +24,19 @@ impl Step {
     }
 }
 
-/// The instant of a migration, and the SQL that says it.
+/// The instant of a migration, and its SQL expression.
 pub(super) struct Now {
     pub(super) at: Timestamp,
     pub(super) sql: String,
 }
 
-/// Whether there is a table of this name.
-pub(super) async fn is_there(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
-    let there = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table.to_owned());
-    first(&statements.fetch(there).await?, false)
+/// Returns whether a table of this name exists.
+pub(super) async fn exists(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
+    let query = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table.to_owned());
+    first(&statements.fetch(query).await?, false)
 }
 
-/// The first cell of the first row, or what there is without one.
+/// Returns the first cell of the first row, or `otherwise` if there is no row.
 pub(super) fn first<T: for<'r> Decode<'r, Postgres> + Type<Postgres>>(rows: &[PgRow], otherwise: T) -> Result<T> {
     rows.first().map_or(Ok(otherwise), |row| Ok(row.try_get(0)?))
 }

@@ -1,4 +1,4 @@
-//! Instants and row versions on the wire.
+//! Instants and row versions in the wire format.
 
 use jiff::Timestamp;
 use sqlx::encode::IsNull;
@@ -9,11 +9,11 @@ use sqlx::{Decode, Encode, Postgres, Type};
 
 use crate::model::clock::from_micros;
 
-/// An instant as `timestamptz` has it: whole microseconds. A column `timestamp` is read as UTC.
+/// An instant as `timestamptz` stores it: whole microseconds. A column of the type `timestamp` is read as UTC.
 ///
-/// Not `jiff-sqlx`: a host's own column may say `infinity`, which that refuses, and with it every row of the answer.
-/// Here the ends of jiff's range of time are the infinities of PostgreSQL's: [`Timestamp::MIN`], and the last whole
-/// microsecond with all that is behind it.
+/// `jiff-sqlx` does not fit: a column of the application may have `infinity`, which it refuses, and with it every row
+/// of the answer. Here the ends of jiff's range are PostgreSQL's infinities. They are [`Timestamp::MIN`], and the last
+/// whole microsecond with everything after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instant(pub(super) Timestamp);
 
@@ -21,9 +21,9 @@ const TIMESTAMP: PgTypeInfo = PgTypeInfo::with_oid(Oid(1114));
 const TIMESTAMPTZ: PgTypeInfo = PgTypeInfo::with_oid(Oid(1184));
 const TIMESTAMPTZ_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1185));
 
-/// 2000-01-01, where PostgreSQL counts from, in microseconds since 1970.
+/// 2000-01-01, the epoch of PostgreSQL, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
-/// The first microsecond PostgreSQL knows (4714-11-24 BC), counted from 2000.
+/// The first microsecond of PostgreSQL (4714-11-24 BC), counted from 2000.
 const FIRST: i64 = -211_813_488_000_000_000;
 
 impl Type<Postgres> for Instant {
@@ -78,10 +78,10 @@ impl Instant {
     }
 }
 
-/// The version of a row, `xmin`: another one after every change of the row, by whomever.
+/// The version of a row, `xmin`, which changes with every change of the row, by any SQL.
 ///
-/// It goes to the server as `int4`, which compares with `xid`, and comes as text: sqlx asks the server what an `xid` is,
-/// and with that it destroys the statement without a name that it is about to run.
+/// It is sent as `int4`, which can be compared with `xid`, and is received as text. For an `xid`, sqlx would ask the
+/// server for the type, which destroys the unnamed statement that is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowVersion(pub(super) u32);
 
@@ -135,14 +135,14 @@ mod tests {
         assert_eq!(Instant::from_wire(i64::MAX - 1).0, last);
     }
 
-    /// What a server may send.
+    /// Returns the values that a server may send.
     fn wires() -> impl Strategy<Value = i64> {
         prop_oneof![Just(i64::MIN), FIRST..=i64::MAX, FIRST..=Timestamp::MAX.as_microsecond()]
     }
 
     proptest! {
         #[test]
-        fn what_was_read_is_read_again(wire in wires()) {
+        fn decoded_instants_survive_the_wire(wire in wires()) {
             let read = Instant::from_wire(wire);
             prop_assert_eq!(Instant::from_wire(read.wire()), read);
             prop_assert_eq!(read.0.subsec_nanosecond() % 1_000, 0);

@@ -1,4 +1,4 @@
-//! Reading the ledger: entries, and sums of them.
+//! Reading the ledger: entries and their sums.
 
 use jiff::Timestamp;
 
@@ -14,11 +14,11 @@ use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
 impl Inner {
     pub(super) async fn entries(&self, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
-        let page = self.layout.sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
+        let page = self.schema.sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
         let page = bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
         let page = page.bind(query.after.map_or(i64::MIN, Cursor::get)).bind(i64::from(query.limit));
         let read = |mut cells: Cells<'_>| Ok((Cursor::new(cells.number()?), cells.entry()?));
-        self.connections.fetch(page).await?.iter().map(Cells::of).map(read).collect()
+        self.connections.fetch(page).await?.iter().map(Cells::new).map(read).collect()
     }
 
     pub(super) async fn entry(&self, id: EntryId) -> Result<Option<Entry>> {
@@ -27,27 +27,27 @@ impl Inner {
 
     pub(super) async fn entry_in(&self, statements: &mut Statements<'_>, id: EntryId) -> Result<Option<Entry>> {
         let rows = statements.fetch(self.sql.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))).await?;
-        rows.first().map(|row| Cells::of(row).entry()).transpose()
+        rows.first().map(|row| Cells::new(row).entry()).transpose()
     }
 
     pub(super) async fn usage(&self, query: &UsageQuery) -> Result<Vec<Usage>> {
-        const SPAN: &str = "date_trunc($7, e.counts_at AT TIME ZONE 'UTC')";
+        const START: &str = "date_trunc($7, e.counts_at AT TIME ZONE 'UTC')";
         let (group, argument) = match &query.by {
             UsageBy::Key => ("coalesce(e.key_id::text, '')", None),
             UsageBy::Label(name) => ("coalesce(e.labels ->> $7, '')", Some(&**name)),
-            UsageBy::Hour => (SPAN, Some("hour")),
-            UsageBy::Day => (SPAN, Some("day")),
-            UsageBy::Month => (SPAN, Some("month")),
+            UsageBy::Hour => (START, Some("hour")),
+            UsageBy::Day => (START, Some("day")),
+            UsageBy::Month => (START, Some("month")),
         };
         let text = include_str!("sql/usage.sql").replace("{owner}", owner(query.key)).replace("{group}", group);
-        let text = self.layout.sql(&text);
-        let mut sums = bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
+        let text = self.schema.sql(&text);
+        let mut statement = bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
         if let Some(argument) = argument {
-            sums = sums.bind(argument);
+            statement = statement.bind(argument);
         }
         let mut groups = UsageSums::default();
-        for row in &self.connections.fetch(sums).await? {
-            let mut cells = Cells::of(row);
+        for row in &self.connections.fetch(statement).await? {
+            let mut cells = Cells::new(row);
             let group = match query.by.unit() {
                 Some(unit) => bucket(cells.instant()?, unit),
                 None => cells.text()?.to_owned(),
@@ -57,7 +57,7 @@ impl Inner {
         Ok(groups.into_usage())
     }
 
-    /// What a key and everything minted from it was charged since then in its account.
+    /// Returns what a key and its descendants were charged since then in its account.
     pub(super) async fn spent_by_key(
         &self,
         statements: &mut Statements<'_>,
@@ -68,7 +68,7 @@ impl Inner {
         total(statements, query.bind(key.account.as_str().to_owned())).await
     }
 
-    /// What all keys of an account were charged since then.
+    /// Returns what all keys of an account were charged since then.
     pub(super) async fn spent_by_account(
         &self,
         statements: &mut Statements<'_>,
@@ -80,8 +80,8 @@ impl Inner {
     }
 }
 
-/// The condition of an account's entries, or of a key's. Each is a statement of its own: a plan is made once, and goes by the
-/// index of the one or of the other.
+/// Returns the condition of an account's entries, or of a key's. Each is a statement of its own, because a plan is made
+/// once and uses the index of either.
 const fn owner(key: Option<KeyId>) -> &'static str {
     match key {
         Some(_) => "e.account_id = $1 AND e.key_id = $2",
@@ -108,6 +108,6 @@ fn bind_owner_and_time<'q>(
 
 async fn total(statements: &mut Statements<'_>, query: Query<'_>) -> Result<Amount> {
     let rows = statements.fetch(query).await?;
-    let sum = rows.first().map(|row| Cells::of(row).sum()).transpose()?;
+    let sum = rows.first().map(|row| Cells::new(row).sum()).transpose()?;
     Ok(saturated(sum.unwrap_or_default()))
 }

@@ -1,6 +1,7 @@
-//! What is valid of what is cached: an account whose version is the same, keys whose rows have the same version, and all of
-//! it told by one server since it was started. Another server may have another history, with the same numbers in it; which
-//! one stands behind a name or a pooler changes without a connection breaking. So whatever is asked names the incarnation.
+//! Validates the cache. An account is valid if its version is unchanged, and a key if the version of its row is. All
+//! versions must come from one incarnation of the server. Another server may have another history with the same numbers
+//! in it. The server behind a name or a pooler can change without a broken connection. So every query names the
+//! incarnation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,10 +16,10 @@ pub(super) enum ByRowVersion {}
 
 pub(super) type Cache = AccountCache<ByRowVersion>;
 
-/// What a decision was based on.
+/// The versions that a decision was based on.
 pub(super) type Expected = ExpectedVersion<ByRowVersion>;
 
-/// What a revalidation was answered.
+/// The answer to a revalidation.
 pub(super) struct CurrentVersions {
     incarnation: Option<Timestamp>,
     versions: HashMap<AccountId, i64>,
@@ -26,21 +27,21 @@ pub(super) struct CurrentVersions {
 }
 
 impl CurrentVersions {
-    /// Takes keys whose rows have changed, and the versions of accounts: there are none where another incarnation answered than
-    /// was asked about.
+    /// Builds the answer from the keys whose rows have changed, and from the versions of accounts. There are no account
+    /// versions if another incarnation answered.
     pub(super) fn new(
-        asked: &Revalidation<ByRowVersion>,
+        revalidation: &Revalidation<ByRowVersion>,
         changed: &HashSet<KeyId>,
         versions: HashMap<AccountId, i64>,
     ) -> Self {
-        let current = asked.keys.iter().filter(|(key, _)| !changed.contains(key));
+        let current = revalidation.keys.iter().filter(|(key, _)| !changed.contains(key));
         let current = current.map(|(key, version)| (*key, *version)).collect();
-        Self { incarnation: asked.epoch.filter(|_| !versions.is_empty()), versions, current }
+        Self { incarnation: revalidation.epoch.filter(|_| !versions.is_empty()), versions, current }
     }
 }
 
 impl Validator for ByRowVersion {
-    /// When the server was started.
+    /// The instant when the server was started.
     type Epoch = Timestamp;
     type RowVersion = RowVersion;
     type Answer = CurrentVersions;

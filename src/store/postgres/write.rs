@@ -1,12 +1,12 @@
-//! Writing back what a book changed: one statement, on condition that what the decisions were based on still stands.
+//! Writes the changes of a book in one statement, on condition that the expected versions are unchanged.
 //!
-//! While the statement waits for the account's row, only that row is read anew: everything else it reads is as it was
-//! when the statement began. So every part of it is gated on the accounts whose version stood, nothing is summed up,
-//! and an id that is there already makes the whole of it fail.
+//! While the statement waits for an account's row, only that row is read again. Everything else that it reads is as it
+//! was when the statement began. So every part of it depends on the accounts whose version was unchanged, and nothing
+//! is summed up. An id that exists already makes the whole statement fail.
 //!
-//! Rows travel as columns, one array each, and name their account by its place among those of the batch. A row is its
-//! number, made in a list of columns (`SELECT generate_subscripts(..), unnest(..)`): as a table, `unnest(.., ..)` keeps
-//! each array whole in a store of its own first.
+//! Rows are sent as columns, one array each. They name their account by its place in the batch. A row is addressed by a
+//! number made in a list of columns (`SELECT generate_subscripts(..), unnest(..)`). As a table function, `unnest(..,
+//! ..)` would first keep each array whole in a store of its own.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -28,15 +28,15 @@ use crate::model::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels}
 use crate::store::fast_path::next_seq;
 use crate::store::records::{hold_state, on_expiry};
 
-/// The texts of the write, one for each choice of its parts and of what they say in place of parameters, made when it is
-/// first needed.
+/// The texts of the write, each made when it is first needed. There is one for each combination of its parts and of its
+/// constants in place of parameters.
 #[derive(Default)]
 pub(super) struct WriteSql(RwLock<HashMap<(usize, Vec<&'static str>), Sql>>);
 
 const HEAD: &str = include_str!("sql/write/head.sql");
 const UNCHANGED: &str = include_str!("sql/write/unchanged.sql");
 
-/// The rows of a table that are written. Where a batch has none, they are left out of the text.
+/// The rows of one table. A batch without such rows has no such part in its text.
 struct Part {
     name: &'static str,
     key: &'static [&'static str],
@@ -52,33 +52,33 @@ const PARTS: [Part; 6] = [
     Part { name: "dropped_claims", key: &[], text: include_str!("sql/write/dropped_claims.sql") },
 ];
 
-/// What is to be written, and what it was decided by.
+/// What is to be written, and the versions it was decided by.
 pub(super) struct Write<'a> {
     /// Each account once, all of one incarnation of the server.
     pub(super) expected: &'a [Expected],
     pub(super) changes: &'a [&'a WriteSet],
-    /// What the version of every changed account grows by.
+    /// The step by which the version of every changed account grows.
     pub(super) step: i64,
-    /// When it was decided, by what was known of the server's clock.
+    /// When it was decided, by the estimate of the server's clock.
     pub(super) decided_at: Option<Timestamp>,
 }
 
 impl WriteSql {
-    /// The statement; its rows are read by [`applied`].
-    pub(super) fn query<'q>(&self, layout: &Schema, write: &Write<'_>) -> Result<Query<'q>> {
-        let rows = Rows::of(write);
-        if !rows.are_of_the_batch() {
-            return Err(invalid_row("a row is to be written of an account that is not of the batch"));
+    /// Returns the statement; [`applied`] reads its rows.
+    pub(super) fn query<'q>(&self, schema: &Schema, write: &Write<'_>) -> Result<Query<'q>> {
+        let rows = Rows::new(write);
+        if !rows.are_in_batch() {
+            return Err(invalid_row("a row is to be written for an account that is not in the batch"));
         }
         let params = rows.params(write);
         let has_unchanged = rows.accounts.iter().any(Option::is_none);
         let parts = PARTS.iter().zip(1..).filter(|(part, _)| params.has_rows(part.name));
         let number = parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
         let choice = (number, params.variant().to_vec());
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&choice).cloned();
-        let text = known.unwrap_or_else(|| {
+        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&choice).cloned();
+        let text = cached.unwrap_or_else(|| {
             let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            texts.entry(choice).or_insert_with(|| layout.sql(&text(&params, has_unchanged))).clone()
+            texts.entry(choice).or_insert_with(|| schema.sql(&text(&params, has_unchanged))).clone()
         });
         params.query(&text)
     }
@@ -92,39 +92,39 @@ fn text(params: &Params, has_unchanged: bool) -> String {
     text + "SELECT ARRAY(SELECT place FROM conflicted), {server_time}"
 }
 
-/// For each account, by its place, whether its version stood.
+/// Returns for each account, by its place, whether its version was unchanged.
 pub(super) fn applied(rows: &[PgRow], accounts: usize) -> Result<Vec<bool>> {
     let mut applied = vec![true; accounts];
-    let row = rows.first().ok_or_else(|| invalid_row("a write tells nothing"))?;
-    for place in Cells::of(row).read::<Vec<i32>>()? {
+    let row = rows.first().ok_or_else(|| invalid_row("a write returned no row"))?;
+    for place in Cells::new(row).read::<Vec<i32>>()? {
         let slot = usize::try_from(place).ok().and_then(|place| applied.get_mut(place.checked_sub(1)?));
-        *slot.ok_or_else(|| invalid_row("a write tells of an account that is not of the batch"))? = false;
+        *slot.ok_or_else(|| invalid_row("a write returned an account that is not in the batch"))? = false;
     }
     Ok(applied)
 }
 
-/// What goes to the server: each row with the place of its account, counted from 1; 0 for one that is not of the batch.
+/// The rows to be sent, each with the place of its account, counted from 1; 0 for an account that is not in the batch.
 struct Rows<'a> {
     expected: &'a [Expected],
-    /// As it will be, and when that was decided; `None` where nothing changes.
+    /// The new balance of each account and the time of its change; `None` if nothing changes.
     accounts: Vec<Option<(Balance, Timestamp)>>,
     next_expiries: Vec<Option<Timestamp>>,
     last_entries: Vec<i64>,
     balances: Vec<(i32, &'a BalanceRow)>,
     new_holds: Vec<(i32, &'a HoldRow)>,
     changed_holds: Vec<(i32, &'a HoldRow)>,
-    /// With their places in the ledger.
+    /// Each with its `seq`.
     entries: Vec<(i32, (&'a Entry, i64))>,
     claims: Vec<(i32, &'a IdempotencyRow)>,
     dropped_claims: Vec<(i32, (KeyId, &'a str))>,
 }
 
 impl<'a> Rows<'a> {
-    fn of(write: &Write<'a>) -> Self {
+    fn new(write: &Write<'a>) -> Self {
         let Write { expected, changes, .. } = *write;
         let places: HashMap<&AccountId, i32> =
             expected.iter().map(|expected| &expected.row.account.id).zip(1..).collect();
-        let of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
+        let place_of = |account: &AccountId| places.get(account).copied().unwrap_or(0);
         let slot = |place: i32| usize::try_from(place).unwrap_or(0).wrapping_sub(1);
         let mut rows = Self {
             expected,
@@ -140,43 +140,45 @@ impl<'a> Rows<'a> {
         };
         for changes in changes {
             for (account, at) in &changes.accounts {
-                if let Some(changed) = rows.accounts.get_mut(slot(of(&account.id))) {
+                if let Some(changed) = rows.accounts.get_mut(slot(place_of(&account.id))) {
                     *changed = Some((account.balance, *at));
                 }
             }
             for hold in changes.new_holds.iter().chain(&changes.changed_holds) {
-                if let Some(next) = rows.next_expiries.get_mut(slot(of(&hold.account)))
+                if let Some(next) = rows.next_expiries.get_mut(slot(place_of(&hold.account)))
                     && hold.state == HoldState::Live
                 {
                     *next = Some(next.map_or(hold.expires_at, |next| next.min(hold.expires_at)));
                 }
             }
             for entry in &changes.entries {
-                let place = of(&entry.account);
+                let place = place_of(&entry.account);
                 if let Some(last) = rows.last_entries.get_mut(slot(place)) {
                     *last = next_seq(*last, entry.at);
                     rows.entries.push((place, (entry, *last)));
                 }
             }
-            rows.balances.extend(changes.balances.iter().map(|row| (of(&row.account), row)));
-            rows.new_holds.extend(changes.new_holds.iter().map(|hold| (of(&hold.account), hold)));
-            rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (of(&hold.account), hold)));
-            rows.claims.extend(changes.claims.iter().map(|(account, row)| (of(account), row)));
-            let dropped = changes.dropped_claims.iter().map(|(account, key, claim)| (of(account), (*key, &**claim)));
+            rows.balances.extend(changes.balances.iter().map(|row| (place_of(&row.account), row)));
+            rows.new_holds.extend(changes.new_holds.iter().map(|hold| (place_of(&hold.account), hold)));
+            rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (place_of(&hold.account), hold)));
+            rows.claims.extend(changes.claims.iter().map(|(account, row)| (place_of(account), row)));
+            let dropped =
+                changes.dropped_claims.iter().map(|(account, key, claim)| (place_of(account), (*key, &**claim)));
             rows.dropped_claims.extend(dropped);
         }
         rows
     }
 
-    /// A row of another account would never be written, and no error would say so.
-    fn are_of_the_batch(&self) -> bool {
+    /// Returns whether all rows belong to accounts of the batch. A row of another account would not be written, and no
+    /// error would report it.
+    fn are_in_batch(&self) -> bool {
         let places = self.balances.iter().map(|row| row.0).chain(self.entries.iter().map(|row| row.0));
         let places = places.chain(self.new_holds.iter().chain(&self.changed_holds).map(|row| row.0));
         let mut places = places.chain(self.claims.iter().map(|row| row.0));
         places.all(|place| place != 0) && self.dropped_claims.iter().all(|row| row.0 != 0)
     }
 
-    /// Every column of every table that is written: its name, and its cells.
+    /// Returns the columns of all rows: their names and their cells.
     fn params(&self, write: &Write<'_>) -> Params {
         let mut params = Params::default();
         let keys = || {
@@ -202,11 +204,11 @@ impl<'a> Rows<'a> {
         params.array("spent", accounts(|balance, _| balance.spent.as_micros()));
         params.array("held", accounts(|balance, _| balance.held.as_micros()));
         params.array("since", instants(|balance, _| balance.since));
-        // No instant is the last one, which is infinity.
+        // No instant is sent as the last one, which is infinity.
         let next = self.next_expiries.iter().map(|next| Instant(next.unwrap_or(Timestamp::MAX)));
         params.array("next_expiry", next.collect());
         params.array("last_entry", self.last_entries.clone());
-        // Most of what is written is of the instant at which its account is changed.
+        // Most rows have the instant at which their account is changed.
         let is_now = |place: i32, at: Timestamp| {
             let account = usize::try_from(place).ok().and_then(|place| self.accounts.get(place.checked_sub(1)?));
             account.copied().flatten().is_some_and(|(_, now)| now == at)
@@ -224,27 +226,27 @@ impl<'a> Rows<'a> {
             .account("account_id")
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
             .column("key_id", |hold| hold.key.get())
-            .usual("path", "ARRAY[{=key_id}]", |_, hold| hold.path == [hold.key])
+            .constant_if("path", "ARRAY[{=key_id}]", |_, hold| hold.path == [hold.key])
             .or_cast("int8[]", |hold| path(hold))
             .column("amount", |hold| hold.amount.as_micros())
-            .usual("created_at", NOW, |place, hold| is_now(place, hold.created_at))
+            .constant_if("created_at", NOW, |place, hold| is_now(place, hold.created_at))
             .or(|hold| Instant(hold.created_at))
             .column("expires_at", |hold| Instant(hold.expires_at))
-            .usual("on_expiry", "'release'", |_, hold| hold.on_expiry == OnExpiry::Release)
+            .constant_if("on_expiry", "'release'", |_, hold| hold.on_expiry == OnExpiry::Release)
             .or(|hold| on_expiry(hold.on_expiry))
-            .usual("state", "'live'", |_, hold| hold.state == HoldState::Live)
+            .constant_if("state", "'live'", |_, hold| hold.state == HoldState::Live)
             .or(|hold| hold_state(hold.state))
-            .usual("labels", NO_LABELS, |_, hold| hold.note.labels.is_empty())
+            .constant_if("labels", NO_LABELS, |_, hold| hold.note.labels.is_empty())
             .or_cast("jsonb", |hold| json(&hold.note.labels))
-            .usual("reference", "NULL", |_, hold| hold.note.reference.is_none())
+            .constant_if("reference", "NULL", |_, hold| hold.note.reference.is_none())
             .or(|hold| hold.note.reference.as_deref());
         params
             .rows("changed_holds", &self.changed_holds)
             .column("id", |hold| Uuid::from_bytes(*hold.id.as_bytes()))
-            // When a hold would have run out says nothing once it has ended.
-            .usual("expires_at", "h.expires_at", |_, hold| hold.state != HoldState::Live)
+            // The expiry of a hold means nothing once the hold has ended.
+            .constant_if("expires_at", "h.expires_at", |_, hold| hold.state != HoldState::Live)
             .or(|hold| Instant(hold.expires_at))
-            .usual("state", "'over'", |_, hold| hold.state == HoldState::Ended)
+            .constant_if("state", "'over'", |_, hold| hold.state == HoldState::Ended)
             .or(|hold| hold_state(hold.state));
         params
             .rows("entries", &self.entries)
@@ -252,19 +254,19 @@ impl<'a> Rows<'a> {
             .column("id", |(entry, _)| uuid(entry.id))
             .column("seq", |(_, seq)| *seq)
             .optional("key_id", |(entry, _)| entry.key.map(KeyId::get))
-            .usual("kind", "'pay'", |_, (entry, _)| entry.kind == EntryKind::Pay)
-            .or_usual("'settle'", |_, (entry, _)| entry.kind == EntryKind::Settle)
+            .constant_if("kind", "'pay'", |_, (entry, _)| entry.kind == EntryKind::Pay)
+            .or_constant_if("'settle'", |_, (entry, _)| entry.kind == EntryKind::Settle)
             .or(|(entry, _)| entry.kind.as_str())
             .column("amount", |(entry, _)| entry.amount.as_micros())
-            .usual("at", NOW, |place, (entry, _)| is_now(place, entry.at))
+            .constant_if("at", NOW, |place, (entry, _)| is_now(place, entry.at))
             .or(|(entry, _)| Instant(entry.at))
-            .usual("counts_at", NOW, |place, (entry, _)| is_now(place, entry.counts_at))
+            .constant_if("counts_at", NOW, |place, (entry, _)| is_now(place, entry.counts_at))
             .or(|(entry, _)| Instant(entry.counts_at))
-            .usual("labels", NO_LABELS, |_, (entry, _)| entry.note.labels.is_empty())
+            .constant_if("labels", NO_LABELS, |_, (entry, _)| entry.note.labels.is_empty())
             .or_cast("jsonb", |(entry, _)| json(&entry.note.labels))
-            .usual("reference", "NULL", |_, (entry, _)| entry.note.reference.is_none())
+            .constant_if("reference", "NULL", |_, (entry, _)| entry.note.reference.is_none())
             .or(|(entry, _)| entry.note.reference.as_deref())
-            .usual("refunds", "NULL::uuid", |_, (entry, _)| entry.refunds.is_none())
+            .constant_if("refunds", "NULL::uuid", |_, (entry, _)| entry.refunds.is_none())
             .or(|(entry, _)| entry.refunds.map(uuid));
         params
             .rows("claims", &self.claims)
@@ -290,7 +292,7 @@ fn path(hold: &HoldRow) -> String {
     format!("{{{}}}", ids.join(","))
 }
 
-/// A map of texts is always JSON.
+/// Returns the labels as JSON. A map of texts can always be serialized.
 fn json(labels: &Labels) -> String {
     serde_json::to_string(labels).unwrap_or_else(|_| "{}".to_owned())
 }
@@ -299,7 +301,7 @@ fn uuid(id: EntryId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
-/// What a version grows by: no two histories that part ways are likely to meet again in one number.
+/// Returns a random step for a version. Two histories that diverged are unlikely to reach the same number again.
 pub(super) fn random_version_step() -> i64 {
     let [.., high, middle, low] = Uuid::now_v7().into_bytes();
     1 + i64::from(u32::from_be_bytes([0, high, middle, low]))

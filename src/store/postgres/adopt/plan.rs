@@ -1,4 +1,4 @@
-//! What an adoption runs.
+//! The steps of an adoption.
 
 use sqlx::Row;
 
@@ -9,26 +9,26 @@ use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
 use crate::store::postgres::names::{Ident, Sql, TableName, literal};
 use crate::store::postgres::schema::Schema;
-use crate::store::postgres::step::{Now, Step, first, is_there};
+use crate::store::postgres::step::{Now, Step, exists, first};
 
 const TAKE_OVER: &str = include_str!("../../../../migrations/postgres/take_over.sql");
 
-/// What is to be adopted.
+/// A table that is to be adopted.
 pub(in crate::store::postgres) struct Adopting<'a> {
     pub(in crate::store::postgres) table: &'a TableName,
-    pub(in crate::store::postgres) said: Option<&'a Adoption>,
+    pub(in crate::store::postgres) adoption: Option<&'a Adoption>,
     pub(in crate::store::postgres) now: Now,
 }
 
-/// How the table is read, and what has to be run before. Nothing is changed here.
+/// Returns how the table is read, and the steps to be run first. Changes nothing.
 pub(in crate::store::postgres) async fn plan(
     statements: &mut Statements<'_>,
     own: &Schema,
     adopting: &Adopting<'_>,
 ) -> Result<(Schema, Vec<Step>)> {
-    let Adopting { table, said, now } = adopting;
+    let Adopting { table, adoption, now } = adopting;
     let quoted = table.quoted()?;
-    let shape = match shape::look(statements, table).await? {
+    let shape = match shape::inspect(statements, table).await? {
         Ok(shape) => shape,
         Err(problem) => return Err(refused(&quoted, &[problem])),
     };
@@ -36,53 +36,53 @@ pub(in crate::store::postgres) async fn plan(
     let is_first = recorded.is_none();
     let record = match recorded {
         Some(record) => {
-            record.agrees(&quoted, *said, own).map_err(config_error)?;
+            record.agrees(&quoted, *adoption, own).map_err(config_error)?;
             record
         }
         None => {
-            let said = said.ok_or_else(|| config_error(unsaid(&quoted)))?;
-            said.budget.validate().map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
-            let columns = shape.choose(said).map_err(|problems| refused(&quoted, &problems))?;
-            Record::new(&quoted, columns, said, now.at)
+            let adoption = adoption.ok_or_else(|| config_error(not_adopted(&quoted)))?;
+            adoption.budget.validate().map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
+            let columns = shape.choose(adoption).map_err(|problems| refused(&quoted, &problems))?;
+            Record::new(&quoted, columns, adoption, now.at)
         }
     };
-    let adoption = own.fill("{adoption}");
-    let problems = shape.problems(&record.columns, Some(&*adoption).filter(|_| !is_first));
+    let adoption_table = own.fill("{adoption}");
+    let problems = shape.problems(&record.columns, Some(&*adoption_table).filter(|_| !is_first));
     if !problems.is_empty() {
         return Err(refused(&quoted, &problems));
     }
-    let columns = shape.key_columns(&record.columns, record.absent.clone()).map_err(config_error)?;
-    let layout = Schema { schema: own.schema.clone(), keys: quoted, columns };
-    let quoted = &layout.keys;
+    let columns = shape.key_columns(&record.columns, record.null_defaults.clone()).map_err(config_error)?;
+    let schema = Schema { name: own.name.clone(), keys: quoted, columns };
+    let quoted = &schema.keys;
     if is_first {
-        let mut problems = Vec::from_iter(taken(statements, own).await?);
-        problems.extend(hashes(statements, &layout).await?);
+        let mut problems = Vec::from_iter(check_side_tables(statements, own).await?);
+        problems.extend(check_hashes(statements, &schema).await?);
         if shape.is_filtered && record.columns.contains_key(&KeyColumn::UsedCents) {
             problems.push(
-                "row security is in force for this role, and what it hides could not be taken over: open it once as \
-                 the table's owner, or as a role with BYPASSRLS"
+                "row security is in force for this role, so the spending of hidden rows could not be taken over: open it \
+                 once as the table's owner, or as a role with BYPASSRLS"
                     .to_owned(),
             );
         }
         if !problems.is_empty() {
             return Err(refused(quoted, &problems));
         }
-        if shape.lacking(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
-            warn_of_orphans(statements, &layout).await?;
+        if shape.missing_columns(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
+            warn_of_orphans(statements, &schema).await?;
         }
     }
-    for (field, column, _) in shape.lacking(&record.columns) {
-        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && any(statements, quoted).await? {
+    for (field, column, _) in shape.missing_columns(&record.columns) {
+        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && has_rows(statements, quoted).await? {
             tracing::warn!(
                 table = quoted,
                 column,
-                "the table has keys and no such column, so one is added for {field} and says nothing of them: if \
-                 another column does, under another name or as a boolean, stop those keys before they are used"
+                "the table has keys and no such column: one is added for {field}, which is NULL for those keys; if another \
+                 column has these values, under another name or as a boolean, stop those keys before they are used"
             );
         }
     }
-    let steps = steps(&layout, &shape, &record, is_first, &now.sql)?;
-    Ok((layout, steps))
+    let steps = steps(&schema, &shape, &record, is_first, &now.sql)?;
+    Ok((schema, steps))
 }
 
 fn refused(table: &str, problems: &[String]) -> Error {
@@ -94,36 +94,36 @@ fn refused(table: &str, problems: &[String]) -> Error {
     config_error(text)
 }
 
-fn unsaid(table: &str) -> String {
+fn not_adopted(table: &str) -> String {
     format!(
-        "{table} has not been adopted yet: say with `PostgresOptions::adopt(Adoption::new(scopes, budget))` what it \
-         means where a row of it has no scopes or no budget"
+        "{table} has not been adopted yet: say with `PostgresOptions::adopt(Adoption::new(scopes, budget))` what a \
+         row without scopes or without a budget means"
     )
 }
 
-/// Whether the side tables are in use for other keys, whose ids would be mixed up with these.
-async fn taken(statements: &mut Statements<'_>, own: &Schema) -> Result<Option<String>> {
+/// Returns a problem if the side tables are in use for other keys, whose ids would collide with these.
+async fn check_side_tables(statements: &mut Statements<'_>, own: &Schema) -> Result<Option<String>> {
     for table in [own.keys.clone(), own.fill("{accounts}"), own.fill("{entries}")] {
-        if is_there(statements, &table).await? && any(statements, &table).await? {
+        if exists(statements, &table).await? && has_rows(statements, &table).await? {
             return Ok(Some(format!(
-                "the schema {} has agentkey's tables for other keys, of the same ids, in it ({table} is not empty): \
-                 choose another schema for the tables beside this one (`PostgresOptions::schema`)",
-                own.schema
+                "the schema {} has agentkey's tables for other keys with the same ids ({table} is not empty): choose another \
+                 schema for the side tables of this one (`PostgresOptions::schema`)",
+                own.name
             )));
         }
     }
     Ok(None)
 }
 
-async fn any(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
+async fn has_rows(statements: &mut Statements<'_>, table: &str) -> Result<bool> {
     let text = Sql::new(&format!("SELECT EXISTS (SELECT FROM {table})"));
     first(&statements.fetch(text.query()).await?, false)
 }
 
-/// Whether the hashes are of a kind that no token will ever have.
-async fn hashes(statements: &mut Statements<'_>, layout: &Schema) -> Result<Option<String>> {
-    let (table, name) = (&layout.keys, &layout.columns.hash);
-    let rows = statements.fetch(layout.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
+/// Returns a problem if no token can have any of the hashes.
+async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Result<Option<String>> {
+    let (table, name) = (&schema.keys, &schema.columns.hash);
+    let rows = statements.fetch(schema.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (all, good, without_account): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if without_account > 0 {
@@ -135,7 +135,7 @@ async fn hashes(statements: &mut Statements<'_>, layout: &Schema) -> Result<Opti
     }
     if all > 0 && good == 0 {
         return Ok(Some(format!(
-            "not one of the {all} values of {name} is a SHA-256 in lower-case hexadecimal, so no token would be found"
+            "none of the {all} values of {name} is a SHA-256 in lower-case hexadecimal, so no token would be found"
         )));
     }
     if good < all {
@@ -148,10 +148,10 @@ async fn hashes(statements: &mut Statements<'_>, layout: &Schema) -> Result<Opti
     Ok(None)
 }
 
-/// Tells of keys whose parent is not there: nothing is known of what it allows, so they are refused.
-async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Schema) -> Result<()> {
-    let table = &layout.keys;
-    let orphans = statements.fetch(layout.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
+/// Logs keys whose parent is missing. They are refused, because what the parent allows is unknown.
+async fn warn_of_orphans(statements: &mut Statements<'_>, schema: &Schema) -> Result<()> {
+    let table = &schema.keys;
+    let orphans = statements.fetch(schema.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
     let orphans: i64 = first(&orphans, 0)?;
     if orphans > 0 {
         tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
@@ -159,10 +159,10 @@ async fn warn_of_orphans(statements: &mut Statements<'_>, layout: &Schema) -> Re
     Ok(())
 }
 
-fn steps(layout: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
-    let (keys, columns) = (&layout.keys, &layout.columns);
+fn steps(schema: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
+    let (keys, columns) = (&schema.keys, &schema.columns);
     let mut steps = Vec::new();
-    let added: Vec<_> = shape.lacking(&record.columns).collect();
+    let added: Vec<_> = shape.missing_columns(&record.columns).collect();
     if !added.is_empty() {
         let parts: Result<Vec<_>, _> = added
             .iter()
@@ -171,7 +171,7 @@ fn steps(layout: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &
         steps.push(Step::needed(format!("ALTER TABLE {keys}{}", parts.map_err(config_error)?.join(","))));
     }
     if added.iter().any(|(field, ..)| *field == KeyColumn::CreatedAt) {
-        // In a step of its own: the rows that are there stay as they are.
+        // In a step of its own, so that the existing rows stay as they are.
         let name = &columns.created_at.name;
         steps.push(Step::needed(format!("ALTER TABLE {keys} ALTER COLUMN {name} SET DEFAULT now()")));
     }
@@ -187,21 +187,21 @@ fn steps(layout: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &
         )));
     }
     if is_first {
-        // Writers of the table wait while its spending is taken over. Readers wait where a column was added.
+        // Writers of the table wait while its spending is taken over. Readers wait if a column was added.
         steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
-        steps.push(Step::needed(record.insert(layout, now)));
+        steps.push(Step::needed(record.insert(schema, now)));
         if let Some(used) = record.columns.get(&KeyColumn::UsedCents) {
-            steps.push(Step::needed(take_over(layout, shape, record, used, now)?));
+            steps.push(Step::needed(take_over(schema, shape, record, used, now)?));
         }
     }
     Ok(steps)
 }
 
-/// The statements that take balances and windows over.
-fn take_over(layout: &Schema, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
+/// Returns the statements that take balances and windows over.
+fn take_over(schema: &Schema, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
     let ident = |name: &String| Ident::new(name).map_err(config_error);
     let resets_at = match record.columns.get(&KeyColumn::ResetsAt) {
-        Some(name) if shape.is_plain_time(name) => format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?),
+        Some(name) if shape.is_without_zone(name) => format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?),
         Some(name) => format!("k.{}", ident(name)?),
         None => "NULL::timestamptz".to_owned(),
     };
@@ -212,12 +212,12 @@ fn take_over(layout: &Schema, shape: &Shape, record: &Record, used: &str, now: &
         None => "'{}'".to_owned(),
     };
     let used = Ident::new(used).map_err(config_error)?;
-    // A part may have those in it that come after it.
+    // A part may contain parts that come after it.
     let parts = [
         ("{has_account}", include_str!("../sql/adopt/has_account.sql")),
         ("{anchor}", include_str!("../sql/adopt/anchor.sql")),
         ("{key_period}", include_str!("../sql/adopt/key_period.sql")),
-        ("{absent_period}", &literal(layout.columns.absent.budget.period.as_str())),
+        ("{absent_period}", &literal(schema.columns.null_defaults.budget.period.as_str())),
         ("{account}", "k.{k.account}::text COLLATE \"C\""),
         ("{resets_at}", &resets_at),
         ("{labels}", &labels),
@@ -225,5 +225,5 @@ fn take_over(layout: &Schema, shape: &Shape, record: &Record, used: &str, now: &
         ("{now}", now),
     ];
     let fill = |text: String, (name, part): (&str, &str)| text.replace(name, part.trim_end());
-    Ok(layout.fill(&parts.into_iter().fold(TAKE_OVER.to_owned(), fill)))
+    Ok(schema.fill(&parts.into_iter().fold(TAKE_OVER.to_owned(), fill)))
 }

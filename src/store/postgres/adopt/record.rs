@@ -1,4 +1,4 @@
-//! The record of an adoption: what was said at the first opening holds for all that come after it.
+//! The record of an adoption: what the first opening says holds for all later ones.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +11,36 @@ use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Result, invalid_row};
 use crate::store::postgres::names::literal;
 use crate::store::postgres::schema::{NullDefaults, Schema};
-use crate::store::postgres::step::is_there;
+use crate::store::postgres::step::exists;
 use crate::store::postgres::types::Instant;
 
-/// Behind SQL that changes the record.
+/// The advice after SQL that changes the record.
 pub(super) const RESTART: &str =
-    "and restart every process that has it open: each goes by what the record said when it opened";
+    "and restart every process that has it open: each uses the record as it was when it opened";
 
 /// An adoption as it was recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) table: String,
     pub(super) columns: BTreeMap<KeyColumn, String>,
-    pub(super) absent: NullDefaults,
+    pub(super) null_defaults: NullDefaults,
 }
 
-/// The record in the side tables of `layout`, if there is one.
-pub(super) async fn read(statements: &mut Statements<'_>, layout: &Schema) -> Result<Option<Record>> {
-    if !is_there(statements, &layout.fill("{adoption}")).await? {
+/// Returns the record in the side tables of `schema`, if there is one.
+pub(super) async fn read(statements: &mut Statements<'_>, schema: &Schema) -> Result<Option<Record>> {
+    if !exists(statements, &schema.fill("{adoption}")).await? {
         return Ok(None);
     }
-    let text = layout
+    let text = schema
         .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at FROM {adoption} WHERE is_one");
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(invalid_row)?;
     let column = |(field, name)| {
-        let field = KeyColumn::ALL.into_iter().find(|known| known.spec().name == field);
-        field.map(|field| (field, name)).ok_or_else(|| invalid_row("a column of an adoption is for an unknown field"))
+        let field = KeyColumn::ALL.into_iter().find(|column| column.spec().name == field);
+        field
+            .map(|field| (field, name))
+            .ok_or_else(|| invalid_row("a column of the adoption record is for an unknown field"))
     };
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
         None => ScopeSet::unrestricted(),
@@ -50,69 +52,70 @@ pub(super) async fn read(statements: &mut Statements<'_>, layout: &Schema) -> Re
     Ok(Some(Record {
         table: row.try_get(0)?,
         columns: names.into_iter().map(column).collect::<Result<_>>()?,
-        absent: NullDefaults { scopes, budget: Budget::new(limit, period), created_at },
+        null_defaults: NullDefaults { scopes, budget: Budget::new(limit, period), created_at },
     }))
 }
 
-/// The table that was adopted, if one was.
+/// Returns the table that was adopted, if there is one.
 pub(in crate::store::postgres) async fn adopted(
     statements: &mut Statements<'_>,
-    layout: &Schema,
+    schema: &Schema,
 ) -> Result<Option<String>> {
-    Ok(read(statements, layout).await?.map(|record| record.table))
+    Ok(read(statements, schema).await?.map(|record| record.table))
 }
 
 impl Record {
-    pub(super) fn new(table: &str, columns: BTreeMap<KeyColumn, String>, said: &Adoption, at: Timestamp) -> Self {
-        let absent = NullDefaults { scopes: said.scopes.clone(), budget: said.budget, created_at: at };
-        Self { table: table.to_owned(), columns, absent }
+    pub(super) fn new(table: &str, columns: BTreeMap<KeyColumn, String>, adoption: &Adoption, at: Timestamp) -> Self {
+        let null_defaults = NullDefaults { scopes: adoption.scopes.clone(), budget: adoption.budget, created_at: at };
+        Self { table: table.to_owned(), columns, null_defaults }
     }
 
-    /// The statement that makes it. `now` is SQL.
-    pub(super) fn insert(&self, layout: &Schema, now: &str) -> String {
+    /// Returns the statement that inserts the record. `now` is an SQL expression.
+    pub(super) fn insert(&self, schema: &Schema, now: &str) -> String {
         let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
         let columns = serde_json::to_string(&columns).unwrap_or_default();
         format!(
             "INSERT INTO {} (table_name, columns, scopes, limit_micros, period, adopted_at)\nVALUES ({}, {}, {}, {now})",
-            layout.fill("{adoption}"),
+            schema.fill("{adoption}"),
             literal(&self.table),
             literal(&columns),
-            absent(&self.absent.scopes, &self.absent.budget).join(", "),
+            null_defaults_sql(&self.null_defaults.scopes, &self.null_defaults.budget).join(", "),
         )
     }
 
-    /// Whether another adoption says the same, as far as it says anything; if not, how to mend it.
-    pub(super) fn agrees(&self, table: &str, said: Option<&Adoption>, layout: &Schema) -> Result<(), String> {
-        let adoption = layout.fill("{adoption}");
+    /// Checks that another adoption agrees with the record, as far as it says anything. The error says how to resolve a
+    /// difference.
+    pub(super) fn agrees(&self, table: &str, adoption: Option<&Adoption>, schema: &Schema) -> Result<(), String> {
+        let adoption_table = schema.fill("{adoption}");
         if self.table != table {
             return Err(format!(
-                "the tables of the schema {} stand beside {}, and their ids are those of its keys: for {table}, give \
+                "the tables of the schema {} belong to {}, and their ids are those of its keys: for {table}, give \
                  agentkey another schema (`PostgresOptions::schema`). If the table was renamed, say so with: \
-                 UPDATE {adoption} SET table_name = {}; {RESTART}",
-                layout.schema,
+                 UPDATE {adoption_table} SET table_name = {}; {RESTART}",
+                schema.name,
                 self.table,
                 literal(table),
             ));
         }
-        let Some(said) = said else { return Ok(()) };
-        for (field, name) in &said.columns {
+        let Some(adoption) = adoption else { return Ok(()) };
+        for (field, name) in &adoption.columns {
             let recorded = self.columns.get(field);
             if recorded != Some(name) {
                 let recorded = recorded.map_or_else(|| "no column".to_owned(), |name| format!("the column {name:?}"));
                 return Err(format!(
                     "{table} was adopted with {recorded} for {field}, not with {name:?}: leave `Adoption::column` out, \
-                     or, once its values are in the other column, change `columns` in {adoption} {RESTART}"
+                     or, once its values are in the other column, change `columns` in {adoption_table} {RESTART}"
                 ));
             }
         }
-        if said.scopes != self.absent.scopes || said.budget != self.absent.budget {
-            let [scopes, limit, period] = absent(&said.scopes, &said.budget);
+        if adoption.scopes != self.null_defaults.scopes || adoption.budget != self.null_defaults.budget {
+            let [scopes, limit, period] = null_defaults_sql(&adoption.scopes, &adoption.budget);
             return Err(format!(
                 "{table} was adopted with other scopes or another budget for rows that have none ({}; {}). Opening \
                  does not change what those rows mean: leave `PostgresOptions::adopt` out, or, to change it, run: \
-                 UPDATE {adoption} SET scopes = {scopes}, limit_micros = {limit}, period = {period}; {RESTART}",
-                self.absent.scopes,
-                shown(&self.absent.budget),
+                 UPDATE {adoption_table} SET scopes = {scopes}, limit_micros = {limit}, period = {period}; {RESTART}",
+                self.null_defaults.scopes,
+                shown(&self.null_defaults.budget),
             ));
         }
         Ok(())
@@ -126,8 +129,8 @@ fn shown(budget: &Budget) -> String {
     }
 }
 
-/// Scopes, limit and period, as SQL.
-fn absent(scopes: &ScopeSet, budget: &Budget) -> [String; 3] {
+/// Returns scopes, limit and period as SQL.
+fn null_defaults_sql(scopes: &ScopeSet, budget: &Budget) -> [String; 3] {
     let scopes = match scopes.is_unrestricted() {
         true => "NULL".to_owned(),
         false => {

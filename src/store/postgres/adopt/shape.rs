@@ -1,4 +1,4 @@
-//! What a table of the application's looks like, and whether keys can be kept in it.
+//! The columns and indexes of a table of the application, and whether keys can be stored in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,43 +16,43 @@ use crate::store::postgres::schema::{AccountType, KeyColumns, LimitUnit, NullDef
 pub(super) struct Shape {
     columns: Vec<Column>,
     indexes: Vec<Index>,
-    /// Whether policies hide rows from the role in use.
+    /// Whether row security hides rows from this role.
     pub(super) is_filtered: bool,
 }
 
 struct Column {
     name: String,
     number: i16,
-    /// The type within; that of a domain is the one it is of.
+    /// The internal name of the type; for a domain, that of its base type.
     type_name: String,
     /// The type as it was declared.
     type_shown: String,
-    /// Of `varchar(n)` and `char(n)`.
+    /// The length of `varchar(n)` and `char(n)`.
     length: Option<usize>,
     is_generated: bool,
-    /// Whether texts of it may be equal that are not the same.
-    is_loose: bool,
+    /// Whether its collation is not deterministic, so that different texts may be equal.
+    is_nondeterministic: bool,
 }
 
 struct Index {
     first: i16,
-    /// Whether there is at most one row for a value of the first column.
+    /// Whether a value of the first column occurs at most once.
     is_unique: bool,
     is_partial: bool,
 }
 
-/// The table, or why it cannot be looked at.
-pub(super) async fn look(statements: &mut Statements<'_>, table: &TableName) -> Result<Result<Shape, String>> {
+/// Reads the description of a table. Returns a problem if it is not a table.
+pub(super) async fn inspect(statements: &mut Statements<'_>, table: &TableName) -> Result<Result<Shape, String>> {
     let found = sqlx::query(include_str!("../sql/adopt/table.sql"));
     let found = found.bind(table.schema.to_owned()).bind(table.name.to_owned());
     let found = statements.fetch(found).await?;
-    let Some(found) = found.first() else { return Ok(Err(missing(statements, table).await?)) };
+    let Some(found) = found.first() else { return Ok(Err(missing_table(statements, table).await?)) };
     let kind = match found.try_get::<&str, _>(1)? {
         "r" => None,
         "p" => Some("a partitioned table, in which a hash cannot be unique"),
         "v" | "m" => Some("a view"),
         "f" => Some("a foreign table"),
-        _ => Some("no table"),
+        _ => Some("not a table"),
     };
     if let Some(kind) = kind {
         return Ok(Err(format!("it is {kind}: name the table that has the keys")));
@@ -76,12 +76,12 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<Column> {
     Ok(Column {
         name: row.try_get(0)?,
         number: row.try_get(1)?,
-        // PostgreSQL counts a header of four bytes with it.
+        // PostgreSQL adds a header of four bytes.
         length: usize::try_from(modifier.saturating_sub(4)).ok().filter(|_| has_length),
         type_name,
         type_shown: row.try_get(3)?,
         is_generated: row.try_get(5)?,
-        is_loose: row.try_get(6)?,
+        is_nondeterministic: row.try_get(6)?,
     })
 }
 
@@ -89,11 +89,11 @@ fn index(row: &sqlx::postgres::PgRow) -> Result<Index> {
     Ok(Index { first: row.try_get(0)?, is_unique: row.try_get(1)?, is_partial: row.try_get(2)? })
 }
 
-async fn missing(statements: &mut Statements<'_>, table: &TableName) -> Result<String> {
-    let elsewhere = sqlx::query(include_str!("../sql/adopt/elsewhere.sql")).bind(table.name.to_owned());
-    let elsewhere = statements.fetch(elsewhere).await?;
+async fn missing_table(statements: &mut Statements<'_>, table: &TableName) -> Result<String> {
+    let found = sqlx::query(include_str!("../sql/adopt/elsewhere.sql")).bind(table.name.to_owned());
+    let found = statements.fetch(found).await?;
     let mut text = "there is no such table in this database".to_owned();
-    if let Some(row) = elsewhere.first() {
+    if let Some(row) = found.first() {
         let schema: &str = row.try_get(0)?;
         text.push_str(&format!(
             "; there is one in the schema {schema:?}: `.table({:?})`",
@@ -112,9 +112,9 @@ impl Shape {
         self.column(name).is_some()
     }
 
-    pub(super) fn is_indexed(&self, name: &str, partly: bool) -> bool {
+    pub(super) fn is_indexed(&self, name: &str, may_be_partial: bool) -> bool {
         self.column(name).is_some_and(|column| {
-            self.indexes.iter().any(|index| index.first == column.number && (partly || !index.is_partial))
+            self.indexes.iter().any(|index| index.first == column.number && (may_be_partial || !index.is_partial))
         })
     }
 
@@ -123,11 +123,12 @@ impl Shape {
         indexes.any(|index| index.first == column.number && index.is_unique && !index.is_partial)
     }
 
-    /// Which column has which field, by what was said and what there is.
-    pub(super) fn choose(&self, said: &Adoption) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
+    /// Chooses the column of each field, by the adoption and the existing columns.
+    pub(super) fn choose(&self, adoption: &Adoption) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
         let mut problems = Vec::new();
         let is_npm = self.has("budget_cents");
-        let says_limit = [KeyColumn::LimitMicros, KeyColumn::LimitCents].map(|limit| said.columns.contains_key(&limit));
+        let says_limit =
+            [KeyColumn::LimitMicros, KeyColumn::LimitCents].map(|limit| adoption.columns.contains_key(&limit));
         match says_limit {
             [true, true] => problems.push("a limit is in LimitMicros or in LimitCents, not in both".to_owned()),
             [false, false] if is_npm && self.has("limit_micros") => problems.push(
@@ -139,7 +140,7 @@ impl Shape {
         }
         let mut columns = BTreeMap::new();
         for field in KeyColumn::ALL {
-            if let Some(name) = said.columns.get(&field) {
+            if let Some(name) = adoption.columns.get(&field) {
                 if let Err(error) = Ident::new(name) {
                     problems.push(format!("{field}: {error}"));
                 }
@@ -159,8 +160,8 @@ impl Shape {
         if problems.is_empty() { Ok(columns) } else { Err(problems) }
     }
 
-    /// What is wrong with these columns. All of it at once, and each with its mend. `recorded` is the table they are
-    /// recorded in, where they are: then one that is missing went away, and is not added anew without its values.
+    /// Returns all problems of these columns, each with its remedy. `recorded` is the table of the record, if there is
+    /// one. A missing column that is recorded was dropped, and is not added again without its values.
     pub(super) fn problems(&self, columns: &BTreeMap<KeyColumn, String>, recorded: Option<&str>) -> Vec<String> {
         let mut problems = Vec::new();
         for (field, name) in columns {
@@ -170,14 +171,14 @@ impl Shape {
             }
             let Some(column) = self.column(name) else {
                 match recorded {
-                    Some(adoption) => problems.push(format!(
+                    Some(adoption_table) => problems.push(format!(
                         "it has no column {name:?} for {field}, which it was adopted with: give the column its name \
-                         back, or, once its values are in another one, run: UPDATE {adoption} SET columns = columns || \
+                         back, or, once its values are in another one, run: UPDATE {adoption_table} SET columns = columns || \
                          '{{\"{}\": \"the other one\"}}'; {RESTART}",
                         field.spec().name,
                     )),
                     None if field.spec().added_type.is_none() => problems
-                        .push(format!("it has no column {name:?} for {field}: name the one that is, with {map}")),
+                        .push(format!("it has no column {name:?} for {field}: name its column with {map}")),
                     None => {}
                 }
                 continue;
@@ -185,16 +186,16 @@ impl Shape {
             let shown = &column.type_shown;
             if !field.spec().types.names.contains(&&*column.type_name) {
                 let needed = field.spec().types.shown;
-                let mend = match field.spec().added_type {
+                let remedy = match field.spec().added_type {
                     Some(_) if field.is_restricting() => {
-                        "change its type: a column added in its place would say nothing of the keys that are there, and \
-                         let them do what they may not"
+                        "change its type: a column added in its place would be NULL for the existing keys, and would lift \
+                         their restrictions"
                             .to_owned()
                     }
-                    Some(_) => format!("take another column for it with {map}; where there is none it is added"),
+                    Some(_) => format!("take another column for it with {map}; if there is no such column, it is added"),
                     None => format!("change its type, or name another column with {map}"),
                 };
-                problems.push(format!("the column {name:?} is {shown}; {field} is {needed}: {mend}"));
+                problems.push(format!("the column {name:?} is {shown}; {field} is {needed}: {remedy}"));
                 continue;
             }
             if column.is_generated && field.is_written() {
@@ -202,11 +203,11 @@ impl Shape {
                     "the column {name:?} is generated, so {field} cannot be written: name another with {map}"
                 ));
             }
-            // Opened as they are where that was done before: those accounts have balances.
-            if *field == KeyColumn::Account && column.is_loose && recorded.is_none() {
+            // A recorded table is opened as it is: its accounts already have balances.
+            if *field == KeyColumn::Account && column.is_nondeterministic && recorded.is_none() {
                 problems.push(format!(
-                    "the column {name:?} has a collation that is not deterministic: accounts that differ would be found \
-                     as one and have budgets of their own; change its collation, or name another column with {map}"
+                    "the column {name:?} has a collation that is not deterministic: different accounts would be \
+                     found as one and yet have separate budgets; change its collation, or name another column with {map}"
                 ));
             }
             if matches!(field, KeyColumn::Id | KeyColumn::Hash) && !self.is_unique(column) {
@@ -226,8 +227,8 @@ impl Shape {
         problems
     }
 
-    /// The columns that are to be added, with their types.
-    pub(super) fn lacking<'a>(
+    /// Returns the columns that are to be added, with their types.
+    pub(super) fn missing_columns<'a>(
         &self,
         columns: &'a BTreeMap<KeyColumn, String>,
     ) -> impl Iterator<Item = (KeyColumn, &'a str, &'static str)> {
@@ -237,11 +238,11 @@ impl Shape {
             .filter_map(|(field, name)| Some((*field, name.as_str(), field.spec().added_type?)))
     }
 
-    /// The columns as they are read, once what is lacking has been added.
+    /// Returns the columns as they are read after missing ones have been added.
     pub(super) fn key_columns(
         &self,
         columns: &BTreeMap<KeyColumn, String>,
-        absent: NullDefaults,
+        null_defaults: NullDefaults,
     ) -> Result<KeyColumns, crate::store::StoreError> {
         let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
         let ident = |field| Ident::new(name(field));
@@ -250,17 +251,17 @@ impl Shape {
         let time = |field| {
             Ok::<_, crate::store::StoreError>(TimeColumn {
                 name: ident(field)?,
-                is_fast_path: type_name(field) == "timestamp",
+                is_without_zone: type_name(field) == "timestamp",
             })
         };
         let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {
             Some(_) => {
-                let most = match type_name(KeyColumn::LimitCents) {
+                let max = match type_name(KeyColumn::LimitCents) {
                     "int2" => i64::from(i16::MAX),
                     "int4" => i64::from(i32::MAX),
                     _ => i64::MAX / 10_000,
                 };
-                (KeyColumn::LimitCents, LimitUnit::Cents { most })
+                (KeyColumn::LimitCents, LimitUnit::Cents { max })
             }
             None => (KeyColumn::LimitMicros, LimitUnit::Micros),
         };
@@ -272,7 +273,7 @@ impl Shape {
                 "int4" => AccountType::Integer,
                 "int8" => AccountType::BigInt,
                 "uuid" => AccountType::Uuid,
-                _ => AccountType::Text { most: column(KeyColumn::Account).and_then(|column| column.length) },
+                _ => AccountType::Text { max: column(KeyColumn::Account).and_then(|column| column.length) },
             },
             hash: ident(KeyColumn::Hash)?,
             hash_type: if type_name(KeyColumn::Hash) == "bpchar" { "bpchar" } else { "text" },
@@ -287,14 +288,14 @@ impl Shape {
             created_at: time(KeyColumn::CreatedAt)?,
             expires_at: time(KeyColumn::ExpiresAt)?,
             revoked_at: time(KeyColumn::RevokedAt)?,
-            absent,
+            null_defaults,
             is_own: false,
             invalid_rows: Arc::default(),
         })
     }
 
-    /// Whether an instant is kept without its zone.
-    pub(super) fn is_plain_time(&self, name: &str) -> bool {
+    /// Returns whether the column is a `timestamp` without a zone.
+    pub(super) fn is_without_zone(&self, name: &str) -> bool {
         self.column(name).is_some_and(|column| column.type_name == "timestamp")
     }
 }

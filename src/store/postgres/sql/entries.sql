@@ -1,4 +1,4 @@
--- Entries, and what refunds took of each.
+-- Entries, and what refunds gave back of each.
 SELECT {of_entry}, coalesce((SELECT -sum(r.amount) FROM {entries} r WHERE r.refunds = e.id), 0)::int8
 FROM unnest($1::uuid[]) w (id)
 CROSS JOIN LATERAL (SELECT * FROM {entries} e WHERE e.id = w.id OFFSET 0) e

@@ -1,5 +1,5 @@
--- The lineages of keys by the hashes of their tokens. It runs on every request: one statement for all of them.
--- Where a rotation was taken back by the application's own SQL, a token is retired and present: it is present.
+-- The lineages of keys by the hashes of their tokens. It runs on every request: one statement for all hashes of a
+-- batch. If the application's own SQL took a rotation back, a token is both retired and present. It counts as present.
 WITH RECURSIVE chain AS (
     SELECT w.place, 0 AS depth, NULL::timestamptz AS retires_at, k.*
     FROM unnest($1::text[]) WITH ORDINALITY w (hash, place)

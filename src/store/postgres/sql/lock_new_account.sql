@@ -1,2 +1,2 @@
--- A process makes an account's row alone.
+-- Lets one transaction at a time make an account's row.
 SELECT pg_advisory_xact_lock(hashtextextended($1, 6004215)), {server_time}

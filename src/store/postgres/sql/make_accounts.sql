@@ -1,4 +1,5 @@
--- The rows of accounts whose keys the application's own SQL made. They may have holds and entries all the same.
+-- Makes the rows of accounts whose keys the application's own SQL made. Such accounts may already have holds and
+-- entries.
 INSERT INTO {accounts} (id, version, changed_at, period, created_at, spent, held, since, next_expiry, last_entry)
 SELECT DISTINCT k.{k.account}::text COLLATE "C", $4::int8, $3::timestamptz, 'lifetime', $3, 0, 0, '-infinity'::timestamptz,
     (SELECT min(h.expires_at) FROM {holds} h WHERE h.account_id = k.{k.account}::text COLLATE "C" AND h.state = 'live'),

@@ -1,4 +1,4 @@
--- Accounts in which holds may have run out, those first that wait longest.
+-- Accounts in which holds may have expired, the most overdue first.
 SELECT a.id
 FROM {accounts} a
 WHERE a.next_expiry <= coalesce($1, statement_timestamp()) AND a.id <> ALL ($2::text[])

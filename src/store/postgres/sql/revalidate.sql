@@ -1,4 +1,5 @@
--- Keys whose rows have another version than these, and the versions of these accounts: of none in another incarnation.
+-- The keys whose rows have another version than given, and the versions of the accounts. There are no account versions
+-- in another incarnation.
 SELECT w.id, NULL::text, NULL::int8, {server_time}
 FROM unnest($1::int8[], $2::int4[]) w (id, version)
 LEFT JOIN LATERAL (SELECT k.xmin AS version FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k ON true

@@ -1,4 +1,4 @@
--- What a key and everything minted from it was charged in its account.
+-- The charges of a key and its descendants in its account.
 WITH RECURSIVE family (id) AS (
     SELECT $1::int8 UNION SELECT k.{k.id}::int8 FROM family f JOIN {keys} k ON k.{k.parent} = f.id
 )

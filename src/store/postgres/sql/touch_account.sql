@@ -1,4 +1,4 @@
--- Marks an account as changed; makes it where there is none.
+-- Marks an account as changed. Makes its row if there is none.
 INSERT INTO {accounts} AS a (id, version, changed_at, period, created_at, spent, held, since, next_expiry, last_entry)
 VALUES (
     $1, $5, $2, $3, $2, 0, 0, $4,

@@ -1,4 +1,4 @@
--- Whether accounts that have no row have keys.
+-- Accounts without a row that have keys.
 SELECT 1
 FROM {keys} k
 WHERE k.{k.id} = ANY($2::int8[]) AND k.{k.account}::text = ANY($1::text[])

@@ -1,4 +1,4 @@
--- The money of a key stays in one account: a key that was moved meanwhile makes the statement fail (NOT NULL).
+-- The money of a key stays in one account. If the key was moved in the meantime, the statement fails (NOT NULL).
 INSERT INTO {balances} AS b (key_id, account_id, period, spent, held, since)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (key_id) DO UPDATE SET

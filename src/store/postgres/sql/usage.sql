@@ -1,5 +1,6 @@
--- What was charged by group, how often, and what was adjusted. A refund counts earlier than it was written; nothing counts
--- later. Sums are in two halves, which leave room for any number of entries.
+-- The amount and the number of charges, and the adjustments, by group. A refund counts at the time of the refunded
+-- entry. No other entry counts at another time than its own. Each sum is in two halves, which leave room for any number
+-- of entries.
 SELECT {group},
     coalesce(sum(e.amount >> 32) FILTER (WHERE e.kind <> 'adjust'), 0)::int8,
     coalesce(sum(e.amount & 4294967295) FILTER (WHERE e.kind <> 'adjust'), 0)::int8,

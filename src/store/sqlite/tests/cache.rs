@@ -134,7 +134,7 @@ fn settle(holds: Vec<crate::model::PostingId>, cents: i32) -> Posting {
 #[tokio::test]
 async fn what_is_cached_is_not_read_again() {
     let warm = Warm::new().await;
-    assert_eq!(warm.cached(&[0, 1, 9]).await, [false, true, false], "the parent's token was not asked for");
+    assert_eq!(warm.cached(&[0, 1, 9]).await, [false, true, false], "the parent's token was not looked up");
     warm.found(0).await.unwrap();
     warm.pay(1).await.unwrap();
     assert_eq!(warm.cached(&[0, 1, 9]).await, [true, true, false], "a charge of our own leaves them cached");
@@ -208,7 +208,7 @@ async fn repeated_ids_get_the_first_answer() {
         let batch = [pay(1), paid.clone(), settled.clone(), held.clone(), pay(1)];
         let again = warm.store.post(&batch).await.unwrap();
         assert!(matches!(again[3], Err(Refusal::HoldExpired)), "{again:?}");
-        assert!([0, 1, 2, 4].iter().all(|place| again[*place].is_ok()), "{again:?}");
+        assert!([0, 1, 2, 4].iter().all(|index| again[*index].is_ok()), "{again:?}");
     }
     assert_eq!(warm.spent(1).await, SPENT + 3 + 4 + 4);
     // A posting that did not fit may fit later. A posting that was accepted is not refused when the budget is used up.

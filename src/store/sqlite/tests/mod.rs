@@ -231,11 +231,11 @@ async fn a_period_changed_by_the_application_counts_the_entries_of_its_window() 
 
     raw(&path, "UPDATE agent_keys SET period = 'month' WHERE id = 1");
     let found = store.find(&[TokenHash::digest("token 2")]).await.unwrap().pop().unwrap().unwrap();
-    assert_eq!(found.lineage.remaining(), Some(Amount::cents(50)), "the month has seen 50");
+    assert_eq!(found.lineage.remaining(), Some(Amount::cents(50)), "50 were spent in the month");
     assert!(matches!(pay(51).await, Err(Refusal::BudgetExceeded(_))));
 
     raw(&path, "UPDATE agent_keys SET period = 'lifetime' WHERE id = 1");
-    assert!(matches!(pay(21).await, Err(Refusal::BudgetExceeded(_))), "the lifetime has seen 80");
+    assert!(matches!(pay(21).await, Err(Refusal::BudgetExceeded(_))), "80 were spent in the lifetime");
     assert_eq!(pay(20).await.unwrap().remaining, Some(Amount::ZERO));
     assert_eq!(spent().await, Amount::cents(100));
 }

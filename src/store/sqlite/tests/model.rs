@@ -233,9 +233,9 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
 /// swept is up to the store.
 async fn pages(store: &dyn Store, owner: &AccountId, since: Timestamp) -> Vec<Entry> {
     let mut all = store.entries(&EntryQuery::for_account(owner.clone()).limit(1_000)).await.unwrap();
-    assert!(all.is_sorted_by_key(|(place, _)| *place));
-    if let Some((place, _)) = all.get(20) {
-        let page = EntryQuery::for_account(owner.clone()).key(KeyId::new(2)).since(since).after(*place).limit(5);
+    assert!(all.is_sorted_by_key(|(position, _)| *position));
+    if let Some((position, _)) = all.get(20) {
+        let page = EntryQuery::for_account(owner.clone()).key(KeyId::new(2)).since(since).after(*position).limit(5);
         all.extend(store.entries(&page).await.unwrap());
     }
     all.into_iter().map(|(_, entry)| entry).collect()

@@ -1,4 +1,4 @@
--- From the keys found first up to their roots. No lineage is longer, whatever the rules say.
+-- From the keys found first up to their roots. No lineage is longer than this depth, whatever the rules say.
 UNION ALL
 SELECT c.place, c.depth + 1, NULL::timestamptz, k.*
 FROM chain c

@@ -1,12 +1,14 @@
--- The head of the write: which accounts are as they were when it was decided, and what becomes of their rows.
+-- The head of the write: finds the accounts that have the expected version, and updates their rows.
 --
--- Accounts are locked, and then found by their place; one that another transaction has locked does not stand: rows that
--- have moved on since the statement began have another version anyway. Those of which a key's row has changed stand no
--- more than they, and none in another incarnation of the server than was asked about. None does where the decision is
--- older than a few seconds by the server's clock: the process was stopped, or its machine asleep, in between.
+-- Accounts are locked, and then found by their place. An account that another transaction has locked conflicts. A row
+-- that has changed since the statement began has another version anyway. An account conflicts if the row of one of its
+-- keys has changed. All accounts conflict in another incarnation of the server than the expected one. All conflict if
+-- the decision is older than a few seconds by the server's clock. The process was then stopped, or its machine was
+-- suspended, in between.
 --
--- Which accounts conflicted is found once, by (place IN (..)) IS NOT TRUE, a look-up in a hash table: a plain IN would
--- become a join, and walk all accounts for each row. Rows are gated by those, as an array that is mostly empty.
+-- The conflicted accounts are found once, by (place IN (..)) IS NOT TRUE, a look-up in a hash table. A plain IN would
+-- become a join, and scan all accounts for each row. Rows are filtered by the conflicted accounts, an array that is
+-- mostly empty.
 WITH changed_keys AS (
     SELECT {key_account}[w.i] AS account FROM (SELECT generate_subscripts({key}, 1) AS i OFFSET 0) w
     WHERE (SELECT k.xmin FROM {keys} k WHERE k.{k.id} = {key}[w.i]) IS DISTINCT FROM {key_version}[w.i]

@@ -1,4 +1,4 @@
--- Accounts of which nothing changed are only looked at.
+-- The version of an account without changes is only compared.
 UNION ALL
 SELECT w.place FROM given w
 CROSS JOIN LATERAL (SELECT a.id FROM {accounts} a WHERE a.id = w.id AND a.version = {version}[w.place] OFFSET 0) a
