@@ -92,7 +92,7 @@ mod postgres {
         PostgresStore::open(options).await.unwrap()
     }
 
-    agentkey::conformance_tests!({
+    agentkey::conformance_tests!(ignore = "needs PostgreSQL: ./scripts/test", {
         let Some(server) = Server::shared() else { return };
         let database = server.database().await;
         async move |clock| empty(&database, clock).await

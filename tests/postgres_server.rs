@@ -17,6 +17,7 @@ async fn shown(connection: &mut PgConnection, setting: &str) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn each_test_has_a_database_of_its_own() {
     let Some(server) = Server::shared() else { return };
     let (one, other) = tokio::join!(server.database(), server.database());
@@ -37,6 +38,7 @@ async fn each_test_has_a_database_of_its_own() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_committed_is_there_after_a_crash() {
     let Some(server) = Server::start(&[("default_transaction_isolation", "serializable")]) else { return };
     let database = server.database().await;
@@ -56,6 +58,7 @@ async fn what_was_committed_is_there_after_a_crash() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_promoted_replica_has_what_was_committed() {
     let Some(primary) = Server::start(&[]) else { return };
     let database = primary.database().await;
@@ -73,6 +76,7 @@ async fn a_promoted_replica_has_what_was_committed() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn pgbouncer_lends_a_connection_for_a_transaction() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;

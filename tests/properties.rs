@@ -823,6 +823,7 @@ mod postgres {
 
     /// A schema for each history, in one database.
     #[test]
+    #[ignore = "needs PostgreSQL: ./scripts/test"]
     fn postgres_agrees_with_the_model() {
         let Some(server) = Server::shared() else { return };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

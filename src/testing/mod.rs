@@ -91,6 +91,16 @@ macro_rules! suite {
         /// `macros` and `rt-multi-thread`.
         #[macro_export]
         macro_rules! conformance_tests {
+            (ignore = $dollar reason:literal, $dollar make:expr) => {
+                $($(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    #[ignore = $dollar reason]
+                    async fn $check() {
+                        let make = $dollar make;
+                        $crate::testing::$module::$check(&make).await;
+                    }
+                )*)*
+            };
             ($dollar make:expr) => {
                 $($(
                     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ const ROWS: &str = "INSERT INTO sdk_api_keys (account_id, key_hash, budget_cents
     now() + interval '2 days', E'it''s \\\\ ' || n FROM generate_series(1, 20) n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn eight_open_at_once_and_again() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(ROWS).await;
@@ -40,6 +41,7 @@ async fn eight_open_at_once_and_again() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn by_hand_it_is_the_same() {
     let Some(mut opened) = Host::with(npm::TABLE).await else { return };
     let Some(mut by_hand) = Host::with(npm::TABLE).await else { return };
@@ -74,6 +76,7 @@ async fn by_hand_it_is_the_same() {
 
 /// Behind a pooler that gives every transaction another session, nothing is different.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn with_transactions_only() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(ROWS).await;
@@ -83,6 +86,7 @@ async fn with_transactions_only() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_adoption_is_of_a_table() {
     let Some(host) = Host::with("").await else { return };
     let options = PostgresOptions::new(host.database.url()).adopt(open_handed());
@@ -91,6 +95,7 @@ async fn an_adoption_is_of_a_table() {
 
 /// Our own tables are printed as well.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn without_a_table_of_the_host_it_is_printed_too() {
     let Some(mut host) = Host::with("").await else { return };
     let options = PostgresOptions::new(host.database.url()).schema("keys of ours");
@@ -103,6 +108,7 @@ async fn without_a_table_of_the_host_it_is_printed_too() {
 
 /// What NULL means does not change behind anybody's back.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_said_stands() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(ROWS).await;
@@ -122,6 +128,7 @@ async fn what_was_said_stands() {
 
 /// Made anew they would be empty: what was revoked, has expired or may do little would be in force.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn columns_that_went_away_are_told_and_not_made_anew() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(

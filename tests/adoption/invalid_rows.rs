@@ -44,6 +44,7 @@ fn pay(key: &Key, cents: i32) -> Posting {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
     capture_logs();
     // Logs are those of the whole process: the key's number is this test's own.
@@ -89,6 +90,7 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
 
 /// A lineage is within one account: with a member in another, nothing is known of what it allows.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
     let Some(mut host) = Host::with(&table(2)).await else { return };
     let store = host.open(open_handed()).await.unwrap();
@@ -105,6 +107,7 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
 
 /// A leaked key must not work again when a row is mended.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_is_out_of_service_can_be_revoked() {
     let Some(mut host) = Host::with(&table(2)).await else { return };
     let keys = agentkey::AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
@@ -123,6 +126,7 @@ async fn a_key_that_is_out_of_service_can_be_revoked() {
 
 /// No trigger of ours keeps a host's table: what a deleted key held is charged to those above it.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
     let Some(mut host) = Host::with(&table(2)).await else { return };
     let store = host.open(open_handed()).await.unwrap();
@@ -138,6 +142,7 @@ async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
 
 /// However a move and the first posting of a key meet, one account has the key's money, and no other writes over it.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_writes_over_no_balance_of_another() {
     let Some(mut host) = Host::with(&table(2)).await else { return };
     let budget = Budget::lifetime(Amount::cents(100));

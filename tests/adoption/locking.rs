@@ -12,6 +12,7 @@ const ROW: &str = "INSERT INTO sdk_api_keys (account_id, key_hash, budget_cents)
 
 /// The charge of the old service that is under way counts, as it does where the table is opened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(ROW).await;
@@ -32,6 +33,7 @@ async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
 
 /// What a request may take is no measure for what a table takes that is looked at and changed as a whole.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_large_table_takes_its_time() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(
@@ -47,6 +49,7 @@ async fn a_large_table_takes_its_time() {
 
 /// Processes that start together wait for the one that migrates, for longer than a request would.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_opening_waits_for_another_one() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run("BEGIN; SELECT pg_advisory_xact_lock(6004214)").await;

@@ -33,6 +33,7 @@ mod conformance {
 
 /// What a row leaves unsaid is what was said at the adoption, and keys made since are like any other.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(
@@ -84,6 +85,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn ids_and_accounts_of_every_type() {
     for (id, account, sample, other) in [
         ("smallserial", "integer", "42", "x"),
@@ -116,6 +118,7 @@ async fn ids_and_accounts_of_every_type() {
 
 /// Instants without a zone are those of UTC, whatever zone the session is in.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn instants_without_a_zone_are_utc() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         created_at timestamp, expires_at timestamp(0), revoked_at timestamp); \
@@ -136,6 +139,7 @@ async fn instants_without_a_zone_are_utc() {
 
 /// A rule of the host's is told as what it is: a key that may not be, or a table in which none can be made.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn the_rules_of_the_host_hold() {
     let table = "CREATE TABLE teams (id text PRIMARY KEY); INSERT INTO teams VALUES ('acme'); \
         CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text REFERENCES teams, key_hash text UNIQUE, \
@@ -160,6 +164,7 @@ async fn the_rules_of_the_host_hold() {
 
 /// Policies of the host's are kept to, by a role that does not own the table and may make nothing.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn row_security_stays_in_force() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run("INSERT INTO sdk_api_keys (account_id, key_hash) SELECT a, encode(sha256(a::bytea), 'hex') FROM unnest(ARRAY['seen', 'hidden']) a").await;
@@ -185,6 +190,7 @@ async fn row_security_stays_in_force() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_row_that_makes_no_sense_fails_alone() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         scopes text[], period text); INSERT INTO sdk_api_keys (account_id, key_hash, scopes, period) \
@@ -200,6 +206,7 @@ async fn a_row_that_makes_no_sense_fails_alone() {
 
 /// Whoever lists keys to revoke them all must come to each.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_row_that_makes_no_sense_ends_no_list() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         parent_id integer, period text); INSERT INTO sdk_api_keys (account_id, key_hash, parent_id, period) \
@@ -230,6 +237,7 @@ async fn a_row_that_makes_no_sense_ends_no_list() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     let old = "encode(sha256('obs_1'), 'hex')";
@@ -244,6 +252,7 @@ async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn other_names() {
     let table = "CREATE SCHEMA \"App Data\"; CREATE TABLE \"App Data\".\"API \"\"Keys\"\"\" (\"Nr\" serial PRIMARY KEY, \
         \"user\" integer, \"select\" text UNIQUE, period interval, cents smallint, name text, label varchar(300), \

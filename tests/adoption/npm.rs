@@ -74,6 +74,7 @@ fn old(row: &PgRow, now: Timestamp) -> Old {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn ten_thousand_keys_are_taken_over() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(KEYS).await;
@@ -203,6 +204,7 @@ async fn books_balance(host: &mut Host) {
 
 /// What a delegated key had spent counts on those it was delegated by, as everything does that it spends from now on.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn delegated_keys_count_on_their_parents() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(
@@ -231,6 +233,7 @@ async fn delegated_keys_count_on_their_parents() {
 
 /// An old token works over HTTP as a new one does, and is charged.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_old_token_works_over_http() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(KEYS).await;
@@ -256,6 +259,7 @@ async fn an_old_token_works_over_http() {
 
 /// What agentkey writes into such a table, the package would understand.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn new_keys_are_written_as_the_package_writes_them() {
     use agentkey::model::ChangeError;
     use agentkey::{Error, NewKey};
@@ -288,6 +292,7 @@ async fn new_keys_are_written_as_the_package_writes_them() {
 
 /// People write the end of time for "never resets". Those windows too are the same whenever they are read again.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_reset_at_the_end_of_time_is_an_anchor_like_any_other() {
     for (resets, created) in [
         ("9999-12-30 00:00Z", "2025-05-31 12:00Z"),

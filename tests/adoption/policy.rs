@@ -28,6 +28,7 @@ fn reading(budget: Budget) -> Adoption {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn another_name_leaves_what_the_row_says_of_all_else() {
     for (columns, values, says) in [
         (
@@ -47,6 +48,7 @@ async fn another_name_leaves_what_the_row_says_of_all_else() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
     let Some(mut host) = with_row("", "scopes, budget_cents, budget_period", "'{read}', 1000, 'monthly'").await else {
         return;
@@ -66,6 +68,7 @@ async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
 
 /// The period goes with the limit: beside one, NULL is once and for all.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn another_budget_is_read_back_as_it_was_given() {
     let (limits, periods) = (["NULL", "1000"], ["NULL", "'day'", "'month'"]);
     for (limit, period) in limits.iter().flat_map(|limit| periods.iter().map(move |period| (limit, period))) {
@@ -91,6 +94,7 @@ async fn another_budget_is_read_back_as_it_was_given() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn columns_that_are_not_null_take_updates_and_new_keys() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         scopes text[] NOT NULL DEFAULT '{}', budget_cents int NOT NULL DEFAULT 1000, \
@@ -109,6 +113,7 @@ async fn columns_that_are_not_null_take_updates_and_new_keys() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn keys_without_a_name_stay_without_one() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, name text, \
         UNIQUE (account_id, name)); INSERT INTO sdk_api_keys (account_id, key_hash) \

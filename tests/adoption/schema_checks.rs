@@ -5,6 +5,7 @@ use agentkey::store::KeyColumn;
 use super::*;
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
     let table = "CREATE TABLE sdk_api_keys (id text PRIMARY KEY, key_hash bytea, scopes text, name varchar(50), \
         period interval, expires_at date, limit_micros integer, prefix text GENERATED ALWAYS AS ('x') STORED)";
@@ -34,6 +35,7 @@ async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_id_and_a_hash_are_unique_by_themselves() {
     for (rest, wrong) in [
         ("UNIQUE (key_hash)", "\"id\" is not unique"),
@@ -57,6 +59,7 @@ async fn an_id_and_a_hash_are_unique_by_themselves() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn other_things_than_a_table_with_keys() {
     let sql = "CREATE TABLE t (id int PRIMARY KEY, account_id text, key_hash text UNIQUE); CREATE VIEW v AS TABLE t; \
         CREATE SCHEMA other; CREATE TABLE other.elsewhere (); \
@@ -99,6 +102,7 @@ async fn other_things_than_a_table_with_keys() {
 
 /// Accounts are compared by their bytes wherever agentkey keeps them.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn accounts_that_are_equal_and_not_the_same_are_refused() {
     let sql = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
         CREATE DOMAIN owner AS text COLLATE loose; \
@@ -120,6 +124,7 @@ async fn accounts_that_are_equal_and_not_the_same_are_refused() {
 
 /// A service that says it in another way, such as with a boolean, would have those keys back.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
     use crate::logs::{capture_logs, logged};
 
@@ -141,6 +146,7 @@ async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
 
 /// The balances of an adopted table are its own: ids of two tables would be mixed up.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn one_schema_is_for_one_table_of_keys() {
     use agentkey::{AgentKeys, NewKey};
 
@@ -162,6 +168,7 @@ async fn one_schema_is_for_one_table_of_keys() {
 
 /// What the role cannot see it could not take over.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn balances_are_not_taken_over_behind_row_security() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     let role = format!("{}_role", host.database.name());

@@ -7,6 +7,7 @@ fn own(host: &Host) -> PostgresOptions {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn without_migrating_the_tables_must_be_of_this_version() {
     let Some(mut host) = Host::with("").await else { return };
     let error = host.refused(own(&host)).await;
@@ -25,6 +26,7 @@ async fn without_migrating_the_tables_must_be_of_this_version() {
 }
 
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn without_migrating_keys_of_our_own_are_not_opened_beside_an_adopted_table() {
     let Some(host) = Host::with(npm::TABLE).await else { return };
     drop(host.open(open_handed()).await.unwrap());
@@ -34,6 +36,7 @@ async fn without_migrating_keys_of_our_own_are_not_opened_beside_an_adopted_tabl
 
 /// As when a DBA gave a role the tables that requests need, and no others.
 #[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn without_migrating_a_role_need_not_read_the_version() {
     let Some(mut host) = Host::with("").await else { return };
     drop(PostgresStore::open(own(&host).migrate(true)).await.unwrap());

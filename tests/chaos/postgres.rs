@@ -14,6 +14,7 @@ use crate::load::Load;
 use crate::postgres_server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn whatever_dies_the_books_are_right() {
     let Some(server) = Server::start(&[]) else { return };
     let server = Arc::new(server);

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_was_done() {
     let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 100).await;
@@ -38,6 +39,7 @@ async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
     let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 100).await;
@@ -63,6 +65,7 @@ async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -74,6 +77,7 @@ async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_period_changed_by_sql_is_counted_anew() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -96,6 +100,7 @@ async fn a_period_changed_by_sql_is_counted_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn keys_that_the_host_inserted_work_without_a_row_of_their_account() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -130,6 +135,7 @@ async fn keys_that_the_host_inserted_work_without_a_row_of_their_account() {
 
 /// Every store has its own lanes, and every batch its own order.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
     let Some(server) = Server::start(&[("fsync", "off")]) else { return };
     let database = server.database().await;
@@ -190,6 +196,7 @@ async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
 
 /// A manual clock that is behind: what a store knows of an account does not let its time go back.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn stores_whose_clocks_differ_keep_one_time_for_an_account() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;

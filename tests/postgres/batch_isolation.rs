@@ -11,6 +11,7 @@ use super::*;
 use crate::service::Service;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -32,6 +33,7 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
@@ -56,6 +58,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 
 /// What waits for a locked account goes on waiting in its lane, and is decided when the account is free.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
     let Some((_database, world, pool)) = site().await else { return };
     let keys = AgentKeys::builder().request_timeout(HANG).build((*world.store).clone()).unwrap();
@@ -76,6 +79,7 @@ async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
 
 /// More than go into one batch.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -105,6 +109,7 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
 
 /// Alone in its batch, as in a quiet service.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_the_hosts_rules_refuse_for_a_while_is_charged_in_the_end() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -134,6 +139,7 @@ fn settle_voiding(key: &Key, cents: i32) -> Posting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;

@@ -18,6 +18,7 @@ fn noted(mut posting: Posting, model: &str, reference: &str) -> Posting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_stood_is_written_and_what_moved_is_decided_anew() {
     let Some((database, world, pool)) = site().await else { return };
     let other = store(database.url(), (&world.clock).into()).await;
@@ -70,6 +71,7 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
 
 /// An account whose row is gone, by hand, between what was known of it and the write.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_written() {
     let Some((_database, world, pool)) = site().await else { return };
     let (gone, other) = (key(&world, "gone", 100).await, key(&world, "other", 100).await);
@@ -86,6 +88,7 @@ async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_writte
 
 /// Most batches leave out the columns that say nothing. What they write is what is written with all of them.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn rows_say_the_same_whether_all_columns_travel_or_not() {
     let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 1_000).await;
@@ -140,6 +143,7 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
 
 /// The host has the row of a balance locked, or changes it without a word: what is decided is written after that.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
     let Some((_database, world, pool)) = site().await else { return };
     let (busy, other) = (key(&world, "busy", 100).await, key(&world, "other", 100).await);
@@ -160,6 +164,7 @@ async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
 
 /// The row is gone with what it knew of its holds and entries, and those are not.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -180,6 +185,7 @@ async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
 
 /// What settled leaves an instant behind at which nothing runs out: the sweep looks once, and finds what does later.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
     let Some((_database, world, pool)) = site().await else { return };
     let mut keys = Vec::new();
@@ -210,6 +216,7 @@ async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
 
 /// Two services take turns: each finds each time that what it knows is old.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn instances_that_take_turns_see_what_the_other_wrote() {
     let Some((database, world, pool)) = site().await else { return };
     let other = store(database.url(), (&world.clock).into()).await;
@@ -227,6 +234,7 @@ async fn instances_that_take_turns_see_what_the_other_wrote() {
 
 /// Plans are made once, and may be made when there is next to nothing.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_planned() {
     const READ: &str = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int8 FROM pg_stat_user_tables \
         WHERE relname IN ('agentkey_holds', 'agentkey_idempotency_keys')";

@@ -6,6 +6,7 @@ use super::*;
 use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_on_its_way_for_longer_than_a_few_seconds_is_decided_anew() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;

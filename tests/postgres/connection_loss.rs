@@ -47,6 +47,7 @@ const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_ac
     WHERE datname = current_database() AND application_name = 'agentkey'";
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn terminated_backends_lose_no_request() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -64,6 +65,7 @@ async fn terminated_backends_lose_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_crash_of_the_server_loses_no_request() {
     let Some(server) = Server::start(&[]) else { return };
     let server = Arc::new(server);

@@ -11,6 +11,7 @@ async fn refused(pool: &PgPool, sql: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn rows_that_make_no_sense_cannot_be_written() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -42,6 +43,7 @@ async fn rows_that_make_no_sense_cannot_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -61,6 +63,7 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
 
 /// The trigger waits for postings under way, and postings for the deletion: none of them misses the other.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_is_being_deleted_holds_nothing() {
     let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 100).await;

@@ -9,6 +9,7 @@ use super::*;
 use crate::postgres_server::PgBouncer;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
     let Some(primary) = Server::start(&[]) else { return };
     let primary = Arc::new(primary);
@@ -64,6 +65,7 @@ async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
 
 /// The database goes back to how it was, as after a promotion that lost commits, under a store that saw more.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_a_store_remembers_is_not_written_over_another_history() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -91,6 +93,7 @@ async fn what_a_store_remembers_is_not_written_over_another_history() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() {
     let Some((_database, world, pool)) = site().await else { return };
     let new = NewKey::new("acme".parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
@@ -181,6 +184,7 @@ async fn between_runs(server: &Arc<Server>, stop: &'static str, script: String) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_look_up_that_was_given_up_hides_no_other_history() {
     for looks_first in [false, true] {
         a_key_that_another_history_revoked_is_in_force_no_more(false, looks_first).await;
@@ -188,6 +192,7 @@ async fn a_look_up_that_was_given_up_hides_no_other_history() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_pooler_hides_no_other_history() {
     for looks_first in [false, true] {
         a_key_that_another_history_revoked_is_in_force_no_more(true, looks_first).await;

@@ -46,6 +46,7 @@ async fn race(options: impl Fn() -> PostgresOptions) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn racing_payments_are_exact_where_sessions_are_serializable() {
     let Some(database) = serializable().await else { return };
     race(|| PostgresOptions::new(database.url())).await;
@@ -53,6 +54,7 @@ async fn racing_payments_are_exact_where_sessions_are_serializable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_pool() {
     let Some(database) = serializable().await else { return };
     let pools = [host(database.url()).await, host(database.url()).await];
@@ -67,6 +69,7 @@ async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_poo
 
 /// Where settings of TCP mean nothing.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_unix_socket_takes_the_settings_of_our_sessions() {
     let Some((database, _world, pool)) = site().await else { return };
     let directory: String = sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(&pool).await.unwrap();

@@ -17,6 +17,7 @@ async fn impatient(url: &str, statement_timeout: Duration) -> AgentKeys {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_locked_table_is_a_503_until_it_is_free() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
@@ -68,6 +69,7 @@ fn signal(signal: &str, pid: i32) {
 
 /// The client has its 503 and the charge is settled; only then does the server come to the payment.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_payment_that_was_given_up_is_not_charged_later() {
     let Some(server) = Server::start(&[]) else { return };
     let database = server.database().await;

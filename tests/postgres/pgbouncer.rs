@@ -39,6 +39,7 @@ agentkey::conformance_tests!({
 
 /// The policy version is polled, so nothing has to be heard in a session that is lent to others.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;

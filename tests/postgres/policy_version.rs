@@ -13,6 +13,7 @@ async fn version(pool: &PgPool) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn it_moves_with_every_change_by_plain_sql() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -39,6 +40,7 @@ async fn it_moves_with_every_change_by_plain_sql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn it_moves_with_no_posting_and_no_new_key() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -61,6 +63,7 @@ async fn it_moves_with_no_posting_and_no_new_key() {
 
 /// Transactions of the application that have nothing to do with each other do not meet in the version.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn transactions_that_change_keys_do_not_wait_for_each_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (first, second) = (key(&world, "acme", 100).await.id, key(&world, "beta", 100).await.id);
@@ -93,6 +96,7 @@ async fn transactions_that_change_keys_do_not_wait_for_each_other() {
 
 /// Whoever may write keys needs no rights on our tables.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_role_that_may_only_write_keys_moves_it() {
     let Some((database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -113,6 +117,7 @@ async fn a_role_that_may_only_write_keys_moves_it() {
 
 /// Changes are summed up; that there are many is no change.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn many_changes_become_one_and_the_version_stays() {
     let Some((_database, world, pool)) = site().await else { return };
     key(&world, "acme", 100).await;

@@ -40,6 +40,7 @@ async fn touching(pool: &PgPool, sql: impl Into<String>) -> sqlx::Transaction<'s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transaction() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -58,6 +59,7 @@ async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transact
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -74,6 +76,7 @@ async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -95,6 +98,7 @@ async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -114,6 +118,7 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
@@ -130,6 +135,7 @@ async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_that_the_host_is_making_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let other = key(&world, "other", 100).await;
@@ -146,6 +152,7 @@ async fn an_account_that_the_host_is_making_stalls_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
@@ -161,6 +168,7 @@ async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_from_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, kept) = (key(&world, "good", 100).await, key(&world, "kept", 100).await);
@@ -179,6 +187,7 @@ async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_f
 
 /// However many there are: a sweep gives up after a hundred of them, and the next one begins behind those.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let mut holds = Vec::new();
@@ -201,6 +210,7 @@ async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() 
 
 /// A settle frees what a hold behind it needs.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
@@ -218,6 +228,7 @@ async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
@@ -236,6 +247,7 @@ async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
 
 /// Its neighbours go on in one statement without it.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well() {
     const TRIED: &str = "SELECT last_value FROM tried";
     let Some((_database, world, pool)) = site().await else { return };
@@ -261,6 +273,7 @@ async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well()
 
 /// The key in question has another period since, and cannot be counted anew.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
@@ -283,6 +296,7 @@ async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
 
 /// Requests are answered in bounded time; whoever reads one key's figures is told them as they are.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_look_at_one_key_waits_for_the_host_to_let_go_of_it() {
     const WAITS_ON: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '300 ms'";
@@ -299,6 +313,7 @@ async fn a_look_at_one_key_waits_for_the_host_to_let_go_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_sweep_that_can_write_nothing_says_so() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;

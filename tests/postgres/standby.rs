@@ -63,11 +63,13 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_standby_that_is_behind_lets_nobody_in() {
     a_key_revoked_on_the_primary_is_in_force_nowhere(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_standby_that_is_behind_lets_nobody_in_from_memory() {
     a_key_revoked_on_the_primary_is_in_force_nowhere(Duration::from_millis(500)).await;
 }

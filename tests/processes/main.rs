@@ -23,27 +23,33 @@ use worker::Worker;
 /// Makes of every check a test with so many processes. Without a database there is none.
 macro_rules! checks {
     ($($check:ident)*) => {
-        checks! { @ #[cfg(feature = "sqlite")] sqlite_one_process, Fixture::sqlite, 1, $($check)* }
-        checks! { @ #[cfg(feature = "sqlite")] sqlite_two_processes, Fixture::sqlite, 2, $($check)* }
-        checks! { @ #[cfg(feature = "postgres")] postgres_two_processes, Fixture::postgres, 2, $($check)* }
-        checks! { @ #[cfg(feature = "postgres")] postgres_four_processes, Fixture::postgres, 4, $($check)* }
+        #[cfg(feature = "sqlite")]
+        checks! { @ sqlite_one_process, [], Fixture::sqlite, 1, $($check)* }
+        #[cfg(feature = "sqlite")]
+        checks! { @ sqlite_two_processes, [], Fixture::sqlite, 2, $($check)* }
+        #[cfg(feature = "postgres")]
+        checks! { @ postgres_two_processes, [ignore = "needs PostgreSQL: ./scripts/test"], Fixture::postgres, 2, $($check)* }
+        #[cfg(feature = "postgres")]
+        checks! { @ postgres_four_processes, [ignore = "needs PostgreSQL: ./scripts/test"], Fixture::postgres, 4, $($check)* }
+        #[cfg(feature = "postgres")]
         checks! {
-            @ #[cfg(feature = "postgres")]
-            postgres_processes_with_other_clocks, Fixture::postgres_with_other_clocks, 3, $($check)*
+            @ postgres_processes_with_other_clocks, [ignore = "needs PostgreSQL and faketime: ./scripts/test"],
+            Fixture::postgres_with_other_clocks, 3, $($check)*
         }
     };
-    (@ #[$cfg:meta] $database:ident, $fixture:expr, $processes:literal, $($check:ident)*) => {
-        #[$cfg]
+    (@ $database:ident, $ignore:tt, $fixture:expr, $processes:literal, $($check:ident)*) => {
         mod $database {
             use super::*;
 
-            $(
-                #[tokio::test(flavor = "multi_thread")]
-                async fn $check() {
-                    let Some(fixture) = $fixture().await else { return };
-                    super::$check(&fixture, $processes).await;
-                }
-            )*
+            $(checks! { % $ignore $check, $fixture, $processes })*
+        }
+    };
+    (% [$($ignore:meta)?] $check:ident, $fixture:expr, $processes:literal) => {
+        #[tokio::test(flavor = "multi_thread")]
+        $(#[$ignore])?
+        async fn $check() {
+            let Some(fixture) = $fixture().await else { return };
+            super::$check(&fixture, $processes).await;
         }
     };
 }

@@ -136,6 +136,7 @@ fn signal(signal: &str, worker: &Process) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_process_stopped_in_a_transaction_keeps_its_account_from_nobody() {
     let Some(server) = Server::shared() else { return };
     let site = Site::new(server).await;
@@ -207,6 +208,7 @@ macro_rules! partitions {
     ($($name:ident: $dropped:ident, $seconds:literal)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
+            #[ignore = "needs PostgreSQL: ./scripts/test"]
             async fn $name() {
                 let is_long = std::env::var("AGENTKEY_CHAOS_SECONDS").is_ok_and(|it| it.parse::<u64>().unwrap() >= 45);
                 if $seconds < 10 || is_long {

@@ -1,0 +1,201 @@
+//! The public API as a host meets it: errors that name the mend, responses, lists, records as JSON, the request's span.
+#![cfg(all(feature = "axum", feature = "sqlite"))]
+
+use std::time::Duration;
+
+use agentkey::model::{Account, ChangeError, Entry};
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Key, KeyQuery, MemoryStore,
+    NewKey, Refusal, Rejection, RequireScope, ScopeSet,
+};
+use axum::response::IntoResponse;
+use futures_util::TryStreamExt;
+use tower::Layer;
+
+async fn service() -> (AgentKeys, Key) {
+    let keys = AgentKeys::in_memory().await.unwrap();
+    let new = NewKey::new("acme".parse().unwrap()).budget(Budget::monthly(Amount::cents(500)));
+    let key = keys.create(new).await.unwrap().key;
+    (keys, key)
+}
+
+#[tokio::test]
+async fn an_option_out_of_range_fails_in_build_and_names_what_it_takes() {
+    let refused = |builder: agentkey::Builder| builder.build(MemoryStore::new()).unwrap_err().to_string();
+    assert_eq!(
+        refused(AgentKeys::builder().hold_ttl(Duration::from_millis(10))),
+        "hold_ttl is 10ms, and must be from 1 s to a day"
+    );
+    assert_eq!(refused(AgentKeys::builder().max_depth(65)), "max_depth is 65, and must be from 1 to 64");
+    assert_eq!(refused(AgentKeys::builder().max_queue(0)), "max_queue is 0, and must be from 1 to 536,870,911");
+    for builder in [
+        AgentKeys::builder().hold_ttl(Duration::MAX),
+        AgentKeys::builder().max_hold_age(Duration::ZERO),
+        AgentKeys::builder().sweep_interval(Duration::ZERO),
+        AgentKeys::builder().cache(Duration::MAX),
+        AgentKeys::builder().request_timeout(Duration::MAX),
+        AgentKeys::builder().settle_timeout(Duration::MAX),
+        AgentKeys::builder().max_open_charges(usize::MAX),
+    ] {
+        assert!(matches!(builder.build(MemoryStore::new()), Err(BuildError::OutOfRange { .. })));
+    }
+}
+
+#[test]
+fn a_handle_outside_of_a_runtime_is_an_error() {
+    let error = AgentKeys::new(MemoryStore::new()).unwrap_err();
+    assert_eq!(error, BuildError::NoRuntime);
+    assert!(error.to_string().contains("#[tokio::main]"), "{error}");
+}
+
+#[tokio::test]
+async fn a_url_picks_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.db");
+    for url in ["sqlite::memory:".to_owned(), format!("sqlite://{}", file.display()), file.display().to_string()] {
+        AgentKeys::connect(&url).await.unwrap().shutdown().await;
+    }
+    assert!(file.exists());
+    let error = AgentKeys::connect("mysql://user:secret@localhost/keys").await.unwrap_err().to_string();
+    assert!(error.starts_with("mysql: ") && error.contains("postgres://"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn every_error_is_a_response() {
+    let (keys, key) = service().await;
+    let unknown = keys.revoke(agentkey::KeyId::new(99)).await.unwrap_err();
+    let invalid = keys.create(NewKey::child_of(key.id).budget(Budget::monthly(Amount::cents(-1)))).await.unwrap_err();
+    let too_much = keys.refund(&key.account, "018f0000-0000-7000-8000-000000000000".parse().unwrap(), Amount::cents(1));
+    let cases: [(Error, u16, &str); 4] = [
+        (unknown, 404, "unknown_key"),
+        (invalid, 400, "invalid_field"),
+        (too_much.await.unwrap_err(), 404, "unknown_entry"),
+        (Error::Change(ChangeError::NotInForce(Refusal::ExpiredKey)), 401, "expired_key"),
+    ];
+    for (error, status, code) in cases {
+        let response = error.to_response();
+        assert_eq!(response.status(), status, "{error}");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["error"], code, "{body}");
+        if code == "invalid_field" {
+            assert_eq!(body["field"], "limit", "{body}");
+        }
+        assert_eq!(Rejection::from(error).into_response().status(), status);
+    }
+    let broken = Error::from(agentkey::StoreError::failed("disk image is malformed"));
+    let response = broken.to_response();
+    assert_eq!(response.status(), 500);
+    assert!(!String::from_utf8_lossy(response.body()).contains("malformed"), "inner details stay inside");
+    assert_eq!(Error::from(agentkey::StoreError::unavailable("down")).into_response().status(), 503);
+    assert_eq!(Refusal::MissingKey.into_response().status(), 401);
+}
+
+#[tokio::test]
+async fn lists_are_pages_and_streams_of_the_same() {
+    let (keys, root) = service().await;
+    for _ in 0..7 {
+        keys.create(NewKey::child_of(root.id)).await.unwrap();
+        keys.adjust(root.id, Amount::cents(1), "a line of the ledger", None).await.unwrap();
+    }
+    let ids = |keys: Vec<Key>| keys.into_iter().map(|key| key.id.get()).collect::<Vec<_>>();
+    let query = KeyQuery::for_account(root.account.clone()).limit(3);
+    let first = keys.keys(&query).await.unwrap();
+    assert_eq!((ids(first.items), first.next.map(agentkey::KeyId::get)), (vec![1, 2, 3], Some(3)));
+    assert_eq!(ids(keys.key_stream(query).try_collect().await.unwrap()), (1..=8).collect::<Vec<_>>());
+    let children = KeyQuery::children_of(root.id).limit(2);
+    assert_eq!(ids(keys.key_stream(children).try_collect().await.unwrap()), (2..=8).collect::<Vec<_>>());
+
+    let entries = EntryQuery::for_account(root.account.clone()).limit(2);
+    let all: Vec<Entry> = keys.entry_stream(entries.clone()).try_collect().await.unwrap();
+    assert_eq!(all.len(), 7);
+    for limit in [0, 1_001] {
+        let refused = keys.entries(&entries.clone().limit(limit)).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("limit: is {limit}, and must be 1 to 1,000"));
+        let mut stream = keys.entry_stream(entries.clone().limit(limit));
+        assert!(stream.try_next().await.is_err());
+        assert!(stream.try_next().await.unwrap().is_none(), "it ends with the error");
+    }
+}
+
+#[tokio::test]
+async fn records_are_read_back_as_they_were_written() {
+    fn read_back<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+    }
+    let keys = AgentKeys::in_memory().await.unwrap();
+    let account: Account = keys.ensure_account("acme".parse().unwrap(), Budget::daily(Amount::units(9))).await.unwrap();
+    let new = NewKey::new(account.id.clone())
+        .name("crawler")
+        .scopes(ScopeSet::parse(["read", "docs.*"]).unwrap())
+        .budget(Budget::monthly(Amount::cents(500)))
+        .expires_in("30d".parse().unwrap());
+    let created = keys.create(new).await.unwrap();
+    keys.adjust(created.key.id, Amount::cents(3), "a line", Some("ticket 17")).await.unwrap();
+    let same: Created = read_back(&created);
+    assert_eq!((same.key, same.token.expose()), (created.key.clone(), created.token.expose()));
+    assert_eq!(read_back(&account), account);
+    let page = keys.entries(&EntryQuery::for_account(account.id.clone())).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    assert_eq!(read_back(&page), page);
+}
+
+#[tokio::test]
+async fn services_give_their_inner_service_back() {
+    let (keys, _) = service().await;
+    let mut scoped = RequireScope::one("read").unwrap().layer(7);
+    *scoped.get_mut() += 1;
+    assert_eq!(*scoped.get_ref(), 8);
+    assert_eq!(AgentKeyLayer::new(&keys).layer(scoped).into_inner().into_inner(), 8);
+}
+
+/// The fields of a span, as a subscriber is told of them.
+mod spans {
+    use std::fmt;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+
+    #[derive(Clone, Default)]
+    pub(super) struct Recorder(pub(super) Arc<Mutex<Vec<(String, String)>>>);
+
+    impl Visit for &Recorder {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.lock().unwrap().push((field.name().to_owned(), format!("{value:?}")));
+        }
+    }
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorder {
+        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: tracing_subscriber::layer::Context<'_, S>) {}
+
+        fn on_record(&self, _: &Id, values: &Record<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            values.record(&mut &*self);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_gets_the_key_and_the_account() {
+    use tower::ServiceExt;
+    use tracing::Instrument;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let keys = AgentKeys::in_memory().await.unwrap();
+    let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
+    let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" })).layer(AgentKeyLayer::new(&keys));
+    let recorder = spans::Recorder::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(recorder.clone()));
+    let span = tracing::info_span!(
+        "request",
+        agentkey.key_id = tracing::field::Empty,
+        agentkey.account = tracing::field::Empty
+    );
+    let request = axum::http::Request::get("/").header("x-api-key", created.token.expose());
+    let response = app.oneshot(request.body(axum::body::Body::empty()).unwrap()).instrument(span).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let recorded = recorder.0.lock().unwrap().clone();
+    let field = |name: &str| recorded.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
+    assert_eq!(field("agentkey.key_id"), Some(created.key.id.get().to_string()), "{recorded:?}");
+    assert_eq!(field("agentkey.account"), Some("\"acme\"".to_owned()), "{recorded:?}");
+}
