@@ -54,7 +54,7 @@ impl From<Amount> for Hold {
 /// What a request is charged if it is cut short: by a disconnect, a panic, or an error of its body.
 ///
 /// A timeout in the handler, or between the handler and the layer, is not seen as an interruption.
-/// It drops the [`Charge`] as a finished handler does. Put such layers outside
+/// It drops the [`Charge`](crate::Charge) as a finished handler does. Put such layers outside
 /// [`AgentKeyLayer`](crate::AgentKeyLayer), or add the cost before the work that may be cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

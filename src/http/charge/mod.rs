@@ -16,7 +16,7 @@
 //! | the same, and the client leaves then | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
-//! | the process is killed | holds, as their [`OnExpiry`] says; what was only added is lost | when they expire |
+//! | the process is killed | holds, as their [`OnExpiry`](crate::http::OnExpiry) says; what was only added is lost | when they expire |
 
 pub(crate) mod guard;
 mod hold;
@@ -117,7 +117,7 @@ impl Charge {
     /// logged as an error.
     ///
     /// The cost is posted when the charge ends, and a killed process loses it. Where that matters,
-    /// hold with [`OnExpiry::Charge`].
+    /// hold with [`OnExpiry::Charge`](crate::http::OnExpiry::Charge).
     pub fn add(&self, cost: Amount) {
         self.state.add(cost);
     }
