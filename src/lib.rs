@@ -1,13 +1,24 @@
 //! Scoped, budgeted, time-bounded API keys for AI agents, on any axum or tower service.
 //!
-//! agentkey gives each agent a key that says what it may do (scopes), how much it may spend (budget), until when
-//! (expiry), and on whose behalf (delegation), and holds it to all four on every request: no overspend under
-//! concurrency, no lost charge, and revocation from the very next request on.
+//! An agent's key says what it may do (scopes), how much it may spend (budget), until when (expiry),
+//! and on whose behalf (delegation). agentkey enforces all four on every request. Concurrent
+//! requests never overspend, no charge is lost, and a revocation is in force from the next request.
 //!
 //! ```text
 //! request ─► credentials ─► AgentKeyLayer ─► RequireScope ─► handler(KeyContext, Charge) ─► body ends ─► settle ─► ledger
 //!             (token)        find + check      (may it?)        hold / pay / add              (guard)      (store)
 //! ```
+//!
+//! # Six words
+//!
+//! | Word | Meaning |
+//! |---|---|
+//! | **key** | The record behind a token: scopes, budget, expiry and the account that owns it. |
+//! | **lineage** | A key, the keys that it was minted from, and their account. Each of them has to allow a request, and each counts its cost. |
+//! | **window** | The part of time in which a limit is counted, such as one month. The next window starts at zero. |
+//! | **hold** | Money that is set aside before work. It expires unless it is renewed or settled. |
+//! | **settle** | The end of a charge: its holds end, and what the work cost is posted. It is always accepted. |
+//! | **entry** | One line of the ledger. Entries are only ever added. |
 //!
 //! # Quick start
 //!
@@ -18,7 +29,7 @@
 //!
 //! async fn answer(charge: Charge) -> Result<&'static str, Rejection> {
 //!     charge.hold(Amount::cents(5)).await?; // refused here: 402 before any work is done
-//!     charge.add(Amount::cents(3)); // what it really cost; the rest goes back
+//!     charge.add(Amount::cents(3)); // what the work cost; the rest of the hold goes back
 //!     Ok("42")
 //! }
 //!
@@ -44,25 +55,96 @@
 //! # #[cfg(not(all(feature = "axum", feature = "sqlite")))] fn main() {}
 //! ```
 //!
+//! # Choosing a store
+//!
+//! | Store | Feature | For | Opened by |
+//! |---|---|---|---|
+//! | SQLite | `sqlite` | one machine: keys and money in one file, without a server | [`AgentKeys::connect`] with a path, or `AgentKeys::sqlite` |
+//! | PostgreSQL | `postgres` | any number of instances, or a keys table that the application already has | [`AgentKeys::connect`] with `postgres://…`, or `AgentKeys::postgres` |
+//! | [`MemoryStore`] | | tests: it is the reference model, and ends with the process | [`AgentKeys::new`] |
+//!
+//! All stores give the same guarantees, except that the [`MemoryStore`] keeps nothing.
+//! [`AgentKeys::builder`] sets options, and [`Builder::build`] takes a store with options of its own:
+//!
+//! ```
+//! use agentkey::{AgentKeys, MemoryStore};
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = AgentKeys::builder()
+//!     .prefix("ak_test".parse()?)
+//!     .request_timeout(Duration::from_secs(2))
+//!     .build(MemoryStore::new())?;
+//! # keys.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # When money is taken
+//!
+//! | Call | What happens | When the ledger has it |
+//! |---|---|---|
+//! | [`Charge::hold`] | sets money aside, or is refused with 402 | before it returns |
+//! | [`Charge::pay`] | charges a known price, or is refused with 402 | before it returns |
+//! | [`Charge::add`] | adds cost, and is never refused | at the settle |
+//! | end of the charge | settles: holds end, the added cost is charged | before the client sees the end of the response |
+//!
+//! A guard on the response settles exactly once, also on an error, a disconnect or a panic.
+//! A handler that streams moves its [`Charge`] into the body, and the settle comes with the end of
+//! the body. Cost that was only added dies with a killed process; a hold with
+//! [`OnExpiry::Charge`](http::OnExpiry::Charge) is charged even then. See [`http::charge`] for each
+//! case.
+//!
+//! # Shutdown
+//!
+//! Stop the server first, then call [`AgentKeys::shutdown`]. It waits until every open charge is
+//! posted, refuses new ones, and closes the store.
+//!
+//! ```
+//! # #[cfg(feature = "axum")] mod serving {
+//! async fn serve(app: axum::Router, keys: agentkey::AgentKeys) -> std::io::Result<()> {
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//!     let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+//!     axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+//!     keys.shutdown().await;
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
+//! # Examples
+//!
+//! The repository has them in `examples/`, each as a package of its own:
+//!
+//! | Command | What it shows |
+//! |---|---|
+//! | `cargo run -p example-quickstart` | a scoped and a paid route on one SQLite file, with curl lines to paste |
+//! | `cargo run -p example-marketplace` | purchases under an `Idempotency-Key`, refunds, and keys for sub-agents |
+//! | `cargo run -p example-llm-proxy` | a streaming chat route, charged by tokens |
+//! | `cargo run -p example-postgres` | two instances on one database, and money in the application's own transaction |
+//! | `cargo run -p example-hyper` | the layers on a plain hyper server |
+//! | `cargo run -p example-tonic` | the layers in front of gRPC |
+//!
 //! # Where things are
 //!
-//! - [`AgentKeys`]: make, find, change, rotate and revoke keys; read entries and usage.
-//! - [`http::authenticate`]: [`AgentKeyLayer`], which finds the key of a request and puts a [`KeyContext`] into it.
-//! - [`RequireScope`], [`RequireBudget`]: what a route asks of a key.
-//! - [`http::charge`]: [`Charge`], and when what is posted.
-//! - [`ledger`]: where money is decided; [`store`]: where it is kept.
+//! - [`AgentKeys`] creates, finds, changes, rotates and revokes keys, and reads entries and usage.
+//! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
+//! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
+//! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
+//! - [`Rejection`] is what extractors return; [`Refusal`] and [`Error`] convert into it.
+//! - [`model`] has the values and records, [`store`] the stores and queries, [`mod@http`] the services.
 //!
 //! # Features
 //!
 //! | Feature | Default | What it brings |
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
-//! | `postgres` | no | `PostgresStore`; `postgres-tls` adds TLS, by rustls with the system's certificates |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
-//! | `testing` | no | `testing`: the suite that every store has to pass |
+//! | `postgres` | no | `PostgresStore` |
+//! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
+//! | `testing` | no | `testing`: the conformance suite that every store has to pass |
 
 #![warn(unreachable_pub)]
-// Nothing that a request can reach may panic. Tests and examples are other crates, and may stop at a surprise.
+// No code that a request reaches may panic. Tests and examples are other crates, and may panic.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod engine;
@@ -85,7 +167,7 @@ pub use store::PostgresStore;
 pub use store::SqliteStore;
 pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 
-/// The code of README and docs compiles.
+/// Compiles and runs the code of the README and of `docs`.
 #[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite", feature = "testing"))]
 mod documents {
     #[doc = include_str!("../README.md")]

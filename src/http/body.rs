@@ -1,4 +1,4 @@
-//! The body of every response that passes a layer of ours.
+//! The body of every response that passed a layer of this crate.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,14 +11,16 @@ use pin_project_lite::pin_project;
 
 use crate::http::charge::guard::{Guard, SettleFailed};
 
-/// An error of a response's body.
+/// The error of a response's body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project! {
-    /// The body of a response that passed a layer of this crate: the inner service's, or a refusal's.
+    /// The body of a response that passed a layer of this crate: the inner service's, or a
+    /// refusal's.
     ///
-    /// Where the inner body holds a [`Charge`](crate::Charge), its end is held back until the charge is committed.
-    /// Its length is not told then, even if it is known: a server that knows it would not wait for the end.
+    /// If the inner body holds a [`Charge`](crate::Charge), its end waits until the charge is
+    /// committed. Its length is hidden, because a server that knows the length would not wait for
+    /// the end.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -44,7 +46,7 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Whole { inner: Full::new(bytes) } }
     }
 
-    /// Nothing, in place of a body whose length is not known: for an answer to HEAD, which must not say that it is 0.
+    /// Returns an empty body of unknown length, for an answer to HEAD that must not say 0.
     pub(crate) fn unread() -> Self {
         Self { kind: Kind::Unread }
     }
@@ -103,13 +105,13 @@ where
 }
 
 pin_project! {
-    /// A body whose end waits for the charge. The guard settles however it ends.
+    /// A body whose end waits for the charge. The guard settles however the body ends.
     struct Charged<B> {
         #[pin]
         inner: Option<B>,
-        // Dropped after `inner`, so that handles in the inner body are gone when the guard settles.
+        // Dropped after `inner`, so that the inner body's handles are gone when the guard settles.
         guard: Guard,
-        // What is passed on once the charge is settled: trailers or an error.
+        // The frame after the settle: trailers, or an error.
         last: Option<Result<Frame<Bytes>, BodyError>>,
         state: BodyState,
     }
@@ -117,7 +119,7 @@ pin_project! {
     impl<B> PinnedDrop for Charged<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // Where no handle is left, the work had been done.
+            // If no handle is left, the work was done.
             if this.guard.has_handles() {
                 this.guard.interrupt();
             }

@@ -1,4 +1,4 @@
-//! Who is calling: the validated key, for everything behind the layer.
+//! The caller of a request: the validated key, for everything behind the layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,9 +11,11 @@ use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
 use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
 
-/// The key of a request, found and in force. [`AgentKeyLayer`](crate::AgentKeyLayer) puts it into the request's
-/// extensions; in axum it is an extractor, and so is `Option<KeyContext>` behind an
-/// [optional](crate::AgentKeyLayer::optional) layer.
+/// The key of a request, found and in force.
+///
+/// [`AgentKeyLayer`](crate::AgentKeyLayer) puts it into the request's extensions. In axum it is an
+/// extractor, and so is `Option<KeyContext>` behind an [optional](crate::AgentKeyLayer::optional)
+/// layer.
 ///
 /// ```
 /// use agentkey::KeyContext;
@@ -36,58 +38,60 @@ impl KeyContext {
         &self.state
     }
 
-    /// The key in the extensions of a request, for a service without extractors.
+    /// Returns the key in the extensions of a request, for a service without extractors.
     ///
     /// # Errors
     ///
-    /// 401 for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a key; 500 where
-    /// the layer is missing, with a line in the log that tells how to mend it.
+    /// A 401 for a request that an [optional](crate::AgentKeyLayer::optional) layer let through
+    /// without a key. A 500 where the layer is missing; the log then says how to add it.
     pub fn from_extensions(extensions: &Extensions) -> Result<&Self, Rejection> {
         Caller::key_of(extensions, "KeyContext")
     }
 
-    /// The number of the key.
+    /// Returns the key's id.
     pub fn id(&self) -> KeyId {
         self.lineage().id()
     }
 
-    /// The key's record, as it was when the request came in.
+    /// Returns the key's record, as it was when the request came in.
     pub fn key(&self) -> &Key {
         self.lineage().key()
     }
 
-    /// The account's id.
+    /// Returns the account's id.
     pub fn account_id(&self) -> &AccountId {
         self.lineage().account_id()
     }
 
-    /// The account.
+    /// Returns the account.
     pub fn account(&self) -> &Account {
         self.lineage().account()
     }
 
-    /// The key with its ancestors.
+    /// Returns the key with its ancestors and its account.
     pub fn lineage(&self) -> &Lineage {
         self.state.lineage()
     }
 
-    /// Whether the key, and every ancestor of it, allows `scope`.
+    /// Returns whether the key and every ancestor allow `scope`.
     pub fn allows(&self, scope: &Scope) -> bool {
         self.lineage().allows(scope, self.state.keys().rules.admin_scope.as_ref())
     }
 
-    /// What the key may do: what it and every ancestor of it allow.
+    /// Returns the scopes that the key and every ancestor allow.
     pub fn scopes(&self) -> ScopeSet {
         self.lineage().scopes(self.state.keys().rules.admin_scope.as_ref())
     }
 
-    /// What the key can still spend, as far as this request knows; `None` where nothing limits it.
+    /// Returns what the key can still spend, as far as this request knows; `None` where no member
+    /// has a limit.
     pub fn remaining(&self) -> Option<Amount> {
         self.state.remaining()
     }
 
-    /// Set where the request came with a token that was rotated away: until when it still works. Such a token may be
-    /// used, but must not be let change keys.
+    /// Returns when the request's token ends, if the token is in its grace after a rotation.
+    ///
+    /// Such a token may be used. Do not let it change keys.
     pub fn retires_at(&self) -> Option<Timestamp> {
         self.state.found().retires_at
     }
@@ -99,15 +103,15 @@ impl fmt::Debug for KeyContext {
     }
 }
 
-/// In the extensions of a request that was let through without a key: by an optional layer, or by one that fails open.
+/// Marks a request that an optional layer, or one that fails open, let through without a key.
 #[derive(Clone)]
 pub(crate) struct Anonymous {
     pub(crate) http: Arc<HttpOptions>,
-    /// What is answered where a key is needed.
+    /// The refusal where a key is required.
     pub(crate) refusal: Refusal,
 }
 
-/// Who a request behind the layer comes from.
+/// The caller of a request behind the layer.
 #[derive(Clone, Copy)]
 pub(crate) enum Caller<'a> {
     Key(&'a KeyContext),
@@ -115,7 +119,8 @@ pub(crate) enum Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// The caller of a request, or a refusal whose log line tells how to mend the service.
+    /// Returns the caller of a request. If there is none, it logs how to add the layer, and
+    /// refuses.
     pub(crate) fn of(extensions: &'a Extensions, wanted_by: &str) -> Result<Self, Refusal> {
         let key = extensions.get().map(Self::Key);
         key.or_else(|| extensions.get().map(Self::Anonymous)).ok_or_else(|| {
@@ -128,7 +133,7 @@ impl<'a> Caller<'a> {
         })
     }
 
-    /// The key of a request, or the refusal as a response.
+    /// Returns the key of a request, or the refusal as a response.
     pub(crate) fn key_of(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, Rejection> {
         let caller = Self::of(extensions, wanted_by).map_err(|refusal| Rejection::new(refusal, Arc::default()))?;
         caller.key().map_err(|refusal| Rejection::new(refusal, caller.http().clone()))
@@ -148,14 +153,16 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Whether the request came without a credential. One whose key could not be looked up is not of that kind.
+    /// Returns whether the request has no credential. A request whose key could not be looked up
+    /// has one.
     pub(crate) fn has_no_credential(self) -> bool {
         matches!(self, Self::Anonymous(Anonymous { refusal: Refusal::MissingKey, .. }))
     }
 }
 
-/// The layer's mark on a request. Of two layers, the inner one's counts.
-pub(crate) fn mark(extensions: &mut Extensions, caller: Result<KeyContext, Anonymous>) {
+/// Puts the caller into the extensions of a request. The caller of an inner layer replaces that of
+/// an outer one.
+pub(crate) fn insert_caller(extensions: &mut Extensions, caller: Result<KeyContext, Anonymous>) {
     match caller {
         Ok(context) => {
             extensions.remove::<Anonymous>();

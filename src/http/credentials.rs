@@ -1,11 +1,12 @@
-//! Where a request carries its token.
+//! Credentials: reads the token of a request.
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use crate::model::{Refusal, Token, TokenHash};
 
-/// Where to look for a token, in order. Default: `Authorization: Bearer`, else `X-Api-Key`.
+/// The headers that may contain a token, in order. Default: `Authorization: Bearer`, then
+/// `X-Api-Key`.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     sources: Vec<Source>,
@@ -26,21 +27,22 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// Only these headers; `Authorization` means its `Bearer` scheme.
+    /// Sets the headers. `Authorization` means its `Bearer` scheme.
     pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         let source = |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
         self.sources = names.into_iter().map(source).collect();
     }
 
-    /// Tokens of any format.
+    /// Sets whether tokens of any format are accepted.
     pub(crate) fn foreign(&mut self, foreign: bool) {
         self.foreign = foreign;
     }
 
-    /// The hash of the request's token. Noise is refused here, without asking the store.
+    /// Returns the hash of the request's token. Malformed tokens are refused here, without a
+    /// look-up.
     ///
-    /// Marks every value that may be a token as sensitive, which keeps it out of logs that print headers. One walk over
-    /// the headers, of which there are few, costs less than a look-up of each source.
+    /// Every value that may be a token is marked as sensitive, which keeps it out of logs of
+    /// headers. One pass over the headers costs less than a search for each source.
     pub(crate) fn read(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
         let mut credential: Option<&[u8]> = None;
         let mut is_ambiguous = false;
@@ -68,8 +70,9 @@ impl Source {
         }
     }
 
-    /// The token in a header's value; another scheme than Bearer has none of ours (RFC 9110 §11.1: schemes are
-    /// case-insensitive).
+    /// Returns the token in a header's value. Schemes other than `Bearer` contain none.
+    ///
+    /// Schemes are case-insensitive (RFC 9110 §11.1).
     fn token<'a>(&self, value: &'a HeaderValue) -> Option<&'a [u8]> {
         let value = value.as_bytes().trim_ascii();
         match self {

@@ -29,7 +29,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// Refused with 401 without a key, and with 500 where the layer is missing.
+/// Refuses with 401 without a key, and with 500 where the layer is missing.
 impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
     type Rejection = Rejection;
 
@@ -38,9 +38,11 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyContext {
     }
 }
 
-/// `None` for a request that an [optional](crate::AgentKeyLayer::optional) layer let through without a credential, or one
-/// that [fails open](crate::AgentKeyLayer::fail_open) without an answer of the store; refused with 500 where the layer is
-/// missing.
+/// Extracts `None` for a request that the layer let through without a key.
+///
+/// [Optional](crate::AgentKeyLayer::optional) layers let requests without a credential through.
+/// Layers that [fail open](crate::AgentKeyLayer::fail_open) do so while the store does not answer.
+/// Where the layer is missing, it refuses with 500.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
     type Rejection = Rejection;
 
@@ -52,7 +54,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for KeyContext {
     }
 }
 
-/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated.
+/// Refuses with 402 if the key has nothing left, and with 409 if an `Idempotency-Key` is repeated.
 impl<S: Send + Sync> FromRequestParts<S> for Charge {
     type Rejection = Rejection;
 
@@ -61,8 +63,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Charge {
     }
 }
 
-/// Refused with 402 when nothing is left, and with 409 when an `Idempotency-Key` is repeated that was not charged by
-/// a payment.
+/// Refuses with 402 if the key has nothing left, and with 409 if an `Idempotency-Key` is repeated
+/// without a payment to return.
 impl<S: Send + Sync> FromRequestParts<S> for Replayable {
     type Rejection = Rejection;
 

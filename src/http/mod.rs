@@ -1,8 +1,9 @@
-//! The way of a request: tower layers, the charge of a request, and refusals as responses.
+//! HTTP: tower layers, the charge of a request, and refusals as responses.
 //!
-//! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into it.
-//! - [`RequireScope`] and [`RequireBudget`] say what a route asks of a key.
-//! - [`Charge`] holds money before work, and what it cost is settled when the response has ended.
+//! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
+//! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
+//! - [`Charge`] holds money before work, and settles what the work cost when the response has
+//!   ended.
 
 pub mod authenticate;
 mod body;

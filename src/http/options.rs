@@ -1,4 +1,4 @@
-//! How refusals and answers look on the wire.
+//! Options of responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::model::Refusal;
 
 pub(crate) type OnRefusal = dyn Fn(&Refusal, Response<Bytes>) -> Response<Bytes> + Send + Sync;
 
-/// Shared by a layer with everything behind it.
+/// The options of responses, which a layer shares with everything behind it.
 #[derive(Clone)]
 pub(crate) struct HttpOptions {
     pub(crate) budget_status: StatusCode,

@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 use crate::http::options::HttpOptions;
 use crate::model::{Amount, MissingScope, Refusal, Shortfall};
 
-/// The header that tells what a key has left.
+/// The header with what a key has left.
 pub(crate) const REMAINING: HeaderName = HeaderName::from_static("agentkey-remaining-cents");
 
-/// The response to a refused request, as the host wants it.
+/// Returns the response to a refused request, as the options say.
 pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Bytes> {
     let status = status(refusal, options);
     let mut response = Response::new(Bytes::from(document(refusal, status).to_string()));
@@ -33,8 +33,10 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
     }
 }
 
-/// Tells in a header what is left, where there is a limit. What is there already is not ours: a proxy's upstream may be
-/// behind agentkey too, and say what the host's own key has left.
+/// Sets the header with what is left, if there is a limit.
+///
+/// A value that is already there is replaced or removed. A proxy's upstream may use agentkey too,
+/// and would show what the application's own key has left.
 pub(crate) fn put_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) {
     match remaining.and_then(cents_in_header) {
         Some(value) => drop(headers.insert(REMAINING, value)),
@@ -121,7 +123,7 @@ fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions
     }
 }
 
-/// RFC 6750 §3: no error code where the request had no credential.
+/// Returns the challenge of RFC 6750 §3, which has no error code if the request has no credential.
 fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
     let mut challenge = String::from("Bearer");
     let mut put = |name: &str, value: &str| {
@@ -147,7 +149,7 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
     HeaderValue::try_from(challenge).ok()
 }
 
-/// As JSON has it, in every response: without JSON.
+/// Formats an amount as JSON does, without the cost of JSON, because every response has it.
 fn cents_in_header(amount: Amount) -> Option<HeaderValue> {
     let micros = amount.as_micros();
     if micros % 10_000 == 0 {
@@ -173,7 +175,7 @@ fn seconds_until(now: Timestamp, at: Timestamp) -> u64 {
     whole_seconds(u128::try_from(micros).unwrap_or(0)).max(1)
 }
 
-/// Rounded up, so that nobody comes back too early.
+/// Rounds up, so that no client comes back too early.
 fn whole_seconds(micros: u128) -> u64 {
     u64::try_from(micros.div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Refusals and errors as responses.
+//! Rejections: refusals and errors as responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use crate::http::options::HttpOptions;
 use crate::http::problem;
 use crate::model::Refusal;
 
-/// A refusal, and how the layer in front answers with it. The rejection of every extractor of this crate.
+/// A refusal, and how the layer in front of the handler answers with it. It is the rejection of
+/// every extractor of this crate.
 ///
-/// As a response it is the problem document of the refusal, with its status and headers.
-/// [`Refusal`] and [`Error`] become one by `?`, so a handler that calls both needs no table of statuses of its own.
+/// Its response is the problem document of the refusal, with its status and headers. [`Refusal`]
+/// and [`Error`] convert into it by `?`, so a handler needs no table of statuses of its own.
 ///
 /// ```
 /// use agentkey::{AgentKeys, Amount, Charge, Refusal, Rejection};
@@ -45,9 +46,11 @@ impl Rejection {
         &self.refusal
     }
 
-    /// Returns the response, for a service that is not axum's: the problem document, mapped as
-    /// [`AgentKeyLayer::on_refusal`](crate::AgentKeyLayer::on_refusal) says. One that was made of a [`Refusal`] or an
-    /// [`Error`] knows of no layer, and is not mapped.
+    /// Returns the problem document as a response, mapped by
+    /// [`AgentKeyLayer::on_refusal`](crate::AgentKeyLayer::on_refusal).
+    ///
+    /// A rejection that was converted from a [`Refusal`] or an [`Error`] knows no layer, and is not
+    /// mapped.
     pub fn to_response(&self) -> Response<Bytes> {
         problem::respond(&self.refusal, &self.http)
     }

@@ -16,15 +16,18 @@ use crate::http::context::Caller;
 use crate::http::rejection::Rejection;
 use crate::store::BoxFuture;
 
-/// Sets money aside before a route is called, for routes whose ceiling is known.
+/// Holds money before a route is called, for routes whose maximum cost is known.
 ///
-/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), in axum best in one tuple with the scope that the route
-/// needs, outermost first: `.layer((RequireScope::one("chat")?, RequireBudget::hold(amount)))`. It refuses with 402 when the key has not so much left.
-/// The handler takes the same [`Charge`] and adds what the work really cost; what it does not add goes back when
-/// the handler has returned, or when the body has ended that it moved its `Charge` into.
+/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), and refuses with 402 if the key has
+/// less left. In axum, put it in one tuple with the scope that the route needs, outermost first:
+/// `.layer((RequireScope::one("chat")?, RequireBudget::hold(amount)))`.
 ///
-/// A request that repeats an `Idempotency-Key` is refused here with 409, before a [`Replayable`](crate::Replayable)
-/// handler could answer it.
+/// The handler takes the same [`Charge`] and adds what the work cost. The rest of the hold goes
+/// back when the handler has returned. If the handler moves its `Charge` into the body, the rest
+/// goes back at the body's end.
+///
+/// A request that repeats an `Idempotency-Key` is refused here with 409, before it reaches a
+/// [`Replayable`](crate::Replayable) handler.
 ///
 /// ```
 /// use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, NewKey, RequireBudget};
@@ -49,11 +52,11 @@ use crate::store::BoxFuture;
 ///     Request::get("/").header("x-api-key", token.expose()).body(Empty::new())
 /// };
 ///
-/// // 5 cents can be set aside: let through.
+/// // The key has 5 cents left: the request is let through.
 /// let response = service.clone().oneshot(request(&rich.token)?).await?;
 /// assert_eq!(response.status(), StatusCode::OK);
 ///
-/// // They cannot: refused.
+/// // The key has not: the request is refused.
 /// let response = service.oneshot(request(&poor.token)?).await?;
 /// assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
 /// # Ok(()) }
@@ -65,7 +68,7 @@ pub struct RequireBudget {
 }
 
 impl RequireBudget {
-    /// Sets this much aside for each request.
+    /// Returns a layer that holds this much for each request.
     pub fn hold(hold: impl Into<Hold>) -> Self {
         Self { hold: hold.into() }
     }
@@ -97,7 +100,7 @@ impl<S> RequireBudgetService<S> {
         &self.inner
     }
 
-    /// Returns the inner service, to be changed.
+    /// Returns the inner service, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }

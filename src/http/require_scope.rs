@@ -16,9 +16,10 @@ use crate::http::options::HttpOptions;
 use crate::http::problem;
 use crate::model::{MissingScope, Refusal, Scope, ScopeError};
 
-/// Lets a request through whose key has a scope: one, any of some, or all of some.
+/// Lets a request through if its key has a scope: one, any of some, or all of some.
 ///
-/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), and refuses with 403, `insufficient_scope`.
+/// It stands behind [`AgentKeyLayer`](crate::AgentKeyLayer), and refuses with 403,
+/// `insufficient_scope`.
 ///
 /// ```
 /// use agentkey::{AgentKeyLayer, AgentKeys, NewKey, RequireScope, ScopeSet};
@@ -43,11 +44,11 @@ use crate::model::{MissingScope, Refusal, Scope, ScopeError};
 ///     Request::get("/").header("x-api-key", token.expose()).body(Empty::new())
 /// };
 ///
-/// // `docs.*` covers `docs.write`: let through.
+/// // `docs.*` covers `docs.write`: the request is let through.
 /// let response = service.clone().oneshot(request(&writer.token)?).await?;
 /// assert_eq!(response.status(), StatusCode::OK);
 ///
-/// // `read` does not: refused.
+/// // `read` does not: the request is refused.
 /// let response = service.oneshot(request(&reader.token)?).await?;
 /// assert_eq!(response.status(), StatusCode::FORBIDDEN);
 /// # Ok(()) }
@@ -66,29 +67,30 @@ enum Needs {
 }
 
 impl RequireScope {
-    /// The key must have this scope.
+    /// Returns a layer that requires this scope.
     ///
     /// # Errors
     ///
-    /// When it is not a scope.
+    /// [`ScopeError::Malformed`] where it is not a scope.
     pub fn one(scope: &str) -> Result<Self, ScopeError> {
         Self::all([scope])
     }
 
-    /// The key must have one of these scopes. Without any, every request is refused.
+    /// Returns a layer that requires one of these scopes. Without scopes, it refuses every request.
     ///
     /// # Errors
     ///
-    /// When one is not a scope.
+    /// [`ScopeError::Malformed`] where one is not a scope.
     pub fn any<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
         Ok(Self::new(Needs::Any(parse(scopes)?)))
     }
 
-    /// The key must have all of these scopes. Without any, every key in force is let through.
+    /// Returns a layer that requires all of these scopes. Without scopes, it lets every key in
+    /// force through.
     ///
     /// # Errors
     ///
-    /// When one is not a scope.
+    /// [`ScopeError::Malformed`] where one is not a scope.
     pub fn all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
         Ok(Self::new(Needs::All(parse(scopes)?)))
     }
@@ -97,14 +99,15 @@ impl RequireScope {
         Self { needs: Arc::new(needs), anonymous: false }
     }
 
-    /// Lets requests through that an [optional](crate::AgentKeyLayer::optional) layer let through without a key.
+    /// Lets requests through that an [optional](crate::AgentKeyLayer::optional) layer let through
+    /// without a key. Default: off.
     pub fn or_anonymous(mut self, on: bool) -> Self {
         self.anonymous = on;
         self
     }
 
     fn check<B>(&self, request: &Request<B>) -> Result<(), (Refusal, Arc<HttpOptions>)> {
-        let caller = Caller::of(request.extensions(), "RequireScope").map_err(|it| (it, Arc::default()))?;
+        let caller = Caller::of(request.extensions(), "RequireScope").map_err(|refusal| (refusal, Arc::default()))?;
         let key = match caller {
             caller if self.anonymous && caller.has_no_credential() => return Ok(()),
             caller => caller.key().map_err(|refusal| (refusal, caller.http().clone()))?,
@@ -151,7 +154,7 @@ impl<S> RequireScopeService<S> {
         &self.inner
     }
 
-    /// Returns the inner service, to be changed.
+    /// Returns the inner service, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }

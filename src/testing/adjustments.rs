@@ -1,4 +1,4 @@
-//! Adjustments: top-ups and corrections by the host's word alone.
+//! Adjustments: top-ups and corrections by the application.
 
 use super::world::*;
 use crate::ledger::{Action, Outcome, Posting};
@@ -13,7 +13,8 @@ fn adjust_account(key: &Key, cents: i32) -> Posting {
     Posting { key: None, ..adjust(key, cents) }
 }
 
-/// A top-up lets so much more be spent, also where `spent` goes below zero; its entry says who, why and how much.
+/// After a top-up, so much more can be spent, even if `spent` goes below zero. Its entry has the
+/// reason and the amount.
 pub async fn a_top_up_lets_more_be_spent<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -40,7 +41,7 @@ pub async fn a_top_up_lets_more_be_spent<S: Store>(make: impl AsyncFn(Clock) -> 
     assert_eq!(w.ledger(&key.account).await, [("pay", c(4)), ("adjust", c(-6)), ("pay", c(12))]);
 }
 
-/// A correction is accepted beyond every limit, and of a key that is revoked or expired, as a settlement is.
+/// A correction is accepted beyond every limit, and for a revoked or expired key, as a settle is.
 pub async fn a_correction_is_always_accepted<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -56,7 +57,7 @@ pub async fn a_correction_is_always_accepted<S: Store>(make: impl AsyncFn(Clock)
     assert_eq!(w.account_balance(&key).await, (c(23), NOTHING));
 }
 
-/// An adjustment counts for the key and everything above it, and for nothing below and beside it.
+/// An adjustment counts for the key and its ancestors, and not for its descendants and siblings.
 pub async fn an_adjustment_counts_along_the_lineage<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -70,7 +71,7 @@ pub async fn an_adjustment_counts_along_the_lineage<S: Store>(make: impl AsyncFn
     assert_eq!(w.account_balance(&root).await, (c(5), NOTHING));
 }
 
-/// An account is adjusted alone: no key's balance moves, and its entry names none.
+/// An adjustment of an account changes no key's balance, and its entry names no key.
 pub async fn an_account_is_adjusted_alone<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme()).await;
@@ -107,7 +108,7 @@ pub async fn an_adjustment_ends_with_its_window<S: Store>(make: impl AsyncFn(Clo
     w.accept(&pay(&debtor, c(10))).await;
 }
 
-/// Sent again, an adjustment answers with the first entry and changes nothing, whatever it says now.
+/// A repeated adjustment returns the first entry and changes nothing, whatever it now says.
 pub async fn an_adjustment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -121,7 +122,8 @@ pub async fn an_adjustment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock)
     assert_eq!(w.ledger(&key.account).await, [("adjust", c(-5))]);
 }
 
-/// Whoever names the id of another posting is told so, and not that his own was accepted.
+/// A posting with the id of another posting is refused as a conflict, and does not return that
+/// posting's answer.
 pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, other) = (w.key(10).await, w.create(NewKey::new(account("elsewhere"))).await);
@@ -142,7 +144,7 @@ pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(make: impl A
     assert_eq!((w.balance(&key).await, w.balance(&other).await), ((c(-3), NOTHING), (NOTHING, NOTHING)));
 }
 
-/// Neither a top-up nor a correction can be given back; another adjustment undoes it.
+/// Neither a top-up nor a correction can be refunded. Another adjustment undoes it.
 pub async fn an_adjustment_is_not_refunded<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -156,7 +158,7 @@ pub async fn an_adjustment_is_not_refunded<S: Store>(make: impl AsyncFn(Clock) -
     assert_eq!((w.balance(&key).await.0, w.account_balance(&key).await.0), (NOTHING, c(5)), "a void takes none back");
 }
 
-/// Usage has adjustments in a column of their own, by whatever it is summed.
+/// Usage has adjustments in a column of their own, whatever it is summed by.
 pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -178,8 +180,8 @@ pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl
         ),
     ] {
         let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
-        let told: Vec<_> = usage.into_iter().map(|it| (it.group, it.amount, it.charges, it.adjusted)).collect();
-        assert_eq!(told, wanted, "{by:?}");
+        let groups: Vec<_> = usage.into_iter().map(|it| (it.group, it.amount, it.charges, it.adjusted)).collect();
+        assert_eq!(groups, wanted, "{by:?}");
     }
     let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key).key(key.id)).await.unwrap();
     assert_eq!((usage.len(), usage[0].adjusted), (1, c(-2)), "of one key");
@@ -188,7 +190,7 @@ pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl
     assert_eq!(json, wanted);
 }
 
-/// Where the period changes, the adjustments of the new window are counted with its charges.
+/// If the period changes, the adjustments of the new window are counted with its charges.
 pub async fn another_period_counts_adjustments<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().budget(Budget::lifetime(c(1_000)))).await;
@@ -209,7 +211,7 @@ pub async fn another_period_counts_adjustments<S: Store>(make: impl AsyncFn(Cloc
     }
 }
 
-/// An entry never records more than the balances could absorb, at either end.
+/// An entry never records more than the balances can absorb, at either end.
 pub async fn an_adjustment_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, other) = (w.create(acme()).await, w.create(acme()).await);

@@ -1,4 +1,4 @@
-//! Many tasks at once. On a runtime of one thread a store that does not yield is not put to the test by these.
+//! Concurrency. On a runtime of one thread, these checks do not test a store that does not yield.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::ledger::{Action, IdempotencyKey, Outcome, Posted, Posting};
 use crate::model::{Budget, Clock, Key, NewKey, Refusal};
 use crate::store::Store;
 
-/// Puts each batch to the store from a task of its own, all at once.
+/// Posts each batch from a task of its own, all at once.
 async fn all_at_once<S: Store>(w: &World<S>, batches: Vec<Vec<Posting>>) -> Vec<Result<Posted, Refusal>> {
     let gate = Arc::new(tokio::sync::Barrier::new(batches.len()));
     let mut tasks = JoinSet::new();
@@ -31,7 +31,7 @@ fn accepted(posted: &[Result<Posted, Refusal>]) -> usize {
 }
 
 fn in_batches(postings: Vec<Posting>) -> Vec<Vec<Posting>> {
-    // Of all lengths, from 1 up.
+    // The batches have all lengths, from 1 up.
     let (mut batches, mut rest) = (Vec::new(), postings.as_slice());
     while let Some((batch, more)) = rest.split_at_checked((batches.len() % 7 + 1).min(rest.len())) {
         if batch.is_empty() {
@@ -43,7 +43,7 @@ fn in_batches(postings: Vec<Posting>) -> Vec<Vec<Posting>> {
     batches
 }
 
-/// Of many payments of a cent at once, as many are accepted as there are cents.
+/// Of many concurrent payments of a cent, as many are accepted as there are cents.
 pub async fn payments_never_pass_a_limit_together<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -54,7 +54,7 @@ pub async fn payments_never_pass_a_limit_together<S: Store>(make: impl AsyncFn(C
     assert_eq!(w.ledger(&key.account).await.len(), 100);
 }
 
-/// Ten children that may spend as much as their parent spend no more than it together.
+/// Ten children, each with the limit of their parent, together spend no more than that limit.
 pub async fn children_never_pass_their_parent_together<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let parent = w.key(100).await;
@@ -74,7 +74,7 @@ pub async fn children_never_pass_their_parent_together<S: Store>(make: impl Asyn
     assert_eq!(together, c(100).as_micros());
 }
 
-/// Holds and payments that run together stay inside the limit together.
+/// Concurrent holds and payments together stay within the limit.
 pub async fn holds_never_pass_a_limit_together<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -85,7 +85,7 @@ pub async fn holds_never_pass_a_limit_together<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(spent.checked_add(held), Some(c(100)));
 }
 
-/// One posting sent by many at once is accepted each time, and takes effect once.
+/// One posting that many tasks send at once is accepted each time, and takes effect once.
 pub async fn one_posting_sent_often_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -99,7 +99,7 @@ pub async fn one_posting_sent_often_takes_effect_once<S: Store>(make: impl Async
     assert_eq!(w.ledger(&key.account).await.len(), 4);
 }
 
-/// Of many requests with one claim, one is let in.
+/// Of many concurrent requests with one claim, one opens it.
 pub async fn one_claim_is_opened_by_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -132,7 +132,7 @@ pub async fn accounts_in_opposite_order_do_not_deadlock<S: Store>(make: impl Asy
     }
 }
 
-/// What is put to the store after a revocation was acknowledged is refused, while others go on working.
+/// A posting after an acknowledged revocation is refused, while other keys go on.
 pub async fn a_revocation_stops_what_starts_after_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;

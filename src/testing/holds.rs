@@ -1,4 +1,4 @@
-//! Holds: set aside, settled, renewed, run out.
+//! Holds: set aside, settled, renewed, expired.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::ledger::{Action, OnExpiry, Outcome};
 use crate::model::{Amount, Budget, Clock, EntryKind, KeyPatch, NewKey, Refusal};
 use crate::store::{EntryQuery, Store};
 
-/// What is held is not to be spent by anyone else of the lineage, until it is settled.
+/// Held money cannot be spent by another key of the lineage until the hold is settled.
 pub async fn a_hold_sets_money_aside_on_the_whole_lineage<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -26,7 +26,7 @@ pub async fn a_hold_sets_money_aside_on_the_whole_lineage<S: Store>(make: impl A
     assert_eq!(w.ledger(&root.account).await, [], "a hold is no entry");
 }
 
-/// Settling takes the hold's place: less than it leaves the rest free, more than it is posted too.
+/// A settle replaces its hold. A lower cost frees the rest, and a higher cost is posted too.
 pub async fn a_settled_hold_makes_room_for_its_cost<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -43,7 +43,7 @@ pub async fn a_settled_hold_makes_room_for_its_cost<S: Store>(make: impl AsyncFn
     }
 }
 
-/// A settlement ends the holds it names, as far as they are there and of its account, and no others.
+/// A settle ends the holds that it names, if they are live and of its account, and no others.
 pub async fn only_the_named_holds_are_settled<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -58,7 +58,8 @@ pub async fn only_the_named_holds_are_settled<S: Store>(make: impl AsyncFn(Clock
     assert_eq!(w.balance(&key).await, (c(6), NOTHING));
 }
 
-/// A hold sent again answers with its end, and sets nothing more aside: also when it would be refused by now.
+/// A repeated hold returns its expiry and sets nothing more aside, even if it would be refused by
+/// now.
 pub async fn a_hold_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -71,7 +72,7 @@ pub async fn a_hold_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) 
     assert_eq!(w.balance(&key).await, (NOTHING, c(6)));
 }
 
-/// The id of a hold that was settled, released or charged stays known: it never says "held" again.
+/// The id of a hold that was settled, released or charged stays known. It is never held again.
 pub async fn a_hold_that_is_over_is_never_held_again<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -94,7 +95,7 @@ pub async fn a_hold_that_is_over_is_never_held_again<S: Store>(make: impl AsyncF
     }
 }
 
-/// At the end of its time a hold is over, whether it was swept or not, and its money free.
+/// A hold ends at its expiry, swept or not, and its money can be spent again.
 pub async fn a_hold_that_runs_out_is_released<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(10).await;
@@ -109,7 +110,7 @@ pub async fn a_hold_that_runs_out_is_released<S: Store>(make: impl AsyncFn(Clock
         assert_eq!(w.balance(key).await, (c(10), NOTHING));
     }
 
-    // The same, seen by reading only.
+    // A read shows the same.
     let other = w.create(NewKey::new(account("other"))).await;
     w.accept(&hold(&other, c(10), MINUTE)).await;
     w.clock.advance(secs(MINUTE));
@@ -118,7 +119,8 @@ pub async fn a_hold_that_runs_out_is_released<S: Store>(make: impl AsyncFn(Clock
     assert_eq!(w.ledger(&root.account).await, [("pay", c(10))], "what is released makes no entry");
 }
 
-/// A hold of unmeterable work is charged whole when it runs out, under its own id, with its own note.
+/// A hold with `OnExpiry::Charge` is charged whole when it expires, under its own id and with its
+/// own note.
 pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -145,7 +147,7 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
     assert_eq!(w.ledger(&root.account).await.len(), 1, "it is charged once");
 }
 
-/// A settlement after a charged expiry takes the charge back, once, and posts the whole cost.
+/// A settle after a charged expiry takes the charge back, once, and posts the whole cost.
 pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -162,7 +164,7 @@ pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl Async
     }
     assert_eq!(w.ledger(&root.account).await, [("expiry", c(10)), ("refund", c(-10)), ("settle", c(3))]);
 
-    // What was refunded of the charge is not taken back twice; and without cost nothing is left of it.
+    // What was refunded of the charge is not taken back twice. Without cost, nothing is left of it.
     let held = hold_or_charge(&key, c(10), MINUTE);
     w.accept(&held).await;
     w.clock.advance(secs(2 * MINUTE));
@@ -171,7 +173,7 @@ pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl Async
     w.accept(&settle(&key, &[&held], NOTHING)).await;
     assert_eq!(w.balance(&root).await, (c(3), NOTHING));
 
-    // In a later window the charge is past; the cost counts now.
+    // In a later window the charge is past, and the cost counts now.
     let daily = w.create(NewKey::new(account("daily")).budget(Budget::daily(c(100)))).await;
     let held = hold_or_charge(&daily, c(10), MINUTE);
     w.accept(&held).await;
@@ -183,7 +185,7 @@ pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl Async
     assert_eq!(w.account_balance(&daily).await, (c(3), NOTHING));
 }
 
-/// A settlement that comes after its hold was released posts its whole cost all the same.
+/// A settle after the release of its hold posts its whole cost all the same.
 pub async fn a_late_settlement_posts_its_whole_cost<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -195,7 +197,7 @@ pub async fn a_late_settlement_posts_its_whole_cost<S: Store>(make: impl AsyncFn
     assert_eq!(w.balance(&key).await, (c(17), NOTHING), "debt");
 }
 
-/// A renewal gives every hold it names more time from now on, never less, and tells which runs out first.
+/// A renewal gives every hold that it names more time, never less, and returns the first expiry.
 pub async fn a_renewed_hold_lives_longer<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -218,7 +220,7 @@ pub async fn a_renewed_hold_lives_longer<S: Store>(make: impl AsyncFn(Clock) -> 
     assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
 }
 
-/// Renewals do not carry a hold past the maximum age they name.
+/// Renewals do not extend a hold beyond the maximum age that they name.
 pub async fn a_hold_gets_no_older_than_the_maximum<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -235,8 +237,8 @@ pub async fn a_hold_gets_no_older_than_the_maximum<S: Store>(make: impl AsyncFn(
     assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
 }
 
-/// A hold that was settled, has run out, never was, or is of another account gets no more time; others named
-/// beside it do.
+/// A hold that was settled, has expired, is unknown, or is of another account gets no more time.
+/// The others do.
 pub async fn what_is_over_is_not_renewed<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -276,7 +278,8 @@ pub async fn holds_live_through_the_end_of_a_window<S: Store>(make: impl AsyncFn
     assert_eq!(w.balance(&key).await, (c(9), NOTHING), "the cost counts when it is posted");
 }
 
-/// A sweep ends what has run out, of all accounts, and tells how many there were; sooner or later all are ended.
+/// A sweep ends expired holds of all accounts and returns their number. Repeated sweeps end all of
+/// them.
 pub async fn a_sweep_ends_what_ran_out<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     assert_eq!(w.store.sweep().await.unwrap(), 0);
@@ -307,7 +310,7 @@ pub async fn a_sweep_ends_what_ran_out<S: Store>(make: impl AsyncFn(Clock) -> S)
     }
 }
 
-/// The longest time there is, is no error; nor is a renewal of it, or a patch beside it.
+/// The longest possible hold is accepted, and so is its renewal, or a patch beside it.
 pub async fn a_hold_may_last_to_the_end_of_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -325,7 +328,7 @@ pub async fn a_hold_may_last_to_the_end_of_time<S: Store>(make: impl AsyncFn(Clo
     let action = Action::Renew { holds, ttl: Duration::MAX, max_age: Duration::MAX, claim: None };
     assert_eq!(w.accept(&posting(&key, action)).await.outcome, Outcome::Renewed { until: Some(until), over: vec![] });
     w.clock.advance(secs(365 * DAY));
-    w.update(&key, KeyPatch::new().name("patient")).await.expect("a patch beside it");
+    w.update(&key, KeyPatch::new().name("renamed")).await.expect("a patch beside it");
     assert_eq!(w.balance(&key).await, (NOTHING, Amount::micros(1)));
     w.accept(&settle(&key, &[&held], c(1))).await;
     assert_eq!(w.balance(&key).await, (c(1), NOTHING));

@@ -1,4 +1,4 @@
-//! Claims: a client's `Idempotency-Key` bound to what was charged under it.
+//! Claims: a client's `Idempotency-Key` that is bound to what was charged under it.
 
 use super::world::*;
 use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, Outcome, Posting};
@@ -23,8 +23,8 @@ async fn charged<S: Store>(w: &World<S>, ask: &Posting) -> Entry {
     }
 }
 
-/// While the first request runs, another one with its claim is refused: as in flight, or as a conflict where its
-/// content differs. The first may ask again.
+/// While the first request runs, another request with its claim is refused: as in flight, or as a
+/// conflict if its content differs. The first request may repeat its own posting.
 pub async fn a_claim_keeps_others_out_while_it_runs<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -44,7 +44,7 @@ pub async fn a_claim_keeps_others_out_while_it_runs<S: Store>(make: impl AsyncFn
     assert!(posted[0].is_ok() && posted[1] == Err(Refusal::InFlight), "also inside one batch: {posted:?}");
 }
 
-/// Two keys may use one and the same text.
+/// Two keys may use the same text.
 pub async fn a_claim_belongs_to_one_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -58,8 +58,8 @@ pub async fn a_claim_belongs_to_one_key<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(charged(&w, &open(&other, "same", HERE)).await.key, Some(other.id));
 }
 
-/// A claim that was charged answers with the entry, whole, for good; the cost is not charged again. A payment
-/// comes before what was settled beside it.
+/// A charged claim returns its entry for good, and the cost is not charged again. A payment
+/// replaces a settle as that entry.
 pub async fn a_charged_claim_answers_with_its_entry<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -98,8 +98,8 @@ pub async fn a_charged_claim_answers_with_its_entry<S: Store>(make: impl AsyncFn
     assert_eq!(w.refuse(&open(&key, "paid", HERE)).await, Refusal::RevokedKey);
 }
 
-/// A payment that its own request refunds whole bought nothing: its claim is free again. Given back in part, or
-/// beside another payment, the claim stays charged.
+/// A payment that its own request refunded whole bought nothing, so its claim is free again. After
+/// a refund in part, or beside another payment, the claim stays charged.
 pub async fn a_payment_given_back_whole_frees_its_claim<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -128,7 +128,8 @@ pub async fn a_payment_given_back_whole_frees_its_claim<S: Store>(make: impl Asy
     assert_eq!(w.balance(&key).await, (c(1 + 2), NOTHING));
 }
 
-/// Work that cost nothing, such as a failed one, may be tried again under its claim, with any content.
+/// Work that cost nothing, such as failed work, may be tried again under its claim, with any
+/// content.
 pub async fn a_claim_that_cost_nothing_is_free_again<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -139,15 +140,15 @@ pub async fn a_claim_that_cost_nothing_is_free_again<S: Store>(make: impl AsyncF
         w.accept(&settle_with(&key, &[], &[], NOTHING, by("a", &ask))).await;
         fingerprint = if fingerprint == HERE { ELSEWHERE } else { HERE };
     }
-    // Taken and given back in one batch.
+    // The claim is opened and ended in one batch.
     let ask = open(&key, "b", HERE);
     let end = settle_with(&key, &[], &[], NOTHING, by("b", &ask));
     assert!(w.post_all(&[ask, end]).await.iter().all(Result::is_ok));
     assert_eq!(w.accept(&open(&key, "b", ELSEWHERE)).await.outcome, Outcome::Opened);
 }
 
-/// A claim whose request died without a charge is free after its time; what the dead one does then leaves the
-/// claim alone: it cannot hold or pay under it, and its cost is posted beside it.
+/// A claim whose request died without a charge is free after its time. The dead request can neither
+/// hold nor pay under it afterwards. Its cost is posted without the claim.
 pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -174,7 +175,8 @@ pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(w.balance(&key).await, (c(10), NOTHING));
 }
 
-/// A claim whose request died after it paid answers with the payment after its time; it is not opened again.
+/// A claim whose request died after a payment returns that payment after its time. It is not opened
+/// again.
 pub async fn a_dead_claim_that_paid_is_charged<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -187,8 +189,8 @@ pub async fn a_dead_claim_that_paid_is_charged<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::Conflict);
 }
 
-/// A request that is charged and goes on keeps its claim, which is bound to that charge from then on: however the request
-/// ends, the charge stands for it.
+/// A request that is charged and goes on keeps its claim. The claim is bound to that charge,
+/// however the request ends.
 pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -219,7 +221,7 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
     }
     assert_eq!(w.balance(&key).await, (c(9), NOTHING));
 
-    // A payment comes before it, as ever.
+    // A payment still replaces a settle as the claim's entry.
     let ask = open(&key, "pays", HERE);
     w.accept(&ask).await;
     let mut claim = by("pays", &ask).unwrap();
@@ -233,7 +235,7 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
     assert_eq!(charged(&w, &open(&key, "pays", HERE)).await.id, payment.id.into());
 }
 
-/// A payment that is taken back no longer stands for its claim: what was settled does, or else nothing.
+/// A payment that is taken back frees its claim, unless a settle was charged under it.
 pub async fn a_voided_payment_frees_its_claim<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -256,7 +258,8 @@ pub async fn a_voided_payment_frees_its_claim<S: Store>(make: impl AsyncFn(Clock
     assert_eq!(w.balance(&key).await, (c(2), NOTHING));
 }
 
-/// A claim that is renewed keeps others out longer, with holds or without; one that has ended is not renewed.
+/// A renewed claim refuses other requests for longer, with holds or without. A claim that has ended
+/// is not renewed.
 pub async fn a_renewed_claim_stays_in_flight<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -267,7 +270,7 @@ pub async fn a_renewed_claim_stays_in_flight<S: Store>(make: impl AsyncFn(Clock)
     w.clock.advance(secs(50));
     let posted = w.accept(&renew_claimed(&key, &[], MINUTE, DAY, by("a", &ask))).await;
     assert_eq!(posted.outcome, Outcome::Renewed { until: None, over: vec![] }, "no hold was named");
-    w.clock.advance(secs(50)); // the hold is over
+    w.clock.advance(secs(50)); // the hold has expired
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::InFlight);
     let posted = w.accept(&renew_claimed(&key, &[&held], MINUTE, DAY, by("a", &ask))).await;
     let over = vec![held.id];
@@ -279,7 +282,7 @@ pub async fn a_renewed_claim_stays_in_flight<S: Store>(make: impl AsyncFn(Clock)
     charged(&w, &open(&key, "a", HERE)).await;
 }
 
-/// A claim is not taken by a request that is refused.
+/// A refused request does not open its claim.
 pub async fn a_refused_claim_is_free<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(5).await;
@@ -288,13 +291,13 @@ pub async fn a_refused_claim_is_free<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.accept(&refund(&key, payment, c(5))).await;
     let ask = open(&key, "a", ELSEWHERE);
     assert_eq!(w.accept(&ask).await.outcome, Outcome::Opened);
-    // Nor does a refused payment stand for it.
+    // A refused payment is not the claim's entry either.
     w.short(&pay_claimed(&key, c(6), by("a", &ask))).await;
     w.accept(&settle_with(&key, &[], &[], NOTHING, by("a", &ask))).await;
     assert_eq!(w.accept(&open(&key, "a", HERE)).await.outcome, Outcome::Opened);
 }
 
-/// Claims are told apart by their whole text, byte by byte.
+/// Claims are compared by their whole text, byte by byte.
 pub async fn a_claim_may_be_any_text<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::lifetime(c(100)))).await;

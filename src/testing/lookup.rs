@@ -8,20 +8,20 @@ fn id(found: &Option<Found>) -> Option<i64> {
     found.as_ref().map(|found| found.lineage.id().get())
 }
 
-/// Answers are in the order of the hashes, also where a hash is asked for twice or unknown.
+/// Answers are in the order of the hashes, also for repeated and unknown hashes.
 pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (a, token_a) = w.create_with_token(acme()).await;
     let (b, token_b) = w.create_with_token(NewKey::new(account("other"))).await;
-    let unknown = TokenHash::digest("nobody has this");
+    let unknown = TokenHash::digest("an unknown token");
 
     let found = w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
     let [a, b] = [a.id.get(), b.id.get()].map(Some);
     assert_eq!(found.iter().map(id).collect::<Vec<_>>(), [b, None, a, b, None, a]);
-    assert_eq!(w.store.find(&[]).await.unwrap(), [], "nothing asked, nothing found");
+    assert_eq!(w.store.find(&[]).await.unwrap(), [], "no hashes, no answers");
 }
 
-/// Every field of a record, of its ancestors and of its account comes back as it was written.
+/// Every field of a record, of its ancestors and of its account is read as it was written.
 pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let made_at = w.clock.now();
@@ -49,7 +49,7 @@ pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock
     assert_eq!(lineage.account().budget, Budget::new(Some(Amount::MAX), Period::CalendarWeek));
     assert_eq!(lineage.account().created_at, made_at);
     assert_eq!(w.store.lineage(leaf.id).await.unwrap(), Some(lineage), "by id as by token");
-    assert_eq!(w.store.account(&account("nobody")).await.unwrap(), None);
+    assert_eq!(w.store.account(&account("unknown")).await.unwrap(), None);
 
     for period in ["lifetime", "day", "week", "month", "calendar_day", "calendar_week", "calendar_month"] {
         for limit in [None, Some(Amount::ZERO), Some(Amount::MAX)] {
@@ -61,11 +61,11 @@ pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock
     }
 }
 
-/// A token that was rotated away is found until its grace ends, and says so; the new one is found at once.
+/// A retired token is found until its grace ends, with that end. The new token is found at once.
 pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, first) = w.create_with_token(acme()).await;
-    // A store may remember what it found; it must not find it again by that.
+    // A store may cache what it found here. It must not serve that after the grace.
     assert_eq!(w.find(first).await.map(|found| found.retires_at), Some(None));
     let (_, second) = w.rotate(&key, MINUTE).await;
     let ends = w.clock.now() + secs(MINUTE);
@@ -87,7 +87,7 @@ pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl Asy
     assert!(w.find(first).await.is_none(), "the grace ends at its instant");
     assert!(w.find(second).await.is_some() && w.find(third).await.is_some());
 
-    // Without grace every older token is gone at once, also where the clock goes back.
+    // Without grace, every older token ends at once, even if the clock goes back.
     let (_, fourth) = w.rotate(&key, 0).await;
     w.clock.set(ends - secs(MINUTE));
     for old in [first, second, third] {
@@ -96,7 +96,7 @@ pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl Asy
     assert!(w.find(fourth).await.is_some());
 }
 
-/// A key is still found when it or an ancestor was revoked, and its lineage says so.
+/// A key is still found after it or an ancestor was revoked, and its lineage says so.
 pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (root, root_token) = w.create_with_token(acme()).await;
@@ -105,30 +105,30 @@ pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(make: impl 
     let (_, sibling_token) = w.create_with_token(NewKey::child_of(root.id)).await;
     w.revoke(&mid).await;
 
-    for (token, standing) in [
+    for (token, expected) in [
         (root_token, Ok(())),
         (mid_token, Err(Refusal::RevokedKey)),
         (leaf_token, Err(Refusal::RevokedKey)),
         (sibling_token, Ok(())),
     ] {
-        assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), standing);
+        assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), expected);
     }
 }
 
-/// A key, and what was minted from it, is in force until the instant of its expiry.
+/// A key and its descendants are in force until the instant of its expiry.
 pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(MINUTE);
     let (root, root_token) = w.create_with_token(acme().expires_at(ends)).await;
     let (_, leaf_token) = w.create_with_token(NewKey::child_of(root.id)).await;
-    for (now, standing) in [
+    for (now, expected) in [
         (ends - std::time::Duration::from_micros(1), Ok(())),
         (ends, Err(Refusal::ExpiredKey)),
         (ends + secs(DAY), Err(Refusal::ExpiredKey)),
     ] {
         w.clock.set(now);
         for token in [root_token, leaf_token] {
-            assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), standing, "at {now}");
+            assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), expected, "at {now}");
         }
     }
 }

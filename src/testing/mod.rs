@@ -1,10 +1,11 @@
-//! The suite that every store has to pass.
+//! The conformance suite, which every store has to pass.
 //!
-//! Each check is a function of its own, named by what must hold, in the module of its subject; it asks for an empty
-//! store that reads the time from the clock it is given, and panics where the store breaks what
+//! Each check is a function in the module of its subject, named by what must hold. It takes a
+//! function that makes an empty store on a given clock. It panics if the store breaks what
 //! [`Store`] promises.
-//! [`conformance_tests!`](crate::conformance_tests) makes a `#[tokio::test]` of each; [`conformance`] runs them one
-//! after the other.
+//!
+//! [`conformance_tests!`](crate::conformance_tests) makes a `#[tokio::test]` of each check, and
+//! [`conformance`] runs them one after the other.
 //!
 //! ```
 //! use agentkey::MemoryStore;
@@ -23,20 +24,20 @@
 //! # }
 //! ```
 //!
-//! A store that keeps less than it should is refused:
+//! A store that breaks a promise fails the check:
 //!
 //! ```should_panic
 //! use agentkey::MemoryStore;
 //! use agentkey::model::Clock;
-//! use agentkey::testing::posting;
+//! use agentkey::testing::payments;
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! // This one reads the machine's clock instead of the one it was given.
-//! posting::a_note_is_kept(async |_: Clock| MemoryStore::new()).await;
+//! // This store reads the machine's clock instead of the given one.
+//! payments::a_note_is_kept(async |_: Clock| MemoryStore::new()).await;
 //! # }
 //! ```
 
-// A check stops at the first surprise, as a test does.
+// A check stops at the first failure, as a test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::missing_panics_doc)] // every check panics where it fails
 
@@ -58,7 +59,7 @@ use crate::store::Store;
 
 pub use world::World;
 
-/// Names a check that panics, since the panic itself names only a line.
+/// Prints the name of a check that panics, since the panic itself names only a line.
 struct Running(&'static str);
 
 impl Drop for Running {
@@ -69,14 +70,14 @@ impl Drop for Running {
     }
 }
 
-/// Defines `conformance` and `conformance_tests!` from one list, so that no check is forgotten in one of them.
+/// Defines `conformance` and `conformance_tests!` from one list, so that both have every check.
 macro_rules! suite {
     ($dollar:tt $($module:ident { $($check:ident)* })*) => {
-        /// Runs every check. `make` makes an empty store that reads the time from the clock it is given.
+        /// Runs every check. `make` makes an empty store that reads the time from the given clock.
         ///
         /// # Panics
         ///
-        /// At the first check that fails; its name is on standard error.
+        /// Panics at the first check that fails; its name is on standard error.
         pub async fn conformance<S: Store>(make: impl AsyncFn(Clock) -> S) {
             $($({
                 let _running = Running(concat!(stringify!($module), "::", stringify!($check)));
@@ -84,8 +85,10 @@ macro_rules! suite {
             })*)*
         }
 
-        /// Makes a `#[tokio::test]` of every check of [`testing`](crate::testing), for the stores that an
-        /// `async fn(Clock) -> impl Store` makes. The calling crate needs tokio with `macros` and `rt-multi-thread`.
+        /// Makes a `#[tokio::test]` of every check of [`testing`](crate::testing).
+        ///
+        /// Its argument is an `async fn(Clock) -> impl Store`. The calling crate needs tokio with
+        /// `macros` and `rt-multi-thread`.
         #[macro_export]
         macro_rules! conformance_tests {
             (ignore = $dollar reason:literal, $dollar make:expr) => {

@@ -1,4 +1,4 @@
-//! Payments and settlements: what is charged, what is refused, and batches of them.
+//! Payments and settles: what is charged, what is refused, and batches.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn open(key: &Key) -> Posting {
     posting(key, Action::Open { claim: None, ttl: secs(MINUTE) })
 }
 
-/// What a key spends, its ancestors and its account spend too.
+/// A key's spend counts on its ancestors and its account too.
 pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -25,7 +25,7 @@ pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(
     let payment = pay(&leaf, c(5));
     let posted = w.accept(&payment).await;
     assert_eq!(posted.outcome, Outcome::Paid { entry: payment.id.into() });
-    assert_eq!(posted.remaining, Some(c(45)), "what the poorest member has left");
+    assert_eq!(posted.remaining, Some(c(45)), "the least that a member has left");
     for (key, spent) in [(&leaf, 5), (&mid, 5), (&root, 5), (&other, 0), (&stranger, 0)] {
         assert_eq!(w.balance(key).await, (c(spent), NOTHING), "key {}", key.id);
     }
@@ -42,7 +42,8 @@ pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(
     assert_eq!((&first.account, first.refunds), (&leaf.account, None));
 }
 
-/// `spent + held + amount ≤ limit`: exactly the limit is accepted, a micro-unit more is not.
+/// `spent + held + amount ≤ limit`: exactly the limit is accepted, and a micro-unit more is
+/// refused.
 pub async fn a_limit_can_be_spent_to_the_last_micro<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(1).await;
@@ -57,7 +58,8 @@ pub async fn a_limit_can_be_spent_to_the_last_micro<S: Store>(make: impl AsyncFn
     assert_eq!(w.balance(&key).await, (Amount::micros(9_001), Amount::micros(999)));
 }
 
-/// A refused posting changes no member, and says which member refused it, with the key's own figures.
+/// A refused posting changes no member. The refusal names the member that refused, with the key's
+/// own figures.
 pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     w.ceiling(&account("acme"), Budget::lifetime(c(30))).await;
@@ -92,7 +94,7 @@ pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(make: impl
     assert_eq!(w.ledger(&root.account).await.len(), 3, "no entry of what was refused");
 }
 
-/// A posting that was refused can be sent again, under the same id, and is decided anew.
+/// A refused posting can be sent again under the same id, and is decided again.
 pub async fn refusals_are_not_remembered<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -105,7 +107,7 @@ pub async fn refusals_are_not_remembered<S: Store>(make: impl AsyncFn(Clock) -> 
     assert_eq!(w.balance(&key).await, (c(15), c(15)));
 }
 
-/// A hold, payment or refund below zero is refused; a settlement below zero costs nothing.
+/// A hold, payment or refund below zero is refused. A settle below zero costs nothing.
 pub async fn negative_amounts_are_refused<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -129,7 +131,7 @@ pub async fn keys_outside_the_account_are_refused<S: Store>(make: impl AsyncFn(C
     let outside = [
         Key { id: KeyId::new(987_654), ..key.clone() },
         Key { account: theirs.account.clone(), ..key.clone() },
-        Key { account: account("nobody"), ..key.clone() },
+        Key { account: account("unknown"), ..key.clone() },
     ];
     for key in &outside {
         for ask in [open(key), hold(key, c(1), MINUTE), pay(key, c(1))] {
@@ -140,10 +142,11 @@ pub async fn keys_outside_the_account_are_refused<S: Store>(make: impl AsyncFn(C
     }
     assert_eq!(w.balance(&key).await, (NOTHING, c(1)));
     assert_eq!(w.account_balance(&theirs).await, (NOTHING, NOTHING));
-    assert_eq!(w.store.account(&account("nobody")).await.unwrap(), None, "a refusal makes no account");
+    assert_eq!(w.store.account(&account("unknown")).await.unwrap(), None, "a refusal makes no account");
 }
 
-/// A revoked or expired key, or one below it, starts nothing new; what it started is settled and refunded.
+/// A revoked or expired key, or a descendant, begins no new work. Work that it began is settled and
+/// refunded.
 pub async fn keys_not_in_force_are_refused_new_work_only<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     for (case, refusal) in [("revoked", Refusal::RevokedKey), ("expired", Refusal::ExpiredKey)] {
@@ -170,7 +173,7 @@ pub async fn keys_not_in_force_are_refused_new_work_only<S: Store>(make: impl As
     }
 }
 
-/// Paid work begins where every member has a micro-unit left, and not else.
+/// Paid work begins only if every member has at least a micro-unit left.
 pub async fn opening_needs_something_left<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(10).await;
@@ -186,7 +189,8 @@ pub async fn opening_needs_something_left<S: Store>(make: impl AsyncFn(Clock) ->
     assert_eq!(w.accept(&open(&w.create(acme()).await)).await.remaining, None);
 }
 
-/// A payment sent again answers as it did, and charges nothing: also when it would be refused by now.
+/// A repeated payment returns the first answer and charges nothing, even if it would be refused by
+/// now.
 pub async fn a_payment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -200,7 +204,7 @@ pub async fn a_payment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> 
     assert_eq!(w.ledger(&key.account).await, [("pay", c(6))]);
 }
 
-/// A settlement sent again answers as it did, and posts nothing.
+/// A repeated settle returns the first answer, and posts nothing.
 pub async fn a_settlement_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -217,7 +221,7 @@ pub async fn a_settlement_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) 
     assert_eq!(w.ledger(&key.account).await, [("pay", c(5)), ("refund", c(-5)), ("settle", c(7))]);
 }
 
-/// What was incurred is posted whatever the limits say, on every member; then new work is refused.
+/// Incurred cost is posted on every member whatever the limits. Then new work is refused.
 pub async fn cost_is_posted_past_the_limit<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     w.ceiling(&account("acme"), Budget::lifetime(c(100))).await;
@@ -237,7 +241,7 @@ pub async fn cost_is_posted_past_the_limit<S: Store>(make: impl AsyncFn(Clock) -
     assert_eq!(w.accept(&pay(&cousin, c(30))).await.remaining, Some(NOTHING), "the account had 30 left");
 }
 
-/// A settlement without cost gives holds back and makes no entry.
+/// A settle without cost ends holds and makes no entry.
 pub async fn a_settlement_that_cost_nothing_writes_nothing<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -251,8 +255,8 @@ pub async fn a_settlement_that_cost_nothing_writes_nothing<S: Store>(make: impl 
     assert_eq!(w.ledger(&key.account).await, []);
 }
 
-/// Cost is never lost: where the key's record is gone by the time its work ends, its account is charged, and the
-/// neighbours in the batch do not suffer.
+/// Cost is never lost. If the key's record was deleted before its work ended, its account is
+/// charged. The other postings of the batch are not affected.
 pub async fn a_settlement_outlives_its_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -265,7 +269,7 @@ pub async fn a_settlement_outlives_its_key<S: Store>(make: impl AsyncFn(Clock) -
     assert_eq!(w.ledger(&key.account).await, [("pay", c(1)), ("settle", c(5)), ("pay", c(2))]);
 }
 
-/// A payment whose answer nobody got is taken back by the settlement, as far as it was not refunded, once.
+/// A settle takes a payment in doubt back, as far as it was not refunded, once.
 pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -288,7 +292,7 @@ pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Cl
     let left = w.refuse(&refund(&key, payment.id.into(), c(1))).await;
     assert_eq!(left, Refusal::RefundTooLarge { left: NOTHING });
 
-    // That of another account is not.
+    // A payment of another account is not taken back.
     let theirs = w.create(NewKey::new(account("other"))).await;
     let payment = pay(&theirs, c(9));
     w.accept(&payment).await;
@@ -298,7 +302,7 @@ pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Cl
     assert_eq!(w.ledger(&theirs.account).await, [("pay", c(9))]);
 }
 
-/// At the largest amount figures stay; what would pass it is refused, or held there, and never wraps.
+/// Figures saturate at the largest amount. Charges beyond it are refused or capped, and never wrap.
 pub async fn figures_saturate_and_never_wrap<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
@@ -325,7 +329,7 @@ pub async fn figures_saturate_and_never_wrap<S: Store>(make: impl AsyncFn(Clock)
     w.short(&pay(&full, Amount::micros(1))).await; // the account's lifetime has no room, though the day has
 }
 
-/// Postings are decided in their order, each seeing those before it, also of the same id.
+/// Postings are decided in order, each after those before it, also with the same id.
 pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -351,20 +355,20 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
     assert_eq!(w.ledger(&key.account).await, [("pay", c(4)), ("refund", c(-4)), ("settle", c(5))]);
 }
 
-/// Refused postings in the middle of a batch leave those round them as they would be without.
+/// Refused postings in the middle of a batch do not change the others.
 pub async fn a_refused_posting_does_not_hinder_its_neighbours<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
     let stranger = Key { id: KeyId::new(987_654), ..key.clone() };
-    let nobody = Key { account: account("nobody"), ..key.clone() };
+    let missing = Key { account: account("unknown"), ..key.clone() };
     let lost = EntryId::from(PostingId::new());
     let never = hold(&key, c(1), MINUTE);
     let batch = [
         pay(&key, c(4)),
         pay(&key, c(7)),
         pay(&stranger, c(1)),
-        pay(&nobody, c(1)),
-        settle(&nobody, &[], c(1)),
+        pay(&missing, c(1)),
+        settle(&missing, &[], c(1)),
         pay(&key, Amount::micros(-1)),
         refund(&key, lost, c(1)),
         renew(&key, &[&never], MINUTE, DAY),
@@ -375,10 +379,10 @@ pub async fn a_refused_posting_does_not_hinder_its_neighbours<S: Store>(make: im
     assert_eq!(accepted, [true, false, false, false, false, false, false, false, false, true]);
     assert_eq!(w.balance(&key).await, (c(10), NOTHING));
     assert_eq!(w.ledger(&key.account).await, [("pay", c(4)), ("pay", c(6))]);
-    assert_eq!(w.store.account(&account("nobody")).await.unwrap(), None);
+    assert_eq!(w.store.account(&account("unknown")).await.unwrap(), None);
 }
 
-/// One batch may hold postings of several accounts, in any order.
+/// One batch may have postings of several accounts, in any order.
 pub async fn a_batch_may_touch_many_accounts<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let mut keys = Vec::new();
@@ -414,11 +418,11 @@ pub async fn a_long_batch_is_one_batch<S: Store>(make: impl AsyncFn(Clock) -> S)
     }
     let ids: Vec<_> =
         w.entries(EntryQuery::for_account(account("acme")).limit(1_000)).await.iter().map(|it| it.id).collect();
-    let asked: Vec<_> = batch[..900].iter().map(|posting| EntryId::from(posting.id)).collect();
-    assert_eq!(ids, asked, "entries are in the order of their postings");
+    let expected: Vec<_> = batch[..900].iter().map(|posting| EntryId::from(posting.id)).collect();
+    assert_eq!(ids, expected, "entries are in the order of their postings");
 }
 
-/// Labels and reference come back as they were given, whatever characters they have; so does the instant.
+/// Labels, reference and instant are read as they were written, whatever characters they have.
 pub async fn a_note_is_kept<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     w.clock.advance(Duration::from_micros(1));

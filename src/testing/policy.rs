@@ -1,4 +1,4 @@
-//! Changes of policy: keys made, changed, rotated and revoked; ceilings of accounts.
+//! Policy changes: keys created, changed, rotated and revoked; ceilings of accounts.
 
 use super::world::*;
 use crate::ledger::KeyChange;
@@ -17,7 +17,7 @@ fn refused<T: std::fmt::Debug>(changed: Result<T, ChangeError>, wanted: &'static
     }
 }
 
-/// A child's scopes, limit and expiry are inside those of all its ancestors.
+/// A child's scopes, limit and expiry are within those of all its ancestors.
 pub async fn a_child_stays_inside_its_parent<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(DAY);
@@ -55,7 +55,7 @@ pub async fn a_lineage_has_a_greatest_depth<S: Store>(make: impl AsyncFn(Clock) 
     assert_eq!(w.account_balance(&leaf).await, (c(1), NOTHING));
 }
 
-/// Nothing is minted from a key that is revoked or expired, itself or by an ancestor.
+/// No key is minted from a key that is revoked or expired, itself or by an ancestor.
 pub async fn a_child_needs_a_parent_in_force<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(MINUTE);
@@ -85,7 +85,7 @@ pub async fn a_parent_must_exist_in_the_account<S: Store>(make: impl AsyncFn(Clo
     }
 }
 
-/// A change that is refused makes no key and no account, and gives no token.
+/// A refused change creates no key, no account and no token.
 pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     refused(w.try_create(acme().budget(Budget::daily(c(-1)))).await, "limit");
@@ -101,7 +101,7 @@ pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock)
     assert_eq!(w.find(token).await.map(|found| found.lineage.key().clone()), Some(key));
 }
 
-/// An account is made by its first key or its first ceiling, whichever comes first, and then stays.
+/// An account is created by its first key or its first ceiling, and then stays.
 pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let first = w.ceiling(&account("a"), Budget::monthly(c(100))).await;
@@ -127,7 +127,7 @@ pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.accept(&pay(&key, c(3))).await;
 }
 
-/// Keys without a limit of their own spend no more together than their account's ceiling.
+/// Keys without a limit together spend no more than their account's ceiling.
 pub async fn an_account_has_a_ceiling_over_its_keys<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (one, two) = (w.create(acme()).await, w.create(acme()).await);
@@ -138,7 +138,8 @@ pub async fn an_account_has_a_ceiling_over_its_keys<S: Store>(make: impl AsyncFn
     assert_eq!(w.accept(&pay(&two, c(4))).await.remaining, Some(NOTHING));
 }
 
-/// What a patch names is changed, and shown at once by token, by id and in the answer; the rest stays.
+/// The fields of a patch are changed, and shown at once by token, by id and in the answer. Other
+/// fields stay.
 pub async fn an_update_changes_what_it_names<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, token) = w.create_with_token(acme().name("a").budget(Budget::daily(c(10)))).await;
@@ -175,7 +176,8 @@ pub async fn an_update_changes_what_it_names<S: Store>(make: impl AsyncFn(Clock)
     w.accept(&pay(&key, c(1))).await;
 }
 
-/// What is changed of a child stays inside its parent; what a parent's narrowing leaves outside may stay as it was.
+/// A changed field of a child has to be within its parent. Fields that a narrowed parent leaves
+/// outside may stay.
 pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(DAY);
@@ -193,7 +195,8 @@ pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Cloc
     w.short(&pay(&child, c(41))).await;
 }
 
-/// With another period, `spent` is the sum of the entries in the new window, of the key and all below it.
+/// If the period changes, `spent` is the sum of the entries in the new window, of the key and its
+/// descendants.
 pub async fn another_period_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().budget(Budget::lifetime(c(1_000)))).await;
@@ -235,12 +238,13 @@ pub async fn another_period_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(key.balance.spent, c(21));
 }
 
-/// What was charged in another account is not of the key's own: not when it comes, and not when it is counted anew.
+/// Charges of another account do not count for the key, neither when they are posted nor in a
+/// recount.
 pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
     w.paid(&key, 1).await;
-    // As a request settles whose key the host moved meanwhile.
+    // The application moved the key to another account while its request ran.
     let mut settle = settle(&key, &[], c(2));
     settle.account = theirs.account.clone();
     w.accept(&settle).await;
@@ -252,7 +256,7 @@ pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(mak
     }
 }
 
-/// The same for an account: all its entries in the new window count.
+/// If an account's period changes, all its entries in the new window are counted.
 pub async fn another_period_of_the_account_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (one, two) = (w.create(acme()).await, w.create(acme()).await);
@@ -272,7 +276,7 @@ pub async fn another_period_of_the_account_counts_anew<S: Store>(make: impl Asyn
     assert_eq!(w.account_balance(&one).await, (NOTHING, NOTHING));
 }
 
-/// A rotated key keeps its id, policy, balance and children; only its token is another.
+/// A rotated key keeps its id, policy, balance and children; only its token changes.
 pub async fn a_rotation_keeps_everything_but_the_token<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, old) = w.create_with_token(acme().name("a").budget(Budget::daily(c(10)))).await;
@@ -291,7 +295,7 @@ pub async fn a_rotation_keeps_everything_but_the_token<S: Store>(make: impl Asyn
     w.accept(&pay(&child, c(1))).await;
 }
 
-/// Revoking is for good: again, it changes nothing, not even the instant.
+/// A revocation is final. A second one changes nothing, not even the instant.
 pub async fn revoking_again_changes_nothing<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
@@ -302,7 +306,8 @@ pub async fn revoking_again_changes_nothing<S: Store>(make: impl AsyncFn(Clock) 
     assert_eq!(w.store.lineage(key.id).await.unwrap().map(|it| it.key().clone()), Some(revoked));
 }
 
-/// A key that is revoked, itself or by an ancestor, is neither changed nor rotated; it can be revoked.
+/// A key that is revoked, itself or by an ancestor, is neither changed nor rotated. It can be
+/// revoked.
 pub async fn revoked_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
@@ -334,7 +339,8 @@ pub async fn unknown_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
     assert_eq!(w.store.lineage(key).await.unwrap(), None);
 }
 
-/// The record a change answers with does not show holds that have run out, and shows what they were charged.
+/// The record that a change returns does not count expired holds, and counts what they were
+/// charged.
 pub async fn holds_that_ran_out_do_not_count_against_a_change<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;

@@ -1,10 +1,11 @@
-//! Look-ups that a store answers from its cache: see [`Store::try_find_cached`]. A store without a cache passes.
+//! Look-ups that a store serves from its cache: see [`Store::try_find_cached`]. A store without a
+//! cache passes.
 
 use super::world::*;
 use crate::model::{Account, Balance, Budget, Clock, Key, KeyPatch, Lineage, NewKey, Period, ScopeSet};
 use crate::store::{Found, Store};
 
-/// What was found, but for figures of money.
+/// Returns what was found without the figures of money.
 fn policy(found: Found) -> Found {
     let nothing = Balance::empty(jiff::Timestamp::UNIX_EPOCH);
     let blank = |key: &Key| Key { balance: nothing, ..key.clone() };
@@ -15,7 +16,8 @@ fn policy(found: Found) -> Found {
     Found::new(lineage, found.retires_at)
 }
 
-/// A change through the store is in force at its next look-up, cached or not, and a key that is refused is never cached.
+/// A change through the store is in force at its next look-up, cached or not. A refused key is
+/// never served from the cache.
 pub async fn a_cached_look_up_knows_the_changes_of_its_store<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (root, first) = w.create_with_token(acme().budget(Budget::daily(c(100)))).await;

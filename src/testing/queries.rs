@@ -1,4 +1,4 @@
-//! Lists: keys, entries, and sums of them.
+//! Lists of keys and entries, and usage.
 
 use super::world::*;
 use crate::ledger::{Action, Posting};
@@ -10,7 +10,8 @@ async fn key_ids<S: Store>(w: &World<S>, of: KeysOf, after: Option<KeyId>, limit
     keys.iter().map(|key| key.id).collect()
 }
 
-/// Keys come in the order of their ids, page by page, of an account or of a parent, with the balances they have.
+/// Keys are listed in the order of their ids, page by page, of an account or of a parent, with
+/// their balances.
 pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().budget(Budget::daily(c(10)))).await;
@@ -40,7 +41,7 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
         }
         assert_eq!(seen, wanted);
     }
-    assert!(key_ids(&w, KeysOf::Account(account("nobody")), None, 10).await.is_empty());
+    assert!(key_ids(&w, KeysOf::Account(account("unknown")), None, 10).await.is_empty());
     assert!(key_ids(&w, KeysOf::Parent(KeyId::new(987_654)), None, 10).await.is_empty());
 
     w.paid(&root, 7).await;
@@ -58,7 +59,7 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(first(&w).await.balance.spent, NOTHING, "the day is over");
 }
 
-/// Entries come oldest first, page by page; those written meanwhile come last.
+/// Entries are listed oldest first, page by page. Entries that are written meanwhile come last.
 pub async fn entries_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
@@ -81,10 +82,11 @@ pub async fn entries_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
         seen.extend(page.into_iter().map(|(_, entry)| entry.id));
     }
     assert_eq!(seen, wanted);
-    assert!(w.entries(EntryQuery::for_account(account("nobody"))).await.is_empty());
+    assert!(w.entries(EntryQuery::for_account(account("unknown"))).await.is_empty());
 }
 
-/// Entries can be narrowed to one key, and to the time they were written: from `since` on, before `until`.
+/// Entries can be narrowed to one key, and to the time they were written: from `since` on, before
+/// `until`.
 pub async fn entries_are_narrowed_by_key_and_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
@@ -117,7 +119,7 @@ pub async fn entries_are_narrowed_by_key_and_time<S: Store>(make: impl AsyncFn(C
     }
 }
 
-/// One entry is found by its id, as it stands in the list.
+/// One entry is found by its id, and equals the one in the list.
 pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme()).await;
@@ -129,7 +131,7 @@ pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(w.store.entry(PostingId::new().into()).await.unwrap(), None);
 }
 
-/// When keys were last used is kept, in the order of the keys asked for, and never goes back.
+/// The times of last use are returned in the order of the keys, and never go back.
 pub async fn last_uses_never_go_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let [one, two, three] = [KeyId::new(1), KeyId::new(2), KeyId::new(3)];
@@ -137,15 +139,16 @@ pub async fn last_uses_never_go_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.store.record_last_used(&[]).await.unwrap();
     w.store.record_last_used(&[(one, early), (two, late)]).await.unwrap();
     w.store.record_last_used(&[(one, late), (two, early)]).await.unwrap();
-    let uses = w.store.last_used(&[three, two, one, two]).await.unwrap();
-    assert_eq!(uses, [None, Some(late), Some(late), Some(late)]);
+    let last_used = w.store.last_used(&[three, two, one, two]).await.unwrap();
+    assert_eq!(last_used, [None, Some(late), Some(late), Some(late)]);
 }
 
 fn sums(usage: &[Usage]) -> Vec<(&str, Amount, u64)> {
     usage.iter().map(|usage| (usage.group.as_str(), usage.amount, usage.charges)).collect()
 }
 
-/// Sums by key, in the order of the groups as text; refunds lower the amount and are not counted as charges.
+/// Usage by key is in the order of the groups as text. Refunds lower the amount and are not counted
+/// as charges.
 pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let mut wanted = Vec::new();
@@ -160,14 +163,15 @@ pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key)).await.unwrap();
     let wanted: Vec<_> = wanted.iter().map(|(group, amount, charges)| (group.as_str(), *amount, *charges)).collect();
     assert_eq!(sums(&usage), wanted);
-    assert!(w.store.usage(&UsageQuery::for_account(account("nobody"), UsageBy::Key)).await.unwrap().is_empty());
+    assert!(w.store.usage(&UsageQuery::for_account(account("unknown"), UsageBy::Key)).await.unwrap().is_empty());
 }
 
 fn labelled(key: &Key, name: &str, value: &str, cents: i32) -> Posting {
     posting(key, Action::Pay { amount: c(cents), note: note(name, value, "r"), claim: None })
 }
 
-/// Sums by the value of a label, whatever characters its name has; what lacks it is in the group "".
+/// Usage by the value of a label works for any characters in its name. Entries without the label
+/// are in the group "".
 pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     for (n, name) in ["model", "a.b", "a", "\"", "'", "a\"b.c", "\\", "$", "[0]", "größe \u{1F916}", " ", "*", "%", "0"]
@@ -184,7 +188,7 @@ pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S
         let wanted = [("", c(24), 2), ("1", c(32), 1), ("null", c(64), 1), ("x", c(5), 2), ("é\"'.\\", c(2), 1)];
         assert_eq!(sums(&usage), wanted, "label {name:?}");
     }
-    // A name that is the path to another one is no such path.
+    // A name that looks like a JSON path is not read as one.
     let key = w.create(acme()).await;
     w.accept(&labelled(&key, "a", "{\"b\":\"x\"}", 1)).await;
     let by = UsageBy::Label("a.b".to_owned());
@@ -192,7 +196,7 @@ pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(sums(&usage), [("", c(1), 1)]);
 }
 
-/// Sums by hour, day and month in UTC, narrowed by key and time.
+/// Usage by hour, day and month is in UTC, narrowed by key and time.
 pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, other) = (w.create(acme()).await, w.create(acme()).await);
@@ -250,7 +254,7 @@ pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
     }
 }
 
-/// A refund is summed where its charge was, so that sums agree with what budgets say was spent.
+/// A refund is summed where its charge was, so that usage agrees with the budgets' `spent`.
 pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::daily(c(100)).calendar())).await;
@@ -265,7 +269,7 @@ pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl Asy
     assert_eq!(usage[0].amount, w.balance(&key).await.0);
 }
 
-/// A sum past the largest amount is held there, in lists as in balances that are counted anew.
+/// A sum saturates at the largest amount, in usage as in recounted balances.
 pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let daily = Budget::new(None, crate::model::Period::Day);
@@ -290,7 +294,7 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(usage[0].amount, Amount::MAX);
 }
 
-/// What one account asks for never shows anything of another.
+/// A query of one account never returns anything of another.
 pub async fn accounts_do_not_see_each_other<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let names: [AccountId; 4] = ["a", "A", "a%", "_"].map(account);

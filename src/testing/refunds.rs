@@ -5,7 +5,8 @@ use crate::ledger::Outcome;
 use crate::model::{Amount, Budget, Clock, EntryId, EntryKind, NewKey, PostingId, Refusal};
 use crate::store::{EntryQuery, Store};
 
-/// Parts of an entry can be given back until nothing of it is left; the refusal says how much there is.
+/// An entry can be refunded in parts until nothing of it is left. The refusal says how much is
+/// left.
 pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.key(100).await;
@@ -36,7 +37,7 @@ pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl
     assert_eq!(w.balance(&key).await, (NOTHING, NOTHING), "settlements are refunded as payments are");
 }
 
-/// A refund sent again answers as it did, and gives nothing back.
+/// A repeated refund returns the first answer, and gives nothing back.
 pub async fn a_refund_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
@@ -48,7 +49,7 @@ pub async fn a_refund_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(w.ledger(&key.account).await.len(), 2);
 }
 
-/// An entry that is not there, is of another account, or is itself a refund cannot be refunded.
+/// An entry that is unknown, of another account, or itself a refund cannot be refunded.
 pub async fn only_charges_of_the_account_are_refunded<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, theirs) = (w.key(100).await, w.create(NewKey::new(account("other"))).await);
@@ -62,7 +63,7 @@ pub async fn only_charges_of_the_account_are_refunded<S: Store>(make: impl Async
     assert_eq!(w.balance(&theirs).await, (c(10), NOTHING));
 }
 
-/// What is given back of a past window is not spent anew in the current one.
+/// A refund into a past window does not lower what is spent in the current one.
 pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::daily(c(10)))).await;
@@ -75,7 +76,7 @@ pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: 
     assert_eq!(w.balance(&key).await, (c(3), NOTHING));
     assert_eq!(w.account_balance(&key).await, (c(3), NOTHING), "the account's lifetime counts both");
 
-    // Also where the refund is what rolls the window over.
+    // The same holds if the refund itself rolls the window over.
     w.clock.advance(secs(DAY));
     w.accept(&refund(&key, new, c(3))).await;
     assert_eq!(w.balance(&key).await, (NOTHING, NOTHING));
@@ -97,7 +98,7 @@ pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(make: i
     assert_eq!(w.balance(&parent).await, (c(1), NOTHING));
 }
 
-/// What figures have no room for is not charged, so its refund takes nothing else along.
+/// Charges saturate at the largest amount, so a refund takes back no more than was charged.
 pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
@@ -117,7 +118,7 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     assert_eq!((w.balance(&key).await, w.balance(&root).await), ((c(50), NOTHING), (c(110), NOTHING)));
     assert_eq!(w.account_balance(&key).await, (c(110), NOTHING));
 
-    // A window that has ended leaves room in the next one.
+    // After the end of a window there is room in the next one.
     let daily = Budget::new(None, crate::model::Period::Day);
     let other = w.create(NewKey::new(account("other")).budget(daily)).await;
     w.ceiling(&other.account, daily).await;

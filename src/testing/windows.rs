@@ -7,7 +7,8 @@ use crate::ledger::Outcome;
 use crate::model::{BlockedBy, Budget, Clock, NewKey};
 use crate::store::{EntryQuery, Store};
 
-/// A child by the day under a parent by the month under an account by the calendar's week: each rolls by itself.
+/// A child with a daily budget, its parent with a monthly one and the account with a weekly one
+/// roll independently.
 pub async fn every_member_counts_in_its_own_window<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await; // a Saturday
     w.ceiling(&account("acme"), Budget::weekly(c(60)).calendar()).await;
@@ -33,7 +34,7 @@ pub async fn every_member_counts_in_its_own_window<S: Store>(make: impl AsyncFn(
     assert_eq!(w.balance(&parent).await, (c(20), NOTHING));
 }
 
-/// A month key made on the 31st resets on the last day of short months and on the 31st of long ones.
+/// A monthly key from the 31st resets on the last day of short months and on the 31st of long ones.
 pub async fn months_do_not_drift<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::monthly(c(10)))).await;
@@ -65,7 +66,7 @@ pub async fn debt_ends_with_its_window<S: Store>(make: impl AsyncFn(Clock) -> S)
     assert_eq!(w.accept(&pay(&key, c(10))).await.remaining, Some(NOTHING));
 }
 
-/// A refusal tells the end of the last window that stands in the way, where waiting for it helps.
+/// A refusal has the end of the last window that blocks it, if waiting for that helps.
 pub async fn a_refusal_says_when_waiting_helps<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let day = w.create(acme().budget(Budget::daily(c(10)))).await;
@@ -83,7 +84,7 @@ pub async fn a_refusal_says_when_waiting_helps<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(w.short(&pay(&lifetime, c(2))).await.resets_at, None);
 }
 
-/// When the clock goes back, the account's time stays where its last change was.
+/// If the clock goes back, the account's time stays at its last change.
 pub async fn time_never_goes_back_for_an_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::daily(c(100)))).await;
@@ -109,7 +110,7 @@ pub async fn time_never_goes_back_for_an_account<S: Store>(make: impl AsyncFn(Cl
     assert_eq!(w.balance(&key).await, (c(30), NOTHING));
 }
 
-/// A key is made at its account's time, so that its windows start before its first entry.
+/// A key is created at its account's time, so that its windows start before its first entry.
 pub async fn a_key_is_not_made_in_the_past_of_its_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let first = w.key(100).await;

@@ -1,4 +1,4 @@
-//! A store, its clock, and short ways to ask it things.
+//! The world of a check: a store, its clock, and helpers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,33 +16,33 @@ use crate::model::{
 };
 use crate::store::{Cursor, EntryQuery, Found, Store};
 
-/// An empty store, and the clock it reads.
+/// An empty store, and the clock that it reads.
 ///
-/// Its methods panic where the store fails, as a store under test never should.
+/// Its methods panic if the store fails.
 #[derive(Debug)]
 pub struct World<S> {
     /// The store.
     pub store: Arc<S>,
     /// Its clock. It starts on 31 January 2026 at noon, UTC.
     pub clock: ManualClock,
-    /// What changes are held to.
+    /// The rules of policy changes.
     pub rules: Rules,
     tokens: AtomicU64,
 }
 
 impl<S: Store> World<S> {
-    /// A world with the store that `make` makes.
+    /// Returns a world with the store that `make` makes.
     pub async fn new(make: impl AsyncFn(Clock) -> S) -> Self {
         let clock = ManualClock::at(at("2026-01-31T12:00:00Z"));
         let store = Arc::new(make(Clock::from(&clock)).await);
         Self { store, clock, rules: Rules::default(), tokens: AtomicU64::new(0) }
     }
 
-    /// Makes a key with the next token of a fixed row of them.
+    /// Creates a key with the next token of a fixed series.
     ///
     /// # Errors
     ///
-    /// As the store does.
+    /// The store's [`ChangeError`].
     pub async fn try_create(&self, new: NewKey) -> Result<(Key, TokenHash), ChangeError> {
         let (account, parent) = match &new.owner {
             Owner::Account(account) => (account.clone(), None),
@@ -55,7 +55,7 @@ impl<S: Store> World<S> {
         self.create_in(account, parent, new).await
     }
 
-    /// Makes a key with this owner, whoever `new` says.
+    /// Creates a key with this owner, whatever owner `new` has.
     pub(super) async fn create_in(
         &self,
         account: AccountId,
@@ -74,11 +74,11 @@ impl<S: Store> World<S> {
         NewToken { hash: TokenHash::digest(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
     }
 
-    /// Makes a change of a key.
+    /// Changes a key.
     ///
     /// # Errors
     ///
-    /// As the store does.
+    /// The store's [`ChangeError`].
     pub async fn change_key(&self, change: KeyChange) -> Result<Key, ChangeError> {
         self.store.change_key(&change, &self.rules).await.unwrap()
     }
@@ -87,22 +87,22 @@ impl<S: Store> World<S> {
     ///
     /// # Errors
     ///
-    /// As the store does.
+    /// The store's [`ChangeError`].
     pub async fn set_account(&self, account: &AccountId, budget: Budget) -> Result<Account, ChangeError> {
         self.store.set_account(account, budget).await.unwrap()
     }
 
-    /// Puts one posting to the store.
+    /// Posts one posting.
     ///
     /// # Errors
     ///
-    /// As the store does.
+    /// The store's [`Refusal`].
     pub async fn post(&self, posting: &Posting) -> Result<Posted, Refusal> {
         let mut posted = self.post_all(std::slice::from_ref(posting)).await;
         posted.pop().unwrap()
     }
 
-    /// Puts postings to the store in one batch.
+    /// Posts postings in one batch.
     pub async fn post_all(&self, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
         let posted = self.store.post(postings).await.unwrap();
         assert_eq!(posted.len(), postings.len(), "a batch gets one answer for each posting");
@@ -119,7 +119,7 @@ impl<S: Store> World<S> {
         self.try_create(new).await.expect("the key may be made")
     }
 
-    /// A key with a lifetime budget of so many cents in the account "acme".
+    /// Creates a key with a lifetime budget of so many cents in the account "acme".
     pub(super) async fn key(&self, cents: i32) -> Key {
         self.create(acme().budget(Budget::lifetime(c(cents)))).await
     }
@@ -162,11 +162,11 @@ impl<S: Store> World<S> {
         }
     }
 
-    /// The figures of a posting refused for money.
+    /// Returns the figures of a posting that is refused for want of budget.
     pub(super) async fn short(&self, posting: &Posting) -> Shortfall {
         match self.refuse(posting).await {
             Refusal::BudgetExceeded(shortfall) => *shortfall,
-            other => panic!("refused as {other:?}, though it is the money that lacks: {posting:?}"),
+            other => panic!("refused as {other:?}, and not for want of budget: {posting:?}"),
         }
     }
 
@@ -176,31 +176,31 @@ impl<S: Store> World<S> {
         found.pop().unwrap()
     }
 
-    /// Spent and held.
+    /// Returns what the key has spent and holds.
     pub(super) async fn balance(&self, key: &Key) -> (Amount, Amount) {
-        let lineage = self.store.lineage(key.id).await.unwrap().expect("a key that was made is there");
+        let lineage = self.store.lineage(key.id).await.unwrap().expect("a created key is found");
         (lineage.key().balance.spent, lineage.key().balance.held)
     }
 
     pub(super) async fn account_balance(&self, key: &Key) -> (Amount, Amount) {
-        let account = self.store.account(&key.account).await.unwrap().expect("an account with keys is there");
+        let account = self.store.account(&key.account).await.unwrap().expect("an account with keys is found");
         (account.balance.spent, account.balance.held)
     }
 
     pub(super) async fn entries(&self, query: EntryQuery) -> Vec<Entry> {
         let page: Vec<(Cursor, Entry)> = self.store.entries(&query).await.unwrap();
-        let places: Vec<_> = page.iter().map(|(place, _)| *place).collect();
-        assert!(places.is_sorted_by(|a, b| a < b), "entries come in the order of their places: {places:?}");
+        let cursors: Vec<_> = page.iter().map(|(cursor, _)| *cursor).collect();
+        assert!(cursors.is_sorted_by(|a, b| a < b), "entries come in the order of their cursors: {cursors:?}");
         page.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// Kind and amount of every entry of an account.
+    /// Returns kind and amount of every entry of an account.
     pub(super) async fn ledger(&self, account: &AccountId) -> Vec<(&'static str, Amount)> {
         let entries = self.entries(EntryQuery::for_account(account.clone()).limit(1_000)).await;
         entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect()
     }
 
-    /// Charges so many cents, and gives the id of the entry.
+    /// Charges so many cents, and returns the id of the entry.
     pub(super) async fn paid(&self, key: &Key, cents: i32) -> EntryId {
         let posting = pay(key, c(cents));
         let posted = self.accept(&posting).await;
@@ -298,7 +298,7 @@ fn ids(postings: &[&Posting]) -> Vec<PostingId> {
     postings.iter().map(|posting| posting.id).collect()
 }
 
-/// A note with one label and a reference.
+/// Returns a note with one label and a reference.
 pub(super) fn note(name: &str, value: &str, reference: &str) -> Note {
     let mut labels = crate::model::Labels::new();
     labels.insert(name, value).expect("a label");

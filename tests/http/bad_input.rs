@@ -245,7 +245,7 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
     }
     assert_eq!(world.ledger().await.spent, Amount::cents(120));
     let wanted = format!("cost_micros={}", Amount::MAX.as_micros());
-    assert_eq!(logged(&["ERROR", "no price", &format!("key={id}"), &wanted]).len(), 2);
+    assert_eq!(logged(&["ERROR", "capped a charge", &format!("key={id}"), &wanted]).len(), 2);
 }
 
 /// Whatever amount a handler lets a client choose, a charge never tops a key up; the host's own call does.

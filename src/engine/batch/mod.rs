@@ -4,9 +4,8 @@
 //! While a batch is in flight, requests queue up for the next one. There is no timer, so an idle
 //! queue answers at once.
 //!
-//! An account is always in the same queue, so its postings keep their order: a settle is decided
-//! after the hold that was sent before it. A posting is answered after the commit of its batch. If
-//! the batch fails, each posting is tried by itself.
+//! An account is always in the same queue, so its postings keep their order. A posting is answered
+//! after the commit of its batch. If the batch fails, each posting is tried by itself.
 
 mod commits;
 mod lookups;

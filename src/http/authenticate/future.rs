@@ -15,7 +15,7 @@ use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::guard::{Guard, SettleFailed};
 use crate::http::charge::state::ChargeState;
-use crate::http::context::{Anonymous, KeyContext, mark};
+use crate::http::context::{Anonymous, KeyContext, insert_caller};
 use crate::http::options::HttpOptions;
 use crate::http::problem;
 use crate::model::Refusal;
@@ -45,7 +45,7 @@ pin_project! {
     }
 }
 
-/// The inner service and what it is called with, once the key is found.
+/// The inner service and its request, kept until the key is found.
 struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
@@ -53,11 +53,12 @@ struct Call<S, ReqBody> {
 }
 
 pin_project! {
-    /// The inner service at work, watched by the guard.
+    /// The inner service's future, watched by the guard.
     struct Calling<F> {
         #[pin]
         inner: Option<F>,
-        // Dropped after `inner`, so that handles in the inner future are gone when the guard settles.
+        // Dropped after `inner`, so that the inner future's handles are gone when the guard
+        // settles.
         guard: Option<Guard>,
         method: Method,
     }
@@ -109,7 +110,7 @@ impl<S, ReqBody, ResBody> FutureState<S, ReqBody, S::Future, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    /// Calls the inner service if the key is in force.
+    /// Calls the inner service if the key is in force, and refuses otherwise.
     fn after(
         found: Result<Option<Arc<Found>>, Refusal>,
         inner: &mut S,
@@ -125,7 +126,7 @@ where
         let found = match in_force {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
-                mark(request.extensions_mut(), Err(Anonymous { http: http.clone(), refusal }));
+                insert_caller(request.extensions_mut(), Err(Anonymous { http: http.clone(), refusal }));
                 return Self::Anonymous { inner: inner.call(request) };
             }
             Err(refusal) => return Self::refused(&refusal, http),
@@ -134,7 +135,7 @@ where
         record_in_span(&found);
         let claim = idempotency::claim(&request);
         let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));
-        mark(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
+        insert_caller(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
         let method = request.method().clone();
         let guard = Guard::new(state);
         let inner = inner.call(request);
@@ -167,14 +168,14 @@ where
                     match finish(response, guard, &method) {
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
-                            Poll::Ready(settled) => return Poll::Ready(Ok(answer(settled, response, &guard))),
+                            Poll::Ready(settled) => return Poll::Ready(Ok(complete(settled, response, &guard))),
                             Poll::Pending => FutureState::Settling { guard, response: Some(response) },
                         },
                     }
                 }
                 StateProj::Settling { guard, response } => {
                     let settled = ready!(guard.poll_end(cx));
-                    let response = response.take().map(|response| Ok(answer(settled, response, guard)));
+                    let response = response.take().map(|response| Ok(complete(settled, response, guard)));
                     return response.map_or(Poll::Pending, Poll::Ready);
                 }
                 StateProj::Refused { response } => {
@@ -200,13 +201,13 @@ impl<F> Calling<F> {
     }
 }
 
-/// What is left to do once the inner service has answered.
+/// What is left to do after the inner service has answered.
 enum Finished<ResBody> {
     Answered(Response<ResponseBody<ResBody>>),
     Settling { guard: Guard, response: Response<ResponseBody<ResBody>> },
 }
 
-/// Decides where the charge ends: before the response head, or with the body.
+/// Decides whether the charge ends before the response head or with the body.
 fn finish<ResBody>(response: Response<ResBody>, guard: Guard, method: &Method) -> Finished<ResBody>
 where
     ResBody: Body<Data = Bytes>,
@@ -218,7 +219,8 @@ where
         let (mut head, body) = response.into_parts();
         let length = body.size_hint().exact();
         drop(body);
-        // RFC 9110 §8.6: a 204 has no length, and a 304 has that of the answer it stands for.
+        // RFC 9110 §8.6: a 204 has no length, and a 304 has the length of the response that it
+        // stands for.
         let has_length = !never_polled(head.status);
         if is_head
             && has_length
@@ -240,8 +242,9 @@ where
     }
 }
 
-/// The answer once the charge has ended.
-fn answer<ResBody>(
+/// Returns the response after the charge has ended: the inner service's, or 503 if the settle
+/// failed.
+fn complete<ResBody>(
     settled: Result<(), SettleFailed>,
     response: Response<ResponseBody<ResBody>>,
     guard: &Guard,
@@ -254,7 +257,7 @@ fn answer<ResBody>(
     }
 }
 
-/// Whether a server throws the body away unread (RFC 9110 §6.4.1).
+/// Returns whether a server discards the body of a response unread (RFC 9110 §6.4.1).
 fn never_polled(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
@@ -267,7 +270,7 @@ fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
     response
 }
 
-/// Sets the fields `agentkey.key_id` and `agentkey.account` of the current span, where it has them.
+/// Sets the fields `agentkey.key_id` and `agentkey.account` of the current span, if it has them.
 fn record_in_span(found: &Found) {
     let span = tracing::Span::current();
     span.record("agentkey.key_id", found.lineage.id().get());

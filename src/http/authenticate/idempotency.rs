@@ -10,7 +10,10 @@ use crate::model::Refusal;
 static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_LEN: usize = 255;
 
-/// The claim that a request makes, if it makes one: on the key, for the method, path and query as this layer sees them. The quotes of a structured-field string are taken off.
+/// Returns the `Idempotency-Key` of a request, if it has one, without the quotes of a
+/// structured-field string.
+///
+/// It is bound to the method, path and query as this layer sees them.
 pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut values = request.headers().get_all(&HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };

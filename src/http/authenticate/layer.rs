@@ -10,8 +10,10 @@ use super::service::AgentKeyService;
 use crate::engine::AgentKeys;
 use crate::model::Refusal;
 
-/// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions; refuses requests
-/// whose key is missing, unknown, revoked or expired. See the [module docs](crate::http::authenticate).
+/// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
+///
+/// It refuses requests whose key is missing, unknown, revoked or expired. See the [module
+/// docs](crate::http::authenticate).
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct AgentKeyLayer {
@@ -19,61 +21,70 @@ pub struct AgentKeyLayer {
 }
 
 impl AgentKeyLayer {
-    /// A layer that asks these keys.
+    /// Returns a layer that looks keys up through this handle.
     pub fn new(keys: &AgentKeys) -> Self {
         Self { options: AuthenticateOptions::new(keys.inner().clone()) }
     }
 
-    /// Lets requests without a credential through, without a key: for a host with sessions of its own. A bad
-    /// credential is refused all the same.
+    /// Lets requests without a credential through, without a key: for an application with sessions
+    /// of its own. Default: off.
+    ///
+    /// A bad credential is refused all the same.
     pub fn optional(mut self, on: bool) -> Self {
         self.options.optional = on;
         self
     }
 
-    /// Lets requests through without a key while the store does not answer, instead of refusing them with 503: free
-    /// routes go on, and `Option<KeyContext>` is `None`, whatever the credential. What needs a key still answers with 503:
-    /// [`Charge`](crate::Charge), and every [`RequireScope`](crate::RequireScope), also one that lets anonymous requests
-    /// through.
+    /// Lets requests through without a key while the store does not answer, instead of refusing
+    /// them with 503. Default: off.
+    ///
+    /// Free routes go on, and `Option<KeyContext>` is `None`, whatever the credential.
+    /// [`Charge`](crate::Charge) and [`RequireScope`](crate::RequireScope) still refuse with 503,
+    /// even a scope that lets anonymous requests through.
     pub fn fail_open(mut self, on: bool) -> Self {
         self.options.fail_open = on;
         self
     }
 
-    /// Where the token is: these headers, in this order, instead of `Authorization` and `X-Api-Key`. In
-    /// `Authorization` it is behind `Bearer`, in every other header it is the whole value.
+    /// Sets the headers that may contain the token, in order, instead of `Authorization` and
+    /// `X-Api-Key`.
+    ///
+    /// In `Authorization` the token follows `Bearer`; in every other header it is the whole value.
     pub fn credential_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         Arc::make_mut(&mut self.options.credentials).headers(names);
         self
     }
 
-    /// Accepts tokens that were not made by this crate: any 8 to 512 visible ASCII characters are looked up.
+    /// Accepts tokens that this crate did not make: any 8 to 512 visible ASCII characters are
+    /// looked up. Default: off.
     pub fn foreign_tokens(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.options.credentials).foreign(on);
         self
     }
 
-    /// The status of a refusal for want of budget, instead of 402.
+    /// Sets the status of a refusal for want of budget. Default: 402.
     pub fn budget_status(mut self, status: StatusCode) -> Self {
         Arc::make_mut(&mut self.options.http).budget_status = status;
         self
     }
 
-    /// The `realm` of `WWW-Authenticate`. Quotes and backslashes are left out of it.
+    /// Sets the `realm` of `WWW-Authenticate`, without its quotes and backslashes. Default: none.
     pub fn realm(mut self, realm: &str) -> Self {
         let realm: String = realm.chars().filter(|c| !matches!(c, '"' | '\\') && !c.is_control()).collect();
         Arc::make_mut(&mut self.options.http).realm = Some(realm.into());
         self
     }
 
-    /// Whether the responses to requests that this layer let in say in `agentkey-remaining-cents` what their key has
-    /// left. Default: they do, where something limits it.
+    /// Sends what the key has left in the header `agentkey-remaining-cents`. Default: on.
+    ///
+    /// Responses to the requests that this layer let through have it, if the lineage has a limit.
     pub fn remaining_header(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.options.http).remaining_header = on;
         self
     }
 
-    /// Maps the response of every refusal: those of this layer, and of what stands behind it.
+    /// Sets a function that maps the response of every refusal: those of this layer, and those
+    /// behind it.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};

@@ -1,4 +1,4 @@
-//! Finds the key of a request and lets the request through if it is in force.
+//! Authentication: finds the key of a request, and lets the request through if the key is in force.
 //!
 //! ```
 //! use agentkey::{AgentKeyLayer, AgentKeys, KeyContext, NewKey};
@@ -25,7 +25,7 @@
 //! let request = Request::get("/").header("authorization", bearer).body(Empty::new())?;
 //! assert_eq!(service.clone().oneshot(request).await?.status(), StatusCode::OK);
 //!
-//! // One without is refused, and the service behind the layer is not called.
+//! // A request without it is refused, and the inner service is not called.
 //! let request = Request::get("/").body(Empty::new())?;
 //! assert_eq!(service.oneshot(request).await?.status(), StatusCode::UNAUTHORIZED);
 //! # }

@@ -1,4 +1,4 @@
-//! What layer, service and future of the authentication share.
+//! Options that the layer, the service and the future share.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use tower_service::Service;
 use super::future::AgentKeyFuture;
 use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
-use crate::http::context::{Anonymous, mark};
+use crate::http::context::{Anonymous, insert_caller};
 use crate::model::Refusal;
 
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
@@ -29,7 +29,7 @@ impl<S> AgentKeyService<S> {
         &self.inner
     }
 
-    /// Returns the inner service, to be changed.
+    /// Returns the inner service, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -63,13 +63,14 @@ where
                 }
                 let keys = options.keys.clone();
                 let found = Box::pin(async move { keys.batches.find(hash).await });
-                // The service that was polled ready is the one to call; its clone waits for the next request.
+                // The service that was polled ready has to be the one that is called. Its clone
+                // serves the next request.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);
                 AgentKeyFuture::finding(found, inner, request, options.clone())
             }
             Err(refusal @ Refusal::MissingKey) if options.optional => {
-                mark(request.extensions_mut(), Err(Anonymous { http: options.http.clone(), refusal }));
+                insert_caller(request.extensions_mut(), Err(Anonymous { http: options.http.clone(), refusal }));
                 AgentKeyFuture::anonymous(inner.call(request))
             }
             Err(refusal) => AgentKeyFuture::refused(&refusal, &options.http),

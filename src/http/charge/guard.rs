@@ -7,12 +7,14 @@ use std::task::{Context, Poll, ready};
 use super::state::ChargeState;
 use crate::engine::batch::Settling;
 
-/// Born before the inner service is called, it rides on the future and then on the body. Dropped before the end, it
-/// takes the request for cut short, and settles all the same.
+/// Settles the charge of a response at its end.
+///
+/// It is created before the inner service is called, and moves from the future to the body. If it
+/// is dropped before the end, the request counts as cut short, and is settled all the same.
 #[derive(Debug)]
 pub(crate) struct Guard {
     charge: Arc<ChargeState>,
-    /// What was settled before the end.
+    /// Settles that were sent before the end.
     early: Vec<Settling>,
     state: GuardState,
 }
@@ -24,7 +26,7 @@ enum GuardState {
     Settled,
 }
 
-/// A charge could not be posted; it is in the log.
+/// The error of a charge that could not be posted. The log has the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the charge of this response could not be posted")]
 pub(crate) struct SettleFailed;
@@ -38,26 +40,26 @@ impl Guard {
         &self.charge
     }
 
-    /// Whether a handle is left that can add to the charge.
+    /// Returns whether a handle is left that can add to the charge.
     pub(crate) fn has_handles(&self) -> bool {
         self.charge.has_handles()
     }
 
-    /// The body waits: settles what is owed once no handle is left that can add to it, and not with the next frame only.
+    /// Settles as soon as no handle is left, while the body is pending. The task is woken for that.
     pub(crate) fn watch_handles(&mut self, cx: &Context<'_>) {
         if matches!(self.state, GuardState::Open) && !self.charge.watch_handles(cx) {
             self.early.extend(self.charge.settle_early());
         }
     }
 
-    /// The request was cut short.
+    /// Records that the request was cut short.
     pub(crate) fn interrupt(&self) {
         if matches!(self.state, GuardState::Open) {
             self.charge.interrupt();
         }
     }
 
-    /// Sends what is owed to the ledger, once.
+    /// Sends the settle, once.
     pub(crate) fn end(&mut self) {
         if matches!(self.state, GuardState::Open) {
             self.state = self.charge.end().map_or(GuardState::Settled, GuardState::Settling);

@@ -1,11 +1,12 @@
-//! Holds, and what an interrupted request is charged.
+//! Holds, and the charge of an interrupted request.
 
 use std::time::Duration;
 
 use crate::ledger::OnExpiry;
 use crate::model::Amount;
 
-/// Money to set aside, and what becomes of it if nobody comes back for it. An [`Amount`] is a hold with the defaults.
+/// Money to set aside, and what becomes of it if it expires. An [`Amount`] is a hold with the
+/// defaults.
 ///
 /// ```
 /// use agentkey::{Amount, Hold};
@@ -23,19 +24,21 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// A hold of so much.
+    /// Returns a hold of so much.
     pub const fn new(amount: Amount) -> Self {
         Self { amount, ttl: None, on_expiry: OnExpiry::Release }
     }
 
-    /// How long it lives without being renewed: what a killed process keeps others from spending. Default: that of
-    /// the [builder](crate::Builder::hold_ttl), 60 s. At least 1 s.
+    /// Sets how long it lives without a renewal. Default: that of the
+    /// [builder](crate::Builder::hold_ttl), 60 s. At least 1 s.
+    ///
+    /// So long does a killed process keep the money set aside.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl.max(Duration::from_secs(1)));
         self
     }
 
-    /// What becomes of it when it runs out. Default: it is released.
+    /// Sets what becomes of it when it expires. Default: it is released.
     pub const fn on_expiry(mut self, on_expiry: OnExpiry) -> Self {
         self.on_expiry = on_expiry;
         self
@@ -48,18 +51,20 @@ impl From<Amount> for Hold {
     }
 }
 
-/// What a request is charged that was cut short: by a disconnect, a panic, or an error of its body.
+/// What a request is charged if it is cut short: by a disconnect, a panic, or an error of its body.
 ///
-/// What the layer does not see is no interruption: a timeout between it and the handler, or in the handler, drops the
-/// [`Charge`] as a handler does that is done. Put such layers outside [`AgentKeyLayer`](crate::AgentKeyLayer), or add
-/// what is to be charged before the work that may be cut off.
+/// A timeout in the handler, or between the handler and the layer, is not seen as an interruption.
+/// It drops the [`Charge`](crate::Charge) as a finished handler does. Put such layers outside
+/// [`AgentKeyLayer`](crate::AgentKeyLayer), or add the cost before the work that may be cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnInterrupt {
     /// What was added.
     #[default]
     Added,
-    /// The whole hold, or what was added where that is more: for work that cannot be metered. What a handle adds later
-    /// counts against it, and what it holds later is not interrupted any more.
+    /// The whole hold, or what was added if that is more: for work that cannot be metered.
+    ///
+    /// What a handle adds later counts against the hold. Later holds are not part of the
+    /// interruption.
     WholeHold,
 }

@@ -1,9 +1,11 @@
-//! Charging a request: hold before the work, settle what it really cost when the response has ended.
+//! Charges: hold money before the work, and settle what it cost when the response has ended.
 //!
-//! A handler takes a [`Charge`], sets money aside, works, and says what it cost. It never posts the end of the
-//! charge itself: when the handler has returned and the last handle is gone, or the body of the response has ended,
-//! errored or been dropped, the guard that rides on the response settles. The client does not see the end of the response before that is
-//! committed.
+//! A handler takes a [`Charge`], sets money aside, works, and adds what the work cost. It never
+//! posts the end of the charge itself: a guard on the response does.
+//!
+//! The guard settles when the handler has returned and no handle is left. If the body holds a
+//! handle, the guard settles when the body has ended, failed or been dropped. The client sees the
+//! end of the response after that commit.
 //!
 //! | What happens | What is charged | When |
 //! |---|---|---|
@@ -14,7 +16,7 @@
 //! | the same, and the client leaves then | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
-//! | the process is killed | holds, as their [`OnExpiry`] says; what was only added is lost | when they run out |
+//! | the process is killed | holds, as their [`OnExpiry`](crate::http::OnExpiry) says; what was only added is lost | when they expire |
 
 pub(crate) mod guard;
 mod hold;
@@ -31,10 +33,12 @@ use crate::model::{Amount, Entry, EntryId, EntryKind, KeyId, Refusal};
 
 pub use hold::{Hold, OnInterrupt};
 
-/// What a request is charged. Clones are one charge; move one into a streaming body and go on adding.
+/// The charge of a request. Clones are handles to the same charge: move one into a streaming body
+/// and go on adding.
 ///
-/// In a handler it is an extractor. Taking it is refused with 402 when the key has nothing left, and with 409 when
-/// the client repeats an `Idempotency-Key`; see [`Replayable`] for the other way to answer that.
+/// In a handler it is an extractor. It refuses with 402 if the key has nothing left, and with 409
+/// if the client repeats an `Idempotency-Key`. [`Replayable`] answers a repeated request in another
+/// way.
 ///
 /// ```
 /// use agentkey::{Amount, Charge, Rejection};
@@ -56,12 +60,16 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// The charge of the request that `context` belongs to, as the extractor takes it. Begin it before the response is
-    /// returned: the guard does not wait for a charge that begins in a body.
+    /// Begins the charge of the request that `context` belongs to, as the extractor does.
+    ///
+    /// Begin it before the response is returned: the guard does not wait for a charge that begins
+    /// in a body.
     ///
     /// # Errors
     ///
-    /// When the key has nothing left, the client repeats an `Idempotency-Key`, or the store does not answer.
+    /// [`Refusal::BudgetExceeded`] where the key has nothing left. [`Refusal::AlreadyCharged`],
+    /// [`Refusal::InFlight`] or [`Refusal::Conflict`] where the client repeats an
+    /// `Idempotency-Key`. [`Refusal::Unavailable`] where the store does not answer.
     pub async fn begin(context: &KeyContext) -> Result<Self, Rejection> {
         let charge = Self::begin_replayable(context).await?;
         match charge.state.replayed() {
@@ -81,50 +89,60 @@ impl Charge {
         Self { state }
     }
 
-    /// Which key is charged.
+    /// Returns the id of the charged key.
     pub fn key(&self) -> KeyId {
         self.state.lineage().id()
     }
 
-    /// Sets money aside before work is done; again sets more aside. Its time to live is renewed for as long as the
-    /// charge lives, up to the [longest age](crate::Builder::max_hold_age).
+    /// Sets money aside before work is done. A second call sets more aside.
+    ///
+    /// The hold is renewed while the charge lives, up to the [maximum
+    /// age](crate::Builder::max_hold_age).
     ///
     /// # Errors
     ///
-    /// [`Refusal::BudgetExceeded`] when a member of the lineage has not so much left; nothing is set aside then.
+    /// [`Refusal::BudgetExceeded`] where a member of the lineage has less left; then nothing is set
+    /// aside. [`Refusal::AlreadyCharged`] on a replay. [`Refusal::Unavailable`] where the store
+    /// does not answer.
     pub async fn hold(&self, hold: impl Into<Hold>) -> Result<(), Rejection> {
         let Hold { amount, ttl, on_expiry } = hold.into();
         self.refuse_replay()?;
         self.state.hold(amount, ttl, on_expiry).await.map_err(|refusal| self.error(refusal))
     }
 
-    /// Adds cost that was incurred. Never refused: what goes beyond the holds and the limit is posted as debt, and
-    /// new work is refused from then on. A negative amount counts as zero. More than 9 billion units at once is no
-    /// price: so much is charged, and the rest is logged as an error.
+    /// Adds cost that was incurred. It is never refused.
     ///
-    /// It is posted when the charge ends. A killed process loses it; where that matters, hold with
-    /// [`OnExpiry::Charge`].
+    /// Cost beyond the holds and the limit is posted as debt, and new work is refused from then on.
+    /// A negative amount counts as zero. One settle charges at most 9 billion units; the rest is
+    /// logged as an error.
+    ///
+    /// The cost is posted when the charge ends, and a killed process loses it. Where that matters,
+    /// hold with [`OnExpiry::Charge`](crate::http::OnExpiry::Charge).
     pub fn add(&self, cost: Amount) {
         self.state.add(cost);
     }
 
-    /// Says what the work has cost so far, in place of all that was added: for a stream that is metered by estimate
-    /// until its real usage is known. As with [`add`](Self::add), a negative amount counts as zero. What was posted
-    /// already, when a handle outlived its response, stays posted.
+    /// Sets what the work has cost so far, in place of all that was added.
+    ///
+    /// It is for a stream that is metered by estimate until its real usage is known. As with
+    /// [`add`](Self::add), a negative amount counts as zero. Cost that was already posted, while a
+    /// handle outlived its response, stays posted.
     pub fn set_cost(&self, cost: Amount) {
         self.state.set_cost(cost);
     }
 
-    /// The payment that this request repeats, behind [`Replayable`]: for a handler that answers from its own records
-    /// rather than by [`pay`](Self::pay).
+    /// Returns the payment that this request repeats, behind [`Replayable`].
+    ///
+    /// It is for a handler that answers from its own records instead of by [`pay`](Self::pay).
     pub fn replayed(&self) -> Option<Receipt> {
         self.state.replayed().map(|first| self.receipt(&first.entry))
     }
 
-    /// Charges a known price at once. Money that was set aside by this charge is not used for it.
+    /// Charges a known price at once. It does not use the money that this charge has set aside.
     ///
-    /// Dropping the future takes the payment back when the charge ends. Under an `Idempotency-Key`, a request pays
-    /// the client once: a replay is refused, or gets the first receipt (see [`Replayable`]).
+    /// If the future is dropped, the payment is taken back when the charge ends. Under an
+    /// `Idempotency-Key`, the client pays once: a replay is refused, or gets the first receipt (see
+    /// [`Replayable`]).
     ///
     /// # Errors
     ///
@@ -137,12 +155,14 @@ impl Charge {
         Ok(Receipt { entry, amount, remaining, replayed: false })
     }
 
-    /// Gives back a payment of this request, or of the one it repeats, in part or whole. After
-    /// [`Refusal::Unavailable`] it may have taken effect all the same.
+    /// Gives back a payment of this request, or of the one it repeats, in part or whole.
+    ///
+    /// After [`Refusal::Unavailable`] the refund is in doubt: it may have taken effect.
     ///
     /// # Errors
     ///
-    /// [`Refusal::RefundTooLarge`] when the payment has not so much left.
+    /// [`Refusal::RefundTooLarge`] where the payment has less left. [`Refusal::Unavailable`] where
+    /// the store does not answer.
     pub async fn refund(&self, receipt: &Receipt, amount: Amount) -> Result<EntryId, Rejection> {
         let action = Action::Refund { entry: receipt.entry, amount };
         match self.state.post(action).await {
@@ -152,42 +172,45 @@ impl Charge {
         }
     }
 
-    /// Labels what is charged from now on, such as with its `route` or `model`, to sum usage by.
+    /// Sets a label, such as `route` or `model`, of what is charged from now on.
     ///
     /// # Errors
     ///
-    /// When the name or value is too long, or there are 16 labels already.
+    /// [`Refusal::InvalidLabel`] where the name or value is too long, or there are 16 labels
+    /// already.
     pub fn label(&self, name: impl Into<String>, value: impl Into<String>) -> Result<(), Rejection> {
         self.state.label(name.into(), value.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
-    /// The host's own reference for what is charged from now on, such as an order number. A replay under the same
-    /// `Idempotency-Key` with another reference is refused as a conflict.
+    /// Sets the application's own reference, such as an order number, of what is charged from now
+    /// on.
+    ///
+    /// A replay under the same `Idempotency-Key` with another reference is refused as a conflict.
     ///
     /// # Errors
     ///
-    /// When it is not 1 to 255 characters, or has a control character.
+    /// [`Refusal::InvalidLabel`] where it is not 1 to 255 characters, or has a control character.
     pub fn reference(&self, reference: impl Into<String>) -> Result<(), Rejection> {
         self.state.set_reference(reference.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
-    /// What to charge if the request is cut short. Default: what was added.
+    /// Sets what is charged if the request is cut short. Default: what was added.
     pub fn on_interrupt(&self, policy: OnInterrupt) {
         self.state.on_interrupt(policy);
     }
 
-    /// Keeps the holds beyond the end of the response, until the last handle is gone: for work that goes on in a
+    /// Keeps the holds after the end of the response, until the last handle is gone: for work in a
     /// background task.
     pub fn detach(&self) {
         self.state.detach();
     }
 
-    /// What is set aside by this charge and not yet settled.
+    /// Returns what this charge has set aside and not yet settled.
     pub fn held(&self) -> Amount {
         self.state.held()
     }
 
-    /// What was added and not yet settled.
+    /// Returns what was added and not yet settled.
     pub fn added(&self) -> Amount {
         self.state.added()
     }
@@ -199,7 +222,7 @@ impl Charge {
         }
     }
 
-    /// The receipt of the first request's payment, if this one asks for the same. It is given once.
+    /// Returns the receipt of the first request's payment, once, if this request asks for the same.
     fn replay(&self, first: &Entry, amount: Amount) -> Result<Receipt, Refusal> {
         if first.amount != amount || first.note.reference != self.state.reference() {
             return Err(Refusal::Conflict);
@@ -233,12 +256,17 @@ impl Drop for Charge {
 
 /// A [`Charge`] whose payment may be the answer to a repeated request.
 ///
-/// Taken instead of `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment before, of
-/// which nothing was refunded. Then [`Charge::pay`] charges nothing and returns the first receipt with [`replayed`](Receipt::replayed) set, if
-/// amount and [reference](Charge::reference) are the same; anything else is refused with 409. A payment that its own
-/// request refunded whole bought nothing: the client may try again, and pays anew. Work that a handler does on a replay
-/// is work: what it [adds](Charge::add) is charged. Method, path and query are compared, as the layer sees them (under
-/// axum's `nest`, put it on the outermost router); the body is not: it is the reference that tells purchases apart.
+/// Unlike `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment, if
+/// nothing of that was refunded. Then [`Charge::pay`] charges nothing and returns the first
+/// receipt, with [`replayed`](Receipt::replayed) set. Amount and [reference](Charge::reference)
+/// must be the same; otherwise it is refused with 409.
+///
+/// - A payment that its own request refunded whole bought nothing: the client may try again, and
+///   pays again.
+/// - What a handler [adds](Charge::add) during a replay is charged.
+/// - Method, path and query are compared, as the layer sees them. With axum's `nest`, put the layer
+///   on the outermost router.
+/// - The body is not compared. The reference tells purchases apart.
 ///
 /// ```
 /// use agentkey::{Amount, Rejection, Replayable};
@@ -252,15 +280,15 @@ impl Drop for Charge {
 pub struct Replayable(pub Charge);
 
 impl Replayable {
-    /// The charge of the request that `context` belongs to, as the extractor takes it.
+    /// Begins the charge of the request that `context` belongs to, as the extractor does.
     ///
     /// # Errors
     ///
-    /// As for [`Charge::begin`], but for a repeated request that was charged by a payment.
+    /// As for [`Charge::begin`], except that a request is let through if it repeats a payment.
     pub async fn begin(context: &KeyContext) -> Result<Self, Rejection> {
         let charge = Charge::begin_replayable(context).await?;
         match charge.state.replayed() {
-            // What was given back, if only in part, is no proof of a purchase.
+            // A refund, even in part, means that the entry is no proof of a purchase.
             Some(first) if first.entry.kind != EntryKind::Pay || first.refunded.is_positive() => {
                 Err(charge.error(Refusal::AlreadyCharged(first.entry.id)))
             }
@@ -277,7 +305,7 @@ pub struct Receipt {
     pub entry: EntryId,
     /// What was paid.
     pub amount: Amount,
-    /// What the lineage has left; `None` where nothing limits it.
+    /// What the lineage has left; `None` where no member has a limit.
     pub remaining: Option<Amount>,
     /// Whether an earlier request with the same `Idempotency-Key` paid it.
     pub replayed: bool,

@@ -1,4 +1,4 @@
-//! What one request owes: shared by its handles and the guard on its response.
+//! The state of a charge, shared by its handles and the guard on its response.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,18 +17,18 @@ use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome,
 use crate::model::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
 use crate::store::{BoxFuture, Found};
 
-/// The most that is charged at once: what goes beyond is no price but a mistake, and a thousand of those still leave room
-/// in an account for what others spend.
+/// The most that one settle charges. A thousand such charges still leave room in an account for
+/// others.
 const MAX_COST: Amount = Amount::micros(i64::MAX / 1_024);
 
-/// What one request owes.
+/// The state of a charge.
 pub(crate) struct ChargeState {
     keys: Arc<Inner>,
     found: Arc<Found>,
     http: Arc<HttpOptions>,
-    /// The client's `Idempotency-Key`, or why it cannot be used.
+    /// The client's `Idempotency-Key`, or why it is not valid.
     claim: Result<Option<IdempotencyKey>, Refusal>,
-    /// What the claim was charged before, once the charge was begun.
+    /// The charge that the request repeats, if any. It is set once the charge was begun.
     begun: OnceCell<Option<Box<Replayed>>>,
     totals: Mutex<ChargeTotals>,
 }
@@ -66,7 +66,7 @@ impl ChargeState {
         &self.keys
     }
 
-    /// What the lineage has left, as far as this request knows.
+    /// Returns what the lineage has left, as far as this request knows.
     pub(crate) fn remaining(&self) -> Option<Amount> {
         self.totals().remaining.unwrap_or_else(|| self.lineage().remaining())
     }
@@ -79,7 +79,7 @@ impl ChargeState {
         self.totals().superseded
     }
 
-    /// The charge that this request repeats.
+    /// Returns the charge that this request repeats.
     pub(super) fn replayed(&self) -> Option<&Replayed> {
         self.begun.get()?.as_deref()
     }
@@ -104,7 +104,7 @@ impl fmt::Debug for ChargeState {
     }
 }
 
-/// What handles do.
+/// The actions of handles.
 impl ChargeState {
     pub(super) fn take_handle(&self) {
         self.totals().handles += 1;
@@ -118,20 +118,21 @@ impl ChargeState {
             return;
         }
         if totals.ended {
-            // Nobody waits: the lane logs it if it is lost.
+            // No response waits for this settle. If it fails, the commit queue logs it.
             drop(self.settle(&mut totals, true));
         }
-        let waiting = totals.waiting.take();
+        let waker = totals.waker.take();
         drop(totals);
-        waiting.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Begins the charge, once for a request: checks that something is left, and takes the claim.
+    /// Begins the charge, once per request: checks that something is left, and opens the claim.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<(), Refusal> {
         if let Ok(Some(_)) = &self.claim {
             let totals = self.totals();
             if totals.ended && totals.claim.is_none() {
-                // The claim ended with the response; nothing more may be charged under it, or besides it.
+                // The claim ended with the response. Nothing more may be charged under it, or
+                // beside it.
                 return Err(Refusal::InFlight);
             }
         }
@@ -149,20 +150,22 @@ impl ChargeState {
 
     async fn open(self: &Arc<Self>) -> Result<Option<Box<Replayed>>, Refusal> {
         let claim = self.claim.clone()?;
-        // What was looked up a moment ago will do to let work begin: a hold or payment asks the store again. It
-        // will not do to refuse by, since holds that have run out still count in it.
+        // The figures of the look-up suffice to let work begin, because each hold or payment is
+        // checked by the store. They do not suffice for a refusal, because expired holds still
+        // count in them.
         let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
         if claim.is_none() && something_left {
             return Ok(None);
         }
         let ttl = self.keys.options.hold_ttl;
         let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
-        // An attempt before this one may have got through, its answer lost: it is the same attempt, sent again.
+        // An earlier attempt may have been accepted and its answer lost. This is the same attempt,
+        // sent again.
         if let Some(first) = &self.totals().claim {
             posting.id = first.owner;
         }
-        let taken = claim.map(|claim| IdempotencyClaim::new(claim.key, posting.id));
-        self.totals().claim = taken;
+        let opened = claim.map(|claim| IdempotencyClaim::new(claim.key, posting.id));
+        self.totals().claim = opened;
         let posted = self.submit(posting).await;
         match posted.map(|posted| posted.outcome) {
             Ok(Outcome::Claimed { entry, refunded }) => {
@@ -174,7 +177,7 @@ impl ChargeState {
                 Ok(None)
             }
             Err(refusal) => {
-                // An attempt whose fate is unknown may have taken the claim; the settle lets go of it.
+                // The attempt is in doubt and may own the claim. The settle ends the claim.
                 if !matches!(refusal, Refusal::Unavailable { .. }) {
                     self.totals().claim = None;
                 }
@@ -193,7 +196,7 @@ impl ChargeState {
         let (note, claim) = self.totals().note_and_claim();
         let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
         let id = posting.id;
-        self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, over: false });
+        self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, expired: false });
         match self.submit(posting).await {
             Ok(_) => {
                 self.totals().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
@@ -284,27 +287,29 @@ impl ChargeState {
     }
 }
 
-/// What the guard does.
+/// The actions of the guard.
 impl ChargeState {
     pub(super) fn has_handles(&self) -> bool {
         self.totals().handles > 0
     }
 
-    /// The same; where there is one, wakes the task when the last is gone.
+    /// Returns whether a handle is left. If so, the task is woken when the last one is gone.
     pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
-        // A waker is somebody else's code, and may own a handle: it comes and goes without the lock.
-        let mut waiting = Some(cx.waker().clone());
+        // A waker is foreign code, and may own a handle. It is cloned and dropped without the lock.
+        let mut waker = Some(cx.waker().clone());
         let mut totals = self.totals();
         let has_handles = totals.handles > 0;
         if has_handles {
-            std::mem::swap(&mut totals.waiting, &mut waiting);
+            std::mem::swap(&mut totals.waker, &mut waker);
         }
         drop(totals);
         has_handles
     }
 
-    /// No handle is left while the response goes on: sends what is owed until now. The claim ends with the response, and
-    /// so do holds that are charged whole if that is cut short.
+    /// Settles what was added so far, when no handle is left while the response goes on.
+    ///
+    /// The claim stays until the response has ended. So do holds that may be charged whole if the
+    /// response is cut short.
     pub(super) fn settle_early(self: &Arc<Self>) -> Option<Settling> {
         let mut totals = self.totals();
         let may_be_whole = totals.on_interrupt == OnInterrupt::WholeHold && !totals.holds.is_empty();
@@ -315,22 +320,22 @@ impl ChargeState {
         self.totals().interrupted = true;
     }
 
-    /// The response has ended, or no handle is left that could add to it: sends what is owed to the ledger, unless
-    /// a handle keeps a detached charge.
+    /// Ends the charge with its response, and settles it. A detached charge with a handle stays
+    /// open.
     pub(super) fn end(self: &Arc<Self>) -> Option<Settling> {
-        let waiting; // let go without the lock, as above
+        let waker; // dropped without the lock, as above
         let mut totals = self.totals();
-        waiting = totals.waiting.take();
+        waker = totals.waker.take();
         totals.ended = true;
         if totals.handles > 0 && totals.detached {
-            // The response may have been cut short; the work was not.
+            // The response may have been cut short, but the detached work was not.
             totals.interrupted = false;
             return None;
         }
-        let last = totals.handles == 0;
-        let settling = self.settle(&mut totals, last);
+        let is_final = totals.handles == 0;
+        let settling = self.settle(&mut totals, is_final);
         drop(totals);
-        drop(waiting);
+        drop(waker);
         settling
     }
 
@@ -338,30 +343,31 @@ impl ChargeState {
         self.totals().remaining = Some(posted.remaining);
     }
 
-    /// Sends what is owed; answers with what the end of the response has to wait for. Needs no runtime and does not
-    /// wait itself, so that it works in a destructor.
+    /// Sends a settle, and returns its answer if the end of the response has to wait for it.
     ///
-    /// Unless it is the last, what is under way stays: postings not answered, and the claim, which is bound to what is
-    /// charged until then all the same.
-    fn settle(self: &Arc<Self>, totals: &mut ChargeTotals, last: bool) -> Option<Settling> {
-        // Without a permit no charge has begun, or all of it is on its way.
+    /// It needs no runtime and does not wait, so it works in a destructor.
+    ///
+    /// A settle that is not final keeps what is in flight: unanswered postings, and the claim. The
+    /// claim is bound to what is charged until then.
+    fn settle(self: &Arc<Self>, totals: &mut ChargeTotals, is_final: bool) -> Option<Settling> {
+        // Without a permit, no charge has begun, or its final settle was sent.
         totals.permit.as_ref()?;
-        let asked = totals.take_cost();
-        let cost = asked.min(MAX_COST);
-        if asked > cost {
+        let total = totals.take_cost();
+        let cost = total.min(MAX_COST);
+        if total > cost {
             tracing::error!(
                 key = %self.lineage().id(),
-                cost_micros = asked.as_micros(),
+                cost_micros = total.as_micros(),
                 charged_micros = cost.as_micros(),
-                "agentkey charges less than was added, which is no price"
+                "agentkey capped a charge at the maximum; correct the handler that added so much, then adjust the key"
             );
         }
-        let (holds, kept): (Vec<_>, Vec<_>) = totals.holds.drain(..).partition(|hold| last || hold.answered);
+        let (holds, kept): (Vec<_>, Vec<_>) = totals.holds.drain(..).partition(|hold| is_final || hold.answered);
         totals.holds = kept;
         let (mut void, mut permit) = (Vec::new(), totals.permit.clone());
-        let kept = totals.claim.as_ref().filter(|_| !last && !cost.is_zero());
+        let kept = totals.claim.as_ref().filter(|_| !is_final && !cost.is_zero());
         let mut claim = kept.map(|claim| IdempotencyClaim { is_kept: true, ..claim.clone() });
-        if last {
+        if is_final {
             void = std::mem::take(&mut totals.unanswered);
             claim = totals.claim.take();
             permit = totals.permit.take();
@@ -372,8 +378,8 @@ impl ChargeState {
         if holds.is_empty() && void.is_empty() && claim.is_none() && cost.is_zero() {
             return None;
         }
-        // What failed for want of the store is undone when the store is back; where nothing is owed, the client need
-        // not wait for that.
+        // Postings in doubt are undone when the store is back. The client waits for that only if
+        // there is a cost.
         let in_doubt = !void.is_empty() || holds.iter().any(|hold| !hold.answered) || self.begun.get().is_none();
         let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
@@ -385,22 +391,23 @@ impl ChargeState {
     }
 }
 
-/// What keeps holds alive.
+/// Renewals of the holds and of the claim.
 impl ChargeState {
-    /// Sees to it that something with this time to live is renewed in time, what else there may be to renew.
+    /// Plans a renewal in time for something with this time to live, unless an earlier one is
+    /// planned.
     fn renew_later(self: &Arc<Self>, ttl: Duration) {
         let mut totals = self.totals();
         let after = ttl / 3;
         if totals.renewal.is_some_and(|planned| planned.is_within(after)) {
             return;
         }
-        if let Some(too_late) = totals.renewal.take() {
-            self.keys.renewals.remove(too_late);
+        if let Some(later) = totals.renewal.take() {
+            self.keys.renewals.remove(later);
         }
         totals.renewal = Some(self.plan_renewal(after));
     }
 
-    /// Renews the holds and the claim; returns when to renew next.
+    /// Renews the holds and the claim, and returns when to renew next.
     async fn renew_now(&self) -> Option<Duration> {
         let (holds, claim, ttl) = {
             let totals = self.totals();
@@ -415,18 +422,19 @@ impl ChargeState {
         }
         let max_age = self.keys.options.max_hold_age;
         match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
-            Ok(Posted { outcome: Outcome::Renewed { over, .. }, .. }) => {
-                self.totals().run_out(&over);
+            Ok(Posted { outcome: Outcome::Renewed { over: expired, .. }, .. }) => {
+                self.totals().mark_expired(&expired);
                 Some(ttl / 3)
             }
             Ok(_) => None,
             Err(Refusal::Unavailable { retry_after }) => Some(retry_after.min(ttl / 6)),
             Err(Refusal::HoldExpired) => {
-                self.totals().run_out(&holds);
+                self.totals().mark_expired(&holds);
                 None
             }
             Err(refusal) => {
-                tracing::debug!(%refusal, key = %self.lineage().id(), "agentkey does not renew a hold");
+                let key = self.lineage().id();
+                tracing::debug!(%refusal, %key, "agentkey could not renew the holds of a charge; they expire");
                 None
             }
         }
@@ -442,7 +450,8 @@ impl ChargeState {
         if let Some(planned) = totals.renewal.take() {
             self.keys.renewals.remove(planned);
         }
-        // A hold may have come meanwhile that lives shorter than those renewed, or after all of those were over.
+        // A new hold may have a shorter life than the renewed ones, or may have come after all of
+        // them expired.
         let soonest = totals.shortest_ttl().map(|ttl| ttl / 3);
         let after = after.filter(|_| soonest.is_some() || totals.claim.is_some());
         totals.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));

@@ -1,4 +1,4 @@
-//! The figures of a charge: what was added and held, and what of it is to be charged.
+//! The figures of a charge: what was added and held, and how much of it is to be charged.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,30 +12,30 @@ use crate::model::{Amount, Note, PostingId};
 
 #[derive(Debug, Default)]
 pub(super) struct ChargeTotals {
-    /// Handles alive.
+    /// The number of handles.
     pub(super) handles: usize,
-    /// Whether the response has ended, or nobody waits for it any more.
+    /// Whether the response has ended or was dropped.
     pub(super) ended: bool,
     pub(super) detached: bool,
     pub(super) interrupted: bool,
     pub(super) on_interrupt: OnInterrupt,
     pub(super) added: Amount,
-    /// What was charged for holds beyond what had been added: what is added later counts against it.
-    pub(super) ahead: Amount,
+    /// What was charged for whole holds beyond what had been added. Later cost counts against it.
+    pub(super) prepaid: Amount,
     pub(super) holds: Vec<ChargeHold>,
-    /// Payments sent and not answered.
+    /// The payments that were sent and are not answered.
     pub(super) unanswered: Vec<PostingId>,
-    /// The claim, while this request has it.
+    /// The claim, while this request owns it.
     pub(super) claim: Option<IdempotencyClaim>,
     pub(super) replay_taken: bool,
     pub(super) note: Note,
-    /// What the lineage had left at the last posting, accepted or refused, once there was one.
+    /// What the lineage had left at the last posting, accepted or refused; `None` before the first.
     pub(super) remaining: Option<Option<Amount>>,
-    /// Whoever waits for the last handle to go.
-    pub(super) waiting: Option<Waker>,
+    /// The waker of the task that waits until the last handle is gone.
+    pub(super) waker: Option<Waker>,
     pub(super) permit: Option<Arc<ChargePermit>>,
     pub(super) renewal: Option<RenewalKey>,
-    /// Another layer, further in, has the request's charge, and tells what is left.
+    /// Whether an inner layer has the request's charge, and sends what is left.
     pub(super) superseded: bool,
 }
 
@@ -45,35 +45,37 @@ pub(super) struct ChargeHold {
     pub(super) amount: Amount,
     pub(super) ttl: Duration,
     pub(super) answered: bool,
-    /// It ran out: the money is not set aside any more.
-    pub(super) over: bool,
+    /// The hold has expired, so its money is not set aside any more.
+    pub(super) expired: bool,
 }
 
 impl ChargeTotals {
-    /// What is to be charged now. Work that cannot be metered is charged its whole hold even where that has run out; once,
-    /// since what is held from then on is for work that goes on.
+    /// Takes what is to be charged now.
+    ///
+    /// Work that cannot be metered is charged its whole hold, once, even if the hold has expired.
+    /// Later holds are for work that goes on.
     pub(super) fn take_cost(&mut self) -> Amount {
         let (added, interrupted) = (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));
-        let cost = added.saturating_sub(self.ahead).max(Amount::ZERO);
-        self.ahead = self.ahead.saturating_sub(added).max(Amount::ZERO);
+        let cost = added.saturating_sub(self.prepaid).max(Amount::ZERO);
+        self.prepaid = self.prepaid.saturating_sub(added).max(Amount::ZERO);
         match self.on_interrupt {
             OnInterrupt::WholeHold if interrupted => {
                 let whole = cost.max(sum(self.holds.iter().filter(|hold| hold.answered)));
-                self.ahead = self.ahead.saturating_add(whole.saturating_sub(cost));
+                self.prepaid = self.prepaid.saturating_add(whole.saturating_sub(cost));
                 whole
             }
             OnInterrupt::WholeHold | OnInterrupt::Added => cost,
         }
     }
 
-    /// What a posting from now on says, and under which claim.
+    /// Returns the note and the claim of a posting from now on.
     pub(super) fn note_and_claim(&self) -> (Note, Option<IdempotencyClaim>) {
         (self.note.clone(), self.claim.clone())
     }
 
-    /// The holds that set money aside.
+    /// Returns the holds that set money aside.
     pub(super) fn live(&self) -> impl Iterator<Item = &ChargeHold> {
-        self.holds.iter().filter(|hold| hold.answered && !hold.over)
+        self.holds.iter().filter(|hold| hold.answered && !hold.expired)
     }
 
     pub(super) fn held(&self) -> Amount {
@@ -84,8 +86,8 @@ impl ChargeTotals {
         self.live().map(|hold| hold.ttl).min()
     }
 
-    pub(super) fn run_out(&mut self, over: &[PostingId]) {
-        self.holds.iter_mut().filter(|hold| over.contains(&hold.id)).for_each(|hold| hold.over = true);
+    pub(super) fn mark_expired(&mut self, expired: &[PostingId]) {
+        self.holds.iter_mut().filter(|hold| expired.contains(&hold.id)).for_each(|hold| hold.expired = true);
     }
 }
 
