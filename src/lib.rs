@@ -143,6 +143,7 @@
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
 //! | `testing` | no | `testing`: the conformance suite that every store has to pass |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 // No code that a request reaches may panic. Tests and examples are other crates, and may panic.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -31,6 +31,12 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use crate::postgres_server::{Database, Server};
 
+/// What an error says, with its sources.
+fn text(error: &StoreError) -> String {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    format!("{error}: {}", source.unwrap_or_default())
+}
+
 /// A database with a table in it, and a clock that stands at the last day of January.
 struct Host {
     database: Database,
@@ -84,7 +90,7 @@ impl Host {
 
     /// The error of an opening that must fail.
     async fn refused(&self, options: PostgresOptions) -> String {
-        PostgresStore::open(options).await.expect_err("it was opened").to_string()
+        text(&PostgresStore::open(options).await.expect_err("it was opened"))
     }
 
     /// All that the catalogue says of the host's tables, and all that is in the one with the keys.

@@ -485,7 +485,10 @@ async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, interval: Durati
         match unwinding(|| store.sweep()).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
-            Err(error) => tracing::warn!(%error, "agentkey could not end expired holds; the next sweep tries again"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "agentkey could not end expired holds; the next sweep tries again"
+            ),
         }
     }
 }

@@ -31,7 +31,10 @@ impl LastUsed {
         last_used.sort_unstable();
         for batch in last_used.chunks(BATCH) {
             if let Err(error) = unwinding(|| store.record_last_used(batch)).await {
-                tracing::warn!(%error, "agentkey could not write when keys were last used; the next sweep tries again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "agentkey could not write when keys were last used; the next sweep tries again"
+                );
                 batch.iter().for_each(|(key, at)| self.record(*key, *at));
             }
         }

@@ -5,9 +5,9 @@ use std::error::Error as StdError;
 #[cfg(feature = "postgres")]
 use crate::model::Refusal;
 
-/// An error of a store.
+/// An error of a store. Its [`source`](std::error::Error::source) says what went wrong, and how to mend it.
 #[derive(Debug, thiserror::Error)]
-#[error("the store {}: {source}", if *transient { "is not available" } else { "failed" })]
+#[error("the store {}", if *transient { "is not available" } else { "failed" })]
 pub struct StoreError {
     transient: bool,
     source: Box<dyn StdError + Send + Sync>,

@@ -19,6 +19,8 @@ mod memory;
 pub(crate) mod postgres;
 mod query;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod range;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod records;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;

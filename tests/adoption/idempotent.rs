@@ -148,7 +148,7 @@ async fn columns_that_went_away_are_told_and_not_made_anew() {
             assert!(error.contains(&format!("it has no column \"{column}\" for {field}")), "{error}");
         }
         assert_eq!(error.matches("\n- ").count(), 3, "{error}");
-        assert_eq!(PostgresStore::migration_sql(options).await.unwrap_err().to_string(), error);
+        assert_eq!(super::text(&PostgresStore::migration_sql(options).await.unwrap_err()), error);
     }
     assert_eq!(host.everything().await, before);
 

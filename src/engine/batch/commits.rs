@@ -233,11 +233,19 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
             Attempt { retry, is_down: false }
         }
         Err(error) if error.is_transient() => {
-            tracing::warn!(%error, postings = jobs.len(), "agentkey could not post a batch, and retries it");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                postings = jobs.len(),
+                "agentkey could not post a batch, and retries it"
+            );
             Attempt { retry: jobs, is_down: true }
         }
         Err(error) => {
-            tracing::error!(%error, postings = jobs.len(), "agentkey could not post a batch, and posts each posting alone");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                postings = jobs.len(),
+                "agentkey could not post a batch, and posts each posting alone"
+            );
             let mut retry: Vec<Job> = Vec::new();
             for job in jobs {
                 // Postings of one account keep their order.
@@ -260,7 +268,7 @@ async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
         },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
-            tracing::error!(%error, posting = %job.posting.id, "agentkey could not post a posting, and gives it up");
+            tracing::error!(error = &error as &dyn std::error::Error, posting = %job.posting.id, "agentkey could not post a posting, and gives it up");
             job.reply(Err(Refusal::UNAVAILABLE));
         }
     }

@@ -86,7 +86,10 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "agentkey could not look up keys; their requests are answered with 503");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "agentkey could not look up keys; their requests are answered with 503"
+                );
                 batch.drain(..).for_each(|lookup| lookup.reply(Err(Refusal::UNAVAILABLE)));
             }
         }

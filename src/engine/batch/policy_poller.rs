@@ -35,7 +35,10 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, interval: Duration) {
     loop {
         let polled = options.call_store(|| store.poll_policy_version()).await;
         if let Some(error) = polled.as_ref().err().filter(|_| !is_down) {
-            tracing::warn!(%error, "agentkey could not poll the policy version; look-ups go to the store until it can");
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "agentkey could not poll the policy version; look-ups go to the store until it can"
+            );
         }
         is_down = polled.is_err();
         sleep(interval).await;

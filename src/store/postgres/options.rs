@@ -12,6 +12,7 @@ use super::error::{Result, config_error};
 use super::names::{Ident, TableName};
 use super::schema::Schema;
 use crate::model::Clock;
+use crate::store::range::{MAX_WAIT, check};
 
 /// How to open a [`PostgresStore`](crate::PostgresStore).
 ///
@@ -168,7 +169,7 @@ impl PostgresOptions {
     /// Sets how many batches of look-ups may be in progress at once, each on a connection of its own. More connections
     /// make smaller batches, which cost more in total. Default: 1.
     pub fn lookups(mut self, connections: usize) -> Self {
-        self.lookups = connections.clamp(1, 64);
+        self.lookups = connections;
         self
     }
 
@@ -180,14 +181,14 @@ impl PostgresOptions {
     /// the application's own transactions often keep accounts locked. The other accounts of a batch wait for such a
     /// lock up to a tenth of a second. Default: 1.
     pub fn postings(mut self, connections: usize) -> Self {
-        self.postings = connections.clamp(1, 64);
+        self.postings = connections;
         self
     }
 
     /// Sets how many more connections may be open for lists, sums and changes. It does not apply to a pool of the
     /// application's. Default: 4.
     pub fn others(mut self, connections: u32) -> Self {
-        self.others = connections.clamp(1, 1_000);
+        self.others = connections;
         self
     }
 
@@ -197,7 +198,7 @@ impl PostgresOptions {
     /// connections of the pool may be open during an outage. The server ends our transactions if the client is silent
     /// for two seconds, and our connections if they are out of reach for four. So no process blocks the others.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
-        self.acquire_timeout = timeout.min(Duration::from_secs(3_600));
+        self.acquire_timeout = timeout;
         self
     }
 
@@ -205,7 +206,7 @@ impl PostgresOptions {
     /// longer: their statements have no limit. They wait a minute for another process that migrates, and five seconds
     /// for the application's own transactions.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
-        self.statement_timeout = timeout.min(Duration::from_secs(3_600));
+        self.statement_timeout = timeout;
         self
     }
 
@@ -236,6 +237,11 @@ impl PostgresOptions {
     }
 
     pub(super) fn connections(&self) -> Result<Connections, String> {
+        check("lookups", self.lookups, 1..=64)?;
+        check("postings", self.postings, 1..=64)?;
+        check("others", self.others, 1..=1_000)?;
+        check("acquire_timeout", self.acquire_timeout, Duration::ZERO..=MAX_WAIT)?;
+        check("statement_timeout", self.statement_timeout, Duration::ZERO..=MAX_WAIT)?;
         let session = SessionOptions::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout);
         Ok(Connections::new(self.open_pool()?, self.lookups, self.postings, session, &self.clock))
     }

@@ -86,10 +86,10 @@ impl SqliteStore {
         let location = options.location().map_err(StoreError::failed)?;
         let cache = Arc::new(Cache::default());
         let connections = Connections::open(&location, &options, &cache).await.map_err(|error| {
-            let error = store_error(error);
-            match error.is_transient() {
-                true => StoreError::unavailable(format!("{location}: {error}")),
-                false => StoreError::failed(format!("{location}: {error}")),
+            let text = format!("{location}: {error}");
+            match store_error(error).is_transient() {
+                true => StoreError::unavailable(text),
+                false => StoreError::failed(text),
             }
         })?;
         Ok(Self { connections, cache, clock: options.clock })

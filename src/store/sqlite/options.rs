@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::Clock;
+use crate::store::range::{MAX_WAIT, check};
 
 /// How to open a [`SqliteStore`](crate::SqliteStore).
 ///
@@ -50,18 +51,20 @@ impl SqliteOptions {
     /// Sets how long to wait for a connection of this process and then for the lock of another process, together.
     /// Default: 5 seconds.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout.min(Duration::from_secs(3_600));
+        self.busy_timeout = timeout;
         self
     }
 
     /// Sets how many connections look-ups have; at least one. More connections make smaller batches. In memory all work
     /// shares one connection. Default: 1.
     pub fn readers(mut self, readers: u32) -> Self {
-        self.readers = readers.max(1);
+        self.readers = readers;
         self
     }
 
     pub(super) fn location(&self) -> Result<Location, String> {
+        check("busy_timeout", self.busy_timeout, Duration::ZERO..=MAX_WAIT)?;
+        check("readers", self.readers, 1..=64)?;
         let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
             return Location::from_path(self.target.clone(), true);
         };

@@ -100,8 +100,8 @@ async fn tables_of_a_newer_version_are_refused() {
     raw(&path, "INSERT INTO agentkey_migrations VALUES (99, 0)");
     let error = SqliteStore::connect(&path).await.unwrap_err();
     assert!(!error.is_transient());
-    assert!(error.to_string().contains("keys.db: "), "{error}");
-    assert!(error.to_string().contains("upgrade agentkey"), "{error}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("keys.db: ") && source.contains("upgrade agentkey"), "{source}");
 }
 
 #[tokio::test]
