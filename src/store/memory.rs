@@ -23,9 +23,9 @@ use crate::model::{
 /// ```
 /// use agentkey::{AgentKeys, MemoryStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::BuildError> {
 /// let keys = AgentKeys::new(MemoryStore::new())?;
-/// # drop(keys); }
+/// # drop(keys); Ok(()) }
 /// ```
 #[derive(Debug, Default)]
 pub struct MemoryStore {

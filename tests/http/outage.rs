@@ -260,7 +260,7 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
     assert_eq!(Client::new(Version::Http1, addr, &sound).post("/", "other").await.data, "done");
     let wanted = [
         "ERROR",
-        "where no entry has the id of the posting",
+        "if no entry has the id of the posting",
         "idempotency_key=Some(\"of-order-7\")",
         "post it by hand",
         "posting=",

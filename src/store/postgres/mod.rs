@@ -57,7 +57,7 @@ use crate::model::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Linea
 /// ```no_run
 /// use agentkey::{AgentKeys, PostgresStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::Error> {
 /// let keys = AgentKeys::new(PostgresStore::connect("postgres://app@localhost/app").await?)?;
 /// # drop(keys); Ok(()) }
 /// ```

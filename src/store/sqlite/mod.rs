@@ -65,7 +65,7 @@ use crate::model::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId
 /// ```
 /// use agentkey::{AgentKeys, SqliteStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::Error> {
 /// let keys = AgentKeys::new(SqliteStore::in_memory().await?)?;
 /// # drop(keys); Ok(()) }
 /// ```
