@@ -99,10 +99,11 @@ pub async fn sqlite(keys: &AgentKeys, file: &Path, size: Size) -> Result<()> {
     for id in 1..=size.keys {
         key.execute((id, hash(id).to_string(), first))?;
     }
-    let entries = "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels) \
-         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
+    let entries = "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, labels, \
+         account_part) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
          SELECT unhex(printf('%032x', n)), (?2 + n * ?3) * 256, k.account_id, k.id, 'pay', 1, ?2 + n * ?3, \
-         ?2 + n * ?3, '{}' FROM n CROSS JOIN agent_keys k ON k.id = n * 7919 % ?4 + 1";
+         ?2 + n * ?3, '{}', a.rowid FROM n CROSS JOIN agent_keys k ON k.id = n * 7919 % ?4 + 1 \
+         JOIN agentkey_accounts a ON a.id = k.account_id";
     connection.execute(entries, (size.entries, first, step, size.keys))?;
     connection.execute_batch(
         "INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries ORDER BY 1, 2; \

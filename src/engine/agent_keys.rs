@@ -1,4 +1,4 @@
-//! `AgentKeys`: the way to keys and money for the host's own code.
+//! `AgentKeys`: the handle through which the application's own code reaches keys and money.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,11 @@ use crate::model::{
 };
 use crate::store::{Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding};
 
-/// The keys of a service: makes, finds, changes and revokes them, and stands behind [`AgentKeyLayer`].
+/// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
+/// [`AgentKeyLayer`] looks keys up through it.
 ///
-/// Clones are one handle and cheap. It must be made inside a tokio runtime, which its lanes run on.
+/// Clones are cheap and share one handle. It must be built inside a tokio runtime, which runs its
+/// tasks.
 ///
 /// ```
 /// use agentkey::{AgentKeys, Amount, Budget, NewKey, ScopeSet};
@@ -65,12 +67,12 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
-    helpers: [AbortHandle; 2],
+    tasks: [AbortHandle; 2],
 }
 
-/// A key just made or rotated, with its token, which is never shown again.
+/// A key that was just created or rotated, with its token, which is never shown again.
 ///
-/// Serialised, it has the secret in it: it is the answer that shows the token once.
+/// Its serialised form contains the secret: it is the answer that shows the token once.
 #[derive(Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Created {
@@ -81,7 +83,7 @@ pub struct Created {
     pub token: Token,
 }
 
-/// The text of a token, for the one answer that shows it.
+/// Serialises a token with its secret, for the one answer that shows it.
 mod exposed {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -97,7 +99,7 @@ mod exposed {
     }
 }
 
-/// Who has a balance of its own.
+/// What has a balance of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Holder {
@@ -128,19 +130,20 @@ impl AgentKeys {
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
         let sweeping = tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
-        let helpers = [renewing.abort_handle(), sweeping.abort_handle()];
-        Ok(Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, helpers }) })
+        let tasks = [renewing.abort_handle(), sweeping.abort_handle()];
+        Ok(Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, tasks }) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
-    /// Makes a key. Its token is in the answer and nowhere else.
+    /// Creates a key. Its token is in the answer and nowhere else.
     ///
     /// # Errors
     ///
-    /// [`ChangeError`] where a field is out of bounds or outside the parent's, or the parent is not in force.
+    /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the parent is
+    /// not in force. [`Error::Store`] where the store does not answer.
     pub async fn create(&self, new: NewKey) -> Result<Created, Error> {
         let (account, parent) = match new.owner {
             Owner::Account(account) => (account, None),
@@ -152,33 +155,34 @@ impl AgentKeys {
         let NewKey { name, scopes, budget, expiry, prefix, .. } = new;
         let token = Token::generate(prefix.as_ref().unwrap_or(&self.inner.options.prefix))?;
         let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
-        let change = KeyChange::Create { draft, token: NewToken::of(&token) };
+        let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
-    /// Sets an account's ceiling, over all its keys together; makes the account where it is new.
+    /// Sets an account's ceiling, over all its keys together, and creates the account if it is new.
     ///
     /// # Errors
     ///
-    /// When the limit is negative, or the store does not answer.
+    /// [`Error::Change`] where the limit is negative; [`Error::Store`] where the store does not
+    /// answer.
     pub async fn ensure_account(&self, account: AccountId, budget: Budget) -> Result<Account, Error> {
-        Ok(self.ask(|store| store.set_account(&account, budget)).await??)
+        Ok(self.with_store(|store| store.set_account(&account, budget)).await??)
     }
 
-    /// An account, if it has been seen.
+    /// Returns an account, if there is one.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// [`Error::Store`] where the store does not answer.
     pub async fn account(&self, account: &AccountId) -> Result<Option<Account>, Error> {
-        self.ask(|store| store.account(account)).await
+        self.with_store(|store| store.account(account)).await
     }
 
-    /// The key with this token, in force or not. See [`Lineage::check_active`].
+    /// Returns the key with this token, in force or not. See [`Lineage::check_active`].
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// [`Error::Refused`] with [`Refusal::Unavailable`] where the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
         let found = match self.inner.batches.try_find_cached(&token.hash()) {
             Some(found) => Some(found),
@@ -187,28 +191,29 @@ impl AgentKeys {
         Ok(found.map(|found| found.lineage.clone()))
     }
 
-    /// The key with this id, in force or not.
+    /// Returns the key with this id, in force or not.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// [`Error::Store`] where the store does not answer.
     pub async fn find_by_id(&self, key: KeyId) -> Result<Option<Lineage>, Error> {
-        self.ask(|store| store.lineage(key)).await
+        self.with_store(|store| store.lineage(key)).await
     }
 
-    /// Lists keys: those of an account, or those minted directly from a key.
+    /// Returns a page of keys: those of an account, or those minted directly from a key.
     ///
     /// # Errors
     ///
-    /// When the limit of the query is not 1 to 1,000, or the store does not answer.
+    /// [`Error::Change`] where the limit of the query is not 1 to 1,000; [`Error::Store`] where the
+    /// store does not answer.
     pub async fn keys(&self, query: &KeyQuery) -> Result<Page<Key, KeyId>, Error> {
         let limit = page_limit(query.limit)?;
         let query = KeyQuery { limit: limit + 1, ..query.clone() };
-        let items = self.ask(|store| store.keys(&query)).await?;
+        let items = self.with_store(|store| store.keys(&query)).await?;
         Ok(Page::cut(items, limit, |key| key.id))
     }
 
-    /// Lists keys page by page, as a stream of keys. The limit of the query is the size of a page.
+    /// Returns a stream of keys over all pages. The limit of the query is the size of a page.
     ///
     /// The stream ends with the first error.
     pub fn key_stream(&self, query: KeyQuery) -> PageStream<Key, KeyId> {
@@ -219,11 +224,12 @@ impl AgentKeys {
         })
     }
 
-    /// Changes a key; in force from the next request on.
+    /// Changes a key. The change is in force from the next request on.
     ///
     /// # Errors
     ///
-    /// [`ChangeError`] where a field is out of bounds or outside the parent's, or the key is revoked.
+    /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the key is
+    /// revoked. [`Error::Store`] where the store does not answer.
     pub async fn update(&self, key: KeyId, patch: KeyPatch) -> Result<Key, Error> {
         self.change_key(KeyChange::Update { key, patch }).await
     }
@@ -232,49 +238,55 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// When there is no such key, or it is revoked.
+    /// [`Error::Change`] where there is no such key, or it is revoked; [`Error::Store`] where the
+    /// store does not answer.
     pub async fn rotate(&self, key: KeyId, grace: Grace) -> Result<Created, Error> {
         let old = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
         let own: Option<crate::model::TokenPrefix> = old.key().prefix.parse().ok();
         let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let change = KeyChange::Rotate { key, token: NewToken::of(&token), grace: grace.0 };
+        let change = KeyChange::Rotate { key, token: NewToken::from_token(&token), grace: grace.0 };
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
-    /// Revokes a key and everything minted from it: refused from the next request on. Revoking again changes nothing.
+    /// Revokes a key and its descendants, which are refused from the next request on. A second
+    /// revocation changes nothing.
     ///
     /// # Errors
     ///
-    /// When there is no such key.
+    /// [`Error::Change`] where there is no such key; [`Error::Store`] where the store does not
+    /// answer.
     pub async fn revoke(&self, key: KeyId) -> Result<Key, Error> {
         self.change_key(KeyChange::Revoke { key }).await
     }
 
-    /// When keys were last let through by an [`AgentKeyLayer`](crate::AgentKeyLayer), in the same order; `None` where
-    /// that was never. It is written now and then ([`sweep_interval`](crate::Builder::sweep_interval)), so the last seconds
-    /// may be missing, and those of a killed process are.
+    /// Returns when an [`AgentKeyLayer`](crate::AgentKeyLayer) last let each key through, in the
+    /// order of `keys`; `None` for never.
+    ///
+    /// The time is written once per [`sweep_interval`](crate::Builder::sweep_interval), so the last
+    /// seconds may be missing. A killed process loses what it has not written.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// [`Error::Store`] where the store does not answer.
     pub async fn last_used(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>, Error> {
-        self.ask(|store| store.last_used(keys)).await
+        self.with_store(|store| store.last_used(keys)).await
     }
 
-    /// Lists entries, oldest first.
+    /// Returns a page of entries, oldest first.
     ///
     /// # Errors
     ///
-    /// When the limit of the query is not 1 to 1,000, or the store does not answer.
+    /// [`Error::Change`] where the limit of the query is not 1 to 1,000; [`Error::Store`] where the
+    /// store does not answer.
     pub async fn entries(&self, query: &EntryQuery) -> Result<Page<Entry, Cursor>, Error> {
         let limit = page_limit(query.limit)?;
         let query = EntryQuery { limit: limit + 1, ..query.clone() };
-        let items = self.ask(|store| store.entries(&query)).await?;
-        let Page { items, next } = Page::cut(items, limit, |(place, _)| *place);
+        let items = self.with_store(|store| store.entries(&query)).await?;
+        let Page { items, next } = Page::cut(items, limit, |(cursor, _)| *cursor);
         Ok(Page { items: items.into_iter().map(|(_, entry)| entry).collect(), next })
     }
 
-    /// Lists entries page by page, as a stream of entries. The limit of the query is the size of a page.
+    /// Returns a stream of entries over all pages. The limit of the query is the size of a page.
     ///
     /// The stream ends with the first error.
     ///
@@ -296,27 +308,29 @@ impl AgentKeys {
         })
     }
 
-    /// What was charged, summed by key, label or time, in the order of the groups.
+    /// Returns what was charged, summed by key, label or time, in the order of the groups.
     ///
     /// # Errors
     ///
-    /// When the store does not answer.
+    /// [`Error::Store`] where the store does not answer.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<Usage>, Error> {
-        self.ask(|store| store.usage(query)).await
+        self.with_store(|store| store.usage(query)).await
     }
 
-    /// Gives back what an entry charged, in part or whole; answers with the entry of the refund.
+    /// Gives back what an entry charged, in part or whole, and returns the entry of the refund.
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownEntry`] where there is no such charge, or it is of another account; [`Refusal::RefundTooLarge`] where
-    /// it has not so much left.
+    /// [`Refusal::UnknownEntry`] where the account has no such charge. [`Refusal::RefundTooLarge`]
+    /// where the entry has less left. [`Refusal::Unavailable`] or [`Error::Store`] where the store
+    /// does not answer.
     pub async fn refund(&self, account: &AccountId, entry: EntryId, amount: Amount) -> Result<EntryId, Error> {
         self.refund_as(PostingId::new(), account, entry, amount).await
     }
 
-    /// The same as a posting with this id: however often it is sent, it takes effect once. Keep the id where a refund
-    /// in part may have to be tried again.
+    /// Refunds under this posting id, which takes effect at most once.
+    ///
+    /// Keep the id if you may have to repeat a refund in part.
     ///
     /// # Errors
     ///
@@ -328,28 +342,33 @@ impl AgentKeys {
         entry: EntryId,
         amount: Amount,
     ) -> Result<EntryId, Error> {
-        let charged = self.ask(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
+        let charged = self.with_store(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
         let action = Action::Refund { entry, amount };
         let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
         self.inner.batches.post(posting).await?;
         Ok(id.into())
     }
 
-    /// Adjusts what a key or an account has spent. Below zero it is a top-up: so much more may be spent, in a limit with
-    /// a period only in the window that is current. Above zero it is a correction. It is accepted beyond every limit, and
-    /// for a key that is revoked or expired. It counts along the lineage, as a charge does, and cannot be refunded.
+    /// Adjusts what a key or an account has spent, and returns the id of the entry.
     ///
-    /// The answer is the id of its entry, of the kind [`Adjust`](crate::model::EntryKind::Adjust), whose label
-    /// [`Note::REASON`](crate::model::Note::REASON) is the `reason`. An entry never records more than the balances could absorb.
+    /// An amount below zero is a top-up: so much more may be spent, in the current window. An
+    /// amount above zero is a correction. Every limit is ignored, and the key may be revoked or
+    /// expired. The adjustment counts along the lineage, as a charge does. It cannot be refunded.
     ///
-    /// This is for the host's own code alone: no route, extractor or layer of this crate leads here, so a key cannot
-    /// adjust itself with its own credential.
+    /// The entry's kind is [`Adjust`](crate::model::EntryKind::Adjust), and its label
+    /// [`Note::REASON`](crate::model::Note::REASON) is the `reason`. An entry never records more
+    /// than the balances can absorb.
+    ///
+    /// This is for the application's own code alone. No route, layer or extractor of this crate
+    /// calls it, so no client can adjust its own key.
     ///
     /// # Errors
     ///
-    /// [`ChangeError::UnknownKey`] and [`ChangeError::UnknownAccount`] where there is no such holder,
-    /// [`ChangeError::Invalid`] where the reason is blank or over 255 characters, or the reference cannot be kept (see
-    /// [`Note::set_reference`](crate::model::Note::set_reference)), and [`Refusal::ZeroAdjustment`] for an amount of zero.
+    /// [`ChangeError::UnknownKey`] or [`ChangeError::UnknownAccount`] where there is no such
+    /// holder. [`ChangeError::Invalid`] where the reason is blank or over 255 characters, or
+    /// [`Note::set_reference`](crate::model::Note::set_reference) refuses the reference.
+    /// [`Refusal::ZeroAdjustment`] where the amount is zero. [`Refusal::Unavailable`] or
+    /// [`Error::Store`] where the store does not answer.
     ///
     /// ```
     /// use agentkey::{AgentKeys, Amount, Budget, MemoryStore, NewKey};
@@ -375,8 +394,10 @@ impl AgentKeys {
         self.adjust_as(PostingId::new(), holder, amount, reason, reference).await
     }
 
-    /// The same as a posting with this id: however often it is sent, it takes effect once, and the answer is the first
-    /// entry. Keep the id where an adjustment may have to be tried again.
+    /// Adjusts under this posting id, which takes effect at most once. A second call returns the
+    /// first entry.
+    ///
+    /// Keep the id if you may have to repeat an adjustment.
     ///
     /// # Errors
     ///
@@ -405,22 +426,23 @@ impl AgentKeys {
         Ok(id.into())
     }
 
-    /// Waits until every open charge is posted, lets none open again, and closes the store. Call it after the server
-    /// has shut down gracefully. It has no bound of its own: a [`Charge`](crate::Charge) that is kept somewhere keeps it
-    /// waiting.
+    /// Waits until every open charge is posted, refuses new ones, and closes the store.
+    ///
+    /// Call it after the server has shut down gracefully. It has no time limit: it waits for each
+    /// [`Charge`](crate::Charge) that the application keeps.
     pub async fn shutdown(&self) {
         self.inner.batches.drain().await;
-        self.inner.stop_helpers();
+        self.inner.stop_tasks();
         self.inner.last_used.write(&*self.inner.store).await;
         self.inner.store.close().await;
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         let rules = &self.inner.rules;
-        Ok(self.ask(|store| store.change_key(&change, rules)).await??)
+        Ok(self.with_store(|store| store.change_key(&change, rules)).await??)
     }
 
-    async fn ask<'a, T>(
+    async fn with_store<'a, T>(
         &'a self,
         call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
     ) -> Result<T, Error> {
@@ -428,7 +450,7 @@ impl AgentKeys {
     }
 }
 
-/// Checks how many a page is to have.
+/// Checks the size of a page.
 fn page_limit(limit: u32) -> Result<u32, ChangeError> {
     match limit {
         1..=1_000 => Ok(limit),
@@ -437,33 +459,33 @@ fn page_limit(limit: u32) -> Result<u32, ChangeError> {
 }
 
 impl NewToken {
-    fn of(token: &Token) -> Self {
+    fn from_token(token: &Token) -> Self {
         Self { hash: token.hash(), prefix: token.prefix().to_owned(), start: token.start().to_owned() }
     }
 }
 
 impl Inner {
-    fn stop_helpers(&self) {
-        self.helpers.iter().for_each(AbortHandle::abort);
+    fn stop_tasks(&self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stop_helpers();
+        self.stop_tasks();
     }
 }
 
-/// Ends holds that have run out now and then, so that they are in the books of accounts that nobody asks for.
-/// Takes note of when keys were used, in the same turn.
-async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, every: Duration) {
+/// Ends expired holds in accounts without requests, and writes when keys were last used, once per
+/// interval.
+async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, interval: Duration) {
     loop {
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(interval).await;
         last_used.write(&*store).await;
         match unwinding(|| store.sweep()).await {
             Ok(0) => {}
-            Ok(holds) => tracing::debug!(holds, "agentkey ended holds that had run out"),
-            Err(error) => tracing::warn!(%error, "agentkey could not end holds that have run out; it will try again"),
+            Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
+            Err(error) => tracing::warn!(%error, "agentkey could not end expired holds; the next sweep tries again"),
         }
     }
 }

@@ -1,26 +1,26 @@
-//! Why a handle cannot be built.
+//! Errors of the builder.
 
-/// Why a handle cannot be built as it was asked to be.
+/// Why a handle cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// An option is out of its range.
     #[error("{option} is {given}, and must be {accepted}")]
     OutOfRange {
-        /// The setter of the builder.
+        /// The name of the setter.
         option: &'static str,
-        /// What it was given.
+        /// The value that was set.
         given: String,
-        /// What it takes.
+        /// The accepted range.
         accepted: &'static str,
     },
-    /// The handle runs tasks of its own, and there is no runtime for them.
+    /// There is no tokio runtime for the handle's tasks.
     #[error("a handle runs on tokio: build it inside a tokio runtime, such as under #[tokio::main]")]
     NoRuntime,
     /// A URL names no store that this build of the crate has.
     #[error("{url}: {reason}")]
     UnknownStore {
-        /// The scheme, without what may be a password.
+        /// The scheme alone, because the rest of the URL may contain a password.
         url: String,
         /// What is accepted.
         reason: &'static str,

@@ -1,4 +1,4 @@
-//! Builds a handle.
+//! The builder of a handle.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::ledger::{MAX_DEPTH, Rules};
 use crate::model::{Scope, TokenPrefix};
 use crate::store::Store;
 
-/// Options of [`AgentKeys`]; see [`AgentKeys::builder`].
+/// Builds an [`AgentKeys`] with options; see [`AgentKeys::builder`].
 ///
 /// ```
 /// use agentkey::{AgentKeys, MemoryStore};
@@ -26,75 +26,83 @@ use crate::store::Store;
 /// # drop(keys); Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
-#[must_use = "a `Builder` makes a handle with `build`"]
+#[must_use = "a `Builder` does nothing until `build` is called"]
 pub struct Builder {
     options: Options,
     rules: Rules,
 }
 
-/// What no clock can add to an instant is longer than this.
+/// The maximum of a duration option. Longer ones could overflow an instant.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What semaphores can count.
+/// The maximum number of permits of a tokio semaphore, on 32-bit machines too.
 const MAX_PERMITS: usize = u32::MAX as usize >> 3;
 
 impl Builder {
-    /// The prefix of new tokens. Default: `ak`.
+    /// Sets the prefix of new tokens. Default: `ak`.
     pub fn prefix(mut self, prefix: TokenPrefix) -> Self {
         self.options.prefix = prefix;
         self
     }
 
-    /// The scope that stands for every other, such as `admin`. Default: there is none.
+    /// Sets the scope that stands for every other one, such as `admin`. Default: none.
     pub fn admin_scope(mut self, scope: Scope) -> Self {
         self.rules.admin_scope = Some(scope);
         self
     }
 
-    /// How many keys a lineage may have, from a key up to the one without a parent. Default: 8. From 1 to 64.
+    /// Sets how many keys a lineage may have, from a key up to the one without a parent. Default:
+    /// 8. From 1 to 64.
     pub fn max_depth(mut self, keys: usize) -> Self {
         self.rules.max_depth = keys;
         self
     }
 
-    /// For how long a killed process keeps money set aside. While its charge lives, a hold is renewed every third of
-    /// it. Default: 60 s. From 1 s to a day.
+    /// Sets how long a hold lives after its last renewal. Default: 60 s. From 1 s to a day.
+    ///
+    /// So long does a killed process keep money set aside. While its charge lives, a hold is
+    /// renewed every third of this time.
     pub fn hold_ttl(mut self, ttl: Duration) -> Self {
         self.options.hold_ttl = ttl;
         self
     }
 
-    /// The age that no hold gets over, however long its charge lives. Default: 15 min. From 1 s to 366 days.
+    /// Sets the maximum age of a hold, however long its charge lives. Default: 15 min. From 1 s to
+    /// 366 days.
     pub fn max_hold_age(mut self, age: Duration) -> Self {
         self.options.max_hold_age = age;
         self
     }
 
-    /// How often holds that ran out are ended in accounts that nobody asks for, and how often it is written when keys
-    /// were last used. Default: every 30 s. From 100 ms to a day.
+    /// Sets the interval of the sweep. Default: 30 s. From 100 ms to a day.
+    ///
+    /// The sweep ends expired holds in accounts without requests, and writes when keys were last
+    /// used.
     pub fn sweep_interval(mut self, period: Duration) -> Self {
         self.options.sweep_interval = period;
         self
     }
 
-    /// Answers look-ups from the store's cache while the policy, which is polled, stays the same. Default: no;
-    /// `Duration::ZERO`: no. At most a day.
+    /// Serves look-ups from the store's cache until the policy version changes. Default: off;
+    /// `Duration::ZERO`: off. At most a day.
     ///
-    /// The policy version is polled every quarter of `max_staleness`, but at least once a second. Where it has changed, the poll
-    /// failed, or the poll or the cached key is `max_staleness` old, the look-up asks the store, as without a cache. Holds
-    /// and payments always ask the store, so nothing is overspent. A store without a cache is asked for every look-up.
+    /// The policy version is polled every quarter of `max_staleness`, and at least once a second.
+    /// Where it has changed, or the poll failed, look-ups go to the store. So they do where the
+    /// poll or the cached key is `max_staleness` old. Holds and payments always go to the store, so
+    /// nothing is overspent. A store without a cache is asked at every look-up.
     ///
-    /// What is given up:
+    /// What this gives up:
     ///
-    /// - **Figures.** What a [`KeyContext`](crate::KeyContext) says of money (spent, held, remaining) may be
-    ///   `max_staleness` old. So may be the look at what is left when a handler takes a [`Charge`](crate::Charge): one
-    ///   that only adds cost, and neither holds nor pays, may begin work for so long after other processes have spent what
-    ///   it shares with them; its cost is posted as debt, as ever.
-    /// - **Changes of policy by other processes**, or by the application's own SQL, may come into force later: usually by one
-    ///   poll, at most by `max_staleness`. Changes through this handle hold at once, and so do expiry, the end of a token's
-    ///   grace and the end of a window.
+    /// - **Figures.** The figures of money in a [`KeyContext`](crate::KeyContext) may be
+    ///   `max_staleness` old. So may the check for a remaining budget when a handler takes a
+    ///   [`Charge`](crate::Charge). A handler that only adds cost may then begin work after other
+    ///   processes have spent the money that it shares. Its cost is posted as debt, as always.
+    /// - **Policy changes** by other processes, or by the application's own SQL, may come into
+    ///   force later: usually by one poll, at most by `max_staleness`. Changes through this handle
+    ///   are in force at once. So are expiry, the end of a grace and the end of a window.
     ///
-    /// A look-up is never refused from the cache: an unknown, revoked or expired key is looked up each time.
+    /// A refusal never comes from the cache: an unknown, revoked or expired key is looked up each
+    /// time.
     ///
     /// ```
     /// use agentkey::{AgentKeys, MemoryStore};
@@ -109,36 +117,43 @@ impl Builder {
         self
     }
 
-    /// How many look-ups, and how many postings, may wait for the store; more are answered with 503 after
-    /// [`request_timeout`](Self::request_timeout). Default: 8,192. From 1 to 536,870,911.
-    pub fn max_queue(mut self, places: usize) -> Self {
-        self.options.batches.max_queue = places;
+    /// Sets how many look-ups, and how many postings, may wait for the store. Default: 8,192. From
+    /// 1 to 536,870,911.
+    ///
+    /// Those beyond are answered with 503 after [`request_timeout`](Self::request_timeout).
+    pub fn max_queue(mut self, requests: usize) -> Self {
+        self.options.batches.max_queue = requests;
         self
     }
 
-    /// How many requests may be charged at once, responses still streaming included; more are answered with 503.
-    /// Default: 65,536. From 1 to 536,870,911.
+    /// Sets how many charges may be open at once, those of streaming responses included. Default:
+    /// 65,536. From 1 to 536,870,911.
+    ///
+    /// Requests beyond are answered with 503.
     pub fn max_open_charges(mut self, charges: usize) -> Self {
         self.options.batches.max_open_charges = charges;
         self
     }
 
-    /// How long a store that is not available is asked again before a request is answered with 503; also, from 1 s
-    /// up, for how long one that says nothing is waited for at a time. Default: 5 s. At most a day.
-    pub fn request_timeout(mut self, bound: Duration) -> Self {
-        self.options.batches.request_timeout = bound;
+    /// Sets how long a request is retried while the store is not available, before it is answered
+    /// with 503. Default: 5 s. At most a day.
+    ///
+    /// A single call of the store is given up after the same time, but not before 1 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.options.batches.request_timeout = timeout;
         self
     }
 
-    /// How long a store that is not available is asked again to post the end of a charge, before it is given up and
-    /// logged with all that is needed to post it by hand. Default: 30 s; at most
-    /// a day.
-    pub fn settle_timeout(mut self, bound: Duration) -> Self {
-        self.options.batches.settle_timeout = bound;
+    /// Sets how long a settle is retried while the store is not available. Default: 30 s. At most a
+    /// day.
+    ///
+    /// After that, the settle is logged with all that is needed to post it by hand.
+    pub fn settle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.batches.settle_timeout = timeout;
         self
     }
 
-    /// Builds the handle, on a store.
+    /// Builds the handle on a store.
     ///
     /// # Errors
     ///
@@ -184,12 +199,15 @@ fn number(
 }
 
 impl AgentKeys {
-    /// Opens a store by its URL, and builds a handle on it with the default options: `postgres://…` or
-    /// `postgresql://…` is a PostgreSQL database, `sqlite:…` or a path an SQLite file.
+    /// Opens a store by its URL, and builds a handle on it with the default options.
+    ///
+    /// `postgres://…` and `postgresql://…` name a PostgreSQL database. `sqlite:…` or a path names
+    /// an SQLite file.
     ///
     /// # Errors
     ///
-    /// When the feature of that store is not enabled, the store cannot be opened, or there is no tokio runtime.
+    /// [`Error::Build`] where the feature of that store is not enabled, or there is no tokio
+    /// runtime. [`Error::Store`] where the store cannot be opened.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         match url.split_once("://") {
@@ -229,7 +247,7 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// [`BuildError::NoRuntime`] outside of a tokio runtime.
+    /// [`BuildError::NoRuntime`] outside a tokio runtime.
     pub fn new(store: impl Store) -> Result<Self, BuildError> {
         Self::builder().build(store)
     }
@@ -239,21 +257,24 @@ impl AgentKeys {
         Builder::default()
     }
 
-    /// Opens an SQLite file, and makes it where it is missing: a path, or a URL such as `sqlite:keys.db`.
+    /// Opens an SQLite file, and creates it if it is missing. It takes a path, or a URL such as
+    /// `sqlite:keys.db`.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened or made, or there is no tokio runtime.
+    /// [`Error::Store`] where the file cannot be opened or created; [`Error::Build`] where there is
+    /// no tokio runtime.
     #[cfg(feature = "sqlite")]
     pub async fn sqlite(path_or_url: &str) -> Result<Self, Error> {
         Ok(Self::new(crate::store::SqliteStore::connect(path_or_url).await?)?)
     }
 
-    /// Makes an SQLite database in memory, which is gone with the process.
+    /// Creates an SQLite database in memory, which ends with the process.
     ///
     /// # Errors
     ///
-    /// When SQLite does not start, or there is no tokio runtime.
+    /// [`Error::Store`] where SQLite does not start; [`Error::Build`] where there is no tokio
+    /// runtime.
     #[cfg(feature = "sqlite")]
     pub async fn in_memory() -> Result<Self, Error> {
         Ok(Self::new(crate::store::SqliteStore::in_memory().await?)?)
@@ -263,7 +284,8 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// When the database is out of reach, its tables cannot be brought up to date, or there is no tokio runtime.
+    /// [`Error::Store`] where the database is out of reach, or its tables cannot be migrated.
+    /// [`Error::Build`] where there is no tokio runtime.
     #[cfg(feature = "postgres")]
     pub async fn postgres(url: &str) -> Result<Self, Error> {
         Ok(Self::new(crate::store::PostgresStore::connect(url).await?)?)

@@ -1,4 +1,4 @@
-//! Why a call of the handle failed.
+//! Errors of the handle.
 
 use crate::engine::build_error::BuildError;
 use crate::model::{ChangeError, Refusal, TokenError};
@@ -6,30 +6,32 @@ use crate::model::{ChangeError, Refusal, TokenError};
 use crate::store::PostingError;
 use crate::store::StoreError;
 
-/// Why the host's own call did not do what it asked for.
+/// Why a call of [`AgentKeys`](crate::AgentKeys) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What was asked for cannot be.
+    /// A policy change was not made.
     #[error(transparent)]
     Change(#[from] ChangeError),
-    /// The ledger refused.
+    /// The ledger refused, or the store did not answer a look-up or a posting.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No random bytes could be had for a token.
+    /// There were no random bytes for a token.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The store could not do its part.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The handle cannot be built as it was asked to be.
+    /// The handle cannot be built.
     #[error(transparent)]
     Build(#[from] BuildError),
 }
 
 impl Error {
-    /// Returns the refusal that says the same to a client. What a client cannot mend is
-    /// [`Refusal::Unavailable`] or [`Refusal::Misconfigured`], and its details stay out of it.
+    /// Returns the refusal by which a client is told of the error.
+    ///
+    /// An error that the client cannot mend is [`Refusal::Unavailable`] or
+    /// [`Refusal::Misconfigured`], without its details.
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Change(error) => error.clone().into(),

@@ -1,4 +1,4 @@
-//! The handle [`AgentKeys`], its builder, and the tasks behind it: batches, renewals, sweeps.
+//! The handle [`AgentKeys`], its builder, and its tasks: batches, renewals and the sweep.
 
 pub(crate) mod agent_keys;
 pub(crate) mod batch;

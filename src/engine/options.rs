@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::engine::batch::options::BatchOptions;
 use crate::model::TokenPrefix;
 
-/// Options of the handle, as its builder has set them.
+/// The options that the builder has set.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) prefix: TokenPrefix,

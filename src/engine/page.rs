@@ -10,41 +10,41 @@ use serde::{Deserialize, Serialize};
 use crate::engine::error::Error;
 use crate::store::BoxFuture;
 
-/// Part of a list, and where it goes on.
+/// Part of a list, and the cursor of the next part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page<T, C> {
-    /// What is on it.
+    /// The items of this page.
     pub items: Vec<T>,
     /// What to pass as `after` for the next page; `None` on the last.
     pub next: Option<C>,
 }
 
 impl<T, C> Page<T, C> {
-    /// A page of at most `limit` items, cut from a list that was asked for one more.
-    pub(super) fn cut(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> C) -> Self {
+    /// Returns a page of at most `limit` items, cut from a list that was read with one more.
+    pub(super) fn cut(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Self {
         let limit = limit as usize;
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more { items.last().map(place) } else { None };
+        let next = if more { items.last().map(cursor) } else { None };
         Self { items, next }
     }
 }
 
 type NextPage<T, C> = BoxFuture<'static, Result<Page<T, C>, Error>>;
 
-/// A stream over the items of a list, which asks for the next page when the last one is read.
+/// A stream over the items of a list. It reads the next page when the current one is used up.
 #[must_use = "streams do nothing unless polled"]
 pub struct PageStream<T, C> {
-    ask: Box<dyn FnMut(Option<C>) -> NextPage<T, C> + Send>,
+    fetch: Box<dyn FnMut(Option<C>) -> NextPage<T, C> + Send>,
     items: IntoIter<T>,
     pending: Option<NextPage<T, C>>,
 }
 
 impl<T, C> PageStream<T, C> {
-    pub(super) fn new(after: Option<C>, mut ask: impl FnMut(Option<C>) -> NextPage<T, C> + Send + 'static) -> Self {
-        let pending = Some(ask(after));
-        Self { ask: Box::new(ask), items: Vec::new().into_iter(), pending }
+    pub(super) fn new(after: Option<C>, mut fetch: impl FnMut(Option<C>) -> NextPage<T, C> + Send + 'static) -> Self {
+        let pending = Some(fetch(after));
+        Self { fetch: Box::new(fetch), items: Vec::new().into_iter(), pending }
     }
 }
 
@@ -65,7 +65,7 @@ impl<T: Unpin, C> Stream for PageStream<T, C> {
             };
             self.items = items.into_iter();
             if let Some(next) = next {
-                let pending = (self.ask)(Some(next));
+                let pending = (self.fetch)(Some(next));
                 self.pending = Some(pending);
             }
         }

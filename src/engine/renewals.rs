@@ -1,4 +1,4 @@
-//! Keeps the holds of open charges alive: one task for all of them.
+//! Renews the holds of open charges, with one task for all of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,17 +10,17 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::BoxFuture;
 
-/// What has holds that are renewed.
+/// A charge with holds that are renewed.
 pub(crate) trait Renew: Send + Sync + 'static {
     /// Renews the holds, and plans the next renewal.
     fn renew(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
 
-/// Which charges are renewed, and when.
+/// The charges that are renewed, by the instant of their next renewal.
 #[derive(Default)]
 pub(crate) struct Renewals {
     due: Mutex<Due>,
-    sooner: Notify,
+    earlier: Notify,
 }
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ struct Due {
     last: u64,
 }
 
-/// The place of a charge among the renewals.
+/// The key of a planned renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RenewalKey {
     at: Instant,
@@ -37,39 +37,39 @@ pub(crate) struct RenewalKey {
 }
 
 impl RenewalKey {
-    /// Whether its time comes within `after`, or has come.
+    /// Returns whether the renewal is due within `after`.
     pub(crate) fn is_within(&self, after: Duration) -> bool {
         self.at <= Instant::now() + after
     }
 }
 
 impl Renewals {
-    /// Plans a renewal, and returns its place.
+    /// Plans a renewal, and returns its key.
     pub(crate) fn insert(&self, charge: Weak<dyn Renew>, after: Duration) -> RenewalKey {
         let mut due = self.due();
         due.last += 1;
         let key = RenewalKey { at: Instant::now() + after, number: due.last };
         due.charges.insert(key, charge);
         if due.charges.first_key_value().is_some_and(|(first, _)| *first == key) {
-            self.sooner.notify_one();
+            self.earlier.notify_one();
         }
         key
     }
 
-    /// Takes back what was planned.
+    /// Cancels a planned renewal.
     pub(crate) fn remove(&self, key: RenewalKey) {
         self.due().charges.remove(&key);
     }
 
-    /// Renews what is due, for as long as it is polled.
+    /// Renews due charges, for as long as it is polled.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             let next = self.due().charges.first_key_value().map(|(key, _)| key.at);
             match next {
-                None => self.sooner.notified().await,
+                None => self.earlier.notified().await,
                 Some(at) => tokio::select! {
                     () = sleep_until(at) => self.renew_due(),
-                    () = self.sooner.notified() => {}
+                    () = self.earlier.notified() => {}
                 },
             }
         }

@@ -1,16 +1,17 @@
-//! Where money is decided, and nowhere else: pure functions over loaded state, the same for every store.
+//! The decisions: pure functions over loaded state, the same for every store. Money is decided here
+//! and nowhere else.
 //!
-//! A store locks the accounts, loads a [`Book`], lets it [`post`](Book::post), and writes back what
-//! [`changes`](Book::take_writes) say. It never computes a figure of its own.
+//! A store locks the accounts and loads a [`Book`]. [`Book::post`] decides each posting, and the
+//! store writes what [`Book::take_writes`] returns. A store never computes a figure of its own.
 //!
 //! | Action | Accepted when | Effect |
 //! |---|---|---|
-//! | [`Open`](Action::Open) | every member in force, with something left; the claim is free | the claim is taken |
-//! | [`Hold`](Action::Hold) | every member in force and `spent + held + amount ≤ limit`; the claim still held | `held += amount` along the lineage |
-//! | [`Renew`](Action::Renew) | the key in force, a hold still lives, its age under the maximum | a later expiry |
-//! | [`Settle`](Action::Settle) | always | the holds still present go, `spent += cost` along the lineage, an entry |
+//! | [`Open`](Action::Open) | every member is in force and has something left; the claim is free | the claim is taken |
+//! | [`Hold`](Action::Hold) | every member is in force and `spent + held + amount ≤ limit`; the claim is still owned | `held += amount` along the lineage |
+//! | [`Renew`](Action::Renew) | the key is in force, a hold is live, its age is under the maximum | a later expiry |
+//! | [`Settle`](Action::Settle) | always | live holds end, `spent += cost` along the lineage, an entry |
 //! | [`Pay`](Action::Pay) | as `Hold` | `spent += amount` along the lineage, an entry |
-//! | [`Refund`](Action::Refund) | not more than the entry has left | `spent −= amount` where the entry's window is current, an entry |
+//! | [`Refund`](Action::Refund) | not more than the entry has left | `spent −= amount` if the entry's window is current, an entry |
 //! | [`Adjust`](Action::Adjust) | always, unless it is zero | `spent += amount`, which may be negative, along the lineage, an entry |
 
 mod book;

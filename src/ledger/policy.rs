@@ -1,4 +1,5 @@
-//! Changes of policy as pure functions: a store loads, these functions decide, and the store writes what they say.
+//! Policy changes as pure functions. A store loads, these functions decide, and the store writes
+//! the result.
 
 use std::time::Duration;
 
@@ -11,39 +12,39 @@ use crate::model::{
     TokenHash,
 };
 
-/// The most keys above a key that a store follows to the root, whatever [`Rules`] say.
+/// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
 pub const MAX_DEPTH: usize = 64;
 
-/// A change of one key, asked of a store.
+/// A change of one key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KeyChange {
-    /// Makes a key.
+    /// Creates a key.
     Create {
-        /// What it is to be.
+        /// The fields of the key.
         draft: KeyDraft,
         /// Its token.
         token: NewToken,
     },
     /// Changes a key.
     Update {
-        /// Which.
+        /// The key.
         key: KeyId,
-        /// How.
+        /// The changes.
         patch: KeyPatch,
     },
     /// Gives a key another token.
     Rotate {
-        /// Which.
+        /// The key.
         key: KeyId,
-        /// The new one.
+        /// The new token.
         token: NewToken,
-        /// How long the old one goes on working.
+        /// How long the old token goes on working.
         grace: Duration,
     },
-    /// Revokes a key, and with it everything minted from it.
+    /// Revokes a key, and with it its descendants.
     Revoke {
-        /// Which.
+        /// The key.
         key: KeyId,
     },
 }
@@ -51,41 +52,44 @@ pub enum KeyChange {
 /// What a store loads before a change of a key is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load<'a> {
-    /// The lineage of this key, after its account's holds that have run out were ended.
+    /// The lineage of this key, after the expired holds of its account were ended.
     Lineage(KeyId),
-    /// The time of this account; the store's own where there is no such account.
+    /// The time of this account, or the store's own where there is no such account.
     Time(&'a AccountId),
 }
 
 /// What a store writes for a change of a key, in one transaction.
 #[derive(Clone, Debug)]
 pub struct KeyWrite {
-    /// The key as the change leaves it. The store sets the id of a new one.
+    /// The key after the change. The store sets the id of a new one.
     pub key: Key,
     /// The instant of the change.
     pub at: Timestamp,
-    /// What of the key is written, after its account was marked as changed at `at` (and made where there is none), and
-    /// the event that goes with it. `None`: nothing changed, and nothing is written.
+    /// The part of the key's record to write, and its event. `None`: nothing changed, and nothing
+    /// is written.
+    ///
+    /// Before that, the store creates the account if it is missing, and marks it as changed at
+    /// `at`.
     pub record: Option<(KeyRecord, Event)>,
 }
 
-/// Which part of a key's record is written.
+/// The part of a key's record that is written.
 #[derive(Clone, Debug)]
 pub enum KeyRecord {
     /// A new row, with this token.
     Insert(TokenHash),
     /// Name, scopes, budget and expiry.
     Update {
-        /// The key as it was.
+        /// The key before the change.
         before: Box<Key>,
         /// See [`AccountWrite::recount_from`].
         recount_from: Option<Timestamp>,
     },
-    /// The token. No token that was retired before lives longer than the one that is retired now.
+    /// The token. Tokens that were retired before end no later than the one that is retired now.
     Rotate {
-        /// The new token.
+        /// The hash of the new token.
         hash: TokenHash,
-        /// When the old one ends.
+        /// When the old token ends.
         retires_at: Timestamp,
     },
     /// `revoked_at`.
@@ -95,18 +99,20 @@ pub enum KeyRecord {
 /// What a store writes for a change of an account, in one transaction.
 #[derive(Clone, Debug)]
 pub struct AccountWrite {
-    /// The account as the change leaves it.
+    /// The account after the change.
     pub account: Account,
     /// The instant of the change.
     pub at: Timestamp,
-    /// Set where the period changed: the store sets `spent` to the sum of the entries, of the record and everything
-    /// under it, that count at this instant or later. `since` is this instant already.
+    /// The start of the new window, if the period changed.
+    ///
+    /// The store sets `spent` to the sum of the entries that count at this instant or later. The
+    /// sum is over the record and everything below it. `since` is this instant already.
     pub recount_from: Option<Timestamp>,
-    /// The event that goes with it. `None`: nothing changed, and nothing is written.
+    /// The event of the change. `None`: nothing changed, and nothing is written.
     pub event: Option<Event>,
 }
 
-/// One line of the audit trail, of the account and key that are written.
+/// One line of the audit trail of the account and the key that are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Event {
@@ -123,7 +129,7 @@ pub struct NewToken {
     pub start: String,
 }
 
-/// A key to be made, with its owner found out.
+/// A key to be created, whose account is loaded.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct KeyDraft {
@@ -135,13 +141,13 @@ pub struct KeyDraft {
     pub(crate) expiry: Expiry,
 }
 
-/// What every store holds changes to.
+/// The rules that every store applies to policy changes.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Rules {
-    /// How many keys a lineage may have.
+    /// The maximum number of keys in a lineage.
     pub max_depth: usize,
-    /// The scope that stands for every other.
+    /// The scope that stands for every other one.
     pub admin_scope: Option<Scope>,
 }
 
@@ -152,7 +158,7 @@ impl Default for Rules {
 }
 
 impl KeyChange {
-    /// What [`decide`](Self::decide) needs.
+    /// Returns what [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
         match self {
             Self::Create { draft, .. } => draft.parent.map_or(Load::Time(&draft.account), Load::Lineage),
@@ -160,45 +166,48 @@ impl KeyChange {
         }
     }
 
-    /// Decides by the lineage that was loaded, or, for a new key without a parent, at `time`.
+    /// Decides by the loaded lineage; for a new key without a parent, at `time`.
     ///
     /// # Errors
     ///
-    /// When the key is unknown, a field is out of bounds or outside the parent's, the parent is not in force, or the
-    /// key is revoked.
+    /// [`ChangeError::UnknownKey`] where there is no such key. [`ChangeError::Invalid`] where a
+    /// field is out of bounds or outside the parent's. [`ChangeError::NotInForce`] where the parent
+    /// is not in force, or the key is revoked.
     pub fn decide(&self, lineage: Option<&Lineage>, time: Timestamp, rules: &Rules) -> Result<KeyWrite, ChangeError> {
-        let known = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
+        let loaded = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
         match self {
             Self::Create { draft, token } => {
-                let parent = draft.parent.as_ref().map(known).transpose()?;
+                let parent = draft.parent.as_ref().map(loaded).transpose()?;
                 if let Some(parent) = parent.filter(|parent| *parent.account_id() != draft.account) {
                     return Err(ChangeError::UnknownKey(parent.id()));
                 }
                 draft.create(token, parent, rules, parent.map_or(time, Lineage::at))
             }
-            Self::Update { key, patch } => patch.update(known(key)?, rules),
-            Self::Rotate { key, token, grace } => token.rotate(known(key)?, *grace),
-            Self::Revoke { key } => Ok(revoke(known(key)?)),
+            Self::Update { key, patch } => patch.update(loaded(key)?, rules),
+            Self::Rotate { key, token, grace } => token.rotate(loaded(key)?, *grace),
+            Self::Revoke { key } => Ok(revoke(loaded(key)?)),
         }
     }
 }
 
 impl AccountWrite {
-    /// Decides about the ceiling of an account: `known` is the account, rolled to its time, and that time; `now` is
-    /// the store's own, for an account that there is not yet.
+    /// Decides a change of an account's ceiling.
+    ///
+    /// `loaded` is the account, rolled to its time, and that time. `now` is the store's own time,
+    /// for a new account.
     ///
     /// # Errors
     ///
-    /// When the limit is negative.
+    /// [`ChangeError::Invalid`] where the limit is negative.
     pub fn decide(
         id: &AccountId,
         budget: Budget,
-        known: Option<(Account, Timestamp)>,
+        loaded: Option<(Account, Timestamp)>,
         now: Timestamp,
     ) -> Result<Self, ChangeError> {
         check_budget(&budget)?;
-        let is_new = known.is_none();
-        let (mut account, at) = known.unwrap_or_else(|| (Account::new(id.clone(), now), now));
+        let is_new = loaded.is_none();
+        let (mut account, at) = loaded.unwrap_or_else(|| (Account::new(id.clone(), now), now));
         let recount_from = recount(&mut account.balance, &account.budget, &budget, account.created_at, at);
         let event = (is_new || account.budget != budget).then(|| {
             let detail = json!({"limit_micros": budget.limit.map(Amount::as_micros), "period": budget.period});
@@ -224,7 +233,7 @@ impl KeyDraft {
         key.budget = self.budget;
         key.expires_at = self.expiry.at(now)?;
         key.balance.since = key.budget.period.window(now, now).start;
-        token.put(&mut key);
+        token.set_on(&mut key);
         check_name(&key.name)?;
         check_budget(&key.budget)?;
         if let Some(parent) = parent {
@@ -233,11 +242,11 @@ impl KeyDraft {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));
             }
-            inside_scopes(&key, parent, rules)?;
-            inside_budget(&key, parent)?;
-            inside_expiry(&key, parent)?;
+            check_scopes_within(&key, parent, rules)?;
+            check_budget_within(&key, parent)?;
+            check_expiry_within(&key, parent)?;
         }
-        let event = Event { kind: "key.created", detail: described(&key) };
+        let event = Event { kind: "key.created", detail: event_detail(&key) };
         Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
     }
 }
@@ -247,7 +256,7 @@ impl KeyPatch {
         check_not_revoked(lineage)?;
         let at = lineage.at();
         let (before, parent) = (lineage.key(), lineage.parent());
-        let inside = |check: &dyn Fn(&Lineage) -> Result<(), ChangeError>| parent.as_ref().map_or(Ok(()), check);
+        let check_within = |check: &dyn Fn(&Lineage) -> Result<(), ChangeError>| parent.as_ref().map_or(Ok(()), check);
         let mut key = before.clone();
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -255,21 +264,21 @@ impl KeyPatch {
         }
         if let Some(scopes) = &self.scopes {
             key.scopes = scopes.clone();
-            inside(&|parent| inside_scopes(&key, parent, rules))?;
+            check_within(&|parent| check_scopes_within(&key, parent, rules))?;
         }
         if let Some(expiry) = self.expiry {
             key.expires_at = expiry.at(at)?;
-            inside(&|parent| inside_expiry(&key, parent))?;
+            check_within(&|parent| check_expiry_within(&key, parent))?;
         }
         let mut recount_from = None;
         if let Some(budget) = self.budget {
             check_budget(&budget)?;
             recount_from = recount(&mut key.balance, &key.budget, &budget, key.anchor, at);
             key.budget = budget;
-            inside(&|parent| inside_budget(&key, parent))?;
+            check_within(&|parent| check_budget_within(&key, parent))?;
         }
         let record = (key != *before).then(|| {
-            let event = Event { kind: "key.updated", detail: described(&key) };
+            let event = Event { kind: "key.updated", detail: event_detail(&key) };
             (KeyRecord::Update { before: before.clone().into(), recount_from }, event)
         });
         Ok(KeyWrite { key, at, record })
@@ -280,14 +289,14 @@ impl NewToken {
     fn rotate(&self, lineage: &Lineage, grace: Duration) -> Result<KeyWrite, ChangeError> {
         check_not_revoked(lineage)?;
         let (mut key, at) = (lineage.key().clone(), lineage.at());
-        self.put(&mut key);
+        self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
         let event = Event { kind: "key.rotated", detail };
         Ok(KeyWrite { key, at, record: Some((KeyRecord::Rotate { hash: self.hash, retires_at }, event)) })
     }
 
-    fn put(&self, key: &mut Key) {
+    fn set_on(&self, key: &mut Key) {
         key.prefix.clone_from(&self.prefix);
         key.start.clone_from(&self.start);
     }
@@ -301,7 +310,8 @@ fn revoke(lineage: &Lineage) -> KeyWrite {
     KeyWrite { key, at, record }
 }
 
-/// A key may get another token or another policy when it is expired, but not when it or an ancestor is revoked.
+/// Checks that neither the key nor an ancestor is revoked. An expired key may be changed and
+/// rotated.
 fn check_not_revoked(lineage: &Lineage) -> Result<(), ChangeError> {
     match lineage.keys().any(|key| key.revoked_at.is_some()) {
         true => Err(ChangeError::NotInForce(Refusal::RevokedKey)),
@@ -326,14 +336,15 @@ impl Expiry {
     }
 }
 
-/// Where the period changes, starts its window and tells from when on `spent` is to be counted.
+/// Starts the new window if the period changes, and returns the instant from which `spent` is
+/// counted again.
 fn recount(balance: &mut Balance, old: &Budget, new: &Budget, anchor: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let since = (old.period != new.period).then(|| new.period.window(anchor, now).start)?;
     balance.since = since;
     Some(since)
 }
 
-fn described(key: &Key) -> Value {
+fn event_detail(key: &Key) -> Value {
     json!({
         "name": key.name,
         "prefix": key.prefix,
@@ -357,7 +368,7 @@ fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
     budget.validate().map_err(|error| ChangeError::invalid("limit", error.to_string()))
 }
 
-fn inside_scopes(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
+fn check_scopes_within(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
     let all = rules.admin_scope.as_ref();
     let allowed = parent.scopes(all);
     if key.scopes.is_within(&allowed) || all.is_some_and(|all| parent.allows(all, None)) {
@@ -367,21 +378,23 @@ fn inside_scopes(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), Chang
     Err(ChangeError::invalid("scopes", reason))
 }
 
-/// A limit above an ancestor's, in a period as short, promises what the ancestor can never give. No limit of its
-/// own promises nothing: the ancestors' limits hold.
-fn inside_budget(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
+/// Checks that the key's limit is not above an ancestor's in a period that is as long or shorter.
+///
+/// Such a limit promises what the ancestor can never give. A key without a limit has its ancestors'
+/// limits.
+fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
     let Some(limit) = key.budget.limit else { return Ok(()) };
     for ancestor in parent.keys() {
-        let Some(most) = ancestor.budget.limit else { continue };
-        if limit > most && key.budget.period.is_shorter_or_equal(ancestor.budget.period) {
-            let reason = format!("is above the {most} per {} of key {}", ancestor.budget.period, ancestor.id);
+        let Some(max) = ancestor.budget.limit else { continue };
+        if limit > max && key.budget.period.is_shorter_or_equal(ancestor.budget.period) {
+            let reason = format!("is above the {max} per {} of key {}", ancestor.budget.period, ancestor.id);
             return Err(ChangeError::invalid("limit", reason));
         }
     }
     Ok(())
 }
 
-fn inside_expiry(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
+fn check_expiry_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
     match (key.expires_at, parent.expires_at()) {
         (Some(at), Some(latest)) if at > latest => {
             Err(ChangeError::invalid("expires_at", format!("is after the parent's, {latest}")))

@@ -1,4 +1,4 @@
-//! What is asked of the ledger, and what it answers.
+//! Postings and their outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,22 +7,23 @@ use jiff::Timestamp;
 
 use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId};
 
-/// One change asked of the ledger.
+/// One change that is asked of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Posting {
-    /// Names the attempt: sent again, it answers as it did when it was accepted, and changes nothing.
+    /// The id of the posting. A second posting with it gets the first answer again and changes
+    /// nothing.
     pub id: PostingId,
-    /// The account that is charged, or whose key is.
+    /// The account that is charged, or whose key is charged.
     pub account: AccountId,
     /// The key that is charged. Only an adjustment of the account itself has none.
     pub key: Option<KeyId>,
-    /// What is to be done.
+    /// What the posting does.
     pub action: Action,
 }
 
 impl Posting {
-    /// A posting with a new id.
+    /// Returns a posting with a new id.
     pub fn new(account: AccountId, key: impl Into<Option<KeyId>>, action: Action) -> Self {
         Self { id: PostingId::new(), account, key: key.into(), action }
     }
@@ -32,47 +33,49 @@ impl Posting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Begins paid work: accepted when every member of the lineage is in force and has something left. With a
-    /// claim, the client's `Idempotency-Key` is bound to this posting from then on.
+    /// Begins paid work. Accepted if every member of the lineage is in force and has something
+    /// left.
+    ///
+    /// With a claim, the client's `Idempotency-Key` is bound to this posting from then on.
     Open {
         /// The client's `Idempotency-Key`.
         claim: Option<IdempotencyKey>,
-        /// For how long the claim keeps others out without being renewed.
+        /// How long the claim refuses other requests without a renewal.
         ttl: Duration,
     },
-    /// Sets money aside: accepted when every member is in force and `spent + held + amount ≤ limit`.
+    /// Sets money aside. Accepted if every member is in force and `spent + held + amount ≤ limit`.
     Hold {
         /// How much.
         amount: Amount,
-        /// For how long, without being renewed.
+        /// How long the hold lives without a renewal.
         ttl: Duration,
-        /// What becomes of it when it runs out.
+        /// What becomes of the hold when it expires.
         on_expiry: OnExpiry,
-        /// What its entry says if it is charged when it runs out.
+        /// The note of its entry, if the hold is charged when it expires.
         note: Note,
-        /// The claim under which there is work to do.
+        /// The claim of the request, if it made one.
         claim: Option<IdempotencyClaim>,
     },
-    /// Gives holds that still live, and a claim, more time: accepted while the key is in force.
+    /// Gives live holds, and a claim, more time. Accepted while the key is in force.
     Renew {
         /// The holds.
         holds: Vec<PostingId>,
-        /// For how long from now on.
+        /// How long they live from now on.
         ttl: Duration,
-        /// The age that no hold gets over.
+        /// The maximum age of a hold.
         max_age: Duration,
         /// The claim.
         claim: Option<IdempotencyClaim>,
     },
-    /// Replaces holds by what the work cost. Always accepted.
+    /// Ends holds and charges what the work cost. Always accepted.
     Settle {
-        /// The holds; those still present go.
+        /// The holds. Those that are live end.
         holds: Vec<PostingId>,
-        /// Payments whose answer nobody got: they are taken back.
+        /// Payments in doubt, which are taken back.
         void: Vec<PostingId>,
         /// What the work cost.
         cost: Amount,
-        /// What the entry says.
+        /// The note of the entry.
         note: Note,
         /// The claim that ends here, unless it [is kept](IdempotencyClaim::is_kept).
         claim: Option<IdempotencyClaim>,
@@ -81,75 +84,79 @@ pub enum Action {
     Pay {
         /// How much.
         amount: Amount,
-        /// What the entry says.
+        /// The note of the entry.
         note: Note,
-        /// The claim that pays.
+        /// The claim of the request, if it made one.
         claim: Option<IdempotencyClaim>,
     },
-    /// Gives back what was charged: accepted up to what the entry has left.
+    /// Gives back what was charged. Accepted up to what the entry has left.
     Refund {
-        /// Which entry.
+        /// The refunded entry.
         entry: EntryId,
         /// How much of it.
         amount: Amount,
     },
-    /// Adjusts what was spent, by the host's word alone. Always accepted, unless it is zero.
+    /// Adjusts what was spent, as the application decides. Always accepted, unless it is zero.
     Adjust {
-        /// Below zero it is a top-up, above zero a correction.
+        /// A top-up if below zero, a correction if above.
         amount: Amount,
-        /// What the entry says.
+        /// The note of the entry.
         note: Note,
     },
 }
 
-/// What becomes of a hold that runs out before it is settled or renewed: its process died, or lost the store.
+/// What becomes of a hold that expires before it is settled or renewed: its process died, or the
+/// store was out of reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnExpiry {
-    /// The money is free again.
+    /// The hold ends, and its money can be spent again.
     #[default]
     Release,
-    /// The hold is charged whole. A settle that comes later takes that back and posts the real cost. An
-    /// `Idempotency-Key` is not bound to such a charge: what the client sends again is charged for its own work.
+    /// The hold is charged whole. A later settle takes that charge back and posts the real cost.
+    ///
+    /// An `Idempotency-Key` is not bound to such a charge. A retry of the client is charged for its
+    /// own work.
     Charge,
 }
 
-/// A client's `Idempotency-Key`, and what it stands for.
+/// A client's `Idempotency-Key`, with the request that it was sent with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdempotencyKey {
-    /// What the client sent.
+    /// The key that the client sent.
     pub key: Arc<str>,
-    /// A digest of the method and path it was sent with.
+    /// A digest of the method, path and query that it was sent with.
     pub fingerprint: Fingerprint,
 }
 
-/// A digest of the method and path of a request.
+/// A digest of the method, path and query of a request.
 pub type Fingerprint = [u8; 32];
 
 impl IdempotencyKey {
-    /// A claim on `key` for the request with this fingerprint.
+    /// Returns the `Idempotency-Key` of the request with this fingerprint.
     pub fn new(key: impl Into<Arc<str>>, fingerprint: Fingerprint) -> Self {
         Self { key: key.into(), fingerprint }
     }
 }
 
-/// A claim that was opened.
+/// A claim: an `Idempotency-Key` that an [`Action::Open`] has bound to its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdempotencyClaim {
-    /// What the client sent.
+    /// The key that the client sent.
     pub key: Arc<str>,
-    /// The `Open` posting that it is bound to.
+    /// The id of the `Open` posting that owns the claim.
     pub owner: PostingId,
-    /// What was paid under it, in order.
+    /// The postings that were charged under it, in order.
     pub paid: Vec<PostingId>,
-    /// Whether it goes on beyond a settle, since the request may add more. It is bound to what was charged all the same.
+    /// Whether the claim stays after a settle, because the request may add more. It is bound to
+    /// what was charged all the same.
     pub is_kept: bool,
 }
 
 impl IdempotencyClaim {
-    /// The claim on `key` that `owner` opened.
+    /// Returns the claim on `key` that `owner` opened.
     pub fn new(key: impl Into<Arc<str>>, owner: PostingId) -> Self {
         Self { key: key.into(), owner, paid: Vec::new(), is_kept: false }
     }
@@ -161,12 +168,12 @@ impl IdempotencyClaim {
 pub struct Posted {
     /// What was done.
     pub outcome: Outcome,
-    /// What the lineage has left after it; `None` where no member has a limit.
+    /// What the lineage has left afterwards; `None` where no member has a limit.
     pub remaining: Option<Amount>,
 }
 
 impl Posted {
-    /// An answer.
+    /// Returns an answer.
     pub const fn new(outcome: Outcome, remaining: Option<Amount>) -> Self {
         Self { outcome, remaining }
     }
@@ -180,26 +187,26 @@ pub enum Outcome {
     Opened,
     /// The claim was charged before.
     Claimed {
-        /// By this entry.
+        /// The entry that charged it.
         entry: Box<Entry>,
-        /// What was given back of it.
+        /// How much of it was refunded.
         refunded: Amount,
     },
-    /// The money is set aside until then.
+    /// The money is set aside.
     Held {
-        /// When the hold runs out.
+        /// When the hold expires.
         until: Timestamp,
     },
-    /// The holds that still lived run out then.
+    /// The live holds were renewed.
     Renewed {
-        /// When the first of them runs out; `None` where none lived.
+        /// When the first of them expires; `None` where none is live.
         until: Option<Timestamp>,
-        /// Those that live no more.
+        /// The holds that are not live any more.
         over: Vec<PostingId>,
     },
-    /// The holds are gone; `entry` is there when the work cost something.
+    /// The holds have ended.
     Settled {
-        /// The entry of the cost.
+        /// The entry of the cost, if there was a cost.
         entry: Option<EntryId>,
     },
     /// The price was charged.

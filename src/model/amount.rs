@@ -8,12 +8,14 @@ use serde::ser::{Serialize, Serializer};
 
 /// An amount of money in micro-units of the account's currency: 1 USD is 1 000 000, 1 cent is 10 000.
 ///
-/// It may be negative (a refund's entry is). Arithmetic is checked or saturates; there is no `+` that could wrap.
+/// It may be negative, as in the entry of a refund. Arithmetic is checked or saturates; there is no
+/// `+` that could wrap.
 ///
-/// As text it is in units, with at most six decimals: `12.50`. **In JSON it is a number of cents** with at most four
-/// decimals: `1250`, or `0.03` for 300 micro-units. A number with a fraction is exact below 10¹¹ cents (a billion
-/// units), where an IEEE 754 double has digits to spare; beyond that, fractions of a cent are refused on the way in
-/// and rounded to the nearest double on the way out.
+/// Its text is in units, with at most six decimals: `12.50`. **In JSON it is a number of cents**
+/// with at most four decimals: `1250`, or `0.03` for 300 micro-units.
+///
+/// In JSON, fractions of a cent are exact below 10¹¹ cents (a billion units). Beyond that,
+/// deserialising refuses them, and serialising rounds to the nearest IEEE 754 double.
 ///
 /// ```
 /// use agentkey::Amount;
@@ -34,27 +36,28 @@ const DECIMALS_OF_UNIT: u32 = 6;
 const DECIMALS_OF_CENT: u32 = 4;
 
 impl Amount {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(0);
     /// The largest amount: 9 223 372 036 854.775 807 units.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// So many millionths of a unit.
+    /// Returns so many millionths of a unit.
     pub const fn micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// So many hundredths of a unit. For numbers read at run time, see [`try_cents`](Self::try_cents).
+    /// Returns so many hundredths of a unit. For numbers read at run time, see
+    /// [`try_cents`](Self::try_cents).
     pub const fn cents(cents: i32) -> Self {
         Self(cents as i64 * MICROS_PER_CENT)
     }
 
-    /// So many whole units.
+    /// Returns so many whole units.
     pub const fn units(units: i32) -> Self {
         Self(units as i64 * MICROS_PER_UNIT)
     }
 
-    /// So many hundredths of a unit.
+    /// Returns so many hundredths of a unit.
     ///
     /// # Errors
     ///
@@ -74,52 +77,52 @@ impl Amount {
         }
     }
 
-    /// The amount in millionths of a unit.
+    /// Returns the amount in millionths of a unit.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// The sum; `None` where it is out of range.
+    /// Returns the sum; `None` where it is out of range.
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         wrap(self.0.checked_add(other.0))
     }
 
-    /// The difference; `None` where it is out of range.
+    /// Returns the difference; `None` where it is out of range.
     pub const fn checked_sub(self, other: Self) -> Option<Self> {
         wrap(self.0.checked_sub(other.0))
     }
 
-    /// `times` the amount; `None` where it is out of range.
+    /// Returns `times` the amount; `None` where it is out of range.
     pub const fn checked_mul(self, times: i64) -> Option<Self> {
         wrap(self.0.checked_mul(times))
     }
 
-    /// The sum, held at the ends of the range.
+    /// Returns the sum, saturating at the ends of the range.
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// The difference, held at the ends of the range. It may be negative.
+    /// Returns the difference, saturating at the ends of the range. It may be negative.
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// Whether it is nothing.
+    /// Returns whether it is zero.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether it is below zero.
+    /// Returns whether it is below zero.
     pub const fn is_negative(self) -> bool {
         self.0 < 0
     }
 
-    /// Whether it is above zero.
+    /// Returns whether it is above zero.
     pub const fn is_positive(self) -> bool {
         self.0 > 0
     }
 
-    /// The amount itself, if it is zero or more.
+    /// Returns the amount itself, if it is zero or more.
     ///
     /// # Errors
     ///
@@ -136,8 +139,10 @@ impl Amount {
         if self.is_negative() { Err(AmountError::Negative) } else { Ok(self) }
     }
 
-    /// A number of cents as JSON libraries hand it over. Its shortest decimal text is what was written, so that
-    /// text is read; multiplying the float would drift.
+    /// Reads a number of cents as JSON libraries pass it.
+    ///
+    /// It reads the float's shortest decimal text, which is what the client wrote. A multiplication
+    /// of the float would not be exact.
     fn from_float_cents(cents: f64) -> Result<Self, AmountError> {
         const FRACTIONS_BELOW: f64 = 1e11;
         const ALL_BELOW: f64 = 1e15;
@@ -161,7 +166,8 @@ const fn wrap(micros: Option<i64>) -> Option<Amount> {
     }
 }
 
-/// Reads `-?[0-9]+(\.[0-9]+)?` with at most `decimals` digits after the point, of which the last is a micro-unit.
+/// Reads `-?[0-9]+(\.[0-9]+)?` with at most `decimals` digits after the point, the last of which is
+/// a micro-unit.
 fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
@@ -172,11 +178,11 @@ fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
     if !all_digits(whole) || !all_digits(fraction) {
         return Err(AmountError::NotANumber);
     }
-    let missing = usize::try_from(decimals).ok().and_then(|most| most.checked_sub(fraction.len()));
+    let missing = usize::try_from(decimals).ok().and_then(|max| max.checked_sub(fraction.len()));
     let missing = missing.ok_or(AmountError::TooPrecise)?;
     let zeros = std::iter::repeat_n(b'0', missing);
     let micros = whole.bytes().chain(fraction.bytes()).chain(zeros).try_fold(0_i64, |sum, byte| {
-        // Counted downwards: the range reaches one further there.
+        // The sum is negative, because the range reaches one further below zero.
         sum.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))
     });
     let micros = if negative { micros } else { micros.and_then(i64::checked_neg) };
@@ -186,7 +192,7 @@ fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
 impl FromStr for Amount {
     type Err = AmountError;
 
-    /// Reads decimal units: digits, after a `-` or not, with or without a point and up to six decimals.
+    /// Reads decimal units: an optional `-`, digits, and an optional point with up to six decimals.
     fn from_str(text: &str) -> Result<Self, AmountError> {
         parse_decimal(text, DECIMALS_OF_UNIT)
     }
@@ -217,7 +223,8 @@ impl Serialize for Amount {
         if self.0 % MICROS_PER_CENT == 0 {
             serializer.serialize_i64(self.0 / MICROS_PER_CENT)
         } else {
-            // Below 10¹¹ cents both are exact doubles, and a division rounds to the one nearest to the true quotient.
+            // Both are exact doubles below 10¹¹ cents, and their division rounds to the nearest
+            // double.
             serializer.serialize_f64(self.0 as f64 / MICROS_PER_CENT as f64)
         }
     }
@@ -225,7 +232,7 @@ impl Serialize for Amount {
 
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The hint says "number"; self-describing formats still hand over integers as integers.
+        // The hint asks for a float. Self-describing formats still pass integers as integers.
         deserializer.deserialize_f64(Cents)
     }
 }
@@ -253,26 +260,26 @@ impl Visitor<'_> for Cents {
     }
 }
 
-/// Why something is no amount.
+/// Why a text or a number is not a valid amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AmountError {
-    /// There is no text.
+    /// The text is empty.
     #[error("an amount is empty; give units with at most six decimals, such as 12.50")]
     Empty,
-    /// The text is no decimal number, or the number is infinite or NaN.
+    /// The text is not a decimal number, or the number is infinite or NaN.
     #[error("an amount is a decimal number, such as 12.50")]
     NotANumber,
-    /// More decimals than a micro-unit has.
+    /// It has more decimals than a micro-unit.
     #[error("an amount has at most six decimals of a unit, which is four of a cent")]
     TooPrecise,
-    /// More than fits.
+    /// It is beyond the range of amounts.
     #[error("an amount lies between -9223372036854.775808 and 9223372036854.775807 units")]
     OutOfRange,
-    /// A JSON number that is too large to hold its fraction exactly.
+    /// A JSON number is too large to be exact with a fraction.
     #[error("an amount of 100000000000 cents or more must be whole cents")]
     TooLargeForFraction,
-    /// Below zero where that makes no sense.
+    /// It is below zero where only zero or more is accepted.
     #[error("an amount must be zero or more here")]
     Negative,
 }

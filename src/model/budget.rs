@@ -1,4 +1,4 @@
-//! How much may be spent, and in which period.
+//! Budgets: how much may be spent, and in which period.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -7,8 +7,8 @@ use crate::model::{Amount, Period};
 
 /// A limit and the period in which it may be spent.
 ///
-/// In JSON: `{"limit_cents": 5000, "period": "month"}`; `null` for no limit. Both members must be there, and a
-/// negative limit is refused.
+/// In JSON it is `{"limit_cents": 5000, "period": "month"}`, with `null` for no limit. Both members
+/// are required, and a negative limit is refused.
 ///
 /// ```
 /// use agentkey::{Amount, Budget};
@@ -22,46 +22,47 @@ use crate::model::{Amount, Period};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Budget {
-    /// The most that may be spent in a window of `period`; `None` for no limit. Zero is "free routes only".
-    // Read by a function of its own: that makes a missing member an error instead of "no limit".
+    /// The most that may be spent in a window of `period`; `None` for no limit. A key with zero may
+    /// use free routes only.
+    // `deserialize_with` makes a missing member an error instead of "no limit".
     #[serde(rename = "limit_cents", deserialize_with = "read_limit")]
     pub limit: Option<Amount>,
-    /// How long until it may be spent again.
+    /// The period after which the limit may be spent again.
     pub period: Period,
 }
 
 impl Budget {
-    /// This limit (`None` for none) in each window of this period.
+    /// Returns this limit (`None` for none) in each window of this period.
     pub const fn new(limit: Option<Amount>, period: Period) -> Self {
         Self { limit, period }
     }
 
-    /// No limit. This is the default.
+    /// Returns no limit. This is the default.
     pub const fn unlimited() -> Self {
         Self::new(None, Period::Lifetime)
     }
 
-    /// So much once and for all.
+    /// Returns a limit for the whole life of the key.
     pub const fn lifetime(limit: Amount) -> Self {
         Self::new(Some(limit), Period::Lifetime)
     }
 
-    /// So much in each 24 hours, counted from the creation of the key.
+    /// Returns a limit for each 24 hours, counted from the creation of the key.
     pub const fn daily(limit: Amount) -> Self {
         Self::new(Some(limit), Period::Day)
     }
 
-    /// So much in each 7 days, counted from the creation of the key.
+    /// Returns a limit for each 7 days, counted from the creation of the key.
     pub const fn weekly(limit: Amount) -> Self {
         Self::new(Some(limit), Period::Week)
     }
 
-    /// So much in each month, counted from the creation of the key.
+    /// Returns a limit for each month, counted from the creation of the key.
     pub const fn monthly(limit: Amount) -> Self {
         Self::new(Some(limit), Period::Month)
     }
 
-    /// The same budget with windows that follow the calendar in UTC, instead of the creation of the key.
+    /// Sets windows that follow the calendar in UTC, instead of the creation of the key.
     pub const fn calendar(mut self) -> Self {
         self.period = match self.period {
             Period::Day => Period::CalendarDay,
@@ -72,7 +73,7 @@ impl Budget {
         self
     }
 
-    /// Whether the budget makes sense.
+    /// Checks that the limit is not negative.
     ///
     /// # Errors
     ///
@@ -98,14 +99,16 @@ impl Budget {
         Some(limit.saturating_sub(balance.spent).saturating_sub(balance.held).max(Amount::ZERO))
     }
 
-    /// Returns whether `amount` more fits: `spent + held + amount ≤ limit`, where no limit means the largest amount.
+    /// Returns whether `amount` more fits: `spent + held + amount ≤ limit`.
+    ///
+    /// Without a limit, the sum must not exceed the largest amount.
     pub(crate) fn fits(&self, balance: &Balance, amount: Amount) -> bool {
         let total = balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
         total.is_some_and(|total| total <= self.limit.unwrap_or(Amount::MAX))
     }
 }
 
-/// Money spent in the current window, and money set aside.
+/// Money spent in the current window, and money held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Balance {
@@ -121,12 +124,13 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Nothing spent, nothing held, in the window that starts at `since`.
+    /// Returns a balance with nothing spent and nothing held, in the window that starts at `since`.
     pub const fn empty(since: Timestamp) -> Self {
         Self { spent: Amount::ZERO, held: Amount::ZERO, since }
     }
 
-    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. Holds stay.
+    /// Starts the window that is current at `now`, if `spent` still counts an earlier one. Holds
+    /// stay.
     pub(crate) fn roll(&mut self, budget: &Budget, anchor: Timestamp, now: Timestamp) {
         let start = budget.period.window(anchor, now).start;
         if self.since < start {
@@ -135,7 +139,7 @@ impl Balance {
         }
     }
 
-    /// A balance as a store kept it.
+    /// Returns a balance as a store loaded it.
     pub const fn stored(spent: Amount, held: Amount, since: Timestamp) -> Self {
         Self { spent, held, since }
     }
@@ -147,7 +151,7 @@ fn read_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Amoun
     Ok(limit)
 }
 
-/// Why something is no budget.
+/// Why a budget is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BudgetError {

@@ -1,8 +1,8 @@
-//! Why a change of policy was refused.
+//! Errors of policy changes.
 
 use crate::model::{AccountId, KeyId, Refusal};
 
-/// Why a change was not made.
+/// Why a policy change was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
@@ -15,10 +15,10 @@ pub enum ChangeError {
     /// The key, or an ancestor, is revoked or expired.
     #[error(transparent)]
     NotInForce(Refusal),
-    /// A field cannot be as it was asked to be.
+    /// A field of the change is not valid.
     #[error("{field}: {reason}")]
     Invalid {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
         /// What is wrong, and what is accepted.
         reason: String,

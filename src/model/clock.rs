@@ -1,4 +1,4 @@
-//! The one source of time.
+//! Clocks: the one source of time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Where a store reads the time. Expiry, windows and hold deadlines are judged by it and by nothing else.
+/// The clock of a store. The store judges expiry, windows and holds by it alone.
 ///
-/// Instants are whole microseconds, the precision every store keeps.
+/// Instants are whole microseconds, which is the precision that every store keeps.
 ///
 /// ```
 /// use agentkey::model::{Clock, ManualClock};
 ///
-/// let hand = ManualClock::at("2026-01-31T12:00:00Z".parse()?);
-/// let clock = Clock::from(&hand);
-/// hand.set("2026-02-28T12:00:00Z".parse()?);
+/// let manual = ManualClock::at("2026-01-31T12:00:00Z".parse()?);
+/// let clock = Clock::from(&manual);
+/// manual.set("2026-02-28T12:00:00Z".parse()?);
 /// assert_eq!(clock.now().to_string(), "2026-02-28T12:00:00Z");
 /// # Ok::<(), jiff::Error>(())
 /// ```
@@ -31,32 +31,32 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// Returns the machine's clock.
     pub fn system() -> Self {
         Self::default()
     }
 
-    /// The hand that sets it, where it is not the machine's.
+    /// Returns the manual clock, unless it is the machine's.
     #[cfg(feature = "postgres")]
-    pub(crate) fn hand(&self) -> Option<&ManualClock> {
+    pub(crate) fn manual(&self) -> Option<&ManualClock> {
         match &self.0 {
             Source::System => None,
-            Source::Manual(hand) => Some(hand),
+            Source::Manual(manual) => Some(manual),
         }
     }
 
-    /// The present instant, cut to whole microseconds.
+    /// Returns the present instant, cut to whole microseconds.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => from_micros(Timestamp::now().as_microsecond()),
-            Source::Manual(hand) => hand.now(),
+            Source::Manual(manual) => manual.now(),
         }
     }
 }
 
 impl From<&ManualClock> for Clock {
-    fn from(hand: &ManualClock) -> Self {
-        Self(Source::Manual(hand.clone()))
+    fn from(manual: &ManualClock) -> Self {
+        Self(Source::Manual(manual.clone()))
     }
 }
 
@@ -69,45 +69,47 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock that stands still until it is moved, for tests. Clones share one hand.
+/// A clock for tests that stands still until a test sets it. Clones share one time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicI64>);
 
 impl ManualClock {
-    /// A clock that shows `at`.
+    /// Returns a clock that shows `at`.
     pub fn at(at: Timestamp) -> Self {
         Self(Arc::new(AtomicI64::new(at.as_microsecond())))
     }
 
-    /// What the clock shows.
+    /// Returns what the clock shows.
     pub fn now(&self) -> Timestamp {
         from_micros(self.0.load(Ordering::SeqCst))
     }
 
-    /// Moves the hand to `at`, forwards or backwards.
+    /// Sets the clock to `at`, forwards or backwards.
     pub fn set(&self, at: Timestamp) {
         self.0.store(at.as_microsecond(), Ordering::SeqCst);
     }
 
-    /// Moves the hand forward.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
         self.0.fetch_add(by, Ordering::SeqCst);
     }
 }
 
-/// The instant `micros` after the Unix epoch; beyond jiff's range, the first or last whole microsecond of it. The last
-/// one is before [`Timestamp::MAX`]: what is finer than a microsecond would not come back from a store, and windows
-/// counted from it would never be those that were stored.
+/// Returns the instant `micros` after the Unix epoch, clamped to the whole microseconds in jiff's
+/// range.
+///
+/// The last one is before [`Timestamp::MAX`], whose nanoseconds would not survive a store. Windows
+/// counted from such an instant would differ from the stored ones.
 pub(crate) fn from_micros(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or_else(|_| {
-        // The microseconds of the very last second are refused there as well.
+        // jiff refuses the microseconds of the very last second as well.
         let micros = micros.clamp(Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond());
         Timestamp::from_nanosecond(i128::from(micros) * 1_000).unwrap_or(Timestamp::MIN)
     })
 }
 
-/// `at + by`, held at the end of the range of time.
+/// Returns `at + by`, clamped to the range of time.
 pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
     let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
     from_micros(at.as_microsecond().saturating_add(by))

@@ -1,4 +1,4 @@
-//! What the ledger keeps: entries, with the labels a handler gave them.
+//! Entries: the lines of the ledger, with the labels that a handler set.
 
 use std::str::FromStr;
 
@@ -12,30 +12,35 @@ use crate::model::{AccountId, Amount, ChangeError, EntryId, KeyId, LabelError, L
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Its id, that of the posting that made it.
+    /// The id of the entry, which is that of the posting that made it.
     pub id: EntryId,
-    /// Whose account.
+    /// The account that it belongs to.
     pub account: AccountId,
-    /// Which key was charged; its ancestors and its account count it too. `None` where the account itself was adjusted.
+    /// The key that was charged. Its ancestors and its account count the entry too. `None` where
+    /// the account itself was adjusted.
     pub key: Option<KeyId>,
-    /// What made it.
+    /// The kind of posting that made it.
     pub kind: EntryKind,
-    /// The charge; negative for a refund and for a top-up.
+    /// The amount charged. It is negative for a refund and for a top-up.
     #[serde(rename = "amount_cents")]
     pub amount: Amount,
     /// When it was written.
     pub at: Timestamp,
-    /// The instant that decides in which windows it counts: `at`, or for a refund that of the refunded entry.
+    /// The instant that decides in which windows it counts: `at`, or for a refund that of the
+    /// refunded entry.
     pub counts_at: Timestamp,
     /// The entry that this one refunds.
     pub refunds: Option<EntryId>,
-    /// What the handler said about it.
+    /// The labels and the reference that the handler set.
     #[serde(flatten)]
     pub note: Note,
 }
 
 impl Entry {
-    /// An entry written at `at`, that counts then, refunds nothing and has no note: what else it has, a store sets.
+    /// Returns an entry that is written at `at` and counts then, without a refunded entry and a
+    /// note.
+    ///
+    /// A store sets those that it has.
     pub fn stored(
         id: EntryId,
         account: AccountId,
@@ -48,7 +53,7 @@ impl Entry {
     }
 }
 
-/// What made an entry.
+/// The kind of posting that made an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -59,16 +64,17 @@ pub enum EntryKind {
     Pay,
     /// Money given back.
     Refund,
-    /// A hold that ran out and was charged whole, as [`OnExpiry::Charge`](crate::http::OnExpiry::Charge) says.
+    /// A hold that expired and was charged whole, as
+    /// [`OnExpiry::Charge`](crate::http::OnExpiry::Charge) says.
     Expiry,
-    /// What a key that was taken over from elsewhere had spent there in its window.
+    /// What an adopted key had spent in its window before the adoption.
     Opening,
-    /// A top-up or a correction by the host; its reason is the label [`Note::REASON`].
+    /// A top-up or a correction by the application. Its reason is the label [`Note::REASON`].
     Adjust,
 }
 
 impl EntryKind {
-    /// Its name, as stores keep it.
+    /// Returns its name, as stores keep it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Settle => "settle",
@@ -93,7 +99,7 @@ impl FromStr for EntryKind {
     }
 }
 
-/// A text that names no kind of entry.
+/// The error of a text that is not the name of a kind of entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a kind of entry is `settle`, `pay`, `refund`, `expiry`, `opening` or `adjust`")]
 pub struct UnknownEntryKind;
@@ -104,24 +110,24 @@ pub struct UnknownEntryKind;
 pub struct Note {
     /// Labels such as `route` and `model`.
     pub labels: Labels,
-    /// The host's own reference, such as an order number.
+    /// The application's own reference, such as an order number.
     pub reference: Option<String>,
 }
 
 impl Note {
-    /// A note with these labels and this reference.
+    /// Returns a note with these labels and this reference.
     pub const fn new(labels: Labels, reference: Option<String>) -> Self {
         Self { labels, reference }
     }
 }
 
 impl Note {
-    /// The label that says why an entry adjusts.
+    /// The label that holds the reason of an adjustment.
     pub const REASON: &str = "reason";
 
     const MAX_REFERENCE: usize = 255;
 
-    /// The note of an adjustment.
+    /// Returns the note of an adjustment.
     pub(crate) fn adjusting(reason: &str, reference: Option<&str>) -> Result<Self, ChangeError> {
         let invalid = |field, reason: String| ChangeError::Invalid { field, reason };
         let mut note = Self::default();
@@ -140,7 +146,8 @@ impl Note {
     ///
     /// # Errors
     ///
-    /// When it is empty, over 255 characters, or has a control character.
+    /// [`LabelError::Reference`] where it is empty, over 255 characters, or has a control
+    /// character.
     pub fn set_reference(&mut self, reference: impl Into<String>) -> Result<(), LabelError> {
         let reference = reference.into();
         if reference.is_empty() || !is_text(&reference, Self::MAX_REFERENCE) {

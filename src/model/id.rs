@@ -1,4 +1,4 @@
-//! Identifiers: whose, which key, which posting, which entry.
+//! Identifiers of accounts, keys, postings and entries.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,18 +7,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The number of a key's record. It survives rotation; the token does not.
+/// The id of a key's record. It survives a rotation, and the token does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyId(i64);
 
 impl KeyId {
-    /// The id with this number.
+    /// Returns the id with this number.
     pub const fn new(id: i64) -> Self {
         Self(id)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> i64 {
         self.0
     }
@@ -38,9 +38,11 @@ impl FromStr for KeyId {
     }
 }
 
-/// Who owns keys: the boundary that nobody crosses. The host's own id of a user, team or organisation.
+/// The id of the account that owns keys: the application's own id of a user, team or organisation.
 ///
-/// 1 to 255 characters, none of them a control character.
+/// No key reads, changes or spends anything of another account.
+///
+/// It has 1 to 255 characters, none of them a control character.
 ///
 /// ```
 /// use agentkey::AccountId;
@@ -57,18 +59,19 @@ pub struct AccountId(Arc<str>);
 impl AccountId {
     const MAX_LEN: usize = 255;
 
-    /// The id with this text.
+    /// Returns the id with this text.
     ///
     /// # Errors
     ///
-    /// When the text is empty, longer than 255 characters, or has a control character.
+    /// [`InvalidId::Account`] where the text is empty, longer than 255 characters, or has a control
+    /// character.
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
         let text = text.into();
         let fits = !text.is_empty() && text.chars().count() <= Self::MAX_LEN;
         if fits && !text.chars().any(char::is_control) { Ok(Self(text)) } else { Err(InvalidId::Account) }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -121,26 +124,27 @@ impl fmt::Debug for AccountId {
     }
 }
 
-/// Names one attempt to change the ledger. It takes effect at most once, however often it is sent.
+/// The id of a posting. A posting takes effect at most once, however often it is sent.
 ///
-/// A version 7 UUID (RFC 9562 §5.7): new ids sort together, so an index on them grows at its end.
+/// It is a version 7 UUID (RFC 9562 §5.7). New ids sort together, so an index on them grows at its
+/// end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PostingId(Uuid);
 
 impl PostingId {
-    /// A new id.
-    #[allow(clippy::new_without_default)] // two defaults would differ
+    /// Returns a new id.
+    #[allow(clippy::new_without_default)] // a default would be another one at each call
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The id as 16 bytes, as stores keep it.
+    /// Returns the id as 16 bytes, as stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// The id with these bytes.
+    /// Returns the id with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -152,7 +156,7 @@ impl fmt::Display for PostingId {
     }
 }
 
-/// Names one line of the ledger. It has the bytes of the posting that made it.
+/// The id of an entry. It has the bytes of the posting that made the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EntryId(PostingId);
@@ -160,18 +164,19 @@ pub struct EntryId(PostingId);
 impl EntryId {
     const REVERSAL: [u8; 16] = *b"agentkey-reverse";
 
-    /// The id as 16 bytes, as stores keep it.
+    /// Returns the id as 16 bytes, as stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// The id with these bytes.
+    /// Returns the id with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(PostingId::from_bytes(bytes))
     }
 
-    /// The id of the entry that the ledger itself writes to take this one back. It follows from this one, so
-    /// that taking back twice writes once.
+    /// Returns the id of the entry by which the ledger itself reverses this one.
+    ///
+    /// It is derived from this id, so a second reversal writes nothing.
     pub(crate) fn reversal(self) -> Self {
         let mut bytes = *self.as_bytes();
         for (byte, mask) in bytes.iter_mut().zip(Self::REVERSAL) {
@@ -201,17 +206,17 @@ impl FromStr for EntryId {
     }
 }
 
-/// A text that is no id.
+/// Why a text is not an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidId {
-    /// Not an account id.
+    /// It is not an account id.
     #[error("an account id is 1 to 255 characters without control characters")]
     Account,
-    /// Not a key id.
+    /// It is not a key id.
     #[error("a key id is a whole number")]
     Key,
-    /// Not an entry id.
+    /// It is not an entry id.
     #[error("an entry id is a UUID")]
     Entry,
 }
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn account_ids_refuse_what_no_log_line_should_hold() {
+    fn account_ids_have_no_control_characters() {
         for bad in ["", "a\nb", "a\0", &"x".repeat(256)] {
             assert_eq!(bad.parse::<AccountId>(), Err(InvalidId::Account), "{bad:?}");
         }

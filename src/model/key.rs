@@ -1,4 +1,4 @@
-//! Keys and accounts: the records that hold policy, and the money that stands beside them.
+//! Keys and accounts: the records that hold policy and money.
 
 use std::time::Duration;
 
@@ -9,38 +9,41 @@ use crate::model::{AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet,
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
-/// It has no secret in it. The token was shown once, when the key was created or rotated.
+/// The record contains no secret. The token is shown once, when the key is created or rotated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Key {
-    /// The number of the record.
+    /// The id of the record.
     pub id: KeyId,
-    /// Who owns it.
+    /// The account that owns the key.
     pub account: AccountId,
-    /// The key it was minted from, if any. Never changes.
+    /// The key from which it was minted, if any. It never changes.
     pub parent: Option<KeyId>,
-    /// What people call it.
+    /// The name for people.
     pub name: String,
     /// The prefix of its token.
     pub prefix: String,
-    /// The first characters of its token after the prefix, for people to recognise it by.
+    /// The first characters of its token after the prefix. People recognise the token by them.
     pub start: String,
-    /// What the key itself may do; its ancestors may allow less. See [`Lineage::scopes`](crate::model::Lineage::scopes).
+    /// What the key itself may do. Its ancestors may allow less: see
+    /// [`Lineage::scopes`](crate::model::Lineage::scopes).
     pub scopes: ScopeSet,
-    /// What the key itself may spend; its ancestors and its account may have less left.
+    /// What the key itself may spend. Its ancestors and its account may have less left.
     #[serde(flatten)]
     pub budget: Budget,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: Timestamp,
-    /// Its windows are counted from here unless they follow the calendar: from when it was made, or, for a key taken
-    /// over from elsewhere, from where its window began there.
+    /// The instant from which windows are counted, unless the period follows the calendar.
+    ///
+    /// This is the key's creation. For an adopted key it is the start of its window in the old
+    /// table.
     #[serde(rename = "windows_from")]
     pub anchor: Timestamp,
-    /// From when on it is refused, if ever.
+    /// The instant from which the key is refused, if it expires.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked, if it was. Its descendants are refused with it.
+    /// When the key was revoked, if it was. Its descendants are refused too.
     pub revoked_at: Option<Timestamp>,
-    /// Spent and held, by the key and everything minted from it.
+    /// What the key and its descendants have spent and hold.
     #[serde(flatten)]
     pub balance: Balance,
 }
@@ -49,20 +52,23 @@ pub struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Account {
-    /// Who it is.
+    /// The id of the account.
     pub id: AccountId,
-    /// The ceiling over all keys; unlimited until [`AgentKeys::ensure_account`](crate::AgentKeys::ensure_account) sets it.
+    /// The ceiling over all keys. It is unlimited until
+    /// [`AgentKeys::ensure_account`](crate::AgentKeys::ensure_account) sets it.
     #[serde(flatten)]
     pub budget: Budget,
-    /// When it was first seen. Its windows are counted from here unless they follow the calendar.
+    /// When the account was created. Its windows are counted from here, unless the period follows
+    /// the calendar.
     pub created_at: Timestamp,
-    /// Spent and held by all its keys.
+    /// What all its keys have spent and hold.
     #[serde(flatten)]
     pub balance: Balance,
 }
 
 impl Key {
-    /// A key without parent, name, token, scopes, limit and expiry: what it has of them, a store sets.
+    /// Returns a key without parent, name, token, scopes, limit and expiry. A store sets those that
+    /// it has.
     pub fn stored(id: KeyId, account: AccountId, created_at: Timestamp, balance: Balance) -> Self {
         Self {
             id,
@@ -81,14 +87,15 @@ impl Key {
         }
     }
 
-    /// What the key's own budget has left: limit − spent − held, not below zero; `None` where it is unlimited.
+    /// Returns what the key's own budget has left: limit − spent − held, not below zero; `None`
+    /// where it is unlimited.
     ///
     /// Its ancestors may have less: see [`Lineage::remaining`](crate::model::Lineage::remaining).
     pub fn remaining(&self) -> Option<Amount> {
         self.budget.remaining(&self.balance)
     }
 
-    /// Checks that the key itself is in force at `now`; its ancestors have a say too.
+    /// Checks that the key itself is in force at `now`. It does not check the ancestors.
     pub(crate) fn check_active(&self, now: Timestamp) -> Result<(), Refusal> {
         if self.revoked_at.is_some() {
             Err(Refusal::RevokedKey)
@@ -99,47 +106,50 @@ impl Key {
         }
     }
 
-    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
+    /// Starts the window that is current at `now`, if `spent` still counts an earlier one. For
+    /// stores.
     pub fn roll(&mut self, now: Timestamp) {
         self.balance.roll(&self.budget, self.anchor, now);
     }
 
-    /// When the window of the key's own budget ends; `None` for a lifetime budget.
+    /// Returns when the window of the key's own budget ends; `None` for a lifetime budget.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.budget.period.window(self.anchor, now).end
     }
 }
 
 impl Account {
-    /// What the ceiling has left: limit − spent − held, not below zero; `None` where it is unlimited.
+    /// Returns what the ceiling has left: limit − spent − held, not below zero; `None` where it is
+    /// unlimited.
     pub fn remaining(&self) -> Option<Amount> {
         self.budget.remaining(&self.balance)
     }
 
-    /// Starts the window that is current at `now`, where `spent` still counts an earlier one. For stores.
+    /// Starts the window that is current at `now`, if `spent` still counts an earlier one. For
+    /// stores.
     pub fn roll(&mut self, now: Timestamp) {
         self.balance.roll(&self.budget, self.created_at, now);
     }
 
-    /// When the window of the ceiling ends; `None` for a lifetime ceiling.
+    /// Returns when the window of the ceiling ends; `None` for a lifetime ceiling.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.budget.period.window(self.created_at, now).end
     }
 
-    /// An account as its first key makes it: without a ceiling.
+    /// Returns a new account without a ceiling, as the account's first key creates it.
     pub fn new(id: AccountId, at: Timestamp) -> Self {
         let budget = Budget::unlimited();
         let since = budget.period.window(at, at).start;
         Self::stored(id, budget, at, Balance::empty(since))
     }
 
-    /// An account as a store kept it.
+    /// Returns an account as a store loaded it.
     pub const fn stored(id: AccountId, budget: Budget, created_at: Timestamp, balance: Balance) -> Self {
         Self { id, budget, created_at, balance }
     }
 }
 
-/// A key to be made. Nothing is granted that is not said: a new key has no scopes until it is given some.
+/// A key to be created. A new key has no scopes until they are set.
 ///
 /// ```
 /// use agentkey::{Amount, Budget, NewKey, ScopeSet};
@@ -152,7 +162,7 @@ impl Account {
 /// # let _ = key; Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a `NewKey` is made by `AgentKeys::create`"]
+#[must_use = "a `NewKey` is created by `AgentKeys::create`"]
 pub struct NewKey {
     pub(crate) owner: Owner,
     pub(crate) name: String,
@@ -176,17 +186,19 @@ pub(crate) enum Expiry {
 }
 
 impl NewKey {
-    /// A key directly under `account`.
+    /// Returns a key directly under `account`.
     pub fn new(account: AccountId) -> Self {
-        Self::of(Owner::Account(account))
+        Self::owned_by(Owner::Account(account))
     }
 
-    /// A key minted from `parent`: it stays inside the parent's scopes, budget and expiry, and counts against them.
+    /// Returns a key that is minted from `parent`.
+    ///
+    /// It stays within the parent's scopes, budget and expiry, and its spend counts against them.
     pub fn child_of(parent: KeyId) -> Self {
-        Self::of(Owner::Parent(parent))
+        Self::owned_by(Owner::Parent(parent))
     }
 
-    fn of(owner: Owner) -> Self {
+    fn owned_by(owner: Owner) -> Self {
         Self {
             owner,
             name: String::new(),
@@ -197,44 +209,44 @@ impl NewKey {
         }
     }
 
-    /// What people call it: up to 255 characters.
+    /// Sets the name for people, of up to 255 characters. Default: empty.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// What it may do. Default: nothing.
+    /// Sets what the key may do. Default: nothing.
     pub fn scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
         self
     }
 
-    /// What it may spend. Default: whatever its ancestors and its account have left.
+    /// Sets what the key may spend. Default: what its ancestors and its account have left.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// From when on it is refused. Default: never.
+    /// Sets the instant from which the key is refused. Default: none.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.expiry = Expiry::At(at);
         self
     }
 
-    /// For how long it is valid, from its creation.
+    /// Sets how long the key is valid, counted from its creation. Default: without end.
     pub fn expires_in(mut self, validity: Validity) -> Self {
         self.expiry = Expiry::In(validity);
         self
     }
 
-    /// The prefix of its token. Default: the one given to the [builder](crate::Builder::prefix).
+    /// Sets the prefix of its token. Default: the prefix of the [builder](crate::Builder::prefix).
     pub fn prefix(mut self, prefix: TokenPrefix) -> Self {
         self.prefix = Some(prefix);
         self
     }
 }
 
-/// Changes to a key. What is not named stays.
+/// Changes to a key. Fields that are not set stay as they are.
 ///
 /// ```
 /// use agentkey::{KeyPatch, ScopeSet};
@@ -252,42 +264,44 @@ pub struct KeyPatch {
 }
 
 impl KeyPatch {
-    /// No change yet.
+    /// Returns a patch that changes nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Another name.
+    /// Sets another name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Other scopes. What the key's children hold beyond them is refused from the next request on.
+    /// Sets other scopes. From the next request on, the key's children are refused what lies beyond
+    /// them.
     pub fn scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = Some(scopes);
         self
     }
 
-    /// Another budget. With another period, what was spent is counted anew from the entries of the new window.
+    /// Sets another budget. If the period changes, `spent` is counted again from the entries of the
+    /// new window.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Another expiry.
+    /// Sets another expiry.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.expiry = Some(Expiry::At(at));
         self
     }
 
-    /// An expiry counted from the moment of the update.
+    /// Sets an expiry that is counted from the moment of the update.
     pub fn expires_in(mut self, validity: Validity) -> Self {
         self.expiry = Some(Expiry::In(validity));
         self
     }
 
-    /// No expiry.
+    /// Removes the expiry.
     pub fn never_expires(mut self) -> Self {
         self.expiry = Some(Expiry::Never);
         self
@@ -299,11 +313,14 @@ impl KeyPatch {
 pub struct Grace(pub(crate) Duration);
 
 impl Grace {
-    /// The old token, and every one that was retired before it, is refused from the next request on.
+    /// The old token, and every token that was retired before it, is refused from the next request
+    /// on.
     pub const NONE: Self = Self(Duration::ZERO);
 
-    /// The old token works for this long, and none that was retired before it works longer. It may be used, but may not
-    /// change keys.
+    /// Returns a grace of this length: the old token goes on working for so long.
+    ///
+    /// Tokens that were retired before it end no later. A token in its grace may be used, but it
+    /// may not change keys.
     pub const fn lasting(duration: Duration) -> Self {
         Self(duration)
     }

@@ -1,10 +1,11 @@
-//! Labels of a charge: names and values that the host gives it, to sum usage by.
+//! Labels of a charge: names and values, set by the handler, to sum usage by.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Names and values to sum usage by: up to 16, names up to 64 and values up to 256 characters.
+/// Names and values to sum usage by: up to 16, with names of up to 64 and values of up to 256
+/// characters.
 ///
 /// ```
 /// use agentkey::model::Labels;
@@ -24,17 +25,18 @@ impl Labels {
     const MAX_NAME: usize = 64;
     const MAX_VALUE: usize = 256;
 
-    /// No labels.
+    /// Returns no labels.
     pub const fn new() -> Self {
         Self(BTreeMap::new())
     }
 
-    /// Sets a label; the last value of a name counts.
+    /// Sets a label. A second value of a name replaces the first.
     ///
     /// # Errors
     ///
-    /// When there are 16 already, the name is empty or over 64 characters, the value is over 256 characters, or one of
-    /// them has a control character.
+    /// [`LabelError::TooMany`] where there are 16 already. [`LabelError::Name`] where the name is
+    /// empty or over 64 characters. [`LabelError::Value`] where the value is over 256 characters.
+    /// Control characters are refused in both.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), LabelError> {
         let (name, value) = (name.into(), value.into());
         if name.is_empty() || !is_text(&name, Self::MAX_NAME) {
@@ -50,46 +52,46 @@ impl Labels {
         Ok(())
     }
 
-    /// Sets a label that is known to be within bounds, whatever their number.
+    /// Sets a label whose name and value are known to be valid, without a check of their number.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name.to_owned(), value.to_owned());
     }
 
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Names and values, in the order of the names.
+    /// Returns names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no labels.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A label that cannot be kept.
+/// Why a label or a reference is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelError {
-    /// The name is empty or too long.
+    /// The name is empty, too long, or has a control character.
     #[error("a label's name is 1 to 64 characters, none of them a control character")]
     Name,
-    /// The value is too long.
+    /// The value is too long, or has a control character.
     #[error("a label's value is at most 256 characters, none of them a control character")]
     Value,
-    /// The reference is empty or too long.
+    /// The reference is empty, too long, or has a control character.
     #[error("a reference is 1 to 255 characters, none of them a control character")]
     Reference,
-    /// One more than a charge can carry.
+    /// The charge has as many labels as it can carry.
     #[error("a charge has at most 16 labels")]
     TooMany,
 }
 
-/// Whether a text has at most `max` characters, none of them a control character.
+/// Returns whether a text has at most `max` characters, none of them a control character.
 pub(super) fn is_text(text: &str, max: usize) -> bool {
     text.chars().count() <= max && !text.chars().any(char::is_control)
 }

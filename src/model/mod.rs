@@ -1,4 +1,6 @@
-//! Values and records: keys, accounts, amounts, periods, tokens, refusals. No I/O, no async, no HTTP.
+//! Values and records: keys, accounts, amounts, periods, tokens, refusals.
+//!
+//! This floor has no I/O, no async and no HTTP.
 
 mod amount;
 mod budget;

@@ -1,4 +1,4 @@
-//! Periods of a budget, and the windows they cut time into.
+//! Periods of a budget, and the windows that they divide time into.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,12 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 
-/// How long a limit lasts before it may be spent again. All of them are in UTC.
+/// The time after which a limit may be spent again. All periods are in UTC.
 ///
-/// Plain periods are counted from an anchor, the creation of the key: a month that starts on the 31st starts on the
-/// last day of shorter months, and on the 31st again where there is one. `Calendar` periods start at midnight, on
-/// Monday (ISO 8601), and on the first of the month.
+/// Plain periods are counted from an anchor, the creation of the key. A month that starts on the
+/// 31st starts on the last day of shorter months, and on the 31st again where there is one.
+///
+/// `Calendar` periods start at midnight, on Monday (ISO 8601), and on the first of the month.
 ///
 /// ```
 /// use agentkey::model::Period;
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Period {
-    /// Once and for all: one window without an end.
+    /// One window without an end.
     #[default]
     Lifetime,
     /// 24 hours, from the anchor on.
@@ -67,10 +68,11 @@ impl Period {
         Self::CalendarMonth,
     ];
 
-    /// The window that `now` is in. An `anchor` after `now` is no error: windows reach back as well.
+    /// Returns the window that contains `now`. The `anchor` may be after `now`: windows reach back
+    /// as well.
     ///
-    /// Where a window would reach out of jiff's range of time (the years −9999 to 9999), it starts at
-    /// [`Timestamp::MIN`] or has no end.
+    /// jiff's range of time is the years −9999 to 9999. A window beyond it starts at
+    /// [`Timestamp::MIN`], or has no end.
     pub fn window(self, anchor: Timestamp, now: Timestamp) -> Window {
         match self {
             Self::Lifetime => Window { start: Timestamp::MIN, end: None },
@@ -83,8 +85,10 @@ impl Period {
         }
     }
 
-    /// Whether it lasts no longer than `other`, by its unit: a day, a week, a month, a lifetime. Anchored and
-    /// calendar periods of one unit are equally long.
+    /// Returns whether it lasts no longer than `other`, by its unit: a day, a week, a month, a
+    /// lifetime.
+    ///
+    /// Anchored and calendar periods of one unit are equally long.
     ///
     /// ```
     /// use agentkey::model::Period;
@@ -96,7 +100,7 @@ impl Period {
         self.rank() <= other.rank()
     }
 
-    /// Its name in JSON and in text.
+    /// Returns its name in JSON and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Lifetime => "lifetime",
@@ -119,7 +123,8 @@ impl Period {
     }
 }
 
-/// The window round `now` where each is `length` nanoseconds and one starts at `anchor`.
+/// Returns the window that contains `now`, where windows last `length` nanoseconds and one starts
+/// at `anchor`.
 fn fixed(length: i128, anchor: i128, now: Timestamp) -> Window {
     let now = now.as_nanosecond();
     let start = now - (now - anchor).rem_euclid(length);
@@ -129,11 +134,14 @@ fn fixed(length: i128, anchor: i128, now: Timestamp) -> Window {
     }
 }
 
-/// The window round `now` where each starts a whole number of months from `anchor`. Months are always added to the
-/// anchor itself; from window to window the 31st would become the 28th for ever.
+/// Returns the window that contains `now`, where each starts a whole number of months from
+/// `anchor`.
+///
+/// Months are always added to the anchor itself. Added from window to window, the 31st would become
+/// the 28th for ever.
 fn month(anchor: Timestamp, now: Timestamp) -> Window {
     let (anchor, now) = (Offset::UTC.to_datetime(anchor), Offset::UTC.to_datetime(now));
-    // The window that starts in this month, or the one before it if that start is yet to come.
+    // The window starts in this month, or in the one before if this month's start is after `now`.
     let mut nth = months(now) - months(anchor);
     if plus_months(anchor, nth).is_none_or(|start| start > now) {
         nth -= 1;
@@ -146,8 +154,10 @@ fn months(at: DateTime) -> i64 {
     i64::from(at.year()) * 12 + i64::from(at.month()) - 1
 }
 
-/// So many months later, at the same time of day; the last day of the month where it is too short. Not by a `Span`,
-/// which costs twice as much: every look-up and every posting asks for it.
+/// Returns the same time of day so many months later, on the last day of the month where it is too
+/// short.
+///
+/// A `Span` would cost twice as much, and every look-up and every posting calls this.
 fn plus_months(at: DateTime, months: i64) -> Option<DateTime> {
     let total = self::months(at).checked_add(months)?;
     let year = i16::try_from(total.div_euclid(12)).ok()?;
@@ -171,23 +181,23 @@ impl FromStr for Period {
     }
 }
 
-/// A stretch of time in which a limit may be spent once: from `start` on, until just before `end`.
+/// A part of time in which a limit may be spent once: from `start` on, until just before `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
-    /// The first instant in it.
+    /// The first instant of the window.
     pub start: Timestamp,
-    /// The first instant after it; `None` where it never ends.
+    /// The first instant after the window; `None` where it never ends.
     pub end: Option<Timestamp>,
 }
 
 impl Window {
-    /// Whether `at` is in it.
+    /// Returns whether `at` is in the window.
     pub fn contains(&self, at: Timestamp) -> bool {
         self.start <= at && self.end.is_none_or(|end| at < end)
     }
 }
 
-/// Why something is no period.
+/// Why a text is not a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeriodError {

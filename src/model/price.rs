@@ -1,8 +1,8 @@
-//! What model tokens cost.
+//! Prices of language models.
 
 use crate::model::Amount;
 
-/// The price of a language model: so much per million input, cached and output tokens.
+/// The price of a language model, per million input, cached and output tokens.
 ///
 /// A negative price counts as zero.
 ///
@@ -24,22 +24,25 @@ pub struct TokenPrice {
 }
 
 impl TokenPrice {
-    /// The price of a million input tokens and of a million output tokens. Cached input costs as much as other input.
+    /// Returns a price per million input tokens and per million output tokens. Cached input costs
+    /// the same as other input.
     pub const fn new(input: Amount, output: Amount) -> Self {
         Self { input, output, cached: input }
     }
 
-    /// The price of a million input tokens that the model's provider had in its cache.
+    /// Sets the price per million input tokens that the model's provider had in its cache.
     pub const fn cached(mut self, cached: Amount) -> Self {
         self.cached = cached;
         self
     }
 
-    /// What `usage` costs. The sum is rounded up, once, to a micro-unit; beyond [`Amount::MAX`] it stays there.
+    /// Returns what `usage` costs. The sum is rounded up, once, to a micro-unit. It saturates at
+    /// [`Amount::MAX`].
     pub fn cost(&self, usage: TokenUsage) -> Amount {
         const TOKENS: u128 = 1_000_000;
         let cached = usage.cached.min(usage.input);
-        // Cannot overflow: a price is below 2⁶³ and a count below 2⁶⁴, input and cached together too.
+        // Cannot overflow: a price is below 2⁶³, and a count below 2⁶⁴, as is the sum of input and
+        // cached.
         let millionths =
             part(self.input, usage.input - cached) + part(self.cached, cached) + part(self.output, usage.output);
         i64::try_from(millionths.div_ceil(TOKENS)).map_or(Amount::MAX, Amount::micros)
@@ -50,7 +53,7 @@ fn part(price: Amount, tokens: u64) -> u128 {
     u128::try_from(price.as_micros()).unwrap_or(0) * u128::from(tokens)
 }
 
-/// How many tokens a call to a language model took.
+/// The number of tokens that a call to a language model used.
 ///
 /// ```
 /// use agentkey::model::TokenUsage;
@@ -63,20 +66,23 @@ fn part(price: Amount, tokens: u64) -> u128 {
 pub struct TokenUsage {
     /// Tokens read, those from the cache included.
     pub input: u64,
-    /// How many of `input` came from the cache, as OpenAI reports it (`prompt_tokens_details.cached_tokens`). Where a
-    /// provider counts them apart, as Anthropic does, `input` is the sum. What exceeds `input` is ignored.
+    /// How many of `input` came from the cache, as OpenAI reports it
+    /// (`prompt_tokens_details.cached_tokens`).
+    ///
+    /// Anthropic counts them apart; there `input` is the sum of both. What exceeds `input` is
+    /// ignored.
     pub cached: u64,
     /// Tokens written.
     pub output: u64,
 }
 
 impl TokenUsage {
-    /// So many tokens read and written, none of them from the cache.
+    /// Returns a usage of so many tokens read and written, none of them from the cache.
     pub const fn new(input: u64, output: u64) -> Self {
         Self { input, cached: 0, output }
     }
 
-    /// How many of the input tokens came from the cache.
+    /// Sets how many of the input tokens came from the cache.
     pub const fn cached(mut self, cached: u64) -> Self {
         self.cached = cached;
         self

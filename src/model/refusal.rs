@@ -1,4 +1,4 @@
-//! Why a request or a posting is denied.
+//! Refusals: why a request or a posting is denied.
 
 use std::time::Duration;
 
@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use crate::model::{Amount, EntryId, LabelError, Scope, ScopeSet};
 
-/// Why something was denied. Everything the crate says to a client comes from one of these.
+/// Why a request or a posting was denied. Every answer that denies a client something comes from
+/// one of these.
 ///
-/// A layer puts it into the extensions of the response it refuses with, so that the host can count or map it.
+/// A layer puts it into the extensions of the response, so that the application can count or map
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -27,19 +29,19 @@ pub enum Refusal {
     /// The request has two different credentials.
     #[error("the request has more than one credential; send one")]
     AmbiguousCredentials,
-    /// The `Idempotency-Key` header cannot be used.
+    /// The `Idempotency-Key` header is malformed, or there are several.
     #[error("Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes")]
     InvalidIdempotencyKey,
     /// The lineage does not allow a scope that the route needs.
     #[error("the API key lacks the scope for this route")]
     InsufficientScope(Box<MissingScope>),
-    /// The lineage has not enough left.
+    /// The lineage does not have enough left.
     #[error("the budget does not cover this request")]
     BudgetExceeded(Box<Shortfall>),
-    /// The `Idempotency-Key` was used for something else.
+    /// The `Idempotency-Key` was used for another request.
     #[error("the Idempotency-Key was used for another request")]
     Conflict,
-    /// The id of the posting was taken by another posting.
+    /// Another posting has the id of this one.
     #[error("another posting has this id")]
     PostingConflict,
     /// The `Idempotency-Key` was charged before, by this entry.
@@ -48,25 +50,25 @@ pub enum Refusal {
     /// The first request with this `Idempotency-Key` is still running.
     #[error("a request with this Idempotency-Key is still running")]
     InFlight,
-    /// The hold has run out or was settled; it cannot be renewed.
+    /// The hold has expired or was settled, so it cannot be renewed.
     #[error("the hold is over")]
     HoldExpired,
     /// The key or account has no such entry.
     #[error("there is no such entry")]
     UnknownEntry,
-    /// More was asked back than the entry has left.
+    /// The refund is larger than what the entry has left.
     #[error("the refund is more than the entry has left")]
     RefundTooLarge {
-        /// What is left of it.
+        /// What the entry has left.
         left: Amount,
     },
-    /// An amount below zero.
+    /// The amount is below zero.
     #[error("an amount must not be negative")]
     NegativeAmount,
-    /// An adjustment of zero.
+    /// The adjustment is zero.
     #[error("an adjustment must not be zero")]
     ZeroAdjustment,
-    /// A label that cannot be kept.
+    /// A label or a reference is not valid.
     #[error("{0}")]
     InvalidLabel(LabelError),
     /// There is no such key.
@@ -75,10 +77,10 @@ pub enum Refusal {
     /// There is no such account.
     #[error("there is no such account")]
     UnknownAccount,
-    /// A field of a change cannot be as it was asked to be.
+    /// A field of a change is not valid.
     #[error("{field}: {reason}")]
     InvalidField {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
         /// What is wrong, and what is accepted.
         reason: String,
@@ -86,10 +88,10 @@ pub enum Refusal {
     /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
-        /// After which time another attempt makes sense.
+        /// The time after which another attempt makes sense.
         retry_after: Duration,
     },
-    /// The service is put together wrongly; the log says how to mend it.
+    /// The service is set up wrongly. The log says what is wrong and what to change.
     #[error("the service is misconfigured")]
     Misconfigured,
 }
@@ -98,7 +100,7 @@ impl Refusal {
     /// The refusal for a store that does not answer.
     pub(crate) const UNAVAILABLE: Self = Self::Unavailable { retry_after: Duration::from_secs(1) };
 
-    /// The stable code of the refusal, as in the `error` member of a problem document.
+    /// Returns the stable code of the refusal, as in the `error` member of a problem document.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::MissingKey => "missing_key",
@@ -127,17 +129,17 @@ impl Refusal {
     }
 }
 
-/// Which scopes a route asked for, and which the lineage has.
+/// The scopes that a route needs, and those that the lineage has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingScope {
-    /// What the route needs.
+    /// The scopes that the route needs.
     pub required: Vec<Scope>,
-    /// What every member of the lineage allows.
+    /// The scopes that every member of the lineage allows.
     pub held: ScopeSet,
 }
 
-/// The figures of a refused hold or payment. They are the key's own, but for `remaining`.
+/// The figures of a refused hold or payment. All are the key's own, except `remaining`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortfall {
@@ -149,30 +151,30 @@ pub struct Shortfall {
     pub held: Amount,
     /// What the whole lineage has left.
     pub remaining: Amount,
-    /// What was asked for.
+    /// The amount of the hold or payment.
     pub required: Amount,
-    /// When waiting helps: the end of the last window that stands in the way; `None` where it never will.
+    /// When the last window of a member that refused ends; `None` where waiting does not help.
     pub resets_at: Option<Timestamp>,
-    /// Who refused.
+    /// The member of the lineage that refused.
     pub blocked_by: BlockedBy,
     /// When it was refused, by the store's clock.
     pub at: Timestamp,
 }
 
-/// Which member of a lineage refused.
+/// The member of a lineage that refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BlockedBy {
     /// The key itself.
     Key,
-    /// A key it was minted from.
+    /// An ancestor of the key.
     Ancestor,
     /// The account's ceiling.
     Account,
 }
 
 impl BlockedBy {
-    /// Its name in a problem document.
+    /// Returns its name in a problem document.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// One thing that may be done: `proxy.chat`, `read:user`, `claim_free`.
+/// One thing that a key may do: `proxy.chat`, `read:user`, `claim_free`.
 ///
-/// A scope-token as in RFC 6749 §3.3, of 1 to 128 characters: visible ASCII other than `"` and `\`. A scope that is
-/// *held* may be `*`, or end in `.*` or `:*`, and then [covers](Self::covers) others.
+/// It is a scope-token as in RFC 6749 §3.3, of 1 to 128 characters: visible ASCII other than `"`
+/// and `\`.
+///
+/// A *held* scope may be `*`, or end in `.*` or `:*`. Then it [covers](Self::covers) others.
 ///
 /// ```
 /// use agentkey::model::Scope;
@@ -28,15 +30,15 @@ pub struct Scope(Arc<str>);
 impl Scope {
     const MAX_LEN: usize = 128;
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether who holds this scope may do what needs `required`.
+    /// Returns whether a key that holds this scope may do what needs `required`.
     ///
-    /// `*` covers everything. `a.*` covers whatever starts with `a.` and goes on after it: `a.b`, `a.b.c` and
-    /// `a.b.*`, but neither `a` nor `a.`; `a:*` likewise. Any other scope covers itself alone.
+    /// `*` covers everything. `a.*` covers what starts with `a.` and continues: `a.b`, `a.b.c` and
+    /// `a.b.*`, but neither `a` nor `a.`. `a:*` does likewise. Any other scope covers only itself.
     pub fn covers(&self, required: &Self) -> bool {
         let (held, required) = (self.as_str(), required.as_str());
         match held.strip_suffix('*') {
@@ -94,10 +96,10 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Everything a key may do: a list of scopes, sorted and each there once, or no restriction at all.
+/// Everything that a key may do: a sorted list of distinct scopes, or no restriction at all.
 ///
-/// In JSON an array of strings, or `null` for unrestricted; a member that is not there is an error, never `null`.
-/// The default is [`none`](Self::none).
+/// In JSON it is an array of strings, or `null` for unrestricted. A missing member is an error,
+/// never `null`. The default is [`none`](Self::none).
 ///
 /// ```
 /// use agentkey::ScopeSet;
@@ -113,21 +115,21 @@ impl fmt::Debug for Scope {
 pub struct ScopeSet(Option<Arc<[Scope]>>);
 
 impl ScopeSet {
-    /// Everything.
+    /// Returns the set that allows everything.
     pub const fn unrestricted() -> Self {
         Self(None)
     }
 
-    /// Nothing.
+    /// Returns the set that allows nothing.
     pub fn none() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// These scopes.
+    /// Returns the set of these scopes.
     ///
     /// # Errors
     ///
-    /// [`ScopeError::Malformed`] where one of them is no scope.
+    /// [`ScopeError::Malformed`] where one of them is not a scope.
     ///
     /// ```
     /// use agentkey::ScopeSet;
@@ -140,37 +142,40 @@ impl ScopeSet {
         scopes.into_iter().map(|scope| scope.as_ref().parse()).collect()
     }
 
-    /// Whether it has no restriction. A list with `*` in it allows as much, but is a list.
+    /// Returns whether the set has no restriction. A list that contains `*` allows as much, but is
+    /// a list.
     pub const fn is_unrestricted(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The scopes of the list, sorted. An unrestricted set has no list, so there are none: ask
-    /// [`is_unrestricted`](Self::is_unrestricted) first, or [`allows`](Self::allows) instead.
+    /// Returns the scopes of the list, sorted. An unrestricted set has no list, so it returns none.
+    ///
+    /// Ask [`is_unrestricted`](Self::is_unrestricted) first, or [`allows`](Self::allows) instead.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.iter().flat_map(|list| list.iter())
     }
 
-    /// Whether it may be done.
+    /// Returns whether the set allows `required`.
     pub fn allows(&self, required: &Scope) -> bool {
         self.is_unrestricted() || self.iter().any(|held| held.covers(required))
     }
 
-    /// Whether `parent` allows everything that this set allows.
+    /// Returns whether `parent` allows everything that this set allows.
     pub fn is_within(&self, parent: &Self) -> bool {
         if self.is_unrestricted() {
-            // What allows the scope `*` allows them all.
+            // A set that allows the scope `*` allows every scope.
             return parent.is_unrestricted() || parent.iter().any(|held| held.as_str() == "*");
         }
         self.iter().all(|scope| parent.allows(scope))
     }
 
-    /// What both sets allow. Where they have nothing in common that is nothing, never everything.
+    /// Returns what both sets allow. Sets that have nothing in common give an empty list, never
+    /// everything.
     pub fn intersect(&self, other: &Self) -> Self {
         match (self.is_unrestricted(), other.is_unrestricted()) {
             (true, _) => other.clone(),
             (_, true) => self.clone(),
-            // Of two scopes that overlap one covers the other, so the narrower one is what they share.
+            // If two scopes overlap, one covers the other, and the narrower one is what they share.
             _ => {
                 let mine = self.iter().filter(|scope| other.allows(scope));
                 let others = other.iter().filter(|scope| self.allows(scope));
@@ -229,8 +234,8 @@ impl Serialize for ScopeSet {
 
 impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not `deserialize_option`: serde answers that with `None` for a member that is missing, and a forgotten
-        // list would be read as "unrestricted".
+        // serde answers `deserialize_option` with `None` for a missing member. A forgotten list
+        // would then be read as "unrestricted".
         deserializer.deserialize_any(NullOrList)
     }
 }
@@ -261,11 +266,11 @@ impl<'de> Visitor<'de> for NullOrList {
     }
 }
 
-/// Why something is no scope.
+/// Why a text is not a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScopeError {
-    /// Empty, too long, or with a character that a scope cannot have.
+    /// It is empty, too long, or has a character that a scope cannot have.
     #[error("a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat")]
     Malformed,
 }
@@ -374,7 +379,7 @@ mod tests {
     fn a_missing_list_is_never_unrestricted() {
         #[derive(Debug, serde::Deserialize)]
         struct Ask {
-            #[expect(dead_code, reason = "only that it is missing counts")]
+            #[expect(dead_code, reason = "the test is about its absence")]
             scopes: ScopeSet,
         }
         let error = serde_json::from_str::<Ask>("{}").unwrap_err().to_string();
@@ -393,7 +398,7 @@ mod tests {
         assert_eq!(format!("{:?}", scope("a")), "Scope(a)");
     }
 
-    /// Few letters, so that scopes often meet.
+    /// The alphabet is small, so that scopes often overlap.
     fn scopes() -> impl Strategy<Value = Scope> {
         "\\*|[ab]?[.:]?\\*|([ab][.:]){0,2}[ab*]|[ab]\\.".prop_map(|text| text.parse().unwrap())
     }

@@ -1,4 +1,4 @@
-//! Tokens: the secret strings that agents send, and the hashes that stores keep of them.
+//! Tokens: the secret strings that clients send, and the hashes that stores keep of them.
 //!
 //! ```text
 //! ak_live _ 003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf 0gEjkH
@@ -14,11 +14,12 @@ use zeroize::Zeroizing;
 
 /// The secret string that stands for a key: `<prefix>_<43 base62 digits><6 base62 digits>`.
 ///
-/// The digits are `0-9A-Za-z`, big-endian, padded with zeros: first 32 random bytes, then the CRC-32 (IEEE 802.3) of
-/// everything before it, so that a mistyped token is found out without asking a store.
+/// The digits are `0-9A-Za-z`, big-endian, padded with zeros. The first 43 are 32 random bytes. The
+/// last 6 are the CRC-32 (IEEE 802.3) of everything before them, which detects a mistyped token
+/// without a store.
 ///
-/// It is shown once, through [`expose`](Self::expose). It cannot be cloned, displayed or serialized, `Debug` shows
-/// only what people recognise it by, and its memory is wiped when it is dropped.
+/// It is shown once, through [`expose`](Self::expose). It cannot be cloned, displayed or
+/// serialized. `Debug` shows its prefix and start only, and its memory is wiped when it is dropped.
 ///
 /// ```
 /// use agentkey::Token;
@@ -34,15 +35,16 @@ use zeroize::Zeroizing;
 /// ```
 pub struct Token {
     text: Zeroizing<String>,
-    /// How long its prefix is; zero for a foreign token.
+    /// The length of its prefix; zero for a foreign token.
     prefix: usize,
 }
 
 impl Token {
-    /// What secret scanners can look for: a token with any prefix.
+    /// A regular expression for secret scanners, which matches a token with any prefix.
     ///
-    /// It matches more than [`parse`](Self::parse) accepts: prefixes of up to 39 characters where `_` is frequent,
-    /// and wrong checksums. Put your own prefix in place of the first part to match only your tokens.
+    /// It matches more than [`parse`](Self::parse) accepts: prefixes of up to 39 characters with
+    /// many `_`, and wrong checksums. Put your own prefix in place of the first part to match only
+    /// your tokens.
     pub const SECRET_SCANNER_REGEX: &str = r"\b[a-z](?:_?[a-z0-9]){0,19}_[0-9A-Za-z]{49}\b";
 
     const SECRET_LEN: usize = 43;
@@ -51,10 +53,10 @@ impl Token {
     const MAX_LEN: usize = TokenPrefix::MAX_LEN + 1 + Self::BODY_LEN;
     const START_LEN: usize = 8;
     const FOREIGN_START_LEN: usize = 4;
-    /// A shorter foreign token would lose too much of its secret by showing a start.
+    /// A shorter foreign token would reveal too much of its secret by showing a start.
     const FOREIGN_START_FROM: usize = 24;
 
-    /// A new token from the operating system's random bytes.
+    /// Generates a token from the operating system's random bytes.
     ///
     /// # Errors
     ///
@@ -66,7 +68,7 @@ impl Token {
     }
 
     pub(crate) fn from_bytes(prefix: &TokenPrefix, secret: &[u8; 32]) -> Self {
-        // Room for all of it at once: growing would leave copies behind.
+        // The capacity is for the whole token: growing would leave copies of the secret behind.
         let mut text = Zeroizing::new(String::with_capacity(Self::MAX_LEN));
         text.push_str(prefix.as_str());
         text.push('_');
@@ -81,11 +83,13 @@ impl Token {
         Self { text, prefix: prefix.as_str().len() }
     }
 
-    /// Reads a token of this crate's format and checks its checksum. Whether a key has it, only a store knows.
+    /// Reads a token of this crate's format and checks its checksum. It does not ask a store
+    /// whether a key has it.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Malformed`] where it has another form; [`TokenError::Checksum`] where it was mistyped.
+    /// [`TokenError::Malformed`] where it has another form; [`TokenError::Checksum`] where it is
+    /// mistyped.
     ///
     /// ```
     /// use agentkey::Token;
@@ -100,7 +104,7 @@ impl Token {
         Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: prefix.len() })
     }
 
-    /// The prefix of a text that [`parse`](Self::parse) accepts.
+    /// Returns the prefix of a text that [`parse`](Self::parse) accepts.
     fn check(text: &str) -> Result<&str, TokenError> {
         let prefix = split(text).ok_or(TokenError::Malformed)?;
         let sum_at = text.len().saturating_sub(Self::CHECKSUM_LEN);
@@ -110,12 +114,14 @@ impl Token {
         }
     }
 
-    /// The hash of a text that [`parse`](Self::parse) accepts, without a copy of the secret.
+    /// Returns the hash of a text that [`parse`](Self::parse) accepts, without a copy of the
+    /// secret.
     pub(crate) fn hash_of(text: &str) -> Result<TokenHash, TokenError> {
         Self::check(text).map(|_| TokenHash::digest(text))
     }
 
-    /// The hash of a text that [`parse_foreign`](Self::parse_foreign) accepts, without a copy of the secret.
+    /// Returns the hash of a text that [`parse_foreign`](Self::parse_foreign) accepts, without a
+    /// copy of the secret.
     pub(crate) fn hash_foreign(text: &str) -> Result<TokenHash, TokenError> {
         Self::check_foreign(text).map(|()| TokenHash::digest(text))
     }
@@ -125,7 +131,7 @@ impl Token {
         if fits { Ok(()) } else { Err(TokenError::Foreign) }
     }
 
-    /// Takes a token that somebody else made: 8 to 512 visible ASCII characters of any format.
+    /// Reads a token that another program made: 8 to 512 visible ASCII characters of any format.
     ///
     /// # Errors
     ///
@@ -143,23 +149,25 @@ impl Token {
         Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: 0 })
     }
 
-    /// The secret itself. Show it once, to whom it is for; don't log or store it.
+    /// Returns the secret itself. Show it once, to its user, and don't log or store it.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// What a store keeps of it, and finds it by.
+    /// Returns the hash that a store keeps of the token and finds it by.
     pub fn hash(&self) -> TokenHash {
         TokenHash::digest(&self.text)
     }
 
-    /// Its prefix, without the `_` after it; empty for a foreign token.
+    /// Returns the prefix, without the `_` after it; empty for a foreign token.
     pub fn prefix(&self) -> &str {
         self.text.get(..self.prefix).unwrap_or_default()
     }
 
-    /// What people recognise it by: the first 8 characters after the prefix and its `_`. Of a foreign token the
-    /// first 4, if it has at least 24; else nothing.
+    /// Returns the characters that people recognise the token by: the first 8 after the prefix and
+    /// its `_`.
+    ///
+    /// A foreign token shows its first 4 characters, if it has at least 24; else nothing.
     pub fn start(&self) -> &str {
         let start = match self.prefix {
             0 if self.text.len() < Self::FOREIGN_START_FROM => 0..0,
@@ -170,7 +178,7 @@ impl Token {
     }
 }
 
-/// The prefix of a text that has the form of a token.
+/// Returns the prefix of a text that has the form of a token.
 fn split(text: &str) -> Option<&str> {
     if text.len() > Token::MAX_LEN {
         return None;
@@ -185,7 +193,8 @@ fn checksum(covered: &[u8]) -> [u8; Token::CHECKSUM_LEN] {
     base62(&mut [crc32fast::hash(covered)])
 }
 
-/// The digits of the big-endian number in `words`, of which only what did not fit into `N` digits is left.
+/// Returns the digits of the big-endian number in `words`, and leaves there what did not fit into
+/// `N` digits.
 fn base62<const N: usize>(words: &mut [u32]) -> [u8; N] {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -205,7 +214,7 @@ fn base62<const N: usize>(words: &mut [u32]) -> [u8; N] {
     digits
 }
 
-/// What people recognise the token by, and nothing more: `Token(ak_live_003aUlTJ…)`.
+/// Shows the prefix and the start, and nothing more: `Token(ak_live_003aUlTJ…)`.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let underscore = if self.prefix == 0 { "" } else { "_" };
@@ -213,9 +222,10 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What tokens begin with, such as `ak`, `ak_live` or `ak_test`.
+/// The prefix of tokens, such as `ak`, `ak_live` or `ak_test`.
 ///
-/// 1 to 20 characters: `a` to `z`, `0` to `9`, and single `_` between them; first a letter. The default is `ak`.
+/// It has 1 to 20 characters: `a` to `z`, `0` to `9`, and single `_` between them. The first is a
+/// letter. The default is `ak`.
 ///
 /// ```
 /// use agentkey::model::TokenPrefix;
@@ -231,7 +241,7 @@ pub struct TokenPrefix(Box<str>);
 impl TokenPrefix {
     const MAX_LEN: usize = 20;
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -272,9 +282,9 @@ impl fmt::Display for TokenPrefix {
     }
 }
 
-/// The SHA-256 of a token, which is what stores keep. As text: 64 lower-case hexadecimal digits.
+/// The SHA-256 of a token, which is what stores keep. Its text is 64 lower-case hexadecimal digits.
 ///
-/// A fast hash is enough, since a token is 256 random bits and nobody can go through those.
+/// A fast hash is enough: a token is 256 random bits, too many to try.
 ///
 /// ```
 /// use agentkey::model::TokenHash;
@@ -288,19 +298,19 @@ pub struct TokenHash([u8; 32]);
 
 impl Hash for TokenHash {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // The first bytes choose lanes and shards: within one they are all the same.
+        // The first bytes choose queues and shards, and within one of them they do not vary.
         let [.., a, b, c, d, e, f, g, h] = self.0;
         state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
     }
 }
 
 impl TokenHash {
-    /// The hash of a token's text.
+    /// Returns the hash of a token's text.
     pub fn digest(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
 
-    /// The 32 bytes of the hash.
+    /// Returns the 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -336,7 +346,7 @@ fn nibble(digit: u8) -> Result<u8, TokenError> {
     }
 }
 
-/// The first 8 digits: enough to tell hashes apart in a log, too few to look one up.
+/// Shows the first 8 digits: enough to tell hashes apart in a log, too few to look one up.
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash(")?;
@@ -345,26 +355,26 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// Why something is no token, prefix or hash. It never holds any of the text.
+/// Why a text is not a token, a prefix or a hash. It never contains any of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Not the form of a token.
+    /// The text does not have the form of a token.
     #[error("a token is a prefix, _ and 49 letters and digits")]
     Malformed,
-    /// The form of a token, but not one that was ever made.
+    /// The text has the form of a token, but its checksum is wrong.
     #[error("the token's checksum is wrong; copy the whole token again")]
     Checksum,
-    /// Not even a foreign token.
+    /// The text is not a foreign token.
     #[error("a foreign token is 8 to 512 visible ASCII characters")]
     Foreign,
-    /// Not a prefix.
+    /// The text is not a token prefix.
     #[error("a token prefix is 1 to 20 of a-z, 0-9 and single _ between them, with a letter first, such as ak_live")]
     Prefix,
-    /// Not a hash.
+    /// The text is not a token hash.
     #[error("a token hash is 64 lower-case hexadecimal digits")]
     Hash,
-    /// No token could be made.
+    /// The operating system gave no random bytes.
     #[error("the operating system has no random bytes; try again later")]
     Random,
 }
@@ -387,7 +397,7 @@ mod tests {
         std::array::from_fn(|n| u8::try_from(n).unwrap())
     }
 
-    /// The format is kept for ever: these were computed apart from this code, with Python's zlib and hashlib.
+    /// The format never changes. Python's zlib and hashlib computed these values.
     #[test]
     fn the_format_is_pinned() {
         for (bytes, token, hash) in [
@@ -428,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_found_out() {
+    fn mistyped_tokens_are_detected() {
         for at in 0..PINNED.len() {
             let mut text = PINNED.as_bytes().to_vec();
             text[at] = if text[at] == b'x' { b'y' } else { b'x' };

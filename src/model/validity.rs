@@ -1,4 +1,4 @@
-//! How long a key is valid, as people write it.
+//! Validities: how long a key is valid, as text such as `30d`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,12 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// How long a key is valid: one positive whole number and one unit, `m`inutes, `h`ours, `d`ays, `w`eeks, `mo`nths or
-/// `y`ears. Also its form in JSON.
+/// How long a key is valid: one positive whole number and one unit.
 ///
-/// Months and years follow the calendar in UTC: a month after 31 January is the last day of February. A day is 24
-/// hours.
+/// The units are `m`inutes, `h`ours, `d`ays, `w`eeks, `mo`nths and `y`ears. JSON has the same form.
+///
+/// Months and years follow the calendar in UTC: a month after 31 January is the last day of
+/// February. A day is 24 hours.
 ///
 /// ```
 /// use agentkey::model::Validity;
@@ -42,41 +43,41 @@ enum Unit {
 }
 
 impl Validity {
-    /// So many minutes. Zero is refused by [`after`](Self::after), here and below.
+    /// Returns so many minutes. [`after`](Self::after) refuses zero, for every unit.
     pub const fn minutes(count: u32) -> Self {
         Self { count, unit: Unit::Minute }
     }
 
-    /// So many hours.
+    /// Returns so many hours.
     pub const fn hours(count: u32) -> Self {
         Self { count, unit: Unit::Hour }
     }
 
-    /// So many times 24 hours.
+    /// Returns so many times 24 hours.
     pub const fn days(count: u32) -> Self {
         Self { count, unit: Unit::Day }
     }
 
-    /// So many times 7 days.
+    /// Returns so many times 7 days.
     pub const fn weeks(count: u32) -> Self {
         Self { count, unit: Unit::Week }
     }
 
-    /// So many months by the calendar.
+    /// Returns so many months by the calendar.
     pub const fn months(count: u32) -> Self {
         Self { count, unit: Unit::Month }
     }
 
-    /// So many years by the calendar.
+    /// Returns so many years by the calendar.
     pub const fn years(count: u32) -> Self {
         Self { count, unit: Unit::Year }
     }
 
-    /// When it is over, if it starts at `at`.
+    /// Returns when the validity ends, if it starts at `at`.
     ///
     /// # Errors
     ///
-    /// [`ValidityError::OutOfRange`] after the year 9999; [`ValidityError::Zero`] where it lasts no time at all.
+    /// [`ValidityError::OutOfRange`] after the year 9999; [`ValidityError::Zero`] where it is zero.
     ///
     /// ```
     /// use agentkey::model::{Validity, ValidityError};
@@ -140,7 +141,7 @@ impl FromStr for Validity {
         if count.is_empty() {
             return Err(ValidityError::Malformed);
         }
-        // Digits only, so that the one thing left to go wrong is their size.
+        // The text has digits only, so the number can only be too large.
         match count.parse() {
             Ok(0) => Err(ValidityError::Zero),
             Ok(count) => Ok(Self { count, unit }),
@@ -175,17 +176,17 @@ impl fmt::Debug for Validity {
     }
 }
 
-/// Why something is no validity.
+/// Why a text is not a validity, or a validity has no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValidityError {
-    /// Not a number and a unit.
+    /// The text is not a number and a unit.
     #[error("a validity is a whole number and a unit (m, h, d, w, mo or y), such as 30m, 1h, 7d, 2w, 1mo or 1y")]
     Malformed,
-    /// No time at all.
+    /// The number is zero.
     #[error("a validity is at least 1 of its unit, such as 30m")]
     Zero,
-    /// It ends where time does.
+    /// It ends after the year 9999.
     #[error("a validity ends in the year 9999 at the latest; leave it out where there is to be no end")]
     OutOfRange,
 }

@@ -140,7 +140,7 @@ impl Store for MemoryStore {
         let mut state = self.lock();
         let accounts: Vec<_> = state.book.accounts().cloned().collect();
         for account in accounts {
-            state.book.tick(&account, self.clock.now());
+            state.book.advance_time(&account, self.clock.now());
             state.book.expire(&account);
         }
         let ended = state.record();
@@ -191,7 +191,7 @@ impl Tables {
 
     /// Advances the account's time, and ends its expired holds.
     fn expire(&mut self, account: &AccountId, now: Timestamp) -> Timestamp {
-        let now = self.book.tick(account, now);
+        let now = self.book.advance_time(account, now);
         self.book.expire(account);
         self.record();
         now

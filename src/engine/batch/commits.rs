@@ -1,4 +1,4 @@
-//! Postings, many in one transaction.
+//! Postings, batched into one commit.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,37 +12,39 @@ use crate::ledger::{Action, Posted, Posting};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
 
-/// At most so many postings in one transaction.
+/// The most postings in one batch.
 const BATCH: usize = 512;
-/// At most so many of an account of which the last attempt left some undecided.
+/// The most postings of a blocked account in one batch. The last attempt left some postings of such
+/// an account undecided.
 const BLOCKED_BATCH: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 type PostingResult = Result<Posted, Refusal>;
 
-/// The queue has no bound of its own: every job in it has its place in a bounded number of places.
+/// The queue of postings. It has no bound of its own: every job holds a permit of a bounded
+/// semaphore.
 #[derive(Debug)]
 pub(super) struct CommitQueue(mpsc::UnboundedSender<Job>);
 
 #[derive(Debug)]
 pub(super) struct Job {
     posting: Posting,
-    /// Taken when it is answered.
+    /// `None` once the job is answered.
     answer: Option<oneshot::Sender<PostingResult>>,
-    /// Until when a store that is not available is asked again.
+    /// Until when the posting is retried while the store is not available.
     deadline: Instant,
-    place: Permit,
-    /// Whether an earlier attempt may still take effect: the store has not said that it was refused.
+    permit: Permit,
+    /// Whether an earlier attempt may still take effect, because the store did not answer it.
     in_doubt: bool,
 }
 
-/// The place that a job takes up until it is answered.
+/// The permit that a job holds until it is answered.
 #[derive(Debug)]
 pub(super) enum Permit {
-    /// One of those that wait for an answer.
+    /// A permit of a posting that waits for an answer.
     Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
-    /// That of a charge, kept for its settle.
+    /// The permit of a charge, kept for its settle.
     Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<OwnedSemaphorePermit>>),
 }
 
@@ -51,22 +53,23 @@ impl Job {
         posting: Posting,
         answer: oneshot::Sender<PostingResult>,
         deadline: Instant,
-        place: Permit,
+        permit: Permit,
     ) -> Self {
-        Self { posting, answer: Some(answer), deadline, place, in_doubt: false }
+        Self { posting, answer: Some(answer), deadline, permit, in_doubt: false }
     }
 
-    /// A settle is posted even if nobody waits for the answer.
+    /// Returns whether this is a settle, which is posted even if its answer is not awaited.
     fn is_settle(&self) -> bool {
-        matches!(self.place, Permit::Charge(_))
+        matches!(self.permit, Permit::Charge(_))
     }
 
     fn is_wanted(&self) -> bool {
         self.is_settle() || self.answer.as_ref().is_some_and(|answer| !answer.is_closed())
     }
 
-    /// The last resort for a charge that could not be posted: everything that is needed to post it by hand. An answer
-    /// may have been lost, and not the charge.
+    /// Logs a charge that could not be posted, with everything that is needed to post it by hand.
+    ///
+    /// The charge may have been committed, and only its answer lost.
     fn log_lost(&self) {
         let posting = &self.posting;
         if let Action::Settle { holds, void, cost, note, claim } = &posting.action {
@@ -81,25 +84,26 @@ impl Job {
                 labels = ?note.labels,
                 reference = ?note.reference,
                 idempotency_key = ?claim.as_ref().map(|claim| &claim.key),
-                "agentkey could not post a charge; where no entry has the id of the posting, post it by hand"
+                "agentkey could not post a charge; if no entry has the id of the posting, post it by hand"
             );
         }
     }
 
     fn reply(mut self, answer: PostingResult) {
-        // Refused now, it may have been accepted then and be on its way: whoever posted it has to take it back.
+        // An earlier attempt may still be accepted, so the refusal is not final. The caller takes
+        // the posting back.
         let answer = if self.in_doubt { answer.map_err(|_| Refusal::UNAVAILABLE) } else { answer };
         if self.is_settle() && answer.is_err() {
             self.log_lost();
         }
-        if let Some(asker) = self.answer.take() {
-            let _ = asker.send(answer);
+        if let Some(sender) = self.answer.take() {
+            let _ = sender.send(answer);
         }
     }
 }
 
 impl Drop for Job {
-    /// A settle that is dropped unanswered went down with its runtime.
+    /// Logs a settle that was not answered, because its runtime was shut down.
     fn drop(&mut self) {
         if self.is_settle() && self.answer.is_some() {
             self.log_lost();
@@ -122,7 +126,7 @@ impl CommitQueue {
     }
 }
 
-/// A store, and for how long it is waited for.
+/// A store, and the limit of the wait for it.
 struct TimedStore {
     store: Arc<dyn Store>,
     options: BatchOptions,
@@ -131,11 +135,11 @@ struct TimedStore {
 impl TimedStore {
     async fn post(&self, jobs: &[Job]) -> Result<Vec<PostingResult>, StoreError> {
         let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
-        let answers = self.options.ask(|| self.store.post(&postings)).await?;
+        let answers = self.options.call_store(|| self.store.post(&postings)).await?;
         if answers.len() == postings.len() {
             Ok(answers)
         } else {
-            Err(StoreError::failed("the store did not answer every posting"))
+            Err(StoreError::failed("the store did not answer every posting of a batch"))
         }
     }
 }
@@ -144,36 +148,37 @@ async fn run(store: TimedStore, mut waiting: mpsc::UnboundedReceiver<Job>) {
     let mut jobs = Vec::new();
     let mut blocked = HashSet::new();
     let mut pause = FIRST_PAUSE;
-    // While there is more to do than wait, what could not be decided is tried again beside it.
+    // Undecided postings are retried with the next batch, while new ones are decided beside them.
     while !jobs.is_empty() || waiting.recv_many(&mut jobs, BATCH).await > 0 {
         let batch = next_batch(&mut jobs, &blocked);
-        // What a store that is not available leaves unanswered goes first into the next attempt.
-        let Attempt { mut again, is_down } = attempt(&store, batch).await;
-        let is_done = again.is_empty();
+        // Postings that the store left undecided go first into the next attempt.
+        let Attempt { mut retry, is_down } = attempt(&store, batch).await;
+        let is_done = retry.is_empty();
         blocked.clear();
-        blocked.extend(again.iter().filter(|_| !is_down).map(|job| job.posting.account.clone()));
-        again.iter_mut().for_each(|job| job.in_doubt = true);
-        again.append(&mut jobs);
+        blocked.extend(retry.iter().filter(|_| !is_down).map(|job| job.posting.account.clone()));
+        retry.iter_mut().for_each(|job| job.in_doubt = true);
+        retry.append(&mut jobs);
         while let Ok(job) = waiting.try_recv() {
-            again.push(job);
+            retry.push(job);
         }
-        jobs = again;
+        jobs = retry;
         if is_done {
             pause = FIRST_PAUSE;
             continue;
         }
-        // Nobody waits longer than his own deadline, however many are before him.
+        // Each posting is answered by its own deadline, however many are before it.
         let now = Instant::now();
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(Refusal::UNAVAILABLE)));
-        // Others than what is stuck are not kept waiting.
+        // A pause must not delay postings of other accounts than the blocked ones.
         if !jobs.is_empty() && (is_down || jobs.iter().all(|job| blocked.contains(&job.posting.account))) {
             if is_down {
                 sleep(pause).await;
             } else {
                 let more = timeout(pause, waiting.recv_many(&mut jobs, BATCH)).await;
                 if more.is_ok_and(|count| count == 0) {
-                    sleep(pause).await; // the lane is closed, and what is left is tried to the end
+                    // The queue is closed. The remaining postings are retried until their deadline.
+                    sleep(pause).await;
                 }
             }
             pause = (pause * 2).min(MAX_PAUSE);
@@ -181,7 +186,7 @@ async fn run(store: TimedStore, mut waiting: mpsc::UnboundedReceiver<Job>) {
     }
 }
 
-/// Takes what goes into the next attempt, in its order: not more of a stuck account than leaves room for others.
+/// Takes the postings of the next attempt, in order. A blocked account leaves room for the others.
 fn next_batch(jobs: &mut Vec<Job>, blocked: &HashSet<AccountId>) -> Vec<Job> {
     if blocked.is_empty() && jobs.len() <= BATCH {
         return std::mem::take(jobs);
@@ -202,47 +207,47 @@ fn next_batch(jobs: &mut Vec<Job>, blocked: &HashSet<AccountId>) -> Vec<Job> {
     jobs.extract_if(.., fits).collect()
 }
 
-/// What came of a batch.
+/// The result of an attempt.
 struct Attempt {
-    /// What the store was not available for.
-    again: Vec<Job>,
-    /// Whether it was available for nothing.
+    /// The postings that the store left undecided.
+    retry: Vec<Job>,
+    /// Whether the store was not available at all.
     is_down: bool,
 }
 
-/// Posts and answers.
+/// Posts a batch, and answers the postings that were decided.
 async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
-        return Attempt { again: jobs, is_down: false };
+        return Attempt { retry: jobs, is_down: false };
     }
     match store.post(&jobs).await {
         Ok(answers) => {
-            let mut again = Vec::new();
+            let mut retry = Vec::new();
             for (job, answer) in jobs.into_iter().zip(answers) {
                 match answer {
-                    Err(Refusal::Unavailable { .. }) => again.push(job),
+                    Err(Refusal::Unavailable { .. }) => retry.push(job),
                     answer => job.reply(answer),
                 }
             }
-            Attempt { again, is_down: false }
+            Attempt { retry, is_down: false }
         }
         Err(error) if error.is_transient() => {
-            tracing::warn!(%error, postings = jobs.len(), "agentkey could not post");
-            Attempt { again: jobs, is_down: true }
+            tracing::warn!(%error, postings = jobs.len(), "agentkey could not post a batch, and retries it");
+            Attempt { retry: jobs, is_down: true }
         }
         Err(error) => {
-            tracing::error!(%error, postings = jobs.len(), "agentkey could not post; each posting is tried by itself");
-            let mut again: Vec<Job> = Vec::new();
+            tracing::error!(%error, postings = jobs.len(), "agentkey could not post a batch, and posts each posting alone");
+            let mut retry: Vec<Job> = Vec::new();
             for job in jobs {
-                // What waits for its account's turn must not be overtaken.
-                if again.iter().any(|earlier| earlier.posting.account == job.posting.account) {
-                    again.push(job);
+                // Postings of one account keep their order.
+                if retry.iter().any(|earlier| earlier.posting.account == job.posting.account) {
+                    retry.push(job);
                 } else {
-                    again.extend(attempt_one(store, job).await);
+                    retry.extend(attempt_one(store, job).await);
                 }
             }
-            Attempt { again, is_down: true }
+            Attempt { retry, is_down: true }
         }
     }
 }
@@ -255,7 +260,7 @@ async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
         },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
-            tracing::error!(%error, posting = %job.posting.id, "agentkey gives a posting up");
+            tracing::error!(%error, posting = %job.posting.id, "agentkey could not post a posting, and gives it up");
             job.reply(Err(Refusal::UNAVAILABLE));
         }
     }

@@ -1,4 +1,4 @@
-//! Look-ups by token, many in one question.
+//! Look-ups by token, batched into one query.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::options::{BatchOptions, MIN_TIMEOUT};
 use crate::model::{Refusal, TokenHash};
 use crate::store::{Found, Store};
 
-/// At most so many look-ups in one question.
+/// The most look-ups in one query.
 const BATCH: usize = 512;
 
 type LookupResult = Result<Option<Arc<Found>>, Refusal>;
@@ -43,8 +43,8 @@ impl LookupBatcher {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { hash, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
-            let place = timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
-            place.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
+            let permit = timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+            permit.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
         }
         answered.await.map_err(|_| Refusal::UNAVAILABLE)?
     }
@@ -54,7 +54,7 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        // Requests that can go on now come along: a question costs more than ten look-ups in it.
+        // Other requests that are ready join the batch: a query costs more than ten look-ups in it.
         yield_now().await;
         while batch.len() < BATCH
             && let Ok(lookup) = waiting.try_recv()
@@ -63,19 +63,19 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
         }
         let now = Instant::now();
         batch.retain(|lookup| !lookup.answer.is_closed());
-        // Behind a store that does not answer, those who came first have waited long enough for all.
+        // While the store does not answer, look-ups pass their deadline in the queue.
         batch
             .extract_if(.., |lookup| lookup.deadline <= now)
             .for_each(|lookup| lookup.reply(Err(Refusal::UNAVAILABLE)));
         if batch.is_empty() {
             continue;
         }
-        // Requests that come together often come with the same key.
+        // Concurrent requests often have the same key.
         batch.sort_unstable_by_key(|lookup| lookup.hash);
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
-        match options.ask(|| store.find(&hashes)).await {
+        match options.call_store(|| store.find(&hashes)).await {
             Ok(found) => {
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
@@ -86,7 +86,7 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "agentkey could not look keys up; the requests are answered with 503");
+                tracing::error!(%error, "agentkey could not look up keys; their requests are answered with 503");
                 batch.drain(..).for_each(|lookup| lookup.reply(Err(Refusal::UNAVAILABLE)));
             }
         }

@@ -1,4 +1,4 @@
-//! How much may wait for the store, and for how long.
+//! Limits of the queues and of the wait for the store.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use tokio::time::timeout;
 
 use crate::store::{BoxFuture, StoreError, StoreResult, unwinding};
 
-/// How much may wait, and for how long.
+/// Limits of the queues and of the wait for the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchOptions {
-    /// Look-ups, and postings other than settles, that may wait at once.
+    /// The most look-ups, and the most postings other than settles, that may wait at once.
     pub(crate) max_queue: usize,
-    /// Charges that may be open at once.
+    /// The most charges that may be open at once.
     pub(crate) max_open_charges: usize,
-    /// For how long a look-up or a posting is tried, and for how long the store is waited for at a time.
+    /// How long a look-up or a posting is tried, and how long one call of the store may take.
     pub(crate) request_timeout: Duration,
-    /// For how long a settle is tried.
+    /// How long a settle is tried.
     pub(crate) settle_timeout: Duration,
-    /// How old the policy of a look-up may be that is answered from the store's cache, if any is.
+    /// The maximum age of a policy that a look-up may serve from the store's cache, if it may.
     pub(crate) max_staleness: Option<Duration>,
 }
 
@@ -34,10 +34,13 @@ impl Default for BatchOptions {
 }
 
 impl BatchOptions {
-    /// Asks the store; one that says nothing for too long is not available. What it was asked may still take effect.
-    pub(super) async fn ask<'a, T>(&self, call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+    /// Calls the store. A call that takes too long is an error, but it may still take effect.
+    pub(super) async fn call_store<'a, T>(
+        &self,
+        call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>,
+    ) -> StoreResult<T> {
         let answer = timeout(self.timeout(), unwinding(call)).await;
-        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
+        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store did not answer in time")))
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -45,5 +48,5 @@ impl BatchOptions {
     }
 }
 
-/// How long a store may always take to answer.
+/// The minimum timeout of one call of the store.
 pub(super) const MIN_TIMEOUT: Duration = Duration::from_secs(1);

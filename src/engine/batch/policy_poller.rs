@@ -1,4 +1,4 @@
-//! Polls which policy is in force, for look-ups that are answered from the store's cache.
+//! Polls the policy version, for look-ups that are served from the store's cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::time::sleep;
 use super::options::BatchOptions;
 use crate::store::Store;
 
-/// Ends with this.
+/// The polling task, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct PolicyPoller(AbortHandle);
 
 impl PolicyPoller {
     pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions, max_staleness: Duration) -> Self {
-        let every = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        Self(tokio::spawn(run(store, options, every)).abort_handle())
+        let interval = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        Self(tokio::spawn(run(store, options, interval)).abort_handle())
     }
 
     pub(super) fn stop(&self) {
@@ -30,14 +30,14 @@ impl Drop for PolicyPoller {
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: BatchOptions, every: Duration) {
+async fn run(store: Arc<dyn Store>, options: BatchOptions, interval: Duration) {
     let mut is_down = false;
     loop {
-        let polled = options.ask(|| store.poll_policy_version()).await;
+        let polled = options.call_store(|| store.poll_policy_version()).await;
         if let Some(error) = polled.as_ref().err().filter(|_| !is_down) {
-            tracing::warn!(%error, "agentkey cannot ask which policy is in force; look-ups ask the store");
+            tracing::warn!(%error, "agentkey could not poll the policy version; look-ups go to the store until it can");
         }
         is_down = polled.is_err();
-        sleep(every).await;
+        sleep(interval).await;
     }
 }

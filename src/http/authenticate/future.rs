@@ -130,7 +130,7 @@ where
             }
             Err(refusal) => return Self::refused(&refusal, http),
         };
-        keys.last_used.note(found.lineage.id(), found.lineage.at());
+        keys.last_used.record(found.lineage.id(), found.lineage.at());
         record_in_span(&found);
         let claim = idempotency::claim(&request);
         let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));

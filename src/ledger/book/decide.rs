@@ -1,4 +1,4 @@
-//! Deciding: what postings make of a book.
+//! Decisions: the effect of postings on a book.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::model::{
     Shortfall,
 };
 
-/// Deciding.
+/// Decides postings.
 impl Book {
-    /// Ends the loaded holds of `account` that have run out: each is released, or charged whole.
+    /// Ends the loaded holds of `account` that have expired: each is released, or charged whole.
     pub fn expire(&mut self, account: &AccountId) {
         let Some(now) = self.accounts.get(account).map(|open| open.now) else { return };
-        let mut over: Vec<_> = (self.live.iter().filter_map(|id| self.holds.get(id)))
+        let mut expired: Vec<_> = (self.live.iter().filter_map(|id| self.holds.get(id)))
             .filter(|hold| hold.account == *account && hold.expires_at <= now)
             .map(|hold| (hold.expires_at, hold.id))
             .collect();
-        over.sort_unstable();
-        for (_, id) in over {
-            self.run_out(id, now);
+        expired.sort_unstable();
+        for (_, id) in expired {
+            self.expire_hold(id, now);
         }
     }
 
-    fn run_out(&mut self, id: PostingId, now: Timestamp) {
+    fn expire_hold(&mut self, id: PostingId, now: Timestamp) {
         let Some(hold) = self.holds.get(&id) else { return };
         let HoldRow { on_expiry, key, account, amount, note, path, .. } = hold.clone();
         match on_expiry {
@@ -41,11 +41,11 @@ impl Book {
         }
     }
 
-    /// Decides one posting, and takes its effect if it is accepted. Call [`expire`](Self::expire) first.
+    /// Decides one posting, and applies it if it is accepted. Call [`expire`](Self::expire) first.
     ///
     /// # Errors
     ///
-    /// The refusal, with nothing changed.
+    /// [`Refusal`] where the posting is denied. Then nothing is changed.
     pub fn post(&mut self, posting: &Posting) -> Result<Posted, Refusal> {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
         let outcome = match &posting.action {
@@ -56,7 +56,7 @@ impl Book {
             Action::Renew { holds, ttl, max_age, claim } => {
                 self.renew(posting, holds, *ttl, *max_age, claim.as_ref(), now)?
             }
-            // Only an adjustment is of no key.
+            // Only an adjustment may have no key.
             Action::Settle { .. } if posting.key.is_none() => return Err(Refusal::InvalidKey),
             Action::Settle { holds, void, cost, note, claim } => {
                 self.settle(posting, holds, void, *cost, note, claim.as_ref(), now)
@@ -79,7 +79,7 @@ impl Book {
         if row.is_some_and(|row| row.owner == posting.id) {
             return Ok(Outcome::Opened);
         }
-        let key = self.in_force(posting, now)?;
+        let key = self.check_in_force(posting, now)?;
         if let (Some(claim), Some(row)) = (claim, row) {
             let running = row.in_flight_until.is_some_and(|until| until > now);
             if running || row.entry.is_some() {
@@ -91,9 +91,9 @@ impl Book {
                 return Ok(Outcome::Claimed { entry: entry.clone().into(), refunded: *refunded });
             }
         }
-        self.affordable(posting, Amount::micros(1), now)?;
+        self.check_budget(posting, Amount::micros(1), now)?;
         if let Some(claim) = claim {
-            self.put_claim(IdempotencyRow {
+            self.insert_claim(IdempotencyRow {
                 key,
                 claim: claim.clone(),
                 owner: posting.id,
@@ -116,14 +116,14 @@ impl Book {
         claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        if let Some(known) = self.holds.get(&posting.id) {
-            let lives = known.state == HoldState::Live && known.expires_at > now;
-            return if lives { Ok(Outcome::Held { until: known.expires_at }) } else { Err(Refusal::HoldExpired) };
+        if let Some(existing) = self.holds.get(&posting.id) {
+            let lives = existing.state == HoldState::Live && existing.expires_at > now;
+            return if lives { Ok(Outcome::Held { until: existing.expires_at }) } else { Err(Refusal::HoldExpired) };
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
-        let key = self.in_force(posting, now)?;
+        let key = self.check_in_force(posting, now)?;
         self.claim_of(posting, claim)?;
-        self.affordable(posting, amount, now)?;
+        self.check_budget(posting, amount, now)?;
         let path = self.path(key);
         self.each_member(&posting.account, &path, now, |_, balance| {
             balance.held = balance.held.saturating_add(amount);
@@ -157,7 +157,7 @@ impl Book {
         claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        self.in_force(posting, now)?;
+        self.check_in_force(posting, now)?;
         let mut renewed: Option<Timestamp> = None;
         let mut over = Vec::new();
         for id in holds {
@@ -179,8 +179,8 @@ impl Book {
         if let Some(row) = claim.and_then(|claim| self.owned_claim(posting.key, claim))
             && let Some(until) = row.in_flight_until
         {
-            // A hold that lives shorter than the claim does not shorten it.
-            self.put_claim(IdempotencyRow { in_flight_until: Some(later(now, ttl).max(until)), ..row });
+            // A renewal of a hold with a short life does not shorten the claim.
+            self.insert_claim(IdempotencyRow { in_flight_until: Some(later(now, ttl).max(until)), ..row });
             self.touched.accounts.insert(posting.account.clone());
         } else if renewed.is_none() {
             return Err(Refusal::HoldExpired);
@@ -203,8 +203,8 @@ impl Book {
         if self.entries.contains_key(&id) {
             return Outcome::Settled { entry: Some(id) };
         }
-        // What this undoes may still be on its way: a store that compares versions instead of locking sees by this
-        // one that it comes too late.
+        // The hold or payment that this settle undoes may still be in flight. Under an optimistic
+        // lock its write must conflict, so the account counts as changed.
         if !void.is_empty() || holds.iter().any(|hold| !self.holds.contains_key(hold)) {
             self.touched.accounts.insert(posting.account.clone());
         }
@@ -227,7 +227,7 @@ impl Book {
             entry.note = note.clone();
             let mut path = self.path(posting.key);
             if path.is_empty() {
-                // The key was deleted while it held: its ancestors are charged all the same.
+                // The key was deleted while it held money. Its ancestors are charged all the same.
                 let own = holds.iter().filter_map(|hold| self.holds.get(hold));
                 path = own.filter(|hold| hold.account == posting.account).flat_map(|hold| hold.path.clone()).collect();
                 path.sort_unstable();
@@ -238,7 +238,8 @@ impl Book {
         if let Some(claim) = claim
             && let Some(row) = self.owned_claim(posting.key, claim)
         {
-            // What was given back whole, by a void or a refund, bought nothing: the client may try again.
+            // A payment that was given back whole, by a void or a refund, bought nothing. The
+            // client may try again.
             let paid =
                 claim.paid.iter().map(|paid| EntryId::from(*paid)).filter(|paid| self.entries.contains_key(paid));
             let is_void = |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
@@ -246,9 +247,9 @@ impl Book {
             let bought = bought.find(|entry| !self.is_given_back(*entry)).or(entry);
             let in_flight_until = row.in_flight_until.filter(|_| claim.is_kept);
             if bought.is_some() || claim.is_kept {
-                self.put_claim(IdempotencyRow { in_flight_until, entry: bought, ..row });
+                self.insert_claim(IdempotencyRow { in_flight_until, entry: bought, ..row });
             } else {
-                self.drop_claim(&row);
+                self.remove_claim(&row);
             }
             self.touched.accounts.insert(posting.account.clone());
         }
@@ -268,17 +269,17 @@ impl Book {
             return Ok(Outcome::Paid { entry: id });
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
-        self.in_force(posting, now)?;
+        self.check_in_force(posting, now)?;
         let claim = self.claim_of(posting, claim)?;
-        self.affordable(posting, amount, now)?;
+        self.check_budget(posting, amount, now)?;
         let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Pay, amount, now);
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);
-        // A payment stands for the claim before what was settled under it.
+        // A payment replaces a settle as the claim's entry.
         let is_settle = |entry| self.entries.get(&entry).is_some_and(|row| row.entry.kind == EntryKind::Settle);
         if let Some(row) = claim.filter(|row| row.entry.is_none_or(is_settle)) {
-            self.put_claim(IdempotencyRow { entry: Some(id), ..row });
+            self.insert_claim(IdempotencyRow { entry: Some(id), ..row });
         }
         Ok(Outcome::Paid { entry: id })
     }
@@ -322,10 +323,13 @@ impl Book {
     }
 }
 
-/// The parts that decisions are made of.
+/// The steps of a decision.
 impl Book {
-    /// Whether this posting was accepted before. An id that was taken by another one is a conflict, so that nobody takes the
-    /// answer of that one for an acceptance. A refund goes by the entry that it refunds, whichever key the posting names.
+    /// Returns whether this posting was accepted before.
+    ///
+    /// An id that another posting has is a conflict. The caller must not take the answer to that
+    /// posting for its own. A refund is the same if it refunds the same entry, whichever key the
+    /// posting names.
     fn was_accepted(&self, posting: &Posting, kind: EntryKind) -> Result<bool, Refusal> {
         let Some(EntryRow { entry, .. }) = self.entries.get(&posting.id.into()) else { return Ok(false) };
         let is_same = match &posting.action {
@@ -336,19 +340,19 @@ impl Book {
         is_same.then_some(true).ok_or(Refusal::PostingConflict)
     }
 
-    /// Every key of the lineage is there and in force; tells which is charged.
-    fn in_force(&self, posting: &Posting, now: Timestamp) -> Result<KeyId, Refusal> {
+    /// Checks that every key of the lineage is loaded and in force, and returns the key to charge.
+    fn check_in_force(&self, posting: &Posting, now: Timestamp) -> Result<KeyId, Refusal> {
         let mut next = posting.key;
         for id in self.path(posting.key) {
             let key = self.keys.get(&id).filter(|key| key.account == posting.account).ok_or(Refusal::InvalidKey)?;
             key.check_active(now)?;
             next = key.parent;
         }
-        // A lineage that does not reach its root is broken: nothing is known of what its ancestors allow.
+        // A lineage without its root is broken: what its ancestors allow is unknown.
         posting.key.filter(|_| next.is_none()).ok_or(Refusal::InvalidKey)
     }
 
-    fn affordable(&self, posting: &Posting, amount: Amount, now: Timestamp) -> Result<(), Refusal> {
+    fn check_budget(&self, posting: &Posting, amount: Amount, now: Timestamp) -> Result<(), Refusal> {
         let mut blocked: Option<BlockedBy> = None;
         let mut resets_at = Some(now);
         self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
@@ -383,28 +387,30 @@ impl Book {
         least
     }
 
-    /// Shows `look` each member of the lineage that is of the account, key first, account last, with its windows rolled to
-    /// `now`.
+    /// Calls `visit` with each member of the lineage that is of the account, rolled to `now`. The
+    /// key is first, the account last.
     fn for_each_member(
         &self,
         account: &AccountId,
         key: Option<KeyId>,
         now: Timestamp,
-        mut look: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
+        mut visit: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
     ) {
         let mut by = BlockedBy::Key;
         let of_account = |id| self.keys.get(id).filter(|key| key.account == *account);
         for key in self.path(key).iter().filter_map(of_account) {
-            look(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
+            visit(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
             by = BlockedBy::Ancestor;
         }
         if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {
-            look(BlockedBy::Account, budget, *created_at, &rolled(budget, *created_at, *balance, now));
+            visit(BlockedBy::Account, budget, *created_at, &rolled(budget, *created_at, *balance, now));
         }
     }
 
-    /// Changes the balance of every key of `path` and of the account, rolled to `now` first. The start of the member's
-    /// window goes with it. A key that is not there, or is of another account, has no balance to change.
+    /// Changes the balance of every key of `path` and of the account, after rolling it to `now`.
+    ///
+    /// `change` also gets the start of the member's window. Keys that are not loaded, or are of
+    /// another account, are skipped.
     fn each_member(
         &mut self,
         account: &AccountId,
@@ -426,8 +432,10 @@ impl Book {
         }
     }
 
-    /// Writes a charge or an adjustment: `spent` moves along the lineage. What could not be counted everywhere is not
-    /// charged, so that the entry says by how much it moved, and a refund takes back no more.
+    /// Writes a charge or an adjustment, and moves `spent` along the lineage.
+    ///
+    /// Charges saturate: the entry records no more than every balance can absorb. So a refund takes
+    /// back no more than that.
     fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
         let members = || {
             let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
@@ -435,7 +443,7 @@ impl Book {
             let account = account.map(|account| (&account.budget, account.created_at, account.balance));
             keys.map(|key| (&key.budget, key.anchor, key.balance)).chain(account)
         };
-        // A window that has ended makes room: that is looked at where there seems to be none.
+        // Where a balance seems full, its window may have ended, which makes room.
         if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
             let rolled = members().map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
             let spent = rolled.map(|balance| balance.spent);
@@ -451,10 +459,11 @@ impl Book {
         self.each_member(&entry.account, path, entry.at, |_, balance| {
             balance.spent = balance.spent.saturating_add(amount);
         });
-        self.write(entry);
+        self.record(entry);
     }
 
-    /// Writes a refund: `spent` shrinks for each member whose window of the refunded entry is still current.
+    /// Writes a refund, and reduces `spent` of each member whose window of the refunded entry is
+    /// current.
     fn give_back(&mut self, id: EntryId, of: EntryId, amount: Amount, now: Timestamp) {
         let Some(row) = self.entries.get_mut(&of) else { return };
         row.refunded = row.refunded.saturating_add(amount);
@@ -469,10 +478,11 @@ impl Book {
         entry.counts_at = counts_at;
         entry.refunds = Some(of);
         entry.note = note;
-        self.write(entry);
+        self.record(entry);
     }
 
-    /// Takes an entry back that the ledger or a lost answer made, as far as it was not refunded, once.
+    /// Reverses an entry once, as far as it was not refunded: an expiry's, or one whose answer was
+    /// lost.
     fn take_back(&mut self, of: EntryId, now: Timestamp) {
         let Some(row) = self.entries.get(&of) else { return };
         let left = row.entry.amount.saturating_sub(row.refunded);
@@ -486,7 +496,7 @@ impl Book {
         row.is_some_and(|row| row.refunded.is_positive() && row.refunded >= row.entry.amount)
     }
 
-    fn write(&mut self, entry: Entry) {
+    fn record(&mut self, entry: Entry) {
         self.touched.entries.push(entry.id);
         self.entries.insert(entry.id, EntryRow { entry, refunded: Amount::ZERO });
     }
@@ -509,8 +519,10 @@ impl Book {
         }
     }
 
-    /// The claim, as long as this attempt has it. Where another took it over, this one was given up for dead: it must
-    /// neither pay nor begin work.
+    /// Returns the claim, if this attempt still owns it.
+    ///
+    /// If another request took the claim over, this attempt counts as dead. It may neither pay nor
+    /// begin work.
     fn claim_of(&self, posting: &Posting, claim: Option<&IdempotencyClaim>) -> Result<Option<IdempotencyRow>, Refusal> {
         claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
     }
@@ -519,13 +531,13 @@ impl Book {
         self.claims.get(&(key?, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
     }
 
-    fn put_claim(&mut self, row: IdempotencyRow) {
+    fn insert_claim(&mut self, row: IdempotencyRow) {
         let id = (row.key, row.claim.key.clone());
         self.claims.insert(id.clone(), row);
         self.touched.claims.insert(id);
     }
 
-    fn drop_claim(&mut self, row: &IdempotencyRow) {
+    fn remove_claim(&mut self, row: &IdempotencyRow) {
         let id = (row.key, row.claim.key.clone());
         self.claims.remove(&id);
         self.touched.claims.insert(id);

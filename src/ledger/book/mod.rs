@@ -1,4 +1,4 @@
-//! The loaded state of some accounts, and what postings make of it.
+//! Books: the loaded state of some accounts, on which postings are decided.
 
 mod decide;
 
@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
 
-/// What the ledger knows of some accounts while they are locked.
+/// The state of some accounts while a store has locked them.
 ///
-/// A store fills it with what [`Needs`] asks for, posts, and writes back [`WriteSet`]. Held whole in memory it is
-/// the reference model.
+/// A store fills the book with what [`Needs`] asks for, posts, and writes back the [`WriteSet`]. A
+/// book of everything, kept in memory, is the reference model.
 #[derive(Debug, Default)]
 pub struct Book {
     accounts: HashMap<AccountId, OpenAccount>,
@@ -41,14 +41,15 @@ struct Touched {
     claims: HashSet<(KeyId, Arc<str>)>,
 }
 
-/// Money set aside. The row stays when the hold is over, so that its id stays known.
+/// Money that is set aside. The row stays when the hold has ended, so that its id stays known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct HoldRow {
     pub id: PostingId,
     pub account: AccountId,
     pub key: KeyId,
-    /// The key and its ancestors when the money was set aside: it goes back to those it was taken from.
+    /// The key and its ancestors when the money was set aside. The money goes back to these
+    /// members.
     pub path: Vec<KeyId>,
     pub amount: Amount,
     pub created_at: Timestamp,
@@ -61,15 +62,15 @@ pub struct HoldRow {
 /// Whether a hold still sets money aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldState {
-    /// It does, until it expires.
+    /// It sets money aside until it expires.
     Live,
-    /// It was settled, or ran out and was released.
+    /// It was settled, or it expired and was released.
     Ended,
-    /// It ran out and was charged whole.
+    /// It expired and was charged whole.
     Charged,
 }
 
-/// An entry, and what refunds took of it.
+/// An entry, and how much of it was refunded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct EntryRow {
@@ -77,20 +78,20 @@ pub struct EntryRow {
     pub refunded: Amount,
 }
 
-/// A client's `Idempotency-Key`, and what became of it.
+/// A client's `Idempotency-Key`, and the entry that it was charged by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct IdempotencyRow {
     pub key: KeyId,
     pub claim: IdempotencyKey,
     pub owner: PostingId,
-    /// Until when it keeps others out; `None` once its request has ended.
+    /// Until when it refuses other requests; `None` once its request has ended.
     pub in_flight_until: Option<Timestamp>,
-    /// What was charged under it.
+    /// The entry that was charged under it.
     pub entry: Option<EntryId>,
 }
 
-/// What a store has to write after a batch. Every row is there once.
+/// What a store has to write after a batch. Every row occurs once.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
 pub struct WriteSet {
@@ -101,41 +102,45 @@ pub struct WriteSet {
     /// Holds whose `expires_at` or `state` changed.
     pub changed_holds: Vec<HoldRow>,
     pub entries: Vec<Entry>,
-    /// With the accounts of their keys.
+    /// Claims, with the accounts of their keys.
     pub claims: Vec<(AccountId, IdempotencyRow)>,
     pub dropped_claims: Vec<(AccountId, KeyId, Arc<str>)>,
 }
 
-/// The money of a key.
+/// The balance of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct BalanceRow {
     pub key: KeyId,
     pub account: AccountId,
-    /// The period that `spent` counts.
+    /// The period in which `spent` is counted.
     pub period: Period,
     pub balance: Balance,
 }
 
 impl BalanceRow {
-    /// That of this key.
+    /// Returns the row of this key.
     pub fn of(key: &Key) -> Self {
         Self { key: key.id, account: key.account.clone(), period: key.budget.period, balance: key.balance }
     }
 }
 
 impl WriteSet {
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
     }
 }
 
-/// What a book must hold before postings are put to it. Rows that do not exist are left out.
+/// What a book must contain before postings are decided. Rows that do not exist are left out.
 ///
-/// A store loads, in this order: the accounts; their live holds that have run out and the `holds`; the `claims`;
-/// the `entries` and those that loaded claims name, with the sum of their refunds; last the lineages of the
-/// `keys` and of [`Book::row_keys`].
+/// A store loads, in this order:
+///
+/// 1. the accounts;
+/// 2. their live holds that have expired, and the `holds`;
+/// 3. the `claims`;
+/// 4. the `entries` and those that loaded claims name, with the sum of their refunds;
+/// 5. the lineages of the `keys` and of [`Book::row_keys`].
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
 pub struct Needs {
@@ -147,7 +152,8 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What these postings need. Accounts are sorted and named once, so that they can be locked in that order.
+    /// Returns what these postings need. Accounts are sorted and distinct, so that stores lock them
+    /// in that order.
     pub fn of(postings: &[Posting]) -> Self {
         let mut needs = Self::default();
         for posting in postings {
@@ -199,15 +205,16 @@ impl Needs {
     }
 }
 
-/// Loading and writing back, for stores.
+/// Loads rows and takes writes, for stores.
 impl Book {
-    /// An empty book.
+    /// Returns an empty book.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Opens a locked account at `now`, read after the lock was taken; time never goes back behind `last`, the
-    /// instant of the account's last change.
+    /// Opens a locked account at `now`, which is read after the lock was taken.
+    ///
+    /// The account's time never goes back behind `last`, the instant of its last change.
     pub fn open(&mut self, account: Account, last: Timestamp, now: Timestamp) {
         self.accounts.insert(account.id.clone(), OpenAccount { account, now: now.max(last) });
     }
@@ -217,14 +224,14 @@ impl Book {
         self.keys.insert(key.id, key);
     }
 
-    /// Adds a key whose balance was counted anew, to be written.
+    /// Adds a key whose balance was counted again. The balance is written.
     pub fn add_recounted(&mut self, key: Key) {
         self.touched.accounts.insert(key.account.clone());
         self.touched.keys.insert(key.id);
         self.add_key(key);
     }
 
-    /// The present of an opened account.
+    /// Returns the present instant of an opened account.
     pub fn now(&self, account: &AccountId) -> Option<Timestamp> {
         self.accounts.get(account).map(|open| open.now)
     }
@@ -247,21 +254,21 @@ impl Book {
         self.claims.insert((claim.key, claim.claim.key.clone()), claim);
     }
 
-    /// The entries that the loaded claims name, to be loaded too.
+    /// Returns the entries that the loaded claims name. They must be loaded too.
     pub fn claimed_entries(&self) -> impl Iterator<Item = EntryId> {
         self.claims.values().filter_map(|claim| claim.entry)
     }
 
-    /// The keys that loaded holds and entries name, whose lineages must be loaded too.
+    /// Returns the keys that loaded holds and entries name. Their lineages must be loaded too.
     pub fn row_keys(&self) -> impl Iterator<Item = KeyId> {
         let holds = self.holds.values().flat_map(|hold| hold.path.iter().copied());
         holds.chain(self.entries.values().filter_map(|row| row.entry.key))
     }
 
-    /// What has to be written, and from here on counts as written.
+    /// Takes what has to be written. From here on it counts as written.
     pub fn take_writes(&mut self) -> WriteSet {
         let touched = std::mem::take(&mut self.touched);
-        let mut changes = WriteSet {
+        let mut writes = WriteSet {
             accounts: Vec::with_capacity(touched.accounts.len()),
             balances: Vec::with_capacity(touched.keys.len()),
             new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
@@ -270,30 +277,30 @@ impl Book {
             claims: Vec::new(),
             dropped_claims: Vec::new(),
         };
-        changes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(BalanceRow::of));
-        changes.entries.extend(touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())));
+        writes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(BalanceRow::of));
+        writes.entries.extend(touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())));
         for (key, name) in touched.claims {
             let Some(account) = self.keys.get(&key).map(|key| key.account.clone()) else { continue };
             match self.claims.get(&(key, name.clone())) {
-                Some(claim) => changes.claims.push((account, claim.clone())),
-                None => changes.dropped_claims.push((account, key, name)),
+                Some(claim) => writes.claims.push((account, claim.clone())),
+                None => writes.dropped_claims.push((account, key, name)),
             }
         }
         for id in touched.accounts {
-            changes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
+            writes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
         }
-        changes
+        writes
     }
 }
 
-/// Reading and editing, for a store that keeps its book whole.
+/// Reads and edits a book, for a store that keeps everything in one.
 impl Book {
     pub(crate) fn account(&self, id: &AccountId) -> Option<&Account> {
         self.accounts.get(id).map(|open| &open.account)
     }
 
-    /// Moves an account's time on, and says what it is now.
-    pub(crate) fn tick(&mut self, id: &AccountId, now: Timestamp) -> Timestamp {
+    /// Advances an account's time to `now` if that is later, and returns the account's time.
+    pub(crate) fn advance_time(&mut self, id: &AccountId, now: Timestamp) -> Timestamp {
         self.accounts.get_mut(id).map_or(now, |open| {
             open.now = open.now.max(now);
             open.now
@@ -320,7 +327,7 @@ impl Book {
         self.entries.values()
     }
 
-    /// The keys from `key` to the root, as far as they are there.
+    /// Returns the keys from `key` to the root, as far as they are loaded.
     pub(crate) fn path(&self, key: impl Into<Option<KeyId>>) -> Vec<KeyId> {
         let mut path = Vec::with_capacity(4);
         let mut next = key.into();

@@ -21,7 +21,7 @@ pub(super) struct ServerClock {
 impl ServerClock {
     /// Returns a clock that is not set yet. Opening the store sets it before anything else, by a query to the server.
     pub(super) fn new(clock: &Clock) -> Self {
-        Self { manual: clock.hand().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
+        Self { manual: clock.manual().cloned(), begun: Instant::now(), shown: AtomicI64::new(0) }
     }
 
     /// Records the server's time in an answer to a query that was sent at `asked_at`. The travel time of the answer

@@ -6,8 +6,9 @@
 //! (`docs/decisions/0001-sqlite-wal-index.md`).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -20,7 +21,13 @@ pub(super) struct VersionReader {
     path: Option<PathBuf>,
     slot: Mutex<Slot>,
     last: RwLock<Option<LastRead>>,
+    started: Instant,
+    /// When the file at the path was last found to be the one of `last`, in milliseconds after `started`.
+    path_checked: AtomicU64,
 }
+
+/// The path is checked once in this time at most, in milliseconds: it costs three times as much as the header.
+const CHECK_INTERVAL: u64 = 10;
 
 enum Slot {
     /// Not open yet. A thread that may wait opens it.
@@ -47,13 +54,27 @@ struct LastRead {
 
 impl VersionReader {
     pub(super) fn new(path: Option<&Path>) -> Self {
-        Self { path: path.map(Path::to_owned), slot: Mutex::new(Slot::Missing), last: RwLock::new(None) }
+        Self {
+            path: path.map(Path::to_owned),
+            slot: Mutex::new(Slot::Missing),
+            last: RwLock::new(None),
+            started: Instant::now(),
+            path_checked: AtomicU64::new(0),
+        }
     }
 
-    /// Returns the version of the file that is at the path now; `None` if the read would have to wait.
+    /// Returns the version of the file that is at the path, or was there 10 ms ago; `None` if the read would have to wait.
     pub(super) fn read(&self) -> Option<FileVersion> {
-        let file = file_id(self.path.as_deref()?);
+        let path = self.path.as_deref()?;
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(self.path_checked.load(Ordering::Relaxed)) < CHECK_INTERVAL
+            && let Some(version) = self.last_if(|_| true)
+        {
+            return Some(version);
+        }
+        let file = file_id(path);
         if let Some(version) = self.last_if_same(file) {
+            self.path_checked.store(now, Ordering::Relaxed);
             return Some(version);
         }
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,8 +92,13 @@ impl VersionReader {
     }
 
     fn last_if_same(&self, file: Option<FileId>) -> Option<FileVersion> {
+        self.last_if(|last| last.file == file)
+    }
+
+    /// Returns the version that was read last, where it still stands.
+    fn last_if(&self, is_wanted: impl FnOnce(&LastRead) -> bool) -> Option<FileVersion> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
-        let last = last.as_ref().filter(|last| last.file == file && last.index.header() == Some(last.header))?;
+        let last = last.as_ref().filter(|last| is_wanted(last) && last.index.header() == Some(last.header))?;
         Some(last.version)
     }
 

@@ -13,6 +13,6 @@ WITH RECURSIVE chain AS (
             AND NOT EXISTS (SELECT FROM {keys} k WHERE k.{k.hash} = w.hash::{hash_type}) OFFSET 0
     ) t
     CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = t.key_id OFFSET 0) k
-    {climb}
+    {ancestors}
 )
 SELECT {of_chain}

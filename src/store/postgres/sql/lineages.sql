@@ -4,6 +4,6 @@ WITH RECURSIVE chain AS (
     FROM unnest($1::int8[]) WITH ORDINALITY w (id, place)
     CROSS JOIN LATERAL (SELECT {of_key} FROM {keys} k WHERE k.{k.id} = w.id OFFSET 0) k
     WHERE {writable}
-    {climb}
+    {ancestors}
 )
 SELECT {of_chain}
