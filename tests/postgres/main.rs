@@ -1,6 +1,7 @@
 //! What holds with real servers: other isolation levels, poolers, lost backends, crashes, replicas, and the host's SQL.
 #![cfg(all(feature = "postgres", feature = "axum"))]
 
+mod adoption;
 mod application_sql;
 mod audit;
 mod batch_isolation;
@@ -13,12 +14,15 @@ mod failover;
 mod invariants;
 mod isolation;
 mod lock_timeout;
+#[path = "../http/support/logs.rs"]
+mod logs;
 mod pgbouncer;
 mod policy_version;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod proxy;
 mod row_locks;
+mod server;
 mod service;
 mod standby;
 

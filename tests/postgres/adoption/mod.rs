@@ -1,26 +1,12 @@
 //! Keys tables of the host's own, taken over.
 
-#![cfg(feature = "postgres")]
-
-#[path = "adoption/idempotent.rs"]
 mod idempotent;
-#[path = "adoption/invalid_rows.rs"]
 mod invalid_rows;
-#[path = "adoption/locking.rs"]
 mod locking;
-#[path = "http/support/logs.rs"]
-mod logs;
-#[path = "adoption/minimal.rs"]
 mod minimal;
-#[path = "adoption/npm.rs"]
 mod npm;
-#[path = "adoption/policy.rs"]
 mod policy;
-#[path = "support/postgres.rs"]
-mod postgres_server;
-#[path = "adoption/schema_checks.rs"]
 mod schema_checks;
-#[path = "adoption/versions.rs"]
 mod versions;
 
 use agentkey::model::{Clock, ManualClock, TokenHash};

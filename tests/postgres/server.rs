@@ -1,10 +1,5 @@
 //! The PostgreSQL that the tests start: that it does what they count on.
-#![cfg(feature = "postgres")]
-
-#[path = "support/postgres.rs"]
-mod postgres;
-
-use postgres::{PgBouncer, Server};
+use crate::postgres_server::{PgBouncer, Server};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
