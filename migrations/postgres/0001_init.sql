@@ -64,7 +64,7 @@ CREATE TABLE {holds} (
     on_expiry  text        NOT NULL, -- 'release' or 'charge'
     labels     jsonb       NOT NULL,
     reference  text,
-    state      text        NOT NULL  -- 'live', 'over' or 'charged'
+    state      text        NOT NULL  -- 'live', 'ended' or 'charged'
 );
 CREATE INDEX ON {holds} (account_id, expires_at) WHERE state = 'live';
 
@@ -111,7 +111,7 @@ CREATE TABLE {events} (
 CREATE INDEX ON {events} (account_id, seq);
 
 -- When keys were last used. The crate writes it for many keys at once, not at each use.
-CREATE TABLE {uses} (
+CREATE TABLE {last_used} (
     key_id  bigint PRIMARY KEY,
     used_at timestamptz NOT NULL
 );

@@ -98,7 +98,7 @@ CREATE TABLE agentkey_holds (
     on_expiry  TEXT    NOT NULL CHECK (on_expiry IN ('release', 'charge')),
     labels     TEXT    NOT NULL,
     reference  TEXT,
-    state      TEXT    NOT NULL CHECK (state IN ('live', 'over', 'charged'))
+    state      TEXT    NOT NULL CHECK (state IN ('live', 'ended', 'charged'))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX agentkey_holds_account ON agentkey_holds (account_id, expires_at) WHERE state = 'live';
 CREATE INDEX agentkey_holds_expiry ON agentkey_holds (expires_at, account_id) WHERE state = 'live';
@@ -172,7 +172,7 @@ CREATE TABLE agentkey_events (
 CREATE INDEX agentkey_events_account ON agentkey_events (account_id, seq);
 
 -- When keys were last used. The crate writes it for many keys at once, not at each use.
-CREATE TABLE agentkey_uses (
+CREATE TABLE agentkey_last_used (
     key_id  INTEGER PRIMARY KEY,
     used_at INTEGER NOT NULL
 ) STRICT;

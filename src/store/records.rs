@@ -145,7 +145,7 @@ pub(super) const fn on_expiry(on_expiry: OnExpiry) -> &'static str {
 pub(super) const fn hold_state(state: HoldState) -> &'static str {
     match state {
         HoldState::Live => "live",
-        HoldState::Ended => "over",
+        HoldState::Ended => "ended",
         HoldState::Charged => "charged",
     }
 }

@@ -174,7 +174,7 @@ impl Schema {
             "entries",
             "idempotency_keys",
             "events",
-            "uses",
+            "last_used",
             "policy_changes",
             "migrations",
             "adoption",

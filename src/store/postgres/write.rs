@@ -246,7 +246,7 @@ impl<'a> Rows<'a> {
             // The expiry of a hold means nothing once the hold has ended.
             .constant_if("expires_at", "h.expires_at", |_, hold| hold.state != HoldState::Live)
             .or(|hold| Instant(hold.expires_at))
-            .constant_if("state", "'over'", |_, hold| hold.state == HoldState::Ended)
+            .constant_if("state", "'ended'", |_, hold| hold.state == HoldState::Ended)
             .or(|hold| hold_state(hold.state));
         params
             .rows("entries", &self.entries)

@@ -23,7 +23,7 @@ pub(super) fn record(open: &mut Open, cache: &Cache, used: &[(KeyId, Timestamp)]
 }
 
 pub(super) fn read(connection: &Connection, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>> {
-    const SQL: &str = "SELECT used_at FROM agentkey_uses WHERE key_id = ?1";
+    const SQL: &str = "SELECT used_at FROM agentkey_last_used WHERE key_id = ?1";
     let last = |key: &KeyId| one(connection, SQL, [key.get()], |mut cells| cells.instant());
     in_snapshot(connection, |_| keys.iter().map(last).collect())
 }
