@@ -131,7 +131,7 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
         post(&renew(&made[3])).await;
         post(&settled).await;
         post(&paid).await;
-        assert_eq!(of_hold(&made[0]).await, format!("{{{p}}} 50000 t 60 release over {{}}"));
+        assert_eq!(of_hold(&made[0]).await, format!("{{{p}}} 50000 t 60 release ended {{}}"));
         assert_eq!(of_hold(&made[1]).await, format!("{{{c},{p}}} 60000 t 60 release live {{}}"));
         assert_eq!(of_hold(&made[2]).await, format!("{{{p}}} 30000 t 60 charge live {{}}"));
         assert_eq!(of_hold(&made[3]).await, format!("{{{p}}} 70000 t 100 release live {{}}"));

@@ -8,7 +8,6 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
 
 use super::error::{Result, config_error};
-use crate::store::StoreError;
 
 /// A quoted name, checked when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +20,10 @@ impl Ident {
     ///
     /// Fails if the name is empty, is longer than PostgreSQL keeps (63 bytes), or has a control character or a brace.
     /// Braces mark names in our templates.
-    pub(super) fn new(name: &str) -> Result<Self, StoreError> {
+    pub(super) fn new(name: &str) -> Result<Self, String> {
         if name.is_empty() || name.len() > 63 || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
             let text = format!("{name:?} is not a valid name: 1 to 63 bytes, no control characters, no braces");
-            return Err(StoreError::failed(text));
+            return Err(text);
         }
         Ok(Self(format!("\"{}\"", name.replace('"', "\"\""))))
     }

@@ -134,6 +134,9 @@ impl PostgresOptions {
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
     /// // Without scopes a key may do everything, and without a budget it may spend nothing.
+    /// let adoption = Adoption::new(ScopeSet::unrestricted(), Budget::lifetime(agentkey::Amount::ZERO));
+    /// let options = PostgresOptions::new("postgres://app@localhost/app").table("sdk_api_keys").adopt(adoption);
+    /// let store = PostgresStore::open(options).await?;
     /// # drop(store); Ok(()) }
     /// ```
     pub fn table(mut self, table: impl Into<String>) -> Self {

@@ -243,16 +243,13 @@ impl Shape {
         &self,
         columns: &BTreeMap<KeyColumn, String>,
         null_defaults: NullDefaults,
-    ) -> Result<KeyColumns, crate::store::StoreError> {
+    ) -> Result<KeyColumns, String> {
         let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
         let ident = |field| Ident::new(name(field));
         let column = |field| self.column(name(field));
         let type_name = |field| column(field).map_or("", |column| column.type_name.as_str());
         let time = |field| {
-            Ok::<_, crate::store::StoreError>(TimeColumn {
-                name: ident(field)?,
-                is_without_zone: type_name(field) == "timestamp",
-            })
+            Ok::<_, String>(TimeColumn { name: ident(field)?, is_without_zone: type_name(field) == "timestamp" })
         };
         let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {
             Some(_) => {
