@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Value, json};
 
 use crate::http::options::HttpOptions;
 use crate::model::{Amount, MissingScope, Refusal, Shortfall};
@@ -20,7 +21,9 @@ pub(crate) const REMAINING: HeaderName = HeaderName::from_static("agentkey-remai
 /// Returns the response to a refused request, as the options say.
 pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Bytes> {
     let status = status(refusal, options);
-    let mut response = Response::new(Bytes::from(document(refusal, status).to_string()));
+    // Texts and numbers: it cannot fail.
+    let body = serde_json::to_vec(&document(refusal, status)).unwrap_or_default();
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -69,43 +72,56 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
     }
 }
 
-fn document(refusal: &Refusal, status: StatusCode) -> Value {
-    let mut members = Map::new();
-    members.insert("title".into(), status.canonical_reason().unwrap_or("Refused").into());
-    members.insert("status".into(), status.as_u16().into());
-    members.insert("error".into(), refusal.code().into());
-    members.insert("detail".into(), refusal.to_string().into());
+/// A problem document: its members in the order in which they are written, whatever the features of serde_json are.
+struct Document(Vec<(&'static str, Value)>);
+
+impl Document {
+    fn add(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.0.push((name, value.into()));
+    }
+}
+
+impl Serialize for Document {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+fn document(refusal: &Refusal, status: StatusCode) -> Document {
+    let mut members = Document(Vec::new());
+    members.add("title", status.canonical_reason().unwrap_or("Refused"));
+    members.add("status", status.as_u16());
+    members.add("error", refusal.code());
+    members.add("detail", refusal.to_string());
     match refusal {
         Refusal::InsufficientScope(missing) => add_scopes(&mut members, missing),
         Refusal::BudgetExceeded(shortfall) => add_figures(&mut members, shortfall),
-        Refusal::AlreadyCharged(entry) => {
-            members.insert("entry".into(), entry.to_string().into());
-        }
-        Refusal::InvalidField { field, .. } => {
-            members.insert("field".into(), (*field).into());
-        }
-        Refusal::RefundTooLarge { left } => {
-            members.insert("left_cents".into(), cents(*left));
-        }
+        Refusal::AlreadyCharged(entry) => members.add("entry", entry.to_string()),
+        Refusal::InvalidField { field, .. } => members.add("field", *field),
+        Refusal::RefundTooLarge { left } => members.add("left_cents", cents(*left)),
         _ => {}
     }
-    Value::Object(members)
+    members
 }
 
-fn add_scopes(members: &mut Map<String, Value>, missing: &MissingScope) {
+fn add_scopes(members: &mut Document, missing: &MissingScope) {
     let required: Vec<_> = missing.required.iter().map(|scope| scope.as_str()).collect();
-    members.insert("required_scope".into(), required.join(" ").into());
-    members.insert("key_scopes".into(), json!(missing.held));
+    members.add("required_scope", required.join(" "));
+    members.add("key_scopes", json!(missing.held));
 }
 
-fn add_figures(members: &mut Map<String, Value>, shortfall: &Shortfall) {
-    members.insert("limit_cents".into(), shortfall.limit.map_or(Value::Null, cents));
-    members.insert("spent_cents".into(), cents(shortfall.spent));
-    members.insert("held_cents".into(), cents(shortfall.held));
-    members.insert("remaining_cents".into(), cents(shortfall.remaining));
-    members.insert("required_cents".into(), cents(shortfall.required));
-    members.insert("resets_at".into(), json!(shortfall.resets_at));
-    members.insert("blocked_by".into(), shortfall.blocked_by.as_str().into());
+fn add_figures(members: &mut Document, shortfall: &Shortfall) {
+    members.add("limit_cents", shortfall.limit.map_or(Value::Null, cents));
+    members.add("spent_cents", cents(shortfall.spent));
+    members.add("held_cents", cents(shortfall.held));
+    members.add("remaining_cents", cents(shortfall.remaining));
+    members.add("required_cents", cents(shortfall.required));
+    members.add("resets_at", json!(shortfall.resets_at));
+    members.add("blocked_by", shortfall.blocked_by.as_str());
 }
 
 fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions) {

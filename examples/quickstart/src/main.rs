@@ -6,11 +6,14 @@ use std::env;
 
 use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
 use agentkey::{RequireScope, ScopeSet};
+use axum::body::Body;
+use axum::http::Request;
 use axum::{Json, Router, routing::get, routing::post};
 use serde_json::{Value, json};
 use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
-use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tracing::field::Empty;
+use tracing::{Level, Span};
 
 /// Free, for keys with the scope `read`.
 async fn read(key: KeyContext) -> Json<Value> {
@@ -34,11 +37,17 @@ fn app(keys: &AgentKeys) -> Result<Router, Box<dyn std::error::Error>> {
         .layer(log_requests()))
 }
 
-/// Logs one line for each response. Neither its span nor the line has headers in it, and so no token.
-fn log_requests() -> TraceLayer<SharedClassifier<ServerErrorsAsFailures>> {
-    TraceLayer::new_for_http()
-        .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
-        .on_response(DefaultOnResponse::new().level(Level::INFO))
+type LogRequests = TraceLayer<SharedClassifier<ServerErrorsAsFailures>, fn(&Request<Body>) -> Span>;
+
+/// Logs one line for each response, with the key and the account of the request. Neither its span nor the line has headers
+/// in it, and so no token.
+fn log_requests() -> LogRequests {
+    let span: fn(&Request<Body>) -> Span = |request| {
+        let (method, uri) = (request.method(), request.uri());
+        // `AgentKeyLayer` sets the two fields that are empty here.
+        tracing::info_span!("request", %method, %uri, agentkey.key_id = Empty, agentkey.account = Empty)
+    };
+    TraceLayer::new_for_http().make_span_with(span).on_response(DefaultOnResponse::new().level(Level::INFO))
 }
 
 /// On the first start, makes a key and shows its token, this once.

@@ -34,8 +34,19 @@ fn checks_charges_logs_and_remembers() {
     service.is_refused("GET", "/admin", token, 403, "insufficient_scope");
     service.is_refused("GET", "/read", None, 401, "missing_key");
     service.is_refused("GET", "/read", Some("ak_wrong"), 401, "invalid_key");
+    // In this order, whatever features of serde_json a program has.
+    let (_, document) = service.ask("GET", "/read", None);
+    assert!(document.starts_with(r#"{"title":"Unauthorized","status":401,"error":"missing_key","#), "{document}");
     let shown = service.interrupt();
-    for logged in ["uri=/answer", "status=200", "status=402", "status=403", "status=401"] {
+    for logged in [
+        "uri=/answer",
+        "agentkey.key_id=1",
+        "agentkey.account=\"demo\"",
+        "status=200",
+        "status=402",
+        "status=403",
+        "status=401",
+    ] {
         assert!(shown.contains(logged), "no {logged}: {shown}");
     }
     assert!(!shown.contains("ak_wrong") && !shown.contains(token.unwrap()), "a token was logged: {shown}");
