@@ -150,8 +150,8 @@ pub struct IdempotencyClaim {
     pub owner: PostingId,
     /// The postings that were charged under it, in order.
     pub paid: Vec<PostingId>,
-    /// Whether the claim stays after a settle, because the request may add more. It is bound to
-    /// what was charged all the same.
+    /// Whether the claim stays after a settle, because the request may add more. It is
+    /// still bound to what was charged.
     pub is_kept: bool,
 }
 

@@ -227,7 +227,7 @@ impl Book {
             entry.note = note.clone();
             let mut path = self.path(posting.key);
             if path.is_empty() {
-                // The key was deleted while it held money. Its ancestors are charged all the same.
+                // The key was deleted while it held money. Its ancestors are still charged.
                 let own = holds.iter().filter_map(|hold| self.holds.get(hold));
                 path = own.filter(|hold| hold.account == posting.account).flat_map(|hold| hold.path.clone()).collect();
                 path.sort_unstable();
