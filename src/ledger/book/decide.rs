@@ -49,7 +49,7 @@ impl Book {
     pub fn post(&mut self, posting: &Posting) -> Result<Posted, Refusal> {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
         let outcome = match &posting.action {
-            Action::Open { claim, ttl } => self.begin(posting, claim.as_ref(), *ttl, now)?,
+            Action::Open { claim, ttl } => self.open_charge(posting, claim.as_ref(), *ttl, now)?,
             Action::Hold { amount, ttl, on_expiry, note, claim } => {
                 self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, claim.as_ref(), now)?
             }
@@ -68,7 +68,7 @@ impl Book {
         Ok(Posted { outcome, remaining: self.lineage_remaining(&posting.account, posting.key, now) })
     }
 
-    fn begin(
+    fn open_charge(
         &mut self,
         posting: &Posting,
         claim: Option<&IdempotencyKey>,
