@@ -185,9 +185,9 @@ impl Posted {
 pub enum Outcome {
     /// Paid work may begin.
     Opened,
-    /// The claim was charged before.
+    /// A request with this claim was charged before.
     Claimed {
-        /// The entry that charged it.
+        /// The entry by which the request was charged.
         entry: Box<Entry>,
         /// How much of it was refunded.
         refunded: Amount,
