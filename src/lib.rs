@@ -90,7 +90,7 @@
 //!
 //! A guard on the response settles exactly once, also on an error, a disconnect or a panic.
 //! A handler that streams moves its [`Charge`] into the body, and the settle comes with the end of
-//! the body. Cost that was only added dies with a killed process; a hold with
+//! the body. Cost that was only added is lost if the process is killed; a hold with
 //! [`OnExpiry::Charge`](http::OnExpiry::Charge) is charged even then. See [`http::charge`] for each
 //! case.
 //!

@@ -1,4 +1,4 @@
-//! The public API as a host meets it: errors that name the mend, responses, lists, records as JSON, the request's span.
+//! The public API as a host meets it: errors that say what to do, responses, lists, records as JSON, spans.
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::time::Duration;
@@ -149,7 +149,7 @@ async fn services_give_their_inner_service_back() {
     assert_eq!(AgentKeyLayer::new(&keys).layer(scoped).into_inner().into_inner(), 8);
 }
 
-/// The fields of a span, as a subscriber is told of them.
+/// The fields of a span, as a subscriber sees them.
 mod spans {
     use std::fmt;
     use std::sync::{Arc, Mutex};

@@ -87,7 +87,7 @@ enum Ask {
         of_account: bool,
         amount: Amount,
     },
-    /// A posting sent once more, whatever became of it.
+    /// A posting sent again, whatever its outcome was.
     Again(Index),
 }
 

@@ -1,8 +1,8 @@
 //! The load: requests from a process of its own, as wrk would send them.
 //!
 //! A client in the server's process would share its runtime, where tasks hand over without the kernel, and make the
-//! server look twice as fast as anybody's clients will ever see it. The process is this executable again, told by its
-//! first argument; the rest is told over its standard input, one line each. It has one thread, and keeps up with two cores:
+//! server look twice as fast as real clients see it. The process is this executable again, with [`ARGUMENT`] as its
+//! first argument; it reads the rest from its standard input, one line each. It has one thread, and keeps up with two cores:
 //! with many more of them it would itself be what is measured.
 
 use std::io::{self, BufRead};

@@ -10,7 +10,7 @@ use crate::support::Result;
 const ROWS: i64 = 1_000;
 
 pub enum Database {
-    /// Nobody else has it; the mutex lets futures that borrow it go to other threads.
+    /// It is not shared; the mutex lets futures that borrow it go to other threads.
     Sqlite(Mutex<Connection>),
     #[cfg(feature = "postgres")]
     Postgres(sqlx::PgConnection),

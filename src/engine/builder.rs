@@ -45,7 +45,7 @@ impl Builder {
         self
     }
 
-    /// Sets the scope that stands for every other one, such as `admin`. Default: none.
+    /// Sets the scope that includes every other one, such as `admin`. Default: none.
     pub fn admin_scope(mut self, scope: Scope) -> Self {
         self.rules.admin_scope = Some(scope);
         self

@@ -28,9 +28,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the refusal by which a client is told of the error.
+    /// Returns the refusal that a client gets for the error.
     ///
-    /// An error that the client cannot mend is [`Refusal::Unavailable`] or
+    /// An error that the client cannot correct is [`Refusal::Unavailable`] or
     /// [`Refusal::Misconfigured`], without its details.
     pub fn refusal(&self) -> Refusal {
         match self {

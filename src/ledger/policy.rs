@@ -147,7 +147,7 @@ pub struct KeyDraft {
 pub struct Rules {
     /// The maximum number of keys in a lineage.
     pub max_depth: usize,
-    /// The scope that stands for every other one.
+    /// The scope that includes every other one.
     pub admin_scope: Option<Scope>,
 }
 

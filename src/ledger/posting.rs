@@ -150,8 +150,8 @@ pub struct IdempotencyClaim {
     pub owner: PostingId,
     /// The postings that were charged under it, in order.
     pub paid: Vec<PostingId>,
-    /// Whether the claim stays after a settle, because the request may add more. It is bound to
-    /// what was charged all the same.
+    /// Whether the claim stays after a settle, because the request may add more. It is
+    /// still bound to what was charged.
     pub is_kept: bool,
 }
 
@@ -185,9 +185,9 @@ impl Posted {
 pub enum Outcome {
     /// Paid work may begin.
     Opened,
-    /// The claim was charged before.
+    /// A request with this claim was charged before.
     Claimed {
-        /// The entry that charged it.
+        /// The entry by which the request was charged.
         entry: Box<Entry>,
         /// How much of it was refunded.
         refunded: Amount,

@@ -41,23 +41,23 @@ impl Amount {
     /// The largest amount: 9 223 372 036 854.775 807 units.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// Returns so many millionths of a unit.
+    /// Returns an amount in micro-units: millionths of a unit.
     pub const fn micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Returns so many hundredths of a unit. For numbers read at run time, see
+    /// Returns an amount in cents: hundredths of a unit. For numbers read at run time, see
     /// [`try_cents`](Self::try_cents).
     pub const fn cents(cents: i32) -> Self {
         Self(cents as i64 * MICROS_PER_CENT)
     }
 
-    /// Returns so many whole units.
+    /// Returns an amount in whole units.
     pub const fn units(units: i32) -> Self {
         Self(units as i64 * MICROS_PER_UNIT)
     }
 
-    /// Returns so many hundredths of a unit.
+    /// Returns an amount in cents: hundredths of a unit.
     ///
     /// # Errors
     ///

@@ -79,7 +79,7 @@ impl ManualClock {
         Self(Arc::new(AtomicI64::new(at.as_microsecond())))
     }
 
-    /// Returns what the clock shows.
+    /// Returns the current time of the clock.
     pub fn now(&self) -> Timestamp {
         from_micros(self.0.load(Ordering::SeqCst))
     }

@@ -138,7 +138,7 @@ fn fixed(length: i128, anchor: i128, now: Timestamp) -> Window {
 /// `anchor`.
 ///
 /// Months are always added to the anchor itself. Added from window to window, the 31st would become
-/// the 28th for ever.
+/// the 28th forever.
 fn month(anchor: Timestamp, now: Timestamp) -> Window {
     let (anchor, now) = (Offset::UTC.to_datetime(anchor), Offset::UTC.to_datetime(now));
     // The window starts in this month, or in the one before if this month's start is after `now`.
@@ -154,8 +154,8 @@ fn months(at: DateTime) -> i64 {
     i64::from(at.year()) * 12 + i64::from(at.month()) - 1
 }
 
-/// Returns the same time of day so many months later, on the last day of the month where it is too
-/// short.
+/// Returns the same time of day the given number of months later, on the last day of the month
+/// where it is too short.
 ///
 /// A `Span` would cost twice as much, and every look-up and every posting calls this.
 fn plus_months(at: DateTime, months: i64) -> Option<DateTime> {

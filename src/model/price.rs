@@ -77,7 +77,8 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
-    /// Returns a usage of so many tokens read and written, none of them from the cache.
+    /// Returns the usage of `input` tokens read, none of them from the cache, and `output` tokens
+    /// written.
     pub const fn new(input: u64, output: u64) -> Self {
         Self { input, cached: 0, output }
     }

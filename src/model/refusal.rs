@@ -88,7 +88,7 @@ pub enum Refusal {
     /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
-        /// The time after which another attempt makes sense.
+        /// How long the client should wait before it tries again.
         retry_after: Duration,
     },
     /// The service is set up wrongly. The log says what is wrong and what to change.

@@ -43,32 +43,32 @@ enum Unit {
 }
 
 impl Validity {
-    /// Returns so many minutes. [`after`](Self::after) refuses zero, for every unit.
+    /// Returns a validity of `count` minutes. [`after`](Self::after) refuses zero, for every unit.
     pub const fn minutes(count: u32) -> Self {
         Self { count, unit: Unit::Minute }
     }
 
-    /// Returns so many hours.
+    /// Returns a validity of `count` hours.
     pub const fn hours(count: u32) -> Self {
         Self { count, unit: Unit::Hour }
     }
 
-    /// Returns so many times 24 hours.
+    /// Returns a validity of `count` times 24 hours.
     pub const fn days(count: u32) -> Self {
         Self { count, unit: Unit::Day }
     }
 
-    /// Returns so many times 7 days.
+    /// Returns a validity of `count` times 7 days.
     pub const fn weeks(count: u32) -> Self {
         Self { count, unit: Unit::Week }
     }
 
-    /// Returns so many months by the calendar.
+    /// Returns a validity of `count` calendar months.
     pub const fn months(count: u32) -> Self {
         Self { count, unit: Unit::Month }
     }
 
-    /// Returns so many years by the calendar.
+    /// Returns a validity of `count` calendar years.
     pub const fn years(count: u32) -> Self {
         Self { count, unit: Unit::Year }
     }

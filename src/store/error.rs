@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 #[cfg(feature = "postgres")]
 use crate::model::Refusal;
 
-/// An error of a store. Its [`source`](std::error::Error::source) says what went wrong, and how to mend it.
+/// An error of a store. Its [`source`](std::error::Error::source) says what went wrong, and how to correct it.
 #[derive(Debug, thiserror::Error)]
 #[error("the store {}", if *transient { "is not available" } else { "failed" })]
 pub struct StoreError {

@@ -19,7 +19,7 @@ use crate::model::{AccountId, Amount, KeyId};
 pub struct KeyQuery {
     /// The owner of the keys.
     pub of: KeysOf,
-    /// Only keys with an id after this one.
+    /// Only keys with an id greater than this one.
     pub after: Option<KeyId>,
     /// The most keys on a page: 1 to 1,000.
     pub limit: u32,

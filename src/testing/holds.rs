@@ -185,7 +185,7 @@ pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl Async
     assert_eq!(w.account_balance(&daily).await, (c(3), NOTHING));
 }
 
-/// A settle after the release of its hold posts its whole cost all the same.
+/// A settle after the release of its hold still posts its whole cost.
 pub async fn a_late_settlement_posts_its_whole_cost<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;

@@ -111,7 +111,7 @@ pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(make: impl 
         (leaf_token, Err(Refusal::RevokedKey)),
         (sibling_token, Ok(())),
     ] {
-        assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), expected);
+        assert_eq!(w.find(token).await.expect("still found").lineage.check_active(), expected);
     }
 }
 
@@ -128,7 +128,7 @@ pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> 
     ] {
         w.clock.set(now);
         for token in [root_token, leaf_token] {
-            assert_eq!(w.find(token).await.expect("found all the same").lineage.check_active(), expected, "at {now}");
+            assert_eq!(w.find(token).await.expect("still found").lineage.check_active(), expected, "at {now}");
         }
     }
 }

@@ -119,7 +119,7 @@ impl<S: Store> World<S> {
         self.try_create(new).await.expect("the key may be made")
     }
 
-    /// Creates a key with a lifetime budget of so many cents in the account "acme".
+    /// Creates a key with a lifetime budget of `cents` in the account "acme".
     pub(super) async fn key(&self, cents: i32) -> Key {
         self.create(acme().budget(Budget::lifetime(c(cents)))).await
     }
@@ -162,11 +162,11 @@ impl<S: Store> World<S> {
         }
     }
 
-    /// Returns the figures of a posting that is refused for want of budget.
+    /// Returns the figures of a posting that the budget does not cover.
     pub(super) async fn short(&self, posting: &Posting) -> Shortfall {
         match self.refuse(posting).await {
             Refusal::BudgetExceeded(shortfall) => *shortfall,
-            other => panic!("refused as {other:?}, and not for want of budget: {posting:?}"),
+            other => panic!("refused as {other:?}, and not as BudgetExceeded: {posting:?}"),
         }
     }
 
@@ -200,7 +200,7 @@ impl<S: Store> World<S> {
         entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect()
     }
 
-    /// Charges so many cents, and returns the id of the entry.
+    /// Charges `cents`, and returns the id of the entry.
     pub(super) async fn paid(&self, key: &Key, cents: i32) -> EntryId {
         let posting = pay(key, c(cents));
         let posted = self.accept(&posting).await;

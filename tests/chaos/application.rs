@@ -118,7 +118,8 @@ fn checkpoint(file: &Connection) -> rusqlite::Result<&'static str> {
     Ok(if is_busy { "busy checkpoint" } else { "checkpoint" })
 }
 
-/// Changes policy, and takes nobody's money. Limits are only raised; a month that began with the test has all entries in it.
+/// Changes policy in ways that make no charge fail. Limits are only raised; a month that began with the test has all
+/// entries in it.
 fn change(file: &mut Connection, random: &mut Random) -> rusqlite::Result<&'static str> {
     let changing = write(file)?;
     let key = any_key(&changing, random)?;

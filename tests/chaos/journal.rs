@@ -13,11 +13,11 @@ pub(crate) struct Journal(Mutex<File>);
 /// What the answer says of the charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Charged {
-    /// It is charged, with so many micro-units.
+    /// It is charged, with this many micro-units.
     Yes(i64),
     /// It is not.
     No,
-    /// That is left open.
+    /// The answer does not say.
     Perhaps,
 }
 
@@ -38,7 +38,7 @@ impl Journal {
         self.line(&format!("{status} {reference} {charged} {entry}\n"));
     }
 
-    /// All is settled that was refused for want of the server.
+    /// Marks a clean end: every charge was settled.
     pub(crate) fn end(&self) {
         self.line(END);
     }
@@ -58,7 +58,7 @@ pub(crate) struct Journals {
     pub(crate) acknowledged: Vec<(String, i64)>,
     /// Entries that an answer named.
     pub(crate) entries: Vec<String>,
-    /// References that were asked for in vain, and by nobody else with success.
+    /// References that every answer refused.
     pub(crate) refused: Vec<String>,
     pub(crate) answers: BTreeMap<u16, usize>,
 }

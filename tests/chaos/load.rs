@@ -109,7 +109,7 @@ impl Load {
         self.start_workers();
     }
 
-    /// A change of policy that takes nobody's money: it moves the account's version, and may fail with its connection.
+    /// A policy change that makes no charge fail: it moves the account's version, and may fail with its connection.
     pub(crate) async fn change(&mut self, keys: &AgentKeys) {
         let random = &mut self.random;
         let accounts = ["family", "ceiling", "hot"];

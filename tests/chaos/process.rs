@@ -1,4 +1,4 @@
-//! A process of a test: this test binary again, told by its environment what to do.
+//! A process of a test: this test binary again; its environment says what to do.
 #![allow(dead_code)] // Each binary uses its part.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -78,7 +78,7 @@ pub(crate) fn enough() -> Arc<AtomicBool> {
     enough
 }
 
-/// In the process: tells the test, as far as it listens.
+/// In the process: sends a line to the test, if the test still reads.
 pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -222,7 +222,7 @@ async fn bad_idempotency_keys_are_refused_where_money_is_asked_for() {
     }
 }
 
-/// What a price comes to where a provider's usage makes no sense.
+/// A provider reports an absurd usage, and the handler adds its price.
 #[tokio::test]
 async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() {
     capture_logs();

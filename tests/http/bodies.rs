@@ -328,7 +328,8 @@ async fn trailers_come_through() {
     }
 }
 
-/// The length is told where the end does not wait, and is not where it does. HEAD tells what GET would, or nothing.
+/// `Content-Length` is sent where the end does not wait for the settle, and left out where it does. HEAD sends what GET
+/// would, or nothing.
 #[tokio::test]
 async fn content_length_is_told_or_left_out_but_never_wrong() {
     for (path, get, head) in [

@@ -25,7 +25,7 @@ use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_se
 
 type Answer = Result<Response, Rejection>;
 
-/// The handler's work goes on when the test says so; the test hears when it is over.
+/// The handler's work continues when the test opens the gate; the test gets a message when it is over.
 #[derive(Clone)]
 struct Work {
     gate: watch::Sender<bool>,
@@ -43,7 +43,7 @@ impl Work {
     }
 }
 
-/// Tells when it is dropped.
+/// Sends a message when it is dropped.
 struct Over(mpsc::UnboundedSender<()>);
 
 impl Drop for Over {
@@ -164,7 +164,7 @@ async fn the_claim_is_charged_when_the_process_dies_after_the_response() {
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
 }
 
-/// An upstream tells what it cost after the client has left.
+/// An upstream reports its cost after the client has left.
 #[tokio::test]
 async fn what_is_added_after_the_whole_hold_was_charged_counts_against_it() {
     for (added, ledger) in [(8, &[("settle", 10)][..]), (12, &[("settle", 10), ("settle", 2)])] {
@@ -353,7 +353,7 @@ async fn a_handler_that_is_cut_off_or_panics_between_two_handles_was_interrupted
     }
 }
 
-/// The upstream's failure takes the charge along, and is told a little later.
+/// The upstream's failure drops the charge, and the body reports the error a little later.
 #[tokio::test]
 async fn a_body_that_fails_after_its_last_handle_was_interrupted() {
     let world = World::new().await;

@@ -52,7 +52,7 @@ impl Scene {
         self.gate.subscribe().wait_for(|open| *open).await.unwrap();
     }
 
-    /// Tells when it is dropped.
+    /// Sends a message when it is dropped.
     fn on_drop(&self, what: &'static str) -> OnDrop {
         OnDrop(self.clone(), what)
     }
@@ -309,7 +309,7 @@ async fn leave_while(posting: fn(&agentkey::ledger::Posting) -> bool, path: &str
 async fn the_client_leaves_while_a_payment_is_in_flight() {
     for version in Version::BOTH {
         let world = leave_while(is_pay, "/paying", version).await;
-        // It was made, nobody heard of it, and so it is taken back.
+        // It was committed, but the handler never got the answer, so it is taken back.
         world.until(&Ledger::of(&[("pay", 5), ("refund", -5)])).await;
         assert_eq!((world.spy.count(is_pay), world.spy.count(is_settle)), (1, 1));
     }
@@ -389,7 +389,7 @@ async fn a_panic_caught_before_the_layer_is_charged() {
             let client = Client::new(version, serve(app(&world, &scene).layer(from_fn(catch))).await, &token);
             assert_eq!(client.get(path).await.status, 500);
             world.until(&Ledger::of(&[("settle", charged)])).await;
-            // The connection and the lanes go on.
+            // The connection and the commit queues still work.
             assert_eq!(client.get(path).await.status, 500);
             world.until(&Ledger::of(&[("settle", charged), ("settle", charged)])).await;
         }

@@ -17,7 +17,7 @@ use super::support::{
     Client, Fault, Faults, Ledger, Seen, Version, World, acme, clock, is_open, is_pay, is_settle, serve, soon,
 };
 
-/// Handlers tell that they have begun, and wait until they may go on.
+/// Handlers report that they have begun, and wait until the test lets them continue.
 #[derive(Clone)]
 struct Gate {
     begun: mpsc::UnboundedSender<()>,
@@ -215,7 +215,7 @@ async fn the_keys_of_two_agents_do_not_meet() {
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("pay", 5)]));
 }
 
-/// What charged nothing may be tried again: also what was refused for want of money, once there is some.
+/// A request that was charged nothing may be retried, also one that the budget did not cover, once the limit is raised.
 #[tokio::test]
 async fn the_key_is_free_again_when_nothing_was_charged() {
     let (world, client) = open_world().await;
@@ -350,7 +350,7 @@ async fn a_client_that_leaves_and_retries_is_charged_once() {
     }
 }
 
-/// It leaves after the payment was made and told to the handler: the payment stands, and the retry learns of it.
+/// The client leaves after the handler got its receipt: the payment stands, and a retry is `already_charged`.
 #[tokio::test]
 async fn a_client_that_leaves_after_the_payment_has_paid() {
     let world = World::new().await;

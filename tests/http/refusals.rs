@@ -411,7 +411,7 @@ async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_oth
     assert_eq!(answer(&app, ask_with("/open", &token)).await.data, "keyed");
     world.keys.revoke(id).await.unwrap();
     assert_eq!(answer(&app, ask_with("/open", &token)).await.refused(), (401, "revoked_key".into()));
-    // Without `or_anonymous`, and without `optional`, nobody gets through without a key.
+    // Without `or_anonymous`, and without `optional`, no request gets through without a key.
     let strict = super::refusals::app(&world.layer());
     assert_eq!(answer(&strict, ask("/mixed")).await.refused(), (401, "missing_key".into()));
 }

@@ -1,4 +1,4 @@
-//! Holds of long responses: renewed while the charge lives, up to an age. Time stands still and is moved by hand.
+//! Holds of long responses: renewed while the charge lives, up to an age. The clock is a `ManualClock`.
 
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ async fn a_revoked_key_is_not_renewed() {
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3)]));
 }
 
-/// Nobody asks for the account any more: the sweep ends what a lost process held.
+/// The account gets no more requests: the sweep ends what a lost process held.
 #[tokio::test(start_paused = true)]
 async fn the_sweep_ends_what_nobody_renews() {
     let streaming =

@@ -1,5 +1,5 @@
-//! What the host's own SQL does to the tables counts at once, also for a store that knows the account by heart; and
-//! batches of many stores get along.
+//! What the host's own SQL does to the tables counts at once, also for a store that has the account cached; and
+//! batches of several stores do not deadlock.
 
 use agentkey::Refusal;
 use agentkey::model::{ManualClock, Period, TokenHash};
@@ -133,7 +133,7 @@ async fn keys_that_the_host_inserted_work_without_a_row_of_their_account() {
     audit::figures(&pool).await;
 }
 
-/// Every store has its own lanes, and every batch its own order.
+/// Every store has its own commit queues, and every batch its own order.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {

@@ -56,7 +56,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
     }
 }
 
-/// What waits for a locked account goes on waiting in its lane, and is decided when the account is free.
+/// Postings to a locked account wait in their commit queue, and are decided when the account is free.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {

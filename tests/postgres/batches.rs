@@ -69,7 +69,7 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
     assert_eq!(world.store.entries(&EntryQuery::for_account(idle.account.clone())).await.unwrap().len(), 0);
 }
 
-/// An account whose row is gone, by hand, between what was known of it and the write.
+/// An account whose row is deleted after it was cached and before the write.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_written() {
@@ -141,7 +141,7 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
     audit::figures(&pool).await;
 }
 
-/// The host has the row of a balance locked, or changes it without a word: what is decided is written after that.
+/// The host has the row of a balance locked, or changes it unnoticed: what is decided is written after that.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {

@@ -60,7 +60,7 @@ async fn terminated_backends_lose_no_request() {
     }
     load.more(30).await;
     let answers = load.stop().await;
-    assert!(terminated >= 40, "the lanes had connections: {terminated}");
+    assert!(terminated >= 40, "the batches had connections: {terminated}");
     served.check(&answers).await;
 }
 

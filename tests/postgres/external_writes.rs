@@ -1,4 +1,4 @@
-//! Rows of our own tables that make no sense, which PostgreSQL refuses.
+//! Invalid rows of our own tables, which PostgreSQL refuses.
 
 use agentkey::store::Store;
 use sqlx::Executor;

@@ -143,7 +143,7 @@ async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool,
         until(async || found().await.is_some_and(|found| found.lineage.key().name == "renamed")).await;
     }
     if !is_pooled {
-        // The server hangs, and the look-up is given up: nobody sees the connection break.
+        // The server hangs, and the look-up times out: the pool does not see the connection break.
         let mut locked = pool.begin().await.unwrap();
         sqlx::raw_sql("LOCK TABLE agent_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(300), found()).await.is_err());
@@ -151,7 +151,8 @@ async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool,
     between_runs(&server, "immediate", format!("rm -r '{data}'; mv '{data}.standby' '{data}'")).await;
     execute(&host(database.url()).await, "UPDATE agent_keys SET revoked_at = created_at").await;
 
-    // Either asks by itself: the first one learns for both. A pooler tells first that its sessions are gone.
+    // Look-ups and postings each ask, and what the first one reads counts for both. A pooler first reports that its
+    // sessions are gone.
     for looks in [looks_first, !looks_first] {
         if looks {
             let mut seen = None;

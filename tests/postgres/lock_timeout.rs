@@ -1,4 +1,4 @@
-//! A server that answers nothing, because somebody else has locked the tables.
+//! A server that does not answer, because another transaction has locked the tables.
 
 use std::process::Command;
 
@@ -67,7 +67,7 @@ fn signal(signal: &str, pid: i32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
-/// The client has its 503 and the charge is settled; only then does the server come to the payment.
+/// The client has its 503 and the charge is settled; only then does the server decide the payment.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_payment_that_was_given_up_is_not_charged_later() {
@@ -78,9 +78,9 @@ async fn a_payment_that_was_given_up_is_not_charged_later() {
     let (service, token) = (Service::new(&keys), created.token.expose());
     assert_eq!(service.ask("/pay/before", token).await.0, StatusCode::OK);
     let pool = host(database.url()).await;
-    let of_lane = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+    let of_batch = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name = 'agentkey' AND query LIKE 'WITH changed_keys%'";
-    let pid: i32 = sqlx::query_scalar(of_lane).fetch_one(&pool).await.unwrap();
+    let pid: i32 = sqlx::query_scalar(of_batch).fetch_one(&pool).await.unwrap();
     let stopped = Stopped::process(pid);
 
     assert_eq!(service.ask("/pay/late", token).await.0, StatusCode::SERVICE_UNAVAILABLE);

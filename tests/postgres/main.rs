@@ -62,7 +62,7 @@ async fn site() -> Option<(Database, Arc<World<PostgresStore>>, PgPool)> {
     Some((database, world, pool))
 }
 
-/// A key with a lifetime budget of so many cents.
+/// A key with a lifetime budget of `cents`.
 async fn key(world: &World<PostgresStore>, account: &str, cents: i32) -> Key {
     let new = NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(cents)));
     world.try_create(new).await.unwrap().0
@@ -109,7 +109,7 @@ fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
     matches!(answer, Err(Refusal::Unavailable { .. }))
 }
 
-/// Posts as a lane does: again, while somebody keeps a row for longer than it is waited for.
+/// Posts as a commit queue does: again, while a lock on a row lasts longer than the lock timeout.
 async fn until_decided(store: &PostgresStore, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
     loop {
         let posted = agentkey::store::Store::post(store, postings).await.unwrap();

@@ -1,4 +1,4 @@
-//! The suite of `agentkey::testing` through PgBouncer in transaction mode, with two sessions for everybody.
+//! The suite of `agentkey::testing` through PgBouncer in transaction mode, with two sessions in all.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ agentkey::conformance_tests!({
     async move |clock| open(pooled, &schema, clock).await
 });
 
-/// The policy version is polled, so nothing has to be heard in a session that is lent to others.
+/// The policy version is polled, so no session has to `LISTEN`, which the pooler would not allow.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {

@@ -94,7 +94,7 @@ async fn transactions_that_change_keys_do_not_wait_for_each_other() {
     assert_ne!(version(&pool).await, between);
 }
 
-/// Whoever may write keys needs no rights on our tables.
+/// A role that may write keys needs no rights on our side tables.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_role_that_may_only_write_keys_moves_it() {

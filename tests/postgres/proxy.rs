@@ -55,7 +55,7 @@ impl Proxy {
     }
 }
 
-/// What a client that has gone had sent before is brought to the server all the same.
+/// Bytes that a client sent before it disconnected still reach the server.
 async fn lead(client: TcpStream, to: u16, number: usize, mut held: watch::Receiver<usize>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =

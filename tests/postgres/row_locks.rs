@@ -1,5 +1,5 @@
-//! Rows that the host touches or keeps while we write, and rows that make no sense: no charge and no hold is lost over
-//! them, and nobody else waits for them.
+//! Rows that the host changes or locks while we write, and invalid rows: no charge and no hold is lost because of them,
+//! and no other account waits for them.
 
 use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
 use agentkey::model::{PostingId, TokenHash};
@@ -271,7 +271,7 @@ async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well()
     }
 }
 
-/// The key in question has another period since, and cannot be counted anew.
+/// The key has had its period changed, and its `spent` cannot be counted again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
@@ -294,7 +294,7 @@ async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
     }
 }
 
-/// Requests are answered in bounded time; whoever reads one key's figures is told them as they are.
+/// Unlike a request, a read of one key's figures waits for the host's lock, and returns current figures.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_look_at_one_key_waits_for_the_host_to_let_go_of_it() {

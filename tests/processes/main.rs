@@ -1,6 +1,6 @@
 //! Claims that need whole processes: several on one database, and `kill -9` in the middle of load.
 //!
-//! The worker processes are this test binary again, told by its environment to serve instead of test.
+//! The worker processes are this test binary again; their environment says to serve instead of test.
 #![cfg(all(feature = "axum", any(feature = "postgres", feature = "sqlite")))]
 
 mod fixture;

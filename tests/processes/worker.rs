@@ -25,7 +25,7 @@ struct Ask {
 /// Handlers of this process that did their work.
 static WORKED: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts, and tells the test with a line, before the answer.
+/// Counts, and writes a line to the test, before the answer.
 fn worked() {
     WORKED.fetch_add(1, Ordering::SeqCst);
     let mut out = std::io::stdout().lock();

@@ -38,11 +38,11 @@ use process::Process;
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(90);
 
-/// For how long nobody may be served because another process is stopped or cut off: two seconds in which the server
+/// For how long no request may be served because another process is stopped or cut off: two seconds in which the server
 /// keeps its transaction, and what a busy machine adds.
 const OTHERS_BOUND: Duration = Duration::from_secs(4);
 
-/// For how long a process that was cut off may serve nobody after the network is back.
+/// For how long a process that was cut off may serve no request after the network is back.
 const HEALED_BOUND: Duration = Duration::from_secs(1);
 
 /// Two processes at work on one account.
@@ -82,8 +82,8 @@ impl Site {
         sqlx::query_scalar(keeps).bind(name).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Every acknowledged charge is there once, no refused one is, and the sums are right; the one that was never in the way
-    /// answered nobody with 503.
+    /// Every acknowledged charge is there once, no refused one is, and the sums are right; the process that was never
+    /// disturbed answered no request with 503.
     async fn check(&self, bystander: usize) {
         let journals = Journals::read(self.directory());
         audit::figures(&self.pool).await;

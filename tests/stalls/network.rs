@@ -24,7 +24,7 @@ pub(crate) struct Network {
     hba: tempfile::NamedTempFile,
 }
 
-/// The address of nobody: what is sent there is lost without a word.
+/// An address that no machine has: packets to it are lost silently.
 const NOBODY: &str = "02:00:00:00:00:00";
 
 impl Network {

@@ -10,7 +10,7 @@
 //! [`Server::shared`] is one cluster for all tests of a binary, with a database for each. [`Server::start`] is a cluster
 //! of one test's own, for it to stop, to copy and to crash. Both are `None` where PostgreSQL is not installed, and the
 //! test returns early: one line on stderr has then said so. With `AGENTKEY_TEST_POSTGRES=required` a missing server is a
-//! panic, so that nobody takes a run without PostgreSQL for a run with it.
+//! panic, so that a run without PostgreSQL is not mistaken for a run with it.
 //!
 //! Calls that are not `async` block while programs run: do not make them where others wait for the thread.
 #![allow(dead_code)] // Each binary uses its part.

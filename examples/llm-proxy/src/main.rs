@@ -2,7 +2,7 @@
 //!
 //! It sets aside what an answer may cost, passes the model's events on as they come, and keeps a running estimate. When
 //! the estimate has used up what is set aside, it sets more aside; when nothing is left for that, it cuts the stream
-//! off. The last chunk tells the real usage, and that is charged; a stream that is cut off, or whose client hangs up,
+//! off. The last chunk has the real usage, and that is charged; a stream that is cut off, or whose client hangs up,
 //! is charged by the estimate.
 //!
 //! `cargo run -p example-llm-proxy` walks through it over loopback, against a model made up in this file, printing and
@@ -81,7 +81,7 @@ async fn chat(State(proxy): State<Arc<Proxy>>, charge: Charge, Json(mut ask): Js
     let answer = ask.max_tokens.map_or(STEP, u64::from);
     charge.hold(PRICE.cost(TokenUsage::new(prompt, answer))).await?; // 402 before the model is asked
 
-    // Without it, the model does not tell what it used.
+    // Without it, the model does not report what it used.
     ask.others.insert("stream_options".into(), json!({ "include_usage": true }));
     let usage = TokenUsage::new(prompt, 0);
     charge.set_cost(PRICE.cost(usage)); // from here on the prompt costs
@@ -155,8 +155,8 @@ fn end_of_event(text: &[u8]) -> Option<usize> {
     ends.filter_map(|end| Some(text.windows(end.len()).position(|here| here == end)? + end.len())).min()
 }
 
-/// What a stream has used so far: by estimate, until the model tells. It is charged when the stream ends, however it
-/// ends.
+/// What a stream has used so far: by estimate, until the model reports it. It is charged when the stream ends, however
+/// it ends.
 struct Meter {
     charge: Charge,
     usage: TokenUsage,

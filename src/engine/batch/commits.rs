@@ -268,7 +268,11 @@ async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
         },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, posting = %job.posting.id, "agentkey could not post a posting, and gives it up");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                posting = %job.posting.id,
+                "agentkey could not post this, and gives up"
+            );
             job.reply(Err(Refusal::UNAVAILABLE));
         }
     }

@@ -219,8 +219,8 @@ where
         let (mut head, body) = response.into_parts();
         let length = body.size_hint().exact();
         drop(body);
-        // RFC 9110 §8.6: a 204 has no length, and a 304 has the length of the response that it
-        // stands for.
+        // RFC 9110 §8.6: a 204 has no length, and a 304 has the length of the response that
+        // the client has cached.
         let has_length = !never_polled(head.status);
         if is_head
             && has_length

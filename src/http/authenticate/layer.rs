@@ -29,7 +29,7 @@ impl AgentKeyLayer {
     /// Lets requests without a credential through, without a key: for an application with sessions
     /// of its own. Default: off.
     ///
-    /// A bad credential is refused all the same.
+    /// A bad credential is still refused.
     pub fn optional(mut self, on: bool) -> Self {
         self.options.optional = on;
         self
@@ -62,7 +62,7 @@ impl AgentKeyLayer {
         self
     }
 
-    /// Sets the status of a refusal for want of budget. Default: 402.
+    /// Sets the status of the refusal `budget_exceeded`. Default: 402.
     pub fn budget_status(mut self, status: StatusCode) -> Self {
         Arc::make_mut(&mut self.options.http).budget_status = status;
         self

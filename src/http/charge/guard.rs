@@ -10,7 +10,7 @@ use crate::engine::batch::Settling;
 /// Settles the charge of a response at its end.
 ///
 /// It is created before the inner service is called, and moves from the future to the body. If it
-/// is dropped before the end, the request counts as cut short, and is settled all the same.
+/// is dropped before the end, the request counts as cut short, and is still settled.
 #[derive(Debug)]
 pub(crate) struct Guard {
     charge: Arc<ChargeState>,

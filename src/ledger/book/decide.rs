@@ -49,7 +49,7 @@ impl Book {
     pub fn post(&mut self, posting: &Posting) -> Result<Posted, Refusal> {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
         let outcome = match &posting.action {
-            Action::Open { claim, ttl } => self.begin(posting, claim.as_ref(), *ttl, now)?,
+            Action::Open { claim, ttl } => self.open_charge(posting, claim.as_ref(), *ttl, now)?,
             Action::Hold { amount, ttl, on_expiry, note, claim } => {
                 self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, claim.as_ref(), now)?
             }
@@ -68,7 +68,7 @@ impl Book {
         Ok(Posted { outcome, remaining: self.lineage_remaining(&posting.account, posting.key, now) })
     }
 
-    fn begin(
+    fn open_charge(
         &mut self,
         posting: &Posting,
         claim: Option<&IdempotencyKey>,
@@ -227,7 +227,7 @@ impl Book {
             entry.note = note.clone();
             let mut path = self.path(posting.key);
             if path.is_empty() {
-                // The key was deleted while it held money. Its ancestors are charged all the same.
+                // The key was deleted while it held money. Its ancestors are still charged.
                 let own = holds.iter().filter_map(|hold| self.holds.get(hold));
                 path = own.filter(|hold| hold.account == posting.account).flat_map(|hold| hold.path.clone()).collect();
                 path.sort_unstable();

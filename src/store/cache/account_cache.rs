@@ -50,7 +50,7 @@ impl PolicyPoll {
 /// What was cached when a look-up began, and what the store has to be asked.
 pub(in crate::store) struct Revalidation<V: Validator> {
     pub(in crate::store) epoch: Option<V::Epoch>,
-    /// The row versions of the keys in question and of their ancestors.
+    /// The row versions of the keys to look up and of their ancestors.
     pub(in crate::store) keys: HashMap<KeyId, V::RowVersion>,
     pub(in crate::store) accounts: HashSet<AccountId>,
     generation: u64,

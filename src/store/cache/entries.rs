@@ -85,7 +85,7 @@ impl<V: Validator> Entries<V> {
         self.tokens.get(hash).filter(|(_, since, _)| *since == generation).map(|(token, ..)| token)
     }
 
-    /// Returns the account if it is of this generation.
+    /// Returns the account if it belongs to this generation.
     pub(super) fn account(&self, id: &AccountId, generation: u64) -> Option<&CachedAccount<V>> {
         self.accounts.get(id).filter(|cached| cached.generation == generation)
     }

@@ -199,7 +199,7 @@ impl KeyColumn {
     }
 
     /// Returns whether agentkey writes the field.
-    const fn is_written(self) -> bool {
+    const fn agentkey_writes(self) -> bool {
         !matches!(self, Self::Id | Self::UsedCents | Self::ResetsAt | Self::Subject)
     }
 }

@@ -19,7 +19,7 @@ use crate::store::key_row::KeyRow;
 
 type ChangeOutcome<T> = Result<Result<T, ChangeError>>;
 
-/// How often a change is attempted while other transactions are in the way.
+/// How often a change is attempted that conflicts with other transactions.
 const ATTEMPTS: usize = 8;
 
 impl Inner {
@@ -212,8 +212,8 @@ impl PolicyTransaction<'_, '_, '_> {
         Ok(result.value)
     }
 
-    /// Returns a key that is out of service by its own row or that of an ancestor, without its lineage. It can be
-    /// revoked all the same, so that it does not work again when the row is corrected.
+    /// Returns a key that is out of service by its own row or that of an ancestor, without its lineage. It can
+    /// still be revoked, so that it does not work again when the row is corrected.
     async fn out_of_service(&mut self, id: KeyId, account: AccountId) -> Result<Option<Lineage>> {
         let columns = &self.inner.schema.columns;
         for row in &self.statements.fetch(self.inner.lineages(&[id])).await? {

@@ -93,7 +93,8 @@ pub(super) fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Retry(Retry::Conflict))
 }
 
-/// Returns whether other transactions were in the way. The connection itself is fine, and a retry may succeed at once.
+/// Returns whether the statement conflicted with other transactions. The connection itself is fine, and a retry may
+/// succeed at once.
 pub(super) fn is_contention(error: &Error) -> bool {
     matches!(error, Error::Retry(_)) || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }

@@ -66,7 +66,11 @@ impl Inner {
             match self.expire_holds_waiting(&stale, Wait::Short).await {
                 Err(error) if is_row_error(&error) => {
                     let accounts = stale.accounts;
-                    tracing::warn!(%error, ?accounts, "agentkey could not bring an account up to date");
+                    tracing::warn!(
+                        %error,
+                        ?accounts,
+                        "agentkey could not write the expired holds or new periods of an account"
+                    );
                     skipped.extend(accounts);
                 }
                 ended => total += ended?,

@@ -19,7 +19,7 @@ pub(super) struct Inner {
     pub(super) backoff: ConflictBackoff,
     /// Accounts whose last posting failed.
     pub(super) quarantine: Mutex<HashSet<AccountId>>,
-    /// Accounts that the last sweep could not bring up to date, if it did not come to all accounts.
+    /// Accounts that the last sweep could not bring up to date, if it did not reach all accounts.
     pub(super) skipped_by_sweep: Mutex<Vec<AccountId>>,
     pub(super) sql: StoreSql,
     pub(super) write_sql: WriteSql,

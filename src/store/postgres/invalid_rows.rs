@@ -29,8 +29,8 @@ impl InvalidRows {
         }
     }
 
-    /// Returns the key for the ledger. A key with an invalid row is returned as revoked, in the account of its money,
-    /// so that its holds and spending still count.
+    /// Returns the key as the ledger sees it. A key with an invalid row is returned as revoked, in the account of its
+    /// money, so that its holds and spending still count.
     pub(super) fn decode_or_disabled(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
         let created_at = stored.created_at;
         let account = stored.money.as_ref().and_then(|money| money.account).or(stored.account);

@@ -25,7 +25,7 @@ type PostingResult = Result<Posted, Refusal>;
 /// The most accounts in quarantine.
 const MAX_QUARANTINED: usize = 1_000;
 
-/// How often a transaction is attempted while other transactions are in the way.
+/// How often a transaction is attempted that conflicts with other transactions.
 pub(super) const ATTEMPTS: usize = 4;
 
 impl Inner {
@@ -36,7 +36,7 @@ impl Inner {
         if let Ok(conflicted) = &ended
             && !conflicted.is_empty()
         {
-            // Another process wrote these accounts first. Its rows are read, and the postings are decided once more.
+            // Another process wrote these accounts first. Its rows are read, and the postings are decided again.
             ended = self.post_optimistic(postings, &conflicted.clone(), &mut answers).await;
         }
         let left: Vec<Posting> = unanswered(postings, &answers).cloned().collect();
@@ -50,7 +50,11 @@ impl Inner {
                 Err(error) if left.len() == postings.len() => return Err(error),
                 // The other postings have been committed, and their callers get their answers.
                 Err(error) => {
-                    tracing::warn!(%error, postings = left.len(), "agentkey could not post");
+                    tracing::warn!(
+                        %error,
+                        postings = left.len(),
+                        "agentkey could not post part of a batch, and retries"
+                    );
                     left.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect()
                 }
             };
@@ -204,7 +208,11 @@ impl Inner {
                     }
                     self.quarantine_account(own.first());
                     if !is_locked(&error) && !is_conflict(&error) {
-                        tracing::warn!(%error, postings = own.len(), "agentkey could not post");
+                        tracing::warn!(
+                            %error,
+                            postings = own.len(),
+                            "agentkey could not post to one account, and retries"
+                        );
                         self.post_individually(&indices, &own, &mut answers).await?;
                     }
                 }
@@ -225,7 +233,7 @@ impl Inner {
                 Ok(posted) => set_answers(answers, std::iter::once(*index).zip(posted)),
                 Err(error) if is_locked(&error) || is_conflict(&error) => break,
                 Err(error) if is_row_error(&error) => {
-                    tracing::warn!(%error, posting = %posting.id, "agentkey could not post");
+                    tracing::warn!(%error, posting = %posting.id, "agentkey could not post this, and retries");
                 }
                 Err(error) => return Err(error),
             }

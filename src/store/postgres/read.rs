@@ -50,7 +50,7 @@ impl Inner {
         self.refreshed(async |statements| self.keys_in(statements, query).await).await
     }
 
-    /// Reads. If the result is stale, brings it up to date and reads once more.
+    /// Reads. If the result is stale, brings it up to date and reads again.
     async fn refreshed<T>(
         &self,
         read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<ReadResult<T>> + Copy,
@@ -207,7 +207,7 @@ fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
         // The invalid row takes the keys of its account out of service, but not the other keys of the batch.
         Err(Error::InvalidRow(error)) => {
             let account = key.as_ref().map(|(row, _)| tracing::field::display(&row.key.account));
-            tracing::error!(%error, account, "the row of an account is invalid: its keys are not found");
+            tracing::error!(%error, account, "the row of this account is invalid: its keys are not found");
             (None, None)
         }
         account => (key, account?),

@@ -147,7 +147,7 @@ impl Worker {
         let job = |slot: &mut Slot| {
             slot.deadline = Instant::now() + slot.timeout;
             if let Err(error) = slot.run(work) {
-                tracing::debug!(%error, "SQLite: deferred work failed and is left for later");
+                tracing::debug!(%error, "SQLite could not bring an index up to date; a later batch tries again");
             }
         };
         self.waiting.fetch_add(1, Ordering::Relaxed);

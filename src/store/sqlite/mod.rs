@@ -154,7 +154,7 @@ impl SqliteStore {
         Ok(posted)
     }
 
-    /// Reads. If the result is stale, brings it up to date and reads once more.
+    /// Reads. If the result is stale, brings it up to date and reads again.
     async fn refreshed<T: Send + 'static>(
         &self,
         worker: fn(&Connections) -> &Worker,

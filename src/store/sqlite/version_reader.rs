@@ -73,14 +73,14 @@ impl VersionReader {
             return Some(version);
         }
         let file = file_id(path);
-        if let Some(version) = self.last_if_same(file) {
+        if let Some(version) = self.last_of_file(file) {
             self.path_checked.store(now, Ordering::Relaxed);
             return Some(version);
         }
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         let Slot::Open(open) = &*slot else { return None };
         // Another thread may have read it in the meantime.
-        if let Some(version) = self.last_if_same(file) {
+        if let Some(version) = self.last_of_file(file) {
             return Some(version);
         }
         let (version, last) = if open.file == file { open.read().unzip() } else { (None, None) };
@@ -91,7 +91,7 @@ impl VersionReader {
         version
     }
 
-    fn last_if_same(&self, file: Option<FileId>) -> Option<FileVersion> {
+    fn last_of_file(&self, file: Option<FileId>) -> Option<FileVersion> {
         self.last_if(|last| last.file == file)
     }
 

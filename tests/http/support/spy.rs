@@ -1,4 +1,4 @@
-//! A store that tells what it was asked, and breaks when it is told to.
+//! A store that records its calls, and fails when a test says so.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! An adoption happens once, whoever opens how often, and by hand as well.
+//! An adoption happens once, however many processes open the store, and also if its SQL is run by `psql`.
 
 use agentkey::Amount;
 use agentkey::store::KeyColumn;
@@ -106,7 +106,7 @@ async fn without_a_table_of_the_host_it_is_printed_too() {
     assert_eq!(find(&store, &["obs_1"]).await.map_some(), [false]);
 }
 
-/// What NULL means does not change behind anybody's back.
+/// A later opening cannot change what NULL means.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_said_stands() {
@@ -115,10 +115,10 @@ async fn what_was_said_stands() {
     host.open(open_handed()).await.unwrap();
     let other = Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::daily(Amount::cents(7)));
     let error = host.refused(host.options().adopt(other.clone())).await;
-    let mend = "UPDATE \"public\".\"agentkey_adoption\" SET scopes = ARRAY['read']::text[], limit_micros = 70000, \
+    let change = "UPDATE \"public\".\"agentkey_adoption\" SET scopes = ARRAY['read']::text[], limit_micros = 70000, \
         period = 'day'";
-    assert!(error.contains(&format!("{mend}; and restart every process that has it open")), "{error}");
-    host.run(mend).await;
+    assert!(error.contains(&format!("{change}; and restart every process that has it open")), "{error}");
+    host.run(change).await;
     let store = host.open(other).await.unwrap();
     let found = find(&store, &["obs_1"]).await.remove(0).unwrap();
     assert_eq!(found.scopes(None), ScopeSet::parse(["read"]).unwrap());

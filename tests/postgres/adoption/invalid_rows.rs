@@ -1,5 +1,5 @@
-//! A row of an adopted table that makes no sense, or whose account changed: its key is out of service, is logged once, and
-//! fails nobody else; what it holds and has spent goes on being counted.
+//! An invalid row of an adopted table, or one whose account changed: its key is out of service and logged once, other
+//! keys still work, and what it holds and has spent still counts.
 
 use std::time::Duration;
 
@@ -69,13 +69,13 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
         for _ in 0..3 {
             assert_eq!(find(&store, &["obs_good", "obs_bad"]).await.map_some(), [true, false], "{breaks}");
         }
-        // On the warm cache, in one batch with a key that is well; what was held is settled all the same.
+        // On the warm cache, in one batch with a valid key; what was held is still settled.
         let posted = store.post(&[pay(&good, 1), pay(&bad, 1), settle(&bad, held.id, 10)]).await.unwrap();
         assert!(posted[0].is_ok() && posted[2].is_ok(), "{breaks}: {posted:?}");
         assert!(matches!(posted[1], Err(Refusal::RevokedKey | Refusal::InvalidKey)), "{breaks}: {posted:?}");
         if breaks != "parent_id = 99" {
-            let told = logged(&["out of service", &format!("key={number}")]);
-            assert_eq!(told.len(), 1, "{breaks}: {told:?}");
+            let lines = logged(&["out of service", &format!("key={number}")]);
+            assert_eq!(lines.len(), 1, "{breaks}: {lines:?}");
         }
 
         host.run(&format!("UPDATE sdk_api_keys SET {mends} WHERE id = {number}")).await;
@@ -105,7 +105,7 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
     assert_eq!(keys(&store).await[1].balance.spent, Amount::cents(2));
 }
 
-/// A leaked key must not work again when a row is mended.
+/// A leaked key must not work again when its row is corrected.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_is_out_of_service_can_be_revoked() {
@@ -124,7 +124,7 @@ async fn a_key_that_is_out_of_service_can_be_revoked() {
     assert!(keys.revoke(agentkey::KeyId::new(99)).await.is_err());
 }
 
-/// No trigger of ours keeps a host's table: what a deleted key held is charged to those above it.
+/// An adopted table has no trigger of ours: what a deleted key held is charged to those above it.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {

@@ -137,7 +137,7 @@ async fn instants_without_a_zone_are_utc() {
     assert_eq!(host.text(there).await, "2026-01-31 12:00:00 2026-06-01 06:00:00 2026-01-31 12:00:00");
 }
 
-/// A rule of the host's is told as what it is: a key that may not be, or a table in which none can be made.
+/// An error names the rule of the host that failed: one that refuses this key, or one that refuses every key.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn the_rules_of_the_host_hold() {
@@ -151,10 +151,10 @@ async fn the_rules_of_the_host_hold() {
         NewKey::new(account.parse().unwrap()).scopes(ScopeSet::none()).name(name).budget(budget)
     };
     keys.create(new("acme", "good")).await.unwrap();
-    let told = async |new| keys.create(new).await.unwrap_err().to_string();
-    assert!(told(new("nobody", "good")).await.contains("sdk_api_keys_account_id_fkey"));
-    assert!(told(new("acme", "bad")).await.contains("sdk_api_keys_name_check"));
-    assert!(told(new("acme", "good").budget(Budget::unlimited())).await.contains("limit: must be given"));
+    let error_of = async |new| keys.create(new).await.unwrap_err().to_string();
+    assert!(error_of(new("nobody", "good")).await.contains("sdk_api_keys_account_id_fkey"));
+    assert!(error_of(new("acme", "bad")).await.contains("sdk_api_keys_name_check"));
+    assert!(error_of(new("acme", "good").budget(Budget::unlimited())).await.contains("limit: must be given"));
     host.run("UPDATE sdk_api_keys SET user_id = ''; ALTER TABLE sdk_api_keys ALTER user_id SET NOT NULL").await;
     let error = keys.create(new("acme", "good")).await.unwrap_err();
     assert!(matches!(error, Error::Store(_)), "{error}");
@@ -204,7 +204,7 @@ async fn a_row_that_makes_no_sense_fails_alone() {
     assert_eq!(found, [true, false, false, false, false, false, true]);
 }
 
-/// Whoever lists keys to revoke them all must come to each.
+/// A list of keys contains every key, so that a caller can revoke them all.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_row_that_makes_no_sense_ends_no_list() {

@@ -78,7 +78,7 @@ fn old(row: &PgRow, now: Timestamp) -> Old {
 async fn ten_thousand_keys_are_taken_over() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     host.run(KEYS).await;
-    // Whoever touches the table from here on, be it by no change at all, is caught.
+    // Every write to the table from here on fails, even one that changes nothing.
     host.run(
         "CREATE FUNCTION caught() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the table was written'; END $$; \
          CREATE TRIGGER caught BEFORE INSERT OR UPDATE OR DELETE ON sdk_api_keys FOR EACH STATEMENT \

@@ -1,4 +1,4 @@
-//! What a row of the host's says of its policy, and how it says it, is changed by nothing but a change of that.
+//! A change of one field of a key changes neither the other columns of the host's row nor what they mean.
 
 use agentkey::{AgentKeys, Amount, KeyId, KeyPatch, NewKey};
 
@@ -57,7 +57,7 @@ async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
     let old = keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
     let new = NewKey::new(old.account.clone()).scopes(old.scopes.clone()).budget(old.budget);
     let made = keys.create(new).await.unwrap();
-    // What the error of an opening that says otherwise tells to run.
+    // The SQL that the error names if an opening states another meaning.
     host.run("UPDATE agentkey_adoption SET scopes = NULL, limit_micros = NULL").await;
     let store = PostgresStore::open(host.options()).await.unwrap();
     for found in find(&store, &["obs_1", made.token.expose()]).await {

@@ -1,4 +1,4 @@
-//! Tables that cannot be adopted are left as they were, and one error tells why.
+//! Tables that cannot be adopted are left as they were, and one error says why.
 
 use agentkey::store::KeyColumn;
 
@@ -70,7 +70,7 @@ async fn other_things_than_a_table_with_keys() {
         CREATE TABLE parts (id int, account_id text, key_hash text) PARTITION BY HASH (id)";
     let Some(mut host) = Host::with(sql).await else { return };
     let before = host.everything().await;
-    for (table, told) in [
+    for (table, reason) in [
         ("nowhere", "there is no such table in this database"),
         ("elsewhere", "there is one in the schema \"other\": `.table(\"other.elsewhere\")`"),
         ("v", "it is a view"),
@@ -82,16 +82,16 @@ async fn other_things_than_a_table_with_keys() {
         ("a{b", "no braces"),
     ] {
         let error = host.refused(host.options().table(table).adopt(open_handed())).await;
-        assert!(error.contains(told), "{table}: {error}");
+        assert!(error.contains(reason), "{table}: {error}");
     }
-    for (adoption, told) in [
+    for (adoption, reason) in [
         (open_handed().column(KeyColumn::Account, "key_hash"), "cannot be both Account and Hash"),
         (open_handed().column(KeyColumn::UsedCents, "used"), "it has no column \"used\" for UsedCents"),
         (open_handed().column(KeyColumn::LimitCents, "cents"), "it has no column \"cents\" for LimitCents"),
         (Adoption::new(ScopeSet::none(), Budget::daily(agentkey::Amount::micros(-1))), "a limit is zero or more"),
     ] {
         let error = host.refused(host.options().table("t").adopt(adoption)).await;
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(reason), "{error}");
     }
     let error = host.refused(host.options().table("t")).await;
     assert!(error.contains("has not been adopted yet: say with `PostgresOptions::adopt"), "{error}");
@@ -138,8 +138,8 @@ async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
         drop(PostgresStore::open(options.clone()).await.unwrap());
         drop(PostgresStore::open(options).await.unwrap());
         for column in ["expires_at", "revoked_at"] {
-            let told = logged(&["WARN", "is NULL for those keys", &format!("\"{table}"), column]);
-            assert_eq!(told.len(), warnings, "{table}: {told:?}");
+            let lines = logged(&["WARN", "is NULL for those keys", &format!("\"{table}"), column]);
+            assert_eq!(lines.len(), warnings, "{table}: {lines:?}");
         }
     }
 }

@@ -77,7 +77,7 @@ pub(in crate::store::postgres) async fn plan(
                 table = quoted,
                 column,
                 "the table has keys and no such column: one is added for {field}, which is NULL for those keys; if another \
-                 column has these values, under another name or as a boolean, stop those keys before they are used"
+                 column has these values, under another name or as a boolean, fill the new one before the keys are used"
             );
         }
     }
@@ -142,7 +142,7 @@ async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Resul
         tracing::warn!(
             table,
             rows = all - good,
-            "some rows have no SHA-256 in lower-case hexadecimal: no token finds them"
+            "some rows have no SHA-256 in lower-case hexadecimal: no token can match them"
         );
     }
     Ok(None)

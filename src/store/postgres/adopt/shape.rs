@@ -198,7 +198,7 @@ impl Shape {
                 problems.push(format!("the column {name:?} is {shown}; {field} is {needed}: {remedy}"));
                 continue;
             }
-            if column.is_generated && field.is_written() {
+            if column.is_generated && field.agentkey_writes() {
                 problems.push(format!(
                     "the column {name:?} is generated, so {field} cannot be written: name another with {map}"
                 ));
