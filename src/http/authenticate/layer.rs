@@ -14,6 +14,8 @@ use crate::model::Refusal;
 ///
 /// It refuses requests whose key is missing, unknown, revoked or expired. See the [module
 /// docs](crate::http::authenticate).
+///
+/// The fields `agentkey.key_id` and `agentkey.account` of the current `tracing` span are set, if the span declares them.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct AgentKeyLayer {

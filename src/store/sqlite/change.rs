@@ -7,7 +7,7 @@ use super::connection::Open;
 use super::error::Result;
 use super::statement::run;
 use super::transaction::{Written, in_write_transaction};
-use super::version::Cache;
+use super::validator::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};

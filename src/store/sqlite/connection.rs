@@ -18,7 +18,7 @@ use super::file_id::{FileId, file_id};
 use super::index::RecentEntries;
 use super::migrate::migrate;
 use super::options::{Location, SqliteOptions};
-use super::version::Cache;
+use super::validator::Cache;
 use super::version_reader::VersionReader;
 
 /// More than the number of our statements.

@@ -8,7 +8,7 @@ use super::decode::ReadCells;
 use super::error::Result;
 use super::statement::{in_snapshot, one, run};
 use super::transaction::{Written, in_write_transaction};
-use super::version::Cache;
+use super::validator::Cache;
 use super::write::micros;
 use crate::model::KeyId;
 

@@ -26,6 +26,7 @@ mod statement;
 mod tests;
 mod transaction;
 mod usage;
+mod validator;
 mod version;
 mod version_reader;
 #[cfg(all(unix, not(target_os = "openbsd")))]
@@ -47,7 +48,7 @@ use self::connection::{Connections, Open, Worker};
 use self::error::store_error;
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
-use self::version::Cache;
+use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,

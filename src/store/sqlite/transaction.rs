@@ -6,7 +6,8 @@ use super::connection::Open;
 use super::error::Result;
 use super::index::{IndexRow, RecentEntries};
 use super::statement::run;
-use super::version::{ByFileVersion, Cache, FileVersion};
+use super::validator::{ByFileVersion, Cache};
+use super::version::FileVersion;
 use crate::model::AccountId;
 use crate::store::cache::{CacheDelta, Revalidation, Write};
 

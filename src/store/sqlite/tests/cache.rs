@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::ledger::{Book, OnExpiry, WriteSet};
 use crate::store::cache::{CacheDelta, PendingWrite, Write};
-use crate::store::sqlite::version::{ByFileVersion, FileVersion};
+use crate::store::sqlite::validator::ByFileVersion;
+use crate::store::sqlite::version::FileVersion;
 
 /// A store with a key, `token 0`, and its child, `token 1`, both looked up and charged before.
 struct Warm {
