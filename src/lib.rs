@@ -159,9 +159,14 @@ pub mod store;
 pub mod testing;
 
 pub use engine::{AgentKeys, BuildError, Builder, Created, Error, Holder, Page, PageStream};
-pub use http::{AgentKeyLayer, Charge, Hold, KeyContext, Rejection, Replayable, RequireBudget, RequireScope};
+pub use http::{
+    AgentKeyLayer, Charge, Hold, KeyContext, Rejection, Replayable, RequireBudget, RequireScope,
+};
 pub use jiff;
-pub use model::{AccountId, Amount, Budget, EntryId, Grace, Key, KeyId, KeyPatch, NewKey, Refusal, ScopeSet, Token};
+pub use model::{
+    AccountId, Amount, Budget, EntryId, Grace, Key, KeyId, KeyPatch, NewKey, Refusal, ScopeSet,
+    Token,
+};
 #[cfg(feature = "postgres")]
 pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
@@ -169,7 +174,13 @@ pub use store::SqliteStore;
 pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 
 /// Compiles and runs the code of the README and of `docs`.
-#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite", feature = "testing"))]
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "postgres",
+    feature = "sqlite",
+    feature = "testing"
+))]
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;

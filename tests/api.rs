@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use agentkey::model::{Account, ChangeError, Entry};
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Key, KeyQuery, MemoryStore,
-    NewKey, Refusal, Rejection, RequireScope, ScopeSet,
+    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Key,
+    KeyQuery, MemoryStore, NewKey, Refusal, Rejection, RequireScope, ScopeSet,
 };
 use axum::response::IntoResponse;
 use futures_util::TryStreamExt;
@@ -21,13 +21,20 @@ async fn service() -> (AgentKeys, Key) {
 
 #[tokio::test]
 async fn an_option_out_of_range_fails_in_build_and_names_what_it_takes() {
-    let refused = |builder: agentkey::Builder| builder.build(MemoryStore::new()).unwrap_err().to_string();
+    let refused =
+        |builder: agentkey::Builder| builder.build(MemoryStore::new()).unwrap_err().to_string();
     assert_eq!(
         refused(AgentKeys::builder().hold_ttl(Duration::from_millis(10))),
         "hold_ttl is 10ms, and must be from 1 s to a day"
     );
-    assert_eq!(refused(AgentKeys::builder().max_depth(65)), "max_depth is 65, and must be from 1 to 64");
-    assert_eq!(refused(AgentKeys::builder().max_queue(0)), "max_queue is 0, and must be from 1 to 536,870,911");
+    assert_eq!(
+        refused(AgentKeys::builder().max_depth(65)),
+        "max_depth is 65, and must be from 1 to 64"
+    );
+    assert_eq!(
+        refused(AgentKeys::builder().max_queue(0)),
+        "max_queue is 0, and must be from 1 to 536,870,911"
+    );
     for builder in [
         AgentKeys::builder().hold_ttl(Duration::MAX),
         AgentKeys::builder().max_hold_age(Duration::ZERO),
@@ -52,11 +59,16 @@ fn a_handle_outside_of_a_runtime_is_an_error() {
 async fn a_url_picks_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.db");
-    for url in ["sqlite::memory:".to_owned(), format!("sqlite://{}", file.display()), file.display().to_string()] {
+    for url in [
+        "sqlite::memory:".to_owned(),
+        format!("sqlite://{}", file.display()),
+        file.display().to_string(),
+    ] {
         AgentKeys::connect(&url).await.unwrap().shutdown().await;
     }
     assert!(file.exists());
-    let error = AgentKeys::connect("mysql://user:secret@localhost/keys").await.unwrap_err().to_string();
+    let error =
+        AgentKeys::connect("mysql://user:secret@localhost/keys").await.unwrap_err().to_string();
     assert!(error.starts_with("mysql: ") && error.contains("postgres://"), "{error}");
     assert!(!error.contains("secret"), "{error}");
 }
@@ -65,8 +77,15 @@ async fn a_url_picks_the_store() {
 async fn every_error_is_a_response() {
     let (keys, key) = service().await;
     let unknown = keys.revoke(agentkey::KeyId::new(99)).await.unwrap_err();
-    let invalid = keys.create(NewKey::child_of(key.id).budget(Budget::monthly(Amount::cents(-1)))).await.unwrap_err();
-    let too_much = keys.refund(&key.account, "018f0000-0000-7000-8000-000000000000".parse().unwrap(), Amount::cents(1));
+    let invalid = keys
+        .create(NewKey::child_of(key.id).budget(Budget::monthly(Amount::cents(-1))))
+        .await
+        .unwrap_err();
+    let too_much = keys.refund(
+        &key.account,
+        "018f0000-0000-7000-8000-000000000000".parse().unwrap(),
+        Amount::cents(1),
+    );
     let cases: [(Error, u16, &str); 4] = [
         (unknown, 404, "unknown_key"),
         (invalid, 400, "invalid_field"),
@@ -86,8 +105,14 @@ async fn every_error_is_a_response() {
     let broken = Error::from(agentkey::StoreError::failed("disk image is malformed"));
     let response = broken.to_response();
     assert_eq!(response.status(), 500);
-    assert!(!String::from_utf8_lossy(response.body()).contains("malformed"), "inner details stay inside");
-    assert_eq!(Error::from(agentkey::StoreError::unavailable("down")).into_response().status(), 503);
+    assert!(
+        !String::from_utf8_lossy(response.body()).contains("malformed"),
+        "inner details stay inside"
+    );
+    assert_eq!(
+        Error::from(agentkey::StoreError::unavailable("down")).into_response().status(),
+        503
+    );
     assert_eq!(Refusal::MissingKey.into_response().status(), 401);
 }
 
@@ -102,9 +127,15 @@ async fn lists_are_pages_and_streams_of_the_same() {
     let query = KeyQuery::for_account(root.account.clone()).limit(3);
     let first = keys.keys(&query).await.unwrap();
     assert_eq!((ids(first.items), first.next.map(agentkey::KeyId::get)), (vec![1, 2, 3], Some(3)));
-    assert_eq!(ids(keys.key_stream(query).try_collect().await.unwrap()), (1..=8).collect::<Vec<_>>());
+    assert_eq!(
+        ids(keys.key_stream(query).try_collect().await.unwrap()),
+        (1..=8).collect::<Vec<_>>()
+    );
     let children = KeyQuery::children_of(root.id).limit(2);
-    assert_eq!(ids(keys.key_stream(children).try_collect().await.unwrap()), (2..=8).collect::<Vec<_>>());
+    assert_eq!(
+        ids(keys.key_stream(children).try_collect().await.unwrap()),
+        (2..=8).collect::<Vec<_>>()
+    );
 
     let entries = EntryQuery::for_account(root.account.clone()).limit(2);
     let all: Vec<Entry> = keys.entry_stream(entries.clone()).try_collect().await.unwrap();
@@ -124,7 +155,10 @@ async fn records_are_read_back_as_they_were_written() {
         serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
     }
     let keys = AgentKeys::in_memory().await.unwrap();
-    let account: Account = keys.ensure_account("acme".parse().unwrap(), Budget::daily(Amount::units(9))).await.unwrap();
+    let account: Account = keys
+        .ensure_account("acme".parse().unwrap(), Budget::daily(Amount::units(9)))
+        .await
+        .unwrap();
     let new = NewKey::new(account.id.clone())
         .name("crawler")
         .scopes(ScopeSet::parse(["read", "docs.*"]).unwrap())
@@ -167,9 +201,20 @@ mod spans {
     }
 
     impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorder {
-        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: tracing_subscriber::layer::Context<'_, S>) {}
+        fn on_new_span(
+            &self,
+            _: &Attributes<'_>,
+            _: &Id,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+        }
 
-        fn on_record(&self, _: &Id, values: &Record<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        fn on_record(
+            &self,
+            _: &Id,
+            values: &Record<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
             values.record(&mut &*self);
         }
     }
@@ -183,19 +228,28 @@ async fn the_span_of_a_request_gets_the_key_and_the_account() {
 
     let keys = AgentKeys::in_memory().await.unwrap();
     let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
-    let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" })).layer(AgentKeyLayer::new(&keys));
+    let app = axum::Router::new()
+        .route("/", axum::routing::get(|| async { "hello" }))
+        .layer(AgentKeyLayer::new(&keys));
     let recorder = spans::Recorder::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(recorder.clone()));
+    let _guard =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(recorder.clone()));
     let span = tracing::info_span!(
         "request",
         agentkey.key_id = tracing::field::Empty,
         agentkey.account = tracing::field::Empty
     );
     let request = axum::http::Request::get("/").header("x-api-key", created.token.expose());
-    let response = app.oneshot(request.body(axum::body::Body::empty()).unwrap()).instrument(span).await.unwrap();
+    let response = app
+        .oneshot(request.body(axum::body::Body::empty()).unwrap())
+        .instrument(span)
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
     let recorded = recorder.0.lock().unwrap().clone();
-    let field = |name: &str| recorded.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
+    let field = |name: &str| {
+        recorded.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone())
+    };
     assert_eq!(field("agentkey.key_id"), Some(created.key.id.get().to_string()), "{recorded:?}");
     assert_eq!(field("agentkey.account"), Some("\"acme\"".to_owned()), "{recorded:?}");
 }

@@ -65,8 +65,11 @@ fn no_file_imports_from_a_higher_floor() {
 #[test]
 fn every_file_is_on_a_floor() {
     let house = House::read();
-    let stray: Vec<_> =
-        house.sources.iter().filter(|it| !it.module.is_empty() && floor_of(&it.module).is_none()).collect();
+    let stray: Vec<_> = house
+        .sources
+        .iter()
+        .filter(|it| !it.module.is_empty() && floor_of(&it.module).is_none())
+        .collect();
     let files: Vec<_> = stray.iter().map(|source| source.file.as_str()).collect();
     assert!(files.is_empty(), "on no floor of {FLOORS:?}: {files:?}");
 }
@@ -77,19 +80,27 @@ fn no_files_import_each_other_in_a_circle() {
     let edges: Vec<BTreeMap<usize, usize>> = (0..house.sources.len())
         .map(|from| {
             let imports = house.imports[from].iter().filter(|import| !import.is_reexport);
-            let targets = imports.filter_map(|import| Some((house.source_of(&import.path)?, import.line)));
+            let targets =
+                imports.filter_map(|import| Some((house.source_of(&import.path)?, import.line)));
             targets.filter(|(to, _)| *to != from).collect()
         })
         .collect();
-    let reached: Vec<BTreeSet<usize>> = (0..edges.len()).map(|from| reachable(&edges, from)).collect();
+    let reached: Vec<BTreeSet<usize>> =
+        (0..edges.len()).map(|from| reachable(&edges, from)).collect();
     let mut faults = Vec::new();
     for (from, targets) in edges.iter().enumerate() {
         for (to, line) in targets.iter().filter(|(to, _)| reached[**to].contains(&from)) {
             let (file, other) = (&house.sources[from].file, &house.sources[*to].file);
-            faults.push(format!("{file}:{line}: imports {other}, which imports {file}, directly or through others"));
+            faults.push(format!(
+                "{file}:{line}: imports {other}, which imports {file}, directly or through others"
+            ));
         }
     }
-    assert!(faults.is_empty(), "files in circles; move what both need into a file below:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "files in circles; move what both need into a file below:\n{}",
+        faults.join("\n")
+    );
 }
 
 fn floor_of(module: &[String]) -> Option<usize> {
@@ -113,13 +124,16 @@ impl House {
         let mut sources = Vec::new();
         read_dir(&root, &root, &mut sources);
         assert!(sources.len() > 50, "the sources are in src");
-        let modules: BTreeMap<_, _> = sources.iter().enumerate().map(|(at, it)| (it.module.clone(), at)).collect();
+        let modules: BTreeMap<_, _> =
+            sources.iter().enumerate().map(|(at, it)| (it.module.clone(), at)).collect();
         let imports: Vec<_> = sources.iter().map(|source| imports(source, &modules)).collect();
         let reexports = imports
             .iter()
             .map(|imports| {
                 let named = imports.iter().filter(|import| import.is_reexport);
-                named.filter_map(|import| Some((import.path.last()?.clone(), import.path.clone()))).collect()
+                named
+                    .filter_map(|import| Some((import.path.last()?.clone(), import.path.clone())))
+                    .collect()
             })
             .collect();
         Self { sources, modules, reexports, imports }
@@ -130,7 +144,8 @@ impl House {
         let mut path = path.to_vec();
         // A chain of re-exports is short.
         for _ in 0..8 {
-            let depth = (0..=path.len()).rev().find(|depth| self.modules.contains_key(&path[..*depth]))?;
+            let depth =
+                (0..=path.len()).rev().find(|depth| self.modules.contains_key(&path[..*depth]))?;
             let at = self.modules[&path[..depth]];
             match path.get(depth).and_then(|name| self.reexports[at].get(name)) {
                 Some(origin) => path.splice(..=depth, origin.iter().cloned()).for_each(drop),
@@ -143,7 +158,8 @@ impl House {
 }
 
 fn read_dir(root: &Path, dir: &Path, sources: &mut Vec<Source>) {
-    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -151,7 +167,8 @@ fn read_dir(root: &Path, dir: &Path, sources: &mut Vec<Source>) {
             read_dir(root, &path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
             let relative = path.strip_prefix(root).unwrap();
-            let mut module: Module = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            let mut module: Module =
+                relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
             module.pop();
             if !matches!(&*name, "mod" | "lib") {
                 module.push(name);
@@ -167,7 +184,8 @@ fn code(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut text = text.lines().peekable();
     while let Some(line) = text.next() {
-        let is_tests = line == "#[cfg(test)]" && text.peek().is_some_and(|next| next.ends_with('{'));
+        let is_tests =
+            line == "#[cfg(test)]" && text.peek().is_some_and(|next| next.ends_with('{'));
         if is_tests {
             break;
         }
@@ -183,10 +201,14 @@ fn imports(source: &Source, modules: &BTreeMap<Module, usize>) -> Vec<Import> {
     while let Some((at, line)) = lines.next() {
         let statement = line.trim_start();
         let (visibility, rest) = match statement.split_once("use ") {
-            Some((visibility, rest)) if visibility.is_empty() || visibility.starts_with("pub") => (visibility, rest),
+            Some((visibility, rest)) if visibility.is_empty() || visibility.starts_with("pub") => {
+                (visibility, rest)
+            }
             _ => {
                 let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
-                for path in words.filter(|word| word.starts_with("crate::") || word.starts_with("super::")) {
+                for path in
+                    words.filter(|word| word.starts_with("crate::") || word.starts_with("super::"))
+                {
                     let path = path.split("::").map(str::to_owned).collect();
                     imports.extend(absolute(path, source, modules).map(|path| Import {
                         line: at + 1,
@@ -204,11 +226,9 @@ fn imports(source: &Source, modules: &BTreeMap<Module, usize>) -> Vec<Import> {
         let mut paths = Vec::new();
         flatten(&[], tree.trim_end().trim_end_matches(';'), &mut paths);
         let is_reexport = !visibility.is_empty();
-        imports.extend(
-            paths
-                .into_iter()
-                .filter_map(|path| Some(Import { line: at + 1, path: absolute(path, source, modules)?, is_reexport })),
-        );
+        imports.extend(paths.into_iter().filter_map(|path| {
+            Some(Import { line: at + 1, path: absolute(path, source, modules)?, is_reexport })
+        }));
     }
     imports
 }
@@ -220,7 +240,10 @@ fn flatten(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
         Some((head, group)) => (head, group.trim_end().strip_suffix('}')),
         None => (tree.split(" as ").next().unwrap_or_default(), None),
     };
-    let names = head.split("::").map(str::trim).filter(|name| !name.is_empty() && *name != "self" && *name != "*");
+    let names = head
+        .split("::")
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && *name != "self" && *name != "*");
     let path: Vec<_> = prefix.iter().cloned().chain(names.map(str::to_owned)).collect();
     let Some(group) = group else { return paths.push(path) };
     let (mut depth, mut start) = (0, 0);
@@ -241,7 +264,11 @@ fn flatten(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
 }
 
 /// The path from the root of the crate; `None` for what is of another crate.
-fn absolute(path: Vec<String>, source: &Source, modules: &BTreeMap<Module, usize>) -> Option<Vec<String>> {
+fn absolute(
+    path: Vec<String>,
+    source: &Source,
+    modules: &BTreeMap<Module, usize>,
+) -> Option<Vec<String>> {
     let first = path.first()?;
     if first == "crate" {
         return Some(path[1..].to_vec());

@@ -7,7 +7,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use agentkey::ledger::{
-    Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry, Outcome, Posted, Posting,
+    Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry, Outcome, Posted,
+    Posting,
 };
 use agentkey::model::ChangeError;
 use agentkey::model::{Clock, EntryKind, Note, Period, PostingId, TokenHash};
@@ -15,8 +16,8 @@ use agentkey::store::KeyQuery;
 use agentkey::store::{Store, UsageBy};
 use agentkey::testing::World;
 use agentkey::{
-    AccountId, Amount, Budget, EntryId, EntryQuery, Key, KeyId, KeyPatch, MemoryStore, NewKey, Refusal, ScopeSet,
-    UsageQuery,
+    AccountId, Amount, Budget, EntryId, EntryQuery, Key, KeyId, KeyPatch, MemoryStore, NewKey,
+    Refusal, ScopeSet, UsageQuery,
 };
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp};
@@ -33,11 +34,29 @@ const ACCOUNTS: [&str; 2] = ["acme", "other"];
 /// One step of a history. An `Index` picks among what was made so far.
 #[derive(Clone, Debug)]
 enum Step {
-    Create { account: usize, parent: Option<Index>, budget: Budget, expires_in: Option<u64> },
-    Update { key: Index, budget: Option<Budget>, expires_in: Option<Option<u64>>, scopes: Option<bool> },
-    Ceiling { account: usize, budget: Budget },
-    Rotate { key: Index, grace: u64 },
-    Revoke { key: Index },
+    Create {
+        account: usize,
+        parent: Option<Index>,
+        budget: Budget,
+        expires_in: Option<u64>,
+    },
+    Update {
+        key: Index,
+        budget: Option<Budget>,
+        expires_in: Option<Option<u64>>,
+        scopes: Option<bool>,
+    },
+    Ceiling {
+        account: usize,
+        budget: Budget,
+    },
+    Rotate {
+        key: Index,
+        grace: u64,
+    },
+    Revoke {
+        key: Index,
+    },
     Post(Vec<Ask>),
     Wait(Duration),
     WaitForMonthEnd,
@@ -141,7 +160,8 @@ fn steps() -> impl Strategy<Value = Step> {
     let account = || 0..ACCOUNTS.len();
     let wait = prop_oneof![
         Just(Duration::from_micros(1)),
-        select(vec![1, 29, 30, 59, 60, 599, 3_600, 43_200, 86_399, 86_400, 7 * 86_400]).prop_map(Duration::from_secs),
+        select(vec![1, 29, 30, 59, 60, 599, 3_600, 43_200, 86_399, 86_400, 7 * 86_400])
+            .prop_map(Duration::from_secs),
         (1..10 * 86_400_000_000_u64).prop_map(Duration::from_micros),
     ];
     let expiry = || proptest::option::weighted(0.2, select(vec![60, 86_400, 40 * 86_400]));
@@ -174,7 +194,8 @@ fn histories() -> impl Strategy<Value = Vec<Step>> {
         budget: Budget::monthly(Amount::cents(cents)),
         expires_in: None,
     });
-    (start, prop::collection::vec(steps(), 10..70)).prop_map(|(first, rest)| [vec![first], rest].concat())
+    (start, prop::collection::vec(steps(), 10..70))
+        .prop_map(|(first, rest)| [vec![first], rest].concat())
 }
 
 /// An entry, by the naive count. The ledger itself names the entries it takes others back with.
@@ -258,7 +279,10 @@ impl Count {
     fn is_under(&self, key: KeyId, member: &Member) -> bool {
         match member {
             Member::Account(account) => self.key(key).account == *account,
-            Member::Key(id) => key == *id || self.key(key).parent.is_some_and(|parent| self.is_under(parent, member)),
+            Member::Key(id) => {
+                key == *id
+                    || self.key(key).parent.is_some_and(|parent| self.is_under(parent, member))
+            }
         }
     }
 
@@ -266,7 +290,8 @@ impl Count {
         match member {
             Member::Key(id) => (self.key(*id).budget, self.key(*id).created_at),
             Member::Account(account) => {
-                let (_, budget, made) = self.ceilings.iter().find(|(id, ..)| id == account).unwrap();
+                let (_, budget, made) =
+                    self.ceilings.iter().find(|(id, ..)| id == account).unwrap();
                 (*budget, *made)
             }
         }
@@ -275,7 +300,9 @@ impl Count {
     fn spent(&self, member: &Member, now: Timestamp) -> i64 {
         let (budget, anchor) = self.policy(member);
         let since = window_start(budget.period, anchor, now);
-        let counts = |line: &&Line| since.is_none_or(|since| line.counts_at >= since) && self.counts_for(line, member);
+        let counts = |line: &&Line| {
+            since.is_none_or(|since| line.counts_at >= since) && self.counts_for(line, member)
+        };
         self.lines.iter().filter(counts).map(|line| line.amount).sum()
     }
 
@@ -309,11 +336,11 @@ impl Count {
     }
 
     fn left_of(&self, entry: EntryId) -> Option<i64> {
-        let line = self
-            .lines
-            .iter()
-            .find(|line| line.id == Some(entry) && !matches!(line.kind, EntryKind::Refund | EntryKind::Adjust))?;
-        let back: i64 = self.lines.iter().filter(|it| it.refunds == Some(entry)).map(|it| it.amount).sum();
+        let line = self.lines.iter().find(|line| {
+            line.id == Some(entry) && !matches!(line.kind, EntryKind::Refund | EntryKind::Adjust)
+        })?;
+        let back: i64 =
+            self.lines.iter().filter(|it| it.refunds == Some(entry)).map(|it| it.amount).sum();
         Some(line.amount + back)
     }
 
@@ -332,14 +359,32 @@ impl Count {
         now: Timestamp,
     ) {
         let id = Some(id.into());
-        self.lines.push(Line { id, account, key, kind, amount, at: now, counts_at: now, refunds: None });
+        self.lines.push(Line {
+            id,
+            account,
+            key,
+            kind,
+            amount,
+            at: now,
+            counts_at: now,
+            refunds: None,
+        });
     }
 
     fn give_back(&mut self, id: Option<EntryId>, of: EntryId, amount: i64, now: Timestamp) {
         let line = self.lines.iter().find(|line| line.id == Some(of)).unwrap();
         let (account, key, counts_at) = (line.account.clone(), line.key, line.counts_at);
         let kind = EntryKind::Refund;
-        self.lines.push(Line { id, account, key, kind, amount: -amount, at: now, counts_at, refunds: Some(of) });
+        self.lines.push(Line {
+            id,
+            account,
+            key,
+            kind,
+            amount: -amount,
+            at: now,
+            counts_at,
+            refunds: Some(of),
+        });
     }
 
     fn take_back(&mut self, id: PostingId, now: Timestamp) {
@@ -349,7 +394,8 @@ impl Count {
     }
 
     fn expire(&mut self, account: Option<&AccountId>, now: Timestamp) {
-        let mut over: Vec<_> = self.holds.iter().filter(|hold| hold.lives && hold.until <= now).cloned().collect();
+        let mut over: Vec<_> =
+            self.holds.iter().filter(|hold| hold.lives && hold.until <= now).cloned().collect();
         over.retain(|hold| account.is_none_or(|account| self.key(hold.key).account == *account));
         for hold in over {
             self.holds.iter_mut().filter(|it| it.id == hold.id).for_each(|it| it.lives = false);
@@ -367,11 +413,14 @@ impl Count {
             return self.take_adjustment(posting, *amount, again, answer, now);
         }
         let key = posting.key.expect("only an adjustment is of no key");
-        if let (Action::Hold { amount, .. } | Action::Pay { amount, claim: None, .. }, false) = (&posting.action, again)
+        if let (Action::Hold { amount, .. } | Action::Pay { amount, claim: None, .. }, false) =
+            (&posting.action, again)
         {
             let amount = amount.as_micros();
-            let mut lefts = self.members(key).into_iter().filter_map(|member| self.left(&member, now));
-            let fits = amount >= 0 && self.is_in_force(key, now) && lefts.all(|left| left >= amount);
+            let mut lefts =
+                self.members(key).into_iter().filter_map(|member| self.left(&member, now));
+            let fits =
+                amount >= 0 && self.is_in_force(key, now) && lefts.all(|left| left >= amount);
             assert_eq!(answer.is_ok(), fits, "{posting:?} was answered {answer:?}");
         }
         let Ok(posted) = answer else { return };
@@ -380,17 +429,33 @@ impl Count {
             (Action::Hold { amount, ttl, on_expiry, .. }, Outcome::Held { until }) => {
                 if again {
                     let known = self.holds.iter().find(|hold| hold.id == id).unwrap();
-                    assert!(known.lives && known.until == *until, "{known:?} was answered {posted:?}");
+                    assert!(
+                        known.lives && known.until == *until,
+                        "{known:?} was answered {posted:?}"
+                    );
                 } else {
                     assert_eq!(*until, now + *ttl);
                     let (amount, charge) = (amount.as_micros(), *on_expiry == OnExpiry::Charge);
-                    self.holds.push(Aside { id, key, amount, made_at: now, until: *until, charge, lives: true });
+                    self.holds.push(Aside {
+                        id,
+                        key,
+                        amount,
+                        made_at: now,
+                        until: *until,
+                        charge,
+                        lives: true,
+                    });
                     self.done.push(id);
                 }
             }
             (Action::Renew { holds, ttl, max_age, .. }, Outcome::Renewed { until, .. }) => {
                 let account = self.key(key).account.clone();
-                let keys: Vec<_> = self.keys.iter().filter(|key| key.account == account).map(|key| key.id).collect();
+                let keys: Vec<_> = self
+                    .keys
+                    .iter()
+                    .filter(|key| key.account == account)
+                    .map(|key| key.id)
+                    .collect();
                 let mut ends = Vec::new();
                 for hold in &mut self.holds {
                     if holds.contains(&hold.id) && hold.lives && keys.contains(&hold.key) {
@@ -406,7 +471,9 @@ impl Count {
                 } else {
                     let account = self.key(key).account.clone();
                     for hold in holds {
-                        let Some(at) = self.holds.iter().position(|it| it.id == *hold) else { continue };
+                        let Some(at) = self.holds.iter().position(|it| it.id == *hold) else {
+                            continue;
+                        };
                         if self.key(self.holds[at].key).account == account {
                             let lived = std::mem::replace(&mut self.holds[at].lives, false);
                             if !lived && self.holds[at].charge {
@@ -415,7 +482,8 @@ impl Count {
                         }
                     }
                     for payment in void {
-                        let paid = self.lines.iter().find(|line| line.id == Some(EntryId::from(*payment)));
+                        let paid =
+                            self.lines.iter().find(|line| line.id == Some(EntryId::from(*payment)));
                         if paid.is_some_and(|line| line.account == account) {
                             self.take_back(*payment, now);
                         }
@@ -450,7 +518,10 @@ impl Count {
         if new_work {
             for member in self.members(key) {
                 let left = self.left(&member, now);
-                assert!(left.is_none_or(|left| left >= 0), "{member:?} is {left:?} micros over after {posting:?}");
+                assert!(
+                    left.is_none_or(|left| left >= 0),
+                    "{member:?} is {left:?} micros over after {posting:?}"
+                );
             }
         }
         assert_eq!(posted.remaining, self.remaining(key, now), "what {posting:?} leaves");
@@ -475,8 +546,10 @@ impl Count {
             self.add(posting.id, account, key, kind, amount.as_micros(), now);
             self.done.push(posting.id);
         }
-        let members =
-            posting.key.map_or_else(|| vec![Member::Account(posting.account.clone())], |key| self.members(key));
+        let members = posting.key.map_or_else(
+            || vec![Member::Account(posting.account.clone())],
+            |key| self.members(key),
+        );
         let remaining = self.least(&members, now);
         assert_eq!(*answer, Ok(Posted::new(Outcome::Adjusted { entry }, remaining)), "{posting:?}");
     }
@@ -502,7 +575,10 @@ fn window_start(period: Period, anchor: Timestamp, now: Timestamp) -> Option<Tim
             return first.checked_add(Span::new().days(days * n)).unwrap();
         }
         let month = i32::from(first.month()) - 1 + n;
-        let (year, month) = (first.year() + i16::try_from(month / 12).unwrap(), i8::try_from(month % 12 + 1).unwrap());
+        let (year, month) = (
+            first.year() + i16::try_from(month / 12).unwrap(),
+            i8::try_from(month % 12 + 1).unwrap(),
+        );
         let last = jiff::civil::date(year, month, 1).days_in_month();
         jiff::civil::date(year, month, first.day().min(last)).to_datetime(first.time())
     };
@@ -568,10 +644,17 @@ impl<A: Store, B: Store> Sides<A, B> {
                 }
                 if let Some(expires_in) = expires_in {
                     let at = expires_in.map(|secs| self.now() + Duration::from_secs(secs));
-                    patch = at.map_or_else(|| patch.clone().never_expires(), |at| patch.clone().expires_at(at));
+                    patch = at.map_or_else(
+                        || patch.clone().never_expires(),
+                        |at| patch.clone().expires_at(at),
+                    );
                 }
                 if let Some(all) = scopes {
-                    patch = patch.scopes(if *all { ScopeSet::unrestricted() } else { ScopeSet::none() });
+                    patch = patch.scopes(if *all {
+                        ScopeSet::unrestricted()
+                    } else {
+                        ScopeSet::none()
+                    });
                 }
                 self.change_key(KeyChange::Update { key, patch }).await;
             }
@@ -579,7 +662,11 @@ impl<A: Store, B: Store> Sides<A, B> {
                 self.sweep().await;
                 let account: AccountId = ACCOUNTS[*account].parse().unwrap();
                 let (a, b) = (&self.a, &self.b);
-                same(a.set_account(&account, *budget).await, b.set_account(&account, *budget).await).unwrap();
+                same(
+                    a.set_account(&account, *budget).await,
+                    b.set_account(&account, *budget).await,
+                )
+                .unwrap();
                 let now = self.a.store.account(&account).await.unwrap().unwrap();
                 self.count.put_ceiling(&account, *budget, now.created_at);
             }
@@ -587,9 +674,15 @@ impl<A: Store, B: Store> Sides<A, B> {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
                 self.tokens += 1;
                 let hash = TokenHash::digest(&format!("rotated {}", self.tokens));
-                let token = NewToken { hash, prefix: "ak".into(), start: format!("{:08}", self.tokens) };
+                let token =
+                    NewToken { hash, prefix: "ak".into(), start: format!("{:08}", self.tokens) };
                 self.hashes.push(hash);
-                self.change_key(KeyChange::Rotate { key, token, grace: Duration::from_secs(*grace) }).await;
+                self.change_key(KeyChange::Rotate {
+                    key,
+                    token,
+                    grace: Duration::from_secs(*grace),
+                })
+                .await;
             }
             Step::Revoke { key } => {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
@@ -600,7 +693,11 @@ impl<A: Store, B: Store> Sides<A, B> {
             Step::WaitForMonthEnd => {
                 let now = Offset::UTC.to_datetime(self.now());
                 let last = now.last_of_month();
-                let end = if last > now { last } else { now.checked_add(Span::new().days(1)).unwrap().last_of_month() };
+                let end = if last > now {
+                    last
+                } else {
+                    now.checked_add(Span::new().days(1)).unwrap().last_of_month()
+                };
                 self.wait_until(Offset::UTC.to_timestamp(end).unwrap());
             }
             Step::Sweep => self.sweep().await,
@@ -644,7 +741,8 @@ impl<A: Store, B: Store> Sides<A, B> {
     }
 
     fn posting(&mut self, ask: &Ask) -> Option<Posting> {
-        let holds: Vec<_> = self.postings.iter().filter(|it| matches!(it.action, Action::Hold { .. })).collect();
+        let holds: Vec<_> =
+            self.postings.iter().filter(|it| matches!(it.action, Action::Hold { .. })).collect();
         let hold = |index: &Index| (!holds.is_empty()).then(|| *index.get(&holds));
         let claim = |index: &Option<Index>| {
             let index = index.filter(|_| !self.claims.is_empty())?;
@@ -653,44 +751,70 @@ impl<A: Store, B: Store> Sides<A, B> {
         let note = Note::default();
         let (key, action) = match ask {
             Ask::Open { key, claim } => {
-                let claim = claim.map(|(name, content)| IdempotencyKey::new(format!("claim {name}"), [content; 32]));
+                let claim = claim.map(|(name, content)| {
+                    IdempotencyKey::new(format!("claim {name}"), [content; 32])
+                });
                 (self.pick_key(key)?.id, Action::Open { claim, ttl: Duration::from_secs(60) })
             }
             Ask::Hold { key, amount, ttl, charge } => {
                 let on_expiry = if *charge { OnExpiry::Charge } else { OnExpiry::Release };
                 let ttl = Duration::from_secs(*ttl);
-                (self.pick_key(key)?.id, Action::Hold { amount: *amount, ttl, on_expiry, note, claim: None })
+                (
+                    self.pick_key(key)?.id,
+                    Action::Hold { amount: *amount, ttl, on_expiry, note, claim: None },
+                )
             }
             Ask::Renew { hold: one, also, ttl, max_age, claim: claimed } => {
                 let (one, also) = (hold(one)?, hold(also)?);
                 let (ttl, max_age) = (Duration::from_secs(*ttl), Duration::from_secs(*max_age));
-                let (key, claim) = claim(claimed).map_or((one.key?, None), |(key, claim)| (key, Some(claim)));
+                let (key, claim) =
+                    claim(claimed).map_or((one.key?, None), |(key, claim)| (key, Some(claim)));
                 (key, Action::Renew { holds: vec![one.id, also.id], ttl, max_age, claim })
             }
             Ask::Settle { holds, void, key, cost, claim: claimed } => {
                 let holds: Vec<_> = holds.iter().filter_map(hold).collect();
                 let key = holds.first().map_or(self.pick_key(key)?.id, |hold| hold.key.unwrap());
-                let pays: Vec<_> = self.postings.iter().filter(|it| matches!(it.action, Action::Pay { .. })).collect();
+                let pays: Vec<_> = self
+                    .postings
+                    .iter()
+                    .filter(|it| matches!(it.action, Action::Pay { .. }))
+                    .collect();
                 let void = void.filter(|_| !pays.is_empty()).map(|index| index.get(&pays).id);
                 let (key, claim) = claim(claimed)
-                    .filter(|(claimed, _)| self.count.key(*claimed).account == self.count.key(key).account)
+                    .filter(|(claimed, _)| {
+                        self.count.key(*claimed).account == self.count.key(key).account
+                    })
                     .map_or((key, None), |(key, claim)| (key, Some(claim)));
                 let holds = holds.iter().map(|hold| hold.id).collect();
-                (key, Action::Settle { holds, void: void.into_iter().collect(), cost: *cost, note, claim })
+                (
+                    key,
+                    Action::Settle {
+                        holds,
+                        void: void.into_iter().collect(),
+                        cost: *cost,
+                        note,
+                        claim,
+                    },
+                )
             }
             Ask::Pay { key, amount, claim: claimed } => {
-                let (key, claim) =
-                    claim(claimed).map_or((self.pick_key(key)?.id, None), |(key, claim)| (key, Some(claim)));
+                let (key, claim) = claim(claimed)
+                    .map_or((self.pick_key(key)?.id, None), |(key, claim)| (key, Some(claim)));
                 (key, Action::Pay { amount: *amount, note, claim })
             }
             Ask::Refund { of, amount } => {
-                let lines: Vec<_> = self.count.lines.iter().filter(|line| line.id.is_some()).collect();
+                let lines: Vec<_> =
+                    self.count.lines.iter().filter(|line| line.id.is_some()).collect();
                 let of = *(!lines.is_empty()).then(|| of.get(&lines))?;
                 // Of an account's own adjustment too, as any key of it.
-                let key = of.key.or_else(|| Some(self.count.keys.iter().find(|key| key.account == of.account)?.id));
+                let key = of.key.or_else(|| {
+                    Some(self.count.keys.iter().find(|key| key.account == of.account)?.id)
+                });
                 (key?, Action::Refund { entry: of.id?, amount: *amount })
             }
-            Ask::Adjust { key, amount, .. } => (self.pick_key(key)?.id, Action::Adjust { amount: *amount, note }),
+            Ask::Adjust { key, amount, .. } => {
+                (self.pick_key(key)?.id, Action::Adjust { amount: *amount, note })
+            }
             Ask::Again(which) => {
                 return (!self.postings.is_empty()).then(|| which.get(&self.postings).clone());
             }
@@ -701,7 +825,9 @@ impl<A: Store, B: Store> Sides<A, B> {
         }
         // The same ids in each run, so that a failing history fails again.
         let number = u128::try_from(self.postings.len()).unwrap() + 1;
-        posting.id = PostingId::from_bytes((0x0190_0000_0000_7000_8000_0000_0000_0000 + number).to_be_bytes());
+        posting.id = PostingId::from_bytes(
+            (0x0190_0000_0000_7000_8000_0000_0000_0000 + number).to_be_bytes(),
+        );
         if let Action::Open { claim: Some(claim), .. } = &posting.action {
             self.claims.push((key, IdempotencyClaim::new(claim.key.clone(), posting.id)));
         }
@@ -716,11 +842,17 @@ impl<A: Store, B: Store> Sides<A, B> {
         let (a, b): (&dyn Store, &dyn Store) = (&*self.a.store, &*self.b.store);
         same(a.find(&self.hashes).await.unwrap(), b.find(&self.hashes).await.unwrap());
         for key in &self.count.keys {
-            let lineage = same(a.lineage(key.id).await.unwrap(), b.lineage(key.id).await.unwrap()).unwrap();
+            let lineage =
+                same(a.lineage(key.id).await.unwrap(), b.lineage(key.id).await.unwrap()).unwrap();
             let balance = lineage.key().balance;
             let member = Member::Key(key.id);
             let counted = (self.count.spent(&member, now), self.count.held(&member));
-            assert_eq!((balance.spent.as_micros(), balance.held.as_micros()), counted, "of key {}", key.id);
+            assert_eq!(
+                (balance.spent.as_micros(), balance.held.as_micros()),
+                counted,
+                "of key {}",
+                key.id
+            );
             assert_eq!(lineage.remaining(), self.count.remaining(key.id, now));
         }
         let mut lines = Vec::new();
@@ -735,17 +867,25 @@ impl<A: Store, B: Store> Sides<A, B> {
             }
             let keys = KeyQuery::for_account(id.clone()).limit(1_000);
             same(a.keys(&keys).await.unwrap(), b.keys(&keys).await.unwrap());
-            for by in [UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month, UsageBy::Label("x".into())] {
+            for by in [
+                UsageBy::Key,
+                UsageBy::Hour,
+                UsageBy::Day,
+                UsageBy::Month,
+                UsageBy::Label("x".into()),
+            ] {
                 let query = UsageQuery::for_account(id.clone(), by);
                 same(a.usage(&query).await.unwrap(), b.usage(&query).await.unwrap());
             }
             let query = EntryQuery::for_account(id).limit(1_000);
-            let entries =
-                |page: Vec<_>| page.into_iter().map(|(_, entry)| entry).collect::<Vec<agentkey::model::Entry>>();
+            let entries = |page: Vec<_>| {
+                page.into_iter().map(|(_, entry)| entry).collect::<Vec<agentkey::model::Entry>>()
+            };
             let kept = entries(a.entries(&query).await.unwrap());
             lines.extend(same(kept, entries(b.entries(&query).await.unwrap())));
         }
-        let known = |id: EntryId| self.postings.iter().any(|posting| EntryId::from(posting.id) == id);
+        let known =
+            |id: EntryId| self.postings.iter().any(|posting| EntryId::from(posting.id) == id);
         let kept = lines.into_iter().map(|entry| Line {
             id: Some(entry.id).filter(|id| known(*id)),
             account: entry.account,
@@ -765,7 +905,11 @@ fn in_order(mut lines: Vec<Line>) -> Vec<Line> {
     lines
 }
 
-fn replay<A: Store, B: Store>(a: impl AsyncFn(Clock) -> A, b: impl AsyncFn(Clock) -> B, history: &[Step]) {
+fn replay<A: Store, B: Store>(
+    a: impl AsyncFn(Clock) -> A,
+    b: impl AsyncFn(Clock) -> B,
+    history: &[Step],
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut sides = Sides::new(a, b).await;
@@ -785,8 +929,14 @@ async fn memory(clock: Clock) -> MemoryStore {
 /// Histories that once failed are kept in `proptest-regressions/`, and run first.
 fn config(cases: u32) -> Config {
     let kept = FileFailurePersistence::Direct("proptest-regressions/properties.txt");
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    Config { cases, failure_persistence: Some(Box::new(kept)), max_shrink_iters: 4_000, ..Config::default() }
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    Config {
+        cases,
+        failure_persistence: Some(Box::new(kept)),
+        max_shrink_iters: 4_000,
+        ..Config::default()
+    }
 }
 
 proptest! {

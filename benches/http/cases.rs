@@ -124,7 +124,8 @@ impl Services {
         if needs(On::Sqlite) || needs(On::SqliteCached) {
             let file = dir.path().join("keys.db");
             let plain = AgentKeys::new(SqliteStore::connect(&file).await?)?;
-            let cached = AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?)?;
+            let cached =
+                AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?)?;
             running.extend(Service::pair([(On::Sqlite, plain), (On::SqliteCached, cached)]).await?);
         }
         if needs(On::MemoryCached) {
@@ -134,22 +135,34 @@ impl Services {
         }
         let services = Self {
             running,
-            description: format!("SQLite on a file in {}", dir.path().parent().unwrap_or(dir.path()).display()),
+            description: format!(
+                "SQLite on a file in {}",
+                dir.path().parent().unwrap_or(dir.path()).display()
+            ),
             #[cfg(feature = "postgres")]
             _postgres: None,
             _dir: dir,
         };
-        if needs(On::Postgres) || needs(On::PostgresCached) { services.with_postgres().await } else { Ok(services) }
+        if needs(On::Postgres) || needs(On::PostgresCached) {
+            services.with_postgres().await
+        } else {
+            Ok(services)
+        }
     }
 
     #[cfg(feature = "postgres")]
     async fn with_postgres(mut self) -> Result<Self> {
         use agentkey::PostgresStore;
 
-        let Some(database) = crate::support::database::Database::start().await else { return Ok(self) };
+        let Some(database) = crate::support::database::Database::start().await else {
+            return Ok(self);
+        };
         let plain = AgentKeys::new(PostgresStore::connect(database.url()).await?)?;
-        let cached = AgentKeys::builder().cache(STALE).build(PostgresStore::connect(database.url()).await?)?;
-        self.running.extend(Service::pair([(On::Postgres, plain), (On::PostgresCached, cached)]).await?);
+        let cached = AgentKeys::builder()
+            .cache(STALE)
+            .build(PostgresStore::connect(database.url()).await?)?;
+        self.running
+            .extend(Service::pair([(On::Postgres, plain), (On::PostgresCached, cached)]).await?);
         self.description = format!("{}; {}", self.description, database.describe().await?);
         self._postgres = Some(database);
         Ok(self)
@@ -171,7 +184,11 @@ impl Services {
 
     /// Where to send requests, and with which tokens.
     pub fn of(&self, case: &Case) -> (SocketAddr, &[String]) {
-        let service = self.running.iter().find(|service| service.on == case.on).expect("a service that is there");
+        let service = self
+            .running
+            .iter()
+            .find(|service| service.on == case.on)
+            .expect("a service that is there");
         let tokens = match case.keys {
             Keys::InOneAccount => &service.tokens.in_one_account[..],
             Keys::InAccountsOfTheirOwn => &service.tokens.in_accounts_of_their_own[..],
@@ -191,7 +208,10 @@ impl Service {
     /// Two handles on the same database.
     async fn pair([first, second]: [(On, AgentKeys); 2]) -> Result<[Self; 2]> {
         let tokens = Tokens::make(&first.1).await?;
-        Ok([Self::start(first.0, first.1, tokens.clone()).await?, Self::start(second.0, second.1, tokens).await?])
+        Ok([
+            Self::start(first.0, first.1, tokens.clone()).await?,
+            Self::start(second.0, second.1, tokens).await?,
+        ])
     }
 
     async fn start(on: On, keys: AgentKeys, tokens: Arc<Tokens>) -> Result<Self> {

@@ -11,10 +11,14 @@ use tokio::net::TcpStream;
 /// The requests to choose from: one for each token, or one without.
 pub fn requests(path: &str, tokens: &[String]) -> Vec<Vec<u8>> {
     let bare = [format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")];
-    let keyed = tokens
-        .iter()
-        .map(|token| format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n"));
-    if tokens.is_empty() { bare.map(String::into_bytes).to_vec() } else { keyed.map(String::into_bytes).collect() }
+    let keyed = tokens.iter().map(|token| {
+        format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n")
+    });
+    if tokens.is_empty() {
+        bare.map(String::into_bytes).to_vec()
+    } else {
+        keyed.map(String::into_bytes).collect()
+    }
 }
 
 /// A keep-alive connection.
@@ -48,11 +52,14 @@ impl Connection {
 
 fn is_whole(answer: &[u8]) -> io::Result<bool> {
     const END: &[u8; 4] = b"\r\n\r\n";
-    let Some(head) = answer.windows(END.len()).position(|part| part == END) else { return Ok(false) };
+    let Some(head) = answer.windows(END.len()).position(|part| part == END) else {
+        return Ok(false);
+    };
     if !answer.starts_with(b"HTTP/1.1 200 ") {
         return Err(io::Error::other(String::from_utf8_lossy(answer)));
     }
-    let length = content_length(&answer[..head]).ok_or_else(|| io::Error::other("an answer without a length"))?;
+    let length = content_length(&answer[..head])
+        .ok_or_else(|| io::Error::other("an answer without a length"))?;
     Ok(answer.len() >= head + END.len() + length)
 }
 

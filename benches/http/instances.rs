@@ -45,7 +45,10 @@ pub async fn run(plan: &Plan) -> Result<()> {
             let bare = plan.load(&[bare], "/bare", tokens).await?;
             for (place, count) in COUNTS.into_iter().enumerate() {
                 let rate = plan.load(&addrs[..count], "/add", tokens).await?;
-                eprintln!("round {round}: {}, {count} instances {rate:>9.0}/s of {bare:>9.0}/s", spreads[spread].0);
+                eprintln!(
+                    "round {round}: {}, {count} instances {rate:>9.0}/s of {bare:>9.0}/s",
+                    spreads[spread].0
+                );
                 measured[spread][place].push(Measured { rate, bare });
             }
         }
@@ -53,7 +56,9 @@ pub async fn run(plan: &Plan) -> Result<()> {
 
     plan.head();
     println!("{}\n", database.describe().await?);
-    println!("| authenticate + one posting | instances | requests/s | share of bare axum | of one instance |");
+    println!(
+        "| authenticate + one posting | instances | requests/s | share of bare axum | of one instance |"
+    );
     println!("|---|---|---|---|---|");
     for ((name, _), measured) in spreads.iter().zip(&measured) {
         let one = medians(&measured[0]).0;

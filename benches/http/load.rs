@@ -46,12 +46,15 @@ impl Load<'_> {
             told.push('\n');
             told.push_str(token);
         }
-        let mut stdin = client.stdin.take().ok_or_else(|| io::Error::other("a client without an input"))?;
+        let mut stdin =
+            client.stdin.take().ok_or_else(|| io::Error::other("a client without an input"))?;
         stdin.write_all(told.as_bytes()).await?;
         drop(stdin);
         let answer = client.wait_with_output().await?;
         let rate = String::from_utf8_lossy(&answer.stdout);
-        rate.trim().parse().map_err(|_| io::Error::other(format!("the client said {rate:?}, {}", answer.status)))
+        rate.trim()
+            .parse()
+            .map_err(|_| io::Error::other(format!("the client said {rate:?}, {}", answer.status)))
     }
 }
 
@@ -59,16 +62,25 @@ impl Load<'_> {
 #[tokio::main(flavor = "current_thread")]
 pub async fn client() -> crate::support::Result<()> {
     let told = io::stdin().lock().lines().collect::<io::Result<Vec<_>>>()?;
-    let [connections, millis, path, addrs, tokens @ ..] = &told[..] else { return Err("too few lines".into()) };
+    let [connections, millis, path, addrs, tokens @ ..] = &told[..] else {
+        return Err("too few lines".into());
+    };
     let addrs = addrs.split(' ').map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
     let requests = client::requests(path, tokens).into();
-    let rate = load(&addrs, &requests, connections.parse()?, Duration::from_millis(millis.parse()?)).await?;
+    let rate =
+        load(&addrs, &requests, connections.parse()?, Duration::from_millis(millis.parse()?))
+            .await?;
     println!("{rate}");
     Ok(())
 }
 
 /// What is answered in the first moments, a tenth of the time before it begins to count, is not counted.
-async fn load(addrs: &[SocketAddr], requests: &Arc<[Vec<u8>]>, connections: usize, time: Duration) -> io::Result<f64> {
+async fn load(
+    addrs: &[SocketAddr],
+    requests: &Arc<[Vec<u8>]>,
+    connections: usize,
+    time: Duration,
+) -> io::Result<f64> {
     let begin = Instant::now() + time / 10;
     let end = begin + time;
     let mut load = JoinSet::new();

@@ -57,9 +57,11 @@ async fn measure(argument: Option<&str>) -> Result<()> {
 }
 
 async fn shares(plan: &Plan, filter: &str) -> Result<()> {
-    let wanted: Vec<_> = CASES.iter().filter(|case| case.name().to_lowercase().contains(filter)).collect();
+    let wanted: Vec<_> =
+        CASES.iter().filter(|case| case.name().to_lowercase().contains(filter)).collect();
     let services = Services::start(&wanted).await?;
-    let (cases, left_out): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|case| services.has(case.on));
+    let (cases, left_out): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|case| services.has(case.on));
     let bare = service::serve(service::bare()).await?;
 
     let mut measured = vec![Vec::new(); cases.len()];
@@ -128,12 +130,16 @@ impl Measured {
 
 impl Plan {
     async fn load(&self, addrs: &[SocketAddr], path: &str, tokens: &[String]) -> Result<f64> {
-        Ok(Load { addrs, path, tokens, connections: self.connections, time: self.time }.run().await?)
+        Ok(Load { addrs, path, tokens, connections: self.connections, time: self.time }
+            .run()
+            .await?)
     }
 
     fn head(&self) {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let (connections, rounds, seconds) = (self.connections, self.rounds, self.time.as_secs());
-        println!("\n{connections} connections, {rounds} rounds of {seconds} s, medians; {cores} cores for everything");
+        println!(
+            "\n{connections} connections, {rounds} rounds of {seconds} s, medians; {cores} cores for everything"
+        );
     }
 }

@@ -37,7 +37,9 @@ impl Database {
             match &mut self {
                 Self::Sqlite(connection) => open(connection).execute_batch(sql)?,
                 #[cfg(feature = "postgres")]
-                Self::Postgres(connection) => sqlx::query(sql).execute(connection).await.map(|_| ())?,
+                Self::Postgres(connection) => {
+                    sqlx::query(sql).execute(connection).await.map(|_| ())?
+                }
             }
         }
         Ok(self)
@@ -48,13 +50,16 @@ impl Database {
         const SQL: &str = "SELECT value FROM plain WHERE id = $1";
         let id = row % ROWS + 1;
         match self {
-            Self::Sqlite(connection) => {
-                open(connection).prepare_cached(SQL)?.query_row([id], |row| row.get::<_, i64>(0)).map(|_| ())?
-            }
+            Self::Sqlite(connection) => open(connection)
+                .prepare_cached(SQL)?
+                .query_row([id], |row| row.get::<_, i64>(0))
+                .map(|_| ())?,
             #[cfg(feature = "postgres")]
-            Self::Postgres(connection) => {
-                sqlx::query_scalar::<_, i64>(SQL).bind(id).fetch_one(connection).await.map(|_| ())?
-            }
+            Self::Postgres(connection) => sqlx::query_scalar::<_, i64>(SQL)
+                .bind(id)
+                .fetch_one(connection)
+                .await
+                .map(|_| ())?,
         }
         Ok(())
     }
@@ -64,9 +69,13 @@ impl Database {
         const SQL: &str = "UPDATE plain SET value = value + 1 WHERE id = $1";
         let id = row % ROWS + 1;
         match self {
-            Self::Sqlite(connection) => open(connection).prepare_cached(SQL)?.execute([id]).map(|_| ())?,
+            Self::Sqlite(connection) => {
+                open(connection).prepare_cached(SQL)?.execute([id]).map(|_| ())?
+            }
             #[cfg(feature = "postgres")]
-            Self::Postgres(connection) => sqlx::query(SQL).bind(id).execute(connection).await.map(|_| ())?,
+            Self::Postgres(connection) => {
+                sqlx::query(SQL).bind(id).execute(connection).await.map(|_| ())?
+            }
         }
         Ok(())
     }

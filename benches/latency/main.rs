@@ -63,7 +63,13 @@ async fn postgres(_: usize) -> Result<()> {
     Ok(())
 }
 
-async fn measure(on: &str, bar: Option<f64>, database: Database, keys: AgentKeys, turns: usize) -> Result<()> {
+async fn measure(
+    on: &str,
+    bar: Option<f64>,
+    database: Database,
+    keys: AgentKeys,
+    turns: usize,
+) -> Result<()> {
     let mut subject = Subject::new(database, &keys).await?;
     let mut times = vec![Vec::with_capacity(turns); Step::ALL.len()];
     let mut order: Vec<_> = (0..Step::ALL.len()).collect();
@@ -87,17 +93,21 @@ async fn measure(on: &str, bar: Option<f64>, database: Database, keys: AgentKeys
 /// The same orders in every run.
 fn shuffle(order: &mut [usize], random: &mut u64) {
     for last in (1..order.len()).rev() {
-        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         order.swap(last, (*random >> 33) as usize % (last + 1));
     }
 }
 
 fn print(on: &str, bar: Option<f64>, times: &[Vec<f64>]) {
     let p50 = |step: Step| {
-        let place = Step::ALL.into_iter().position(|other| other == step).expect("a step that is measured");
+        let place =
+            Step::ALL.into_iter().position(|other| other == step).expect("a step that is measured");
         quantile(&times[place], 0.5)
     };
-    println!("| {on} | p50, µs | p99, µs | p50 to that of the plain statements | bar |\n|---|---|---|---|---|");
+    println!(
+        "| {on} | p50, µs | p99, µs | p50 to that of the plain statements | bar |\n|---|---|---|---|---|"
+    );
     for (step, times) in Step::ALL.into_iter().zip(times) {
         let (mine, p99) = (quantile(times, 0.5), quantile(times, 0.99));
         let ratio = step.plain().map(|plain| mine / p50(plain));

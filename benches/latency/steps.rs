@@ -78,7 +78,10 @@ impl Step {
     }
 
     pub fn has_bar(self) -> bool {
-        matches!(self, Self::Find(Depth::One) | Self::Read(Depth::One) | Self::Pay(Depth::One) | Self::Add)
+        matches!(
+            self,
+            Self::Find(Depth::One) | Self::Read(Depth::One) | Self::Pay(Depth::One) | Self::Add
+        )
     }
 }
 
@@ -121,7 +124,10 @@ impl Subject {
         let app = service::keyed(keys);
         let addr = service::serve(app.clone()).await?;
         let line = async |addr, path, tokens: &[String]| -> Result<Line> {
-            Ok(Line { connection: Connection::open(addr).await?, request: requests(path, tokens)[0].clone() })
+            Ok(Line {
+                connection: Connection::open(addr).await?,
+                request: requests(path, tokens)[0].clone(),
+            })
         };
         Ok(Self {
             bare: line(service::serve(service::bare()).await?, "/bare", &[]).await?,

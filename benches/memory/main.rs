@@ -55,7 +55,10 @@ fn app(keys: &AgentKeys, gate: Gate) -> Router {
     async fn charge(State(gate): State<Gate>, _charge: Charge) -> &'static str {
         gate.pass().await
     }
-    async fn hold(State(gate): State<Gate>, charge: Charge) -> std::result::Result<&'static str, Rejection> {
+    async fn hold(
+        State(gate): State<Gate>,
+        charge: Charge,
+    ) -> std::result::Result<&'static str, Rejection> {
         charge.hold(Amount::micros(1)).await?;
         Ok(gate.pass().await)
     }
@@ -84,7 +87,8 @@ async fn grown(path: &str, requests: usize) -> Result<f64> {
             let wave = WAVE.min(requests - begun);
             for number in 0..wave {
                 let bearer = format!("Bearer {}", tokens[(begun + number) % tokens.len()]);
-                let request = Request::get(path).header("authorization", bearer).body(Body::empty())?;
+                let request =
+                    Request::get(path).header("authorization", bearer).body(Body::empty())?;
                 running.spawn(answer(app.clone(), request));
             }
             tokio::select! {
@@ -132,8 +136,10 @@ fn main() -> Result<()> {
     for (path, name) in ROUTES {
         let output = Command::new(std::env::current_exe()?).arg(path).output()?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let bytes: f64 =
-            said.trim().parse().map_err(|_| format!("{path}: {}", String::from_utf8_lossy(&output.stderr)))?;
+        let bytes: f64 = said
+            .trim()
+            .parse()
+            .map_err(|_| format!("{path}: {}", String::from_utf8_lossy(&output.stderr)))?;
         println!("| {name} | {bytes:.0} | {:.0} |", bytes - *bare.get_or_insert(bytes));
     }
     Ok(())

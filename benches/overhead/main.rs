@@ -55,7 +55,9 @@ async fn run(subject: &str, requests: usize) -> Result<Duration> {
     match subject {
         "bare" => call(inner, &token, requests).await,
         "layer" | "lane" => call(layer.layer(inner), &token, requests).await,
-        "scope" => call(layer.layer(RequireScope::one("read")?.layer(inner)), &token, requests).await,
+        "scope" => {
+            call(layer.layer(RequireScope::one("read")?.layer(inner)), &token, requests).await
+        }
         "hash" => {
             let start = Instant::now();
             for _ in 0..requests {
@@ -76,7 +78,8 @@ where
     let bearer = http::HeaderValue::try_from(format!("Bearer {token}"))?;
     let start = Instant::now();
     for _ in 0..requests {
-        let request = Request::get("/").header("authorization", bearer.clone()).body(Full::default())?;
+        let request =
+            Request::get("/").header("authorization", bearer.clone()).body(Full::default())?;
         let response = service.ready().await?.call(request).await?;
         assert!(response.status().is_success(), "{}", response.status());
         let body = response.into_body().collect().await.map_err(|error| format!("{error:?}"))?;
@@ -98,7 +101,10 @@ fn instructions(subject: &str, requests: usize) -> Result<Option<f64>> {
     if !output.status.success() {
         return Err(said.into());
     }
-    let collected = said.lines().find_map(|line| line.split_once("Collected : ")).ok_or("callgrind tells no figure")?;
+    let collected = said
+        .lines()
+        .find_map(|line| line.split_once("Collected : "))
+        .ok_or("callgrind tells no figure")?;
     Ok(Some(collected.1.trim().parse()?))
 }
 
@@ -112,11 +118,15 @@ fn main() -> Result<()> {
     }
 
     println!("{requests} and {} requests\n", 2 * requests);
-    println!("| | instructions a request | more than bare | ns a request, without callgrind |\n|---|---|---|---|");
+    println!(
+        "| | instructions a request | more than bare | ns a request, without callgrind |\n|---|---|---|---|"
+    );
     let mut bare = None;
     for (subject, name) in SUBJECTS {
         let nanoseconds = timed(subject, 20 * requests)?.as_nanos() as f64 / (20 * requests) as f64;
-        let (Some(one), Some(two)) = (instructions(subject, requests)?, instructions(subject, 2 * requests)?) else {
+        let (Some(one), Some(two)) =
+            (instructions(subject, requests)?, instructions(subject, 2 * requests)?)
+        else {
             println!("| {name} | valgrind is missing | | {nanoseconds:.0} |");
             continue;
         };
@@ -130,5 +140,8 @@ fn main() -> Result<()> {
 
 /// On one thread, which does nothing else.
 fn timed(subject: &str, requests: usize) -> Result<Duration> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(subject, requests))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(subject, requests))
 }

@@ -72,7 +72,13 @@ pub async fn postgres(keys: &AgentKeys, url: &str, size: Size) -> Result<()> {
          FROM generate_series(1, $1) n CROSS JOIN LATERAL (SELECT $2 + n * $3 AS us) t \
          CROSS JOIN LATERAL (SELECT 'epoch'::timestamptz + us * interval '1 microsecond' AS at) i \
          JOIN agent_keys k ON k.id = n * 7919 % $4 + 1 ORDER BY n";
-    sqlx::query(entries).bind(size.entries).bind(first).bind(step).bind(size.keys).execute(&mut connection).await?;
+    sqlx::query(entries)
+        .bind(size.entries)
+        .bind(first)
+        .bind(step)
+        .bind(size.keys)
+        .execute(&mut connection)
+        .await?;
     for sql in [
         "INSERT INTO agentkey_balances (key_id, account_id, period, spent, held, since) \
          SELECT e.key_id, e.account_id, a.period, count(*), 0, a.since FROM agentkey_entries e \

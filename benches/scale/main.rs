@@ -31,7 +31,10 @@ async fn main() -> Result<()> {
 }
 
 async fn all() -> Result<()> {
-    let large = Size { keys: setting("KEYS", 1_000_000) as i64, entries: setting("ENTRIES", 10_000_000) as i64 };
+    let large = Size {
+        keys: setting("KEYS", 1_000_000) as i64,
+        entries: setting("ENTRIES", 10_000_000) as i64,
+    };
     let wanted = argument().unwrap_or_default();
     if "postgres".contains(&wanted) {
         postgres(large).await?;
@@ -101,13 +104,22 @@ async fn measure(on: &str, stores: &[(Size, Arc<dyn Store>)]) -> Result<()> {
 }
 
 fn print(on: &str, stores: &[(Size, Arc<dyn Store>)], times: &[Vec<Vec<f64>>]) {
-    let sizes: Vec<_> =
-        stores.iter().map(|(size, _)| format!("{} keys, {} entries", size.keys, size.entries)).collect();
-    println!("| {on}: p50 (p99), µs | {} | {} | ratio of p50 |\n|---|---|---|---|", sizes[0], sizes[1]);
+    let sizes: Vec<_> = stores
+        .iter()
+        .map(|(size, _)| format!("{} keys, {} entries", size.keys, size.entries))
+        .collect();
+    println!(
+        "| {on}: p50 (p99), µs | {} | {} | ratio of p50 |\n|---|---|---|---|",
+        sizes[0], sizes[1]
+    );
     for (Step { name, .. }, times) in STEPS.iter().zip(times) {
-        let [small, large] = [&times[0], &times[1]].map(|times| (quantile(times, 0.5), quantile(times, 0.99)));
+        let [small, large] =
+            [&times[0], &times[1]].map(|times| (quantile(times, 0.5), quantile(times, 0.99)));
         let ratio = large.0 / small.0;
-        println!("| {name} | {:.0} ({:.0}) | {:.0} ({:.0}) | {ratio:.2} |", small.0, small.1, large.0, large.1);
+        println!(
+            "| {name} | {:.0} ({:.0}) | {:.0} ({:.0}) | {ratio:.2} |",
+            small.0, small.1, large.0, large.1
+        );
     }
     println!();
 }

@@ -36,9 +36,15 @@ impl Step {
         // A large prime walks over all keys.
         let id = (turn * 4 + self.what as i64) * 15_485_863 % size.keys + 1;
         let found = find(store, id).await?;
-        let posting = |action| Posting::new(found.lineage.account_id().clone(), found.lineage.id(), action);
-        let cost =
-            |holds| Action::Settle { holds, void: vec![], cost: Amount::micros(1), note: Note::default(), claim: None };
+        let posting =
+            |action| Posting::new(found.lineage.account_id().clone(), found.lineage.id(), action);
+        let cost = |holds| Action::Settle {
+            holds,
+            void: vec![],
+            cost: Amount::micros(1),
+            note: Note::default(),
+            claim: None,
+        };
         match self.what {
             What::Find => {}
             What::Charge => post(store, posting(cost(vec![]))).await?,
@@ -56,8 +62,9 @@ impl Step {
                 post(store, posting(cost(vec![id]))).await?;
             }
             What::EntriesOfKey => {
-                let query =
-                    EntryQuery::for_account(found.lineage.account_id().clone()).key(found.lineage.id()).limit(10);
+                let query = EntryQuery::for_account(found.lineage.account_id().clone())
+                    .key(found.lineage.id())
+                    .limit(10);
                 assert!(!store.entries(&query).await?.is_empty());
             }
         }

@@ -15,7 +15,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn token(c: &mut Criterion) {
     let token = Token::generate(&"ak_live".parse().unwrap()).unwrap();
     let text = token.expose().to_owned();
-    c.bench_function("token parse + hash", |b| b.iter(|| Token::parse(&text).map(|token| token.hash())));
+    c.bench_function("token parse + hash", |b| {
+        b.iter(|| Token::parse(&text).map(|token| token.hash()))
+    });
 }
 
 fn sqlite(c: &mut Criterion) {
@@ -25,13 +27,16 @@ fn sqlite(c: &mut Criterion) {
     let file = file.to_str().unwrap();
     let (keys, store, created) = runtime.block_on(async {
         let keys = AgentKeys::sqlite(file).await.unwrap();
-        let new = NewKey::new("acme".parse().unwrap()).scopes(ScopeSet::unrestricted()).budget(Budget::unlimited());
+        let new = NewKey::new("acme".parse().unwrap())
+            .scopes(ScopeSet::unrestricted())
+            .budget(Budget::unlimited());
         let created = keys.create(new).await.unwrap();
         (keys, SqliteStore::connect(file).await.unwrap(), created)
     });
 
     c.bench_function("authenticate on SQLite", |b| {
-        b.to_async(&runtime).iter(async || keys.find(&created.token).await.unwrap().unwrap().check_active());
+        b.to_async(&runtime)
+            .iter(async || keys.find(&created.token).await.unwrap().unwrap().check_active());
     });
 
     let posting = |action| Posting::new(created.key.account.clone(), created.key.id, action);
@@ -42,11 +47,22 @@ fn sqlite(c: &mut Criterion) {
                 let amount = Amount::cents(5);
                 let ttl = Duration::from_secs(60);
                 let on_expiry = OnExpiry::Release;
-                let hold = posting(Action::Hold { amount, ttl, on_expiry, note: Note::default(), claim: None });
+                let hold = posting(Action::Hold {
+                    amount,
+                    ttl,
+                    on_expiry,
+                    note: Note::default(),
+                    claim: None,
+                });
                 let holds = vec![hold.id];
                 store.post(&[hold]).await.unwrap().pop().unwrap().unwrap();
-                let settle =
-                    Action::Settle { holds, void: vec![], cost: Amount::cents(3), note: Note::default(), claim: None };
+                let settle = Action::Settle {
+                    holds,
+                    void: vec![],
+                    cost: Amount::cents(3),
+                    note: Note::default(),
+                    claim: None,
+                };
                 store.post(&[posting(settle)]).await.unwrap().pop().unwrap().unwrap();
             }
             start.elapsed()

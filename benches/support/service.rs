@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection, RequireScope, ScopeSet,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection, RequireScope,
+    ScopeSet,
 };
 use axum::{Router, routing::get};
 
@@ -61,7 +62,9 @@ pub async fn make_keys(keys: &AgentKeys, count: usize, accounts: usize) -> Resul
     let mut tokens = Vec::with_capacity(count);
     for number in 0..count {
         let account = format!("acme-{}-of-{accounts}", number % accounts);
-        tokens.push(keys.create(policy(NewKey::new(account.parse()?))?).await?.token.expose().to_owned());
+        tokens.push(
+            keys.create(policy(NewKey::new(account.parse()?))?).await?.token.expose().to_owned(),
+        );
     }
     Ok(tokens)
 }

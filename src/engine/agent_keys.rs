@@ -17,10 +17,12 @@ use crate::engine::renewals::Renewals;
 use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
 use crate::model::key::Owner;
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch, Lineage, NewKey,
-    Note, PostingId, Refusal, Token,
+    Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
+    Lineage, NewKey, Note, PostingId, Refusal, Token,
 };
-use crate::store::{Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding};
+use crate::store::{
+    Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
+};
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
 /// [`AgentKeyLayer`] looks keys up through it.
@@ -90,11 +92,16 @@ mod exposed {
 
     use crate::model::Token;
 
-    pub(super) fn serialize<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        token: &Token,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(token.expose())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Token, D::Error> {
         Token::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
@@ -123,15 +130,22 @@ impl From<AccountId> for Holder {
 
 impl AgentKeys {
     /// Starts the tasks of a handle on the current runtime.
-    pub(crate) fn start(store: Arc<dyn Store>, options: Options, rules: Rules) -> Result<Self, BuildError> {
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        options: Options,
+        rules: Rules,
+    ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let batches = Batches::start(&store, options.batches);
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
-        let sweeping = tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
+        let sweeping =
+            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
         let tasks = [renewing.abort_handle(), sweeping.abort_handle()];
-        Ok(Self { inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, tasks }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, tasks }),
+        })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -148,7 +162,8 @@ impl AgentKeys {
         let (account, parent) = match new.owner {
             Owner::Account(account) => (account, None),
             Owner::Parent(parent) => {
-                let lineage = self.find_by_id(parent).await?.ok_or(ChangeError::UnknownKey(parent))?;
+                let lineage =
+                    self.find_by_id(parent).await?.ok_or(ChangeError::UnknownKey(parent))?;
                 (lineage.account_id().clone(), Some(parent))
             }
         };
@@ -165,7 +180,11 @@ impl AgentKeys {
     ///
     /// [`Error::Change`] where the limit is negative; [`Error::Store`] where the store does not
     /// answer.
-    pub async fn ensure_account(&self, account: AccountId, budget: Budget) -> Result<Account, Error> {
+    pub async fn ensure_account(
+        &self,
+        account: AccountId,
+        budget: Budget,
+    ) -> Result<Account, Error> {
         Ok(self.with_store(|store| store.set_account(&account, budget)).await??)
     }
 
@@ -324,7 +343,12 @@ impl AgentKeys {
     /// [`Refusal::UnknownEntry`] where the account has no such charge. [`Refusal::RefundTooLarge`]
     /// where the entry has less left. [`Refusal::Unavailable`] or [`Error::Store`] where the store
     /// does not answer.
-    pub async fn refund(&self, account: &AccountId, entry: EntryId, amount: Amount) -> Result<EntryId, Error> {
+    pub async fn refund(
+        &self,
+        account: &AccountId,
+        entry: EntryId,
+        amount: Amount,
+    ) -> Result<EntryId, Error> {
         self.refund_as(PostingId::new(), account, entry, amount).await
     }
 
@@ -342,7 +366,8 @@ impl AgentKeys {
         entry: EntryId,
         amount: Amount,
     ) -> Result<EntryId, Error> {
-        let charged = self.with_store(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
+        let charged =
+            self.with_store(|store| store.entry(entry)).await?.ok_or(Refusal::UnknownEntry)?;
         let action = Action::Refund { entry, amount };
         let posting = Posting { id, ..Posting::new(account.clone(), charged.key, action) };
         self.inner.batches.post(posting).await?;
@@ -460,7 +485,11 @@ fn page_limit(limit: u32) -> Result<u32, ChangeError> {
 
 impl NewToken {
     fn from_token(token: &Token) -> Self {
-        Self { hash: token.hash(), prefix: token.prefix().to_owned(), start: token.start().to_owned() }
+        Self {
+            hash: token.hash(),
+            prefix: token.prefix().to_owned(),
+            start: token.start().to_owned(),
+        }
     }
 }
 

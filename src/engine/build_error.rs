@@ -15,7 +15,9 @@ pub enum BuildError {
         accepted: &'static str,
     },
     /// There is no tokio runtime for the handle's tasks.
-    #[error("a handle runs on tokio: build it inside a tokio runtime, such as under #[tokio::main]")]
+    #[error(
+        "a handle runs on tokio: build it inside a tokio runtime, such as under #[tokio::main]"
+    )]
     NoRuntime,
     /// A URL names no store that this build of the crate has.
     #[error("{url}: {reason}")]

@@ -167,14 +167,39 @@ impl Builder {
         let (options, batches) = (&self.options, &self.options.batches);
         let day = MAX_DURATION;
         duration("hold_ttl", options.hold_ttl, Duration::from_secs(1)..=day, "from 1 s to a day")?;
-        duration("max_hold_age", options.max_hold_age, Duration::from_secs(1)..=366 * day, "from 1 s to 366 days")?;
-        duration("sweep_interval", options.sweep_interval, Duration::from_millis(100)..=day, "from 100 ms to a day")?;
-        duration("cache", batches.max_staleness.unwrap_or_default(), Duration::ZERO..=day, "at most a day")?;
-        duration("request_timeout", batches.request_timeout, Duration::ZERO..=day, "at most a day")?;
+        duration(
+            "max_hold_age",
+            options.max_hold_age,
+            Duration::from_secs(1)..=366 * day,
+            "from 1 s to 366 days",
+        )?;
+        duration(
+            "sweep_interval",
+            options.sweep_interval,
+            Duration::from_millis(100)..=day,
+            "from 100 ms to a day",
+        )?;
+        duration(
+            "cache",
+            batches.max_staleness.unwrap_or_default(),
+            Duration::ZERO..=day,
+            "at most a day",
+        )?;
+        duration(
+            "request_timeout",
+            batches.request_timeout,
+            Duration::ZERO..=day,
+            "at most a day",
+        )?;
         duration("settle_timeout", batches.settle_timeout, Duration::ZERO..=day, "at most a day")?;
         number("max_depth", self.rules.max_depth, 1..=MAX_DEPTH, "from 1 to 64")?;
         number("max_queue", batches.max_queue, 1..=MAX_PERMITS, "from 1 to 536,870,911")?;
-        number("max_open_charges", batches.max_open_charges, 1..=MAX_PERMITS, "from 1 to 536,870,911")
+        number(
+            "max_open_charges",
+            batches.max_open_charges,
+            1..=MAX_PERMITS,
+            "from 1 to 536,870,911",
+        )
     }
 }
 
@@ -209,7 +234,8 @@ impl AgentKeys {
     /// [`Error::Build`] where the feature of that store is not enabled, or there is no tokio
     /// runtime. [`Error::Store`] where the store cannot be opened.
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        let is_postgres =
+            ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         match url.split_once("://") {
             _ if is_postgres => Self::connect_postgres(url).await,
             Some((scheme, _)) if scheme != "sqlite" => Err(BuildError::UnknownStore {

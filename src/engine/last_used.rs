@@ -18,7 +18,8 @@ pub(crate) struct LastUsed([Mutex<HashMap<KeyId, Timestamp>>; 16]);
 
 impl LastUsed {
     pub(crate) fn record(&self, key: KeyId, at: Timestamp) {
-        let shard = usize::try_from(key.get().rem_euclid(16)).ok().and_then(|shard| self.0.get(shard));
+        let shard =
+            usize::try_from(key.get().rem_euclid(16)).ok().and_then(|shard| self.0.get(shard));
         let Some(shard) = shard else { return };
         let mut last_used = lock(shard);
         let last = last_used.entry(key).or_insert(at);
@@ -27,7 +28,8 @@ impl LastUsed {
 
     /// Writes what was recorded. Times that the store does not accept are kept for the next write.
     pub(crate) async fn write(&self, store: &dyn Store) {
-        let mut last_used: Vec<_> = self.0.iter().flat_map(|shard| std::mem::take(&mut *lock(shard))).collect();
+        let mut last_used: Vec<_> =
+            self.0.iter().flat_map(|shard| std::mem::take(&mut *lock(shard))).collect();
         last_used.sort_unstable();
         for batch in last_used.chunks(BATCH) {
             if let Err(error) = unwinding(|| store.record_last_used(batch)).await {

@@ -42,7 +42,10 @@ pub struct PageStream<T, C> {
 }
 
 impl<T, C> PageStream<T, C> {
-    pub(super) fn new(after: Option<C>, mut fetch: impl FnMut(Option<C>) -> NextPage<T, C> + Send + 'static) -> Self {
+    pub(super) fn new(
+        after: Option<C>,
+        mut fetch: impl FnMut(Option<C>) -> NextPage<T, C> + Send + 'static,
+    ) -> Self {
         let pending = Some(fetch(after));
         Self { fetch: Box::new(fetch), items: Vec::new().into_iter(), pending }
     }

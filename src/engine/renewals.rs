@@ -92,6 +92,8 @@ impl Renewals {
 
 impl fmt::Debug for Renewals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewals").field("planned", &self.due().charges.len()).finish_non_exhaustive()
+        f.debug_struct("Renewals")
+            .field("planned", &self.due().charges.len())
+            .finish_non_exhaustive()
     }
 }

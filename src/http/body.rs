@@ -77,7 +77,10 @@ where
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.project().kind.project() {
             KindProj::Inner { inner } => inner.poll_frame(cx).map_err(Into::into),
             KindProj::Whole { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
@@ -141,9 +144,13 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,
 {
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut this = self.project();
-        if let (BodyState::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut()) {
+        if let (BodyState::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut())
+        {
             let Poll::Ready(frame) = inner.poll_frame(cx) else {
                 this.guard.watch_handles(cx);
                 return Poll::Pending;

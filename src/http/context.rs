@@ -99,7 +99,10 @@ impl KeyContext {
 
 impl fmt::Debug for KeyContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyContext").field("key", &self.id()).field("account", self.account_id()).finish()
+        f.debug_struct("KeyContext")
+            .field("key", &self.id())
+            .field("account", self.account_id())
+            .finish()
     }
 }
 
@@ -134,8 +137,12 @@ impl<'a> Caller<'a> {
     }
 
     /// Returns the key of a request, or the refusal as a response.
-    pub(crate) fn key_of(extensions: &'a Extensions, wanted_by: &str) -> Result<&'a KeyContext, Rejection> {
-        let caller = Self::of(extensions, wanted_by).map_err(|refusal| Rejection::new(refusal, Arc::default()))?;
+    pub(crate) fn key_of(
+        extensions: &'a Extensions,
+        wanted_by: &str,
+    ) -> Result<&'a KeyContext, Rejection> {
+        let caller = Self::of(extensions, wanted_by)
+            .map_err(|refusal| Rejection::new(refusal, Arc::default()))?;
         caller.key().map_err(|refusal| Rejection::new(refusal, caller.http().clone()))
     }
 

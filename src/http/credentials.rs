@@ -29,7 +29,8 @@ impl Default for Credentials {
 impl Credentials {
     /// Sets the headers. `Authorization` means its `Bearer` scheme.
     pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
-        let source = |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
+        let source =
+            |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
         self.sources = names.into_iter().map(source).collect();
     }
 
@@ -47,7 +48,9 @@ impl Credentials {
         let mut credential: Option<&[u8]> = None;
         let mut is_ambiguous = false;
         for (name, value) in headers.iter_mut() {
-            let Some(source) = self.sources.iter().find(|source| source.name() == name) else { continue };
+            let Some(source) = self.sources.iter().find(|source| source.name() == name) else {
+                continue;
+            };
             value.set_sensitive(true);
             let Some(token) = source.token(value) else { continue };
             is_ambiguous |= credential.is_some_and(|first| first != token);
@@ -56,7 +59,8 @@ impl Credentials {
         if is_ambiguous {
             return Err(Refusal::AmbiguousCredentials);
         }
-        let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?).map_err(|_| Refusal::InvalidKey)?;
+        let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?)
+            .map_err(|_| Refusal::InvalidKey)?;
         let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
         hash.map_err(|_| Refusal::InvalidKey)
     }

@@ -21,7 +21,12 @@ pub(crate) struct HttpOptions {
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { budget_status: StatusCode::PAYMENT_REQUIRED, realm: None, remaining_header: true, on_refusal: None }
+        Self {
+            budget_status: StatusCode::PAYMENT_REQUIRED,
+            realm: None,
+            remaining_header: true,
+            on_refusal: None,
+        }
     }
 }
 

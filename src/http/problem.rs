@@ -6,7 +6,9 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -66,7 +68,9 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::InFlight
         | Refusal::HoldExpired
         | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
-        Refusal::UnknownAccount | Refusal::UnknownEntry | Refusal::UnknownKey => StatusCode::NOT_FOUND,
+        Refusal::UnknownAccount | Refusal::UnknownEntry | Refusal::UnknownKey => {
+            StatusCode::NOT_FOUND
+        }
         Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -131,7 +135,9 @@ fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions
     let seconds = match refusal {
         Refusal::Unavailable { retry_after } => Some(whole_seconds(retry_after.as_micros())),
         Refusal::InFlight => Some(1),
-        Refusal::BudgetExceeded(shortfall) => shortfall.resets_at.map(|at| seconds_until(shortfall.at, at)),
+        Refusal::BudgetExceeded(shortfall) => {
+            shortfall.resets_at.map(|at| seconds_until(shortfall.at, at))
+        }
         _ => None,
     };
     if let Some(seconds) = seconds {

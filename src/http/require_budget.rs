@@ -135,7 +135,9 @@ where
             charge.hold(hold).await?;
             Ok(charge)
         });
-        RequireBudgetFuture { state: BudgetFutureState::Holding { held, call: Some((inner, request)) } }
+        RequireBudgetFuture {
+            state: BudgetFutureState::Holding { held, call: Some((inner, request)) },
+        }
     }
 }
 
@@ -172,8 +174,12 @@ where
                     let held = ready!(held.as_mut().poll(cx));
                     let Some((mut inner, request)) = call.take() else { return Poll::Pending };
                     match held {
-                        Ok(charge) => BudgetFutureState::Calling { inner: inner.call(request), charge },
-                        Err(error) => return Poll::Ready(Ok(error.to_response().map(ResponseBody::whole))),
+                        Ok(charge) => {
+                            BudgetFutureState::Calling { inner: inner.call(request), charge }
+                        }
+                        Err(error) => {
+                            return Poll::Ready(Ok(error.to_response().map(ResponseBody::whole)));
+                        }
                     }
                 }
                 StateProj::Calling { inner, .. } => {

@@ -107,7 +107,8 @@ impl RequireScope {
     }
 
     fn check<B>(&self, request: &Request<B>) -> Result<(), (Refusal, Arc<HttpOptions>)> {
-        let caller = Caller::of(request.extensions(), "RequireScope").map_err(|refusal| (refusal, Arc::default()))?;
+        let caller = Caller::of(request.extensions(), "RequireScope")
+            .map_err(|refusal| (refusal, Arc::default()))?;
         let key = match caller {
             caller if self.anonymous && caller.has_no_credential() => return Ok(()),
             caller => caller.key().map_err(|refusal| (refusal, caller.http().clone()))?,
@@ -181,7 +182,9 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match self.layer.check(&request) {
-            Ok(()) => RequireScopeFuture { state: ScopeFutureState::Allowed { inner: self.inner.call(request) } },
+            Ok(()) => RequireScopeFuture {
+                state: ScopeFutureState::Allowed { inner: self.inner.call(request) },
+            },
             Err((refusal, http)) => {
                 let response = Some(problem::respond(&refusal, &http));
                 RequireScopeFuture { state: ScopeFutureState::Refused { response } }
@@ -214,9 +217,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Allowed { inner } => inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner)),
+            StateProj::Allowed { inner } => {
+                inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner))
+            }
             StateProj::Refused { response } => {
-                let response = response.take().map(|response| Ok(response.map(ResponseBody::whole)));
+                let response =
+                    response.take().map(|response| Ok(response.map(ResponseBody::whole)));
                 response.map_or(Poll::Pending, Poll::Ready)
             }
         }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage, Refusal, Scope, ScopeSet,
-    TokenHash,
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage,
+    Refusal, Scope, ScopeSet, TokenHash,
 };
 
 /// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
@@ -161,8 +161,12 @@ impl KeyChange {
     /// Returns what [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
         match self {
-            Self::Create { draft, .. } => draft.parent.map_or(Load::Time(&draft.account), Load::Lineage),
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key } => Load::Lineage(*key),
+            Self::Create { draft, .. } => {
+                draft.parent.map_or(Load::Time(&draft.account), Load::Lineage)
+            }
+            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key } => {
+                Load::Lineage(*key)
+            }
         }
     }
 
@@ -173,12 +177,18 @@ impl KeyChange {
     /// [`ChangeError::UnknownKey`] where there is no such key. [`ChangeError::Invalid`] where a
     /// field is out of bounds or outside the parent's. [`ChangeError::NotInForce`] where the parent
     /// is not in force, or the key is revoked.
-    pub fn decide(&self, lineage: Option<&Lineage>, time: Timestamp, rules: &Rules) -> Result<KeyWrite, ChangeError> {
+    pub fn decide(
+        &self,
+        lineage: Option<&Lineage>,
+        time: Timestamp,
+        rules: &Rules,
+    ) -> Result<KeyWrite, ChangeError> {
         let loaded = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
         match self {
             Self::Create { draft, token } => {
                 let parent = draft.parent.as_ref().map(loaded).transpose()?;
-                if let Some(parent) = parent.filter(|parent| *parent.account_id() != draft.account) {
+                if let Some(parent) = parent.filter(|parent| *parent.account_id() != draft.account)
+                {
                     return Err(ChangeError::UnknownKey(parent.id()));
                 }
                 draft.create(token, parent, rules, parent.map_or(time, Lineage::at))
@@ -208,7 +218,8 @@ impl AccountWrite {
         check_budget(&budget)?;
         let is_new = loaded.is_none();
         let (mut account, at) = loaded.unwrap_or_else(|| (Account::new(id.clone(), now), now));
-        let recount_from = recount(&mut account.balance, &account.budget, &budget, account.created_at, at);
+        let recount_from =
+            recount(&mut account.balance, &account.budget, &budget, account.created_at, at);
         let event = (is_new || account.budget != budget).then(|| {
             let detail = json!({"limit_micros": budget.limit.map(Amount::as_micros), "period": budget.period});
             Event { kind: "account.updated", detail }
@@ -256,7 +267,9 @@ impl KeyPatch {
         check_not_revoked(lineage)?;
         let at = lineage.at();
         let (before, parent) = (lineage.key(), lineage.parent());
-        let check_within = |check: &dyn Fn(&Lineage) -> Result<(), ChangeError>| parent.as_ref().map_or(Ok(()), check);
+        let check_within = |check: &dyn Fn(&Lineage) -> Result<(), ChangeError>| {
+            parent.as_ref().map_or(Ok(()), check)
+        };
         let mut key = before.clone();
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -291,9 +304,14 @@ impl NewToken {
         let (mut key, at) = (lineage.key().clone(), lineage.at());
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
-        let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
+        let detail =
+            json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
         let event = Event { kind: "key.rotated", detail };
-        Ok(KeyWrite { key, at, record: Some((KeyRecord::Rotate { hash: self.hash, retires_at }, event)) })
+        Ok(KeyWrite {
+            key,
+            at,
+            record: Some((KeyRecord::Rotate { hash: self.hash, retires_at }, event)),
+        })
     }
 
     fn set_on(&self, key: &mut Key) {
@@ -306,7 +324,8 @@ fn revoke(lineage: &Lineage) -> KeyWrite {
     let (mut key, at) = (lineage.key().clone(), lineage.at());
     let is_revoked = key.revoked_at.is_some();
     key.revoked_at = key.revoked_at.or(Some(at));
-    let record = (!is_revoked).then(|| (KeyRecord::Revoke, Event { kind: "key.revoked", detail: json!({}) }));
+    let record = (!is_revoked)
+        .then(|| (KeyRecord::Revoke, Event { kind: "key.revoked", detail: json!({}) }));
     KeyWrite { key, at, record }
 }
 
@@ -324,21 +343,30 @@ impl Expiry {
         let at = match self {
             Self::Never => return Ok(None),
             Self::At(at) => at,
-            Self::In(validity) => {
-                validity.after(now).map_err(|error| ChangeError::invalid("expires_at", error.to_string()))?
-            }
+            Self::In(validity) => validity
+                .after(now)
+                .map_err(|error| ChangeError::invalid("expires_at", error.to_string()))?,
         };
         if at > now {
             Ok(Some(crate::model::clock::from_micros(at.as_microsecond())))
         } else {
-            Err(ChangeError::invalid("expires_at", "is not in the future; to end a key now, revoke it"))
+            Err(ChangeError::invalid(
+                "expires_at",
+                "is not in the future; to end a key now, revoke it",
+            ))
         }
     }
 }
 
 /// Starts the new window if the period changes, and returns the instant from which `spent` is
 /// counted again.
-fn recount(balance: &mut Balance, old: &Budget, new: &Budget, anchor: Timestamp, now: Timestamp) -> Option<Timestamp> {
+fn recount(
+    balance: &mut Balance,
+    old: &Budget,
+    new: &Budget,
+    anchor: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let since = (old.period != new.period).then(|| new.period.window(anchor, now).start)?;
     balance.since = since;
     Some(since)
@@ -359,7 +387,10 @@ fn event_detail(key: &Key) -> Value {
 
 fn check_name(name: &str) -> Result<(), ChangeError> {
     if name.chars().count() > 255 || name.chars().any(char::is_control) {
-        return Err(ChangeError::invalid("name", "has at most 255 characters, none of them a control character"));
+        return Err(ChangeError::invalid(
+            "name",
+            "has at most 255 characters, none of them a control character",
+        ));
     }
     Ok(())
 }
@@ -387,7 +418,8 @@ fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
     for ancestor in parent.keys() {
         let Some(max) = ancestor.budget.limit else { continue };
         if limit > max && key.budget.period.is_shorter_or_equal(ancestor.budget.period) {
-            let reason = format!("is above the {max} per {} of key {}", ancestor.budget.period, ancestor.id);
+            let reason =
+                format!("is above the {max} per {} of key {}", ancestor.budget.period, ancestor.id);
             return Err(ChangeError::invalid("limit", reason));
         }
     }

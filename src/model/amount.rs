@@ -171,7 +171,8 @@ const fn wrap(micros: Option<i64>) -> Option<Amount> {
 fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let all_digits =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if text.is_empty() {
         return Err(AmountError::Empty);
     }
@@ -344,11 +345,23 @@ mod tests {
     #[test]
     fn errors_say_what_is_accepted() {
         for (error, text) in [
-            (AmountError::Empty, "an amount is empty; give units with at most six decimals, such as 12.50"),
+            (
+                AmountError::Empty,
+                "an amount is empty; give units with at most six decimals, such as 12.50",
+            ),
             (AmountError::NotANumber, "an amount is a decimal number, such as 12.50"),
-            (AmountError::TooPrecise, "an amount has at most six decimals of a unit, which is four of a cent"),
-            (AmountError::OutOfRange, "an amount lies between -9223372036854.775808 and 9223372036854.775807 units"),
-            (AmountError::TooLargeForFraction, "an amount of 100000000000 cents or more must be whole cents"),
+            (
+                AmountError::TooPrecise,
+                "an amount has at most six decimals of a unit, which is four of a cent",
+            ),
+            (
+                AmountError::OutOfRange,
+                "an amount lies between -9223372036854.775808 and 9223372036854.775807 units",
+            ),
+            (
+                AmountError::TooLargeForFraction,
+                "an amount of 100000000000 cents or more must be whole cents",
+            ),
             (AmountError::Negative, "an amount must be zero or more here"),
         ] {
             assert_eq!(error.to_string(), text);
@@ -403,7 +416,8 @@ mod tests {
     #[test]
     fn json_that_is_no_amount_is_refused() {
         let too_precise = "an amount has at most six decimals of a unit, which is four of a cent";
-        let out_of_range = "an amount lies between -9223372036854.775808 and 9223372036854.775807 units";
+        let out_of_range =
+            "an amount lies between -9223372036854.775808 and 9223372036854.775807 units";
         let too_large = "an amount of 100000000000 cents or more must be whole cents";
         for (json, text) in [
             ("0.00001", too_precise),

@@ -103,7 +103,8 @@ impl Budget {
     ///
     /// Without a limit, the sum must not exceed the largest amount.
     pub(crate) fn fits(&self, balance: &Balance, amount: Amount) -> bool {
-        let total = balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
+        let total =
+            balance.spent.checked_add(balance.held).and_then(|used| used.checked_add(amount));
         total.is_some_and(|total| total <= self.limit.unwrap_or(Amount::MAX))
     }
 }
@@ -169,7 +170,10 @@ mod tests {
         for (budget, json) in [
             (Budget::unlimited(), r#"{"limit_cents":null,"period":"lifetime"}"#),
             (Budget::monthly(Amount::cents(5_000)), r#"{"limit_cents":5000,"period":"month"}"#),
-            (Budget::daily(Amount::micros(300)).calendar(), r#"{"limit_cents":0.03,"period":"calendar_day"}"#),
+            (
+                Budget::daily(Amount::micros(300)).calendar(),
+                r#"{"limit_cents":0.03,"period":"calendar_day"}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&budget).unwrap(), json);
             assert_eq!(serde_json::from_str::<Budget>(json).unwrap(), budget);
@@ -182,7 +186,10 @@ mod tests {
             (r#"{"period":"day"}"#, "missing field `limit_cents`"),
             (r#"{"limit_cents":1}"#, "missing field `period`"),
             (r#"{"limit_cents":-1,"period":"day"}"#, "a limit is zero or more, or null for none"),
-            (r#"{"limit_cents":"1","period":"day"}"#, "invalid type: string \"1\", expected a number of cents"),
+            (
+                r#"{"limit_cents":"1","period":"day"}"#,
+                "invalid type: string \"1\", expected a number of cents",
+            ),
         ] {
             let error = serde_json::from_str::<Budget>(json).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");

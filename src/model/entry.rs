@@ -49,7 +49,17 @@ impl Entry {
         amount: Amount,
         at: Timestamp,
     ) -> Self {
-        Self { id, account, key: key.into(), kind, amount, at, counts_at: at, refunds: None, note: Note::default() }
+        Self {
+            id,
+            account,
+            key: key.into(),
+            kind,
+            amount,
+            at,
+            counts_at: at,
+            refunds: None,
+            note: Note::default(),
+        }
     }
 }
 
@@ -137,7 +147,8 @@ impl Note {
         }
         note.labels.set(Self::REASON, reason);
         if let Some(reference) = reference {
-            note.set_reference(reference).map_err(|error| invalid("reference", error.to_string()))?;
+            note.set_reference(reference)
+                .map_err(|error| invalid("reference", error.to_string()))?;
         }
         Ok(note)
     }

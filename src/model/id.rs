@@ -68,7 +68,11 @@ impl AccountId {
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
         let text = text.into();
         let fits = !text.is_empty() && text.chars().count() <= Self::MAX_LEN;
-        if fits && !text.chars().any(char::is_control) { Ok(Self(text)) } else { Err(InvalidId::Account) }
+        if fits && !text.chars().any(char::is_control) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidId::Account)
+        }
     }
 
     /// Returns the text.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity};
+use crate::model::{
+    AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity,
+};
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
@@ -144,7 +146,12 @@ impl Account {
     }
 
     /// Returns an account as a store loaded it.
-    pub const fn stored(id: AccountId, budget: Budget, created_at: Timestamp, balance: Balance) -> Self {
+    pub const fn stored(
+        id: AccountId,
+        budget: Budget,
+        created_at: Timestamp,
+        balance: Balance,
+    ) -> Self {
         Self { id, budget, created_at, balance }
     }
 }

@@ -37,7 +37,11 @@ impl Labels {
     /// [`LabelError::TooMany`] where there are 16 already. [`LabelError::Name`] where the name is
     /// empty or over 64 characters. [`LabelError::Value`] where the value is over 256 characters.
     /// Control characters are refused in both.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), LabelError> {
+    pub fn insert(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<(), LabelError> {
         let (name, value) = (name.into(), value.into());
         if name.is_empty() || !is_text(&name, Self::MAX_NAME) {
             return Err(LabelError::Name);

@@ -87,7 +87,9 @@ impl Lineage {
     /// Returns whether every member allows `scope`. A member that has the `admin_scope` allows
     /// every scope.
     pub fn allows(&self, scope: &Scope, admin_scope: Option<&Scope>) -> bool {
-        self.keys().all(|key| key.scopes.allows(scope) || admin_scope.is_some_and(|all| key.scopes.allows(all)))
+        self.keys().all(|key| {
+            key.scopes.allows(scope) || admin_scope.is_some_and(|all| key.scopes.allows(all))
+        })
     }
 
     /// Returns the scopes that every member allows. A member that has the `admin_scope` allows

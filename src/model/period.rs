@@ -202,7 +202,9 @@ impl Window {
 #[non_exhaustive]
 pub enum PeriodError {
     /// No period has this name.
-    #[error("a period is one of lifetime, day, week, month, calendar_day, calendar_week, calendar_month")]
+    #[error(
+        "a period is one of lifetime, day, week, month, calendar_day, calendar_week, calendar_month"
+    )]
     Unknown,
 }
 
@@ -242,39 +244,141 @@ mod tests {
     #[test]
     fn leap_years() {
         let anchor = "2024-02-29T00:00:00Z";
-        check(Period::Month, anchor, "2025-02-28T00:00:00Z", "2025-02-28T00:00:00Z", "2025-03-29T00:00:00Z");
-        check(Period::Month, anchor, "2025-03-28T23:59:59Z", "2025-02-28T00:00:00Z", "2025-03-29T00:00:00Z");
+        check(
+            Period::Month,
+            anchor,
+            "2025-02-28T00:00:00Z",
+            "2025-02-28T00:00:00Z",
+            "2025-03-29T00:00:00Z",
+        );
+        check(
+            Period::Month,
+            anchor,
+            "2025-03-28T23:59:59Z",
+            "2025-02-28T00:00:00Z",
+            "2025-03-29T00:00:00Z",
+        );
         let anchor = "2024-01-30T00:00:00Z";
-        check(Period::Month, anchor, "2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z", "2024-03-30T00:00:00Z");
-        check(Period::Month, anchor, "2100-03-01T00:00:00Z", "2100-02-28T00:00:00Z", "2100-03-30T00:00:00Z");
-        check(Period::CalendarMonth, anchor, "2024-02-29T23:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z");
-        check(Period::CalendarMonth, anchor, "2100-02-28T23:00:00Z", "2100-02-01T00:00:00Z", "2100-03-01T00:00:00Z");
+        check(
+            Period::Month,
+            anchor,
+            "2024-02-29T00:00:00Z",
+            "2024-02-29T00:00:00Z",
+            "2024-03-30T00:00:00Z",
+        );
+        check(
+            Period::Month,
+            anchor,
+            "2100-03-01T00:00:00Z",
+            "2100-02-28T00:00:00Z",
+            "2100-03-30T00:00:00Z",
+        );
+        check(
+            Period::CalendarMonth,
+            anchor,
+            "2024-02-29T23:00:00Z",
+            "2024-02-01T00:00:00Z",
+            "2024-03-01T00:00:00Z",
+        );
+        check(
+            Period::CalendarMonth,
+            anchor,
+            "2100-02-28T23:00:00Z",
+            "2100-02-01T00:00:00Z",
+            "2100-03-01T00:00:00Z",
+        );
     }
 
     #[test]
     fn days_and_weeks_from_the_anchor() {
         let anchor = "2026-03-04T15:00:00Z";
-        check(Period::Day, anchor, "2026-03-05T14:59:59Z", "2026-03-04T15:00:00Z", "2026-03-05T15:00:00Z");
-        check(Period::Day, anchor, "2027-01-01T00:00:00Z", "2026-12-31T15:00:00Z", "2027-01-01T15:00:00Z");
-        check(Period::Week, anchor, "2026-03-11T15:00:00Z", "2026-03-11T15:00:00Z", "2026-03-18T15:00:00Z");
+        check(
+            Period::Day,
+            anchor,
+            "2026-03-05T14:59:59Z",
+            "2026-03-04T15:00:00Z",
+            "2026-03-05T15:00:00Z",
+        );
+        check(
+            Period::Day,
+            anchor,
+            "2027-01-01T00:00:00Z",
+            "2026-12-31T15:00:00Z",
+            "2027-01-01T15:00:00Z",
+        );
+        check(
+            Period::Week,
+            anchor,
+            "2026-03-11T15:00:00Z",
+            "2026-03-11T15:00:00Z",
+            "2026-03-18T15:00:00Z",
+        );
     }
 
     #[test]
     fn calendar_periods_ignore_the_anchor() {
         let anchor = "2026-03-04T15:00:00Z";
-        check(Period::CalendarDay, anchor, "2026-12-31T23:59:59Z", "2026-12-31T00:00:00Z", "2027-01-01T00:00:00Z");
-        check(Period::CalendarDay, anchor, "1969-12-31T23:59:59Z", "1969-12-31T00:00:00Z", "1970-01-01T00:00:00Z");
-        check(Period::CalendarWeek, anchor, "2027-01-01T00:00:00Z", "2026-12-28T00:00:00Z", "2027-01-04T00:00:00Z");
-        check(Period::CalendarWeek, anchor, "1969-12-31T00:00:00Z", "1969-12-29T00:00:00Z", "1970-01-05T00:00:00Z");
-        check(Period::CalendarMonth, anchor, "2026-12-31T23:59:59Z", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z");
+        check(
+            Period::CalendarDay,
+            anchor,
+            "2026-12-31T23:59:59Z",
+            "2026-12-31T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+        );
+        check(
+            Period::CalendarDay,
+            anchor,
+            "1969-12-31T23:59:59Z",
+            "1969-12-31T00:00:00Z",
+            "1970-01-01T00:00:00Z",
+        );
+        check(
+            Period::CalendarWeek,
+            anchor,
+            "2027-01-01T00:00:00Z",
+            "2026-12-28T00:00:00Z",
+            "2027-01-04T00:00:00Z",
+        );
+        check(
+            Period::CalendarWeek,
+            anchor,
+            "1969-12-31T00:00:00Z",
+            "1969-12-29T00:00:00Z",
+            "1970-01-05T00:00:00Z",
+        );
+        check(
+            Period::CalendarMonth,
+            anchor,
+            "2026-12-31T23:59:59Z",
+            "2026-12-01T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+        );
     }
 
     #[test]
     fn an_anchor_ahead_of_the_clock_is_no_error() {
         let anchor = "2026-03-31T12:00:00Z";
-        check(Period::Day, anchor, "2026-03-31T11:59:59Z", "2026-03-30T12:00:00Z", "2026-03-31T12:00:00Z");
-        check(Period::Week, anchor, "2026-03-31T11:59:59Z", "2026-03-24T12:00:00Z", "2026-03-31T12:00:00Z");
-        check(Period::Month, anchor, "2026-03-31T11:59:59Z", "2026-02-28T12:00:00Z", "2026-03-31T12:00:00Z");
+        check(
+            Period::Day,
+            anchor,
+            "2026-03-31T11:59:59Z",
+            "2026-03-30T12:00:00Z",
+            "2026-03-31T12:00:00Z",
+        );
+        check(
+            Period::Week,
+            anchor,
+            "2026-03-31T11:59:59Z",
+            "2026-03-24T12:00:00Z",
+            "2026-03-31T12:00:00Z",
+        );
+        check(
+            Period::Month,
+            anchor,
+            "2026-03-31T11:59:59Z",
+            "2026-02-28T12:00:00Z",
+            "2026-03-31T12:00:00Z",
+        );
     }
 
     #[test]
@@ -289,7 +393,10 @@ mod tests {
         let last = Period::CalendarMonth.window(Timestamp::UNIX_EPOCH, Timestamp::MAX);
         assert_eq!(last, Window { start: at("9999-12-01T00:00:00Z"), end: None });
         let first = Period::CalendarMonth.window(Timestamp::UNIX_EPOCH, Timestamp::MIN);
-        assert_eq!(first, Window { start: Timestamp::MIN, end: Some(at("-009999-02-01T00:00:00Z")) });
+        assert_eq!(
+            first,
+            Window { start: Timestamp::MIN, end: Some(at("-009999-02-01T00:00:00Z")) }
+        );
         // Here the start in now's own month lies past the end of time.
         let late = Period::Month.window(at("2026-01-31T00:00:00Z"), at("9999-12-15T00:00:00Z"));
         assert_eq!(late, Window { start: at("9999-11-30T00:00:00Z"), end: None });
@@ -315,7 +422,9 @@ mod tests {
     #[test]
     fn lengths_go_by_unit() {
         use Period::*;
-        for (unit, same) in [(Day, CalendarDay), (Week, CalendarWeek), (Month, CalendarMonth), (Lifetime, Lifetime)] {
+        for (unit, same) in
+            [(Day, CalendarDay), (Week, CalendarWeek), (Month, CalendarMonth), (Lifetime, Lifetime)]
+        {
             assert!(unit.is_shorter_or_equal(same) && same.is_shorter_or_equal(unit));
         }
         for pair in [Day, Week, Month, Lifetime].windows(2) {
@@ -325,7 +434,8 @@ mod tests {
 
     fn instants() -> impl Strategy<Value = Timestamp> {
         let year_0_to_4000 = -62_167_219_200_i64..64_060_588_800;
-        (year_0_to_4000, 0..1_000_000_000_i32).prop_map(|(second, nano)| Timestamp::new(second, nano).unwrap())
+        (year_0_to_4000, 0..1_000_000_000_i32)
+            .prop_map(|(second, nano)| Timestamp::new(second, nano).unwrap())
     }
 
     fn any_instant() -> impl Strategy<Value = Timestamp> {

@@ -43,8 +43,9 @@ impl TokenPrice {
         let cached = usage.cached.min(usage.input);
         // Cannot overflow: a price is below 2⁶³, and a count below 2⁶⁴, as is the sum of input and
         // cached.
-        let millionths =
-            part(self.input, usage.input - cached) + part(self.cached, cached) + part(self.output, usage.output);
+        let millionths = part(self.input, usage.input - cached)
+            + part(self.cached, cached)
+            + part(self.output, usage.output);
         i64::try_from(millionths.div_ceil(TOKENS)).map_or(Amount::MAX, Amount::micros)
     }
 }
@@ -129,7 +130,10 @@ mod tests {
     #[test]
     fn extremes_saturate_and_negative_prices_are_zero() {
         let dear = TokenPrice::new(Amount::MAX, Amount::MAX);
-        assert_eq!(dear.cost(TokenUsage::new(u64::MAX, u64::MAX).cached(u64::MAX / 2)), Amount::MAX);
+        assert_eq!(
+            dear.cost(TokenUsage::new(u64::MAX, u64::MAX).cached(u64::MAX / 2)),
+            Amount::MAX
+        );
         assert_eq!(dear.cost(TokenUsage::new(1_000_000, 0)), Amount::MAX);
         let odd = TokenPrice::new(Amount::micros(i64::MIN), Amount::units(1));
         assert_eq!(odd.cost(TokenUsage::new(u64::MAX, 1_000_000)), Amount::units(1));

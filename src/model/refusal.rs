@@ -30,7 +30,9 @@ pub enum Refusal {
     #[error("the request has more than one credential; send one")]
     AmbiguousCredentials,
     /// The `Idempotency-Key` header is malformed, or there are several.
-    #[error("Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes")]
+    #[error(
+        "Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes"
+    )]
     InvalidIdempotencyKey,
     /// The lineage does not allow a scope that the route needs.
     #[error("the API key lacks the scope for this route")]

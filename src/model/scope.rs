@@ -43,7 +43,9 @@ impl Scope {
         let (held, required) = (self.as_str(), required.as_str());
         match held.strip_suffix('*') {
             Some("") => true,
-            Some(stem) if stem.ends_with(['.', ':']) => required.len() > stem.len() && required.starts_with(stem),
+            Some(stem) if stem.ends_with(['.', ':']) => {
+                required.len() > stem.len() && required.starts_with(stem)
+            }
             _ => held == required,
         }
     }
@@ -271,7 +273,9 @@ impl<'de> Visitor<'de> for NullOrList {
 #[non_exhaustive]
 pub enum ScopeError {
     /// It is empty, too long, or has a character that a scope cannot have.
-    #[error("a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat")]
+    #[error(
+        "a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat"
+    )]
     Malformed,
 }
 
@@ -291,7 +295,9 @@ mod tests {
 
     #[test]
     fn scopes_are_rfc_6749_tokens() {
-        for text in ["a", "proxy.chat", "read:user", "claim_free", "!", "~", "#[]", "*", &"x".repeat(128)] {
+        for text in
+            ["a", "proxy.chat", "read:user", "claim_free", "!", "~", "#[]", "*", &"x".repeat(128)]
+        {
             assert_eq!(scope(text).as_str(), text);
         }
         for text in ["", " ", "a b", "a\"", "a\\b", "a\n", "a\x7f", "é", &"x".repeat(129)] {
@@ -362,12 +368,17 @@ mod tests {
 
     #[test]
     fn json_is_a_list_or_null() {
-        for (scopes, json) in
-            [(ScopeSet::unrestricted(), "null"), (ScopeSet::none(), "[]"), (set(&["b", "a", "b"]), r#"["a","b"]"#)]
-        {
+        for (scopes, json) in [
+            (ScopeSet::unrestricted(), "null"),
+            (ScopeSet::none(), "[]"),
+            (set(&["b", "a", "b"]), r#"["a","b"]"#),
+        ] {
             assert_eq!(serde_json::to_string(&scopes).unwrap(), json);
             assert_eq!(serde_json::from_str::<ScopeSet>(json).unwrap(), scopes);
-            assert_eq!(serde_json::from_value::<ScopeSet>(serde_json::to_value(&scopes).unwrap()).unwrap(), scopes);
+            assert_eq!(
+                serde_json::from_value::<ScopeSet>(serde_json::to_value(&scopes).unwrap()).unwrap(),
+                scopes
+            );
         }
         let error = serde_json::from_str::<ScopeSet>("\"read\"").unwrap_err().to_string();
         assert!(error.contains("expected an array of scopes, or null for unrestricted"), "{error}");

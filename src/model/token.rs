@@ -76,7 +76,8 @@ impl Token {
         for (word, bytes) in words.iter_mut().zip(secret.as_chunks().0) {
             *word = u32::from_be_bytes(*bytes);
         }
-        let digits: Zeroizing<[u8; Self::SECRET_LEN]> = Zeroizing::new(base62(words.as_mut_slice()));
+        let digits: Zeroizing<[u8; Self::SECRET_LEN]> =
+            Zeroizing::new(base62(words.as_mut_slice()));
         text.extend(digits.iter().copied().map(char::from));
         let checksum = checksum(text.as_bytes());
         text.extend(checksum.map(char::from));
@@ -127,7 +128,8 @@ impl Token {
     }
 
     fn check_foreign(text: &str) -> Result<(), TokenError> {
-        let fits = (8..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits =
+            (8..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         if fits { Ok(()) } else { Err(TokenError::Foreign) }
     }
 
@@ -185,7 +187,8 @@ fn split(text: &str) -> Option<&str> {
     }
     let (head, body) = text.split_at_checked(text.len().checked_sub(Token::BODY_LEN)?)?;
     let prefix = head.strip_suffix('_')?;
-    let whole = TokenPrefix::accepts(prefix) && body.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let whole =
+        TokenPrefix::accepts(prefix) && body.bytes().all(|byte| byte.is_ascii_alphanumeric());
     whole.then_some(prefix)
 }
 
@@ -369,7 +372,9 @@ pub enum TokenError {
     #[error("a foreign token is 8 to 512 visible ASCII characters")]
     Foreign,
     /// The text is not a token prefix.
-    #[error("a token prefix is 1 to 20 of a-z, 0-9 and single _ between them, with a letter first, such as ak_live")]
+    #[error(
+        "a token prefix is 1 to 20 of a-z, 0-9 and single _ between them, with a letter first, such as ak_live"
+    )]
     Prefix,
     /// The text is not a token hash.
     #[error("a token hash is 64 lower-case hexadecimal digits")]
@@ -401,7 +406,11 @@ mod tests {
     #[test]
     fn the_format_is_pinned() {
         for (bytes, token, hash) in [
-            (counting(), PINNED, "fbb34b5909ceb8a398043729f93ad020b7658bc239962ccbfeeb177c52f3399e"),
+            (
+                counting(),
+                PINNED,
+                "fbb34b5909ceb8a398043729f93ad020b7658bc239962ccbfeeb177c52f3399e",
+            ),
             (
                 [0xFF; 32],
                 "ak_live_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp12zsbnN",
@@ -425,7 +434,10 @@ mod tests {
         let token = Token::parse(PINNED).unwrap();
         assert_eq!((token.prefix(), token.start()), ("ak_live", "003aUlTJ"));
         let generated = Token::generate(&TokenPrefix::default()).unwrap();
-        assert_eq!((generated.prefix(), generated.start().len(), generated.expose().len()), ("ak", 8, 52));
+        assert_eq!(
+            (generated.prefix(), generated.start().len(), generated.expose().len()),
+            ("ak", 8, 52)
+        );
     }
 
     #[test]
@@ -481,7 +493,9 @@ mod tests {
             assert_eq!((token.expose(), token.prefix()), (text, ""));
             assert_eq!(token.hash(), TokenHash::digest(text));
         }
-        for text in ["", "1234567", "1234 5678", "12345678\n", "1234567é", "12345678\x7f", &"x".repeat(513)] {
+        for text in
+            ["", "1234567", "1234 5678", "12345678\n", "1234567é", "12345678\x7f", &"x".repeat(513)]
+        {
             assert_eq!(Token::parse_foreign(text).err(), Some(TokenError::Foreign), "{text:?}");
         }
     }
@@ -490,7 +504,10 @@ mod tests {
     fn prefixes() {
         for text in ["a", "ak", "ak_live", "a1_2", "a_b_c", &"a".repeat(20)] {
             assert_eq!(prefix(text).to_string(), text);
-            assert_eq!(Token::parse(Token::generate(&prefix(text)).unwrap().expose()).unwrap().prefix(), text);
+            assert_eq!(
+                Token::parse(Token::generate(&prefix(text)).unwrap().expose()).unwrap().prefix(),
+                text
+            );
         }
         for text in ["", "_", "1a", "_a", "a_", "a__b", "A", "a-b", "a b", "é", &"a".repeat(21)] {
             assert_eq!(text.parse::<TokenPrefix>(), Err(TokenError::Prefix), "{text:?}");
@@ -501,9 +518,14 @@ mod tests {
     #[test]
     fn hashes_are_lower_case_hex() {
         let hash = TokenHash::digest("abc").to_string();
-        for text in
-            ["", &hash[1..], &format!("{hash}0"), &format!("{hash}00"), &hash.to_uppercase(), &hash.replace('b', "g")]
-        {
+        for text in [
+            "",
+            &hash[1..],
+            &format!("{hash}0"),
+            &format!("{hash}00"),
+            &hash.to_uppercase(),
+            &hash.replace('b', "g"),
+        ] {
             assert_eq!(text.parse::<TokenHash>(), Err(TokenError::Hash), "{text:?}");
         }
     }
@@ -527,7 +549,8 @@ mod tests {
 
     #[test]
     fn no_two_are_alike() {
-        let hashes: HashSet<_> = (0..1000).map(|_| Token::generate(&TokenPrefix::default()).unwrap().hash()).collect();
+        let hashes: HashSet<_> =
+            (0..1000).map(|_| Token::generate(&TokenPrefix::default()).unwrap().hash()).collect();
         assert_eq!(hashes.len(), 1000);
     }
 

@@ -117,7 +117,8 @@ fn months_later(at: Timestamp, months: i64) -> Option<Timestamp> {
 }
 
 impl Unit {
-    const ALL: [Self; 6] = [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
+    const ALL: [Self; 6] =
+        [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -137,7 +138,10 @@ impl FromStr for Validity {
     fn from_str(text: &str) -> Result<Self, ValidityError> {
         let unit = text.trim_start_matches(|char: char| char.is_ascii_digit());
         let count = text.strip_suffix(unit).unwrap_or_default();
-        let unit = Unit::ALL.into_iter().find(|known| known.as_str() == unit).ok_or(ValidityError::Malformed)?;
+        let unit = Unit::ALL
+            .into_iter()
+            .find(|known| known.as_str() == unit)
+            .ok_or(ValidityError::Malformed)?;
         if count.is_empty() {
             return Err(ValidityError::Malformed);
         }
@@ -181,13 +185,17 @@ impl fmt::Debug for Validity {
 #[non_exhaustive]
 pub enum ValidityError {
     /// The text is not a number and a unit.
-    #[error("a validity is a whole number and a unit (m, h, d, w, mo or y), such as 30m, 1h, 7d, 2w, 1mo or 1y")]
+    #[error(
+        "a validity is a whole number and a unit (m, h, d, w, mo or y), such as 30m, 1h, 7d, 2w, 1mo or 1y"
+    )]
     Malformed,
     /// The number is zero.
     #[error("a validity is at least 1 of its unit, such as 30m")]
     Zero,
     /// It ends after the year 9999.
-    #[error("a validity ends in the year 9999 at the latest; leave it out where there is to be no end")]
+    #[error(
+        "a validity ends in the year 9999 at the latest; leave it out where there is to be no end"
+    )]
     OutOfRange,
 }
 
@@ -217,8 +225,10 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_what_is_accepted() {
-        for text in ["", "7", "d", "7days", "7 d", " 7d", "7D", "7M", "-7d", "+7d", "1.5h", "1h30m", "1s", "٣d", "7dd"]
-        {
+        for text in [
+            "", "7", "d", "7days", "7 d", " 7d", "7D", "7M", "-7d", "+7d", "1.5h", "1h30m", "1s",
+            "٣d", "7dd",
+        ] {
             assert_eq!(text.parse::<Validity>(), Err(ValidityError::Malformed), "{text:?}");
         }
         assert_eq!("0d".parse::<Validity>(), Err(ValidityError::Zero));
@@ -251,7 +261,11 @@ mod tests {
             ("4y", "2024-02-29T12:00:00Z", "2028-02-29T12:00:00Z"),
         ] {
             let validity: Validity = validity.parse().unwrap();
-            assert_eq!(validity.after(from.parse().unwrap()).unwrap(), to.parse().unwrap(), "{validity}");
+            assert_eq!(
+                validity.after(from.parse().unwrap()).unwrap(),
+                to.parse().unwrap(),
+                "{validity}"
+            );
         }
     }
 

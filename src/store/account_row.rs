@@ -29,12 +29,15 @@ impl AccountRow {
     /// Returns the row after these changes, with an unchanged version.
     pub(super) fn after(&self, changes: &WriteSet) -> Self {
         let mut after = self.clone();
-        for (account, at) in changes.accounts.iter().filter(|(account, _)| account.id == self.account.id) {
+        for (account, at) in
+            changes.accounts.iter().filter(|(account, _)| account.id == self.account.id)
+        {
             after.account.clone_from(account);
             after.changed_at = *at;
         }
         let holds = changes.new_holds.iter().chain(&changes.changed_holds);
-        let live = holds.filter(|hold| hold.account == self.account.id && hold.state == HoldState::Live);
+        let live =
+            holds.filter(|hold| hold.account == self.account.id && hold.state == HoldState::Live);
         after.next_expiry = live.map(|hold| hold.expires_at).chain(self.next_expiry).min();
         let entries = changes.entries.iter().filter(|entry| entry.account == self.account.id);
         after.last_entry = entries.fold(self.last_entry, |last, entry| next_seq(last, entry.at));

@@ -41,5 +41,7 @@ pub(super) fn seq_after(at: Timestamp) -> i64 {
 pub(super) fn ceiling(at: Timestamp) -> Timestamp {
     let finer = at.subsec_nanosecond().rem_euclid(1_000) != 0;
     // Truncation goes towards zero, which before 1970 is already upwards.
-    crate::model::clock::from_micros(at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH))
+    crate::model::clock::from_micros(
+        at.as_microsecond() + i64::from(finer && at > Timestamp::UNIX_EPOCH),
+    )
 }

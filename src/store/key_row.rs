@@ -45,12 +45,20 @@ impl StoredKey<'_> {
     pub(super) fn decode(self) -> Result<KeyRow, InvalidRow> {
         let (scopes, budget) = self.policy?;
         let account = account_id(self.account)?;
-        if let Some(owner) =
-            self.money.as_ref().and_then(|money| money.account).filter(|owner| *owner != account.as_str())
+        if let Some(owner) = self
+            .money
+            .as_ref()
+            .and_then(|money| money.account)
+            .filter(|owner| *owner != account.as_str())
         {
-            return Err(format!("its account was {owner:?} and is now {:?}: put it back", account.as_str()).into());
+            return Err(format!(
+                "its account was {owner:?} and is now {:?}: put it back",
+                account.as_str()
+            )
+            .into());
         }
-        let is_stale = self.money.as_ref().is_some_and(|money| money.period != budget.period.as_str());
+        let is_stale =
+            self.money.as_ref().is_some_and(|money| money.period != budget.period.as_str());
         let anchor = self.money.as_ref().and_then(|money| money.anchor).unwrap_or(self.created_at);
         let first = budget.period.window(anchor, self.created_at).start;
         let balance = self.money.map_or(Balance::empty(first), |money| money.balance);

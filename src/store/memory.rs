@@ -8,13 +8,15 @@ use jiff::Timestamp;
 
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy,
-    UsageQuery,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult,
+    Usage, UsageBy, UsageQuery,
 };
-use crate::ledger::{AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules};
+use crate::ledger::{
+    AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
+};
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage, Refusal,
-    TokenHash,
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
+    Lineage, Refusal, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -66,7 +68,10 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+    fn find<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         let state = self.lock();
         let now = self.clock.now();
         let found = hashes.iter().map(|hash| state.find(hash, now)).collect();
@@ -80,7 +85,10 @@ impl Store for MemoryStore {
         found.lineage.check_active().is_ok().then_some(found)
     }
 
-    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+    fn post<'a>(
+        &'a self,
+        postings: &'a [Posting],
+    ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
         let mut state = self.lock();
         for posting in postings {
             state.expire(&posting.account, self.clock.now());
@@ -90,14 +98,22 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(posted)))
     }
 
-    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
+    fn change_key<'a>(
+        &'a self,
+        change: &'a KeyChange,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, ChangeResult<Key>> {
         let mut state = self.lock();
         let changed = state.change_key(change, rules, &self.clock);
         drop(state);
         Box::pin(std::future::ready(Ok(changed)))
     }
 
-    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
         let set = state.set_account(account, budget, self.clock.now());
         drop(state);
@@ -109,7 +125,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(lineage)))
     }
 
-    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+    fn account<'a>(
+        &'a self,
+        account: &'a AccountId,
+    ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         let mut state = self.lock();
         let now = state.expire(account, self.clock.now());
         let account = state.book.account(account).cloned().map(|account| account.rolled(now));
@@ -121,7 +140,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(keys)))
     }
 
-    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+    fn entries<'a>(
+        &'a self,
+        query: &'a EntryQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         let entries = self.lock().entries(query);
         Box::pin(std::future::ready(Ok(entries)))
     }
@@ -147,7 +169,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(ended)))
     }
 
-    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(
+        &'a self,
+        used: &'a [(KeyId, Timestamp)],
+    ) -> BoxFuture<'a, StoreResult<()>> {
         let mut state = self.lock();
         for (key, at) in used {
             let last = state.last_used.entry(*key).or_insert(*at);
@@ -156,7 +181,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let state = self.lock();
         let last_used = keys.iter().map(|key| state.last_used.get(key).copied()).collect();
         Box::pin(std::future::ready(Ok(last_used)))
@@ -172,7 +200,8 @@ impl Tables {
         let token = self.tokens.get(hash)?;
         // The time of an account does not go back when the clock does.
         let now = self.book.now(&self.book.key(token.key)?.account)?.max(now);
-        let lineage = self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
+        let lineage =
+            self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
         Some(Found::new(lineage, token.retires_at))
     }
 
@@ -204,7 +233,12 @@ impl Tables {
         changes.changed_holds.len()
     }
 
-    fn change_key(&mut self, change: &KeyChange, rules: &Rules, clock: &Clock) -> Result<Key, ChangeError> {
+    fn change_key(
+        &mut self,
+        change: &KeyChange,
+        rules: &Rules,
+        clock: &Clock,
+    ) -> Result<Key, ChangeError> {
         let now = clock.now();
         let (lineage, time) = match change.load() {
             Load::Lineage(id) => (self.current_lineage(id, clock), now),
@@ -221,14 +255,16 @@ impl Tables {
             }
             KeyRecord::Update { recount_from, .. } => {
                 if let Some(since) = recount_from {
-                    let of_key =
-                        |entry: &Entry| entry.account == key.account && self.book.path(entry.key).contains(&key.id);
+                    let of_key = |entry: &Entry| {
+                        entry.account == key.account && self.book.path(entry.key).contains(&key.id)
+                    };
                     key.balance.spent = self.spent(|row| of_key(&row.entry), since);
                 }
             }
             KeyRecord::Rotate { hash, retires_at } => {
                 for old in self.tokens.values_mut().filter(|old| old.key == key.id) {
-                    old.retires_at = Some(old.retires_at.map_or(retires_at, |end| end.min(retires_at)));
+                    old.retires_at =
+                        Some(old.retires_at.map_or(retires_at, |end| end.min(retires_at)));
                 }
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
@@ -238,10 +274,16 @@ impl Tables {
         Ok(key)
     }
 
-    fn set_account(&mut self, id: &AccountId, budget: Budget, now: Timestamp) -> Result<Account, ChangeError> {
+    fn set_account(
+        &mut self,
+        id: &AccountId,
+        budget: Budget,
+        now: Timestamp,
+    ) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
         let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
-        let AccountWrite { mut account, at, recount_from, .. } = AccountWrite::decide(id, budget, current, now)?;
+        let AccountWrite { mut account, at, recount_from, .. } =
+            AccountWrite::decide(id, budget, current, now)?;
         if let Some(since) = recount_from {
             account.balance.spent = self.spent(|row| row.entry.account == *id, since);
         }
@@ -266,10 +308,13 @@ impl Tables {
             KeysOf::Parent(parent) => key.parent == Some(*parent),
         };
         let after = |key: &&Key| query.after.is_none_or(|after| key.id > after);
-        let mut ids: Vec<_> = self.book.keys().filter(wanted).filter(after).map(|key| key.id).collect();
+        let mut ids: Vec<_> =
+            self.book.keys().filter(wanted).filter(after).map(|key| key.id).collect();
         ids.sort_unstable();
         ids.truncate(query.limit as usize);
-        ids.into_iter().filter_map(|id| Some(self.current_lineage(id, clock)?.key().clone())).collect()
+        ids.into_iter()
+            .filter_map(|id| Some(self.current_lineage(id, clock)?.key().clone()))
+            .collect()
     }
 
     fn entries(&self, query: &EntryQuery) -> Vec<(Cursor, Entry)> {

@@ -38,7 +38,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{Account, AccountId, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{
+    Account, AccountId, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal,
+    TokenHash,
+};
 
 #[cfg(feature = "postgres")]
 pub use error::PostingError;
@@ -83,14 +86,21 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Returns the lineages of the keys with these token hashes, in the same order; `None` if no key has the hash. A
     /// hash that was rotated away is found until its grace ends.
-    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
+    fn find<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>>;
 
     /// Returns the lineage of one hash if the store can answer at once from its cache, on the thread of a request. With
     /// `max_staleness`, the answer may follow a policy that was in force less than that ago. Its figures of money may
     /// be older. A change through this store is in force at once in either case. The answer is always an active key,
     /// never a refusal. `None` means that [`find`](Self::find) has to be called. A store that does not implement this
     /// always returns `None`.
-    fn try_find_cached(&self, _hash: &TokenHash, _max_staleness: Option<Duration>) -> Option<Found> {
+    fn try_find_cached(
+        &self,
+        _hash: &TokenHash,
+        _max_staleness: Option<Duration>,
+    ) -> Option<Found> {
         None
     }
 
@@ -103,25 +113,40 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Posts to the ledger, the postings of one account in this order, and answers in the same order. A refused posting
     /// does not hinder the others. A posting that is answered with [`Refusal::Unavailable`] is to be sent again:
     /// another transaction has its account locked, or the store failed half-way.
-    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
+    fn post<'a>(
+        &'a self,
+        postings: &'a [Posting],
+    ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
     /// Changes a key, and returns the key after the change.
-    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>>;
+    fn change_key<'a>(
+        &'a self,
+        change: &'a KeyChange,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, ChangeResult<Key>>;
 
     /// Sets an account's ceiling, and returns the account after it. Makes the account if there is none.
-    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>>;
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, ChangeResult<Account>>;
 
     /// Returns the lineage of a key, as a change would see it now: expired holds are not counted.
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;
 
     /// Returns an account, as a change would see it now.
-    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>>;
+    fn account<'a>(&'a self, account: &'a AccountId)
+    -> BoxFuture<'a, StoreResult<Option<Account>>>;
 
     /// Returns keys, in the order of their ids.
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>>;
 
     /// Returns entries, oldest first, each with its position in the ledger.
-    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
+    fn entries<'a>(
+        &'a self,
+        query: &'a EntryQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
 
     /// Returns one entry.
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>>;
@@ -134,10 +159,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Records when keys were last used. It is called for many keys at once, not at each use. A time before the
     /// recorded one changes nothing.
-    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>>;
+    fn record_last_used<'a>(
+        &'a self,
+        used: &'a [(KeyId, Timestamp)],
+    ) -> BoxFuture<'a, StoreResult<()>>;
 
     /// Returns when keys were last used, as far as it was recorded, in the same order.
-    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
+    fn last_used<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {
@@ -180,7 +211,9 @@ impl Found {
 }
 
 /// Awaits a store call. Turns a panic in it into an error, so that no task of a batch ends with it.
-pub(crate) async fn unwinding<'a, T>(call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>) -> StoreResult<T> {
+pub(crate) async fn unwinding<'a, T>(
+    call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>,
+) -> StoreResult<T> {
     let panicked = |_| StoreError::failed("the store panicked");
     let mut future = catch_unwind(AssertUnwindSafe(call)).map_err(panicked)?;
     poll_fn(|cx| {

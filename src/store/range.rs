@@ -12,9 +12,17 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// # Errors
 ///
 /// A text that names the option and what it takes.
-pub(super) fn check<T: PartialOrd + Debug>(option: &str, given: T, range: RangeInclusive<T>) -> Result<(), String> {
+pub(super) fn check<T: PartialOrd + Debug>(
+    option: &str,
+    given: T,
+    range: RangeInclusive<T>,
+) -> Result<(), String> {
     match range.contains(&given) {
         true => Ok(()),
-        false => Err(format!("{option} is {given:?}, and must be from {:?} to {:?}", range.start(), range.end())),
+        false => Err(format!(
+            "{option} is {given:?}, and must be from {:?} to {:?}",
+            range.start(),
+            range.end()
+        )),
     }
 }

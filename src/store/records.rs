@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::account_row::AccountRow;
 use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
-use crate::model::{Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, PostingId};
+use crate::model::{
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, PostingId,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -102,16 +104,23 @@ pub(super) trait ReadCells<'r> {
             amount: self.amount()?,
             created_at: self.instant()?,
             expires_at: self.instant()?,
-            on_expiry: one_of([OnExpiry::Release, OnExpiry::Charge], on_expiry, self.text()?).map_err(Self::invalid)?,
-            note: self.note()?,
-            state: one_of([HoldState::Live, HoldState::Ended, HoldState::Charged], hold_state, self.text()?)
+            on_expiry: one_of([OnExpiry::Release, OnExpiry::Charge], on_expiry, self.text()?)
                 .map_err(Self::invalid)?,
+            note: self.note()?,
+            state: one_of(
+                [HoldState::Live, HoldState::Ended, HoldState::Charged],
+                hold_state,
+                self.text()?,
+            )
+            .map_err(Self::invalid)?,
         })
     }
 
     fn entry(&mut self) -> Result<Entry, Self::Error> {
-        let (id, account, key) = (EntryId::from_bytes(self.id()?), self.account_id()?, self.maybe_key_id()?);
-        let kind = self.text()?.parse().map_err(|_| Self::invalid("an entry has an unknown kind"))?;
+        let (id, account, key) =
+            (EntryId::from_bytes(self.id()?), self.account_id()?, self.maybe_key_id()?);
+        let kind =
+            self.text()?.parse().map_err(|_| Self::invalid("an entry has an unknown kind"))?;
         let mut entry = Entry::stored(id, account, key, kind, self.amount()?, self.instant()?);
         entry.counts_at = self.instant()?;
         entry.refunds = self.maybe_id()?.map(EntryId::from_bytes);
@@ -150,6 +159,12 @@ pub(super) const fn hold_state(state: HoldState) -> &'static str {
     }
 }
 
-fn one_of<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {
-    all.into_iter().find(|one| name(*one) == text).ok_or_else(|| format!("a hold has the unknown state {text:?}"))
+fn one_of<T: Copy, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+    text: &str,
+) -> Result<T, String> {
+    all.into_iter()
+        .find(|one| name(*one) == text)
+        .ok_or_else(|| format!("a hold has the unknown state {text:?}"))
 }

@@ -19,8 +19,9 @@ impl UsageSums {
     }
 
     pub(super) fn into_usage(self) -> Vec<Usage> {
-        let usage =
-            |(group, (amount, charges, adjusted))| Usage::new(group, saturated(amount), charges, saturated(adjusted));
+        let usage = |(group, (amount, charges, adjusted))| {
+            Usage::new(group, saturated(amount), charges, saturated(adjusted))
+        };
         self.0.into_iter().map(usage).collect()
     }
 }

@@ -53,7 +53,10 @@ pub async fn a_correction_is_always_accepted<S: Store>(make: impl AsyncFn(Clock)
     w.accept(&adjust(&expiring, 3)).await;
     w.revoke(&key).await;
     w.accept(&adjust(&key, -5)).await;
-    assert_eq!((w.balance(&key).await, w.balance(&expiring).await), ((c(20), NOTHING), (c(3), NOTHING)));
+    assert_eq!(
+        (w.balance(&key).await, w.balance(&expiring).await),
+        ((c(20), NOTHING), (c(3), NOTHING))
+    );
     assert_eq!(w.account_balance(&key).await, (c(23), NOTHING));
 }
 
@@ -80,7 +83,10 @@ pub async fn an_account_is_adjusted_alone<S: Store>(make: impl AsyncFn(Clock) ->
     w.short(&pay(&key, c(1))).await;
     let top_up = adjust_account(&key, -5);
     assert_eq!(w.accept(&top_up).await.remaining, Some(c(5)));
-    assert_eq!((w.balance(&key).await, w.account_balance(&key).await), ((c(10), NOTHING), (c(5), NOTHING)));
+    assert_eq!(
+        (w.balance(&key).await, w.account_balance(&key).await),
+        ((c(10), NOTHING), (c(5), NOTHING))
+    );
     let entry = w.store.entry(top_up.id.into()).await.unwrap().expect("its entry");
     assert_eq!((entry.kind, entry.key, &entry.account), (EntryKind::Adjust, None, &key.account));
     assert_eq!(
@@ -89,8 +95,13 @@ pub async fn an_account_is_adjusted_alone<S: Store>(make: impl AsyncFn(Clock) ->
         "it is no entry of the key"
     );
     w.accept(&pay(&key, c(5))).await;
-    for action in [pay(&key, c(1)).action, settle(&key, &[], c(1)).action, hold(&key, c(1), MINUTE).action] {
-        assert_eq!(w.refuse(&Posting::new(account("acme"), None, action)).await, Refusal::InvalidKey);
+    for action in
+        [pay(&key, c(1)).action, settle(&key, &[], c(1)).action, hold(&key, c(1), MINUTE).action]
+    {
+        assert_eq!(
+            w.refuse(&Posting::new(account("acme"), None, action)).await,
+            Refusal::InvalidKey
+        );
     }
 }
 
@@ -124,7 +135,9 @@ pub async fn an_adjustment_takes_effect_once<S: Store>(make: impl AsyncFn(Clock)
 
 /// A posting with the id of another posting is refused as a conflict, and does not return that
 /// posting's answer.
-pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let (key, other) = (w.key(10).await, w.create(NewKey::new(account("elsewhere"))).await);
     let paid = pay(&key, c(2));
@@ -141,7 +154,10 @@ pub async fn an_id_that_another_posting_has_is_a_conflict<S: Store>(make: impl A
     ] {
         assert_eq!(w.refuse(&Posting { id, ..posting }).await, Refusal::PostingConflict);
     }
-    assert_eq!((w.balance(&key).await, w.balance(&other).await), ((c(-3), NOTHING), (NOTHING, NOTHING)));
+    assert_eq!(
+        (w.balance(&key).await, w.balance(&other).await),
+        ((c(-3), NOTHING), (NOTHING, NOTHING))
+    );
 }
 
 /// Neither a top-up nor a correction can be refunded. Another adjustment undoes it.
@@ -151,15 +167,24 @@ pub async fn an_adjustment_is_not_refunded<S: Store>(make: impl AsyncFn(Clock) -
     for posting in [adjust(&key, 5), adjust(&key, -5), adjust_account(&key, 5)] {
         w.accept(&posting).await;
         for amount in [c(1), NOTHING] {
-            assert_eq!(w.refuse(&refund(&key, posting.id.into(), amount)).await, Refusal::UnknownEntry);
+            assert_eq!(
+                w.refuse(&refund(&key, posting.id.into(), amount)).await,
+                Refusal::UnknownEntry
+            );
         }
         w.accept(&settle_with(&key, &[], &[&posting], NOTHING, None)).await;
     }
-    assert_eq!((w.balance(&key).await.0, w.account_balance(&key).await.0), (NOTHING, c(5)), "a void takes none back");
+    assert_eq!(
+        (w.balance(&key).await.0, w.account_balance(&key).await.0),
+        (NOTHING, c(5)),
+        "a void takes none back"
+    );
 }
 
 /// Usage has adjustments in a column of their own, whatever it is summed by.
-pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let key = w.key(10).await;
     let charged = w.paid(&key, 9).await;
@@ -179,14 +204,21 @@ pub async fn usage_has_adjustments_in_a_column_of_their_own<S: Store>(make: impl
             vec![(String::new(), c(7), 1, NOTHING), ("a test".into(), NOTHING, 0, c(-6))],
         ),
     ] {
-        let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
-        let groups: Vec<_> = usage.into_iter().map(|it| (it.group, it.amount, it.charges, it.adjusted)).collect();
+        let usage =
+            w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
+        let groups: Vec<_> =
+            usage.into_iter().map(|it| (it.group, it.amount, it.charges, it.adjusted)).collect();
         assert_eq!(groups, wanted, "{by:?}");
     }
-    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key).key(key.id)).await.unwrap();
+    let usage = w
+        .store
+        .usage(&UsageQuery::for_account(account("acme"), UsageBy::Key).key(key.id))
+        .await
+        .unwrap();
     assert_eq!((usage.len(), usage[0].adjusted), (1, c(-2)), "of one key");
     let json = serde_json::to_value(&usage[0]).expect("JSON");
-    let wanted = serde_json::json!({"group": own, "amount_cents": 7, "charges": 1, "adjusted_cents": -2});
+    let wanted =
+        serde_json::json!({"group": own, "amount_cents": 7, "charges": 1, "adjusted_cents": -2});
     assert_eq!(json, wanted);
 }
 
@@ -202,12 +234,18 @@ pub async fn another_period_counts_adjustments<S: Store>(make: impl AsyncFn(Cloc
     w.accept(&adjust(&child, -4)).await;
     w.accept(&adjust(&root, 8)).await;
     w.accept(&adjust_account(&root, 16)).await;
-    for (budget, of_key, of_account) in
-        [(Budget::daily(c(100)), 36, 52), (Budget::monthly(c(100)), 35, 49), (Budget::daily(c(100)).calendar(), 36, 52)]
-    {
+    for (budget, of_key, of_account) in [
+        (Budget::daily(c(100)), 36, 52),
+        (Budget::monthly(c(100)), 35, 49),
+        (Budget::daily(c(100)).calendar(), 36, 52),
+    ] {
         let key = w.update(&root, KeyPatch::new().budget(budget)).await.expect("another period");
         let account = w.ceiling(&root.account, budget).await;
-        assert_eq!((key.balance.spent, account.balance.spent), (c(of_key), c(of_account)), "{budget:?}");
+        assert_eq!(
+            (key.balance.spent, account.balance.spent),
+            (c(of_key), c(of_account)),
+            "{budget:?}"
+        );
     }
 }
 
@@ -216,11 +254,19 @@ pub async fn an_adjustment_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (key, other) = (w.create(acme()).await, w.create(acme()).await);
     let of = |key: &Key, micros: i64| Posting {
-        action: Action::Adjust { amount: Amount::micros(micros), note: note("reason", "a test", "x") },
+        action: Action::Adjust {
+            amount: Amount::micros(micros),
+            note: note("reason", "a test", "x"),
+        },
         ..adjust(key, 1)
     };
-    let ledger =
-        async || w.ledger(&key.account).await.into_iter().map(|(_, amount)| amount.as_micros()).collect::<Vec<_>>();
+    let ledger = async || {
+        w.ledger(&key.account)
+            .await
+            .into_iter()
+            .map(|(_, amount)| amount.as_micros())
+            .collect::<Vec<_>>()
+    };
     w.accept(&of(&key, i64::MIN)).await;
     w.accept(&of(&other, -5)).await;
     w.accept(&of(&key, 3)).await;

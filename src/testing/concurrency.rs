@@ -10,7 +10,10 @@ use crate::model::{Budget, Clock, Key, NewKey, Refusal};
 use crate::store::Store;
 
 /// Posts each batch from a task of its own, all at once.
-async fn all_at_once<S: Store>(w: &World<S>, batches: Vec<Vec<Posting>>) -> Vec<Result<Posted, Refusal>> {
+async fn all_at_once<S: Store>(
+    w: &World<S>,
+    batches: Vec<Vec<Posting>>,
+) -> Vec<Result<Posted, Refusal>> {
     let gate = Arc::new(tokio::sync::Barrier::new(batches.len()));
     let mut tasks = JoinSet::new();
     for batch in batches {
@@ -89,10 +92,12 @@ pub async fn holds_never_pass_a_limit_together<S: Store>(make: impl AsyncFn(Cloc
 pub async fn one_posting_sent_often_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    let (payment, held, end) = (pay(&key, c(60)), hold(&key, c(30), MINUTE), settle(&key, &[], c(5)));
+    let (payment, held, end) =
+        (pay(&key, c(60)), hold(&key, c(30), MINUTE), settle(&key, &[], c(5)));
     let entry = w.paid(&key, 4).await;
     let back = refund(&key, entry, c(3));
-    let batches = (0..10).map(|_| vec![payment.clone(), held.clone(), end.clone(), back.clone()]).collect();
+    let batches =
+        (0..10).map(|_| vec![payment.clone(), held.clone(), end.clone(), back.clone()]).collect();
     let posted = all_at_once(&w, batches).await;
     assert_eq!(accepted(&posted), 40);
     assert_eq!(w.balance(&key).await, (c(66), c(30)));
@@ -103,9 +108,17 @@ pub async fn one_posting_sent_often_takes_effect_once<S: Store>(make: impl Async
 pub async fn one_claim_is_opened_by_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    let ask = || posting(&key, Action::Open { claim: Some(IdempotencyKey::new("a", [0; 32])), ttl: secs(MINUTE) });
+    let ask = || {
+        posting(
+            &key,
+            Action::Open { claim: Some(IdempotencyKey::new("a", [0; 32])), ttl: secs(MINUTE) },
+        )
+    };
     let posted = all_at_once(&w, (0..20).map(|_| vec![ask()]).collect()).await;
-    let opened = posted.iter().filter(|it| it.as_ref().is_ok_and(|it| it.outcome == Outcome::Opened)).count();
+    let opened = posted
+        .iter()
+        .filter(|it| it.as_ref().is_ok_and(|it| it.outcome == Outcome::Opened))
+        .count();
     let in_flight = posted.iter().filter(|it| **it == Err(Refusal::InFlight)).count();
     assert_eq!((opened, in_flight), (1, 19));
 }
@@ -136,14 +149,19 @@ pub async fn accounts_in_opposite_order_do_not_deadlock<S: Store>(make: impl Asy
 pub async fn a_revocation_stops_what_starts_after_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
-    let (doomed, lives) = (w.create(NewKey::child_of(root.id)).await, w.create(NewKey::child_of(root.id)).await);
+    let (doomed, lives) =
+        (w.create(NewKey::child_of(root.id)).await, w.create(NewKey::child_of(root.id)).await);
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let (store, doomed, lives) = (w.store.clone(), doomed.clone(), lives.clone());
         tasks.spawn(async move {
             for _ in 0..10 {
-                let posted = store.post(&[pay(&doomed, c(1)), pay(&lives, c(1))]).await.expect("an answer");
-                assert!(posted[1].is_ok() && matches!(posted[0], Ok(_) | Err(Refusal::RevokedKey)), "{posted:?}");
+                let posted =
+                    store.post(&[pay(&doomed, c(1)), pay(&lives, c(1))]).await.expect("an answer");
+                assert!(
+                    posted[1].is_ok() && matches!(posted[0], Ok(_) | Err(Refusal::RevokedKey)),
+                    "{posted:?}"
+                );
                 tokio::task::yield_now().await;
             }
         });

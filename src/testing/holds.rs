@@ -10,7 +10,9 @@ use crate::model::{Amount, Budget, Clock, EntryKind, KeyPatch, NewKey, Refusal};
 use crate::store::{EntryQuery, Store};
 
 /// Held money cannot be spent by another key of the lineage until the hold is settled.
-pub async fn a_hold_sets_money_aside_on_the_whole_lineage<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_hold_sets_money_aside_on_the_whole_lineage<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let root = w.key(100).await;
     let (one, two) = (w.child(&root, 80).await, w.child(&root, 80).await);
@@ -126,8 +128,13 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
     let root = w.key(100).await;
     let key = w.child(&root, 100).await;
     let held = note("route", "/video", "job 7");
-    let action =
-        Action::Hold { amount: c(10), ttl: secs(MINUTE), on_expiry: OnExpiry::Charge, note: held.clone(), claim: None };
+    let action = Action::Hold {
+        amount: c(10),
+        ttl: secs(MINUTE),
+        on_expiry: OnExpiry::Charge,
+        note: held.clone(),
+        claim: None,
+    };
     let held_posting = posting(&key, action);
     w.accept(&held_posting).await;
     w.revoke(&key).await;
@@ -140,7 +147,10 @@ pub async fn a_hold_that_runs_out_is_charged_where_asked<S: Store>(make: impl As
     let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert_eq!(entries.len(), 1);
     let entry = &entries[0];
-    assert_eq!((entry.id, entry.kind, entry.amount), (held_posting.id.into(), EntryKind::Expiry, c(10)));
+    assert_eq!(
+        (entry.id, entry.kind, entry.amount),
+        (held_posting.id.into(), EntryKind::Expiry, c(10))
+    );
     assert_eq!((&entry.note, entry.key, entry.at), (&held, Some(key.id), w.clock.now()));
     w.clock.advance(secs(DAY));
     assert_eq!(w.store.sweep().await.unwrap(), 0);
@@ -162,7 +172,10 @@ pub async fn a_settlement_takes_a_charged_expiry_back<S: Store>(make: impl Async
     for key in [&key, &root] {
         assert_eq!(w.balance(key).await, (c(3), NOTHING));
     }
-    assert_eq!(w.ledger(&root.account).await, [("expiry", c(10)), ("refund", c(-10)), ("settle", c(3))]);
+    assert_eq!(
+        w.ledger(&root.account).await,
+        [("expiry", c(10)), ("refund", c(-10)), ("settle", c(3))]
+    );
 
     // What was refunded of the charge is not taken back twice. Without cost, nothing is left of it.
     let held = hold_or_charge(&key, c(10), MINUTE);
@@ -210,8 +223,16 @@ pub async fn a_renewed_hold_lives_longer<S: Store>(make: impl AsyncFn(Clock) -> 
     let posted = w.accept(&renewal).await;
     assert_eq!(posted.outcome, Outcome::Renewed { until: Some(born + secs(150)), over: vec![] });
     assert_eq!(posted.remaining, Some(c(1)));
-    assert_eq!(w.accept(&short).await.outcome, Outcome::Held { until: born + secs(150) }, "its end moved");
-    assert_eq!(w.accept(&long).await.outcome, Outcome::Held { until: born + secs(300) }, "never less time");
+    assert_eq!(
+        w.accept(&short).await.outcome,
+        Outcome::Held { until: born + secs(150) },
+        "its end moved"
+    );
+    assert_eq!(
+        w.accept(&long).await.outcome,
+        Outcome::Held { until: born + secs(300) },
+        "never less time"
+    );
     w.clock.set(born + secs(149));
     assert_eq!(w.balance(&key).await, (NOTHING, c(9)));
     w.clock.set(born + secs(150));
@@ -230,7 +251,11 @@ pub async fn a_hold_gets_no_older_than_the_maximum<S: Store>(make: impl AsyncFn(
     for (age, until) in [(30, 90), (80, 100), (99, 100)] {
         w.clock.set(born + secs(age));
         let posted = w.accept(&renew(&key, &[&held], MINUTE, 100)).await;
-        assert_eq!(posted.outcome, Outcome::Renewed { until: Some(born + secs(until)), over: vec![] }, "at {age} s");
+        assert_eq!(
+            posted.outcome,
+            Outcome::Renewed { until: Some(born + secs(until)), over: vec![] },
+            "at {age} s"
+        );
     }
     w.clock.set(born + secs(100));
     assert_eq!(w.refuse(&renew(&key, &[&held], MINUTE, 100)).await, Refusal::HoldExpired);
@@ -243,7 +268,8 @@ pub async fn what_is_over_is_not_renewed<S: Store>(make: impl AsyncFn(Clock) -> 
     let w = World::new(make).await;
     let key = w.key(100).await;
     let theirs = w.create(NewKey::new(account("other"))).await;
-    let (settled, ran_out, never) = (hold(&key, c(1), MINUTE), hold(&key, c(2), MINUTE), hold(&key, c(4), MINUTE));
+    let (settled, ran_out, never) =
+        (hold(&key, c(1), MINUTE), hold(&key, c(2), MINUTE), hold(&key, c(4), MINUTE));
     let (foreign, lives) = (hold(&theirs, c(8), 2 * MINUTE), hold(&key, c(16), 2 * MINUTE));
     for held in [&settled, &ran_out, &foreign, &lives] {
         w.accept(held).await;
@@ -257,7 +283,10 @@ pub async fn what_is_over_is_not_renewed<S: Store>(make: impl AsyncFn(Clock) -> 
     let all = [&settled, &ran_out, &never, &foreign, &lives];
     let until = Some(w.clock.now() + secs(10 * MINUTE));
     let over = [&settled, &ran_out, &never, &foreign].map(|held| held.id).to_vec();
-    assert_eq!(w.accept(&renew(&key, &all, 10 * MINUTE, DAY)).await.outcome, Outcome::Renewed { until, over });
+    assert_eq!(
+        w.accept(&renew(&key, &all, 10 * MINUTE, DAY)).await.outcome,
+        Outcome::Renewed { until, over }
+    );
     w.clock.advance(secs(2 * MINUTE));
     assert_eq!(w.balance(&key).await, (NOTHING, c(16)));
     assert_eq!(w.balance(&theirs).await, (NOTHING, NOTHING));
@@ -285,9 +314,19 @@ pub async fn a_sweep_ends_what_ran_out<S: Store>(make: impl AsyncFn(Clock) -> S)
     assert_eq!(w.store.sweep().await.unwrap(), 0);
     let mut keys = Vec::new();
     for n in 0..5 {
-        let key = w.create(NewKey::new(account(&format!("account {n}"))).budget(Budget::lifetime(c(1_000)))).await;
+        let key = w
+            .create(
+                NewKey::new(account(&format!("account {n}"))).budget(Budget::lifetime(c(1_000))),
+            )
+            .await;
         let batch: Vec<_> = (0..30)
-            .flat_map(|_| [hold(&key, c(1), MINUTE), hold_or_charge(&key, c(1), MINUTE), hold(&key, c(1), DAY)])
+            .flat_map(|_| {
+                [
+                    hold(&key, c(1), MINUTE),
+                    hold_or_charge(&key, c(1), MINUTE),
+                    hold(&key, c(1), DAY),
+                ]
+            })
             .collect();
         assert!(w.post_all(&batch).await.iter().all(Result::is_ok));
         keys.push(key);
@@ -326,7 +365,10 @@ pub async fn a_hold_may_last_to_the_end_of_time<S: Store>(make: impl AsyncFn(Clo
     assert!(until > at("9999-12-01T00:00:00Z") && until <= Timestamp::MAX, "{until}");
     let holds = vec![held.id];
     let action = Action::Renew { holds, ttl: Duration::MAX, max_age: Duration::MAX, claim: None };
-    assert_eq!(w.accept(&posting(&key, action)).await.outcome, Outcome::Renewed { until: Some(until), over: vec![] });
+    assert_eq!(
+        w.accept(&posting(&key, action)).await.outcome,
+        Outcome::Renewed { until: Some(until), over: vec![] }
+    );
     w.clock.advance(secs(365 * DAY));
     w.update(&key, KeyPatch::new().name("renamed")).await.expect("a patch beside it");
     assert_eq!(w.balance(&key).await, (NOTHING, Amount::micros(1)));

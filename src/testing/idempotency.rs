@@ -9,7 +9,10 @@ const HERE: [u8; 32] = [7; 32];
 const ELSEWHERE: [u8; 32] = [8; 32];
 
 fn open(key: &Key, name: &str, fingerprint: [u8; 32]) -> Posting {
-    posting(key, Action::Open { claim: Some(IdempotencyKey::new(name, fingerprint)), ttl: secs(MINUTE) })
+    posting(
+        key,
+        Action::Open { claim: Some(IdempotencyKey::new(name, fingerprint)), ttl: secs(MINUTE) },
+    )
 }
 
 fn by(name: &str, opened: &Posting) -> Option<IdempotencyClaim> {
@@ -35,13 +38,24 @@ pub async fn a_claim_keeps_others_out_while_it_runs<S: Store>(make: impl AsyncFn
         assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::Conflict);
     }
     w.accept(&pay_claimed(&key, c(5), by("a", &first))).await;
-    assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::InFlight, "paid, but not ended yet");
+    assert_eq!(
+        w.refuse(&open(&key, "a", HERE)).await,
+        Refusal::InFlight,
+        "paid, but not ended yet"
+    );
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::Conflict);
-    assert_eq!(w.accept(&open(&key, "b", ELSEWHERE)).await.outcome, Outcome::Opened, "another claim");
+    assert_eq!(
+        w.accept(&open(&key, "b", ELSEWHERE)).await.outcome,
+        Outcome::Opened,
+        "another claim"
+    );
 
     let batch = [open(&key, "c", HERE), open(&key, "c", HERE)];
     let posted = w.post_all(&batch).await;
-    assert!(posted[0].is_ok() && posted[1] == Err(Refusal::InFlight), "also inside one batch: {posted:?}");
+    assert!(
+        posted[0].is_ok() && posted[1] == Err(Refusal::InFlight),
+        "also inside one batch: {posted:?}"
+    );
 }
 
 /// Two keys may use the same text.
@@ -85,7 +99,11 @@ pub async fn a_charged_claim_answers_with_its_entry<S: Store>(make: impl AsyncFn
         let entry = charged(&w, &open(&key, "settled", HERE)).await;
         assert_eq!(Some(&entry), w.store.entry(end.id.into()).await.unwrap().as_ref());
         assert_eq!((entry.amount, entry.note), (c(5), note("route", "/chat", "order 7")));
-        assert_eq!(charged(&w, &open(&key, "paid", HERE)).await.id, payment.id.into(), "the first payment");
+        assert_eq!(
+            charged(&w, &open(&key, "paid", HERE)).await.id,
+            payment.id.into(),
+            "the first payment"
+        );
         assert_eq!(w.refuse(&open(&key, "settled", ELSEWHERE)).await, Refusal::Conflict);
         assert_eq!(w.refuse(&open(&key, "paid", ELSEWHERE)).await, Refusal::Conflict);
         w.clock.advance(secs(40 * DAY));
@@ -93,7 +111,11 @@ pub async fn a_charged_claim_answers_with_its_entry<S: Store>(make: impl AsyncFn
     assert_eq!(w.balance(&key).await, (c(11), NOTHING));
 
     w.accept(&pay(&key, c(89))).await;
-    assert_eq!(charged(&w, &open(&key, "paid", HERE)).await.id, payment.id.into(), "though nothing is left");
+    assert_eq!(
+        charged(&w, &open(&key, "paid", HERE)).await.id,
+        payment.id.into(),
+        "though nothing is left"
+    );
     w.revoke(&key).await;
     assert_eq!(w.refuse(&open(&key, "paid", HERE)).await, Refusal::RevokedKey);
 }
@@ -103,10 +125,13 @@ pub async fn a_charged_claim_answers_with_its_entry<S: Store>(make: impl AsyncFn
 pub async fn a_payment_given_back_whole_frees_its_claim<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    for (name, refunded, also_paid) in [("whole", c(5), false), ("part", c(4), false), ("beside", c(5), true)] {
+    for (name, refunded, also_paid) in
+        [("whole", c(5), false), ("part", c(4), false), ("beside", c(5), true)]
+    {
         let ask = open(&key, name, HERE);
         w.accept(&ask).await;
-        let payments = [pay_claimed(&key, c(5), by(name, &ask)), pay_claimed(&key, c(2), by(name, &ask))];
+        let payments =
+            [pay_claimed(&key, c(5), by(name, &ask)), pay_claimed(&key, c(2), by(name, &ask))];
         let payments = if also_paid { &payments[..] } else { &payments[..1] };
         for payment in payments {
             w.accept(payment).await;
@@ -121,7 +146,9 @@ pub async fn a_payment_given_back_whole_frees_its_claim<S: Store>(make: impl Asy
             Outcome::Claimed { entry, refunded } if name == "part" => {
                 assert_eq!((entry.id, refunded), (payments[0].id.into(), c(4)));
             }
-            Outcome::Claimed { entry, .. } => assert_eq!((name, entry.id), ("beside", payments[1].id.into())),
+            Outcome::Claimed { entry, .. } => {
+                assert_eq!((name, entry.id), ("beside", payments[1].id.into()))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -163,9 +190,16 @@ pub async fn a_dead_claim_is_taken_over<S: Store>(make: impl AsyncFn(Clock) -> S
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::Conflict);
     assert_eq!(w.refuse(&pay_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
     assert_eq!(w.refuse(&hold_claimed(&key, c(5), by("a", &dead))).await, Refusal::InFlight);
-    assert_eq!(w.refuse(&renew_claimed(&key, &[], DAY, DAY, by("a", &dead))).await, Refusal::HoldExpired);
+    assert_eq!(
+        w.refuse(&renew_claimed(&key, &[], DAY, DAY, by("a", &dead))).await,
+        Refusal::HoldExpired
+    );
     w.accept(&settle_with(&key, &[], &[], c(7), by("a", &dead))).await;
-    assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::InFlight, "the second still runs");
+    assert_eq!(
+        w.refuse(&open(&key, "a", ELSEWHERE)).await,
+        Refusal::InFlight,
+        "the second still runs"
+    );
     let payment = pay_claimed(&key, c(3), by("a", &second));
     w.accept(&payment).await;
     let held = hold_claimed(&key, c(4), by("a", &second));
@@ -194,7 +228,9 @@ pub async fn a_dead_claim_that_paid_is_charged<S: Store>(make: impl AsyncFn(Cloc
 pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(100).await;
-    for (name, ends, paid) in [("dies", false, false), ("ends", true, false), ("gave back", true, true)] {
+    for (name, ends, paid) in
+        [("dies", false, false), ("ends", true, false), ("gave back", true, true)]
+    {
         let ask = open(&key, name, HERE);
         w.accept(&ask).await;
         let mut claim = by(name, &ask).unwrap();
@@ -225,7 +261,13 @@ pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl As
     let ask = open(&key, "pays", HERE);
     w.accept(&ask).await;
     let mut claim = by("pays", &ask).unwrap();
-    let first = settle_with(&key, &[], &[], c(3), Some(IdempotencyClaim { is_kept: true, ..claim.clone() }));
+    let first = settle_with(
+        &key,
+        &[],
+        &[],
+        c(3),
+        Some(IdempotencyClaim { is_kept: true, ..claim.clone() }),
+    );
     w.accept(&first).await;
     claim.paid.push(first.id);
     let payment = pay_claimed(&key, c(5), Some(claim.clone()));
@@ -274,11 +316,18 @@ pub async fn a_renewed_claim_stays_in_flight<S: Store>(make: impl AsyncFn(Clock)
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::InFlight);
     let posted = w.accept(&renew_claimed(&key, &[&held], MINUTE, DAY, by("a", &ask))).await;
     let over = vec![held.id];
-    assert_eq!(posted.outcome, Outcome::Renewed { until: None, over }, "the claim lives, the hold does not");
+    assert_eq!(
+        posted.outcome,
+        Outcome::Renewed { until: None, over },
+        "the claim lives, the hold does not"
+    );
     w.clock.advance(secs(59));
     assert_eq!(w.refuse(&open(&key, "a", HERE)).await, Refusal::InFlight);
     w.accept(&settle_with(&key, &[], &[], c(1), by("a", &ask))).await;
-    assert_eq!(w.refuse(&renew_claimed(&key, &[], MINUTE, DAY, by("a", &ask))).await, Refusal::HoldExpired);
+    assert_eq!(
+        w.refuse(&renew_claimed(&key, &[], MINUTE, DAY, by("a", &ask))).await,
+        Refusal::HoldExpired
+    );
     charged(&w, &open(&key, "a", HERE)).await;
 }
 

@@ -15,7 +15,8 @@ pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncF
     let (b, token_b) = w.create_with_token(NewKey::new(account("other"))).await;
     let unknown = TokenHash::digest("an unknown token");
 
-    let found = w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
+    let found =
+        w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
     let [a, b] = [a.id.get(), b.id.get()].map(Some);
     assert_eq!(found.iter().map(id).collect::<Vec<_>>(), [b, None, a, b, None, a]);
     assert_eq!(w.store.find(&[]).await.unwrap(), [], "no hashes, no answers");
@@ -33,11 +34,20 @@ pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock
 
     w.clock.advance(std::time::Duration::from_micros(1_234_567));
     let scopes = ScopeSet::parse(["read", "proxy.*", "a:b"]).unwrap();
-    let mid = NewKey::child_of(root.id).scopes(scopes.clone()).budget(Budget::monthly(Amount::micros(1)).calendar());
+    let mid = NewKey::child_of(root.id)
+        .scopes(scopes.clone())
+        .budget(Budget::monthly(Amount::micros(1)).calendar());
     let mid = w.create(mid.expires_in("3d".parse().unwrap())).await;
-    let (leaf, token) = w.create_with_token(NewKey::child_of(mid.id).budget(Budget::daily(Amount::ZERO))).await;
-    assert_eq!((leaf.prefix.as_str(), leaf.start.as_str(), leaf.parent), ("ak_test", "00000002", Some(mid.id)));
-    assert_eq!((&mid.scopes, leaf.scopes.is_unrestricted(), leaf.scopes.iter().count()), (&scopes, false, 0));
+    let (leaf, token) =
+        w.create_with_token(NewKey::child_of(mid.id).budget(Budget::daily(Amount::ZERO))).await;
+    assert_eq!(
+        (leaf.prefix.as_str(), leaf.start.as_str(), leaf.parent),
+        ("ak_test", "00000002", Some(mid.id))
+    );
+    assert_eq!(
+        (&mid.scopes, leaf.scopes.is_unrestricted(), leaf.scopes.iter().count()),
+        (&scopes, false, 0)
+    );
 
     let found = w.find(token).await.expect("the key is there");
     assert_eq!(found.retires_at, None);
@@ -51,7 +61,9 @@ pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock
     assert_eq!(w.store.lineage(leaf.id).await.unwrap(), Some(lineage), "by id as by token");
     assert_eq!(w.store.account(&account("unknown")).await.unwrap(), None);
 
-    for period in ["lifetime", "day", "week", "month", "calendar_day", "calendar_week", "calendar_month"] {
+    for period in
+        ["lifetime", "day", "week", "month", "calendar_day", "calendar_week", "calendar_month"]
+    {
         for limit in [None, Some(Amount::ZERO), Some(Amount::MAX)] {
             let budget = Budget::new(limit, period.parse().unwrap());
             let (key, token) = w.create_with_token(acme().budget(budget)).await;
@@ -97,7 +109,9 @@ pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl Asy
 }
 
 /// A key is still found after it or an ancestor was revoked, and its lineage says so.
-pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn revocation_shows_at_once_on_the_whole_subtree<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let (root, root_token) = w.create_with_token(acme()).await;
     let (mid, mid_token) = w.create_with_token(NewKey::child_of(root.id)).await;
@@ -128,7 +142,11 @@ pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> 
     ] {
         w.clock.set(now);
         for token in [root_token, leaf_token] {
-            assert_eq!(w.find(token).await.expect("still found").lineage.check_active(), expected, "at {now}");
+            assert_eq!(
+                w.find(token).await.expect("still found").lineage.check_active(),
+                expected,
+                "at {now}"
+            );
         }
     }
 }
@@ -137,19 +155,26 @@ pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> 
 pub async fn what_was_charged_shows_at_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (root, _) = w.create_with_token(acme().budget(Budget::monthly(c(100)))).await;
-    let (leaf, token) = w.create_with_token(NewKey::child_of(root.id).budget(Budget::daily(c(50)))).await;
+    let (leaf, token) =
+        w.create_with_token(NewKey::child_of(root.id).budget(Budget::daily(c(50)))).await;
     w.paid(&leaf, 7).await;
     w.accept(&hold(&leaf, c(3), 2 * DAY)).await;
 
     let lineage = w.find(token).await.expect("it is there").lineage;
-    for balance in [lineage.key().balance, lineage.ancestors()[0].balance, lineage.account().balance] {
+    for balance in
+        [lineage.key().balance, lineage.ancestors()[0].balance, lineage.account().balance]
+    {
         assert_eq!((balance.spent, balance.held), (c(7), c(3)));
     }
     assert_eq!(lineage.remaining(), Some(c(40)));
 
     w.clock.advance(secs(DAY));
     let lineage = w.find(token).await.expect("it is there").lineage;
-    assert_eq!((lineage.key().balance.spent, lineage.key().balance.held), (NOTHING, c(3)), "the day is over");
+    assert_eq!(
+        (lineage.key().balance.spent, lineage.key().balance.held),
+        (NOTHING, c(3)),
+        "the day is over"
+    );
     assert_eq!(lineage.ancestors()[0].balance.spent, c(7), "the month is not");
     assert_eq!(lineage.remaining(), Some(c(47)));
 }

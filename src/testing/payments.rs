@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::world::*;
 use crate::ledger::{Action, Outcome, Posting};
 use crate::model::{
-    Amount, BlockedBy, Budget, Clock, EntryId, EntryKind, Key, KeyId, KeyPatch, Labels, NewKey, Note, PostingId,
-    Refusal,
+    Amount, BlockedBy, Budget, Clock, EntryId, EntryKind, Key, KeyId, KeyPatch, Labels, NewKey,
+    Note, PostingId, Refusal,
 };
 use crate::store::{EntryQuery, Store};
 
@@ -37,7 +37,10 @@ pub async fn a_payment_counts_on_the_whole_lineage<S: Store>(make: impl AsyncFn(
     let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
     assert_eq!(entries.len(), 3, "one entry for each payment, not for each member");
     let first = &entries[0];
-    assert_eq!((first.id, first.key, first.kind), (payment.id.into(), Some(leaf.id), EntryKind::Pay));
+    assert_eq!(
+        (first.id, first.key, first.kind),
+        (payment.id.into(), Some(leaf.id), EntryKind::Pay)
+    );
     assert_eq!((first.amount, first.at, first.counts_at), (c(5), w.clock.now(), w.clock.now()));
     assert_eq!((&first.account, first.refunds), (&leaf.account, None));
 }
@@ -60,7 +63,9 @@ pub async fn a_limit_can_be_spent_to_the_last_micro<S: Store>(make: impl AsyncFn
 
 /// A refused posting changes no member. The refusal names the member that refused, with the key's
 /// own figures.
-pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     w.ceiling(&account("acme"), Budget::lifetime(c(30))).await;
     let root = w.key(20).await;
@@ -79,15 +84,25 @@ pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(make: impl
     w.accept(&pay(&mid, c(10))).await; // mid has 2 left
     for ask in [pay(&leaf, c(5)), hold(&leaf, c(5), MINUTE)] {
         let short = w.short(&ask).await;
-        assert_eq!((short.blocked_by, short.limit), (BlockedBy::Ancestor, Some(c(10))), "the key's own limit");
-        assert_eq!((short.spent, short.held, short.remaining), (c(2), c(1), c(2)), "but what the lineage has left");
+        assert_eq!(
+            (short.blocked_by, short.limit),
+            (BlockedBy::Ancestor, Some(c(10))),
+            "the key's own limit"
+        );
+        assert_eq!(
+            (short.spent, short.held, short.remaining),
+            (c(2), c(1), c(2)),
+            "but what the lineage has left"
+        );
     }
     w.accept(&pay(&free, c(15))).await; // the account has 2 left
     let short = w.short(&pay(&free, c(3))).await;
     assert_eq!((short.blocked_by, short.limit, short.remaining), (BlockedBy::Account, None, c(2)));
     assert_eq!(w.short(&pay(&rich, c(3))).await.blocked_by, BlockedBy::Account);
 
-    for (key, spent, held) in [(&leaf, 2, 1), (&mid, 12, 1), (&root, 12, 1), (&free, 15, 0), (&rich, 0, 0)] {
+    for (key, spent, held) in
+        [(&leaf, 2, 1), (&mid, 12, 1), (&root, 12, 1), (&free, 15, 0), (&rich, 0, 0)]
+    {
         assert_eq!(w.balance(key).await, (c(spent), c(held)), "key {}", key.id);
     }
     assert_eq!(w.account_balance(&root).await, (c(27), c(1)));
@@ -116,7 +131,10 @@ pub async fn negative_amounts_are_refused<S: Store>(make: impl AsyncFn(Clock) ->
         assert_eq!(w.refuse(&pay(&key, amount)).await, Refusal::NegativeAmount);
         assert_eq!(w.refuse(&hold(&key, amount, MINUTE)).await, Refusal::NegativeAmount);
         assert_eq!(w.refuse(&refund(&key, entry, amount)).await, Refusal::NegativeAmount);
-        assert_eq!(w.accept(&settle(&key, &[], amount)).await.outcome, Outcome::Settled { entry: None });
+        assert_eq!(
+            w.accept(&settle(&key, &[], amount)).await.outcome,
+            Outcome::Settled { entry: None }
+        );
     }
     assert_eq!(w.balance(&key).await, (c(5), NOTHING));
     assert_eq!(w.ledger(&key.account).await.len(), 1);
@@ -142,7 +160,11 @@ pub async fn keys_outside_the_account_are_refused<S: Store>(make: impl AsyncFn(C
     }
     assert_eq!(w.balance(&key).await, (NOTHING, c(1)));
     assert_eq!(w.account_balance(&theirs).await, (NOTHING, NOTHING));
-    assert_eq!(w.store.account(&account("unknown")).await.unwrap(), None, "a refusal makes no account");
+    assert_eq!(
+        w.store.account(&account("unknown")).await.unwrap(),
+        None,
+        "a refusal makes no account"
+    );
 }
 
 /// A revoked or expired key, or a descendant, begins no new work. Work that it began is settled and
@@ -161,7 +183,9 @@ pub async fn keys_not_in_force_are_refused_new_work_only<S: Store>(make: impl As
         }
         for key in [&root, &leaf] {
             let renewal = renew(key, &[&held], DAY, DAY);
-            for ask in [open(key), hold(key, c(1), MINUTE), pay(key, c(1)), pay(key, NOTHING), renewal] {
+            for ask in
+                [open(key), hold(key, c(1), MINUTE), pay(key, c(1)), pay(key, NOTHING), renewal]
+            {
                 assert_eq!(w.refuse(&ask).await, refusal, "{ask:?}");
             }
         }
@@ -238,11 +262,17 @@ pub async fn cost_is_posted_past_the_limit<S: Store>(make: impl AsyncFn(Clock) -
     }
     assert_eq!(w.account_balance(&root).await, (c(70), NOTHING));
     let cousin = w.key(100).await;
-    assert_eq!(w.accept(&pay(&cousin, c(30))).await.remaining, Some(NOTHING), "the account had 30 left");
+    assert_eq!(
+        w.accept(&pay(&cousin, c(30))).await.remaining,
+        Some(NOTHING),
+        "the account had 30 left"
+    );
 }
 
 /// A settle without cost ends holds and makes no entry.
-pub async fn a_settlement_that_cost_nothing_writes_nothing<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_settlement_that_cost_nothing_writes_nothing<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let key = w.key(100).await;
     let held = hold(&key, c(10), MINUTE);
@@ -288,7 +318,11 @@ pub async fn a_voided_payment_is_taken_back_once<S: Store>(make: impl AsyncFn(Cl
     assert_eq!(amounts, [c(10), c(-4), c(-6), c(3), c(2)]);
     let back = &entries[2];
     assert_eq!((back.kind, back.refunds), (EntryKind::Refund, Some(payment.id.into())));
-    assert_eq!((back.at, back.counts_at), (w.clock.now(), entries[0].at), "it counts where the payment did");
+    assert_eq!(
+        (back.at, back.counts_at),
+        (w.clock.now(), entries[0].at),
+        "it counts where the payment did"
+    );
     let left = w.refuse(&refund(&key, payment.id.into(), c(1))).await;
     assert_eq!(left, Refusal::RefundTooLarge { left: NOTHING });
 
@@ -337,9 +371,19 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
     let (payment, held) = (pay(&key, c(4)), hold(&key, c(6), MINUTE));
     let back = refund(&key, payment.id.into(), c(4));
     let end = settle(&key, &[&held], c(5));
-    let batch =
-        [payment.clone(), payment.clone(), held.clone(), held.clone(), back.clone(), end.clone(), end, back, held];
-    let outcomes: Vec<_> = w.post_all(&batch).await.into_iter().map(|posted| posted.map(|it| it.outcome)).collect();
+    let batch = [
+        payment.clone(),
+        payment.clone(),
+        held.clone(),
+        held.clone(),
+        back.clone(),
+        end.clone(),
+        end,
+        back,
+        held,
+    ];
+    let outcomes: Vec<_> =
+        w.post_all(&batch).await.into_iter().map(|posted| posted.map(|it| it.outcome)).collect();
     let entry = EntryId::from(payment.id);
     let until = w.clock.now() + secs(MINUTE);
     assert_eq!(outcomes[0], Ok(Outcome::Paid { entry }));
@@ -356,7 +400,9 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
 }
 
 /// Refused postings in the middle of a batch do not change the others.
-pub async fn a_refused_posting_does_not_hinder_its_neighbours<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_refused_posting_does_not_hinder_its_neighbours<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let key = w.key(10).await;
     let stranger = Key { id: KeyId::new(987_654), ..key.clone() };
@@ -416,8 +462,12 @@ pub async fn a_long_batch_is_one_batch<S: Store>(make: impl AsyncFn(Clock) -> S)
     for key in &keys {
         assert_eq!(w.balance(key).await, (c(45), NOTHING));
     }
-    let ids: Vec<_> =
-        w.entries(EntryQuery::for_account(account("acme")).limit(1_000)).await.iter().map(|it| it.id).collect();
+    let ids: Vec<_> = w
+        .entries(EntryQuery::for_account(account("acme")).limit(1_000))
+        .await
+        .iter()
+        .map(|it| it.id)
+        .collect();
     let expected: Vec<_> = batch[..900].iter().map(|posting| EntryId::from(posting.id)).collect();
     assert_eq!(ids, expected, "entries are in the order of their postings");
 }
@@ -440,7 +490,13 @@ pub async fn a_note_is_kept<S: Store>(make: impl AsyncFn(Clock) -> S) {
     }
     let note = Note::new(labels, Some("order 'nr' \u{10FFFF}".to_owned()));
     let payment = posting(&key, Action::Pay { amount: c(1), note: note.clone(), claim: None });
-    let end = Action::Settle { holds: Vec::new(), void: Vec::new(), cost: c(1), note: note.clone(), claim: None };
+    let end = Action::Settle {
+        holds: Vec::new(),
+        void: Vec::new(),
+        cost: c(1),
+        note: note.clone(),
+        claim: None,
+    };
     let end = posting(&key, end);
     w.accept(&payment).await;
     w.accept(&end).await;

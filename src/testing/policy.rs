@@ -2,7 +2,9 @@
 
 use super::world::*;
 use crate::ledger::KeyChange;
-use crate::model::{Amount, Budget, ChangeError, Clock, KeyId, KeyPatch, NewKey, Period, Refusal, ScopeSet};
+use crate::model::{
+    Amount, Budget, ChangeError, Clock, KeyId, KeyPatch, NewKey, Period, Refusal, ScopeSet,
+};
 use crate::store::Store;
 
 fn scopes(list: &[&str]) -> ScopeSet {
@@ -21,9 +23,12 @@ fn refused<T: std::fmt::Debug>(changed: Result<T, ChangeError>, wanted: &'static
 pub async fn a_child_stays_inside_its_parent<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(DAY);
-    let new = NewKey::new(account("acme")).scopes(scopes(&["read", "proxy.*"])).budget(Budget::daily(c(100)));
+    let new = NewKey::new(account("acme"))
+        .scopes(scopes(&["read", "proxy.*"]))
+        .budget(Budget::daily(c(100)));
     let root = w.create(new.expires_at(ends)).await;
-    let mid = w.create(NewKey::child_of(root.id).scopes(scopes(&["proxy.*"])).expires_at(ends)).await;
+    let mid =
+        w.create(NewKey::child_of(root.id).scopes(scopes(&["proxy.*"])).expires_at(ends)).await;
 
     for parent in [&root, &mid] {
         let new = || NewKey::child_of(parent.id);
@@ -34,7 +39,10 @@ pub async fn a_child_stays_inside_its_parent<S: Store>(make: impl AsyncFn(Clock)
     }
     refused(w.try_create(NewKey::child_of(mid.id).scopes(scopes(&["read"]))).await, "scopes");
     w.create(NewKey::child_of(root.id).scopes(scopes(&["read"]))).await;
-    w.create(NewKey::child_of(mid.id).scopes(scopes(&["proxy.chat"])).budget(Budget::daily(c(100)))).await;
+    w.create(
+        NewKey::child_of(mid.id).scopes(scopes(&["proxy.chat"])).budget(Budget::daily(c(100))),
+    )
+    .await;
     w.create(NewKey::child_of(mid.id).budget(Budget::monthly(c(1_000)))).await;
     w.create(NewKey::child_of(mid.id).expires_at(ends)).await;
     w.create(NewKey::child_of(mid.id)).await;
@@ -61,7 +69,10 @@ pub async fn a_child_needs_a_parent_in_force<S: Store>(make: impl AsyncFn(Clock)
     let ends = w.clock.now() + secs(MINUTE);
     let expiring = w.create(acme().expires_at(ends)).await;
     let revoked = w.create(acme()).await;
-    let below = [w.create(NewKey::child_of(expiring.id)).await, w.create(NewKey::child_of(revoked.id)).await];
+    let below = [
+        w.create(NewKey::child_of(expiring.id)).await,
+        w.create(NewKey::child_of(revoked.id)).await,
+    ];
     w.revoke(&revoked).await;
     w.clock.set(ends);
     for (parent, refusal) in [
@@ -118,7 +129,11 @@ pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     for _ in 0..2 {
         let again = w.ceiling(&account("b"), Budget::lifetime(c(7))).await;
         assert_eq!((again.created_at, again.budget), (made, Budget::lifetime(c(7))));
-        assert_eq!((again.balance.spent, again.balance.held), (c(3), c(2)), "what it spent and holds stays");
+        assert_eq!(
+            (again.balance.spent, again.balance.held),
+            (c(3), c(2)),
+            "what it spent and holds stays"
+        );
         assert_eq!(w.store.account(&account("b")).await.unwrap(), Some(again));
     }
     let limit = w.short(&pay(&key, c(3))).await;
@@ -171,7 +186,10 @@ pub async fn an_update_changes_what_it_names<S: Store>(make: impl AsyncFn(Clock)
     }
     w.clock.set(ends);
     assert_eq!(w.refuse(&pay(&key, c(1))).await, Refusal::ExpiredKey);
-    let revived = w.update(&key, KeyPatch::new().never_expires()).await.expect("an expired key may be changed");
+    let revived = w
+        .update(&key, KeyPatch::new().never_expires())
+        .await
+        .expect("an expired key may be changed");
     assert_eq!(revived.expires_at, None);
     w.accept(&pay(&key, c(1))).await;
 }
@@ -182,15 +200,22 @@ pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Cloc
     let w = World::new(make).await;
     let ends = w.clock.now() + secs(DAY);
     let root = w.create(acme().budget(Budget::daily(c(100))).expires_at(ends)).await;
-    let new = NewKey::child_of(root.id).scopes(scopes(&["read", "write"])).budget(Budget::daily(c(50)));
+    let new =
+        NewKey::child_of(root.id).scopes(scopes(&["read", "write"])).budget(Budget::daily(c(50)));
     let (child, token) = w.create_with_token(new).await;
-    w.update(&root, KeyPatch::new().scopes(scopes(&["read"])).budget(Budget::daily(c(40)))).await.expect("narrower");
+    w.update(&root, KeyPatch::new().scopes(scopes(&["read"])).budget(Budget::daily(c(40))))
+        .await
+        .expect("narrower");
     refused(w.update(&child, KeyPatch::new().scopes(scopes(&["write"]))).await, "scopes");
     refused(w.update(&child, KeyPatch::new().budget(Budget::daily(c(41)))).await, "limit");
     refused(w.update(&child, KeyPatch::new().expires_at(ends + secs(1))).await, "expires_at");
     w.update(&child, KeyPatch::new().name("renamed").expires_at(ends)).await.expect("inside");
     let lineage = w.find(token).await.expect("it is there").lineage;
-    assert_eq!(lineage.scopes(None), scopes(&["read"]), "narrowing a parent narrows its children at once");
+    assert_eq!(
+        lineage.scopes(None),
+        scopes(&["read"]),
+        "narrowing a parent narrows its children at once"
+    );
     assert_eq!(lineage.key().scopes, scopes(&["read", "write"]));
     w.short(&pay(&child, c(41))).await;
 }
@@ -234,13 +259,18 @@ pub async fn another_period_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S
     w.accept(&refund(&leaf, expiring.id.into(), c(6))).await;
     assert_eq!(w.balance(&root).await, (NOTHING, c(32)));
     w.paid(&leaf, 3).await;
-    let key = w.update(&root, KeyPatch::new().budget(Budget::weekly(c(100)))).await.expect("another period");
+    let key = w
+        .update(&root, KeyPatch::new().budget(Budget::weekly(c(100))))
+        .await
+        .expect("another period");
     assert_eq!(key.balance.spent, c(21));
 }
 
 /// Charges of another account do not count for the key, neither when they are posted nor in a
 /// recount.
-pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let (key, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
     w.paid(&key, 1).await;
@@ -267,7 +297,9 @@ pub async fn another_period_of_the_account_counts_anew<S: Store>(make: impl Asyn
     for (key, cents) in [(&one, 2), (&child, 4), (&theirs, 8)] {
         w.paid(key, cents).await;
     }
-    for (budget, spent) in [(Budget::daily(c(50)), 6), (Budget::lifetime(c(50)), 7), (Budget::daily(c(50)), 6)] {
+    for (budget, spent) in
+        [(Budget::daily(c(50)), 6), (Budget::lifetime(c(50)), 7), (Budget::daily(c(50)), 6)]
+    {
         let account = w.ceiling(&one.account, budget).await;
         assert_eq!(account.balance.spent, c(spent), "{budget:?}");
         assert_eq!(w.account_balance(&one).await, (c(spent), NOTHING));
@@ -341,7 +373,9 @@ pub async fn unknown_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
 
 /// The record that a change returns does not count expired holds, and counts what they were
 /// charged.
-pub async fn holds_that_ran_out_do_not_count_against_a_change<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn holds_that_ran_out_do_not_count_against_a_change<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let root = w.key(100).await;
     let key = w.child(&root, 100).await;

@@ -2,7 +2,9 @@
 //! cache passes.
 
 use super::world::*;
-use crate::model::{Account, Balance, Budget, Clock, Key, KeyPatch, Lineage, NewKey, Period, ScopeSet};
+use crate::model::{
+    Account, Balance, Budget, Clock, Key, KeyPatch, Lineage, NewKey, Period, ScopeSet,
+};
 use crate::store::{Found, Store};
 
 /// Returns what was found without the figures of money.
@@ -18,7 +20,9 @@ fn policy(found: Found) -> Found {
 
 /// A change through the store is in force at its next look-up, cached or not. A refused key is
 /// never served from the cache.
-pub async fn a_cached_look_up_knows_the_changes_of_its_store<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_cached_look_up_knows_the_changes_of_its_store<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let (root, first) = w.create_with_token(acme().budget(Budget::daily(c(100)))).await;
     let (mid, _) = w.create_with_token(NewKey::child_of(root.id)).await;
@@ -30,11 +34,21 @@ pub async fn a_cached_look_up_knows_the_changes_of_its_store<S: Store>(make: imp
             w.find(*hash).await;
         }
         match step {
-            0 => drop(w.update(&mid, KeyPatch::new().scopes(ScopeSet::parse(["read"]).unwrap())).await.unwrap()),
+            0 => drop(
+                w.update(&mid, KeyPatch::new().scopes(ScopeSet::parse(["read"]).unwrap()))
+                    .await
+                    .unwrap(),
+            ),
             1 => drop(w.update(&leaf, KeyPatch::new().name("another")).await.unwrap()),
             2 => drop(w.update(&root, KeyPatch::new().budget(Budget::daily(c(50)))).await.unwrap()),
-            3 => drop(w.update(&root, KeyPatch::new().budget(Budget::monthly(c(50)))).await.unwrap()),
-            4 => drop(w.update(&leaf, KeyPatch::new().expires_at(w.clock.now() + secs(2 * DAY))).await.unwrap()),
+            3 => {
+                drop(w.update(&root, KeyPatch::new().budget(Budget::monthly(c(50)))).await.unwrap())
+            }
+            4 => drop(
+                w.update(&leaf, KeyPatch::new().expires_at(w.clock.now() + secs(2 * DAY)))
+                    .await
+                    .unwrap(),
+            ),
             5 => drop(w.ceiling(&account("acme"), Budget::monthly(c(1_000))).await),
             6 => drop(w.ceiling(&account("acme"), Budget::new(Some(c(1_000)), Period::Day)).await),
             7 => drop(w.ceiling(&account("acme"), Budget::unlimited()).await),

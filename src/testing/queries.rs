@@ -2,10 +2,17 @@
 
 use super::world::*;
 use crate::ledger::{Action, Posting};
-use crate::model::{Account, AccountId, Amount, Budget, Clock, EntryId, Key, KeyId, NewKey, PostingId};
+use crate::model::{
+    Account, AccountId, Amount, Budget, Clock, EntryId, Key, KeyId, NewKey, PostingId,
+};
 use crate::store::{EntryQuery, KeyQuery, KeysOf, Store, Usage, UsageBy, UsageQuery};
 
-async fn key_ids<S: Store>(w: &World<S>, of: KeysOf, after: Option<KeyId>, limit: u32) -> Vec<KeyId> {
+async fn key_ids<S: Store>(
+    w: &World<S>,
+    of: KeysOf,
+    after: Option<KeyId>,
+    limit: u32,
+) -> Vec<KeyId> {
     let keys = w.store.keys(&KeyQuery { of, after, limit }).await.unwrap();
     keys.iter().map(|key| key.id).collect()
 }
@@ -27,7 +34,9 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
             w.revoke(&child).await;
         }
     }
-    for (of, wanted) in [(KeysOf::Account(account("acme")), all), (KeysOf::Parent(root.id), children)] {
+    for (of, wanted) in
+        [(KeysOf::Account(account("acme")), all), (KeysOf::Parent(root.id), children)]
+    {
         assert_eq!(key_ids(&w, of.clone(), None, 1_001).await, wanted);
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
@@ -160,10 +169,18 @@ pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
         wanted.push((key.id.to_string(), c(n + 9), 2));
     }
     wanted.sort();
-    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key)).await.unwrap();
-    let wanted: Vec<_> = wanted.iter().map(|(group, amount, charges)| (group.as_str(), *amount, *charges)).collect();
+    let usage =
+        w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Key)).await.unwrap();
+    let wanted: Vec<_> =
+        wanted.iter().map(|(group, amount, charges)| (group.as_str(), *amount, *charges)).collect();
     assert_eq!(sums(&usage), wanted);
-    assert!(w.store.usage(&UsageQuery::for_account(account("unknown"), UsageBy::Key)).await.unwrap().is_empty());
+    assert!(
+        w.store
+            .usage(&UsageQuery::for_account(account("unknown"), UsageBy::Key))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 fn labelled(key: &Key, name: &str, value: &str, cents: i32) -> Posting {
@@ -174,18 +191,40 @@ fn labelled(key: &Key, name: &str, value: &str, cents: i32) -> Posting {
 /// are in the group "".
 pub async fn usage_by_label_of_any_name<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    for (n, name) in ["model", "a.b", "a", "\"", "'", "a\"b.c", "\\", "$", "[0]", "größe \u{1F916}", " ", "*", "%", "0"]
-        .into_iter()
-        .enumerate()
+    for (n, name) in [
+        "model",
+        "a.b",
+        "a",
+        "\"",
+        "'",
+        "a\"b.c",
+        "\\",
+        "$",
+        "[0]",
+        "größe \u{1F916}",
+        " ",
+        "*",
+        "%",
+        "0",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let key = w.create(NewKey::new(account(&format!("account {n}")))).await;
-        for (value, cents) in [("x", 1), ("é\"'.\\", 2), ("x", 4), ("", 8), ("1", 32), ("null", 64)] {
+        for (value, cents) in [("x", 1), ("é\"'.\\", 2), ("x", 4), ("", 8), ("1", 32), ("null", 64)]
+        {
             w.accept(&labelled(&key, name, value, cents)).await;
         }
         w.accept(&labelled(&key, "another", "y", 16)).await;
         let by = UsageBy::Label(name.to_owned());
         let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), by)).await.unwrap();
-        let wanted = [("", c(24), 2), ("1", c(32), 1), ("null", c(64), 1), ("x", c(5), 2), ("é\"'.\\", c(2), 1)];
+        let wanted = [
+            ("", c(24), 2),
+            ("1", c(32), 1),
+            ("null", c(64), 1),
+            ("x", c(5), 2),
+            ("é\"'.\\", c(2), 1),
+        ];
         assert_eq!(sums(&usage), wanted, "label {name:?}");
     }
     // A name that looks like a JSON path is not read as one.
@@ -245,7 +284,8 @@ pub async fn usage_by_time<S: Store>(make: impl AsyncFn(Clock) -> S) {
             &[("2026-01-31T00:00:00Z", c(12), 2)],
         ),
         (
-            UsageQuery::for_account(account("acme"), UsageBy::Month).since(at("2026-12-31T00:00:00Z")),
+            UsageQuery::for_account(account("acme"), UsageBy::Month)
+                .since(at("2026-12-31T00:00:00Z")),
             &[("2027-01-01T00:00:00Z", c(132), 2)],
         ),
         (mine(UsageBy::Hour).since(at("2028-01-01T00:00:00Z")), &[]),
@@ -262,9 +302,14 @@ pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl Asy
     w.clock.advance(secs(DAY));
     w.paid(&key, 5).await;
     w.accept(&refund(&key, entry, c(4))).await;
-    let usage = w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Day)).await.unwrap();
-    assert_eq!(sums(&usage), [("2026-01-31T00:00:00Z", c(6), 1), ("2026-02-01T00:00:00Z", c(5), 1)]);
-    let today = UsageQuery::for_account(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
+    let usage =
+        w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Day)).await.unwrap();
+    assert_eq!(
+        sums(&usage),
+        [("2026-01-31T00:00:00Z", c(6), 1), ("2026-02-01T00:00:00Z", c(5), 1)]
+    );
+    let today =
+        UsageQuery::for_account(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
     let usage = w.store.usage(&today).await.unwrap();
     assert_eq!(usage[0].amount, w.balance(&key).await.0);
 }
@@ -280,17 +325,22 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
     w.clock.advance(secs(DAY));
     w.accept(&settle(&key, &[], Amount::MAX)).await;
     for by in [UsageBy::Key, UsageBy::Label("x".to_owned())] {
-        let usage = w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
+        let usage =
+            w.store.usage(&UsageQuery::for_account(account("acme"), by.clone())).await.unwrap();
         assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 2), "{by:?}");
     }
     let lifetime = Budget::unlimited();
-    let updated = w.update(&key, crate::model::KeyPatch::new().budget(lifetime)).await.expect("another period");
+    let updated = w
+        .update(&key, crate::model::KeyPatch::new().budget(lifetime))
+        .await
+        .expect("another period");
     assert_eq!(updated.balance.spent, Amount::MAX);
     let account: Account = w.ceiling(&key.account, lifetime).await;
     assert_eq!(account.balance.spent, Amount::MAX);
     // The order of the entries does not matter: MAX + MAX - MAX is MAX.
     w.accept(&refund(&key, first.id.into(), Amount::MAX)).await;
-    let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key)).await.unwrap();
+    let usage =
+        w.store.usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key)).await.unwrap();
     assert_eq!(usage[0].amount, Amount::MAX);
 }
 
@@ -308,7 +358,11 @@ pub async fn accounts_do_not_see_each_other<S: Store>(make: impl AsyncFn(Clock) 
         assert_eq!(w.account_balance(key).await, (c(cents), NOTHING));
         assert_eq!(w.ledger(&key.account).await, [("pay", c(cents))]);
         assert_eq!(key_ids(&w, KeysOf::Account(key.account.clone()), None, 10).await, [key.id]);
-        let usage = w.store.usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key)).await.unwrap();
+        let usage = w
+            .store
+            .usage(&UsageQuery::for_account(key.account.clone(), UsageBy::Key))
+            .await
+            .unwrap();
         assert_eq!(sums(&usage), [(key.id.to_string().as_str(), c(cents), 1)]);
         let theirs = EntryQuery::for_account(key.account.clone()).key(keys[0].id);
         assert_eq!(w.entries(theirs).await.is_empty(), key.id != keys[0].id);

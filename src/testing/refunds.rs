@@ -7,12 +7,17 @@ use crate::store::{EntryQuery, Store};
 
 /// An entry can be refunded in parts until nothing of it is left. The refusal says how much is
 /// left.
-pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let root = w.key(100).await;
     let key = w.child(&root, 50).await;
     let entry = w.paid(&key, 10).await;
-    assert_eq!(w.refuse(&refund(&key, entry, c(11))).await, Refusal::RefundTooLarge { left: c(10) });
+    assert_eq!(
+        w.refuse(&refund(&key, entry, c(11))).await,
+        Refusal::RefundTooLarge { left: c(10) }
+    );
     let back = refund(&key, entry, c(4));
     w.clock.advance(secs(MINUTE));
     let posted = w.accept(&back).await;
@@ -20,7 +25,10 @@ pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl
     assert_eq!(posted.remaining, Some(c(44)));
     assert_eq!(w.refuse(&refund(&key, entry, c(7))).await, Refusal::RefundTooLarge { left: c(6) });
     w.accept(&refund(&key, entry, c(6))).await;
-    assert_eq!(w.refuse(&refund(&key, entry, c(1))).await, Refusal::RefundTooLarge { left: NOTHING });
+    assert_eq!(
+        w.refuse(&refund(&key, entry, c(1))).await,
+        Refusal::RefundTooLarge { left: NOTHING }
+    );
     for key in [&key, &root] {
         assert_eq!(w.balance(key).await, (NOTHING, NOTHING));
     }
@@ -34,7 +42,11 @@ pub async fn an_entry_is_given_back_in_parts_and_no_further<S: Store>(make: impl
     let end = settle(&key, &[], c(8));
     w.accept(&end).await;
     w.accept(&refund(&key, end.id.into(), c(8))).await;
-    assert_eq!(w.balance(&key).await, (NOTHING, NOTHING), "settlements are refunded as payments are");
+    assert_eq!(
+        w.balance(&key).await,
+        (NOTHING, NOTHING),
+        "settlements are refunded as payments are"
+    );
 }
 
 /// A repeated refund returns the first answer, and gives nothing back.
@@ -64,7 +76,9 @@ pub async fn only_charges_of_the_account_are_refunded<S: Store>(make: impl Async
 }
 
 /// A refund into a past window does not lower what is spent in the current one.
-pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::daily(c(10)))).await;
     let old = w.paid(&key, 10).await;
@@ -74,7 +88,11 @@ pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: 
     assert_eq!(w.balance(&key).await, (c(4), NOTHING));
     w.accept(&refund(&key, new, c(1))).await;
     assert_eq!(w.balance(&key).await, (c(3), NOTHING));
-    assert_eq!(w.account_balance(&key).await, (c(3), NOTHING), "the account's lifetime counts both");
+    assert_eq!(
+        w.account_balance(&key).await,
+        (c(3), NOTHING),
+        "the account's lifetime counts both"
+    );
 
     // The same holds if the refund itself rolls the window over.
     w.clock.advance(secs(DAY));
@@ -83,7 +101,9 @@ pub async fn a_refund_into_a_past_window_leaves_the_current_one<S: Store>(make: 
 }
 
 /// One refund can count in the parent's month and not in the child's day.
-pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let parent = w.create(acme().budget(Budget::monthly(c(100)))).await;
     let child = w.create(NewKey::child_of(parent.id).budget(Budget::daily(c(50)))).await;
@@ -99,7 +119,9 @@ pub async fn a_refund_counts_for_each_member_by_its_own_window<S: Store>(make: i
 }
 
 /// Charges saturate at the largest amount, so a refund takes back no more than was charged.
-pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;
     let key = w.create(NewKey::child_of(root.id).budget(Budget::lifetime(c(100)))).await;
@@ -115,7 +137,10 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     for (settle, charged) in absurd.iter().zip([charged, NOTHING]) {
         w.accept(&refund(&key, settle.id.into(), charged)).await;
     }
-    assert_eq!((w.balance(&key).await, w.balance(&root).await), ((c(50), NOTHING), (c(110), NOTHING)));
+    assert_eq!(
+        (w.balance(&key).await, w.balance(&root).await),
+        ((c(50), NOTHING), (c(110), NOTHING))
+    );
     assert_eq!(w.account_balance(&key).await, (c(110), NOTHING));
 
     // After the end of a window there is room in the next one.
@@ -125,5 +150,8 @@ pub async fn a_refund_of_a_cost_beyond_the_largest_amount_leaves_the_rest<S: Sto
     w.accept(&settle(&other, &[], Amount::MAX)).await;
     w.clock.advance(secs(DAY));
     w.accept(&settle(&other, &[], c(3))).await;
-    assert_eq!((w.balance(&other).await, w.account_balance(&other).await), ((c(3), NOTHING), (c(3), NOTHING)));
+    assert_eq!(
+        (w.balance(&other).await, w.account_balance(&other).await),
+        ((c(3), NOTHING), (c(3), NOTHING))
+    );
 }

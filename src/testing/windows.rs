@@ -38,7 +38,15 @@ pub async fn every_member_counts_in_its_own_window<S: Store>(make: impl AsyncFn(
 pub async fn months_do_not_drift<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.create(acme().budget(Budget::monthly(c(10)))).await;
-    for end in ["2026-02-28", "2026-03-31", "2026-04-30", "2026-05-31", "2026-12-31", "2027-01-31", "2027-02-28"] {
+    for end in [
+        "2026-02-28",
+        "2026-03-31",
+        "2026-04-30",
+        "2026-05-31",
+        "2026-12-31",
+        "2027-01-31",
+        "2027-02-28",
+    ] {
         w.paid(&key, 10).await;
         w.clock.set(at(&format!("{end}T11:59:59.999999Z")));
         if end != "2026-12-31" {
@@ -97,9 +105,15 @@ pub async fn time_never_goes_back_for_an_account<S: Store>(make: impl AsyncFn(Cl
 
     assert_eq!(w.short(&pay(&key, c(91))).await.at, later);
     w.paid(&key, 20).await;
-    assert_eq!(w.accept(&hold(&key, c(1), MINUTE)).await.outcome, Outcome::Held { until: later + secs(MINUTE) });
+    assert_eq!(
+        w.accept(&hold(&key, c(1), MINUTE)).await.outcome,
+        Outcome::Held { until: later + secs(MINUTE) }
+    );
     let entries = w.entries(EntryQuery::for_account(account("acme"))).await;
-    assert!(entries.iter().all(|entry| entry.at == later && entry.counts_at == later), "{entries:?}");
+    assert!(
+        entries.iter().all(|entry| entry.at == later && entry.counts_at == later),
+        "{entries:?}"
+    );
     assert_eq!(w.balance(&key).await, (c(30), c(1)), "the window did not go back either");
     assert!(w.revoke(&key).await.revoked_at >= Some(later));
 
@@ -111,7 +125,9 @@ pub async fn time_never_goes_back_for_an_account<S: Store>(make: impl AsyncFn(Cl
 }
 
 /// A key is created at its account's time, so that its windows start before its first entry.
-pub async fn a_key_is_not_made_in_the_past_of_its_account<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn a_key_is_not_made_in_the_past_of_its_account<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let first = w.key(100).await;
     let start = w.clock.now();

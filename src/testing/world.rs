@@ -7,12 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{
-    Action, IdempotencyClaim, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting, Rules,
+    Action, IdempotencyClaim, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting,
+    Rules,
 };
 use crate::model::key::Owner;
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Key, KeyId, KeyPatch, ManualClock, NewKey,
-    Note, PostingId, Refusal, ScopeSet, Shortfall, TokenHash,
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Key, KeyId, KeyPatch,
+    ManualClock, NewKey, Note, PostingId, Refusal, ScopeSet, Shortfall, TokenHash,
 };
 use crate::store::{Cursor, EntryQuery, Found, Store};
 
@@ -71,7 +72,11 @@ impl<S: Store> World<S> {
 
     pub(super) fn token(&self) -> NewToken {
         let n = self.tokens.fetch_add(1, Ordering::Relaxed);
-        NewToken { hash: TokenHash::digest(&format!("token {n}")), prefix: "ak_test".into(), start: format!("{n:08}") }
+        NewToken {
+            hash: TokenHash::digest(&format!("token {n}")),
+            prefix: "ak_test".into(),
+            start: format!("{n:08}"),
+        }
     }
 
     /// Changes a key.
@@ -88,7 +93,11 @@ impl<S: Store> World<S> {
     /// # Errors
     ///
     /// The store's [`ChangeError`].
-    pub async fn set_account(&self, account: &AccountId, budget: Budget) -> Result<Account, ChangeError> {
+    pub async fn set_account(
+        &self,
+        account: &AccountId,
+        budget: Budget,
+    ) -> Result<Account, ChangeError> {
         self.store.set_account(account, budget).await.unwrap()
     }
 
@@ -134,7 +143,9 @@ impl<S: Store> World<S> {
     }
 
     pub(super) async fn revoke(&self, key: &Key) -> Key {
-        self.change_key(KeyChange::Revoke { key: key.id }).await.expect("a key can always be revoked")
+        self.change_key(KeyChange::Revoke { key: key.id })
+            .await
+            .expect("a key can always be revoked")
     }
 
     pub(super) async fn rotate(&self, key: &Key, grace: u64) -> (Key, TokenHash) {
@@ -151,7 +162,9 @@ impl<S: Store> World<S> {
     pub(super) async fn accept(&self, posting: &Posting) -> Posted {
         match self.post(posting).await {
             Ok(posted) => posted,
-            Err(refusal) => panic!("refused as {refusal:?}, though it is to be accepted: {posting:?}"),
+            Err(refusal) => {
+                panic!("refused as {refusal:?}, though it is to be accepted: {posting:?}")
+            }
         }
     }
 
@@ -183,14 +196,18 @@ impl<S: Store> World<S> {
     }
 
     pub(super) async fn account_balance(&self, key: &Key) -> (Amount, Amount) {
-        let account = self.store.account(&key.account).await.unwrap().expect("an account with keys is found");
+        let account =
+            self.store.account(&key.account).await.unwrap().expect("an account with keys is found");
         (account.balance.spent, account.balance.held)
     }
 
     pub(super) async fn entries(&self, query: EntryQuery) -> Vec<Entry> {
         let page: Vec<(Cursor, Entry)> = self.store.entries(&query).await.unwrap();
         let cursors: Vec<_> = page.iter().map(|(cursor, _)| *cursor).collect();
-        assert!(cursors.is_sorted_by(|a, b| a < b), "entries come in the order of their cursors: {cursors:?}");
+        assert!(
+            cursors.is_sorted_by(|a, b| a < b),
+            "entries come in the order of their cursors: {cursors:?}"
+        );
         page.into_iter().map(|(_, entry)| entry).collect()
     }
 
@@ -204,7 +221,11 @@ impl<S: Store> World<S> {
     pub(super) async fn paid(&self, key: &Key, cents: i32) -> EntryId {
         let posting = pay(key, c(cents));
         let posted = self.accept(&posting).await;
-        assert_eq!(posted.outcome, Outcome::Paid { entry: posting.id.into() }, "an entry has the id of its posting");
+        assert_eq!(
+            posted.outcome,
+            Outcome::Paid { entry: posting.id.into() },
+            "an entry has the id of its posting"
+        );
         posting.id.into()
     }
 }

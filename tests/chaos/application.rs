@@ -18,7 +18,11 @@ const DATABASE: &str = "AGENTKEY_CHAOS_APPLICATION_DATABASE";
 const SEED: &str = "AGENTKEY_CHAOS_APPLICATION_SEED";
 
 /// Starts one; what it says is counted by the word.
-pub(crate) fn start(database: &str, seed: u64, said: &Arc<Mutex<BTreeMap<String, usize>>>) -> Process {
+pub(crate) fn start(
+    database: &str,
+    seed: u64,
+    said: &Arc<Mutex<BTreeMap<String, usize>>>,
+) -> Process {
     let mut program = Process::program();
     program.env(DATABASE, database).env(SEED, seed.to_string());
     let said = said.clone();
@@ -65,7 +69,10 @@ fn open(database: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed))
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed)
+    )
 }
 
 fn pause(millis: u64) {
@@ -127,7 +134,9 @@ fn change(file: &mut Connection, random: &mut Random) -> rusqlite::Result<&'stat
         0 => "UPDATE agent_keys SET name = 'renamed' WHERE id = ?1",
         1 => "UPDATE agent_keys SET scopes = iif(scopes IS NULL, '[\"*\"]', NULL) WHERE id = ?1",
         2 => "UPDATE agent_keys SET limit_micros = limit_micros + 10000 WHERE id = ?1",
-        3 => "UPDATE agent_keys SET period = iif(period = 'month', 'lifetime', 'month') WHERE id = ?1",
+        3 => {
+            "UPDATE agent_keys SET period = iif(period = 'month', 'lifetime', 'month') WHERE id = ?1"
+        }
         4 => {
             "INSERT INTO agent_keys (account_id, name, key_hash, created_at) \
              SELECT account_id, 'unused', lower(hex(randomblob(32))), unixepoch() * 1000000 FROM agent_keys WHERE id = ?1"
@@ -160,11 +169,13 @@ fn revoke(file: &mut Connection, random: &mut Random) -> rusqlite::Result<&'stat
     let revoking = write(file)?;
     check_revoked(&revoking)?;
     let key = any_key(&revoking, random)?;
-    let last = "INSERT OR IGNORE INTO revoked SELECT ?1, coalesce(max(number), 0) FROM agentkey_entries";
+    let last =
+        "INSERT OR IGNORE INTO revoked SELECT ?1, coalesce(max(number), 0) FROM agentkey_entries";
     if revoking.execute(last, [key])? == 0 {
         return Ok("revoked before");
     }
-    revoking.execute(&format!("UPDATE agent_keys SET {column} = created_at WHERE id = ?1"), [key])?;
+    revoking
+        .execute(&format!("UPDATE agent_keys SET {column} = created_at WHERE id = ?1"), [key])?;
     let held = format!(
         "{FAMILY} INSERT INTO held SELECT h.id, f.root FROM family f JOIN agentkey_holds h ON h.key_id = f.id WHERE f.root = ?1 \
          ON CONFLICT DO NOTHING"
@@ -184,7 +195,8 @@ const ACCEPTED: &str = "SELECT format('key %s was revoked after entry %s, and %s
 /// Panics where revoked keys were charged.
 fn check_revoked(file: &Connection) -> rusqlite::Result<()> {
     let mut accepted = file.prepare(&format!("{FAMILY} {ACCEPTED}"))?;
-    let accepted: Vec<String> = accepted.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let accepted: Vec<String> =
+        accepted.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     invariants::none(&accepted);
     Ok(())
 }

@@ -23,7 +23,10 @@ pub(crate) enum Charged {
 
 impl Journal {
     pub(crate) fn new(dir: &Path, number: usize) -> Self {
-        let file = OpenOptions::new().create_new(true).append(true).open(dir.join(format!("journal-{number}")));
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(dir.join(format!("journal-{number}")));
         Self(Mutex::new(file.unwrap()))
     }
 
@@ -66,14 +69,16 @@ pub(crate) struct Journals {
 impl Journals {
     pub(crate) fn read(dir: &Path) -> Self {
         let mut all = Self::default();
-        let (mut acknowledged, mut perhaps, mut refused) = (HashMap::new(), HashSet::new(), HashSet::new());
+        let (mut acknowledged, mut perhaps, mut refused) =
+            (HashMap::new(), HashSet::new(), HashSet::new());
         for file in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
             if !file.file_name().to_string_lossy().starts_with("journal-") {
                 continue;
             }
             let journal = std::fs::read_to_string(file.path()).unwrap();
             // A killed process may have taken with it what was to undo a payment that it had no answer to.
-            let (lines, ended) = journal.strip_suffix(END).map_or((&*journal, false), |lines| (lines, true));
+            let (lines, ended) =
+                journal.strip_suffix(END).map_or((&*journal, false), |lines| (lines, true));
             for line in lines.split_inclusive('\n') {
                 // Linux looks for a kill between the pages of a `write`: what it leaves then was not acknowledged.
                 let Some(line) = line.strip_suffix('\n') else {
@@ -81,7 +86,9 @@ impl Journals {
                     continue;
                 };
                 let fields: Vec<_> = line.split(' ').collect();
-                let [status, reference, charged, entry] = fields[..] else { panic!("not an answer: {line}") };
+                let [status, reference, charged, entry] = fields[..] else {
+                    panic!("not an answer: {line}")
+                };
                 *all.answers.entry(status.parse().unwrap()).or_default() += 1;
                 let reference = reference.to_owned();
                 match charged {
@@ -114,7 +121,11 @@ fn what_a_kill_left_of_a_line_is_not_an_answer() {
         std::fs::write(&file, format!("{whole}{torn}")).unwrap();
         let all = Journals::read(dir.path());
         assert_eq!(all.acknowledged, [("1-0-0".to_owned(), 20_000)], "{torn}");
-        assert_eq!((all.entries, all.refused), (vec!["7".to_owned()], vec!["1-1-0".to_owned()]), "{torn}");
+        assert_eq!(
+            (all.entries, all.refused),
+            (vec!["7".to_owned()], vec!["1-1-0".to_owned()]),
+            "{torn}"
+        );
         assert_eq!(all.answers, BTreeMap::from([(200, 1), (402, 1)]), "{torn}");
     }
 }

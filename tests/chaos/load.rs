@@ -70,7 +70,13 @@ impl Load {
         while self.workers.len() < PROCESSES {
             self.started += 1;
             let seed = self.random.next();
-            self.workers.push(worker::start(&self.database, &self.directory, self.started, seed, &self.acknowledged));
+            self.workers.push(worker::start(
+                &self.database,
+                &self.directory,
+                self.started,
+                seed,
+                &self.acknowledged,
+            ));
         }
     }
 
@@ -117,7 +123,10 @@ impl Load {
         let Ok(page) = keys.keys(&KeyQuery::for_account(account)).await else { return };
         let key = &page.items[random.below(page.items.len() as u64) as usize];
         let changed = match random.below(2) {
-            0 => keys.update(key.id, KeyPatch::new().name(format!("{}", random.next()))).await.is_ok(),
+            0 => keys
+                .update(key.id, KeyPatch::new().name(format!("{}", random.next())))
+                .await
+                .is_ok(),
             _ => keys.create(NewKey::child_of(key.id)).await.is_ok(),
         };
         self.changes += usize::from(changed);
@@ -162,7 +171,12 @@ async fn write_tokens(keys: &AgentKeys, seconds: u64, to: &Path) {
     let dollars = |dollars: u64| Amount::cents(i32::try_from(dollars * seconds * 100).unwrap());
     let limited = |of: u64| Budget::lifetime(dollars(of));
     let mut tokens = Vec::new();
-    let parent = keys.create(NewKey::new("family".parse().unwrap()).budget(limited(1))).await.unwrap().key.id;
+    let parent = keys
+        .create(NewKey::new("family".parse().unwrap()).budget(limited(1)))
+        .await
+        .unwrap()
+        .key
+        .id;
     for _ in 0..4 {
         let child = keys.create(NewKey::child_of(parent).budget(limited(1))).await.unwrap();
         let grandchild = keys.create(NewKey::child_of(child.key.id)).await.unwrap();
@@ -173,10 +187,12 @@ async fn write_tokens(keys: &AgentKeys, seconds: u64, to: &Path) {
         tokens.push(keys.create(NewKey::new("ceiling".parse().unwrap())).await.unwrap().token);
     }
     for account in 0..4 {
-        let new = NewKey::new(format!("alone-{account}").parse().unwrap()).budget(Budget::unlimited());
+        let new =
+            NewKey::new(format!("alone-{account}").parse().unwrap()).budget(Budget::unlimited());
         tokens.push(keys.create(new).await.unwrap().token);
     }
     let hot = keys.create(NewKey::new("hot".parse().unwrap())).await.unwrap();
-    let lines: Vec<_> = tokens.iter().chain([&hot.token; 4]).map(|token| token.expose().to_owned()).collect();
+    let lines: Vec<_> =
+        tokens.iter().chain([&hot.token; 4]).map(|token| token.expose().to_owned()).collect();
     std::fs::write(to, lines.join("\n")).unwrap();
 }

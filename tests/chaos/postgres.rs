@@ -47,7 +47,8 @@ async fn whatever_dies_the_books_are_right() {
     check(&pool, &journals).await;
     // What the killed processes held runs out.
     let later = ManualClock::at(jiff::Timestamp::now() + Duration::from_secs(120));
-    let store = PostgresStore::open(PostgresOptions::new(database.url()).clock(&later)).await.unwrap();
+    let store =
+        PostgresStore::open(PostgresOptions::new(database.url()).clock(&later)).await.unwrap();
     store.sweep().await.unwrap();
     let held: i64 = sqlx::query_scalar(
         "SELECT (SELECT sum(held)::int8 FROM agentkey_accounts) + (SELECT coalesce(sum(held), 0)::int8 FROM agentkey_balances)",

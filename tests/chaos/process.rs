@@ -21,7 +21,11 @@ impl Process {
     }
 
     /// Starts one that runs this test only, through a program that becomes this test binary.
-    pub(crate) fn start(mut program: Command, test: &str, mut on_line: impl FnMut(&str) + Send + 'static) -> Self {
+    pub(crate) fn start(
+        mut program: Command,
+        test: &str,
+        mut on_line: impl FnMut(&str) + Send + 'static,
+    ) -> Self {
         let mut child = program
             .args([test, "--exact", "--nocapture"])
             .stdin(Stdio::piped())

@@ -77,7 +77,8 @@ async fn whatever_dies_the_books_are_right() {
     check(&database, &journals);
     directory.disable_cleanup(false);
     let said = said.lock().unwrap();
-    let done = format!("{crashes} times all of them, {replaced} replaced, the application: {said:?}");
+    let done =
+        format!("{crashes} times all of them, {replaced} replaced, the application: {said:?}");
     load.report("SQLite", &journals, &done);
 }
 

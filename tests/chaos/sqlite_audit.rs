@@ -37,7 +37,9 @@ pub(crate) fn figures(connection: &Connection) {
 
 /// What all references were charged.
 pub(crate) fn charges(connection: &Connection) -> Charges {
-    rows(connection, CHARGES, |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).into_iter().collect()
+    rows(connection, CHARGES, |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))
+        .into_iter()
+        .collect()
 }
 
 /// Panics where one of these entries is not there.
@@ -49,6 +51,16 @@ pub(crate) fn entries(connection: &Connection, ids: &[String]) {
     invariants::entries(&there, ids);
 }
 
-fn rows<T>(connection: &Connection, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Vec<T> {
-    connection.prepare(sql).unwrap().query_map([], read).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Vec<T> {
+    connection
+        .prepare(sql)
+        .unwrap()
+        .query_map([], read)
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap()
 }

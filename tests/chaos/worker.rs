@@ -38,13 +38,19 @@ pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 type Asked = extract::Path<(String, i32, i32)>;
 
 /// Pays the first figure.
-async fn pay(charge: Charge, extract::Path((reference, cents, _)): Asked) -> Result<String, Rejection> {
+async fn pay(
+    charge: Charge,
+    extract::Path((reference, cents, _)): Asked,
+) -> Result<String, Rejection> {
     charge.reference(reference)?;
     Ok(charge.pay(Amount::cents(cents)).await?.entry.to_string())
 }
 
 /// Pays the first figure and gives the second back.
-async fn refund(charge: Charge, extract::Path((reference, cents, back)): Asked) -> Result<String, Rejection> {
+async fn refund(
+    charge: Charge,
+    extract::Path((reference, cents, back)): Asked,
+) -> Result<String, Rejection> {
     charge.reference(reference)?;
     let receipt = charge.pay(Amount::cents(cents)).await?;
     charge.refund(&receipt, Amount::cents(back)).await?;
@@ -52,7 +58,10 @@ async fn refund(charge: Charge, extract::Path((reference, cents, back)): Asked) 
 }
 
 /// Holds the first figure, in two steps, and adds the second.
-async fn hold(charge: Charge, extract::Path((reference, cents, cost)): Asked) -> Result<String, Rejection> {
+async fn hold(
+    charge: Charge,
+    extract::Path((reference, cents, cost)): Asked,
+) -> Result<String, Rejection> {
     charge.reference(reference)?;
     charge.hold(Amount::cents(cents - 1)).await?;
     tokio::task::yield_now().await;
@@ -86,14 +95,23 @@ impl Ask {
             0..3 => ask("pay", unique.to_owned(), 0, cents),
             3..6 => ask("hold", unique.to_owned(), part, part),
             // Paid, and then its refund was refused: the payment stands.
-            6 => Self { all_or_nothing: false, ..ask("refund", unique.to_owned(), part, cents - part) },
+            6 => Self {
+                all_or_nothing: false,
+                ..ask("refund", unique.to_owned(), part, cents - part)
+            },
             // The same request, now and then, from all processes: a refusal is not the last word.
             _ => {
                 let order = random.below(400);
                 let cost = 1 + i32::try_from(order % 7).unwrap();
                 let reference = format!("order-{order}-{}", &token[token.len() - 6..]);
                 let path = format!("/pay/{reference}/{cost}/0");
-                Self { path, idempotency_key: Some(reference.clone()), reference, cost, all_or_nothing: false }
+                Self {
+                    path,
+                    idempotency_key: Some(reference.clone()),
+                    reference,
+                    cost,
+                    all_or_nothing: false,
+                }
             }
         }
     }
@@ -110,8 +128,10 @@ async fn open(database: &str) -> Result<AgentKeys, StoreError> {
     #[cfg(feature = "sqlite")]
     return Ok(builder
         .build(
-            agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT))
-                .await?,
+            agentkey::SqliteStore::open(
+                agentkey::store::SqliteOptions::new(database).busy_timeout(BUSY_TIMEOUT),
+            )
+            .await?,
         )
         .unwrap());
     #[cfg(not(feature = "sqlite"))]
@@ -131,7 +151,9 @@ pub(crate) fn serve() {
         let keys = loop {
             match open(&database).await {
                 Ok(keys) => break keys,
-                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) if error.is_transient() => {
+                    tokio::time::sleep(Duration::from_millis(50)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         };
@@ -146,15 +168,18 @@ pub(crate) fn serve() {
         let mut clients = tokio::task::JoinSet::new();
         let mut random = Random::new(of(SEED));
         for client in 0..CLIENTS {
-            let (service, journal, tokens, enough) = (service.clone(), journal.clone(), tokens.clone(), enough.clone());
+            let (service, journal, tokens, enough) =
+                (service.clone(), journal.clone(), tokens.clone(), enough.clone());
             let mut random = Random::new(random.next());
             clients.spawn(async move {
                 for request in 0.. {
                     if enough.load(Ordering::SeqCst) {
                         break;
                     }
-                    let token = &tokens[usize::try_from(random.below(tokens.len() as u64)).unwrap()];
-                    let ask = Ask::random(&mut random, &format!("{number}-{client}-{request}"), token);
+                    let token =
+                        &tokens[usize::try_from(random.below(tokens.len() as u64)).unwrap()];
+                    let ask =
+                        Ask::random(&mut random, &format!("{number}-{client}-{request}"), token);
                     ask_and_write_down(&service, &journal, token, ask).await;
                 }
             });
@@ -174,7 +199,8 @@ async fn ask_and_write_down(service: &Router, journal: &Journal, token: &str, as
     let response = service.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let status = response.status();
     let body = response.into_body().collect().await.map(|body| body.to_bytes());
-    let body = body.map_or_else(|_| String::new(), |body| String::from_utf8_lossy(&body).into_owned());
+    let body =
+        body.map_or_else(|_| String::new(), |body| String::from_utf8_lossy(&body).into_owned());
     let cost = i64::from(ask.cost) * 10_000;
     let charged = match status {
         StatusCode::OK if ask.cost == 0 => Charged::No,

@@ -1,7 +1,9 @@
 //! Noise instead of credentials: refused without asking the store, and without a panic.
 
 use agentkey::model::{ChangeError, Note, PostingId};
-use agentkey::{Amount, Budget, Charge, EntryQuery, Error, KeyContext, KeyId, NewKey, Refusal, Token};
+use agentkey::{
+    Amount, Budget, Charge, EntryQuery, Error, KeyContext, KeyId, NewKey, Refusal, Token,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
@@ -28,7 +30,11 @@ async fn answer_at(app: &Router, path: &str, headers: &[(&'static str, Vec<u8>)]
         request.headers_mut().append(*name, HeaderValue::from_bytes(value).unwrap());
     }
     let seen = Seen::read(app.clone().oneshot(request).await.unwrap()).await;
-    if seen.status == 200 { seen.data } else { format!("{} {}", seen.status.as_u16(), seen.refused().1) }
+    if seen.status == 200 {
+        seen.data
+    } else {
+        format!("{} {}", seen.status.as_u16(), seen.refused().1)
+    }
 }
 
 fn bearer(token: &str) -> (&'static str, Vec<u8>) {
@@ -101,7 +107,10 @@ async fn noise_is_refused_without_a_look_up() {
         (vec![authorization(format!("Bearer \"{token}\""))], INVALID),
         (vec![authorization(format!("Bearer {token},"))], INVALID),
         (vec![authorization(b"Bearer \xff\xfe\x80")], INVALID),
-        (vec![authorization([b"Bearer ".as_slice(), &token.as_bytes()[..20], b"\xff"].concat())], INVALID),
+        (
+            vec![authorization([b"Bearer ".as_slice(), &token.as_bytes()[..20], b"\xff"].concat())],
+            INVALID,
+        ),
         (vec![authorization(format!("Bearer {}", "ü".repeat(24)))], INVALID),
         (vec![authorization(b"\xff\xff\xff")], MISSING),
         (vec![api_key("")], INVALID),
@@ -145,7 +154,8 @@ async fn any_bytes_are_refused() {
     for round in 0..2_000 {
         let mut value = if round % 2 == 0 { b"Bearer ".to_vec() } else { Vec::new() };
         // Half of it is a token with some bytes changed, half of it is any bytes.
-        let mut noise = if round % 4 < 2 { token.expose().as_bytes().to_vec() } else { vec![b'a'; round % 60] };
+        let mut noise =
+            if round % 4 < 2 { token.expose().as_bytes().to_vec() } else { vec![b'a'; round % 60] };
         for change in 0..=round % 7 {
             random ^= random << 13;
             random ^= random >> 7;
@@ -181,9 +191,13 @@ async fn other_headers_and_other_tokens_where_the_host_says_so() {
     let looked_up = world.spy.finds();
     let foreign = routes().layer(world.layer().foreign_tokens(true));
     assert_eq!(answer(&foreign, &[bearer(token)]).await, "let in");
-    for (noise, finds) in
-        [("1234567", 0), ("12345678", 1), (&*"x".repeat(512), 1), (&*"x".repeat(513), 0), ("1234 5678", 0)]
-    {
+    for (noise, finds) in [
+        ("1234567", 0),
+        ("12345678", 1),
+        (&*"x".repeat(512), 1),
+        (&*"x".repeat(513), 0),
+        ("1234 5678", 0),
+    ] {
         let before = world.spy.finds();
         assert_eq!(answer(&foreign, &[bearer(noise)]).await, INVALID);
         assert_eq!(world.spy.finds() - before, finds, "{noise:.20}");
@@ -217,7 +231,13 @@ async fn bad_idempotency_keys_are_refused_where_money_is_asked_for() {
         assert_eq!(answer_at(&app, "/", &headers).await, "let in");
     }
     assert_eq!(world.spy.count(|_| true), 0);
-    for value in [&b"a"[..], b"\"quoted\"", b"  padded  ", &[b'x'; 255], b"8e03978e-40d5-43e8-bc93-6894a57f9324"] {
+    for value in [
+        &b"a"[..],
+        b"\"quoted\"",
+        b"  padded  ",
+        &[b'x'; 255],
+        b"8e03978e-40d5-43e8-bc93-6894a57f9324",
+    ] {
         assert_eq!(answer_at(&app, "/paid", &keyed(value)).await, "begun");
     }
 }
@@ -229,11 +249,14 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
     let world = World::new().await;
     let (id, absurd) = world.create(NewKey::new(acme())).await;
     let (_, sound) = world.create(NewKey::new(acme())).await;
-    let routes = Router::new()
-        .route("/absurd", get(async |charge: Charge| charge.add(Amount::MAX)))
-        .route("/pay", get(async |charge: Charge| charge.pay(Amount::cents(60)).await.map(|_| "paid")));
+    let routes =
+        Router::new().route("/absurd", get(async |charge: Charge| charge.add(Amount::MAX))).route(
+            "/pay",
+            get(async |charge: Charge| charge.pay(Amount::cents(60)).await.map(|_| "paid")),
+        );
     let addr = serve(routes.layer(world.layer())).await;
-    let (absurd, sound) = (Client::new(Version::Http1, addr, &absurd), Client::new(Version::Http1, addr, &sound));
+    let (absurd, sound) =
+        (Client::new(Version::Http1, addr, &absurd), Client::new(Version::Http1, addr, &sound));
     for _ in 0..2 {
         assert_eq!(absurd.get("/absurd").await.status, 200);
         assert_eq!(sound.get("/pay").await.data, "paid");
@@ -255,10 +278,19 @@ async fn only_the_host_adjusts() {
     let new = NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(10)));
     let (key, token) = world.create(new).await;
     let routes = Router::new()
-        .route("/pay", get(async |charge: Charge| charge.pay(Amount::cents(-5)).await.map(|_| "paid")))
-        .route("/hold", get(async |charge: Charge| charge.hold(Amount::cents(-5)).await.map(|_| "held")))
+        .route(
+            "/pay",
+            get(async |charge: Charge| charge.pay(Amount::cents(-5)).await.map(|_| "paid")),
+        )
+        .route(
+            "/hold",
+            get(async |charge: Charge| charge.hold(Amount::cents(-5)).await.map(|_| "held")),
+        )
         .route("/add", get(async |charge: Charge| charge.add(Amount::cents(-5))))
-        .route("/ten", get(async |charge: Charge| charge.pay(Amount::cents(10)).await.map(|_| "paid")));
+        .route(
+            "/ten",
+            get(async |charge: Charge| charge.pay(Amount::cents(10)).await.map(|_| "paid")),
+        );
     let app = routes.layer(world.layer());
     let ask = async |path| answer_at(&app, path, &[bearer(token.expose())]).await;
     assert_eq!(ask("/pay").await, "400 negative_amount");
@@ -266,9 +298,13 @@ async fn only_the_host_adjusts() {
     ask("/add").await;
     let spent = async || world.keys.find_by_id(key).await.unwrap().unwrap().key().balance.spent;
     assert_eq!(spent().await, Amount::ZERO);
-    assert_eq!((ask("/ten").await, ask("/ten").await), ("paid".into(), "402 budget_exceeded".into()));
+    assert_eq!(
+        (ask("/ten").await, ask("/ten").await),
+        ("paid".into(), "402 budget_exceeded".into())
+    );
 
-    let adjusted = world.keys.adjust(key, Amount::cents(-10), "goodwill", Some("ticket 17")).await.unwrap();
+    let adjusted =
+        world.keys.adjust(key, Amount::cents(-10), "goodwill", Some("ticket 17")).await.unwrap();
     assert_eq!((ask("/ten").await, spent().await), ("paid".into(), Amount::cents(10)));
     let refund = world.keys.refund(&acme(), adjusted, Amount::ZERO).await;
     assert!(matches!(refund, Err(Error::Refused(Refusal::UnknownEntry))), "{refund:?}");
@@ -283,17 +319,25 @@ async fn an_adjustment_needs_a_holder_an_amount_and_a_reason() {
     let cents = Amount::cents(1);
     for reason in ["", " \t", "a\nb", &"x".repeat(256)] {
         let refused = keys.adjust(key, cents, reason, None).await;
-        assert!(matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reason", .. }))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reason", .. }))),
+            "{refused:?}"
+        );
     }
     let refused = keys.adjust(key, cents, "goodwill", Some("")).await;
-    assert!(matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reference", .. }))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Change(ChangeError::Invalid { field: "reference", .. }))),
+        "{refused:?}"
+    );
     let refused = keys.adjust(key, Amount::ZERO, "goodwill", None).await;
     assert!(matches!(refused, Err(Error::Refused(Refusal::ZeroAdjustment))), "{refused:?}");
     let (nobody, nowhere) = (KeyId::new(987_654), agentkey::AccountId::new("nobody").unwrap());
     let refused = keys.adjust(nobody, cents, "goodwill", None).await;
     assert!(matches!(refused, Err(Error::Change(ChangeError::UnknownKey(id))) if id == nobody));
     let refused = keys.adjust(nowhere.clone(), cents, "goodwill", None).await;
-    assert!(matches!(refused, Err(Error::Change(ChangeError::UnknownAccount(id))) if id == nowhere));
+    assert!(
+        matches!(refused, Err(Error::Change(ChangeError::UnknownAccount(id))) if id == nowhere)
+    );
 
     let id = PostingId::new();
     let reason = "ü".repeat(255);
@@ -314,7 +358,8 @@ async fn noise_over_a_socket() {
     let (_, token) = world.key().await;
     let addr = serve(app(&world)).await;
     let get = |headers: &[u8]| {
-        [b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n".as_slice(), headers, b"\r\n\r\n"].concat()
+        [b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n".as_slice(), headers, b"\r\n\r\n"]
+            .concat()
     };
     let status = |answer: &str| answer.split(' ').nth(1).unwrap_or("closed").to_owned();
     for (headers, wanted) in [
@@ -328,8 +373,13 @@ async fn noise_over_a_socket() {
         ([b"x-api-key: ".as_slice(), &vec![b'A'; 1 << 20]].concat(), &["431", "401", "closed"]),
     ] {
         let answer = raw(addr, &get(&headers)).await;
-        assert!(wanted.contains(&&*status(&answer)), "{:.60}: {answer:.300}", String::from_utf8_lossy(&headers));
-        let good = raw(addr, &get(format!("authorization: bearer {}", token.expose()).as_bytes())).await;
+        assert!(
+            wanted.contains(&&*status(&answer)),
+            "{:.60}: {answer:.300}",
+            String::from_utf8_lossy(&headers)
+        );
+        let good =
+            raw(addr, &get(format!("authorization: bearer {}", token.expose()).as_bytes())).await;
         assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("let in"), "{good}");
     }
     assert_eq!(world.spy.finds(), 6);

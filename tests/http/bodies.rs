@@ -34,7 +34,10 @@ impl<B: http_body::Body<Data = Bytes>> http_body::Body for Metered<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
         if let Some(Ok(frame)) = &frame
@@ -201,7 +204,11 @@ struct Case {
     ledger: &'static [(&'static str, i32)],
 }
 
-const fn case(path: &'static str, body: &'static str, ledger: &'static [(&'static str, i32)]) -> Case {
+const fn case(
+    path: &'static str,
+    body: &'static str,
+    ledger: &'static [(&'static str, i32)],
+) -> Case {
     Case { method: Method::GET, path, status: 200, body, breaks: false, ledger }
 }
 
@@ -258,7 +265,13 @@ async fn the_charge_is_in_the_ledger_when_the_client_sees_the_end() {
             let seen = client.send(client.request(case.method.clone(), case.path)).await;
             let ledger = world.ledger().await;
             case.check(version, &seen);
-            assert_eq!(ledger, Ledger::of(case.ledger), "{version:?} {} {}", case.method, case.path);
+            assert_eq!(
+                ledger,
+                Ledger::of(case.ledger),
+                "{version:?} {} {}",
+                case.method,
+                case.path
+            );
         }
     }
 }
@@ -290,9 +303,19 @@ async fn the_end_waits_for_the_commit() {
             world.spy.mend();
             let (seen, was_committing) = waiting.await.unwrap();
             let ledger = world.ledger().await;
-            assert!(was_committing, "{version:?} {} {}: the end came first", case.method, case.path);
+            assert!(
+                was_committing,
+                "{version:?} {} {}: the end came first",
+                case.method, case.path
+            );
             case.check(version, &seen);
-            assert_eq!(ledger, Ledger::of(case.ledger), "{version:?} {} {}", case.method, case.path);
+            assert_eq!(
+                ledger,
+                Ledger::of(case.ledger),
+                "{version:?} {} {}",
+                case.method,
+                case.path
+            );
             assert_eq!(world.spy.count(is_settle), 1);
         }
     }
@@ -307,9 +330,15 @@ async fn a_connection_goes_on_after_every_shape() {
     let mut requests = String::new();
     for case in settled().iter().filter(|case| !case.breaks) {
         let (method, path) = (&case.method, case.path);
-        requests += &format!("{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\n\r\n", token.expose());
+        requests += &format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\n\r\n",
+            token.expose()
+        );
     }
-    requests += &format!("GET /free HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nconnection: close\r\n\r\n", token.expose());
+    requests += &format!(
+        "GET /free HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nconnection: close\r\n\r\n",
+        token.expose()
+    );
     let answers = super::support::raw(addr, requests.as_bytes()).await;
     let heads = answers.matches("HTTP/1.1 ").count();
     assert_eq!(heads, settled().iter().filter(|case| !case.breaks).count() + 1, "{answers}");
@@ -345,7 +374,11 @@ async fn content_length_is_told_or_left_out_but_never_wrong() {
             let world = World::new().await;
             let (_, token) = world.key().await;
             let client = Client::new(version, serve(app(&world)).await, &token);
-            assert_eq!(client.get(path).await.header("content-length"), get, "{version:?} GET {path}");
+            assert_eq!(
+                client.get(path).await.header("content-length"),
+                get,
+                "{version:?} GET {path}"
+            );
             let seen = client.send(client.request(Method::HEAD, path)).await;
             assert_eq!(seen.header("content-length"), head, "{version:?} HEAD {path}");
             assert_eq!(seen.data, "");
@@ -400,7 +433,10 @@ async fn many_at_once_are_each_charged_once() {
         }
     }
     let ledger = world.ledger().await;
-    assert_eq!((ledger.spent, ledger.held, ledger.entries.len()), (Amount::cents(spent), Amount::ZERO, charges));
+    assert_eq!(
+        (ledger.spent, ledger.held, ledger.entries.len()),
+        (Amount::cents(spent), Amount::ZERO, charges)
+    );
     assert!(spent <= 100 && charges >= 10, "{spent} cents in {charges} charges");
 }
 
@@ -434,12 +470,19 @@ mod broken_store {
                 assert_eq!(seen.header("retry-after"), Some("1"));
                 if method == Method::GET {
                     assert_eq!(seen.refused(), (503, "unavailable".into()));
-                    assert!(!seen.data.contains("SECRET") && !seen.data.contains("hello"), "{}", seen.data);
+                    assert!(
+                        !seen.data.contains("SECRET") && !seen.data.contains("hello"),
+                        "{}",
+                        seen.data
+                    );
                 }
                 assert_eq!(world.ledger().await, Ledger::of(&[]).holding(10));
             }
         }
-        assert!(!logged(&["post it by hand", "account=acme", "cost_micros=30000", "holds=["]).is_empty());
+        assert!(
+            !logged(&["post it by hand", "account=acme", "cost_micros=30000", "holds=["])
+                .is_empty()
+        );
     }
 
     #[tokio::test]
@@ -451,11 +494,17 @@ mod broken_store {
                 let client = Client::new(version, serve(app(&world)).await, &token);
                 world.spy.set(Faults::posts(Fault::Down).only(is_settle));
                 let seen = client.get(path).await;
-                assert!(seen.error.is_some(), "{version:?} {path} ended as if nothing had happened: {seen:?}");
+                assert!(
+                    seen.error.is_some(),
+                    "{version:?} {path} ended as if nothing had happened: {seen:?}"
+                );
                 assert!(seen.trailers.is_none());
                 assert_eq!(world.ledger().await, Ledger::of(&[]).holding(10));
             }
         }
-        assert!(!logged(&["post it by hand", "account=acme", "cost_micros=60000", "holds=["]).is_empty());
+        assert!(
+            !logged(&["post it by hand", "account=acme", "cost_micros=60000", "holds=["])
+                .is_empty()
+        );
     }
 }

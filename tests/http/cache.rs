@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use agentkey::{
-    AgentKeys, Amount, Budget, Builder, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection, RequireScope, ScopeSet,
-    SqliteStore, Token,
+    AgentKeys, Amount, Budget, Builder, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection,
+    RequireScope, ScopeSet, SqliteStore, Token,
 };
 use axum::Router;
 use axum::routing::get;
@@ -24,7 +24,10 @@ async fn app(world: &World) -> std::net::SocketAddr {
     let app = Router::new()
         .route("/", get(async |key: KeyContext| key.key().name.clone()))
         .route("/read", get(async || "read").layer(RequireScope::one("read").unwrap()))
-        .route("/left", get(async move |key: KeyContext| key.remaining().map_or("no limit".into(), cents)))
+        .route(
+            "/left",
+            get(async move |key: KeyContext| key.remaining().map_or("no limit".into(), cents)),
+        )
         .route("/add", get(async |charge: Charge| charge.add(Amount::cents(60))))
         .route(
             "/hold",
@@ -92,7 +95,8 @@ async fn what_is_refused_is_never_refused_from_memory() {
 async fn changes_through_the_handle_hold_from_the_next_request_on() {
     let world = World::with(cached()).await;
     world.spy.polled().await;
-    let (parent, _) = world.create(NewKey::new(acme()).scopes(ScopeSet::parse(["read"]).unwrap())).await;
+    let (parent, _) =
+        world.create(NewKey::new(acme()).scopes(ScopeSet::parse(["read"]).unwrap())).await;
     let child = NewKey::child_of(parent).name("child").scopes(ScopeSet::parse(["read"]).unwrap());
     let (id, token) = world.create(child).await;
     let addr = app(&world).await;
@@ -121,7 +125,8 @@ async fn changes_through_the_handle_hold_from_the_next_request_on() {
 async fn a_key_in_memory_expires_to_the_microsecond() {
     let clock = clock();
     let world = World::with_clock(cached(), &clock).await;
-    let parent = world.create(NewKey::new(acme()).name("parent").expires_in("1h".parse().unwrap())).await;
+    let parent =
+        world.create(NewKey::new(acme()).name("parent").expires_in("1h".parse().unwrap())).await;
     let (_, token) = world.create(NewKey::child_of(parent.0).name("child")).await;
     world.spy.polled().await;
     let client = client(&world, &token).await;

@@ -21,7 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tower::{Layer, ServiceExt};
 
-use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_settle, serve, soon};
+use super::support::{
+    Client, Fault, Faults, Ledger, Version, World, clock, is_settle, serve, soon,
+};
 
 type Answer = Result<Response, Rejection>;
 
@@ -70,7 +72,12 @@ async fn send(addr: std::net::SocketAddr, line: &str, token: &Token) -> TcpStrea
 async fn read_until(stream: &mut TcpStream, wanted: &str) {
     let mut received = Vec::new();
     while !String::from_utf8_lossy(&received).contains(wanted) {
-        assert_ne!(soon(stream.read_buf(&mut received)).await.unwrap(), 0, "{}", String::from_utf8_lossy(&received));
+        assert_ne!(
+            soon(stream.read_buf(&mut received)).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&received)
+        );
     }
 }
 
@@ -217,7 +224,8 @@ async fn a_hold_that_is_taken_after_the_client_has_left_is_not_interrupted_by_th
 /// The body itself lets go of the last handle, or a task beside it does; then the stream idles, until the client leaves.
 /// What may still be charged whole, if the body fails, is settled then, and not as interrupted.
 #[tokio::test]
-async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_interrupted_later() {
+async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_interrupted_later()
+{
     for (beside, whole) in [(false, false), (true, false), (false, true), (true, true)] {
         let world = World::new().await;
         let (_, token) = world.key().await;
@@ -246,7 +254,8 @@ async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_
             let first = stream::iter([Ok::<_, BodyError>(Bytes::from_static(b"chunk."))]);
             Ok::<_, Rejection>(Body::from_stream(first.chain(stream::once(rest))).into_response())
         };
-        let app = Router::new().route("/", get(events)).route("/pay", get(pay)).layer(world.layer());
+        let app =
+            Router::new().route("/", get(events)).route("/pay", get(pay)).layer(world.layer());
         let (stream, client) = first_chunk(app, &token).await;
         work.gate.send_replace(true);
         soon(ended.recv()).await; // the work
@@ -257,7 +266,11 @@ async fn a_stream_that_goes_on_after_its_last_handle_is_settled_at_once_and_not_
         soon(ended.recv()).await; // the body
         world.until(&Ledger::of(&[("settle", 3)])).await;
         assert_eq!(client.get("/pay").await.data, "paid");
-        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 3), ("pay", 1)]), "{beside} {whole}");
+        assert_eq!(
+            world.ledger().await,
+            Ledger::of(&[("settle", 3), ("pay", 1)]),
+            "{beside} {whole}"
+        );
     }
 }
 
@@ -275,7 +288,8 @@ async fn a_body_may_take_another_handle_after_its_last_one() {
             charge.add(Amount::cents(1));
             drop(charge);
             work.go_on().await;
-            let charge = Charge::begin(&key).await.map_err(|error| BodyError::from(error.to_string()))?;
+            let charge =
+                Charge::begin(&key).await.map_err(|error| BodyError::from(error.to_string()))?;
             charge.add(Amount::cents(3));
             Ok::<_, BodyError>(Bytes::from_static(b"done"))
         };
@@ -344,7 +358,8 @@ async fn a_handler_that_is_cut_off_or_panics_between_two_handles_was_interrupted
             Ok::<_, Rejection>("done")
         };
         let app = Router::new().route("/", get(handler)).layer(world.layer());
-        let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+        let request =
+            Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
         let asked = tokio::spawn(app.oneshot(request));
         work.go_on().await;
         asked.abort();
@@ -403,9 +418,12 @@ async fn a_waker_goes_without_a_lock_and_with_its_body() {
         Body::from_stream(stream::once(rest))
     };
     let app = Router::new().route("/", get(handler)).layer(world.layer());
-    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let request =
+        Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
     let mut body = Box::pin(app.oneshot(request).await.unwrap().into_body());
-    let mut poll = |waker: Waker| body.as_mut().poll_frame(&mut std::task::Context::from_waker(&waker)).is_pending();
+    let mut poll = |waker: Waker| {
+        body.as_mut().poll_frame(&mut std::task::Context::from_waker(&waker)).is_pending()
+    };
     let charge = kept.lock().unwrap().take();
     let other = charge.clone();
     assert!(poll(Arc::new(Owner(std::sync::Mutex::new(charge))).into()));
@@ -439,7 +457,8 @@ async fn a_body_that_nobody_polls_after_the_last_handle_was_not_interrupted() {
         Ok::<_, Rejection>(Body::from_stream(first.chain(stream::pending())).into_response())
     };
     let app = Router::new().route("/", get(events)).layer(world.layer());
-    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let request =
+        Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
     let mut body = app.oneshot(request).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().unwrap().is_data());
     work.gate.send_replace(true);
@@ -455,25 +474,30 @@ async fn the_head_of_an_answer_to_connect_waits_for_the_commit() {
     let (_, token) = world.key().await;
     let (work, mut ended) = Work::new();
     let over = Arc::new(std::sync::Mutex::new(Some(Over(work.over.clone()))));
-    let service = world.layer().layer(tower::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let over = over.lock().unwrap().take();
-        async move {
-            let charge = Charge::begin(request.extensions().get::<KeyContext>().unwrap()).await.unwrap();
-            charge.add(Amount::cents(3));
-            let body = stream::once(async move {
-                drop((charge, over));
-                Ok::<_, BodyError>(Bytes::from_static(b"hello"))
-            });
-            Ok::<_, Infallible>(Response::new(Body::from_stream(body)))
-        }
-    }));
+    let service =
+        world.layer().layer(tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let over = over.lock().unwrap().take();
+            async move {
+                let charge =
+                    Charge::begin(request.extensions().get::<KeyContext>().unwrap()).await.unwrap();
+                charge.add(Amount::cents(3));
+                let body = stream::once(async move {
+                    drop((charge, over));
+                    Ok::<_, BodyError>(Bytes::from_static(b"hello"))
+                });
+                Ok::<_, Infallible>(Response::new(Body::from_stream(body)))
+            }
+        }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let service = hyper_util::service::TowerToHyperService::new(service);
         let io = hyper_util::rt::TokioIo::new(stream);
-        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await
     });
     world.spy.set(Faults::posts(Fault::Hang).only(is_settle));
     let mut client = send(addr, "CONNECT x:80", &token).await;

@@ -20,7 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use super::support::{Client, Fault, Faults, Ledger, Version, World, clock, is_hold, is_pay, is_settle, serve, soon};
+use super::support::{
+    Client, Fault, Faults, Ledger, Version, World, clock, is_hold, is_pay, is_settle, serve, soon,
+};
 
 /// What happens in handlers, for tests to wait for; and what they wait for themselves.
 #[derive(Clone, Debug)]
@@ -33,7 +35,11 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (told, heard) = mpsc::unbounded_channel();
-        Self { told, heard: Arc::new(tokio::sync::Mutex::new(heard)), gate: watch::Sender::new(false) }
+        Self {
+            told,
+            heard: Arc::new(tokio::sync::Mutex::new(heard)),
+            gate: watch::Sender::new(false),
+        }
     }
 
     fn tell(&self, what: &'static str) {
@@ -92,7 +98,11 @@ fn app(world: &World, scene: &Scene) -> Router {
     app_with(world, scene, |routes| routes)
 }
 
-fn app_with(world: &World, scene: &Scene, inside: impl FnOnce(Router<Scene>) -> Router<Scene>) -> Router {
+fn app_with(
+    world: &World,
+    scene: &Scene,
+    inside: impl FnOnce(Router<Scene>) -> Router<Scene>,
+) -> Router {
     async fn start(charge: &Charge) -> Result<(), Rejection> {
         charge.hold(Amount::cents(10)).await?;
         charge.add(Amount::cents(3));
@@ -173,7 +183,9 @@ fn app_with(world: &World, scene: &Scene, inside: impl FnOnce(Router<Scene>) -> 
             Some("charge") => OnExpiry::Charge,
             _ => OnExpiry::Release,
         };
-        charge.hold(Hold::new(Amount::cents(10)).ttl(Duration::from_secs(30)).on_expiry(fate)).await?;
+        charge
+            .hold(Hold::new(Amount::cents(10)).ttl(Duration::from_secs(30)).on_expiry(fate))
+            .await?;
         charge.add(Amount::cents(3));
         scene.tell("working");
         scene.opened().await;
@@ -208,7 +220,10 @@ impl Leaving {
         match version {
             Version::Http1 => {
                 let mut stream = TcpStream::connect(addr).await.unwrap();
-                let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\n\r\n", token.expose());
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\n\r\n",
+                    token.expose()
+                );
                 stream.write_all(request.as_bytes()).await.unwrap();
                 Self::Http1(stream)
             }
@@ -293,7 +308,11 @@ async fn a_client_that_stays_is_charged_what_was_added() {
     }
 }
 
-async fn leave_while(posting: fn(&agentkey::ledger::Posting) -> bool, path: &str, version: Version) -> World {
+async fn leave_while(
+    posting: fn(&agentkey::ledger::Posting) -> bool,
+    path: &str,
+    version: Version,
+) -> World {
     let (world, scene) = (World::new().await, Scene::new());
     world.spy.set(Faults::posts(Fault::Hang).only(posting));
     let client = Leaving::start(version, &world, &scene, path).await;
@@ -328,7 +347,11 @@ async fn the_client_leaves_while_a_hold_is_in_flight() {
 #[tokio::test]
 async fn the_client_leaves_while_answers_get_lost() {
     for (path, posting, wanted) in [
-        ("/paying", is_pay as fn(&agentkey::ledger::Posting) -> bool, Ledger::of(&[("pay", 5), ("refund", -5)])),
+        (
+            "/paying",
+            is_pay as fn(&agentkey::ledger::Posting) -> bool,
+            Ledger::of(&[("pay", 5), ("refund", -5)]),
+        ),
         ("/holding", is_hold, Ledger::of(&[])),
     ] {
         let (world, scene) = (World::new().await, Scene::new());
@@ -386,7 +409,11 @@ async fn a_panic_caught_before_the_layer_is_charged() {
         for (path, charged) in PANICS {
             let (world, scene) = (World::new().await, Scene::new());
             let (_, token) = world.key().await;
-            let client = Client::new(version, serve(app(&world, &scene).layer(from_fn(catch))).await, &token);
+            let client = Client::new(
+                version,
+                serve(app(&world, &scene).layer(from_fn(catch))).await,
+                &token,
+            );
             assert_eq!(client.get(path).await.status, 500);
             world.until(&Ledger::of(&[("settle", charged)])).await;
             // The connection and the commit queues still work.
@@ -401,7 +428,9 @@ async fn a_body_that_panics_is_charged() {
     for version in Version::BOTH {
         let (world, scene) = (World::new().await, Scene::new());
         let (_, token) = world.key().await;
-        let seen = Client::new(version, serve(app(&world, &scene)).await, &token).get("/panicking/body").await;
+        let seen = Client::new(version, serve(app(&world, &scene)).await, &token)
+            .get("/panicking/body")
+            .await;
         assert!(seen.error.is_some());
         world.until(&Ledger::of(&[("settle", 5)])).await;
         assert_eq!(world.spy.count(is_settle), 1);
@@ -528,7 +557,8 @@ async fn a_charge_may_end_on_a_thread_without_a_runtime() {
 /// The limit of open charges is a limit, and places come back.
 #[tokio::test]
 async fn too_many_open_charges_are_refused_and_places_come_back() {
-    let (world, scene) = (World::with(AgentKeys::builder().max_open_charges(1)).await, Scene::new());
+    let (world, scene) =
+        (World::with(AgentKeys::builder().max_open_charges(1)).await, Scene::new());
     let (_, token) = world.key().await;
     let client = Client::new(Version::Http1, serve(app(&world, &scene)).await, &token);
     let request = client.request(Method::GET, "/forever");
@@ -561,7 +591,8 @@ async fn detached_work_is_not_interrupted_by_a_client_that_goes() {
             Ok(Body::from_stream(stream::pending::<Result<Bytes, BodyError>>()).into_response())
         }),
     );
-    let request = Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let request =
+        Request::get("/").header("x-api-key", token.expose()).body(Body::empty()).unwrap();
     let response = tower::ServiceExt::oneshot(app.layer(world.layer()), request).await.unwrap();
     drop(response);
     let charge = kept.lock().unwrap().take().unwrap();

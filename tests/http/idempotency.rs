@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{Amount, Budget, Charge, EntryQuery, KeyPatch, NewKey, Rejection, Replayable, Token};
+use agentkey::{
+    Amount, Budget, Charge, EntryQuery, KeyPatch, NewKey, Rejection, Replayable, Token,
+};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -14,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::support::{
-    Client, Fault, Faults, Ledger, Seen, Version, World, acme, clock, is_open, is_pay, is_settle, serve, soon,
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, clock, is_open, is_pay, is_settle,
+    serve, soon,
 };
 
 /// Handlers report that they have begun, and wait until the test lets them continue.
@@ -72,7 +75,11 @@ async fn look(State(gate): State<Gate>, charge: Charge) -> Answer {
 }
 
 /// Pays the cents that the order names first, with the reference it names then; `+` does more than that.
-async fn replayable(State(gate): State<Gate>, Replayable(charge): Replayable, request: Request) -> Answer {
+async fn replayable(
+    State(gate): State<Gate>,
+    Replayable(charge): Replayable,
+    request: Request,
+) -> Answer {
     let order = request.headers().get("x-order").unwrap().to_str().unwrap();
     let (cents, reference) = order.split_once('-').unwrap();
     charge.reference(reference.trim_end_matches(['+', '!', '*']))?;
@@ -118,7 +125,11 @@ async fn gated_world() -> (World, Client, Gate, mpsc::UnboundedReceiver<()>) {
     (world, client, gate, entered)
 }
 
-fn in_background(client: &Client, path: &'static str, key: &'static str) -> tokio::task::JoinHandle<Seen> {
+fn in_background(
+    client: &Client,
+    path: &'static str,
+    key: &'static str,
+) -> tokio::task::JoinHandle<Seen> {
     let client = client.clone();
     tokio::spawn(async move { client.post(path, key).await })
 }
@@ -129,9 +140,10 @@ fn refused(code: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn one_after_the_other() {
-    for (path, done, ledger) in
-        [("/pay", "paid", Ledger::of(&[("pay", 5)])), ("/meter", "metered", Ledger::of(&[("settle", 3)]))]
-    {
+    for (path, done, ledger) in [
+        ("/pay", "paid", Ledger::of(&[("pay", 5)])),
+        ("/meter", "metered", Ledger::of(&[("settle", 3)])),
+    ] {
         let (world, client) = open_world().await;
         assert_eq!(client.post(path, "k").await.data, done);
         let entry = world.keys.entries(&EntryQuery::for_account(acme())).await.unwrap().items[0].id;
@@ -149,7 +161,9 @@ async fn one_after_the_other() {
 
 #[tokio::test]
 async fn while_the_first_is_running() {
-    for (path, done) in [("/pay", "paid"), ("/pay/early", "paid"), ("/meter", "metered"), ("/look", "looked")] {
+    for (path, done) in
+        [("/pay", "paid"), ("/pay/early", "paid"), ("/meter", "metered"), ("/look", "looked")]
+    {
         let (world, client, gate, mut entered) = gated_world().await;
         let first = in_background(&client, path, "k");
         soon(entered.recv()).await.unwrap();
@@ -182,7 +196,10 @@ async fn many_at_once_are_charged_once() {
                 done += 1;
             } else {
                 let (status, code) = seen.refused();
-                assert!(status == 409 && ["in_flight", "already_charged"].contains(&&*code), "{status} {code}");
+                assert!(
+                    status == 409 && ["in_flight", "already_charged"].contains(&&*code),
+                    "{status} {code}"
+                );
             }
         }
         assert_eq!(done, 1);
@@ -195,7 +212,9 @@ async fn many_at_once_are_charged_once() {
 async fn another_method_or_path_is_a_conflict() {
     let (world, client) = open_world().await;
     assert_eq!(client.post("/pay", "k").await.data, "paid");
-    for (method, path) in [(Method::PUT, "/pay"), (Method::POST, "/meter"), (Method::POST, "/pay?twice")] {
+    for (method, path) in
+        [(Method::PUT, "/pay"), (Method::POST, "/meter"), (Method::POST, "/pay?twice")]
+    {
         let mut request = client.request(method, path);
         request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
         assert_eq!(client.send(request).await.refused(), refused("conflict"), "{path}");
@@ -223,12 +242,17 @@ async fn the_key_is_free_again_when_nothing_was_charged() {
     assert_eq!(client.post("/pay", "k").await.data, "paid");
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
 
-    let (id, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(4)))).await;
+    let (id, token) =
+        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(4)))).await;
     let poor = Client::new(Version::Http1, serve(app(&world, Gate::new(true).0)).await, &token);
     for _ in 0..2 {
         assert_eq!(poor.post("/pay", "k").await.refused(), (402, "budget_exceeded".into()));
     }
-    world.keys.update(id, KeyPatch::new().budget(Budget::lifetime(Amount::cents(5)))).await.unwrap();
+    world
+        .keys
+        .update(id, KeyPatch::new().budget(Budget::lifetime(Amount::cents(5))))
+        .await
+        .unwrap();
     assert_eq!(poor.post("/pay", "k").await.data, "paid");
     // Nothing is left now, but what was charged is said first.
     assert_eq!(poor.post("/pay", "k").await.refused(), refused("already_charged"));
@@ -401,7 +425,8 @@ async fn a_claim_that_has_run_out_passes_to_the_next_and_the_first_begins_nothin
         let second = in_background(&client, path, "k");
         soon(entered.recv()).await.unwrap();
         gate.open.send_replace(true);
-        let mut answers = [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
+        let mut answers =
+            [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
         answers.sort_unstable();
         assert_eq!(answers, [200, 409], "{path}");
         assert_eq!(client.post(path, "k").await.refused(), refused("already_charged"));

@@ -54,12 +54,16 @@ fn remaining(response: &Response<impl Sized>) -> Option<&str> {
 
 #[tokio::test]
 async fn the_service_that_is_called_is_the_one_that_was_made_ready() {
-    for builder in [AgentKeys::builder(), AgentKeys::builder().cache(std::time::Duration::from_secs(60))] {
+    for builder in
+        [AgentKeys::builder(), AgentKeys::builder().cache(std::time::Duration::from_secs(60))]
+    {
         let world = World::with(builder).await;
         let (_, token) = world.key().await;
         let noise = Token::generate(&"ak".parse().unwrap()).unwrap();
         let mut service = world.layer().optional(true).layer(Strict::default());
-        for (token, status) in [(Some(&token), 200), (Some(&token), 200), (Some(&noise), 401), (None, 200)] {
+        for (token, status) in
+            [(Some(&token), 200), (Some(&token), 200), (Some(&noise), 401), (None, 200)]
+        {
             let response = service.ready().await.unwrap().call(ask(token)).await.unwrap();
             assert_eq!(response.status(), status);
         }
@@ -78,7 +82,10 @@ async fn pay(request: Request<Body>, cents: i32) -> Result<Response<Body>, Infal
         Ok(charge) => charge.pay(Amount::cents(cents)).await.map(drop),
         Err(error) => Err(error),
     };
-    Ok(paid.map_or_else(|error| error.to_response().map(Body::from), |()| Response::new(Body::empty())))
+    Ok(paid.map_or_else(
+        |error| error.to_response().map(Body::from),
+        |()| Response::new(Body::empty()),
+    ))
 }
 
 #[tokio::test]
@@ -98,8 +105,9 @@ async fn a_refusal_and_its_header_say_the_same() {
     world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(100))).await.unwrap();
     let (_, one) = world.create(NewKey::new(acme())).await;
     let (_, two) = world.create(NewKey::new(acme())).await;
-    let free =
-        world.layer().layer(service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    let free = world.layer().layer(service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    }));
     assert_eq!(remaining(&free.oneshot(ask(Some(&one))).await.unwrap()), Some("100"));
     let service = world.layer().layer(service_fn(|request| pay(request, 90)));
     assert_eq!(remaining(&service.clone().oneshot(ask(Some(&two))).await.unwrap()), Some("10"));
@@ -111,11 +119,19 @@ async fn a_refusal_and_its_header_say_the_same() {
 async fn what_an_upstream_says_is_left_to_the_host_is_not_told() {
     let world = World::new().await;
     let upstream = service_fn(async |_: Request<Body>| {
-        Ok::<_, Infallible>(Response::builder().header("agentkey-remaining-cents", "77").body(Body::empty()).unwrap())
+        Ok::<_, Infallible>(
+            Response::builder()
+                .header("agentkey-remaining-cents", "77")
+                .body(Body::empty())
+                .unwrap(),
+        )
     });
     let (_, limited) = world.create(NewKey::new(acme()).budget(dollar())).await;
     let (_, free) = world.create(NewKey::new(acme())).await;
     let service = world.layer().layer(upstream);
-    assert_eq!(remaining(&service.clone().oneshot(ask(Some(&limited))).await.unwrap()), Some("100"));
+    assert_eq!(
+        remaining(&service.clone().oneshot(ask(Some(&limited))).await.unwrap()),
+        Some("100")
+    );
     assert_eq!(remaining(&service.oneshot(ask(Some(&free))).await.unwrap()), None);
 }

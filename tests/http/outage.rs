@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::{Action, Posting};
-use agentkey::{AgentKeys, Amount, Charge, KeyContext, MemoryStore, NewKey, Rejection, RequireScope, Token};
+use agentkey::{
+    AgentKeys, Amount, Charge, KeyContext, MemoryStore, NewKey, Rejection, RequireScope, Token,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
@@ -14,8 +16,8 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::support::{
-    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, dollar, is_hold, is_pay, is_settle,
-    logged, serve, soon,
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, dollar, is_hold,
+    is_pay, is_settle, logged, serve, soon,
 };
 
 type Answer = Result<&'static str, Rejection>;
@@ -43,7 +45,8 @@ fn app(world: &World) -> Router {
 
 /// A request that needs no socket, for tests in which time stands still.
 async fn ask(app: &Router, path: &str, token: &Token) -> Seen {
-    let request = Request::get(path).header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    let request =
+        Request::get(path).header("x-api-key", token.expose()).body(Body::empty()).unwrap();
     Seen::read(app.clone().oneshot(request).await.unwrap()).await
 }
 
@@ -255,8 +258,14 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
         }),
     );
     let addr = serve(app.layer(world.layer())).await;
-    world.spy.set(Faults::posts(Fault::Broken).only(move |posting| posting.key == Some(poison) && is_settle(posting)));
-    assert_eq!(Client::new(Version::Http1, addr, &token).post("/", "of-order-7").await.refused(), unavailable());
+    world.spy.set(
+        Faults::posts(Fault::Broken)
+            .only(move |posting| posting.key == Some(poison) && is_settle(posting)),
+    );
+    assert_eq!(
+        Client::new(Version::Http1, addr, &token).post("/", "of-order-7").await.refused(),
+        unavailable()
+    );
     assert_eq!(Client::new(Version::Http1, addr, &sound).post("/", "other").await.data, "done");
     let wanted = [
         "ERROR",
@@ -323,7 +332,8 @@ async fn a_settle_that_hangs_ends_in_bounded_time() {
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_a_503_in_bounded_time() {
     for faults in [Faults::finds(Fault::Hang), Faults::posts(Fault::Hang)] {
-        let world = in_memory(AgentKeys::builder().max_queue(2).request_timeout(Duration::from_secs(2)));
+        let world =
+            in_memory(AgentKeys::builder().max_queue(2).request_timeout(Duration::from_secs(2)));
         let (_, token) = world.key().await;
         let app = app(&world);
         world.spy.set(faults);
@@ -406,13 +416,19 @@ async fn a_stream_through_an_outage_ends_well() {
             "/",
             get(async move |charge: Charge| -> Result<Body, Rejection> {
                 charge.hold(Amount::cents(10)).await?;
-                let chunks = futures_util::stream::unfold((0, charge, gate), async |(number, charge, gate)| {
-                    if number == 1 {
-                        gate.subscribe().wait_for(|open| *open).await.unwrap();
-                    }
-                    charge.add(Amount::cents(1));
-                    (number < 2).then_some((Ok::<_, std::convert::Infallible>("chunk."), (number + 1, charge, gate)))
-                });
+                let chunks = futures_util::stream::unfold(
+                    (0, charge, gate),
+                    async |(number, charge, gate)| {
+                        if number == 1 {
+                            gate.subscribe().wait_for(|open| *open).await.unwrap();
+                        }
+                        charge.add(Amount::cents(1));
+                        (number < 2).then_some((
+                            Ok::<_, std::convert::Infallible>("chunk."),
+                            (number + 1, charge, gate),
+                        ))
+                    },
+                );
                 Ok(Body::from_stream(chunks))
             }),
         );
@@ -450,7 +466,10 @@ mod locked_file {
         connection.close().unwrap();
     }
 
-    async fn world(builder: agentkey::Builder, directory: &tempfile::TempDir) -> (World, std::path::PathBuf) {
+    async fn world(
+        builder: agentkey::Builder,
+        directory: &tempfile::TempDir,
+    ) -> (World, std::path::PathBuf) {
         let path = directory.path().join("keys.db");
         let options = SqliteOptions::new(&path).busy_timeout(Duration::from_millis(20));
         (World::on(builder, Box::new(SqliteStore::open(options).await.unwrap())), path)
@@ -478,7 +497,8 @@ mod locked_file {
     async fn every_request_waits_for_its_own_time_and_no_longer() {
         let (directory, second) = (tempfile::tempdir().unwrap(), Duration::from_secs(1));
         let path = directory.path().join("keys.db");
-        let store = SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
+        let store =
+            SqliteStore::open(SqliteOptions::new(&path).busy_timeout(second)).await.unwrap();
         let world = World::on(AgentKeys::builder().request_timeout(second), Box::new(store));
         let (_, token) = world.key().await;
         let client = Client::new(Version::Http1, serve(app(&world)).await, &token);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use agentkey::model::{BlockedBy, ManualClock};
 use agentkey::{
-    AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyId, KeyPatch, NewKey, Refusal, Rejection, Replayable,
-    RequireBudget, RequireScope, ScopeSet, Token,
+    AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyId, KeyPatch, NewKey, Refusal, Rejection,
+    Replayable, RequireBudget, RequireScope, ScopeSet, Token,
 };
 use axum::Router;
 use axum::body::Body;
@@ -14,7 +14,8 @@ use http::{Method, Request, StatusCode};
 use tower::ServiceExt;
 
 use super::support::{
-    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, clock, dollar, logged, serve,
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, clock, dollar, logged,
+    serve,
 };
 
 fn scopes<const N: usize>(scopes: [&str; N]) -> ScopeSet {
@@ -57,11 +58,21 @@ async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
 fn app(layer: &AgentKeyLayer) -> Router {
     Router::new()
         .route("/free", get(async |_: KeyContext| "free"))
-        .route("/open", get(async |key: Option<KeyContext>| if key.is_some() { "keyed" } else { "anonymous" }))
+        .route(
+            "/open",
+            get(async |key: Option<KeyContext>| if key.is_some() { "keyed" } else { "anonymous" }),
+        )
         .route("/scoped", get(async || "scoped").layer(RequireScope::one("docs.write").unwrap()))
         .route("/any", get(async || "any").layer(RequireScope::any(["a.b", "docs.write"]).unwrap()))
-        .route("/all", get(async || "all").layer(RequireScope::all(["read", "docs.write"]).unwrap()))
-        .route("/mixed", get(async || "mixed").layer(RequireScope::one("docs.write").unwrap().or_anonymous(true)))
+        .route(
+            "/all",
+            get(async || "all").layer(RequireScope::all(["read", "docs.write"]).unwrap()),
+        )
+        .route(
+            "/mixed",
+            get(async || "mixed")
+                .layer(RequireScope::one("docs.write").unwrap().or_anonymous(true)),
+        )
         .route("/paid", get(paid).post(paid))
         .route("/other", post(paid))
         .route("/budget", get(async || "in budget").layer(RequireBudget::hold(Amount::cents(30))))
@@ -80,7 +91,8 @@ struct Row {
 
 fn row(request: http::request::Builder, status: u16, code: &'static str, document: &str) -> Row {
     let title = StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
-    let document = format!(r#"{{"title":"{title}","status":{status},"error":"{code}","detail":{document}}}"#);
+    let document =
+        format!(r#"{{"title":"{title}","status":{status},"error":"{code}","detail":{document}}}"#);
     Row { request, status, document, challenge: None, retry_after: None, code }
 }
 
@@ -98,21 +110,31 @@ impl Row {
     fn check(&self, seen: &Seen) {
         assert_eq!(seen.data, self.document);
         assert_eq!(seen.status.as_u16(), self.status, "{}", self.document);
-        assert_eq!(seen.header("content-type"), Some("application/problem+json"), "{}", self.document);
+        assert_eq!(
+            seen.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.document
+        );
         assert_eq!(seen.header("cache-control"), Some("no-store"), "{}", self.document);
         assert_eq!(seen.header("www-authenticate"), self.challenge, "{}", self.document);
         assert_eq!(seen.header("retry-after"), self.retry_after, "{}", self.document);
     }
 }
 
-const INVALID: &str = r#"Bearer error="invalid_token", error_description="the API key is not valid""#;
-const REVOKED: &str = r#"Bearer error="invalid_token", error_description="the API key was revoked""#;
-const EXPIRED: &str = r#"Bearer error="invalid_token", error_description="the API key has expired""#;
+const INVALID: &str =
+    r#"Bearer error="invalid_token", error_description="the API key is not valid""#;
+const REVOKED: &str =
+    r#"Bearer error="invalid_token", error_description="the API key was revoked""#;
+const EXPIRED: &str =
+    r#"Bearer error="invalid_token", error_description="the API key has expired""#;
 
 /// Every row of the contract that needs no outage and no second request in flight, in a world made for it.
 async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
     let unknown = agentkey::Token::generate(&"ak".parse().unwrap()).unwrap();
-    let reader = world.create(NewKey::new(acme()).scopes(scopes(["read", "docs.read"])).budget(dollar())).await;
+    let reader = world
+        .create(NewKey::new(acme()).scopes(scopes(["read", "docs.read"])).budget(dollar()))
+        .await;
     let revoked = world.key().await;
     let orphan = world.create(NewKey::child_of(revoked.0)).await;
     world.keys.revoke(revoked.0).await.unwrap();
@@ -127,7 +149,8 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
 
     let once = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(5)))).await;
     let daily = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(5)))).await;
-    let fits_never = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(25)))).await;
+    let fits_never =
+        world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(25)))).await;
     let nothing = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
     let budget = r#""the budget does not cover this request""#;
     let figures = |limit: &str, remaining: &str, required: &str, resets: &str| {
@@ -136,15 +159,31 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
         )
     };
     vec![
-        row(ask("/free"), 401, "missing_key", r#""this route needs an API key""#).challenge("Bearer"),
-        row(ask_with("/free", &unknown), 401, "invalid_key", r#""the API key is not valid""#).challenge(INVALID),
-        row(ask("/free").header("x-api-key", "noise"), 401, "invalid_key", r#""the API key is not valid""#)
+        row(ask("/free"), 401, "missing_key", r#""this route needs an API key""#)
+            .challenge("Bearer"),
+        row(ask_with("/free", &unknown), 401, "invalid_key", r#""the API key is not valid""#)
             .challenge(INVALID),
-        row(ask_with("/free", &revoked.1), 401, "revoked_key", r#""the API key was revoked""#).challenge(REVOKED),
-        row(ask_with("/free", &orphan.1), 401, "revoked_key", r#""the API key was revoked""#).challenge(REVOKED),
-        row(ask_with("/free", &expired.1), 401, "expired_key", r#""the API key has expired""#).challenge(EXPIRED),
-        row(ask_with("/free", &late.1), 401, "expired_key", r#""the API key has expired""#).challenge(EXPIRED),
-        row(both, 400, "ambiguous_credentials", r#""the request has more than one credential; send one""#),
+        row(
+            ask("/free").header("x-api-key", "noise"),
+            401,
+            "invalid_key",
+            r#""the API key is not valid""#,
+        )
+        .challenge(INVALID),
+        row(ask_with("/free", &revoked.1), 401, "revoked_key", r#""the API key was revoked""#)
+            .challenge(REVOKED),
+        row(ask_with("/free", &orphan.1), 401, "revoked_key", r#""the API key was revoked""#)
+            .challenge(REVOKED),
+        row(ask_with("/free", &expired.1), 401, "expired_key", r#""the API key has expired""#)
+            .challenge(EXPIRED),
+        row(ask_with("/free", &late.1), 401, "expired_key", r#""the API key has expired""#)
+            .challenge(EXPIRED),
+        row(
+            both,
+            400,
+            "ambiguous_credentials",
+            r#""the request has more than one credential; send one""#,
+        ),
         row(ask_with("/scoped", &reader.1), 403, "insufficient_scope", scoped)
             .challenge(r#"Bearer error="insufficient_scope", scope="docs.write""#),
         row(ask_with("/any", &reader.1), 403, "insufficient_scope", &any)
@@ -155,16 +194,31 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
         row(ask_with("/budget", &once.1), 402, "budget_exceeded", &figures("5", "5", "30", "null")),
         // A new day brings 5 cents, which is never enough for 10: waiting does not help.
         row(ask_with("/paid", &daily.1), 402, "budget_exceeded", &figures("5", "5", "10", "null")),
-        row(ask_with("/budget", &fits_never.1), 402, "budget_exceeded", &figures("25", "25", "30", "null")),
+        row(
+            ask_with("/budget", &fits_never.1),
+            402,
+            "budget_exceeded",
+            &figures("25", "25", "30", "null"),
+        ),
         // A key without money is for free routes: it is refused where the handler takes its `Charge`.
-        row(ask_with("/paid", &nothing.1), 402, "budget_exceeded", &figures("0", "0", "0.0001", "null")),
+        row(
+            ask_with("/paid", &nothing.1),
+            402,
+            "budget_exceeded",
+            &figures("0", "0", "0.0001", "null"),
+        ),
         row(
             ask_with("/paid?label", &reader.1),
             400,
             "invalid_label",
             r#""a label's name is 1 to 64 characters, none of them a control character""#,
         ),
-        row(ask_with("/paid?negative", &reader.1), 400, "negative_amount", r#""an amount must not be negative""#),
+        row(
+            ask_with("/paid?negative", &reader.1),
+            400,
+            "negative_amount",
+            r#""an amount must not be negative""#,
+        ),
         row(
             ask_with("/paid?refund", &reader.1),
             409,
@@ -194,7 +248,8 @@ trait TryClone {
 
 impl TryClone for http::request::Builder {
     fn try_clone(&self) -> Self {
-        let mut clone = Request::builder().method(self.method_ref().unwrap()).uri(self.uri_ref().unwrap());
+        let mut clone =
+            Request::builder().method(self.method_ref().unwrap()).uri(self.uri_ref().unwrap());
         *clone.headers_mut().unwrap() = self.headers_ref().unwrap().clone();
         clone
     }
@@ -209,7 +264,8 @@ async fn the_contract_over_sockets() {
         let (_, token) = world.key().await;
         let client = Client::new(version, serve(app(&world.layer())).await, &token);
         for row in rows(&world, &clock).await {
-            let mut request = client.request(Method::GET, &row.request.uri_ref().unwrap().to_string());
+            let mut request =
+                client.request(Method::GET, &row.request.uri_ref().unwrap().to_string());
             request.headers_mut().remove("authorization");
             request.headers_mut().extend(row.request.headers_ref().unwrap().clone());
             row.check(&client.send(request).await);
@@ -222,7 +278,8 @@ async fn a_window_that_will_reset_says_when() {
     let clock = clock();
     let world = World::at(&clock).await;
     let app = app(&world.layer());
-    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(15)))).await;
+    let (_, token) =
+        world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(15)))).await;
     assert_eq!(answer(&app, ask_with("/paid", &token)).await.status, 200);
     // 0.25 s into the day: the rest of it is rounded up, so that nobody comes back too early.
     clock.advance(Duration::from_millis(250));
@@ -249,7 +306,8 @@ async fn debt_is_shown_and_refuses_new_work() {
         Ok("dear")
     });
     let app = Router::new().route("/dear", dear).layer(world.layer());
-    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::monthly(Amount::units(1)))).await;
+    let (_, token) =
+        world.create(NewKey::new(acme()).budget(Budget::monthly(Amount::units(1)))).await;
     let seen = answer(&app, ask_with("/dear", &token)).await;
     assert_eq!((seen.status.as_u16(), seen.header("agentkey-remaining-cents")), (200, Some("0")));
     let refused = answer(&app, ask_with("/dear", &token)).await;
@@ -267,7 +325,8 @@ async fn debt_is_shown_and_refuses_new_work() {
 /// A child, its parent and their account, each with another limit, and the parent's own spending.
 async fn family(world: &World, parent: i32, account: i32) -> (KeyId, Token) {
     world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(account))).await.unwrap();
-    let (parent, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(parent)))).await;
+    let (parent, token) =
+        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(parent)))).await;
     assert_eq!(answer(&app(&world.layer()), ask_with("/paid", &token)).await.status, 200);
     world.create(NewKey::child_of(parent)).await
 }
@@ -289,7 +348,9 @@ async fn figures_of_others_are_not_shown() {
             ),
         )
         .check(&refused);
-        let Some(Refusal::BudgetExceeded(shortfall)) = refused.refusal else { panic!("{:?}", refused.refusal) };
+        let Some(Refusal::BudgetExceeded(shortfall)) = refused.refusal else {
+            panic!("{:?}", refused.refusal)
+        };
         assert_eq!(shortfall.blocked_by, by);
         assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
     }
@@ -299,8 +360,10 @@ async fn figures_of_others_are_not_shown() {
 #[tokio::test]
 async fn the_nearest_member_that_refuses_is_named() {
     let world = World::at(&clock()).await;
-    let (parent, _) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(8)))).await;
-    let (_, token) = world.create(NewKey::child_of(parent).budget(Budget::lifetime(Amount::cents(6)))).await;
+    let (parent, _) =
+        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(8)))).await;
+    let (_, token) =
+        world.create(NewKey::child_of(parent).budget(Budget::lifetime(Amount::cents(6)))).await;
     let json = answer(&app(&world.layer()), ask_with("/paid", &token)).await.json();
     assert_eq!((&json["blocked_by"], &json["remaining_cents"]), (&"key".into(), &6.into()));
 }
@@ -308,7 +371,8 @@ async fn the_nearest_member_that_refuses_is_named() {
 #[tokio::test]
 async fn holds_of_others_are_in_the_way_and_are_told_apart_from_spending() {
     let world = World::at(&clock()).await;
-    let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(15)))).await;
+    let (_, token) =
+        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(15)))).await;
     let (entered, mut inside) = tokio::sync::mpsc::unbounded_channel();
     let leave = tokio::sync::watch::Sender::new(false);
     let slow = {
@@ -340,12 +404,16 @@ async fn holds_of_others_are_in_the_way_and_are_told_apart_from_spending() {
 async fn the_status_of_a_budget_refusal_is_the_hosts_to_choose() {
     for (status, title) in [(403, "Forbidden"), (429, "Too Many Requests")] {
         let world = World::at(&clock()).await;
-        let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
+        let (_, token) =
+            world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
         let app = app(&world.layer().budget_status(StatusCode::from_u16(status).unwrap()));
         for path in ["/paid", "/budget"] {
             let seen = answer(&app, ask_with(path, &token)).await;
             assert_eq!(seen.refused(), (status, "budget_exceeded".into()));
-            assert_eq!((&seen.json()["title"], &seen.json()["status"]), (&title.into(), &status.into()));
+            assert_eq!(
+                (&seen.json()["title"], &seen.json()["status"]),
+                (&title.into(), &status.into())
+            );
             assert_eq!(seen.header("www-authenticate"), None);
         }
     }
@@ -379,7 +447,8 @@ async fn the_realm_is_told_and_cannot_break_out_of_its_quotes() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme())).await;
     let app = app(&world.layer().realm("my \"api\", x=\\\"1\r\n"));
-    let challenge = async |request| answer(&app, request).await.header("www-authenticate").unwrap().to_owned();
+    let challenge =
+        async |request| answer(&app, request).await.header("www-authenticate").unwrap().to_owned();
     assert_eq!(challenge(ask("/free")).await, r#"Bearer realm="my api, x=1""#);
     assert_eq!(
         challenge(ask("/free").header("x-api-key", "noise")).await,
@@ -410,7 +479,10 @@ async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_oth
     }
     assert_eq!(answer(&app, ask_with("/open", &token)).await.data, "keyed");
     world.keys.revoke(id).await.unwrap();
-    assert_eq!(answer(&app, ask_with("/open", &token)).await.refused(), (401, "revoked_key".into()));
+    assert_eq!(
+        answer(&app, ask_with("/open", &token)).await.refused(),
+        (401, "revoked_key".into())
+    );
     // Without `or_anonymous`, and without `optional`, no request gets through without a key.
     let strict = super::refusals::app(&world.layer());
     assert_eq!(answer(&strict, ask("/mixed")).await.refused(), (401, "missing_key".into()));
@@ -426,14 +498,18 @@ async fn a_store_that_is_down_is_a_503_and_fails_open_where_told_to() {
         let closed = app(&world.layer());
         for path in ["/free", "/open", "/scoped", "/mixed", "/paid", "/budget"] {
             let seen = answer(&closed, ask_with(path, &token)).await;
-            row(ask(path), 503, "unavailable", r#""the key store is not available""#).retry_after("1").check(&seen);
+            row(ask(path), 503, "unavailable", r#""the key store is not available""#)
+                .retry_after("1")
+                .check(&seen);
         }
         let open = app(&world.layer().fail_open(true));
         assert_eq!(answer(&open, ask_with("/open", &token)).await.data, "anonymous");
         // A scope is not waived for a key that could not be looked up, also where requests without one get through.
         for path in ["/free", "/scoped", "/mixed", "/paid", "/budget"] {
             let seen = answer(&open, ask_with(path, &token)).await;
-            row(ask(path), 503, "unavailable", r#""the key store is not available""#).retry_after("1").check(&seen);
+            row(ask(path), 503, "unavailable", r#""the key store is not available""#)
+                .retry_after("1")
+                .check(&seen);
         }
         // Noise is refused all the same.
         assert_eq!(answer(&open, ask("/open").header("x-api-key", "noise")).await.refused().0, 401);
@@ -477,7 +553,10 @@ async fn a_forgotten_layer_is_a_500_whose_log_tells_the_mend() {
         .route("/option", get(async |_: Option<KeyContext>| ""))
         .route("/charge", get(async |_: Charge| ""))
         .route("/replayable", get(async |_: Replayable| ""))
-        .route("/scope", get(async || "").layer(RequireScope::one("read").unwrap().or_anonymous(true)))
+        .route(
+            "/scope",
+            get(async || "").layer(RequireScope::one("read").unwrap().or_anonymous(true)),
+        )
         .route("/budget", get(async || "").layer(RequireBudget::hold(Amount::cents(1))));
     for (path, who) in [
         ("/key", "KeyContext"),
@@ -489,8 +568,10 @@ async fn a_forgotten_layer_is_a_500_whose_log_tells_the_mend() {
     ] {
         let seen = answer(&app, ask(path)).await;
         row(ask(path), 500, "misconfigured", r#""the service is misconfigured""#).check(&seen);
-        let found = format!(" {who} found no key in the request's extensions. Is `AgentKeyLayer` missing");
-        let logged = logged(&["ERROR", &found, "add `.layer(AgentKeyLayer::new(&keys))` after the routes"]);
+        let found =
+            format!(" {who} found no key in the request's extensions. Is `AgentKeyLayer` missing");
+        let logged =
+            logged(&["ERROR", &found, "add `.layer(AgentKeyLayer::new(&keys))` after the routes"]);
         assert_eq!(logged.len(), 1, "{who}");
     }
 }
@@ -503,17 +584,22 @@ async fn the_contract_of_idempotency() {
     let app = app(&world.layer());
     let keyed = |request: http::request::Builder| request.header("idempotency-key", "order-1");
     assert_eq!(answer(&app, keyed(ask_with("/paid", &token))).await.data, "paid");
-    let entries = world.keys.entries(&agentkey::EntryQuery::for_account(acme())).await.unwrap().items;
-    let charged = format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
+    let entries =
+        world.keys.entries(&agentkey::EntryQuery::for_account(acme())).await.unwrap().items;
+    let charged =
+        format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
     let seen = answer(&app, keyed(ask_with("/paid", &token))).await;
     row(ask("/paid"), 409, "already_charged", &charged).check(&seen);
-    for request in [ask_with("/paid", &token).method(Method::POST), ask_with("/other", &token).method(Method::POST)] {
+    for request in [
+        ask_with("/paid", &token).method(Method::POST),
+        ask_with("/other", &token).method(Method::POST),
+    ] {
         let seen = answer(&app, keyed(request)).await;
-        row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#).check(&seen);
+        row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#)
+            .check(&seen);
     }
     let seen = answer(&app, ask_with("/paid", &token).header("idempotency-key", "no good")).await;
-    let detail =
-        r#""Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes""#;
+    let detail = r#""Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes""#;
     row(ask("/paid"), 400, "invalid_idempotency_key", detail).check(&seen);
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
 }

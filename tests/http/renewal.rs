@@ -40,18 +40,21 @@ impl Streaming {
         let wanted = std::sync::Arc::new(tokio::sync::Mutex::new(wanted));
         let stream = get(async move |charge: Charge| -> Result<Body, Rejection> {
             charge.hold(hold).await?;
-            let frames = futures_util::stream::unfold((charge, wanted), async |(charge, wanted)| {
-                let more = wanted.lock().await.recv().await;
-                if more.is_none() {
-                    charge.add(Amount::cents(3));
-                    return None;
-                }
-                Some((Ok::<_, std::convert::Infallible>("chunk."), (charge, wanted)))
-            });
+            let frames =
+                futures_util::stream::unfold((charge, wanted), async |(charge, wanted)| {
+                    let more = wanted.lock().await.recv().await;
+                    if more.is_none() {
+                        charge.add(Amount::cents(3));
+                        return None;
+                    }
+                    Some((Ok::<_, std::convert::Infallible>("chunk."), (charge, wanted)))
+                });
             Ok(Body::from_stream(frames))
         });
-        let app =
-            Router::new().route("/", stream).route("/claimed", get(async |_: Charge| "begun")).layer(world.layer());
+        let app = Router::new()
+            .route("/", stream)
+            .route("/claimed", get(async |_: Charge| "begun"))
+            .layer(world.layer());
         let mut streaming = Self { world, clock, key, token, app, chunks, body: None };
         let response = streaming.ask("/").await;
         assert_eq!(response.status(), 200);
@@ -61,7 +64,9 @@ impl Streaming {
     }
 
     async fn ask(&self, path: &str) -> Response<Body> {
-        let request = Request::get(path).header("x-api-key", self.token.expose()).header("idempotency-key", "k");
+        let request = Request::get(path)
+            .header("x-api-key", self.token.expose())
+            .header("idempotency-key", "k");
         self.app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
@@ -96,7 +101,8 @@ fn held() -> Ledger {
 #[tokio::test(start_paused = true)]
 async fn a_long_stream_keeps_its_hold_and_its_claim() {
     for ttl in [None, Some(Duration::from_secs(15)), Some(Duration::from_secs(300))] {
-        let hold = ttl.map_or(Hold::new(Amount::cents(10)), |ttl| Hold::new(Amount::cents(10)).ttl(ttl));
+        let hold =
+            ttl.map_or(Hold::new(Amount::cents(10)), |ttl| Hold::new(Amount::cents(10)).ttl(ttl));
         let mut streaming = Streaming::start(AgentKeys::builder(), hold).await;
         for _ in 0..14 {
             streaming.pass(Duration::from_secs(60)).await;
@@ -127,7 +133,8 @@ async fn no_hold_gets_over_the_longest_age_and_the_cost_is_posted_all_the_same()
             Ledger::of(&[("expiry", 10), ("refund", -10), ("settle", 3)]),
         ),
     ] {
-        let mut streaming = Streaming::start(builder(), Hold::new(Amount::cents(10)).on_expiry(fate)).await;
+        let mut streaming =
+            Streaming::start(builder(), Hold::new(Amount::cents(10)).on_expiry(fate)).await;
         streaming.pass(Duration::from_secs(295)).await;
         assert_eq!(streaming.world.ledger().await, held());
         streaming.pass(Duration::from_secs(5)).await;
@@ -178,8 +185,11 @@ async fn a_revoked_key_is_not_renewed() {
 /// The account gets no more requests: the sweep ends what a lost process held.
 #[tokio::test(start_paused = true)]
 async fn the_sweep_ends_what_nobody_renews() {
-    let streaming =
-        Streaming::start(AgentKeys::builder(), Hold::new(Amount::cents(10)).on_expiry(OnExpiry::Charge)).await;
+    let streaming = Streaming::start(
+        AgentKeys::builder(),
+        Hold::new(Amount::cents(10)).on_expiry(OnExpiry::Charge),
+    )
+    .await;
     streaming.world.spy.set(Faults::posts(Fault::Down));
     streaming.pass(Duration::from_secs(120)).await;
     let entries = agentkey::EntryQuery::for_account(super::support::acme());

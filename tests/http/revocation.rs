@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use agentkey::{Amount, Budget, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection, RequireScope, ScopeSet};
+use agentkey::{
+    Amount, Budget, Charge, Grace, KeyContext, KeyPatch, NewKey, Rejection, RequireScope, ScopeSet,
+};
 use axum::Router;
 use axum::routing::get;
 use http::Method;
@@ -16,7 +18,12 @@ fn app(world: &World) -> Router {
         .route("/", get(async |key: KeyContext| key.key().name.clone()))
         .route("/read", get(async || "read").layer(RequireScope::one("read").unwrap()))
         .route("/write", get(async || "written").layer(RequireScope::one("write").unwrap()))
-        .route("/grace", get(async |key: KeyContext| key.retires_at().map_or("current".into(), |at| at.to_string())))
+        .route(
+            "/grace",
+            get(async |key: KeyContext| {
+                key.retires_at().map_or("current".into(), |at| at.to_string())
+            }),
+        )
         .route(
             "/paid",
             get(async |charge: Charge| -> Result<(), Rejection> {
@@ -41,7 +48,8 @@ async fn revoking_an_ancestor_refuses_its_children_at_once() {
         for _ in 0..3 {
             line.push(world.create(NewKey::child_of(line.last().unwrap().0).scopes(all())).await);
         }
-        let clients: Vec<_> = line.iter().map(|(_, token)| Client::new(version, addr, token)).collect();
+        let clients: Vec<_> =
+            line.iter().map(|(_, token)| Client::new(version, addr, token)).collect();
         for client in &clients {
             assert_eq!(client.get("/read").await.data, "read");
         }
@@ -61,7 +69,11 @@ async fn narrowing_a_parent_narrows_its_children_at_once_and_widening_gives_it_b
     let child = world.create(NewKey::child_of(parent.0).scopes(all())).await;
     let client = Client::new(Version::Http1, addr, &child.1);
     assert_eq!(client.get("/write").await.data, "written");
-    world.keys.update(parent.0, KeyPatch::new().scopes(ScopeSet::parse(["read"]).unwrap())).await.unwrap();
+    world
+        .keys
+        .update(parent.0, KeyPatch::new().scopes(ScopeSet::parse(["read"]).unwrap()))
+        .await
+        .unwrap();
     let refused = client.get("/write").await;
     assert_eq!(refused.refused(), (403, "insufficient_scope".into()));
     assert_eq!(refused.json()["key_scopes"], serde_json::json!(["read"]));
@@ -128,10 +140,14 @@ async fn a_grace_outlives_the_next_rotation_or_ends_with_it_but_never_lasts_long
     let world = World::at(&clock).await;
     let addr = serve(app(&world)).await;
     let (id, first) = world.key().await;
-    let second = world.keys.rotate(id, Grace::lasting(Duration::from_secs(60))).await.unwrap().token;
+    let second =
+        world.keys.rotate(id, Grace::lasting(Duration::from_secs(60))).await.unwrap().token;
     world.keys.rotate(id, Grace::lasting(Duration::from_secs(3_600))).await.unwrap();
     clock.advance(Duration::from_secs(60));
-    assert_eq!(Client::new(Version::Http1, addr, &first).get("/").await.refused(), (401, "invalid_key".into()));
+    assert_eq!(
+        Client::new(Version::Http1, addr, &first).get("/").await.refused(),
+        (401, "invalid_key".into())
+    );
     assert_eq!(Client::new(Version::Http1, addr, &second).get("/").await.status, 200);
 }
 
@@ -140,8 +156,11 @@ async fn a_key_expires_to_the_microsecond() {
     let clock = clock();
     let world = World::at(&clock).await;
     let addr = serve(app(&world)).await;
-    let parent = world.create(NewKey::new(acme()).name("parent").expires_in("1h".parse().unwrap())).await;
-    let child = world.create(NewKey::child_of(parent.0).name("child").expires_in("30m".parse().unwrap())).await;
+    let parent =
+        world.create(NewKey::new(acme()).name("parent").expires_in("1h".parse().unwrap())).await;
+    let child = world
+        .create(NewKey::child_of(parent.0).name("child").expires_in("30m".parse().unwrap()))
+        .await;
     let (parent_id, parent) = (parent.0, Client::new(Version::Http1, addr, &parent.1));
     let child = Client::new(Version::Http1, addr, &child.1);
     clock.advance(Duration::from_secs(1_800) - Duration::from_micros(1));
@@ -167,19 +186,25 @@ async fn work_that_was_running_is_still_charged() {
         "/",
         get(async move |charge: Charge| -> Result<axum::body::Body, Rejection> {
             charge.hold(Amount::cents(10)).await?;
-            let chunks = futures_util::stream::unfold((0, charge, opened), async |(number, charge, opened)| {
-                match number {
-                    0 => charge.add(Amount::cents(3)),
-                    1 => {
-                        opened.subscribe().wait_for(|open| *open).await.unwrap();
-                        assert!(charge.hold(Amount::cents(1)).await.is_err());
-                        assert!(charge.pay(Amount::cents(1)).await.is_err());
-                        charge.add(Amount::cents(4));
+            let chunks = futures_util::stream::unfold(
+                (0, charge, opened),
+                async |(number, charge, opened)| {
+                    match number {
+                        0 => charge.add(Amount::cents(3)),
+                        1 => {
+                            opened.subscribe().wait_for(|open| *open).await.unwrap();
+                            assert!(charge.hold(Amount::cents(1)).await.is_err());
+                            assert!(charge.pay(Amount::cents(1)).await.is_err());
+                            charge.add(Amount::cents(4));
+                        }
+                        _ => return None,
                     }
-                    _ => return None,
-                }
-                Some((Ok::<_, std::convert::Infallible>("chunk."), (number + 1, charge, opened)))
-            });
+                    Some((
+                        Ok::<_, std::convert::Infallible>("chunk."),
+                        (number + 1, charge, opened),
+                    ))
+                },
+            );
             Ok(axum::body::Body::from_stream(chunks))
         }),
     );

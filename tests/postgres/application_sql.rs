@@ -24,7 +24,8 @@ async fn a_revocation_by_sql_refuses_new_work_on_a_warm_account_and_posts_what_w
         assert!(world.post_all(&held).await.iter().all(Result::is_ok));
         assert!(world.post(&pay(&child, 1)).await.is_ok());
 
-        execute(&pool, format!("UPDATE agent_keys SET revoked_at = now() WHERE id = {revoked}")).await;
+        execute(&pool, format!("UPDATE agent_keys SET revoked_at = now() WHERE id = {revoked}"))
+            .await;
         assert_eq!(world.post(&pay(&child, 1)).await, Err(Refusal::RevokedKey));
         assert_eq!(world.post(&hold(&child, 1)).await, Err(Refusal::RevokedKey));
         assert!(world.post(&settle(&held[0], 5)).await.is_ok(), "what was done is charged");
@@ -44,7 +45,9 @@ async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
     let Some((_database, world, pool)) = site().await else { return };
     let parent = key(&world, "acme", 100).await;
     let (child, hash) = world.try_create(NewKey::child_of(parent.id)).await.unwrap();
-    let find = async || world.store.find(&[hash]).await.unwrap().pop().flatten().map(|found| found.lineage);
+    let find = async || {
+        world.store.find(&[hash]).await.unwrap().pop().flatten().map(|found| found.lineage)
+    };
     let is_refused = async || find().await.is_none_or(|lineage| lineage.check_active().is_err());
     for key in [parent.id, child.id] {
         for set in ["revoked_at = '2000-01-01'", "expires_at = '2000-01-01'"] {
@@ -56,11 +59,22 @@ async fn a_change_by_sql_is_in_force_at_the_next_look_up() {
         }
     }
     assert!(!is_refused().await);
-    execute(&pool, "UPDATE agent_keys SET name = 'by SQL', scopes = '{read}', limit_micros = 70000").await;
+    execute(
+        &pool,
+        "UPDATE agent_keys SET name = 'by SQL', scopes = '{read}', limit_micros = 70000",
+    )
+    .await;
     let lineage = find().await.unwrap();
-    assert_eq!((lineage.key().name.as_str(), lineage.key().scopes.to_string().as_str()), ("by SQL", "read"));
+    assert_eq!(
+        (lineage.key().name.as_str(), lineage.key().scopes.to_string().as_str()),
+        ("by SQL", "read")
+    );
     assert_eq!(lineage.remaining(), Some(Amount::cents(7)));
-    execute(&pool, format!("UPDATE agent_keys SET key_hash = repeat('0', 64) WHERE id = {}", child.id)).await;
+    execute(
+        &pool,
+        format!("UPDATE agent_keys SET key_hash = repeat('0', 64) WHERE id = {}", child.id),
+    )
+    .await;
     assert!(find().await.is_none(), "the token is another one's");
 }
 
@@ -173,7 +187,11 @@ async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
                 // An error is one that was not tried again often enough.
                 let posted = store.post(&batch).await.unwrap();
                 let is_pay = |posting: &Posting| matches!(posting.action, Action::Pay { .. });
-                accepted += batch.iter().zip(&posted).filter(|(it, posted)| is_pay(it) && posted.is_ok()).count();
+                accepted += batch
+                    .iter()
+                    .zip(&posted)
+                    .filter(|(it, posted)| is_pay(it) && posted.is_ok())
+                    .count();
             }
             accepted
         });
@@ -183,7 +201,10 @@ async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
         worlds[round % 3].store.sweep().await.unwrap();
         let patch = agentkey::KeyPatch::new().name(format!("{round}"));
         worlds[round % 3]
-            .change_key(agentkey::ledger::KeyChange::Update { key: keys[round % keys.len()].id, patch })
+            .change_key(agentkey::ledger::KeyChange::Update {
+                key: keys[round % keys.len()].id,
+                patch,
+            })
             .await
             .unwrap();
     }

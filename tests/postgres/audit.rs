@@ -36,7 +36,8 @@ pub(crate) async fn not_charged(pool: &PgPool, refused: &[String]) {
 
 /// Panics where one of these entries is not there.
 pub(crate) async fn entries(pool: &PgPool, ids: &[String]) {
-    let there = sqlx::query_scalar("SELECT id::text FROM agentkey_entries").fetch_all(pool).await.unwrap();
+    let there =
+        sqlx::query_scalar("SELECT id::text FROM agentkey_entries").fetch_all(pool).await.unwrap();
     invariants::entries(&there.into_iter().collect(), ids);
 }
 

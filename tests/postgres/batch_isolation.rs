@@ -16,7 +16,10 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();
-    let narrow = format!("UPDATE agent_keys SET scopes = '{{read}}', limit_micros = 5 WHERE id = {}", key.id);
+    let narrow = format!(
+        "UPDATE agent_keys SET scopes = '{{read}}', limit_micros = 5 WHERE id = {}",
+        key.id
+    );
     sqlx::raw_sql(AssertSqlSafe(narrow)).execute(&mut *tx).await.unwrap();
 
     let renaming = world.clone();
@@ -45,7 +48,8 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
     let late = pay(&kept, 1);
     for _ in 0..3 {
         // The last one is decided behind the lock, as the first is.
-        let posted = world.post_all(&[late.clone(), pay(&other, 1), settle_voiding(&third, 1)]).await;
+        let posted =
+            world.post_all(&[late.clone(), pay(&other, 1), settle_voiding(&third, 1)]).await;
         assert!(matches!(posted[0], Err(Refusal::Unavailable { .. })), "{posted:?}");
         assert!(posted[1].is_ok() && posted[2].is_ok(), "{posted:?}");
     }
@@ -66,10 +70,15 @@ async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
     let paid = pay(&key, 10);
     assert!(world.post(&paid).await.is_ok());
     let mut tx = pool.begin().await.unwrap();
-    world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(30), Note::default()).await.unwrap();
+    world
+        .store
+        .pay_in(&mut tx, &key.account, key.id, Amount::cents(30), Note::default())
+        .await
+        .unwrap();
 
     let account = key.account.clone();
-    let refund = tokio::spawn(async move { keys.refund(&account, paid.id.into(), Amount::cents(4)).await });
+    let refund =
+        tokio::spawn(async move { keys.refund(&account, paid.id.into(), Amount::cents(4)).await });
     until(async || count(&pool, WAITING).await > 0).await;
     until(async || count(&pool, WAITING).await == 0).await; // it has given up once
     tx.rollback().await.unwrap();
@@ -90,7 +99,10 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
     let other = keys.create(NewKey::new("other".parse().unwrap())).await.unwrap();
     let service = Arc::new(Service::new(&keys));
     let mut tx = pool.begin().await.unwrap();
-    sqlx::raw_sql("SELECT FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE").execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("SELECT FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
     let mut crowd = tokio::task::JoinSet::new();
     for n in 0..1_200 {
         let (service, token) = (service.clone(), kept.token.expose().to_owned());
@@ -98,7 +110,10 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
     }
     for n in 0..8 {
         until(async || count(&pool, WAITING).await > 0).await;
-        assert_eq!(service.ask(&format!("/pay/other-{n}"), other.token.expose()).await.0, StatusCode::OK);
+        assert_eq!(
+            service.ask(&format!("/pay/other-{n}"), other.token.expose()).await.0,
+            StatusCode::OK
+        );
     }
     tx.rollback().await.unwrap();
     assert!(crowd.join_all().await.into_iter().all(|status| status == StatusCode::OK));
@@ -134,7 +149,8 @@ async fn what_the_hosts_rules_refuse_for_a_while_is_charged_in_the_end() {
 /// Takes a payment back that was never made.
 fn settle_voiding(key: &Key, cents: i32) -> Posting {
     let (void, cost) = (vec![PostingId::new()], Amount::cents(cents));
-    let action = Action::Settle { holds: Vec::new(), void, cost, note: Note::default(), claim: None };
+    let action =
+        Action::Settle { holds: Vec::new(), void, cost, note: Note::default(), claim: None };
     Posting::new(key.account.clone(), key.id, action)
 }
 
@@ -144,18 +160,27 @@ async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();
-    let entry = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(60), Note::default()).await.unwrap();
+    let entry = world
+        .store
+        .pay_in(&mut tx, &key.account, key.id, Amount::cents(60), Note::default())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(cents(&world, &key).await, (60, 0));
 
     let mut tx = pool.begin().await.unwrap();
-    let too_much = world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(41), Note::default()).await;
+    let too_much =
+        world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(41), Note::default()).await;
     assert!(
         matches!(too_much, Err(agentkey::store::PostingError::Refused(Refusal::BudgetExceeded(_)))),
         "{too_much:?}"
     );
     world.store.refund_in(&mut tx, &key.account, entry, Amount::cents(10)).await.unwrap();
-    world.store.pay_in(&mut tx, &key.account, key.id, Amount::cents(50), Note::default()).await.unwrap();
+    world
+        .store
+        .pay_in(&mut tx, &key.account, key.id, Amount::cents(50), Note::default())
+        .await
+        .unwrap();
     drop(tx);
     until(async || cents(&world, &key).await == (60, 0)).await;
     audit::figures(&pool).await;

@@ -11,7 +11,9 @@ fn noted(mut posting: Posting, model: &str, reference: &str) -> Posting {
     let mut labels = Labels::new();
     labels.insert("model", model).unwrap();
     let said = Note::new(labels, Some(reference.to_owned()));
-    if let Action::Pay { note, .. } | Action::Hold { note, .. } | Action::Settle { note, .. } = &mut posting.action {
+    if let Action::Pay { note, .. } | Action::Hold { note, .. } | Action::Settle { note, .. } =
+        &mut posting.action
+    {
         *note = said;
     }
     posting
@@ -33,7 +35,8 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
         assert!(world.post_all(&holds).await.iter().all(Result::is_ok));
 
         assert!(other.post(&[pay(ahead, 2)]).await.unwrap()[0].is_ok());
-        execute(&pool, format!("UPDATE agent_keys SET name = 'touched' WHERE id = {}", touched.id)).await;
+        execute(&pool, format!("UPDATE agent_keys SET name = 'touched' WHERE id = {}", touched.id))
+            .await;
         execute(&pool, format!("DELETE FROM agentkey_balances WHERE key_id = {}", bare.id)).await;
         let batch = [
             settle(&holds[0], 5),
@@ -50,7 +53,10 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
         ];
         let posted = world.post_all(&batch).await;
         assert!(posted[9].is_err(), "{posted:?}");
-        assert!(posted.iter().enumerate().all(|(place, posted)| place == 9 || posted.is_ok()), "{posted:?}");
+        assert!(
+            posted.iter().enumerate().all(|(place, posted)| place == 9 || posted.is_ok()),
+            "{posted:?}"
+        );
         audit::figures(&pool).await;
         let expected = [(6, 0), (7, round), (6, 0), (5, 0), (5, round), (0, 0)];
         for (key, (spent, held)) in keys.iter().zip(expected) {
@@ -61,12 +67,17 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
         assert!(again.iter().all(Result::is_ok), "{again:?}");
         audit::figures(&pool).await;
     }
-    let entries = world.store.entries(&EntryQuery::for_account(still.account.clone())).await.unwrap();
-    let notes: Vec<_> = entries.iter().map(|(_, entry)| (entry.amount, entry.note.reference.as_deref())).collect();
+    let entries =
+        world.store.entries(&EntryQuery::for_account(still.account.clone())).await.unwrap();
+    let notes: Vec<_> =
+        entries.iter().map(|(_, entry)| (entry.amount, entry.note.reference.as_deref())).collect();
     assert_eq!(notes, [(Amount::cents(5), None), (Amount::cents(1), Some("one"))].repeat(3));
     let labels: Vec<_> = entries.iter().map(|(_, entry)| entry.note.labels.get("model")).collect();
     assert_eq!(labels, [None, Some("small")].repeat(3));
-    assert_eq!(world.store.entries(&EntryQuery::for_account(idle.account.clone())).await.unwrap().len(), 0);
+    assert_eq!(
+        world.store.entries(&EntryQuery::for_account(idle.account.clone())).await.unwrap().len(),
+        0
+    );
 }
 
 /// An account whose row is deleted after it was cached and before the write.
@@ -96,7 +107,13 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
     assert!(world.post(&hold(&child, 1)).await.is_ok()); // both are known from here on
     let charged = |key: &Key| {
         let (amount, ttl) = (Amount::cents(3), Duration::from_secs(60));
-        let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: Note::default(), claim: None };
+        let action = Action::Hold {
+            amount,
+            ttl,
+            on_expiry: OnExpiry::Charge,
+            note: Note::default(),
+            claim: None,
+        };
         Posting::new(key.account.clone(), key.id, action)
     };
     let renew = |hold: &Posting| {
@@ -108,12 +125,20 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
         let row = "SELECT concat_ws(' ', path, amount, created_at = (SELECT created_at FROM agent_keys LIMIT 1), \
             extract(epoch FROM expires_at - created_at)::int, on_expiry, state, labels, reference) \
             FROM agentkey_holds WHERE id = $1::uuid";
-        sqlx::query_scalar::<_, String>(row).bind(hold.id.to_string()).fetch_one(&pool).await.unwrap()
+        sqlx::query_scalar::<_, String>(row)
+            .bind(hold.id.to_string())
+            .fetch_one(&pool)
+            .await
+            .unwrap()
     };
     let of_entry = async |posting: &Posting| {
         let row = "SELECT concat_ws(' ', key_id, kind, amount, at = counts_at, \
             at = (SELECT changed_at FROM agentkey_accounts), labels, reference) FROM agentkey_entries WHERE id = $1::uuid";
-        sqlx::query_scalar::<_, String>(row).bind(posting.id.to_string()).fetch_one(&pool).await.unwrap()
+        sqlx::query_scalar::<_, String>(row)
+            .bind(posting.id.to_string())
+            .fetch_one(&pool)
+            .await
+            .unwrap()
     };
     let (p, c) = (parent.id, child.id);
     for full in [false, true] {
@@ -200,7 +225,10 @@ async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
     assert!(world.post_all(&second).await.iter().all(Result::is_ok));
     let due = "SELECT count(*) FROM agentkey_accounts WHERE next_expiry IS NOT NULL";
     // It needs none of its own among the holds, which all of them would go into.
-    assert_eq!(count(&pool, "SELECT count(*) FROM pg_indexes WHERE tablename = 'agentkey_holds'").await, 2);
+    assert_eq!(
+        count(&pool, "SELECT count(*) FROM pg_indexes WHERE tablename = 'agentkey_holds'").await,
+        2
+    );
     let checks = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'agentkey_holds'::regclass AND contype = 'c'";
     assert_eq!(count(&pool, checks).await, 0);
 
@@ -243,7 +271,10 @@ async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_plan
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let begin = async |claim: &str| {
-        let open = Action::Open { claim: Some(IdempotencyKey::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+        let open = Action::Open {
+            claim: Some(IdempotencyKey::new(claim, [7; 32])),
+            ttl: Duration::from_secs(60),
+        };
         let (open, held) = (Posting::new(key.account.clone(), key.id, open), hold(&key, 1));
         assert!(world.post_all(&[open.clone(), held.clone()]).await.iter().all(Result::is_ok));
         (IdempotencyClaim::new(claim, open.id), held)

@@ -16,8 +16,10 @@ impl Served {
     async fn on(url: &str) -> Self {
         // However slow the machine starts its server again.
         let options = PostgresOptions::new(url).acquire_timeout(HANG);
-        let keys =
-            AgentKeys::builder().request_timeout(HANG).build(PostgresStore::open(options).await.unwrap()).unwrap();
+        let keys = AgentKeys::builder()
+            .request_timeout(HANG)
+            .build(PostgresStore::open(options).await.unwrap())
+            .unwrap();
         let mut tokens = Vec::new();
         for account in ["a", "b"] {
             let root = keys.create(NewKey::new(account.parse().unwrap())).await.unwrap();
@@ -35,7 +37,8 @@ impl Served {
 
     /// Every acknowledged charge is there once, no refused one is, and no request was answered with anything but 200.
     async fn check(&self, answers: &Answers) {
-        let acknowledged: Vec<_> = answers.acknowledged.iter().map(|it| (it.clone(), CENTS * 10_000)).collect();
+        let acknowledged: Vec<_> =
+            answers.acknowledged.iter().map(|it| (it.clone(), CENTS * 10_000)).collect();
         audit::charged(&self.pool, &acknowledged).await;
         audit::figures(&self.pool).await;
         audit::not_charged(&self.pool, &answers.refused).await;

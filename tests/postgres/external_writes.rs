@@ -34,11 +34,14 @@ async fn rows_that_make_no_sense_cannot_be_written() {
          VALUES (E'a\n', 1, now(), 'day', now(), 0, 0, now())",
     ] {
         let error = refused(&pool, sql).await;
-        let is_told = ["violates check constraint", "an account has an id of"].iter().any(|told| error.contains(told));
+        let is_told = ["violates check constraint", "an account has an id of"]
+            .iter()
+            .any(|told| error.contains(told));
         assert!(is_told, "{sql}: {error}");
     }
     // The widest that may be written is read back.
-    execute(&pool, "UPDATE agent_keys SET scopes = ARRAY['*', 'a.*', '!#[]^~', repeat('x', 128)]").await;
+    execute(&pool, "UPDATE agent_keys SET scopes = ARRAY['*', 'a.*', '!#[]^~', repeat('x', 128)]")
+        .await;
     assert_eq!(world.store.lineage(key.id).await.unwrap().unwrap().key().scopes.iter().count(), 4);
 }
 
@@ -55,7 +58,8 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     let error = refused(&pool, "DELETE FROM agent_keys").await;
     assert!(error.contains("revoke it instead of deleting it"), "{error}");
     // An ORM writes all columns, also those that stay. A key that was never used may go.
-    execute(&pool, "UPDATE agent_keys SET account_id = 'acme', parent_id = NULL, name = 'renamed'").await;
+    execute(&pool, "UPDATE agent_keys SET account_id = 'acme', parent_id = NULL, name = 'renamed'")
+        .await;
     execute(&pool, "INSERT INTO agent_keys (account_id, key_hash) VALUES ('acme', 'x')").await;
     execute(&pool, "DELETE FROM agent_keys WHERE key_hash = 'x'").await;
     assert!(world.post(&pay(&key, 98)).await.is_ok());
@@ -69,9 +73,12 @@ async fn a_key_that_is_being_deleted_holds_nothing() {
     let parent = key(&world, "acme", 100).await;
     let (child, _) = world.try_create(NewKey::child_of(parent.id)).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
-    tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DELETE FROM agent_keys WHERE id = {}", child.id))))
-        .await
-        .unwrap();
+    tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "DELETE FROM agent_keys WHERE id = {}",
+        child.id
+    ))))
+    .await
+    .unwrap();
     let held = hold(&child, 10);
     assert!(world.store.post(std::slice::from_ref(&held)).await.unwrap()[0].is_err());
     tx.commit().await.unwrap();

@@ -22,7 +22,8 @@ async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
     let mut load = JoinSet::new();
     let acknowledged = Arc::new(std::sync::Mutex::new(Vec::new()));
     for _ in 0..8 {
-        let (store, limited, acknowledged) = (before.store.clone(), limited.clone(), acknowledged.clone());
+        let (store, limited, acknowledged) =
+            (before.store.clone(), limited.clone(), acknowledged.clone());
         load.spawn(async move {
             loop {
                 let (hold, paid) = (hold(&limited, 2), pay(&limited, 1));
@@ -81,7 +82,11 @@ async fn what_a_store_remembers_is_not_written_over_another_history() {
     for table in tables {
         // Identity columns are always generated; the order of the entries does not matter here.
         let values = if table == "agentkey_entries" { "OVERRIDING SYSTEM VALUE" } else { "" };
-        execute(&pool, format!("TRUNCATE {table}; INSERT INTO {table} {values} SELECT * FROM was_{table}")).await;
+        execute(
+            &pool,
+            format!("TRUNCATE {table}; INSERT INTO {table} {values} SELECT * FROM was_{table}"),
+        )
+        .await;
     }
     assert!(other.post(&pay(&limited, 70)).await.is_ok());
 
@@ -120,7 +125,10 @@ async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() 
 
 /// A server comes back without its last commit, as a standby that took over, and goes on to another one with the same
 /// number, in which a key is revoked.
-async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool, looks_first: bool) {
+async fn a_key_that_another_history_revoked_is_in_force_no_more(
+    is_pooled: bool,
+    looks_first: bool,
+) {
     let Some(server) = Server::start(&[("autovacuum", "off")]) else { return };
     let server = Arc::new(server);
     let database = server.database().await;
@@ -138,17 +146,23 @@ async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool,
 
     let pool = host(database.url()).await;
     execute(&pool, "UPDATE agent_keys SET name = 'renamed'").await;
-    let found = async || world.store.find(&[hash]).await.ok().and_then(|mut found| found.pop()).flatten();
+    let found =
+        async || world.store.find(&[hash]).await.ok().and_then(|mut found| found.pop()).flatten();
     for _ in 0..3 {
-        until(async || found().await.is_some_and(|found| found.lineage.key().name == "renamed")).await;
+        until(async || found().await.is_some_and(|found| found.lineage.key().name == "renamed"))
+            .await;
     }
     if !is_pooled {
         // The server hangs, and the look-up times out: the pool does not see the connection break.
         let mut locked = pool.begin().await.unwrap();
-        sqlx::raw_sql("LOCK TABLE agent_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await.unwrap();
+        sqlx::raw_sql("LOCK TABLE agent_keys IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *locked)
+            .await
+            .unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(300), found()).await.is_err());
     }
-    between_runs(&server, "immediate", format!("rm -r '{data}'; mv '{data}.standby' '{data}'")).await;
+    between_runs(&server, "immediate", format!("rm -r '{data}'; mv '{data}.standby' '{data}'"))
+        .await;
     execute(&host(database.url()).await, "UPDATE agent_keys SET revoked_at = created_at").await;
 
     // Look-ups and postings each ask, and what the first one reads counts for both. A pooler first reports that its
@@ -178,7 +192,10 @@ async fn a_key_that_another_history_revoked_is_in_force_no_more(is_pooled: bool,
 async fn between_runs(server: &Arc<Server>, stop: &'static str, script: String) {
     let run = move |server: &Server| {
         server.stop(stop);
-        assert!(std::process::Command::new("sh").arg("-c").arg(&script).status().unwrap().success(), "{script}");
+        assert!(
+            std::process::Command::new("sh").arg("-c").arg(&script).status().unwrap().success(),
+            "{script}"
+        );
         server.start_again();
     };
     blocking(server, run).await;

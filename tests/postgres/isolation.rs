@@ -12,7 +12,9 @@ use crate::postgres_server::{Database, Server};
 async fn serializable() -> Option<Database> {
     let database = Server::shared()?.database().await;
     let pool = host(database.url()).await;
-    for setting in ["default_transaction_isolation = 'serializable'", "default_transaction_deferrable = on"] {
+    for setting in
+        ["default_transaction_isolation = 'serializable'", "default_transaction_deferrable = on"]
+    {
         execute(&pool, format!("ALTER DATABASE {} SET {setting}", database.name())).await;
     }
     pool.close().await;
@@ -21,7 +23,8 @@ async fn serializable() -> Option<Database> {
 
 /// Stores race for a hundred cents: a payment of one cent, and a hold of one that is settled.
 async fn race(options: impl Fn() -> PostgresOptions) {
-    let world = World::new(async |clock| PostgresStore::open(options().clock(clock)).await.unwrap()).await;
+    let world =
+        World::new(async |clock| PostgresStore::open(options().clock(clock)).await.unwrap()).await;
     let other = Arc::new(PostgresStore::open(options().clock(&world.clock)).await.unwrap());
     let parent = key(&world, "acme", 100).await;
     let mut children = Vec::new();
@@ -59,10 +62,18 @@ async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_poo
     let Some(database) = serializable().await else { return };
     let pools = [host(database.url()).await, host(database.url()).await];
     let turn = std::sync::atomic::AtomicUsize::new(0);
-    race(|| PostgresOptions::pool(pools[turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2].clone())).await;
+    race(|| {
+        PostgresOptions::pool(
+            pools[turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2].clone(),
+        )
+    })
+    .await;
 
     // What the store set in its sessions is not left in the host's.
-    let of_host: String = sqlx::query_scalar("SHOW default_transaction_isolation").fetch_one(&pools[0]).await.unwrap();
+    let of_host: String = sqlx::query_scalar("SHOW default_transaction_isolation")
+        .fetch_one(&pools[0])
+        .await
+        .unwrap();
     assert_eq!(of_host, "serializable");
     audit::figures(&pools[0]).await;
 }
@@ -72,10 +83,15 @@ async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_poo
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_unix_socket_takes_the_settings_of_our_sessions() {
     let Some((database, _world, pool)) = site().await else { return };
-    let directory: String = sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(&pool).await.unwrap();
+    let directory: String =
+        sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(&pool).await.unwrap();
     let options: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
-    let socket = sqlx::postgres::PgPoolOptions::new().connect_with(options.socket(&directory)).await.unwrap();
-    let is_socket = "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND client_port = -1";
+    let socket = sqlx::postgres::PgPoolOptions::new()
+        .connect_with(options.socket(&directory))
+        .await
+        .unwrap();
+    let is_socket =
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND client_port = -1";
     assert_eq!(count(&socket, is_socket).await, 1);
     let world = World::new(async |clock| {
         PostgresStore::open(PostgresOptions::pool(socket.clone()).clock(clock)).await.unwrap()

@@ -26,18 +26,31 @@ async fn a_locked_table_is_a_503_until_it_is_free() {
     let (service, token) = (Service::new(&keys), created.token.expose());
     assert_eq!(service.ask("/pay/before", token).await.0, StatusCode::OK);
     let mut locker = PgConnection::connect(database.url()).await.unwrap();
-    for (round, table) in ["agent_keys", "agentkey_accounts", "agentkey_entries"].into_iter().enumerate() {
+    for (round, table) in
+        ["agent_keys", "agentkey_accounts", "agentkey_entries"].into_iter().enumerate()
+    {
         let mut lock = locker.begin().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table}"))).execute(&mut *lock).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table}")))
+            .execute(&mut *lock)
+            .await
+            .unwrap();
 
-        let refused = tokio::time::timeout(HANG, service.ask(&format!("/pay/during-{round}"), token)).await;
+        let refused =
+            tokio::time::timeout(HANG, service.ask(&format!("/pay/during-{round}"), token)).await;
         let (status, body) = refused.expect("an answer in bounded time");
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{table}");
         let body = body.unwrap();
-        assert!(body.contains("unavailable") && !body.contains("timeout"), "internal text stays inside: {body}");
+        assert!(
+            body.contains("unavailable") && !body.contains("timeout"),
+            "internal text stays inside: {body}"
+        );
 
         lock.rollback().await.unwrap();
-        assert_eq!(service.ask(&format!("/pay/after-{round}"), token).await.0, StatusCode::OK, "{table}");
+        assert_eq!(
+            service.ask(&format!("/pay/after-{round}"), token).await.0,
+            StatusCode::OK,
+            "{table}"
+        );
     }
     keys.shutdown().await;
     let pool = host(database.url()).await;

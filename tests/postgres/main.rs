@@ -43,8 +43,7 @@ use postgres_server::{Database, Server};
 const HANG: Duration = Duration::from_secs(60);
 
 /// How many sessions wait for a lock.
-const WAITING: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 async fn store(url: &str, clock: Clock) -> PostgresStore {
     PostgresStore::open(PostgresOptions::new(url).clock(clock)).await.unwrap()
@@ -75,13 +74,20 @@ fn pay(key: &Key, cents: i32) -> Posting {
 
 fn hold(key: &Key, cents: i32) -> Posting {
     let (amount, ttl) = (Amount::cents(cents), Duration::from_secs(60));
-    let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default(), claim: None };
+    let action = Action::Hold {
+        amount,
+        ttl,
+        on_expiry: OnExpiry::Release,
+        note: Note::default(),
+        claim: None,
+    };
     Posting::new(key.account.clone(), key.id, action)
 }
 
 fn settle(hold: &Posting, cents: i32) -> Posting {
     let (holds, cost) = (vec![hold.id], Amount::cents(cents));
-    let action = Action::Settle { holds, void: Vec::new(), cost, note: Note::default(), claim: None };
+    let action =
+        Action::Settle { holds, void: Vec::new(), cost, note: Note::default(), claim: None };
     Posting::new(hold.account.clone(), hold.key, action)
 }
 
@@ -110,7 +116,10 @@ fn is_unavailable<T>(answer: &Result<T, Refusal>) -> bool {
 }
 
 /// Posts as a commit queue does: again, while a lock on a row lasts longer than the lock timeout.
-async fn until_decided(store: &PostgresStore, postings: &[Posting]) -> Vec<Result<Posted, Refusal>> {
+async fn until_decided(
+    store: &PostgresStore,
+    postings: &[Posting],
+) -> Vec<Result<Posted, Refusal>> {
     loop {
         let posted = agentkey::store::Store::post(store, postings).await.unwrap();
         if !posted.iter().any(is_unavailable) {
@@ -129,7 +138,10 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 }
 
 /// Blocking calls of the test server, where others wait for this thread.
-async fn blocking<T: Send + 'static>(server: &Arc<Server>, call: impl FnOnce(&Server) -> T + Send + 'static) -> T {
+async fn blocking<T: Send + 'static>(
+    server: &Arc<Server>,
+    call: impl FnOnce(&Server) -> T + Send + 'static,
+) -> T {
     let server = server.clone();
     tokio::task::spawn_blocking(move || call(&server)).await.unwrap()
 }

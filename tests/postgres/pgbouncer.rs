@@ -27,7 +27,10 @@ async fn pooled() -> Option<&'static Pooled> {
 }
 
 async fn open(pooled: &Pooled, schema: &str, clock: Clock) -> PostgresStore {
-    let options = PostgresOptions::new(pooled.bouncer.url()).transaction_pooling(true).schema(schema).clock(clock);
+    let options = PostgresOptions::new(pooled.bouncer.url())
+        .transaction_pooling(true)
+        .schema(schema)
+        .clock(clock);
     PostgresStore::open(options).await.unwrap()
 }
 
@@ -47,7 +50,10 @@ async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     // Longer than the test waits: it is by the poll that the revocation is seen.
     let max_staleness = 2 * crate::HANG;
     let options = PostgresOptions::new(bouncer.url()).transaction_pooling(true);
-    let keys = AgentKeys::builder().cache(max_staleness).build(PostgresStore::open(options).await.unwrap()).unwrap();
+    let keys = AgentKeys::builder()
+        .cache(max_staleness)
+        .build(PostgresStore::open(options).await.unwrap())
+        .unwrap();
     let other = AgentKeys::new(PostgresStore::connect(database.url()).await.unwrap()).unwrap();
     let created = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
     let pool = crate::host(database.url()).await;
@@ -56,14 +62,17 @@ async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
         // Who has to read the table waits for this lock.
         let mut locked = pool.begin().await.unwrap();
         locked.execute("LOCK agent_keys").await.unwrap();
-        let found = tokio::time::timeout(Duration::from_millis(200), keys.find(&created.token)).await;
+        let found =
+            tokio::time::timeout(Duration::from_millis(200), keys.find(&created.token)).await;
         found.is_ok_and(|found| found.unwrap().is_some())
     })
     .await;
 
     other.revoke(created.key.id).await.unwrap();
-    crate::until(async || keys.find(&created.token).await.unwrap().is_none_or(|found| found.check_active().is_err()))
-        .await;
+    crate::until(async || {
+        keys.find(&created.token).await.unwrap().is_none_or(|found| found.check_active().is_err())
+    })
+    .await;
     keys.shutdown().await;
     other.shutdown().await;
 }

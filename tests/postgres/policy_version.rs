@@ -57,7 +57,10 @@ async fn it_moves_with_no_posting_and_no_new_key() {
     world.try_create(NewKey::new("new".parse().unwrap())).await.unwrap();
     assert_eq!(version(&pool).await, before);
 
-    world.change_key(KeyChange::Update { key: key.id, patch: KeyPatch::new().name("another") }).await.unwrap();
+    world
+        .change_key(KeyChange::Update { key: key.id, patch: KeyPatch::new().name("another") })
+        .await
+        .unwrap();
     assert_ne!(version(&pool).await, before);
 }
 
@@ -67,10 +70,15 @@ async fn it_moves_with_no_posting_and_no_new_key() {
 async fn transactions_that_change_keys_do_not_wait_for_each_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (first, second) = (key(&world, "acme", 100).await.id, key(&world, "beta", 100).await.id);
-    execute(&pool, "CREATE TABLE orders (id int PRIMARY KEY, item int); INSERT INTO orders VALUES (1, 0)").await;
+    execute(
+        &pool,
+        "CREATE TABLE orders (id int PRIMARY KEY, item int); INSERT INTO orders VALUES (1, 0)",
+    )
+    .await;
     let before = version(&pool).await;
-    let update =
-        |id: agentkey::KeyId| AssertSqlSafe(format!("UPDATE agent_keys SET name = name || '!' WHERE id = {id}"));
+    let update = |id: agentkey::KeyId| {
+        AssertSqlSafe(format!("UPDATE agent_keys SET name = name || '!' WHERE id = {id}"))
+    };
     let (mut one, mut other) = (pool.begin().await.unwrap(), pool.begin().await.unwrap());
     for tx in [&mut one, &mut other] {
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '10s'; SELECT 1")

@@ -23,12 +23,21 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) async fn to(server: &Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port_of(server))));
-        let proxy = Self { port, to, opened: Arc::default(), held: watch::Sender::new(0), open: Arc::default() };
-        let (to, opened, held, open) = (proxy.to.clone(), proxy.opened.clone(), proxy.held.clone(), proxy.open.clone());
+        let (port, to) =
+            (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port_of(server))));
+        let proxy = Self {
+            port,
+            to,
+            opened: Arc::default(),
+            held: watch::Sender::new(0),
+            open: Arc::default(),
+        };
+        let (to, opened, held, open) =
+            (proxy.to.clone(), proxy.opened.clone(), proxy.held.clone(), proxy.open.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (to, number) = (to.load(Ordering::SeqCst), opened.fetch_add(1, Ordering::SeqCst));
+                let (to, number) =
+                    (to.load(Ordering::SeqCst), opened.fetch_add(1, Ordering::SeqCst));
                 open.lock().unwrap().spawn(lead(client, to, number, held.subscribe()));
             }
         });

@@ -10,7 +10,10 @@ use super::*;
 const LIVE: &str = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
 
 fn open(key: &Key, claim: &str) -> Posting {
-    let action = Action::Open { claim: Some(IdempotencyKey::new(claim, [7; 32])), ttl: Duration::from_secs(60) };
+    let action = Action::Open {
+        claim: Some(IdempotencyKey::new(claim, [7; 32])),
+        ttl: Duration::from_secs(60),
+    };
     Posting::new(key.account.clone(), key.id, action)
 }
 
@@ -22,7 +25,11 @@ fn settle_voiding(key: &Key, holds: Vec<PostingId>) -> Posting {
 }
 
 /// Pays a cent in a transaction of the host's, and commits it.
-fn paying(world: &Arc<World<PostgresStore>>, pool: &PgPool, key: &Key) -> tokio::task::JoinHandle<()> {
+fn paying(
+    world: &Arc<World<PostgresStore>>,
+    pool: &PgPool,
+    key: &Key,
+) -> tokio::task::JoinHandle<()> {
     let (world, pool, key) = (world.clone(), pool.clone(), key.clone());
     tokio::spawn(async move {
         let mut tx = pool.begin().await.unwrap();
@@ -33,7 +40,10 @@ fn paying(world: &Arc<World<PostgresStore>>, pool: &PgPool, key: &Key) -> tokio:
 }
 
 /// A transaction of the host's that has touched rows, and says nothing new of them.
-async fn touching(pool: &PgPool, sql: impl Into<String>) -> sqlx::Transaction<'static, sqlx::Postgres> {
+async fn touching(
+    pool: &PgPool,
+    sql: impl Into<String>,
+) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut tx = pool.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut *tx).await.unwrap();
     tx
@@ -107,7 +117,11 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
     let touched = touching(&pool, "UPDATE agentkey_idempotency_keys SET entry = entry").await;
     let claim = Some(IdempotencyClaim::new("once", opened.id));
     let (holds, void, cost, note) = (Vec::new(), Vec::new(), Amount::ZERO, Note::default());
-    let let_go = Posting::new(key.account.clone(), key.id, Action::Settle { holds, void, cost, note, claim });
+    let let_go = Posting::new(
+        key.account.clone(),
+        key.id,
+        Action::Settle { holds, void, cost, note, claim },
+    );
     let posting = world.clone();
     let posted = tokio::spawn(async move { until_decided(&posting.store, &[let_go]).await });
     until(async || count(&pool, WAITING).await > 0).await;
@@ -140,13 +154,22 @@ async fn an_account_that_the_host_is_making_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let other = key(&world, "other", 100).await;
     let hash = TokenHash::digest("made by the host");
-    execute(&pool, format!("INSERT INTO agent_keys (account_id, key_hash) VALUES ('new', '{hash}')")).await;
+    execute(
+        &pool,
+        format!("INSERT INTO agent_keys (account_id, key_hash) VALUES ('new', '{hash}')"),
+    )
+    .await;
     let found = world.store.find(&[hash]).await.unwrap().pop().flatten().unwrap();
     let new = found.lineage.key().clone();
     let mut tx = pool.begin().await.unwrap();
-    world.store.pay_in(&mut tx, &new.account, new.id, Amount::cents(1), Note::default()).await.unwrap();
+    world
+        .store
+        .pay_in(&mut tx, &new.account, new.id, Amount::cents(1), Note::default())
+        .await
+        .unwrap();
 
-    let posted = world.store.post(&[pay(&new, 1), settle_voiding(&other, Vec::new())]).await.unwrap();
+    let posted =
+        world.store.post(&[pay(&new, 1), settle_voiding(&other, Vec::new())]).await.unwrap();
     assert!(is_unavailable(&posted[0]) && posted[1].is_ok(), "{posted:?}");
     drop(tx);
 }
@@ -157,7 +180,13 @@ async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
     let held = hold(&bad, 5);
-    assert!(world.post_all(&[pay(&good, 1), held.clone(), pay(&bad, 1)]).await.iter().all(Result::is_ok));
+    assert!(
+        world
+            .post_all(&[pay(&good, 1), held.clone(), pay(&bad, 1)])
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
     execute(&pool, "UPDATE agentkey_holds SET labels = '[]'").await;
 
     let poison = settle_voiding(&bad, vec![held.id]);
@@ -173,9 +202,16 @@ async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_f
     let Some((_database, world, pool)) = site().await else { return };
     let (good, kept) = (key(&world, "good", 100).await, key(&world, "kept", 100).await);
     let odd = key(&world, "odd", 100).await;
-    assert!(world.post_all(&[hold(&good, 5), hold(&kept, 5), hold(&odd, 5)]).await.iter().all(Result::is_ok));
+    assert!(
+        world
+            .post_all(&[hold(&good, 5), hold(&kept, 5), hold(&odd, 5)])
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
     execute(&pool, "UPDATE agentkey_holds SET labels = '[]' WHERE account_id = 'odd'").await;
-    let locked = touching(&pool, "SELECT 1 FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE").await;
+    let locked =
+        touching(&pool, "SELECT 1 FROM agentkey_accounts WHERE id = 'kept' FOR UPDATE").await;
     world.clock.advance(Duration::from_secs(61));
 
     assert_eq!(world.store.sweep().await.unwrap(), 1);
@@ -216,8 +252,13 @@ async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
     let key = key(&world, "acme", 100).await;
     let (odd, most) = (hold(&key, 1), hold(&key, 99));
     assert!(world.post_all(&[odd.clone(), most.clone()]).await.iter().all(Result::is_ok));
-    execute(&pool, format!("UPDATE agentkey_holds SET labels = '[]' WHERE id = '{}'", odd.id)).await;
-    let locked = touching(&pool, format!("SELECT 1 FROM agentkey_holds WHERE id = '{}' FOR UPDATE", most.id)).await;
+    execute(&pool, format!("UPDATE agentkey_holds SET labels = '[]' WHERE id = '{}'", odd.id))
+        .await;
+    let locked = touching(
+        &pool,
+        format!("SELECT 1 FROM agentkey_holds WHERE id = '{}' FOR UPDATE", most.id),
+    )
+    .await;
 
     let batch = [settle(&most, 1), settle_voiding(&key, vec![odd.id]), hold(&key, 90)];
     let posted = world.store.post(&batch).await.unwrap();
@@ -239,7 +280,9 @@ async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
          CREATE TRIGGER refuse BEFORE INSERT ON agentkey_entries FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    for batch in [[pay(&good, 1), pay(&bad, 1)], [good, bad].map(|key| settle_voiding(&key, Vec::new()))] {
+    for batch in
+        [[pay(&good, 1), pay(&bad, 1)], [good, bad].map(|key| settle_voiding(&key, Vec::new()))]
+    {
         let posted = world.store.post(&batch).await.unwrap();
         assert!(posted[0].is_ok() && is_unavailable(&posted[1]), "{posted:?}");
     }
@@ -276,7 +319,9 @@ async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well()
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
-    let new = |account: &str| NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)));
+    let new = |account: &str| {
+        NewKey::new(account.parse().unwrap()).budget(Budget::lifetime(Amount::cents(100)))
+    };
     let (_, good) = world.try_create(new("good")).await.unwrap();
     for (account, is_kept) in [("kept", true), ("odd", false)] {
         let (key, hash) = world.try_create(new(account)).await.unwrap();
@@ -285,7 +330,8 @@ async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
         let kept = if is_kept { Some(touching(&pool, lock).await) } else { None };
         let odd = format!("UPDATE agentkey_holds SET labels = '[]' WHERE account_id = '{account}'");
         execute(&pool, odd).await;
-        execute(&pool, format!("UPDATE agent_keys SET period = 'month' WHERE id = {}", key.id)).await;
+        execute(&pool, format!("UPDATE agent_keys SET period = 'month' WHERE id = {}", key.id))
+            .await;
         world.clock.advance(Duration::from_secs(61));
 
         let found = world.store.find(&[good, hash]).await.unwrap();

@@ -8,7 +8,11 @@ async fn connect(url: &str) -> PgConnection {
 }
 
 async fn shown(connection: &mut PgConnection, setting: &str) -> String {
-    sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(connection).await.unwrap()
+    sqlx::query_scalar("SELECT current_setting($1)")
+        .bind(setting)
+        .fetch_one(connection)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -23,29 +27,36 @@ async fn each_test_has_a_database_of_its_own() {
     let name = one.name().to_owned();
     drop(one);
 
-    let left: Vec<String> = sqlx::query_scalar("SELECT datname FROM pg_database WHERE datname IN ($1, $2)")
-        .bind(name)
-        .bind(other.name())
-        .fetch_all(&mut connect(server.superuser_url()).await)
-        .await
-        .unwrap();
+    let left: Vec<String> =
+        sqlx::query_scalar("SELECT datname FROM pg_database WHERE datname IN ($1, $2)")
+            .bind(name)
+            .bind(other.name())
+            .fetch_all(&mut connect(server.superuser_url()).await)
+            .await
+            .unwrap();
     assert_eq!(left, [other.name()]);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_committed_is_there_after_a_crash() {
-    let Some(server) = Server::start(&[("default_transaction_isolation", "serializable")]) else { return };
+    let Some(server) = Server::start(&[("default_transaction_isolation", "serializable")]) else {
+        return;
+    };
     let database = server.database().await;
     let mut connection = connect(database.url()).await;
-    sqlx::raw_sql("CREATE TABLE mine AS SELECT 42 AS answer").execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE mine AS SELECT 42 AS answer")
+        .execute(&mut connection)
+        .await
+        .unwrap();
 
     server.stop("immediate");
     assert!(sqlx::query("SELECT 1").execute(&mut connection).await.is_err());
     server.start_again();
 
     let mut connection = connect(database.url()).await;
-    let answer: i32 = sqlx::query_scalar("SELECT answer FROM mine").fetch_one(&mut connection).await.unwrap();
+    let answer: i32 =
+        sqlx::query_scalar("SELECT answer FROM mine").fetch_one(&mut connection).await.unwrap();
     assert_eq!(answer, 42);
     assert_eq!(shown(&mut connection, "fsync").await, "on");
     assert_eq!(shown(&mut connection, "default_transaction_isolation").await, "serializable");
@@ -59,13 +70,17 @@ async fn a_promoted_replica_has_what_was_committed() {
     let database = primary.database().await;
     let replica = primary.replica(true).await;
     let mut connection = connect(database.url()).await;
-    sqlx::raw_sql("CREATE TABLE mine AS SELECT 42 AS answer").execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE mine AS SELECT 42 AS answer")
+        .execute(&mut connection)
+        .await
+        .unwrap();
 
     primary.stop("immediate");
     replica.promote();
 
     let mut connection = connect(&replica.url(database.name())).await;
-    let answer: i32 = sqlx::query_scalar("SELECT answer FROM mine").fetch_one(&mut connection).await.unwrap();
+    let answer: i32 =
+        sqlx::query_scalar("SELECT answer FROM mine").fetch_one(&mut connection).await.unwrap();
     assert_eq!(answer, 42);
     sqlx::raw_sql("DROP TABLE mine").execute(&mut connection).await.unwrap();
 }
@@ -80,8 +95,11 @@ async fn pgbouncer_lends_a_connection_for_a_transaction() {
     let mut backends = Vec::new();
     for client in &mut clients {
         sqlx::raw_sql("SELECT 1").execute(&mut *client).await.unwrap();
-        let backend: i32 =
-            sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(client).await.unwrap();
+        let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .persistent(false)
+            .fetch_one(client)
+            .await
+            .unwrap();
         backends.push(backend);
     }
     assert_eq!(backends[0], backends[1], "{}", bouncer.log());

@@ -35,7 +35,9 @@ pub(crate) struct Service(Router);
 
 impl Service {
     pub(crate) fn new(keys: &AgentKeys) -> Self {
-        let routes = Router::new().route("/pay/{reference}", post(pay)).route("/hold/{reference}", post(hold));
+        let routes = Router::new()
+            .route("/pay/{reference}", post(pay))
+            .route("/hold/{reference}", post(hold));
         Self(routes.layer(AgentKeyLayer::new(keys)))
     }
 
@@ -67,7 +69,8 @@ pub(crate) struct Answers {
 
 impl Load {
     pub(crate) fn start(service: &Service, tokens: &[String], clients: usize) -> Self {
-        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, acknowledged) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut load = JoinSet::new();
         for client in 0..clients {
             let (service, token) = (service.clone(), tokens[client % tokens.len()].clone());
@@ -80,7 +83,8 @@ impl Load {
                     }
                     let reference = format!("{client}-{request}");
                     let route = if request % 2 == 0 { "pay" } else { "hold" };
-                    let (status, body) = service.ask(&format!("/{route}/{reference}"), &token).await;
+                    let (status, body) =
+                        service.ask(&format!("/{route}/{reference}"), &token).await;
                     *answers.statuses.entry(status.as_u16()).or_default() += 1;
                     if status == StatusCode::OK && body.is_some() {
                         answers.acknowledged.push(reference);

@@ -47,9 +47,15 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
         assert!(is_refused(&found().await), "{:?}", found().await);
         let missing = keys.find(&late.token).await;
         assert!(is_refused(&missing), "one that the standby does not have: {missing:?}");
-        assert!(matches!(keys.find_by_id(created.key.id).await, Err(Error::Store(error)) if error.is_transient()));
+        assert!(
+            matches!(keys.find_by_id(created.key.id).await, Err(Error::Store(error)) if error.is_transient())
+        );
     }
-    assert_eq!(count(&own, "SELECT count(*) FROM agent_keys WHERE revoked_at IS NULL").await, 1, "it is behind");
+    assert_eq!(
+        count(&own, "SELECT count(*) FROM agent_keys WHERE revoked_at IS NULL").await,
+        1,
+        "it is behind"
+    );
 
     proxy.turn_to(&primary);
     until(async || !is_refused(&found().await)).await;

@@ -91,7 +91,9 @@ pub async fn open(address: &str, clock: Clock) -> AgentKeys {
     }
     #[cfg(feature = "sqlite")]
     return AgentKeys::new(
-        agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock)).await.unwrap(),
+        agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock))
+            .await
+            .unwrap(),
     )
     .unwrap();
     #[cfg(not(feature = "sqlite"))]

@@ -67,7 +67,12 @@ checks! {
 }
 
 /// Sends all requests at once, spread over the workers; counts the answers by status.
-async fn storm(workers: &[Worker], tokens: &[String], route: &str, requests: usize) -> HashMap<StatusCode, usize> {
+async fn storm(
+    workers: &[Worker],
+    tokens: &[String],
+    route: &str,
+    requests: usize,
+) -> HashMap<StatusCode, usize> {
     let clients: Vec<_> = workers.iter().map(Worker::client).collect();
     let mut storm = JoinSet::new();
     for request in 0..requests {
@@ -84,7 +89,10 @@ async fn storm(workers: &[Worker], tokens: &[String], route: &str, requests: usi
     answers
 }
 
-async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(fixture: &Fixture, processes: usize) {
+async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(
+    fixture: &Fixture,
+    processes: usize,
+) {
     let (key, token) = fixture.key(Budget::lifetime(Amount::cents(100))).await;
     let workers = fixture.workers(processes);
 
@@ -103,7 +111,10 @@ async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(fixture: &Fix
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(100), Amount::ZERO));
 }
 
-async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(fixture: &Fixture, processes: usize) {
+async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(
+    fixture: &Fixture,
+    processes: usize,
+) {
     let hundred = Budget::lifetime(Amount::cents(100));
     let (parent, _) = fixture.key(hundred).await;
     let mut tokens = Vec::new();
@@ -132,7 +143,10 @@ async fn an_accounts_ceiling_holds_over_ten_unlimited_keys(fixture: &Fixture, pr
     assert_eq!(account.balance.spent, Amount::cents(100));
 }
 
-async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(fixture: &Fixture, processes: usize) {
+async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(
+    fixture: &Fixture,
+    processes: usize,
+) {
     let (parent, _) = fixture.key(Budget::unlimited()).await;
     let (_, child) = fixture.create(NewKey::child_of(parent)).await;
     let workers = fixture.workers(processes);
@@ -147,7 +161,10 @@ async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(fixtur
     }
 }
 
-async fn one_idempotency_key_sent_to_all_processes_is_one_charge(fixture: &Fixture, processes: usize) {
+async fn one_idempotency_key_sent_to_all_processes_is_one_charge(
+    fixture: &Fixture,
+    processes: usize,
+) {
     let (key, token) = fixture.key(Budget::unlimited()).await;
     let workers = fixture.workers(processes);
     let mut charged = Amount::ZERO;
@@ -155,7 +172,9 @@ async fn one_idempotency_key_sent_to_all_processes_is_one_charge(fixture: &Fixtu
         let mut storm = JoinSet::new();
         for worker in workers.iter().cycle().take(40) {
             let (client, token) = (worker.client(), token.clone());
-            storm.spawn(async move { client.post_once(route, &token, &format!("order{route}")).await.unwrap().0 });
+            storm.spawn(async move {
+                client.post_once(route, &token, &format!("order{route}")).await.unwrap().0
+            });
         }
         let answers = storm.join_all().await;
 
@@ -163,7 +182,8 @@ async fn one_idempotency_key_sent_to_all_processes_is_one_charge(fixture: &Fixtu
         let of = |status| answers.iter().filter(|answer| **answer == status).count();
         assert_eq!((of(StatusCode::OK), of(StatusCode::CONFLICT)), (1, 39), "{answers:?}");
         for worker in &workers {
-            let (status, body) = worker.client().post_once(route, &token, &format!("order{route}")).await.unwrap();
+            let (status, body) =
+                worker.client().post_once(route, &token, &format!("order{route}")).await.unwrap();
             assert_eq!(status, StatusCode::CONFLICT);
             assert!(body.contains("already_charged"), "{body}");
         }
@@ -181,10 +201,14 @@ async fn what_one_process_holds_no_other_spends(fixture: &Fixture, processes: us
             let (client, token) = (workers[holder].client(), token.clone());
             requests.spawn(async move { client.post("/never", &token).await.map(drop) });
         }
-        until(async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(20))).await;
+        until(async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(20)))
+            .await;
         for worker in &workers {
             for route in ["/pay", "/hold"] {
-                assert_eq!(worker.client().post(route, &token).await.unwrap().0, StatusCode::PAYMENT_REQUIRED);
+                assert_eq!(
+                    worker.client().post(route, &token).await.unwrap().0,
+                    StatusCode::PAYMENT_REQUIRED
+                );
             }
         }
         requests.shutdown().await;
@@ -195,7 +219,10 @@ async fn what_one_process_holds_no_other_spends(fixture: &Fixture, processes: us
     }
 }
 
-async fn work_in_flight_in_one_process_is_taken_over_by_no_other(fixture: &Fixture, processes: usize) {
+async fn work_in_flight_in_one_process_is_taken_over_by_no_other(
+    fixture: &Fixture,
+    processes: usize,
+) {
     for at_work in (0..processes).rev() {
         let (key, token) = fixture.key(Budget::unlimited()).await;
         let workers = fixture.workers(processes);
@@ -205,7 +232,8 @@ async fn work_in_flight_in_one_process_is_taken_over_by_no_other(fixture: &Fixtu
         until(async || fixture.spent_and_held(key).await.1 == Amount::cents(5)).await;
         for worker in &workers {
             let client = worker.client();
-            let answer = tokio::time::timeout(HANG / 6, client.post_once("/never", &token, "order")).await;
+            let answer =
+                tokio::time::timeout(HANG / 6, client.post_once("/never", &token, "order")).await;
             let (status, body) = answer.expect("it works too").unwrap();
             assert_eq!(status, StatusCode::CONFLICT, "{body}");
             assert!(body.contains("in_flight"), "{body}");
@@ -215,7 +243,10 @@ async fn work_in_flight_in_one_process_is_taken_over_by_no_other(fixture: &Fixtu
     }
 }
 
-async fn clients_that_hang_up_pay_for_the_work_and_free_the_rest(fixture: &Fixture, processes: usize) {
+async fn clients_that_hang_up_pay_for_the_work_and_free_the_rest(
+    fixture: &Fixture,
+    processes: usize,
+) {
     let (key, token) = fixture.key(Budget::lifetime(Amount::cents(100))).await;
     let workers = fixture.workers(processes);
     let mut requests = JoinSet::new();
@@ -223,7 +254,8 @@ async fn clients_that_hang_up_pay_for_the_work_and_free_the_rest(fixture: &Fixtu
         let (client, token) = (worker.client(), token.clone());
         requests.spawn(async move { client.post("/never", &token).await.map(drop) });
     }
-    let holds_all = async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(100));
+    let holds_all =
+        async || fixture.spent_and_held(key).await == (Amount::ZERO, Amount::cents(100));
     until(holds_all).await;
     let mut worked = 0;
     for worker in &workers {

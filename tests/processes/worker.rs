@@ -63,7 +63,10 @@ pub fn serve(database: &str) {
     });
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let keys = crate::fixture::open(database, Clock::default()).await;
-        let app = Router::new().route("/hold", post(hold)).route("/pay", post(pay)).route("/never", post(never));
+        let app = Router::new()
+            .route("/hold", post(hold))
+            .route("/pay", post(pay))
+            .route("/never", post(never));
         let app = app.layer(AgentKeyLayer::new(&keys));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -90,10 +93,16 @@ struct Worked {
 /// on stderr has then said so. Where all must be there, that is a panic.
 pub fn faketime() -> Option<&'static str> {
     static LIBRARY: LazyLock<Option<String>> = LazyLock::new(|| {
-        let told = Command::new("faketime").args(["-m", "-f", "+0s", "printenv", "LD_PRELOAD"]).output().ok();
-        let library = told.and_then(|told| String::from_utf8(told.stdout).ok()).filter(|told| !told.is_empty());
+        let told = Command::new("faketime")
+            .args(["-m", "-f", "+0s", "printenv", "LD_PRELOAD"])
+            .output()
+            .ok();
+        let library = told
+            .and_then(|told| String::from_utf8(told.stdout).ok())
+            .filter(|told| !told.is_empty());
         if library.is_none() {
-            let why = "tests that need faketime, which is not installed; ./scripts/test installs it";
+            let why =
+                "tests that need faketime, which is not installed; ./scripts/test installs it";
             let is_required = cfg!(target_os = "linux")
                 && std::env::var_os("AGENTKEY_TEST_POSTGRES").is_some_and(|all| all == "required");
             assert!(!is_required, "there are {why}");
@@ -110,7 +119,10 @@ impl Worker {
         let mut program = Command::new(std::env::current_exe().unwrap());
         if let Some((offset, library)) = offset.and_then(|offset| Some((offset, faketime()?))) {
             // How much time passes is true.
-            program.env("LD_PRELOAD", library).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            program
+                .env("LD_PRELOAD", library)
+                .env("FAKETIME", offset)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         let mut process = program
             .args(["a_worker_process", "--exact", "--nocapture"])
@@ -120,8 +132,11 @@ impl Worker {
             .spawn()
             .unwrap();
         let stdin = process.stdin.take().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let addr = lines.find_map(|line| line.strip_prefix("ADDR ").map(str::to_owned)).expect("the worker serves");
+        let mut lines =
+            BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let addr = lines
+            .find_map(|line| line.strip_prefix("ADDR ").map(str::to_owned))
+            .expect("the worker serves");
         let worked = Arc::new(Worked::default());
         let counts = worked.clone();
         std::thread::spawn(move || {
@@ -134,7 +149,8 @@ impl Worker {
     }
 
     pub fn client(&self) -> Client {
-        let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .build(HttpConnector::new());
         Client { addr: self.addr.clone(), pool }
     }
 
@@ -175,11 +191,15 @@ impl Client {
 
     /// The same, with an `Idempotency-Key`.
     pub async fn post_once(&self, path: &str, token: &str, idempotency_key: &str) -> Answer {
-        self.send(self.request(path, token).header("idempotency-key", format!("\"{idempotency_key}\""))).await
+        self.send(
+            self.request(path, token).header("idempotency-key", format!("\"{idempotency_key}\"")),
+        )
+        .await
     }
 
     fn request(&self, path: &str, token: &str) -> http::request::Builder {
-        Request::post(format!("http://{}{path}", self.addr)).header("authorization", format!("Bearer {token}"))
+        Request::post(format!("http://{}{path}", self.addr))
+            .header("authorization", format!("Bearer {token}"))
     }
 
     async fn send(&self, request: http::request::Builder) -> Answer {

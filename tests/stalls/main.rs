@@ -60,7 +60,9 @@ impl Site {
         let root = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap();
         let mut tokens = Vec::new();
         for _ in 0..4 {
-            tokens.push(keys.create(NewKey::child_of(root.key.id)).await.unwrap().token.expose().to_owned());
+            tokens.push(
+                keys.create(NewKey::child_of(root.key.id)).await.unwrap().token.expose().to_owned(),
+            );
         }
         std::fs::write(directory.path().join("tokens"), tokens.join("\n")).unwrap();
         keys.shutdown().await;
@@ -90,7 +92,8 @@ impl Site {
         audit::charged(&self.pool, &journals.acknowledged).await;
         audit::entries(&self.pool, &journals.entries).await;
         audit::not_charged(&self.pool, &journals.refused).await;
-        let own = std::fs::read_to_string(self.directory().join(format!("journal-{bystander}"))).unwrap();
+        let own =
+            std::fs::read_to_string(self.directory().join(format!("journal-{bystander}"))).unwrap();
         assert_eq!(own.lines().filter(|line| line.starts_with("503 ")).count(), 0);
     }
 }
@@ -110,7 +113,8 @@ impl Served {
 
     /// The longest time in which it served nobody, until `end`.
     async fn longest_pause(&self, end: Instant) -> Duration {
-        let (mut longest, mut last, mut seen) = (Duration::ZERO, Instant::now(), self.0.load(Ordering::SeqCst));
+        let (mut longest, mut last, mut seen) =
+            (Duration::ZERO, Instant::now(), self.0.load(Ordering::SeqCst));
         loop {
             let now = self.0.load(Ordering::SeqCst);
             longest = longest.max(last.elapsed());
@@ -132,7 +136,9 @@ async fn finish(workers: impl IntoIterator<Item = Process>) {
 }
 
 fn signal(signal: &str, worker: &Process) {
-    assert!(Command::new("kill").args([signal, &worker.pid().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args([signal, &worker.pid().to_string()]).status().unwrap().success()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +160,8 @@ async fn a_process_stopped_in_a_transaction_keeps_its_account_from_nobody() {
         signal("-STOP", &workers[0]);
         if site.is_kept_by("stopped").await {
             hits += 1;
-            let paused = other.longest_pause(Instant::now() + OTHERS_BOUND + Duration::from_secs(1)).await;
+            let paused =
+                other.longest_pause(Instant::now() + OTHERS_BOUND + Duration::from_secs(1)).await;
             signal("-CONT", &workers[0]);
             assert!(paused < OTHERS_BOUND, "{paused:?}");
         } else {
@@ -195,7 +202,9 @@ async fn a_partition(dropped: Dropped, seconds: u64) {
     let healed = Instant::now();
     far.more(1).await;
     let back = healed.elapsed();
-    eprintln!("{dropped:?} for {seconds} s: the other paused for {paused:?}, the one cut off was back after {back:?}");
+    eprintln!(
+        "{dropped:?} for {seconds} s: the other paused for {paused:?}, the one cut off was back after {back:?}"
+    );
     far.more(20).await;
     finish(workers).await;
     assert!(paused < OTHERS_BOUND, "{paused:?}");

@@ -37,14 +37,19 @@ impl Network {
         let net = format!("10.{}.{b}.{}", 100 + a % 100, c & 0xfc);
         let last = net.rfind('.').map(|dot| net.split_at(dot + 1)).unwrap();
         let host = |number: u8| format!("{}{}", last.0, last.1.parse::<u8>().unwrap() + number);
-        let end = |number: u8| [host(number), format!("02:{number:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")];
+        let end =
+            |number: u8| [host(number), format!("02:{number:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")];
         let mut hba = tempfile::NamedTempFile::new().unwrap();
         hba.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
         writeln!(hba, "local all all trust\nhost all all all trust").unwrap();
         let network = Self { name, near: end(1), far: end(2), hba };
         if let Err(error) = network.make() {
-            let why = format!("tests that need network namespaces, which cannot be made here: {error}");
-            assert!(std::env::var("AGENTKEY_TEST_NETNS").map_or(true, |all| all != "required"), "there are {why}");
+            let why =
+                format!("tests that need network namespaces, which cannot be made here: {error}");
+            assert!(
+                std::env::var("AGENTKEY_TEST_NETNS").map_or(true, |all| all != "required"),
+                "there are {why}"
+            );
             static ONCE: Once = Once::new();
             ONCE.call_once(|| drop(writeln!(std::io::stderr(), "left out: {why}")));
             return None;
@@ -57,7 +62,10 @@ impl Network {
         let Self { name, near, far, .. } = self;
         let steps = [
             format!("netns add {name}"),
-            format!("link add {name}n address {} type veth peer name {name}f address {}", near[1], far[1]),
+            format!(
+                "link add {name}n address {} type veth peer name {name}f address {}",
+                near[1], far[1]
+            ),
             format!("link set {name}f netns {name}"),
             format!("address add {}/30 dev {name}n", near[0]),
             format!("link set {name}n up"),
@@ -100,11 +108,19 @@ impl Network {
 
     fn send_to_server_as(&self, link: &str) {
         let name = &self.name;
-        ip(&format!("-n {name} neighbor replace {} lladdr {link} dev {name}f nud permanent", self.near[0])).unwrap();
+        ip(&format!(
+            "-n {name} neighbor replace {} lladdr {link} dev {name}f nud permanent",
+            self.near[0]
+        ))
+        .unwrap();
     }
 
     fn send_from_server_as(&self, link: &str) {
-        ip(&format!("neighbor replace {} lladdr {link} dev {}n nud permanent", self.far[0], self.name)).unwrap();
+        ip(&format!(
+            "neighbor replace {} lladdr {link} dev {}n nud permanent",
+            self.far[0], self.name
+        ))
+        .unwrap();
     }
 }
 
@@ -117,7 +133,10 @@ impl Drop for Network {
 }
 
 fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .map_err(|error| format!("ip: {error}"))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr))),

@@ -55,9 +55,12 @@ impl Served {
     pub(crate) fn ask(&self, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(HANG)).unwrap();
-        let authorization = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let authorization =
+            token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
         // HTTP/1.0: the body is not chunked, and ends with the connection.
-        stream.write_all(format!("{method} {path} HTTP/1.0\r\n{authorization}\r\n").as_bytes()).unwrap();
+        stream
+            .write_all(format!("{method} {path} HTTP/1.0\r\n{authorization}\r\n").as_bytes())
+            .unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
@@ -65,7 +68,14 @@ impl Served {
     }
 
     /// Expects a refusal with this status and this `error`.
-    pub(crate) fn is_refused(&self, method: &str, path: &str, token: Option<&str>, status: u16, error: &str) {
+    pub(crate) fn is_refused(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        status: u16,
+        error: &str,
+    ) {
         let (told, body) = self.ask(method, path, token);
         assert_eq!(told, status, "{body}");
         assert!(body.contains(&format!(r#""error":"{error}""#)), "{body}");
@@ -96,7 +106,9 @@ impl Running {
         let mut child = command.env("ADDR", "127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines }
     }
 

@@ -59,8 +59,12 @@ impl Server {
         static SHARED: OnceLock<Option<Server>> = OnceLock::new();
         let start = || match env::var("AGENTKEY_TEST_DATABASE_URL") {
             Ok(url) => Some(Self { superuser_url: url, cluster: None, drops: true }),
-            Err(_) => Self::start(&[("fsync", "off"), ("full_page_writes", "off"), ("max_wal_size", "256MB")])
-                .map(|server| Self { drops: true, ..server }),
+            Err(_) => Self::start(&[
+                ("fsync", "off"),
+                ("full_page_writes", "off"),
+                ("max_wal_size", "256MB"),
+            ])
+            .map(|server| Self { drops: true, ..server }),
         };
         SHARED.get_or_init(start).as_ref()
     }
@@ -85,7 +89,8 @@ impl Server {
             Some((server, query)) => (server, format!("?{query}")),
             None => (self.superuser_url.as_str(), String::new()),
         };
-        let host = server.find("://").expect("AGENTKEY_TEST_DATABASE_URL is not a URL") + "://".len();
+        let host =
+            server.find("://").expect("AGENTKEY_TEST_DATABASE_URL is not a URL") + "://".len();
         let end = server[host..].find('/').map_or(server.len(), |slash| host + slash);
         format!("{}/{database}{query}", &server[..end])
     }
@@ -125,7 +130,8 @@ impl Server {
         execute(primary, "ALTER SYSTEM SET wal_keep_size = '512MB'").await;
         if synchronous {
             // Before the copy: the checkpoint that the copy begins with comes from the process that puts it in force.
-            execute(primary, &format!("ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")).await;
+            execute(primary, &format!("ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'"))
+                .await;
         }
         execute(primary, "SELECT pg_reload_conf()").await;
 
@@ -135,7 +141,10 @@ impl Server {
             "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{STANDBY}' AND state = 'streaming' \
              AND (sync_state <> 'async' OR NOT {synchronous})"
         );
-        until(async || count(&replica.superuser_url, received).await > 0 && count(primary, &sent).await > 0).await;
+        until(async || {
+            count(&replica.superuser_url, received).await > 0 && count(primary, &sent).await > 0
+        })
+        .await;
         replica
     }
 
@@ -146,7 +155,9 @@ impl Server {
     }
 
     fn cluster(&self) -> &Cluster {
-        self.cluster.as_ref().expect("this is for servers that the tests started: see Server::start")
+        self.cluster
+            .as_ref()
+            .expect("this is for servers that the tests started: see Server::start")
     }
 }
 
@@ -192,7 +203,8 @@ impl Drop for Database {
         // On a thread of its own: this one may be a runtime's. What cannot be dropped goes with the cluster.
         let dropped = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let dropped = runtime.block_on(async { tokio::time::timeout(HANG, try_execute(&server, &drop)).await });
+            let dropped = runtime
+                .block_on(async { tokio::time::timeout(HANG, try_execute(&server, &drop)).await });
             dropped.map_err(io::Error::other)?.map_err(io::Error::other)
         });
         let _ = dropped.join();
@@ -218,7 +230,8 @@ impl PgBouncer {
         let user = User::unprivileged();
         Some(on_free_port(|port| {
             let dir = directory("agentkey-pgbouncer-", user);
-            fs::write(dir.join("pgbouncer.ini"), bouncer_settings(database, port, pool_size)).unwrap();
+            fs::write(dir.join("pgbouncer.ini"), bouncer_settings(database, port, pool_size))
+                .unwrap();
             let watchdog = Watchdog::start(user, BOUNCER, END_BOUNCER, &program, &dir);
             let url = database.url_at(port);
             let bouncer = Self { url, dir, watchdog };
@@ -253,7 +266,8 @@ impl PgBouncer {
 fn bouncer_settings(database: &Database, port: u16, pool_size: usize) -> String {
     let server: PgConnectOptions = database.url.parse().unwrap();
     let (host, server_port, user) = (server.get_host(), server.get_port(), server.get_username());
-    let password = database.password().map(|password| format!(" password='{password}'")).unwrap_or_default();
+    let password =
+        database.password().map(|password| format!(" password='{password}'")).unwrap_or_default();
     let name = &database.name;
     format!(
         "[databases]\n\
@@ -307,7 +321,11 @@ impl Cluster {
         let from = ["-h", "127.0.0.1", "-p", &*port, "-U", SUPERUSER, "--no-password"];
         let how = ["-R", "-X", "stream", "-c", "fast", "--no-sync"];
         run(self.programs.command("pg_basebackup").args(from).args(how).arg("-D").arg(copy.data()));
-        copy.set("postgresql.conf", "unix_socket_directories", copy.dir.to_str().expect("a path of plain text"));
+        copy.set(
+            "postgresql.conf",
+            "unix_socket_directories",
+            copy.dir.to_str().expect("a path of plain text"),
+        );
         // It waits for nobody when it is promoted.
         copy.set("postgresql.auto.conf", "synchronous_standby_names", "");
         copy.start_somewhere();
@@ -316,7 +334,8 @@ impl Cluster {
 
     fn empty(programs: &'static Programs) -> Self {
         let dir = directory("agentkey-postgres-", programs.user);
-        let watchdog = Watchdog::start(programs.user, "", END_CLUSTER, &programs.bin.join("pg_ctl"), &dir);
+        let watchdog =
+            Watchdog::start(programs.user, "", END_CLUSTER, &programs.bin.join("pg_ctl"), &dir);
         Self { programs, dir, port: 0, watchdog }
     }
 
@@ -395,7 +414,8 @@ impl Watchdog {
     /// The scripts have the program as `$1` and the directory as `$2`.
     fn start(user: Option<User>, first: &str, at_end: &str, program: &Path, dir: &Path) -> Self {
         // What a terminal sends to all is for the tests. The shell then sees them end.
-        let script = format!("trap '' HUP INT QUIT TERM\n{first}\nwhile read -r _; do :; done\n{at_end}");
+        let script =
+            format!("trap '' HUP INT QUIT TERM\n{first}\nwhile read -r _; do :; done\n{at_end}");
         let mut shell = command(Path::new("sh"), user);
         shell.args(["-c", &script, "sh"]).arg(program).arg(dir).process_group(0);
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -423,8 +443,10 @@ impl Programs {
         static INSTALLED: OnceLock<Option<Programs>> = OnceLock::new();
         let find = || {
             let path = path_folders().into_iter().filter_map(|bin| Some((version(&bin)?, bin)));
-            let mut packaged: Vec<_> =
-                packaged_folders().into_iter().filter_map(|bin| Some((version(&bin)?, bin))).collect();
+            let mut packaged: Vec<_> = packaged_folders()
+                .into_iter()
+                .filter_map(|bin| Some((version(&bin)?, bin)))
+                .collect();
             packaged.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
             let bin = path.chain(packaged).find(|(version, _)| *version >= OLDEST)?.1;
             Some(Self { bin, user: User::unprivileged() })
@@ -473,8 +495,13 @@ fn version(bin: &Path) -> Option<u32> {
 }
 
 fn pgbouncer() -> Option<PathBuf> {
-    let more = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
-    path_folders().into_iter().chain(more).map(|folder| folder.join("pgbouncer")).find(|program| program.is_file())
+    let more =
+        ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
+    path_folders()
+        .into_iter()
+        .chain(more)
+        .map(|folder| folder.join("pgbouncer"))
+        .find(|program| program.is_file())
 }
 
 /// Whom the programs run as where this process is root's, which they refuse to be.
@@ -500,15 +527,18 @@ impl User {
 
     fn named(name: &str) -> Option<Self> {
         let users = fs::read_to_string("/etc/passwd").ok()?;
-        let mut fields =
-            users.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
+        let mut fields = users
+            .lines()
+            .map(|line| line.split(':'))
+            .find(|fields| fields.clone().next() == Some(name))?;
         Some(Self { uid: fields.nth(2)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
     }
 }
 
 /// A new temporary directory of the user's. Who removes it is a [`Watchdog`].
 fn directory(starts_with: &str, user: Option<User>) -> PathBuf {
-    let passable = |dir: &Path| fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 != 0);
+    let passable =
+        |dir: &Path| fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 != 0);
     let mut parent = env::temp_dir();
     if user.is_some() && !parent.ancestors().all(passable) {
         parent = "/tmp".into(); // Root's own folder: the user would not get in.
@@ -535,7 +565,12 @@ fn command(program: &Path, user: Option<User>) -> Command {
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&said)
+    );
 }
 
 /// Tries ports until nobody else was faster.
@@ -569,8 +604,12 @@ fn read(log: &Path) -> String {
 
 /// Says so once, past what libtest captures. Where all must be there, it is a panic.
 fn leave_out(once: &Once, what: &str, or: &str) {
-    let why = format!("tests that need {what}, which is not installed; ./scripts/test installs it{or}");
-    assert!(env::var_os("AGENTKEY_TEST_POSTGRES").is_none_or(|all| all != "required"), "there are {why}");
+    let why =
+        format!("tests that need {what}, which is not installed; ./scripts/test installs it{or}");
+    assert!(
+        env::var_os("AGENTKEY_TEST_POSTGRES").is_none_or(|all| all != "required"),
+        "there are {why}"
+    );
     once.call_once(|| {
         let _ = writeln!(io::stderr(), "left out: {why}");
     });
@@ -588,7 +627,8 @@ async fn execute(url: &str, sql: &str) {
 
 async fn count(url: &str, sql: &str) -> i64 {
     let mut connection = PgConnection::connect(url).await.unwrap();
-    let counted = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
+    let counted =
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     counted
 }

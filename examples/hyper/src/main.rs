@@ -5,7 +5,9 @@
 use std::convert::Infallible;
 use std::env;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, MemoryStore, NewKey, Rejection};
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, MemoryStore, NewKey, Rejection,
+};
 use agentkey::{RequireScope, ScopeSet};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -41,10 +43,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .budget(Budget::daily(Amount::cents(10)));
     let created = keys.create(demo).await?;
 
-    let listener = TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:3000")).await?;
+    let listener =
+        TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:3000")).await?;
     let addr = listener.local_addr()?;
     println!("Listening on http://{addr}, keys in memory. Ctrl-C ends it.");
-    println!("The key has 10 cents a day, and a request costs 3; the fourth time 1 is left: 402.\n");
+    println!(
+        "The key has 10 cents a day, and a request costs 3; the fourth time 1 is left: 402.\n"
+    );
     println!("  curl -i -H 'Authorization: Bearer {}' http://{addr}/", created.token.expose());
 
     let service = ServiceBuilder::new()

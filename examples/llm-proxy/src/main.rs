@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use agentkey::model::Balance;
 use agentkey::model::{TokenPrice, TokenUsage};
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Created, EntryQuery, KeyId, Rejection};
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Created, EntryQuery, KeyId, Rejection,
+};
 use agentkey::{NewKey, RequireScope, ScopeSet, Token};
 use axum::body::Body;
 use axum::extract::State;
@@ -72,7 +74,11 @@ fn app(keys: &AgentKeys, proxy: Proxy) -> Result<Router, BoxError> {
         .with_state(Arc::new(proxy)))
 }
 
-async fn chat(State(proxy): State<Arc<Proxy>>, charge: Charge, Json(mut ask): Json<Ask>) -> Result<Response, Error> {
+async fn chat(
+    State(proxy): State<Arc<Proxy>>,
+    charge: Charge,
+    Json(mut ask): Json<Ask>,
+) -> Result<Response, Error> {
     if !ask.stream {
         return Err(Error::NotStreamed);
     }
@@ -85,7 +91,11 @@ async fn chat(State(proxy): State<Arc<Proxy>>, charge: Charge, Json(mut ask): Js
     ask.others.insert("stream_options".into(), json!({ "include_usage": true }));
     let usage = TokenUsage::new(prompt, 0);
     charge.set_cost(PRICE.cost(usage)); // from here on the prompt costs
-    let model = proxy.ask(&ask).await.inspect_err(|_| charge.set_cost(Amount::ZERO)).map_err(Error::Model)?;
+    let model = proxy
+        .ask(&ask)
+        .await
+        .inspect_err(|_| charge.set_cost(Amount::ZERO))
+        .map_err(Error::Model)?;
     let relay = Relay { model, unread: Vec::new(), meter: Meter { charge, usage } };
     let events = stream::unfold(Some(relay), async |relay| relay?.next().await);
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
@@ -152,7 +162,8 @@ impl Relay {
 
 fn end_of_event(text: &[u8]) -> Option<usize> {
     let ends = [&b"\n\n"[..], b"\n\r\n"].into_iter();
-    ends.filter_map(|end| Some(text.windows(end.len()).position(|here| here == end)? + end.len())).min()
+    ends.filter_map(|end| Some(text.windows(end.len()).position(|here| here == end)? + end.len()))
+        .min()
 }
 
 /// What a stream has used so far: by estimate, until the model reports it. It is charged when the stream ends, however
@@ -167,7 +178,10 @@ impl Meter {
     async fn count(&mut self, chunk: &Chunk) -> Result<(), Rejection> {
         match &chunk.usage {
             Some(told) => self.usage = told.into(),
-            None => self.usage.output += chunk.choices.iter().map(|choice| tokens_in(&choice.delta)).sum::<u64>(),
+            None => {
+                self.usage.output +=
+                    chunk.choices.iter().map(|choice| tokens_in(&choice.delta)).sum::<u64>()
+            }
         }
         let cost = PRICE.cost(self.usage);
         self.charge.set_cost(cost);
@@ -200,7 +214,8 @@ struct Told {
 
 impl Chunk {
     fn of(event: &[u8]) -> Option<Self> {
-        let data = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:"))?;
+        let data =
+            event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:"))?;
         serde_json::from_slice(data).ok()
     }
 }
@@ -240,7 +255,9 @@ impl Error {
 
     fn describe(&self) -> Value {
         let (code, message) = match self {
-            Self::NotStreamed => ("not_streamed", "this proxy streams: send \"stream\": true".to_owned()),
+            Self::NotStreamed => {
+                ("not_streamed", "this proxy streams: send \"stream\": true".to_owned())
+            }
             Self::Charge(error) => (error.refusal().code(), error.to_string()),
             Self::Model(error) => {
                 tracing::error!(%error, "the model failed");
@@ -273,7 +290,8 @@ async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
     let url = format!("http://{}/v1/chat/completions", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = axum::serve(listener, app(&keys, proxy)?).with_graceful_shutdown(async { drop(stopped.await) });
+    let serving = axum::serve(listener, app(&keys, proxy)?)
+        .with_graceful_shutdown(async { drop(stopped.await) });
     let serving = tokio::spawn(serving.into_future());
 
     walk(&Agent { keys: keys.clone(), url: url.clone() }, model).await?;
@@ -297,9 +315,15 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
     let key = mint(&agent.keys, Amount::cents(1)).await?;
     let mut answer = agent.ask(&key.token, json!({ "max_tokens": 100 })).await?;
     let events = answer.read(usize::MAX).await?;
-    let usage = events.iter().find_map(|event| Chunk::of(event.as_bytes())?.usage).ok_or("no usage")?;
+    let usage =
+        events.iter().find_map(|event| Chunk::of(event.as_bytes())?.usage).ok_or("no usage")?;
     let balance = agent.balance(key.key.id).await?;
-    println!("  {} events, {} + {} tokens", events.len(), usage.prompt_tokens, usage.completion_tokens);
+    println!(
+        "  {} events, {} + {} tokens",
+        events.len(),
+        usage.prompt_tokens,
+        usage.completion_tokens
+    );
     assert_eq!(events.last().map(String::as_str), Some("data: [DONE]\n\n"));
     assert_eq!((balance.spent, balance.held), (PRICE.cost((&usage).into()), Amount::ZERO));
 
@@ -310,7 +334,9 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
     assert_eq!(agent.balance(key.key.id).await?.spent, Amount::ZERO);
     assert_eq!(model.calls.borrow().begun, 1);
 
-    println!("\nA stream that uses up what is set aside, and finds no more to set aside, is cut off.");
+    println!(
+        "\nA stream that uses up what is set aside, and finds no more to set aside, is cut off."
+    );
     let limit = Amount::micros(7_000);
     let key = mint(&agent.keys, limit).await?;
     let mut answer = agent.ask(&key.token, json!({})).await?;
@@ -319,15 +345,20 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
     let balance = agent.balance(key.key.id).await?;
     println!("  {} events, the last: {}", events.len(), last.trim_end());
     assert!(last.contains("budget_exceeded"), "{last}");
-    assert!(balance.spent > Amount::micros(6_000) && balance.spent <= limit && balance.held.is_zero());
+    assert!(
+        balance.spent > Amount::micros(6_000) && balance.spent <= limit && balance.held.is_zero()
+    );
     model.hung_up_on().await?;
 
-    println!("\nA client hangs up: so does the proxy, what was streamed is charged, and the rest is free again.");
+    println!(
+        "\nA client hangs up: so does the proxy, what was streamed is charged, and the rest is free again."
+    );
     let key = mint(&agent.keys, Amount::units(10)).await?;
     let mut answer = agent.ask(&key.token, json!({})).await?;
     let events = answer.read(3).await?;
     let streamed = events.iter().filter_map(|event| Chunk::of(event.as_bytes()));
-    let tokens = streamed.flat_map(|chunk| chunk.choices).map(|choice| tokens_in(&choice.delta)).sum();
+    let tokens =
+        streamed.flat_map(|chunk| chunk.choices).map(|choice| tokens_in(&choice.delta)).sum();
     assert!(agent.balance(key.key.id).await?.held.is_positive());
     drop(answer);
     model.hung_up_on().await?;
@@ -338,7 +369,9 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
 }
 
 async fn mint(keys: &AgentKeys, limit: Amount) -> Result<Created, BoxError> {
-    let key = NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["chat"])?).budget(Budget::lifetime(limit));
+    let key = NewKey::new("acme".parse()?)
+        .scopes(ScopeSet::parse(["chat"])?)
+        .budget(Budget::lifetime(limit));
     Ok(keys.create(key).await?)
 }
 
@@ -378,7 +411,13 @@ impl Agent {
     /// What it says once nothing is set aside any more.
     async fn settled(&self, key: KeyId) -> Result<Balance, BoxError> {
         let entry = async {
-            while self.keys.entries(&EntryQuery::for_account("acme".parse()?).key(key)).await?.items.is_empty() {
+            while self
+                .keys
+                .entries(&EntryQuery::for_account("acme".parse()?).key(key))
+                .await?
+                .items
+                .is_empty()
+            {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Ok::<_, BoxError>(())
@@ -442,9 +481,12 @@ async fn tell(
     }
     let listener = Listener::new(calls);
     let chunks = ask.max_tokens.map_or(u64::MAX, |tokens| u64::from(tokens) / TOKENS_PER_CHUNK);
-    let used = json!({ "prompt_tokens": 9, "completion_tokens": chunks.saturating_mul(TOKENS_PER_CHUNK) });
+    let used =
+        json!({ "prompt_tokens": 9, "completion_tokens": chunks.saturating_mul(TOKENS_PER_CHUNK) });
     let end = [json!({ "choices": [], "usage": used }).to_string(), "[DONE]".to_owned()];
-    let chunk = json!({ "choices": [{ "index": 0, "delta": { "content": "once upon a time, " } }] }).to_string();
+    let chunk =
+        json!({ "choices": [{ "index": 0, "delta": { "content": "once upon a time, " } }] })
+            .to_string();
     let tale = stream::iter((0..chunks).map(move |_| chunk.clone()).chain(end));
     Ok(Sse::new(tale.then(move |data| listener.tell(data))))
 }

@@ -39,7 +39,10 @@ fn app(market: Arc<Market>) -> Result<Router, Box<dyn std::error::Error>> {
     let keys = AgentKeyLayer::new(&market.keys);
     Ok(Router::new()
         .route("/packs", get(browse).layer(needs("browse")?))
-        .route("/packs", post(publish).layer((needs("publish")?, RequireBudget::hold(SCAN_CEILING))))
+        .route(
+            "/packs",
+            post(publish).layer((needs("publish")?, RequireBudget::hold(SCAN_CEILING))),
+        )
         .route("/packs/{name}", patch(reprice).layer(needs("manage_packs")?))
         .route("/packs/{name}/claim", post(claim).layer(needs("claim_free")?))
         .route("/packs/{name}/purchase", post(purchase).layer(needs("purchase")?))
@@ -120,7 +123,8 @@ async fn publish(
 ) -> Result<(StatusCode, Json<Value>), Error> {
     charge.label("route", "publish")?;
     let kilobytes = draft.archive.as_ref().map_or(0, |archive| archive.len().div_ceil(1024));
-    let cost = i64::try_from(kilobytes).ok().and_then(|kilobytes| SCAN_PER_KB.checked_mul(kilobytes));
+    let cost =
+        i64::try_from(kilobytes).ok().and_then(|kilobytes| SCAN_PER_KB.checked_mul(kilobytes));
     let cost = cost.filter(|cost| *cost <= SCAN_CEILING).ok_or(TOO_LARGE)?;
     let price = draft.price_cents.non_negative().map_err(|_| NEGATIVE_PRICE)?;
     let pack = Pack { seller: key.account_id().clone(), price, archive: draft.archive };
@@ -145,7 +149,11 @@ async fn reprice(
     Json(Reprice { price_cents: price }): Json<Reprice>,
 ) -> Result<Json<Value>, Error> {
     let mut shelf = market.shelf();
-    let pack = shelf.packs.get_mut(&name).filter(|pack| pack.seller == *key.account_id()).ok_or(NO_SUCH_PACK)?;
+    let pack = shelf
+        .packs
+        .get_mut(&name)
+        .filter(|pack| pack.seller == *key.account_id())
+        .ok_or(NO_SUCH_PACK)?;
     pack.price = price.non_negative().map_err(|_| NEGATIVE_PRICE)?;
     Ok(Json(json!({ "pack": name, "price_cents": price })))
 }
@@ -166,7 +174,8 @@ async fn mint(
     if key.retires_at().is_some() {
         return Err(ROTATED_AWAY);
     }
-    let child = NewKey::child_of(key.id()).name(wanted.name).scopes(wanted.scopes).budget(wanted.budget);
+    let child =
+        NewKey::child_of(key.id()).name(wanted.name).scopes(wanted.scopes).budget(wanted.budget);
     let created = market.keys.create(child).await?;
     let body = json!({ "id": created.key.id, "scopes": created.key.scopes, "token": created.token.expose() });
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(body)).into_response())
@@ -180,13 +189,19 @@ enum Error {
 }
 
 const NO_SUCH_PACK: Error = Error::Market(StatusCode::NOT_FOUND, "no such pack, or not yours");
-const NOT_FREE: Error = Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "the pack is not free; purchase it");
+const NOT_FREE: Error =
+    Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "the pack is not free; purchase it");
 const NOT_OWNED: Error = Error::Market(StatusCode::FORBIDDEN, "claim or purchase the pack first");
-const NAME_TAKEN: Error = Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "there is a pack of that name");
-const NEGATIVE_PRICE: Error = Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "a price is zero or more");
-const TOO_LARGE: Error = Error::Market(StatusCode::PAYLOAD_TOO_LARGE, "a pack has at most 5 kilobytes");
-const ROTATED_AWAY: Error = Error::Market(StatusCode::FORBIDDEN, "this token was rotated away; use the new one");
-const REFUNDED: Error = Error::Market(StatusCode::BAD_GATEWAY, "not delivered and paid back; try again");
+const NAME_TAKEN: Error =
+    Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "there is a pack of that name");
+const NEGATIVE_PRICE: Error =
+    Error::Market(StatusCode::UNPROCESSABLE_ENTITY, "a price is zero or more");
+const TOO_LARGE: Error =
+    Error::Market(StatusCode::PAYLOAD_TOO_LARGE, "a pack has at most 5 kilobytes");
+const ROTATED_AWAY: Error =
+    Error::Market(StatusCode::FORBIDDEN, "this token was rotated away; use the new one");
+const REFUNDED: Error =
+    Error::Market(StatusCode::BAD_GATEWAY, "not delivered and paid back; try again");
 
 impl From<Rejection> for Error {
     fn from(error: Rejection) -> Self {
@@ -209,7 +224,9 @@ impl IntoResponse for Error {
             Self::Key(agentkey::Error::Change(error @ ChangeError::Invalid { .. })) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }
-            Self::Key(agentkey::Error::Change(_)) => (StatusCode::FORBIDDEN, "the key is not in force".into()),
+            Self::Key(agentkey::Error::Change(_)) => {
+                (StatusCode::FORBIDDEN, "the key is not in force".into())
+            }
             Self::Key(error) => {
                 tracing::error!(%error, "a key could not be made");
                 (StatusCode::SERVICE_UNAVAILABLE, "try again later".into())
@@ -267,18 +284,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt::init();
     let keys = AgentKeys::in_memory().await?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
     let market = Arc::new(Market { keys: keys.clone(), shelf: Mutex::default() });
-    let listener = tokio::net::TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
+    let listener =
+        tokio::net::TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
     let addr = listener.local_addr()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = axum::serve(listener, app(market)?).with_graceful_shutdown(async { drop(stopped.await) });
+    let serving =
+        axum::serve(listener, app(market)?).with_graceful_shutdown(async { drop(stopped.await) });
     let serving = tokio::spawn(serving.into_future());
 
     walk(&keys, format!("http://{addr}")).await?;
     if env::args().any(|arg| arg == "--serve") {
         let visitor = NewKey::new("visitor".parse()?).scopes(ScopeSet::unrestricted());
         let visitor = keys.create(visitor.budget(Budget::daily(Amount::units(6)))).await?;
-        println!("\nListening on http://{addr}. Ctrl-C ends it. A key with every scope and 6.00 a day:\n");
-        println!("  curl -i -H 'Authorization: Bearer {}' http://{addr}/packs", visitor.token.expose());
+        println!(
+            "\nListening on http://{addr}. Ctrl-C ends it. A key with every scope and 6.00 a day:\n"
+        );
+        println!(
+            "  curl -i -H 'Authorization: Bearer {}' http://{addr}/packs",
+            visitor.token.expose()
+        );
         tokio::signal::ctrl_c().await?;
     }
     drop(stop);
@@ -304,13 +328,27 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
         .budget(Budget::daily(Amount::units(1)));
     let (agent_id, agent, seller) = (agent.key.id, agent.token, keys.create(seller).await?.token);
 
-    println!("The seller publishes: 10 cents are set aside for the scan, 2 are charged for each kilobyte.");
-    for (name, price, archive) in [("hello", 0, "fn hello"), ("quill", 550, "fn quill"), ("atlas", 250, "fn atlas")] {
+    println!(
+        "The seller publishes: 10 cents are set aside for the scan, 2 are charged for each kilobyte."
+    );
+    for (name, price, archive) in
+        [("hello", 0, "fn hello"), ("quill", 550, "fn quill"), ("atlas", 250, "fn atlas")]
+    {
         let draft = json!({ "name": name, "price_cents": price, "archive": archive });
-        walker.post("/packs", &seller).json(draft).send().await?.is(201, json!({ "pack": name, "scan_cents": 2 }));
+        walker
+            .post("/packs", &seller)
+            .json(draft)
+            .send()
+            .await?
+            .is(201, json!({ "pack": name, "scan_cents": 2 }));
     }
     let draft = json!({ "name": "ghost", "price_cents": 100, "archive": null });
-    walker.post("/packs", &seller).json(draft).send().await?.is(201, json!({ "pack": "ghost", "scan_cents": 0 }));
+    walker
+        .post("/packs", &seller)
+        .json(draft)
+        .send()
+        .await?
+        .is(201, json!({ "pack": "ghost", "scan_cents": 0 }));
 
     println!("\nIt manages its packs; the agent may not.");
     let price = json!({ "price_cents": 499 });
@@ -322,13 +360,19 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     walker.get("/packs").send().await?.is(401, json!({ "error": "missing_key" }));
     walker.get("/packs").bearer(&agent).send().await?.is(200, json!({ "quill": 499, "hello": 0 }));
     walker.post("/packs/hello/claim", &agent).send().await?.is(200, json!({ "pack": "hello" }));
-    walker.post("/packs/hello/install", &agent).send().await?.is(200, json!({ "archive": "fn hello" }));
+    walker
+        .post("/packs/hello/install", &agent)
+        .send()
+        .await?
+        .is(200, json!({ "archive": "fn hello" }));
     let refused = walker.post("/packs/quill/claim", &agent).send().await?;
     refused.is(422, json!({ "error": "the pack is not free; purchase it" }));
     let refused = walker.post("/packs/quill/install", &agent).send().await?;
     refused.is(403, json!({ "error": "claim or purchase the pack first" }));
 
-    println!("\nIt buys a pack, and its network stutters: one Idempotency-Key buys one thing, once.");
+    println!(
+        "\nIt buys a pack, and its network stutters: one Idempotency-Key buys one thing, once."
+    );
     let order = walker.post("/packs/quill/purchase", &agent).idempotency("order-1").send().await?;
     let order = order.is(201, json!({ "price_cents": 499, "replayed": false }));
     let again = walker.post("/packs/quill/purchase", &agent).idempotency("order-1").send().await?;
@@ -336,41 +380,60 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     assert_eq!(order.get("order"), again.get("order"));
     let other = walker.post("/packs/atlas/purchase", &agent).idempotency("order-1").send().await?;
     other.is(409, json!({ "error": "conflict" }));
-    walker.post("/packs/quill/install", &agent).send().await?.is(200, json!({ "archive": "fn quill" }));
+    walker
+        .post("/packs/quill/install", &agent)
+        .send()
+        .await?
+        .is(200, json!({ "archive": "fn quill" }));
     assert_eq!(spent(keys, &acme).await?, Amount::cents(499));
 
     println!(
         "\nA pack that cannot be delivered is paid back at once; nothing was bought, so the same order may be tried again."
     );
     for _ in 0..2 {
-        let refunded = walker.post("/packs/ghost/purchase", &agent).idempotency("order-2").send().await?;
+        let refunded =
+            walker.post("/packs/ghost/purchase", &agent).idempotency("order-2").send().await?;
         refunded.is(502, json!({ "error": "not delivered and paid back; try again" }));
         assert_eq!(spent(keys, &acme).await?, Amount::cents(499));
     }
 
-    println!("\nIt mints a key for a sub-agent: never wider than its own, and its spending counts on both.");
+    println!(
+        "\nIt mints a key for a sub-agent: never wider than its own, and its spending counts on both."
+    );
     let budget = json!({ "limit_cents": 300, "period": "lifetime" });
     let wider = json!({ "name": "scout", "scopes": ["publish"], "budget": budget });
     let refused = walker.post("/keys", &agent).json(wider).send().await?;
     let reason = "scopes: go beyond the parent's, which are: browse claim_free install purchase";
     refused.is(422, json!({ "error": reason }));
     let scout = json!({ "name": "scout", "scopes": ["browse", "purchase"], "budget": budget });
-    let scout =
-        walker.post("/keys", &agent).json(scout).send().await?.is(201, json!({ "scopes": ["browse", "purchase"] }));
+    let scout = walker
+        .post("/keys", &agent)
+        .json(scout)
+        .send()
+        .await?
+        .is(201, json!({ "scopes": ["browse", "purchase"] }));
     let scout = Token::parse(scout.get("token").and_then(Value::as_str).unwrap_or_default())?;
     let refused = walker.post("/packs/hello/claim", &scout).send().await?;
     refused.is(403, json!({ "error": "insufficient_scope", "required_scope": "claim_free" }));
     let refused = walker.post("/packs/quill/purchase", &scout).send().await?;
-    refused.is(402, json!({ "error": "budget_exceeded", "blocked_by": "key", "remaining_cents": 300 }));
+    refused.is(
+        402,
+        json!({ "error": "budget_exceeded", "blocked_by": "key", "remaining_cents": 300 }),
+    );
     let bought = walker.post("/packs/atlas/purchase", &scout).idempotency("order-1").send().await?;
     bought.is(201, json!({ "price_cents": 250, "replayed": false }));
     assert_eq!(spent(keys, &acme).await?, Amount::cents(749));
 
-    println!("\nThe account's ceiling of 10.00 stands over all its keys, one without a limit of its own too.");
+    println!(
+        "\nThe account's ceiling of 10.00 stands over all its keys, one without a limit of its own too."
+    );
     let free_hand = NewKey::new(acme.clone()).name("free hand").scopes(ScopeSet::unrestricted());
     let free_hand = keys.create(free_hand).await?.token;
     let refused = walker.post("/packs/quill/purchase", &free_hand).send().await?;
-    refused.is(402, json!({ "error": "budget_exceeded", "blocked_by": "account", "remaining_cents": 251 }));
+    refused.is(
+        402,
+        json!({ "error": "budget_exceeded", "blocked_by": "account", "remaining_cents": 251 }),
+    );
 
     println!("\nThe agent's key is revoked; its sub-agent's is refused from the next request on.");
     keys.revoke(agent_id).await?;
@@ -378,7 +441,8 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
 
     println!("\nWhat the ledger has of it:");
     let entries = keys.entries(&EntryQuery::for_account(acme)).await?.items;
-    let lines = entries.iter().map(|entry| (entry.kind, entry.amount, entry.note.reference.as_deref()));
+    let lines =
+        entries.iter().map(|entry| (entry.kind, entry.amount, entry.note.reference.as_deref()));
     let lines: Vec<_> = lines.collect();
     for (kind, amount, reference) in &lines {
         println!("  {:<8}{amount:>6}  {}", kind.as_str(), reference.unwrap_or_default());
@@ -395,9 +459,15 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     Ok(())
 }
 
-async fn spent(keys: &AgentKeys, account: &AccountId) -> Result<Amount, Box<dyn std::error::Error>> {
+async fn spent(
+    keys: &AgentKeys,
+    account: &AccountId,
+) -> Result<Amount, Box<dyn std::error::Error>> {
     let account = keys.account(account).await?.ok_or("the account is gone")?;
-    println!("  the account has spent {}, and {} is set aside", account.balance.spent, account.balance.held);
+    println!(
+        "  the account has spent {}, and {} is set aside",
+        account.balance.spent, account.balance.held
+    );
     Ok(account.balance.spent)
 }
 

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use agentkey::model::Note;
 use agentkey::store::{PostgresOptions, PostingError};
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, KeyContext, NewKey, PostgresStore, Refusal};
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, KeyContext, NewKey, PostgresStore, Refusal,
+};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
@@ -28,12 +30,19 @@ struct Shop {
 async fn order(State(shop): State<Shop>, key: KeyContext) -> Result<&'static str, Response> {
     let failed = |_: sqlx::Error| StatusCode::INTERNAL_SERVER_ERROR.into_response();
     let mut tx = shop.pool.begin().await.map_err(failed)?;
-    let insert = sqlx::query("INSERT INTO agentkey_example.orders (key_id) VALUES ($1)").bind(key.id().get());
+    let insert = sqlx::query("INSERT INTO agentkey_example.orders (key_id) VALUES ($1)")
+        .bind(key.id().get());
     insert.execute(&mut *tx).await.map_err(failed)?;
-    match shop.store.pay_in(&mut tx, key.account_id(), key.id(), Amount::cents(20), Note::default()).await {
+    match shop
+        .store
+        .pay_in(&mut tx, key.account_id(), key.id(), Amount::cents(20), Note::default())
+        .await
+    {
         Ok(_) => tx.commit().await.map(|()| "ordered\n").map_err(failed),
         // Dropping the transaction takes the order back.
-        Err(PostingError::Refused(Refusal::BudgetExceeded(_))) => Err(StatusCode::PAYMENT_REQUIRED.into_response()),
+        Err(PostingError::Refused(Refusal::BudgetExceeded(_))) => {
+            Err(StatusCode::PAYMENT_REQUIRED.into_response())
+        }
         Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE.into_response()),
     }
 }
@@ -41,20 +50,27 @@ async fn order(State(shop): State<Shop>, key: KeyContext) -> Result<&'static str
 /// One process of the service: a pool, a store and a handle of its own.
 async fn instance(url: &str) -> Result<(AgentKeys, Router), Box<dyn std::error::Error>> {
     let pool = PgPool::connect(url).await?;
-    let store = PostgresStore::open(PostgresOptions::pool(pool.clone()).schema("agentkey_example")).await?;
+    let store =
+        PostgresStore::open(PostgresOptions::pool(pool.clone()).schema("agentkey_example")).await?;
     let keys = AgentKeys::new(store.clone())?;
     let layer = AgentKeyLayer::new(&keys);
-    Ok((keys, Router::new().route("/orders", post(order)).layer(layer).with_state(Shop { pool, store })))
+    Ok((
+        keys,
+        Router::new().route("/orders", post(order)).layer(layer).with_state(Shop { pool, store }),
+    ))
 }
 
 async fn ask(service: &Router, token: &str) -> Result<StatusCode, Box<dyn std::error::Error>> {
-    let request = Request::post("/orders").header("authorization", format!("Bearer {token}")).body(Body::empty())?;
+    let request = Request::post("/orders")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::empty())?;
     Ok(service.clone().oneshot(request).await?.status())
 }
 
 /// What to do where no server answers, or it does not let the example in.
 fn help(server: &PgConnectOptions, error: &sqlx::Error) -> String {
-    let (host, port, database) = (server.get_host(), server.get_port(), server.get_database().unwrap_or("its default"));
+    let (host, port, database) =
+        (server.get_host(), server.get_port(), server.get_database().unwrap_or("its default"));
     format!(
         "PostgreSQL at {host}:{port}, database {database}: {error}
 
@@ -96,7 +112,9 @@ async fn walk(url: &str) -> Result<(), Box<dyn std::error::Error>> {
     .execute(&pool)
     .await?;
 
-    let created = keys.create(NewKey::new("demo".parse()?).budget(Budget::lifetime(Amount::cents(50)))).await?;
+    let created = keys
+        .create(NewKey::new("demo".parse()?).budget(Budget::lifetime(Amount::cents(50))))
+        .await?;
     let (key, token) = (created.key.id, created.token);
     println!("A key with 50 cents. An order costs 20.");
     for (name, service) in [("first", &first), ("second", &second)] {
@@ -104,12 +122,15 @@ async fn walk(url: &str) -> Result<(), Box<dyn std::error::Error>> {
         println!("The {name} instance takes an order.");
     }
     assert_eq!(ask(&first, token.expose()).await?, StatusCode::PAYMENT_REQUIRED);
-    let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM agentkey_example.orders WHERE key_id = $1")
-        .bind(key.get())
-        .fetch_one(&pool)
-        .await?;
+    let orders: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM agentkey_example.orders WHERE key_id = $1")
+            .bind(key.get())
+            .fetch_one(&pool)
+            .await?;
     assert_eq!(orders, 2);
-    println!("The third is refused with 402, and there are two orders: that of the third went with its money.");
+    println!(
+        "The third is refused with 402, and there are two orders: that of the third went with its money."
+    );
 
     keys.revoke(key).await?;
     assert_eq!(ask(&second, token.expose()).await?, StatusCode::UNAUTHORIZED);

@@ -47,7 +47,9 @@ fn log_requests() -> LogRequests {
         // `AgentKeyLayer` sets the two fields that are empty here.
         tracing::info_span!("request", %method, %uri, agentkey.key_id = Empty, agentkey.account = Empty)
     };
-    TraceLayer::new_for_http().make_span_with(span).on_response(DefaultOnResponse::new().level(Level::INFO))
+    TraceLayer::new_for_http()
+        .make_span_with(span)
+        .on_response(DefaultOnResponse::new().level(Level::INFO))
 }
 
 /// On the first start, makes a key and shows its token, this once.
@@ -66,7 +68,9 @@ async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::
     let auth = format!("-H 'Authorization: Bearer {}'", created.token.expose());
     println!("A key with the scopes read and answer, 10 cents a day, for 7 days. Try:\n");
     println!("  curl -i {auth} http://{addr}/read");
-    println!("  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time 1 is left: 402");
+    println!(
+        "  curl -i {auth} -X POST http://{addr}/answer   # 3 cents; the fourth time 1 is left: 402"
+    );
     println!("  curl -i {auth} http://{addr}/admin   # the key lacks the scope: 403");
     println!("  curl -i http://{addr}/read   # no key: 401\n");
     Ok(())
@@ -81,7 +85,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(&addr).await?;
     mint_demo_key(&keys, &listener.local_addr()?.to_string()).await?;
     println!("Listening on http://{}, keys in {database}. Ctrl-C ends it.", listener.local_addr()?);
-    axum::serve(listener, app(&keys)?).with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    axum::serve(listener, app(&keys)?)
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
     keys.shutdown().await; // every charge is posted before the process ends
     Ok(())
 }

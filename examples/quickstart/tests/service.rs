@@ -25,10 +25,14 @@ fn checks_charges_logs_and_remembers() {
     let token = service.token.clone();
     let token = token.as_deref();
 
-    let greeting = |remaining: u32| json!({ "hello": "demo", "remaining_cents": remaining }).to_string();
+    let greeting =
+        |remaining: u32| json!({ "hello": "demo", "remaining_cents": remaining }).to_string();
     assert_eq!(service.ask("GET", "/read", token), (200, greeting(10)));
     for _ in 0..3 {
-        assert_eq!(service.ask("POST", "/answer", token), (200, json!({ "answer": 42 }).to_string()));
+        assert_eq!(
+            service.ask("POST", "/answer", token),
+            (200, json!({ "answer": 42 }).to_string())
+        );
     }
     service.is_refused("POST", "/answer", token, 402, "budget_exceeded");
     service.is_refused("GET", "/admin", token, 403, "insufficient_scope");
@@ -36,7 +40,10 @@ fn checks_charges_logs_and_remembers() {
     service.is_refused("GET", "/read", Some("ak_wrong"), 401, "invalid_key");
     // In this order, whatever features of serde_json a program has.
     let (_, document) = service.ask("GET", "/read", None);
-    assert!(document.starts_with(r#"{"title":"Unauthorized","status":401,"error":"missing_key","#), "{document}");
+    assert!(
+        document.starts_with(r#"{"title":"Unauthorized","status":401,"error":"missing_key","#),
+        "{document}"
+    );
     let shown = service.interrupt();
     for logged in [
         "uri=/answer",
@@ -49,7 +56,10 @@ fn checks_charges_logs_and_remembers() {
     ] {
         assert!(shown.contains(logged), "no {logged}: {shown}");
     }
-    assert!(!shown.contains("ak_wrong") && !shown.contains(token.unwrap()), "a token was logged: {shown}");
+    assert!(
+        !shown.contains("ak_wrong") && !shown.contains(token.unwrap()),
+        "a token was logged: {shown}"
+    );
 
     // The key and what it spent are in the file.
     let service = Served::start(quickstart(&database), false);

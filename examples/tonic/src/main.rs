@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::env;
 
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, MemoryStore, NewKey, Refusal};
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, MemoryStore, NewKey, Refusal,
+};
 use agentkey::{RequireScope, ScopeSet, Token};
 use bytes::{Buf, BufMut};
 use http::uri::{PathAndQuery, Uri};
@@ -26,7 +28,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The method `demo.Oracle/Answer`. The layer put the key into the extensions of the request.
 async fn answer(request: Request<String>) -> Result<Response<String>, Status> {
-    let key = request.extensions().get::<KeyContext>().ok_or_else(|| Status::internal("the layer is missing"))?;
+    let key = request
+        .extensions()
+        .get::<KeyContext>()
+        .ok_or_else(|| Status::internal("the layer is missing"))?;
     let charge = Charge::begin(key).await.map_err(|error| status(error.refusal()))?;
     charge.hold(Amount::cents(3)).await.map_err(|error| status(error.refusal()))?;
     charge.add(Amount::cents(3));
@@ -36,7 +41,9 @@ async fn answer(request: Request<String>) -> Result<Response<String>, Status> {
 /// What a refusal is in gRPC. Its stable code goes with it as metadata.
 fn status(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::MissingKey | Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => Code::Unauthenticated,
+        Refusal::MissingKey | Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
+            Code::Unauthenticated
+        }
         Refusal::InsufficientScope(_) => Code::PermissionDenied,
         Refusal::BudgetExceeded(_) => Code::ResourceExhausted,
         Refusal::AlreadyCharged(_) => Code::AlreadyExists,
@@ -58,9 +65,12 @@ fn status(refusal: &Refusal) -> Status {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let keys = AgentKeys::new(MemoryStore::new())?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
-    let layer = AgentKeyLayer::new(&keys).on_refusal(|refusal, _problem| status(refusal).into_http());
-    let service =
-        ServiceBuilder::new().layer(layer).layer(RequireScope::one("oracle.answer")?).service(service_fn(route));
+    let layer =
+        AgentKeyLayer::new(&keys).on_refusal(|refusal, _problem| status(refusal).into_http());
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .layer(RequireScope::one("oracle.answer")?)
+        .service(service_fn(route));
 
     let listener = TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
     let addr = listener.local_addr()?;
@@ -73,7 +83,8 @@ async fn main() -> Result<(), BoxError> {
                 _ = &mut stopped => break,
             };
             let service = TowerToHyperService::new(service.clone());
-            let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+            let serving = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
             tokio::spawn(connections.watch(serving));
         }
         connections.shutdown().await;
@@ -95,7 +106,8 @@ async fn walk(keys: &AgentKeys, origin: Uri) -> Result<(), BoxError> {
     let oracle = Oracle::at(origin);
     let agent = NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["oracle.*"])?);
     let agent = keys.create(agent.budget(Budget::lifetime(Amount::cents(7)))).await?.token;
-    let reader = keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read"])?)).await?.token;
+    let reader =
+        keys.create(NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read"])?)).await?.token;
 
     println!("A call without a key is refused, and so is a key without the scope oracle.answer.");
     oracle.ask(None, None).await.is(Code::Unauthenticated, "missing_key")?;
@@ -107,10 +119,14 @@ async fn walk(keys: &AgentKeys, origin: Uri) -> Result<(), BoxError> {
     println!("\nIt asks again, under an idempotency-key; that costs 3 more, and leaves 1.");
     oracle.ask(Some(&agent), Some("ask-1")).await.is(Code::Ok, "")?;
 
-    println!("\nIts network stutters, and it sends the same call once more: nothing is charged twice.");
+    println!(
+        "\nIts network stutters, and it sends the same call once more: nothing is charged twice."
+    );
     oracle.ask(Some(&agent), Some("ask-1")).await.is(Code::AlreadyExists, "already_charged")?;
 
-    println!("\nA new question costs more than the 1 cent that is left: it is refused before any work is done.");
+    println!(
+        "\nA new question costs more than the 1 cent that is left: it is refused before any work is done."
+    );
     oracle.ask(Some(&agent), None).await.is(Code::ResourceExhausted, "budget_exceeded")?;
     Ok(())
 }
@@ -130,8 +146,14 @@ impl Answer {
                 (Code::Ok, "")
             }
             Err(status) => {
-                let error = status.metadata().get("agentkey-error").ok_or("no agentkey-error")?.to_str()?;
-                println!("  {:<29} grpc-status {} ({:?})", self.call, i32::from(status.code()), status.code());
+                let error =
+                    status.metadata().get("agentkey-error").ok_or("no agentkey-error")?.to_str()?;
+                println!(
+                    "  {:<29} grpc-status {} ({:?})",
+                    self.call,
+                    i32::from(status.code()),
+                    status.code()
+                );
                 println!("      agentkey-error: {error}\n      grpc-message: {}", status.message());
                 (status.code(), error)
             }
@@ -145,7 +167,9 @@ impl Answer {
 
 const ANSWER: &str = "/demo.Oracle/Answer";
 
-async fn route(request: http::Request<Incoming>) -> Result<http::Response<tonic::body::Body>, Infallible> {
+async fn route(
+    request: http::Request<Incoming>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
     Ok(match request.uri().path() {
         ANSWER => tonic::server::Grpc::new(Text).unary(service_fn(answer), request).await,
         _ => Status::unimplemented("there is no such method").into_http(),
@@ -167,7 +191,11 @@ impl Oracle {
         Answer { call, result: self.call(token, idempotency).await }
     }
 
-    async fn call(&self, token: Option<&Token>, idempotency: Option<&str>) -> Result<String, Status> {
+    async fn call(
+        &self,
+        token: Option<&Token>,
+        idempotency: Option<&str>,
+    ) -> Result<String, Status> {
         let mut request = Request::new("Six times seven".to_owned());
         let bearer = token.map(|token| format!("Bearer {}", token.expose()));
         let metadata = [("authorization", bearer.as_deref()), ("idempotency-key", idempotency)];
@@ -217,6 +245,8 @@ impl Decoder for Text {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<String>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        String::from_utf8(bytes.into()).map(Some).map_err(|_| Status::invalid_argument("the text is not UTF-8"))
+        String::from_utf8(bytes.into())
+            .map(Some)
+            .map_err(|_| Status::invalid_argument("the text is not UTF-8"))
     }
 }

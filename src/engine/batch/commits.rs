@@ -171,7 +171,9 @@ async fn run(store: TimedStore, mut waiting: mpsc::UnboundedReceiver<Job>) {
         let late = jobs.extract_if(.., |job| job.deadline <= now).collect::<Vec<_>>();
         late.into_iter().for_each(|job| job.reply(Err(Refusal::UNAVAILABLE)));
         // A pause must not delay postings of other accounts than the blocked ones.
-        if !jobs.is_empty() && (is_down || jobs.iter().all(|job| blocked.contains(&job.posting.account))) {
+        if !jobs.is_empty()
+            && (is_down || jobs.iter().all(|job| blocked.contains(&job.posting.account)))
+        {
             if is_down {
                 sleep(pause).await;
             } else {

@@ -43,7 +43,8 @@ impl LookupBatcher {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { hash, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
-            let permit = timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+            let permit =
+                timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
             permit.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
         }
         answered.await.map_err(|_| Refusal::UNAVAILABLE)?

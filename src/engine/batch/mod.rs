@@ -57,8 +57,12 @@ impl Batches {
         let width = store.width();
         let poller = |max_staleness| PolicyPoller::start(store.clone(), options, max_staleness);
         Self {
-            lookups: (0..width.lookups.max(1)).map(|_| LookupBatcher::start(store.clone(), options)).collect(),
-            postings: (0..width.postings.max(1)).map(|_| CommitQueue::start(store.clone(), options)).collect(),
+            lookups: (0..width.lookups.max(1))
+                .map(|_| LookupBatcher::start(store.clone(), options))
+                .collect(),
+            postings: (0..width.postings.max(1))
+                .map(|_| CommitQueue::start(store.clone(), options))
+                .collect(),
             waiting: Arc::new(Semaphore::new(options.max_queue)),
             charges: Arc::new(Semaphore::new(options.max_open_charges)),
             options,
@@ -70,7 +74,9 @@ impl Batches {
     /// Returns the key with this token hash, if the store can and may answer from its cache.
     pub(crate) fn try_find_cached(&self, hash: &TokenHash) -> Option<Arc<Found>> {
         let max_staleness = self.options.max_staleness;
-        let found = catch_unwind(AssertUnwindSafe(|| self.store.try_find_cached(hash, max_staleness))).ok()?;
+        let found =
+            catch_unwind(AssertUnwindSafe(|| self.store.try_find_cached(hash, max_staleness)))
+                .ok()?;
         found.map(Arc::new)
     }
 
@@ -83,7 +89,8 @@ impl Batches {
     async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
         // Any byte of a hash distributes well. Equal hashes are in one queue, so they are read
         // once.
-        let batcher = pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(Refusal::UNAVAILABLE)?;
+        let batcher =
+            pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(Refusal::UNAVAILABLE)?;
         batcher.find(hash, self.options.request_timeout).await
     }
 
@@ -130,9 +137,10 @@ impl Batches {
     /// Waits until no charge is open and no posting waits, and refuses new ones.
     pub(crate) async fn drain(&self) {
         self.poller.iter().for_each(PolicyPoller::stop);
-        for (permits, count) in
-            [(&self.charges, self.options.max_open_charges), (&self.waiting, self.options.max_queue)]
-        {
+        for (permits, count) in [
+            (&self.charges, self.options.max_open_charges),
+            (&self.waiting, self.options.max_queue),
+        ] {
             // The semaphore is closed before its permits are released, so no request takes one in
             // between.
             let all = permits.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;

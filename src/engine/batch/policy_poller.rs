@@ -14,7 +14,11 @@ use crate::store::Store;
 pub(super) struct PolicyPoller(AbortHandle);
 
 impl PolicyPoller {
-    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions, max_staleness: Duration) -> Self {
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        options: BatchOptions,
+        max_staleness: Duration,
+    ) -> Self {
         let interval = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         Self(tokio::spawn(run(store, options, interval)).abort_handle())
     }

@@ -86,8 +86,15 @@ where
         Self { state: FutureState::Anonymous { inner } }
     }
 
-    pub(super) fn finding(lookup: Lookup, inner: S, request: Request<ReqBody>, options: AuthenticateOptions) -> Self {
-        Self { state: FutureState::Finding { lookup, call: Some(Call { inner, request, options }) } }
+    pub(super) fn finding(
+        lookup: Lookup,
+        inner: S,
+        request: Request<ReqBody>,
+        options: AuthenticateOptions,
+    ) -> Self {
+        Self {
+            state: FutureState::Finding { lookup, call: Some(Call { inner, request, options }) },
+        }
     }
 
     pub(super) fn found(
@@ -126,7 +133,10 @@ where
         let found = match in_force {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
-                insert_caller(request.extensions_mut(), Err(Anonymous { http: http.clone(), refusal }));
+                insert_caller(
+                    request.extensions_mut(),
+                    Err(Anonymous { http: http.clone(), refusal }),
+                );
                 return Self::Anonymous { inner: inner.call(request) };
             }
             Err(refusal) => return Self::refused(&refusal, http),
@@ -157,7 +167,9 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Finding { lookup, call } => {
                     let found = ready!(lookup.as_mut().poll(cx));
-                    let Some(Call { mut inner, request, options }) = call.take() else { return Poll::Pending };
+                    let Some(Call { mut inner, request, options }) = call.take() else {
+                        return Poll::Pending;
+                    };
                     FutureState::after(found, &mut inner, request, &options)
                 }
                 StateProj::Anonymous { inner } => {
@@ -168,18 +180,25 @@ where
                     match finish(response, guard, &method) {
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
-                            Poll::Ready(settled) => return Poll::Ready(Ok(complete(settled, response, &guard))),
-                            Poll::Pending => FutureState::Settling { guard, response: Some(response) },
+                            Poll::Ready(settled) => {
+                                return Poll::Ready(Ok(complete(settled, response, &guard)));
+                            }
+                            Poll::Pending => {
+                                FutureState::Settling { guard, response: Some(response) }
+                            }
                         },
                     }
                 }
                 StateProj::Settling { guard, response } => {
                     let settled = ready!(guard.poll_end(cx));
-                    let response = response.take().map(|response| Ok(complete(settled, response, guard)));
+                    let response =
+                        response.take().map(|response| Ok(complete(settled, response, guard)));
                     return response.map_or(Poll::Pending, Poll::Ready);
                 }
                 StateProj::Refused { response } => {
-                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                    return response
+                        .take()
+                        .map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
                 }
             };
             state.set(next);
@@ -188,7 +207,10 @@ where
 }
 
 impl<F> Calling<F> {
-    fn poll_head<R, E>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(R, Guard, Method), E>>
+    fn poll_head<R, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(R, Guard, Method), E>>
     where
         F: Future<Output = Result<R, E>>,
     {
@@ -228,8 +250,11 @@ where
         {
             head.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
         }
-        let unread =
-            if is_head && length.is_none() { ResponseBody::unread() } else { ResponseBody::whole(Bytes::new()) };
+        let unread = if is_head && length.is_none() {
+            ResponseBody::unread()
+        } else {
+            ResponseBody::whole(Bytes::new())
+        };
         Finished::Settling { guard, response: Response::from_parts(head, unread) }
     } else if guard.has_handles() {
         let (mut head, body) = response.into_parts();
@@ -251,9 +276,8 @@ fn complete<ResBody>(
 ) -> Response<ResponseBody<ResBody>> {
     match settled {
         Ok(()) => with_remaining(response, guard),
-        Err(SettleFailed) => {
-            problem::respond(&Refusal::UNAVAILABLE, guard.charge_state().http()).map(ResponseBody::whole)
-        }
+        Err(SettleFailed) => problem::respond(&Refusal::UNAVAILABLE, guard.charge_state().http())
+            .map(ResponseBody::whole),
     }
 }
 

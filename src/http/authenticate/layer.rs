@@ -72,7 +72,8 @@ impl AgentKeyLayer {
 
     /// Sets the `realm` of `WWW-Authenticate`, without its quotes and backslashes. Default: none.
     pub fn realm(mut self, realm: &str) -> Self {
-        let realm: String = realm.chars().filter(|c| !matches!(c, '"' | '\\') && !c.is_control()).collect();
+        let realm: String =
+            realm.chars().filter(|c| !matches!(c, '"' | '\\') && !c.is_control()).collect();
         Arc::make_mut(&mut self.options.http).realm = Some(realm.into());
         self
     }

@@ -17,6 +17,12 @@ pub(super) struct AuthenticateOptions {
 
 impl AuthenticateOptions {
     pub(super) fn new(keys: Arc<Inner>) -> Self {
-        Self { keys, credentials: Arc::default(), http: Arc::default(), optional: false, fail_open: false }
+        Self {
+            keys,
+            credentials: Arc::default(),
+            http: Arc::default(),
+            optional: false,
+            fail_open: false,
+        }
     }
 }

@@ -70,7 +70,10 @@ where
                 AgentKeyFuture::finding(found, inner, request, options.clone())
             }
             Err(refusal @ Refusal::MissingKey) if options.optional => {
-                insert_caller(request.extensions_mut(), Err(Anonymous { http: options.http.clone(), refusal }));
+                insert_caller(
+                    request.extensions_mut(),
+                    Err(Anonymous { http: options.http.clone(), refusal }),
+                );
                 AgentKeyFuture::anonymous(inner.call(request))
             }
             Err(refusal) => AgentKeyFuture::refused(&refusal, &options.http),

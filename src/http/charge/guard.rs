@@ -84,7 +84,9 @@ impl Guard {
         settling: &mut Settling,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SettleFailed>> {
-        let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else { return Poll::Ready(Err(SettleFailed)) };
+        let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else {
+            return Poll::Ready(Err(SettleFailed));
+        };
         charge.settled(&posted);
         Poll::Ready(Ok(()))
     }

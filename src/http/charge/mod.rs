@@ -151,7 +151,8 @@ impl Charge {
         if let Some(first) = self.state.replayed() {
             return self.replay(&first.entry, amount).map_err(|refusal| self.error(refusal));
         }
-        let (entry, remaining) = self.state.pay(amount).await.map_err(|refusal| self.error(refusal))?;
+        let (entry, remaining) =
+            self.state.pay(amount).await.map_err(|refusal| self.error(refusal))?;
         Ok(Receipt { entry, amount, remaining, replayed: false })
     }
 
@@ -178,8 +179,14 @@ impl Charge {
     ///
     /// [`Refusal::InvalidLabel`] where the name or value is too long, or there are 16 labels
     /// already.
-    pub fn label(&self, name: impl Into<String>, value: impl Into<String>) -> Result<(), Rejection> {
-        self.state.label(name.into(), value.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
+    pub fn label(
+        &self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<(), Rejection> {
+        self.state
+            .label(name.into(), value.into())
+            .map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
     /// Sets the application's own reference, such as an order number, of what is charged from now
@@ -191,7 +198,9 @@ impl Charge {
     ///
     /// [`Refusal::InvalidLabel`] where it is not 1 to 255 characters, or has a control character.
     pub fn reference(&self, reference: impl Into<String>) -> Result<(), Rejection> {
-        self.state.set_reference(reference.into()).map_err(|error| self.error(Refusal::InvalidLabel(error)))
+        self.state
+            .set_reference(reference.into())
+            .map_err(|error| self.error(Refusal::InvalidLabel(error)))
     }
 
     /// Sets what is charged if the request is cut short. Default: what was added.
@@ -234,7 +243,12 @@ impl Charge {
     }
 
     fn receipt(&self, first: &Entry) -> Receipt {
-        Receipt { entry: first.id, amount: first.amount, remaining: self.state.remaining(), replayed: true }
+        Receipt {
+            entry: first.id,
+            amount: first.amount,
+            remaining: self.state.remaining(),
+            replayed: true,
+        }
     }
 
     fn error(&self, refusal: Refusal) -> Rejection {

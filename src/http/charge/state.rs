@@ -199,7 +199,11 @@ impl ChargeState {
         self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, expired: false });
         match self.submit(posting).await {
             Ok(_) => {
-                self.totals().holds.iter_mut().filter(|hold| hold.id == id).for_each(|hold| hold.answered = true);
+                self.totals()
+                    .holds
+                    .iter_mut()
+                    .filter(|hold| hold.id == id)
+                    .for_each(|hold| hold.answered = true);
                 self.renew_later(ttl);
                 Ok(())
             }
@@ -312,7 +316,8 @@ impl ChargeState {
     /// response is cut short.
     pub(super) fn settle_early(self: &Arc<Self>) -> Option<Settling> {
         let mut totals = self.totals();
-        let may_be_whole = totals.on_interrupt == OnInterrupt::WholeHold && !totals.holds.is_empty();
+        let may_be_whole =
+            totals.on_interrupt == OnInterrupt::WholeHold && !totals.holds.is_empty();
         if may_be_whole { None } else { self.settle(&mut totals, false) }
     }
 
@@ -362,7 +367,8 @@ impl ChargeState {
                 "agentkey capped a charge at the maximum; correct the handler that added so much, then adjust the key"
             );
         }
-        let (holds, kept): (Vec<_>, Vec<_>) = totals.holds.drain(..).partition(|hold| is_final || hold.answered);
+        let (holds, kept): (Vec<_>, Vec<_>) =
+            totals.holds.drain(..).partition(|hold| is_final || hold.answered);
         totals.holds = kept;
         let (mut void, mut permit) = (Vec::new(), totals.permit.clone());
         let kept = totals.claim.as_ref().filter(|_| !is_final && !cost.is_zero());
@@ -380,10 +386,13 @@ impl ChargeState {
         }
         // Postings in doubt are undone when the store is back. The client waits for that only if
         // there is a cost.
-        let in_doubt = !void.is_empty() || holds.iter().any(|hold| !hold.answered) || self.begun.get().is_none();
+        let in_doubt = !void.is_empty()
+            || holds.iter().any(|hold| !hold.answered)
+            || self.begun.get().is_none();
         let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
-        let posting = self.posting(Action::Settle { holds, void, cost, note: totals.note.clone(), claim });
+        let posting =
+            self.posting(Action::Settle { holds, void, cost, note: totals.note.clone(), claim });
         if let Some(kept) = totals.claim.as_mut().filter(|_| !cost.is_zero()) {
             kept.paid.push(posting.id);
         }
@@ -454,7 +463,8 @@ impl ChargeState {
         // them expired.
         let soonest = totals.shortest_ttl().map(|ttl| ttl / 3);
         let after = after.filter(|_| soonest.is_some() || totals.claim.is_some());
-        totals.renewal = after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
+        totals.renewal =
+            after.into_iter().chain(soonest).min().map(|after| self.plan_renewal(after));
     }
 }
 

@@ -55,7 +55,8 @@ impl ChargeTotals {
     /// Work that cannot be metered is charged its whole hold, once, even if the hold has expired.
     /// Later holds are for work that goes on.
     pub(super) fn take_cost(&mut self) -> Amount {
-        let (added, interrupted) = (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));
+        let (added, interrupted) =
+            (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));
         let cost = added.saturating_sub(self.prepaid).max(Amount::ZERO);
         self.prepaid = self.prepaid.saturating_sub(added).max(Amount::ZERO);
         match self.on_interrupt {
@@ -87,7 +88,10 @@ impl ChargeTotals {
     }
 
     pub(super) fn mark_expired(&mut self, expired: &[PostingId]) {
-        self.holds.iter_mut().filter(|hold| expired.contains(&hold.id)).for_each(|hold| hold.expired = true);
+        self.holds
+            .iter_mut()
+            .filter(|hold| expired.contains(&hold.id))
+            .for_each(|hold| hold.expired = true);
     }
 }
 

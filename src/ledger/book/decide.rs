@@ -5,11 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Book, EntryRow, HoldRow, HoldState, IdempotencyRow, OpenAccount};
-use crate::ledger::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
+use crate::ledger::posting::{
+    Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
+};
 use crate::model::clock::later;
 use crate::model::{
-    Account, AccountId, Amount, Balance, BlockedBy, Budget, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal,
-    Shortfall,
+    Account, AccountId, Amount, Balance, BlockedBy, Budget, Entry, EntryId, EntryKind, KeyId, Note,
+    PostingId, Refusal, Shortfall,
 };
 
 /// Decides postings.
@@ -34,7 +36,8 @@ impl Book {
             OnExpiry::Release => self.end_hold(id, HoldState::Ended),
             OnExpiry::Charge => {
                 self.end_hold(id, HoldState::Charged);
-                let mut entry = Entry::stored(id.into(), account, key, EntryKind::Expiry, amount, now);
+                let mut entry =
+                    Entry::stored(id.into(), account, key, EntryKind::Expiry, amount, now);
                 entry.note = note;
                 self.charge(&path, entry);
             }
@@ -50,9 +53,15 @@ impl Book {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
         let outcome = match &posting.action {
             Action::Open { claim, ttl } => self.open_charge(posting, claim.as_ref(), *ttl, now)?,
-            Action::Hold { amount, ttl, on_expiry, note, claim } => {
-                self.hold(posting, *amount, later(now, *ttl), *on_expiry, note, claim.as_ref(), now)?
-            }
+            Action::Hold { amount, ttl, on_expiry, note, claim } => self.hold(
+                posting,
+                *amount,
+                later(now, *ttl),
+                *on_expiry,
+                note,
+                claim.as_ref(),
+                now,
+            )?,
             Action::Renew { holds, ttl, max_age, claim } => {
                 self.renew(posting, holds, *ttl, *max_age, claim.as_ref(), now)?
             }
@@ -61,11 +70,16 @@ impl Book {
             Action::Settle { holds, void, cost, note, claim } => {
                 self.settle(posting, holds, void, *cost, note, claim.as_ref(), now)
             }
-            Action::Pay { amount, note, claim } => self.pay(posting, *amount, note, claim.as_ref(), now)?,
+            Action::Pay { amount, note, claim } => {
+                self.pay(posting, *amount, note, claim.as_ref(), now)?
+            }
             Action::Refund { entry, amount } => self.refund(posting, *entry, *amount, now)?,
             Action::Adjust { amount, note } => self.adjust(posting, *amount, note, now)?,
         };
-        Ok(Posted { outcome, remaining: self.lineage_remaining(&posting.account, posting.key, now) })
+        Ok(Posted {
+            outcome,
+            remaining: self.lineage_remaining(&posting.account, posting.key, now),
+        })
     }
 
     fn open_charge(
@@ -75,7 +89,10 @@ impl Book {
         ttl: Duration,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        let row = posting.key.zip(claim).and_then(|(key, claim)| self.claims.get(&(key, claim.key.clone())));
+        let row = posting
+            .key
+            .zip(claim)
+            .and_then(|(key, claim)| self.claims.get(&(key, claim.key.clone())));
         if row.is_some_and(|row| row.owner == posting.id) {
             return Ok(Outcome::Opened);
         }
@@ -86,8 +103,11 @@ impl Book {
                 if row.claim.fingerprint != claim.fingerprint {
                     return Err(Refusal::Conflict);
                 }
-                let charged = row.entry.and_then(|entry| self.entries.get(&entry)).filter(|_| !running);
-                let Some(EntryRow { entry, refunded }) = charged else { return Err(Refusal::InFlight) };
+                let charged =
+                    row.entry.and_then(|entry| self.entries.get(&entry)).filter(|_| !running);
+                let Some(EntryRow { entry, refunded }) = charged else {
+                    return Err(Refusal::InFlight);
+                };
                 return Ok(Outcome::Claimed { entry: entry.clone().into(), refunded: *refunded });
             }
         }
@@ -118,7 +138,11 @@ impl Book {
     ) -> Result<Outcome, Refusal> {
         if let Some(existing) = self.holds.get(&posting.id) {
             let lives = existing.state == HoldState::Live && existing.expires_at > now;
-            return if lives { Ok(Outcome::Held { until: existing.expires_at }) } else { Err(Refusal::HoldExpired) };
+            return if lives {
+                Ok(Outcome::Held { until: existing.expires_at })
+            } else {
+                Err(Refusal::HoldExpired)
+            };
         }
         let amount = amount.non_negative().map_err(|_| Refusal::NegativeAmount)?;
         let key = self.check_in_force(posting, now)?;
@@ -162,7 +186,9 @@ impl Book {
         let mut over = Vec::new();
         for id in holds {
             let hold = self.holds.get_mut(id).filter(|hold| {
-                hold.account == posting.account && hold.state == HoldState::Live && hold.expires_at > now
+                hold.account == posting.account
+                    && hold.state == HoldState::Live
+                    && hold.expires_at > now
             });
             let Some(hold) = hold else {
                 over.push(*id);
@@ -180,7 +206,10 @@ impl Book {
             && let Some(until) = row.in_flight_until
         {
             // A renewal of a hold with a short life does not shorten the claim.
-            self.insert_claim(IdempotencyRow { in_flight_until: Some(later(now, ttl).max(until)), ..row });
+            self.insert_claim(IdempotencyRow {
+                in_flight_until: Some(later(now, ttl).max(until)),
+                ..row
+            });
             self.touched.accounts.insert(posting.account.clone());
         } else if renewed.is_none() {
             return Err(Refusal::HoldExpired);
@@ -209,7 +238,12 @@ impl Book {
             self.touched.accounts.insert(posting.account.clone());
         }
         for hold in holds {
-            match self.holds.get(hold).filter(|row| row.account == posting.account).map(|row| row.state) {
+            match self
+                .holds
+                .get(hold)
+                .filter(|row| row.account == posting.account)
+                .map(|row| row.state)
+            {
                 Some(HoldState::Live) => self.end_hold(*hold, HoldState::Ended),
                 Some(HoldState::Charged) => self.take_back((*hold).into(), now),
                 Some(HoldState::Ended) | None => {}
@@ -223,13 +257,23 @@ impl Book {
         let cost = cost.max(Amount::ZERO);
         let entry = (!cost.is_zero()).then_some(id);
         if entry.is_some() {
-            let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Settle, cost, now);
+            let mut entry = Entry::stored(
+                id,
+                posting.account.clone(),
+                posting.key,
+                EntryKind::Settle,
+                cost,
+                now,
+            );
             entry.note = note.clone();
             let mut path = self.path(posting.key);
             if path.is_empty() {
                 // The key was deleted while it held money. Its ancestors are still charged.
                 let own = holds.iter().filter_map(|hold| self.holds.get(hold));
-                path = own.filter(|hold| hold.account == posting.account).flat_map(|hold| hold.path.clone()).collect();
+                path = own
+                    .filter(|hold| hold.account == posting.account)
+                    .flat_map(|hold| hold.path.clone())
+                    .collect();
                 path.sort_unstable();
                 path.dedup();
             }
@@ -240,9 +284,13 @@ impl Book {
         {
             // A payment that was given back whole, by a void or a refund, bought nothing. The
             // client may try again.
-            let paid =
-                claim.paid.iter().map(|paid| EntryId::from(*paid)).filter(|paid| self.entries.contains_key(paid));
-            let is_void = |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
+            let paid = claim
+                .paid
+                .iter()
+                .map(|paid| EntryId::from(*paid))
+                .filter(|paid| self.entries.contains_key(paid));
+            let is_void =
+                |entry: &EntryId| void.iter().any(|payment| EntryId::from(*payment) == *entry);
             let mut bought = row.entry.into_iter().chain(paid).filter(|entry| !is_void(entry));
             let bought = bought.find(|entry| !self.is_given_back(*entry)).or(entry);
             let in_flight_until = row.in_flight_until.filter(|_| claim.is_kept);
@@ -272,19 +320,27 @@ impl Book {
         self.check_in_force(posting, now)?;
         let claim = self.claim_of(posting, claim)?;
         self.check_budget(posting, amount, now)?;
-        let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Pay, amount, now);
+        let mut entry =
+            Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Pay, amount, now);
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);
         // A payment replaces a settle as the claim's entry.
-        let is_settle = |entry| self.entries.get(&entry).is_some_and(|row| row.entry.kind == EntryKind::Settle);
+        let is_settle =
+            |entry| self.entries.get(&entry).is_some_and(|row| row.entry.kind == EntryKind::Settle);
         if let Some(row) = claim.filter(|row| row.entry.is_none_or(is_settle)) {
             self.insert_claim(IdempotencyRow { entry: Some(id), ..row });
         }
         Ok(Outcome::Paid { entry: id })
     }
 
-    fn refund(&mut self, posting: &Posting, of: EntryId, amount: Amount, now: Timestamp) -> Result<Outcome, Refusal> {
+    fn refund(
+        &mut self,
+        posting: &Posting,
+        of: EntryId,
+        amount: Amount,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
         if self.was_accepted(posting, EntryKind::Refund)? {
             return Ok(Outcome::Refunded { entry: id });
@@ -303,7 +359,13 @@ impl Book {
         Ok(Outcome::Refunded { entry: id })
     }
 
-    fn adjust(&mut self, posting: &Posting, amount: Amount, note: &Note, now: Timestamp) -> Result<Outcome, Refusal> {
+    fn adjust(
+        &mut self,
+        posting: &Posting,
+        amount: Amount,
+        note: &Note,
+        now: Timestamp,
+    ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
         if self.was_accepted(posting, EntryKind::Adjust)? {
             return Ok(Outcome::Adjusted { entry: id });
@@ -311,11 +373,13 @@ impl Book {
         if amount.is_zero() {
             return Err(Refusal::ZeroAdjustment);
         }
-        let is_of_account = |key: KeyId| self.keys.get(&key).is_some_and(|key| key.account == posting.account);
+        let is_of_account =
+            |key: KeyId| self.keys.get(&key).is_some_and(|key| key.account == posting.account);
         if !posting.key.is_none_or(is_of_account) {
             return Err(Refusal::InvalidKey);
         }
-        let mut entry = Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Adjust, amount, now);
+        let mut entry =
+            Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Adjust, amount, now);
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);
@@ -331,7 +395,9 @@ impl Book {
     /// posting for its own. A refund is the same if it refunds the same entry, whichever key the
     /// posting names.
     fn was_accepted(&self, posting: &Posting, kind: EntryKind) -> Result<bool, Refusal> {
-        let Some(EntryRow { entry, .. }) = self.entries.get(&posting.id.into()) else { return Ok(false) };
+        let Some(EntryRow { entry, .. }) = self.entries.get(&posting.id.into()) else {
+            return Ok(false);
+        };
         let is_same = match &posting.action {
             Action::Refund { entry: refunded, .. } => entry.refunds == Some(*refunded),
             _ => entry.key == posting.key,
@@ -344,7 +410,11 @@ impl Book {
     fn check_in_force(&self, posting: &Posting, now: Timestamp) -> Result<KeyId, Refusal> {
         let mut next = posting.key;
         for id in self.path(posting.key) {
-            let key = self.keys.get(&id).filter(|key| key.account == posting.account).ok_or(Refusal::InvalidKey)?;
+            let key = self
+                .keys
+                .get(&id)
+                .filter(|key| key.account == posting.account)
+                .ok_or(Refusal::InvalidKey)?;
             key.check_active(now)?;
             next = key.parent;
         }
@@ -352,7 +422,12 @@ impl Book {
         posting.key.filter(|_| next.is_none()).ok_or(Refusal::InvalidKey)
     }
 
-    fn check_budget(&self, posting: &Posting, amount: Amount, now: Timestamp) -> Result<(), Refusal> {
+    fn check_budget(
+        &self,
+        posting: &Posting,
+        amount: Amount,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let mut blocked: Option<BlockedBy> = None;
         let mut resets_at = Some(now);
         self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
@@ -366,12 +441,15 @@ impl Book {
         });
         let Some(blocked_by) = blocked else { return Ok(()) };
         let key = posting.key.and_then(|key| self.keys.get(&key));
-        let balance = key.map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
+        let balance = key
+            .map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
         Err(Refusal::BudgetExceeded(Box::new(Shortfall {
             limit: key.and_then(|key| key.budget.limit),
             spent: balance.spent,
             held: balance.held,
-            remaining: self.lineage_remaining(&posting.account, posting.key, now).unwrap_or(Amount::ZERO),
+            remaining: self
+                .lineage_remaining(&posting.account, posting.key, now)
+                .unwrap_or(Amount::ZERO),
             required: amount,
             resets_at,
             blocked_by,
@@ -379,7 +457,12 @@ impl Book {
         })))
     }
 
-    fn lineage_remaining(&self, account: &AccountId, key: Option<KeyId>, now: Timestamp) -> Option<Amount> {
+    fn lineage_remaining(
+        &self,
+        account: &AccountId,
+        key: Option<KeyId>,
+        now: Timestamp,
+    ) -> Option<Amount> {
         let mut least: Option<Amount> = None;
         self.for_each_member(account, key, now, |_, budget, _, balance| {
             least = least.into_iter().chain(budget.remaining(balance)).min();
@@ -403,7 +486,12 @@ impl Book {
             by = BlockedBy::Ancestor;
         }
         if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {
-            visit(BlockedBy::Account, budget, *created_at, &rolled(budget, *created_at, *balance, now));
+            visit(
+                BlockedBy::Account,
+                budget,
+                *created_at,
+                &rolled(budget, *created_at, *balance, now),
+            );
         }
     }
 
@@ -438,14 +526,19 @@ impl Book {
     /// back no more than that.
     fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
         let members = || {
-            let keys = path.iter().filter_map(|id| self.keys.get(id)).filter(|key| key.account == entry.account);
+            let keys = path
+                .iter()
+                .filter_map(|id| self.keys.get(id))
+                .filter(|key| key.account == entry.account);
             let account = self.account(&entry.account);
-            let account = account.map(|account| (&account.budget, account.created_at, account.balance));
+            let account =
+                account.map(|account| (&account.budget, account.created_at, account.balance));
             keys.map(|key| (&key.budget, key.anchor, key.balance)).chain(account)
         };
         // Where a balance seems full, its window may have ended, which makes room.
         if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
-            let rolled = members().map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
+            let rolled = members()
+                .map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
             let spent = rolled.map(|balance| balance.spent);
             entry.amount = if entry.amount.is_negative() {
                 let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
@@ -474,7 +567,14 @@ impl Book {
                 balance.spent = balance.spent.saturating_sub(amount);
             }
         });
-        let mut entry = Entry::stored(id, account, key, EntryKind::Refund, Amount::ZERO.saturating_sub(amount), now);
+        let mut entry = Entry::stored(
+            id,
+            account,
+            key,
+            EntryKind::Refund,
+            Amount::ZERO.saturating_sub(amount),
+            now,
+        );
         entry.counts_at = counts_at;
         entry.refunds = Some(of);
         entry.note = note;
@@ -486,7 +586,10 @@ impl Book {
     fn take_back(&mut self, of: EntryId, now: Timestamp) {
         let Some(row) = self.entries.get(&of) else { return };
         let left = row.entry.amount.saturating_sub(row.refunded);
-        if row.entry.kind != EntryKind::Adjust && left.is_positive() && !self.entries.contains_key(&of.reversal()) {
+        if row.entry.kind != EntryKind::Adjust
+            && left.is_positive()
+            && !self.entries.contains_key(&of.reversal())
+        {
             self.give_back(of.reversal(), of, left, now);
         }
     }
@@ -523,7 +626,11 @@ impl Book {
     ///
     /// If another request took the claim over, this attempt counts as dead. It may neither pay nor
     /// begin work.
-    fn claim_of(&self, posting: &Posting, claim: Option<&IdempotencyClaim>) -> Result<Option<IdempotencyRow>, Refusal> {
+    fn claim_of(
+        &self,
+        posting: &Posting,
+        claim: Option<&IdempotencyClaim>,
+    ) -> Result<Option<IdempotencyRow>, Refusal> {
         claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
     }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
-use crate::model::{Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId};
+use crate::model::{
+    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId,
+};
 
 /// The state of some accounts while a store has locked them.
 ///
@@ -121,7 +123,12 @@ pub struct BalanceRow {
 impl BalanceRow {
     /// Returns the row of this key.
     pub fn of(key: &Key) -> Self {
-        Self { key: key.id, account: key.account.clone(), period: key.budget.period, balance: key.balance }
+        Self {
+            key: key.id,
+            account: key.account.clone(),
+            period: key.budget.period,
+            balance: key.balance,
+        }
     }
 }
 
@@ -171,7 +178,9 @@ impl Needs {
     fn add(&mut self, posting: &Posting) {
         match &posting.action {
             Action::Open { claim, .. } => {
-                self.claims.extend(posting.key.zip(claim.as_ref()).map(|(key, claim)| (key, claim.key.clone())));
+                self.claims.extend(
+                    posting.key.zip(claim.as_ref()).map(|(key, claim)| (key, claim.key.clone())),
+                );
             }
             Action::Hold { claim, .. } => {
                 self.holds.push(posting.id);
@@ -188,7 +197,9 @@ impl Needs {
                     let entry = EntryId::from(*id);
                     self.entries.extend([entry, entry.reversal()]);
                 }
-                self.entries.extend(claim.iter().flat_map(|claim| &claim.paid).map(|paid| EntryId::from(*paid)));
+                self.entries.extend(
+                    claim.iter().flat_map(|claim| &claim.paid).map(|paid| EntryId::from(*paid)),
+                );
                 self.add_claim(posting.key, claim.as_ref());
             }
             Action::Adjust { .. } => self.entries.push(posting.id.into()),
@@ -271,23 +282,39 @@ impl Book {
         let mut writes = WriteSet {
             accounts: Vec::with_capacity(touched.accounts.len()),
             balances: Vec::with_capacity(touched.keys.len()),
-            new_holds: touched.new_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
-            changed_holds: touched.old_holds.iter().filter_map(|id| self.holds.get(id).cloned()).collect(),
+            new_holds: touched
+                .new_holds
+                .iter()
+                .filter_map(|id| self.holds.get(id).cloned())
+                .collect(),
+            changed_holds: touched
+                .old_holds
+                .iter()
+                .filter_map(|id| self.holds.get(id).cloned())
+                .collect(),
             entries: Vec::with_capacity(touched.entries.len()),
             claims: Vec::new(),
             dropped_claims: Vec::new(),
         };
-        writes.balances.extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(BalanceRow::of));
-        writes.entries.extend(touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())));
+        writes
+            .balances
+            .extend(touched.keys.iter().filter_map(|id| self.keys.get(id)).map(BalanceRow::of));
+        writes.entries.extend(
+            touched.entries.iter().filter_map(|id| Some(self.entries.get(id)?.entry.clone())),
+        );
         for (key, name) in touched.claims {
-            let Some(account) = self.keys.get(&key).map(|key| key.account.clone()) else { continue };
+            let Some(account) = self.keys.get(&key).map(|key| key.account.clone()) else {
+                continue;
+            };
             match self.claims.get(&(key, name.clone())) {
                 Some(claim) => writes.claims.push((account, claim.clone())),
                 None => writes.dropped_claims.push((account, key, name)),
             }
         }
         for id in touched.accounts {
-            writes.accounts.extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
+            writes
+                .accounts
+                .extend(self.accounts.get(&id).map(|open| (open.account.clone(), open.now)));
         }
         writes
     }

@@ -112,7 +112,9 @@ impl<V: Validator> AccountCache<V> {
         let state = self.read();
         let (mut keys, mut accounts) = (HashMap::new(), HashSet::new());
         for token in hashes.iter().filter_map(|hash| state.entries.token(hash, state.generation)) {
-            let Some(cached) = state.entries.account(&token.account, state.generation) else { continue };
+            let Some(cached) = state.entries.account(&token.account, state.generation) else {
+                continue;
+            };
             if skipped(&token.account) {
                 continue;
             }
@@ -125,7 +127,10 @@ impl<V: Validator> AccountCache<V> {
             accounts,
             generation: state.generation,
             policy_changes: state.policy_changes,
-            validated: Validated { asked_at, policy: state.policy.and_then(|policy| policy.version) },
+            validated: Validated {
+                asked_at,
+                policy: state.policy.and_then(|policy| policy.version),
+            },
         }
     }
 
@@ -148,7 +153,12 @@ impl<V: Validator> AccountCache<V> {
     }
 
     /// Inserts what the store answered after the revalidation, in one snapshot of this epoch.
-    pub(in crate::store) fn insert(&self, revalidation: &Revalidation<V>, epoch: V::Epoch, snapshot: Snapshot<V>) {
+    pub(in crate::store) fn insert(
+        &self,
+        revalidation: &Revalidation<V>,
+        epoch: V::Epoch,
+        snapshot: Snapshot<V>,
+    ) {
         let mut state = self.write();
         if state.policy_changes != revalidation.policy_changes
             || state.enter(revalidation, Some(epoch)) != Some(Relation::Current)
@@ -166,7 +176,11 @@ impl<V: Validator> AccountCache<V> {
     }
 
     /// Brings the cache to the epoch of the store. Returns whether cached data is valid there.
-    pub(in crate::store) fn validate(&self, revalidation: &Revalidation<V>, epoch: V::Epoch) -> bool {
+    pub(in crate::store) fn validate(
+        &self,
+        revalidation: &Revalidation<V>,
+        epoch: V::Epoch,
+    ) -> bool {
         self.write().enter(revalidation, Some(epoch)) == Some(Relation::Current)
     }
 
@@ -183,7 +197,9 @@ impl<V: Validator> AccountCache<V> {
         let state = self.read();
         let uncached = postings.into_iter().filter_map(|posting| {
             let account = state.entries.account(&posting.account, state.generation);
-            posting.key.filter(|key| account.is_none_or(|cached| cached.lineage(*key).next().is_none()))
+            posting
+                .key
+                .filter(|key| account.is_none_or(|cached| cached.lineage(*key).next().is_none()))
         });
         uncached.collect()
     }
@@ -199,7 +215,10 @@ impl<V: Validator> AccountCache<V> {
         now: Timestamp,
     ) -> Option<ExpectedVersion<V>> {
         let state = self.read();
-        let cached = state.entries.account(account, state.generation).filter(|_| state.epoch == Some(epoch))?;
+        let cached = state
+            .entries
+            .account(account, state.generation)
+            .filter(|_| state.epoch == Some(epoch))?;
         if cached.row.is_overdue(now) {
             return None;
         }
@@ -245,11 +264,13 @@ impl<V: Validator> AccountCache<V> {
         now: Timestamp,
     ) -> Option<Found> {
         let state = self.read();
-        let poll = state.policy.filter(|poll| poll.version.is_some() && poll.age() < max_staleness)?;
+        let poll =
+            state.policy.filter(|poll| poll.version.is_some() && poll.age() < max_staleness)?;
         // The policy version was the same at the read and at the latest poll, so the later of the two confirms the
         // policy.
-        let is_fresh =
-            |validated: Validated| validated.policy == poll.version && validated.asked_at.elapsed() < max_staleness;
+        let is_fresh = |validated: Validated| {
+            validated.policy == poll.version && validated.asked_at.elapsed() < max_staleness
+        };
         let found = state.entries.find(hash, now, is_fresh)?;
         found.lineage.check_active().is_ok().then_some(found)
     }
@@ -258,14 +279,18 @@ impl<V: Validator> AccountCache<V> {
 impl<V: Validator> CacheState<V> {
     /// Brings the cache to the epoch of a snapshot that began after the revalidation. Returns `None` if the two cannot
     /// be related.
-    fn enter(&mut self, revalidation: &Revalidation<V>, epoch: Option<V::Epoch>) -> Option<Relation> {
+    fn enter(
+        &mut self,
+        revalidation: &Revalidation<V>,
+        epoch: Option<V::Epoch>,
+    ) -> Option<Relation> {
         let epoch = epoch?;
         if self.epoch == Some(epoch) {
             return Some(Relation::Current);
         }
-        if let Some(epoch_write) =
-            self.pending.take_epoch_write(|epoch_write| Some(epoch_write.from) == self.epoch && epoch_write.to == epoch)
-        {
+        if let Some(epoch_write) = self.pending.take_epoch_write(|epoch_write| {
+            Some(epoch_write.from) == self.epoch && epoch_write.to == epoch
+        }) {
             self.finish_epoch_write(epoch_write);
             return Some(Relation::Current);
         }
@@ -283,9 +308,16 @@ impl<V: Validator> CacheState<V> {
         Some(Relation::Current)
     }
 
-    fn lookup(&mut self, hash: &TokenHash, validated: Validated, answer: &V::Answer, now: Timestamp) -> Option<Found> {
+    fn lookup(
+        &mut self,
+        hash: &TokenHash,
+        validated: Validated,
+        answer: &V::Answer,
+        now: Timestamp,
+    ) -> Option<Found> {
         let account = self.entries.token(hash, self.generation)?.account.clone();
-        let version = V::account_version(answer, &self.entries.account(&account, self.generation)?.row)?;
+        let version =
+            V::account_version(answer, &self.entries.account(&account, self.generation)?.row)?;
         self.apply_written(&account, version);
         let found = self.find(hash, answer, now)?;
         self.entries.set_validated(hash, validated);
@@ -294,8 +326,14 @@ impl<V: Validator> CacheState<V> {
 
     /// Returns the lineages of all these tokens if that changes nothing in the cache. Concurrent look-ups then share
     /// the read lock.
-    fn lookup_shared(&self, hashes: &[TokenHash], answer: &V::Answer, now: Timestamp) -> Option<Vec<Option<Found>>> {
-        let is_unchanged = self.policy.is_none() && self.epoch.is_some() && self.epoch == V::epoch(answer);
+    fn lookup_shared(
+        &self,
+        hashes: &[TokenHash],
+        answer: &V::Answer,
+        now: Timestamp,
+    ) -> Option<Vec<Option<Found>>> {
+        let is_unchanged =
+            self.policy.is_none() && self.epoch.is_some() && self.epoch == V::epoch(answer);
         let found = || hashes.iter().map(|hash| self.find(hash, answer, now).map(Some)).collect();
         if is_unchanged { found() } else { None }
     }
@@ -305,7 +343,8 @@ impl<V: Validator> CacheState<V> {
         let token = self.entries.token(hash, self.generation)?;
         let cached = self.entries.account(&token.account, self.generation)?;
         let version = V::account_version(answer, &cached.row)?;
-        let is_current = |cached: &CachedKey<V>| V::is_current(answer, cached.key.id, cached.version);
+        let is_current =
+            |cached: &CachedKey<V>| V::is_current(answer, cached.key.id, cached.version);
         let is_valid = cached.row.version >= version && cached.lineage(token.key).all(is_current);
         if is_valid { self.entries.find(hash, now, |_| true) } else { None }
     }

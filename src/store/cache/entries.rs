@@ -75,7 +75,10 @@ impl<V: Validator> Snapshot<V> {
         version: V::RowVersion,
         retires_at: Option<Timestamp>,
     ) {
-        self.tokens.push((hash, CachedToken { account: key.account.clone(), key: key.id, version, retires_at }));
+        self.tokens.push((
+            hash,
+            CachedToken { account: key.account.clone(), key: key.id, version, retires_at },
+        ));
     }
 }
 
@@ -91,9 +94,15 @@ impl<V: Validator> Entries<V> {
     }
 
     /// Returns the lineage of a token if all of it is cached and `is_valid` accepts when it was validated.
-    pub(super) fn find(&self, hash: &TokenHash, now: Timestamp, is_valid: impl Fn(Validated) -> bool) -> Option<Found> {
+    pub(super) fn find(
+        &self,
+        hash: &TokenHash,
+        now: Timestamp,
+        is_valid: impl Fn(Validated) -> bool,
+    ) -> Option<Found> {
         let (token, ..) = self.tokens.get(hash).filter(|(.., validated)| is_valid(*validated))?;
-        let cached = self.accounts.get(&token.account).filter(|cached| is_valid(cached.validated))?;
+        let cached =
+            self.accounts.get(&token.account).filter(|cached| is_valid(cached.validated))?;
         let mut keys = Vec::new();
         for cached in cached.lineage(token.key) {
             if !is_valid(cached.validated) {
@@ -132,7 +141,9 @@ impl<V: Validator> Entries<V> {
         for (id, row) in &accounts {
             match self.accounts.get_mut(id).filter(|cached| cached.generation == generation) {
                 Some(cached) if cached.row.version > row.version => {}
-                Some(cached) if cached.row.version == row.version => cached.validated.renew(validated),
+                Some(cached) if cached.row.version == row.version => {
+                    cached.validated.renew(validated)
+                }
                 _ => {
                     let mut cached = CachedAccount::new(row.clone(), generation, validated);
                     // Its tokens keep their older generation: they are as valid as when they were read.
@@ -146,7 +157,9 @@ impl<V: Validator> Entries<V> {
             }
         }
         let is_read = |cached: &CachedAccount<V>| {
-            accounts.get(&cached.row.account.id).is_some_and(|row| row.version == cached.row.version)
+            accounts
+                .get(&cached.row.account.id)
+                .is_some_and(|row| row.version == cached.row.version)
         };
         for (id, (key, version)) in keys {
             let account = key.account.clone();
@@ -162,7 +175,8 @@ impl<V: Validator> Entries<V> {
         }
         for (hash, token) in tokens {
             let account = token.account.clone();
-            let is_new = self.tokens.get(&hash).is_none_or(|(cached, ..)| cached.account != account);
+            let is_new =
+                self.tokens.get(&hash).is_none_or(|(cached, ..)| cached.account != account);
             let is_cached = self.change(&account, |cached| {
                 let is_cached = is_read(cached) && cached.keys.contains_key(&token.key);
                 cached.tokens.extend((is_cached && is_new).then_some(hash));
@@ -181,7 +195,8 @@ impl<V: Validator> Entries<V> {
         self.change(&id, |cached| {
             cached.row = after;
             for BalanceRow { key, period, balance, .. } in balances {
-                match cached.keys.get_mut(&key).filter(|cached| cached.key.budget.period == period) {
+                match cached.keys.get_mut(&key).filter(|cached| cached.key.budget.period == period)
+                {
                     Some(cached) => cached.key.balance = balance,
                     None => cached.remove_key(key),
                 }
@@ -221,7 +236,11 @@ impl<V: Validator> Entries<V> {
         accounts.iter().filter_map(|id| self.take(id)).collect()
     }
 
-    fn change<T>(&mut self, id: &AccountId, change: impl FnOnce(&mut CachedAccount<V>) -> T) -> Option<T> {
+    fn change<T>(
+        &mut self,
+        id: &AccountId,
+        change: impl FnOnce(&mut CachedAccount<V>) -> T,
+    ) -> Option<T> {
         let cached = self.accounts.get_mut(id)?;
         let before = cached.size();
         let value = change(cached);
@@ -236,14 +255,25 @@ impl<V: Validator> Entries<V> {
 
     #[cfg(test)]
     pub(super) fn counted(&self) -> usize {
-        assert_eq!(self.tokens.len(), self.accounts.values().map(|cached| cached.tokens.len()).sum::<usize>());
+        assert_eq!(
+            self.tokens.len(),
+            self.accounts.values().map(|cached| cached.tokens.len()).sum::<usize>()
+        );
         self.accounts.values().map(CachedAccount::size).sum()
     }
 }
 
 impl<V: Validator> CachedAccount<V> {
     fn new(row: AccountRow, generation: u64, validated: Validated) -> Self {
-        Self { row, holds: HashMap::new(), keys: HashMap::new(), tokens: Vec::new(), generation, validated, bytes: 0 }
+        Self {
+            row,
+            holds: HashMap::new(),
+            keys: HashMap::new(),
+            tokens: Vec::new(),
+            generation,
+            validated,
+            bytes: 0,
+        }
     }
 
     fn insert_key(&mut self, cached: CachedKey<V>) {
@@ -273,7 +303,11 @@ impl<V: Validator> CachedAccount<V> {
     }
 
     /// Adds a key and its ancestors up to the root. Returns `None` if one is not cached.
-    pub(super) fn ancestors<'a>(&'a self, key: KeyId, keys: &mut HashMap<KeyId, &'a CachedKey<V>>) -> Option<()> {
+    pub(super) fn ancestors<'a>(
+        &'a self,
+        key: KeyId,
+        keys: &mut HashMap<KeyId, &'a CachedKey<V>>,
+    ) -> Option<()> {
         let mut next = Some(key);
         while let Some(id) = next.filter(|id| !keys.contains_key(id)) {
             let cached = self.keys.get(&id)?;
@@ -284,7 +318,8 @@ impl<V: Validator> CachedAccount<V> {
     }
 
     fn size(&self) -> usize {
-        let token = size_of::<TokenHash>() + size_of::<(TokenHash, CachedToken<V>, u64, Validated)>();
+        let token =
+            size_of::<TokenHash>() + size_of::<(TokenHash, CachedToken<V>, u64, Validated)>();
         OVERHEAD + size_of::<(AccountId, Self)>() + self.bytes + self.tokens.len() * token
     }
 }
@@ -292,13 +327,17 @@ impl<V: Validator> CachedAccount<V> {
 impl<V: Validator> CachedKey<V> {
     fn size(&self) -> usize {
         let Key { name, prefix, start, scopes, .. } = &self.key;
-        let scopes: usize = scopes.iter().map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD / 4).sum();
+        let scopes: usize = scopes
+            .iter()
+            .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD / 4)
+            .sum();
         OVERHEAD + size_of::<(KeyId, Self)>() + name.len() + prefix.len() + start.len() + scopes
     }
 }
 
 fn size_of_hold(hold: &HoldRow) -> usize {
-    let labels: usize = hold.note.labels.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD / 2).sum();
+    let labels: usize =
+        hold.note.labels.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD / 2).sum();
     let reference = hold.note.reference.as_ref().map_or(0, |reference| reference.len());
     OVERHEAD + size_of::<(PostingId, HoldRow)>() + size_of_val(&*hold.path) + labels + reference
 }

@@ -57,7 +57,14 @@ impl<E> Default for Pending<E> {
 }
 
 impl<E> Pending<E> {
-    pub(super) fn add(&mut self, id: u64, from: E, next: Option<E>, deltas: Vec<CacheDelta>, policy: &[AccountId]) {
+    pub(super) fn add(
+        &mut self,
+        id: u64,
+        from: E,
+        next: Option<E>,
+        deltas: Vec<CacheDelta>,
+        policy: &[AccountId],
+    ) {
         if let Some(to) = next {
             self.epoch_write = Some(EpochWrite { id, from, to, deltas, policy: policy.to_vec() });
             return;
@@ -67,16 +74,28 @@ impl<E> Pending<E> {
         }
     }
 
-    pub(super) fn take_epoch_write(&mut self, is_it: impl FnOnce(&EpochWrite<E>) -> bool) -> Option<EpochWrite<E>> {
+    pub(super) fn take_epoch_write(
+        &mut self,
+        is_it: impl FnOnce(&EpochWrite<E>) -> bool,
+    ) -> Option<EpochWrite<E>> {
         self.epoch_write.take_if(|epoch_write| is_it(epoch_write))
     }
 
     /// Takes the write that gave an account this version.
-    pub(super) fn take_written(&mut self, account: &AccountId, from: i64, version: i64) -> Option<CacheDelta> {
+    pub(super) fn take_written(
+        &mut self,
+        account: &AccountId,
+        from: i64,
+        version: i64,
+    ) -> Option<CacheDelta> {
         self.take(account, |_, delta| delta.from == from && delta.after.version == version)
     }
 
-    pub(super) fn take(&mut self, account: &AccountId, is_it: impl Fn(u64, &CacheDelta) -> bool) -> Option<CacheDelta> {
+    pub(super) fn take(
+        &mut self,
+        account: &AccountId,
+        is_it: impl Fn(u64, &CacheDelta) -> bool,
+    ) -> Option<CacheDelta> {
         let own = self.deltas.get_mut(account)?;
         let (_, delta) = own.swap_remove(own.iter().position(|(id, delta)| is_it(*id, delta))?);
         if own.is_empty() {

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::validator::Validated;
 use super::*;
 use crate::ledger::{Action, BalanceRow, Book, HoldRow, HoldState, OnExpiry, Posting, WriteSet};
-use crate::model::{Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash};
+use crate::model::{
+    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash,
+};
 use crate::store::account_row::AccountRow;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -75,7 +77,13 @@ fn row(name: &str, version: i64) -> AccountRow {
 }
 
 /// An account with one key of the same number, found by its token.
-fn snapshot<V: Validator>(name: &str, n: i64, version: i64, row_version: V::RowVersion, spent: i32) -> Snapshot<V> {
+fn snapshot<V: Validator>(
+    name: &str,
+    n: i64,
+    version: i64,
+    row_version: V::RowVersion,
+    spent: i32,
+) -> Snapshot<V> {
     let mut snapshot = Snapshot::default();
     let mut key = Key::stored(KeyId::new(n), id(name), NOW, Balance::empty(NOW));
     key.balance.spent = Amount::cents(spent);
@@ -89,8 +97,12 @@ fn snapshot<V: Validator>(name: &str, n: i64, version: i64, row_version: V::RowV
 fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta {
     let mut balance = Balance::empty(NOW);
     balance.spent = Amount::cents(spent);
-    let balances =
-        vec![BalanceRow { key: KeyId::new(n), account: id(name), period: crate::model::Period::Lifetime, balance }];
+    let balances = vec![BalanceRow {
+        key: KeyId::new(n),
+        account: id(name),
+        period: crate::model::Period::Lifetime,
+        balance,
+    }];
     CacheDelta::new(from, row(name, version), &WriteSet { balances, ..WriteSet::default() })
 }
 
@@ -120,7 +132,10 @@ fn by_epoch() -> AccountCache<ByEpoch> {
 fn by_version() -> AccountCache<ByVersion> {
     let cache = AccountCache::default();
     cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, 7, 0));
-    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
+    assert_eq!(
+        cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }),
+        Some(0)
+    );
     cache
 }
 
@@ -156,12 +171,21 @@ fn our_own_commit_is_applied_by_its_first_reader() {
 
         let cache = by_version();
         let pending = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)]));
-        assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(0));
+        assert_eq!(
+            cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }),
+            Some(0)
+        );
         if is_seen {
-            assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+            assert_eq!(
+                cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }),
+                Some(3)
+            );
         }
         pending.on_commit();
-        assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+        assert_eq!(
+            cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }),
+            Some(3)
+        );
     }
 }
 
@@ -237,9 +261,15 @@ fn of_two_writes_the_one_that_was_committed_is_applied() {
     let cache = by_version();
     let one = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)]));
     let other = cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 5, 6)]));
-    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
+    assert_eq!(
+        cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }),
+        Some(6)
+    );
     other.on_commit();
-    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), Some(6));
+    assert_eq!(
+        cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }),
+        Some(6)
+    );
     one.on_conflict();
     assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 5, row: 7 }), None);
 }
@@ -253,9 +283,15 @@ fn versions_that_differ_from_the_store_are_read_again() {
     // The answer has an older account version than the cache: it was read before our commit.
     let cache = by_version();
     cache.begin_write(write(1, None, vec![delta("acme", 1, 1, 4, 3)])).on_commit();
-    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }), Some(3));
+    assert_eq!(
+        cache.found(&cache.revalidation(), Versions { epoch: 1, account: 1, row: 7 }),
+        Some(3)
+    );
     cache.insert(&cache.revalidation(), 1, snapshot("acme", 1, 1, 7, 0));
-    assert_eq!(cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }), Some(3));
+    assert_eq!(
+        cache.found(&cache.revalidation(), Versions { epoch: 1, account: 4, row: 7 }),
+        Some(3)
+    );
     // A changed row invalidates the token that was read with the old one.
     let mut changed = snapshot("acme", 1, 4, 8, 3);
     changed.tokens.clear();
@@ -353,7 +389,9 @@ fn a_stale_look_up_respects_its_bound() {
 
 #[test]
 fn a_stale_look_up_never_refuses() {
-    for refuse in [|key: &mut Key| key.revoked_at = Some(NOW), |key: &mut Key| key.expires_at = Some(NOW)] {
+    for refuse in
+        [|key: &mut Key| key.revoked_at = Some(NOW), |key: &mut Key| key.expires_at = Some(NOW)]
+    {
         let cache = by_epoch();
         cache.clear();
         cache.record_policy_version(Some(1), Instant::now());
@@ -441,7 +479,9 @@ fn what_is_cached_is_bounded() {
     for n in 2_000..2_100 {
         let name = format!("account {n}");
         let mut key = Key::stored(KeyId::new(n), id(&name), NOW, Balance::empty(NOW));
-        key.scopes = (0..100).map(|n| format!("{n:0>100}").parse::<crate::model::Scope>().unwrap()).collect();
+        key.scopes = (0..100)
+            .map(|n| format!("{n:0>100}").parse::<crate::model::Scope>().unwrap())
+            .collect();
         let mut long = Snapshot::default();
         long.add_account(row(&name, 1));
         long.add_token(hash(n), &key, (), None);

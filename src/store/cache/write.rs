@@ -28,7 +28,14 @@ impl<V: Validator> AccountCache<V> {
         if let Some(from) = epoch.filter(|_| state.epoch == epoch) {
             state.pending.add(id, from, next, deltas, &policy);
         }
-        PendingWrite { cache: self, id, accounts, policy, changes_epoch: next.is_some(), is_committed: false }
+        PendingWrite {
+            cache: self,
+            id,
+            accounts,
+            policy,
+            changes_epoch: next.is_some(),
+            is_committed: false,
+        }
     }
 }
 
@@ -47,7 +54,9 @@ impl<V: Validator> PendingWrite<'_, V> {
         if self.changes_epoch {
             let own = state.pending.take_epoch_write(|epoch_write| epoch_write.id == self.id);
             match own.filter(|_| self.is_committed) {
-                Some(epoch_write) if state.epoch == Some(epoch_write.from) => state.finish_epoch_write(epoch_write),
+                Some(epoch_write) if state.epoch == Some(epoch_write.from) => {
+                    state.finish_epoch_write(epoch_write)
+                }
                 _ if self.is_committed => {}
                 _ => {
                     drop(state);
@@ -60,7 +69,9 @@ impl<V: Validator> PendingWrite<'_, V> {
             let own = state.pending.take(account, |id, _| id == self.id);
             match own {
                 _ if !self.is_committed => state.entries.remove(account),
-                Some(delta) if state.version(account) == Some(delta.from) => state.entries.apply(delta),
+                Some(delta) if state.version(account) == Some(delta.from) => {
+                    state.entries.apply(delta)
+                }
                 _ => {}
             }
         }

@@ -142,9 +142,12 @@ const ACCOUNTS: Types = Types {
 };
 const ARRAYS: Types = Types { names: &["_text", "_varchar"], shown: "text[] or varchar[]" };
 const BIGINT: Types = Types { names: &["int8"], shown: "bigint" };
-const HASHES: Types = Types { names: &["text", "varchar", "bpchar"], shown: "text, varchar or char(64)" };
-const INSTANTS: Types = Types { names: &["timestamptz", "timestamp"], shown: "timestamp with or without time zone" };
-const INTEGERS: Types = Types { names: &["int2", "int4", "int8"], shown: "smallint, integer or bigint" };
+const HASHES: Types =
+    Types { names: &["text", "varchar", "bpchar"], shown: "text, varchar or char(64)" };
+const INSTANTS: Types =
+    Types { names: &["timestamptz", "timestamp"], shown: "timestamp with or without time zone" };
+const INTEGERS: Types =
+    Types { names: &["int2", "int4", "int8"], shown: "smallint, integer or bigint" };
 const TEXTS: Types = Types { names: &["text", "varchar"], shown: "text or varchar" };
 
 impl KeyColumn {
@@ -175,17 +178,27 @@ impl KeyColumn {
             Self::Id => ("id", Some("id"), None, INTEGERS, None),
             Self::Account => ("account", Some("account_id"), None, ACCOUNTS, None),
             Self::Hash => ("hash", Some("key_hash"), None, HASHES, None),
-            Self::Parent => ("parent", Some("parent_id"), Some("delegated_by"), INTEGERS, Some("bigint")),
+            Self::Parent => {
+                ("parent", Some("parent_id"), Some("delegated_by"), INTEGERS, Some("bigint"))
+            }
             Self::Name => ("name", Some("name"), None, TEXTS, Some("text")),
             Self::Prefix => ("prefix", Some("prefix"), None, TEXTS, Some("text")),
             Self::Start => ("start", Some("start"), None, TEXTS, Some("text")),
             Self::Scopes => ("scopes", Some("scopes"), None, ARRAYS, Some("text[]")),
-            Self::LimitMicros => ("limit_micros", Some("limit_micros"), None, BIGINT, Some("bigint")),
+            Self::LimitMicros => {
+                ("limit_micros", Some("limit_micros"), None, BIGINT, Some("bigint"))
+            }
             Self::LimitCents => ("limit_cents", None, Some("budget_cents"), INTEGERS, None),
             Self::Period => ("period", Some("period"), Some("budget_period"), TEXTS, Some("text")),
-            Self::CreatedAt => ("created_at", Some("created_at"), None, INSTANTS, Some("timestamptz")),
-            Self::ExpiresAt => ("expires_at", Some("expires_at"), None, INSTANTS, Some("timestamptz")),
-            Self::RevokedAt => ("revoked_at", Some("revoked_at"), None, INSTANTS, Some("timestamptz")),
+            Self::CreatedAt => {
+                ("created_at", Some("created_at"), None, INSTANTS, Some("timestamptz"))
+            }
+            Self::ExpiresAt => {
+                ("expires_at", Some("expires_at"), None, INSTANTS, Some("timestamptz"))
+            }
+            Self::RevokedAt => {
+                ("revoked_at", Some("revoked_at"), None, INSTANTS, Some("timestamptz"))
+            }
             Self::UsedCents => ("used_cents", None, Some("budget_used_cents"), INTEGERS, None),
             Self::ResetsAt => ("resets_at", None, Some("budget_reset_at"), INSTANTS, None),
             Self::Subject => ("subject", None, Some("external_subject"), TEXTS, None),

@@ -34,7 +34,8 @@ impl ConflictBackoff {
         }
         let conflicts = accounts.entry(account.clone()).or_default();
         conflicts.count = (conflicts.count + 1).min(5);
-        conflicts.skipped = if conflicts.count == 1 { 0 } else { (1 << conflicts.count).min(MAX_SKIPPED) };
+        conflicts.skipped =
+            if conflicts.count == 1 { 0 } else { (1 << conflicts.count).min(MAX_SKIPPED) };
     }
 
     /// Records a write without a conflict.
@@ -51,7 +52,10 @@ impl ConflictBackoff {
     /// Returns whether a batch should try an optimistic write, and counts the batch if not.
     pub(super) fn should_try_optimistic(&self, account: &AccountId) -> bool {
         let mut accounts = self.lock();
-        let Some(conflicts) = accounts.get_mut(account).filter(|conflicts| conflicts.skipped > 0) else { return true };
+        let Some(conflicts) = accounts.get_mut(account).filter(|conflicts| conflicts.skipped > 0)
+        else {
+            return true;
+        };
         conflicts.skipped -= 1;
         false
     }
@@ -68,7 +72,8 @@ mod tests {
 
     #[test]
     fn one_conflict_is_retried_at_once_and_more_ever_later() {
-        let (backoff, account): (_, AccountId) = (ConflictBackoff::default(), "acme".parse().unwrap());
+        let (backoff, account): (_, AccountId) =
+            (ConflictBackoff::default(), "acme".parse().unwrap());
         let batches = || (0..100).take_while(|_| !backoff.should_try_optimistic(&account)).count();
         assert_eq!(batches(), 0);
         let skipped: Vec<_> = (0..7)

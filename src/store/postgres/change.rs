@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::connection::{Query, Statements};
 use super::decode::Cells;
-use super::error::{Error, Result, Retry, config_error, database_error, invalid_row, is_contention};
+use super::error::{
+    Error, Result, Retry, config_error, database_error, invalid_row, is_contention,
+};
 use super::inner::Inner;
 use super::names::Sql;
 use super::schema::{KeyColumns, Schema};
@@ -13,7 +15,9 @@ use super::types::Instant;
 use super::validator::ByRowVersion;
 use super::write::random_version_step;
 use crate::ledger::{AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
-use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, TokenHash};
+use crate::model::{
+    Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, TokenHash,
+};
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
 
@@ -34,7 +38,11 @@ impl Inner {
     }
 
     /// Sets an account's ceiling.
-    pub(super) async fn set_account(&self, id: &AccountId, budget: Budget) -> ChangeOutcome<Account> {
+    pub(super) async fn set_account(
+        &self,
+        id: &AccountId,
+        budget: Budget,
+    ) -> ChangeOutcome<Account> {
         self.attempt(async |mut session| session.set_account(id, budget).await).await
     }
 
@@ -47,8 +55,13 @@ impl Inner {
             let mut pending = None;
             let work = async |statements: &mut Statements<'_>| {
                 statements.may_retry = false;
-                change(PolicyTransaction { inner: self, statements, pending: &mut pending, now: self.clock.now() })
-                    .await
+                change(PolicyTransaction {
+                    inner: self,
+                    statements,
+                    pending: &mut pending,
+                    now: self.clock.now(),
+                })
+                .await
             };
             let done = self.connections.pooled(work).await;
             drop(pending);
@@ -64,7 +77,8 @@ impl Inner {
     /// Returns the refusal of a change that a rule of the application's own table does not allow.
     fn refused_by_table(&self, error: Error) -> Result<ChangeError> {
         let columns = &self.schema.columns;
-        let Some(broken) = database_error(&error).filter(|broken| !columns.is_own && self.schema.concerns_keys(broken))
+        let Some(broken) = database_error(&error)
+            .filter(|broken| !columns.is_own && self.schema.concerns_keys(broken))
         else {
             return Err(error);
         };
@@ -82,7 +96,8 @@ impl Inner {
                 self.schema.keys
             ))),
             (FOREIGN_KEY | CHECK | UNIQUE | EXCLUSION, _) => {
-                let reason = format!("is not what the rule {rule:?} of {} allows", self.schema.keys);
+                let reason =
+                    format!("is not what the rule {rule:?} of {} allows", self.schema.keys);
                 Ok(ChangeError::Invalid { field: "key", reason })
             }
             _ => Err(error),
@@ -130,7 +145,8 @@ fn update_sql(schema: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, S
     } else {
         set.push("{k.period} = CASE WHEN {k.limit} IS NULL THEN $6 ELSE $7 END".to_owned());
     }
-    let text = || schema.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
+    let text =
+        || schema.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
     Ok((!set.is_empty()).then(text))
 }
 
@@ -147,9 +163,9 @@ impl PolicyTransaction<'_, '_, '_> {
     async fn change_key(&mut self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
         let account = match change {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
-            KeyChange::Update { key, .. } | KeyChange::Rotate { key, .. } | KeyChange::Revoke { key } => {
-                self.lock_key(*key).await?
-            }
+            KeyChange::Update { key, .. }
+            | KeyChange::Rotate { key, .. }
+            | KeyChange::Revoke { key } => self.lock_key(*key).await?,
         };
         if let Some(account) = &account {
             self.lock_account(account).await?;
@@ -194,7 +210,8 @@ impl PolicyTransaction<'_, '_, '_> {
             self.statements.run(lock()).await?;
         }
         self.now = self.inner.clock.now();
-        let write = Write { epoch: None, next: None, deltas: Vec::new(), policy: vec![account.clone()] };
+        let write =
+            Write { epoch: None, next: None, deltas: Vec::new(), policy: vec![account.clone()] };
         *self.pending = Some(self.inner.cache.begin_write(write));
         Ok(())
     }
@@ -224,7 +241,12 @@ impl PolicyTransaction<'_, '_, '_> {
             {
                 key.revoked_at = revoked_at;
                 key.account = account.clone();
-                return Ok(Some(Lineage::new(key, Vec::new(), Account::new(account, self.now), self.now)));
+                return Ok(Some(Lineage::new(
+                    key,
+                    Vec::new(),
+                    Account::new(account, self.now),
+                    self.now,
+                )));
             }
         }
         Ok(None)
@@ -248,12 +270,15 @@ impl PolicyTransaction<'_, '_, '_> {
             KeyRecord::Insert(hash) => key.id = self.insert_key(&key, &hash).await?,
             KeyRecord::Update { before, recount_from } => {
                 if let Some(since) = recount_from {
-                    key.balance.spent = self.inner.spent_by_key(self.statements, &key, since).await?;
+                    key.balance.spent =
+                        self.inner.spent_by_key(self.statements, &key, since).await?;
                     self.write_balance(&key).await?;
                 }
                 self.update_key(&before, &key).await?;
             }
-            KeyRecord::Rotate { hash, retires_at } => self.rotate_token(&key, &hash, retires_at, at).await?,
+            KeyRecord::Rotate { hash, retires_at } => {
+                self.rotate_token(&key, &hash, retires_at, at).await?
+            }
             KeyRecord::Revoke => {
                 let query = self.inner.sql.revoke_key.query().bind(key.id.get()).bind(Instant(at));
                 self.run(query).await?;
@@ -289,7 +314,9 @@ impl PolicyTransaction<'_, '_, '_> {
         let schema = &self.inner.schema;
         let columns = &schema.columns;
         let limit = columns.stored_limit(key.budget.limit).map_err(invalid_row)?;
-        let Some(update) = update_sql(schema, before, key).map_err(invalid_row)? else { return Ok(()) };
+        let Some(update) = update_sql(schema, before, key).map_err(invalid_row)? else {
+            return Ok(());
+        };
         let query = update
             .query()
             .bind(key.id.get())
@@ -319,7 +346,8 @@ impl PolicyTransaction<'_, '_, '_> {
         let AccountWrite { mut account, at, recount_from, event } = write;
         let Some(event) = event else { return Ok(account) };
         if let Some(since) = recount_from {
-            account.balance.spent = self.inner.spent_by_account(self.statements, &account.id, since).await?;
+            account.balance.spent =
+                self.inner.spent_by_account(self.statements, &account.id, since).await?;
         }
         let Account { id, budget, created_at, balance } = &account;
         let query = &self.inner.sql.upsert_account;
@@ -340,11 +368,18 @@ impl PolicyTransaction<'_, '_, '_> {
     }
 
     /// Replaces a token. No token that was retired before outlives the one that is retired now.
-    async fn rotate_token(&mut self, key: &Key, hash: &TokenHash, retires_at: Timestamp, now: Timestamp) -> Result<()> {
+    async fn rotate_token(
+        &mut self,
+        key: &Key,
+        hash: &TokenHash,
+        retires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<()> {
         let sql = &self.inner.sql;
         let (id, hash) = (key.id.get(), hash.to_string());
         self.run(sql.shorten_retired_tokens.query().bind(id).bind(Instant(retires_at))).await?;
-        self.run(sql.retire_token.query().bind(id).bind(hash.clone()).bind(Instant(retires_at))).await?;
+        self.run(sql.retire_token.query().bind(id).bind(hash.clone()).bind(Instant(retires_at)))
+            .await?;
         let replace = sql.replace_token.query().bind(id).bind(hash.clone());
         self.run(replace.bind(key.prefix.clone()).bind(key.start.clone())).await?;
         self.run(sql.delete_retired_tokens.query().bind(id).bind(Instant(now)).bind(hash)).await
@@ -364,9 +399,16 @@ impl PolicyTransaction<'_, '_, '_> {
         self.run(query).await
     }
 
-    async fn event(&mut self, at: Timestamp, account: &AccountId, key: Option<KeyId>, event: &Event) -> Result<()> {
+    async fn event(
+        &mut self,
+        at: Timestamp,
+        account: &AccountId,
+        key: Option<KeyId>,
+        event: &Event,
+    ) -> Result<()> {
         let query = self.inner.sql.insert_event.query();
-        let query = query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
+        let query =
+            query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
         self.run(query.bind(event.kind).bind(event.detail.to_string())).await
     }
 }
@@ -374,11 +416,17 @@ impl PolicyTransaction<'_, '_, '_> {
 impl KeyColumns {
     /// Refuses a key that the table cannot store.
     fn check(&self, write: &KeyWrite) -> Result<(), ChangeError> {
-        let KeyWrite { key, record: Some((KeyRecord::Insert(_) | KeyRecord::Update { .. }, _)), .. } = write else {
+        let KeyWrite {
+            key,
+            record: Some((KeyRecord::Insert(_) | KeyRecord::Update { .. }, _)),
+            ..
+        } = write
+        else {
             return Ok(());
         };
         if !self.can_hold(&key.account) {
-            let reason = format!("is not what a column of the type {} holds", self.account_type.name());
+            let reason =
+                format!("is not what a column of the type {} holds", self.account_type.name());
             return Err(ChangeError::Invalid { field: "account", reason });
         }
         let limit = self.stored_limit(key.budget.limit);

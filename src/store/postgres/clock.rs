@@ -30,10 +30,11 @@ impl ServerClock {
     pub(super) fn observe(&self, shown: Timestamp, asked_at: Instant) {
         let (passed, travel) = (self.passed(), micros(asked_at.elapsed()));
         let reported = shown.as_microsecond().saturating_sub(passed);
-        let is_late = |current: i64| (reported..=reported.saturating_add(travel)).contains(&current);
-        let _ = self
-            .shown
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |current| (!is_late(current)).then_some(reported));
+        let is_late =
+            |current: i64| (reported..=reported.saturating_add(travel)).contains(&current);
+        let _ = self.shown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |current| {
+            (!is_late(current)).then_some(reported)
+        });
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -61,11 +62,16 @@ mod tests {
 
     #[test]
     fn the_time_is_that_of_the_last_answer_and_what_has_passed_since() {
-        let (clock, reported) = (ServerClock::new(&Clock::system()), "2001-02-03T04:05:06Z".parse().unwrap());
+        let (clock, reported) =
+            (ServerClock::new(&Clock::system()), "2001-02-03T04:05:06Z".parse().unwrap());
         let begun = Instant::now();
         clock.observe(reported, begun);
         let (first, second) = (clock.now(), clock.now());
-        assert!(reported <= first && first <= second && second <= reported + begun.elapsed() + Duration::from_secs(1));
+        assert!(
+            reported <= first
+                && first <= second
+                && second <= reported + begun.elapsed() + Duration::from_secs(1)
+        );
         // It follows the server's clock, also backwards.
         clock.observe(reported - Duration::from_secs(60), Instant::now());
         assert!(clock.now() < reported);

@@ -57,10 +57,18 @@ struct Kind {
 }
 
 impl SessionOptions {
-    pub(super) fn new(transactions_only: bool, statement_timeout: Duration, acquire_timeout: Duration) -> Self {
+    pub(super) fn new(
+        transactions_only: bool,
+        statement_timeout: Duration,
+        acquire_timeout: Duration,
+    ) -> Self {
         let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
         let set = |local: bool, has_short_lock_timeout: bool| {
-            let lock_timeout = if has_short_lock_timeout { LOCK_TIMEOUT } else { "current_setting('lock_timeout')" };
+            let lock_timeout = if has_short_lock_timeout {
+                LOCK_TIMEOUT
+            } else {
+                "current_setting('lock_timeout')"
+            };
             // The connections of a pooler are not for the store to configure.
             let tcp = if transactions_only { "" } else { include_str!("sql/session_tcp.sql") };
             format!("{}{tcp}", include_str!("sql/session.sql"))
@@ -68,11 +76,16 @@ impl SessionOptions {
                 .replace("{lock_timeout}", lock_timeout)
                 .replace("{local}", if local { "true" } else { "false" })
         };
-        let of_pool = |is_short| Kind { set_up: None, begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))) };
+        let of_pool = |is_short| Kind {
+            set_up: None,
+            begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))),
+        };
         let dedicated = |is_short| match transactions_only {
             true => of_pool(is_short),
             false => Kind {
-                set_up: Some(Sql::new(&(set(false, is_short) + include_str!("sql/session_dedicated.sql")))),
+                set_up: Some(Sql::new(
+                    &(set(false, is_short) + include_str!("sql/session_dedicated.sql")),
+                )),
                 begin: Sql::new(BEGIN),
             },
         };
@@ -147,18 +160,30 @@ impl Connections {
     }
 
     /// Runs `work` on a dedicated connection for look-ups.
-    pub(super) async fn lookup<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+    pub(super) async fn lookup<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>,
+    ) -> Result<T> {
         self.slot(&self.lookups, &self.session.lookups).await?.run(work).await
     }
 
     /// Runs `work` on a dedicated connection for postings.
-    pub(super) async fn posting<T>(&self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+    pub(super) async fn posting<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>,
+    ) -> Result<T> {
         self.slot(&self.postings, &self.session.postings).await?.run(work).await
     }
 
     /// Runs `work` in a transaction on a connection of the pool, for occasional statements.
-    pub(super) async fn pooled<T>(&self, work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>) -> Result<T> {
-        self.of_pool(&self.session.others).await?.run(async |connection| connection.transaction(work).await).await
+    pub(super) async fn pooled<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.of_pool(&self.session.others)
+            .await?
+            .run(async |connection| connection.transaction(work).await)
+            .await
     }
 
     /// Runs `work` as [`pooled`](Self::pooled) does, but soon gives up on a row that another transaction has locked. It
@@ -178,7 +203,12 @@ impl Connections {
 
     async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
         let connection = self.acquire().await?;
-        Ok(Connection { source: Source::Pool(Box::new(connection)), connections: self, kind, survives: false })
+        Ok(Connection {
+            source: Source::Pool(Box::new(connection)),
+            connections: self,
+            kind,
+            survives: false,
+        })
     }
 
     async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> Result<Connection<'a>> {
@@ -199,7 +229,8 @@ impl Connections {
         let backend = match &kind.set_up {
             Some(set_up) => {
                 let row = set_up.query().fetch_one(&mut *connection).await?;
-                let (pid, incarnation) = (row.try_get("pg_backend_pid")?, row.try_get("pg_postmaster_start_time")?);
+                let (pid, incarnation) =
+                    (row.try_get("pg_backend_pid")?, row.try_get("pg_postmaster_start_time")?);
                 Some(Backend { pid, incarnation })
             }
             None => None,
@@ -207,13 +238,18 @@ impl Connections {
         Ok(DedicatedConnection { connection, backend })
     }
 
-    async fn free<'a>(&'a self, slots: &'a [Slot]) -> Result<MutexGuard<'a, Option<DedicatedConnection>>> {
+    async fn free<'a>(
+        &'a self,
+        slots: &'a [Slot],
+    ) -> Result<MutexGuard<'a, Option<DedicatedConnection>>> {
         if let Some(open) = slots.iter().find_map(|slot| slot.try_lock().ok()) {
             return Ok(open);
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len()).unwrap_or(0);
         let slot = slots.get(turn).ok_or(Error::Closed)?;
-        timeout(self.session.acquire_timeout, slot.lock()).await.map_err(|_| sqlx::Error::PoolTimedOut.into())
+        timeout(self.session.acquire_timeout, slot.lock())
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut.into())
     }
 
     async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
@@ -222,7 +258,10 @@ impl Connections {
 
     /// Connects. The first attempt has all the time that there is, since servers may be far away or slow. Later
     /// attempts run beside it, so that a server that is back is found at once.
-    async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(&self, connect: impl Fn() -> F) -> Result<T> {
+    async fn attempt<T, F: Future<Output = sqlx::Result<T>>>(
+        &self,
+        connect: impl Fn() -> F,
+    ) -> Result<T> {
         let again = async {
             sleep(ATTEMPT).await;
             loop {
@@ -238,7 +277,9 @@ impl Connections {
                 connected = again => connected,
             }
         };
-        Ok(timeout(self.session.acquire_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        Ok(timeout(self.session.acquire_timeout, connected)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
     /// Returns once the server answers on another connection but this backend is idle or gone. The query of the
@@ -307,7 +348,10 @@ enum Source<'a> {
 impl Connection<'_> {
     /// Runs `work` and releases the connection. After an error that is not an answer of the server, the connection is
     /// closed.
-    async fn run<T>(mut self, work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>) -> Result<T> {
+    async fn run<T>(
+        mut self,
+        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T>,
+    ) -> Result<T> {
         let done = work(&mut self).await;
         self.survives = done.as_ref().map_or_else(connection_survives, |_| true);
         done
@@ -337,7 +381,9 @@ impl Connection<'_> {
 
     fn connection(&mut self) -> Result<&mut PgConnection> {
         match &mut self.source {
-            Source::Slot(open) => open.as_mut().map(|dedicated| &mut *dedicated.connection).ok_or(Error::Closed),
+            Source::Slot(open) => {
+                open.as_mut().map(|dedicated| &mut *dedicated.connection).ok_or(Error::Closed)
+            }
             Source::Pool(connection) => Ok(connection),
         }
     }
@@ -362,7 +408,10 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     /// Returns the rows of an answer. Passes the server's time to the clock if the last row has it.
-    async fn rows(self, answer: impl Future<Output = sqlx::Result<Vec<PgRow>>>) -> Result<Vec<PgRow>> {
+    async fn rows(
+        self,
+        answer: impl Future<Output = sqlx::Result<Vec<PgRow>>>,
+    ) -> Result<Vec<PgRow>> {
         let asked_at = std::time::Instant::now();
         let rows = self.answered(answer).await?;
         if let Some(Ok(Instant(shown))) = rows.last().map(|row| row.try_get("server_time")) {

@@ -46,17 +46,33 @@ impl<'r> Cells<'r> {
             let scopes = match scopes? {
                 None => columns.null_defaults.scopes.clone(),
                 Some(scopes) => {
-                    let scopes = scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
+                    let scopes =
+                        scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
                     scopes.collect::<Result<_, _>>()?
                 }
             };
-            Ok((scopes, Budget::new(columns.limit(limit)?, columns.period(period, limit.is_some())?)))
+            Ok((
+                scopes,
+                Budget::new(columns.limit(limit)?, columns.period(period, limit.is_some())?),
+            ))
         };
         let created_at = self.maybe_instant()?.unwrap_or(columns.null_defaults.created_at);
-        let (expires_at, revoked_at, version) = (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
+        let (expires_at, revoked_at, version) =
+            (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
         let (policy, money) = (policy(), self.money()?);
-        let key =
-            StoredKey { id, account, parent, name, prefix, start, policy, created_at, expires_at, revoked_at, money };
+        let key = StoredKey {
+            id,
+            account,
+            parent,
+            name,
+            prefix,
+            start,
+            policy,
+            created_at,
+            expires_at,
+            revoked_at,
+            money,
+        };
         Ok((key, version))
     }
 

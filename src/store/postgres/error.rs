@@ -76,7 +76,8 @@ fn is_transient(error: &Error) -> bool {
         // The connection was left in a transaction; the next connection is not.
         Error::Sqlx(E::BeginFailed | E::InvalidSavePointStatement) => true,
         error => code(error).is_some_and(|code| {
-            &*code == INSUFFICIENT_PRIVILEGE || !["22", "23", "42"].iter().any(|class| code.starts_with(class))
+            &*code == INSUFFICIENT_PRIVILEGE
+                || !["22", "23", "42"].iter().any(|class| code.starts_with(class))
         }),
     }
 }
@@ -96,7 +97,8 @@ pub(super) fn is_conflict(error: &Error) -> bool {
 /// Returns whether the statement conflicted with other transactions. The connection itself is fine, and a retry may
 /// succeed at once.
 pub(super) fn is_contention(error: &Error) -> bool {
-    matches!(error, Error::Retry(_)) || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+    matches!(error, Error::Retry(_))
+        || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
 /// Returns whether the wait for a lock timed out.
@@ -107,8 +109,11 @@ pub(super) fn is_locked(error: &Error) -> bool {
 /// Returns whether the error is about the rows of this statement, so that statements about other rows need not fail
 /// with it. Such rows are locked by another transaction, are invalid, or break a rule of the application.
 pub(super) fn is_row_error(error: &Error) -> bool {
-    let is_of_class = |code: Cow<'_, str>| ["22", "23", "P0"].iter().any(|class| code.starts_with(class));
-    is_locked(error) || matches!(error, Error::InvalidRow(_) | Error::Retry(_)) || code(error).is_some_and(is_of_class)
+    let is_of_class =
+        |code: Cow<'_, str>| ["22", "23", "P0"].iter().any(|class| code.starts_with(class));
+    is_locked(error)
+        || matches!(error, Error::InvalidRow(_) | Error::Retry(_))
+        || code(error).is_some_and(is_of_class)
 }
 
 /// Returns whether the server answered and rolled back, so that the connection is fine. It is not fine if the server
@@ -118,7 +123,9 @@ pub(super) fn connection_survives(error: &Error) -> bool {
     matches!(error, Error::Retry(_))
         || database_error(error).is_some_and(|error| {
             matches!(error.severity(), PgSeverity::Error)
-                && !["08", "25", "57P", "58", "0A000", "26000"].iter().any(|class| error.code().starts_with(class))
+                && !["08", "25", "57P", "58", "0A000", "26000"]
+                    .iter()
+                    .any(|class| error.code().starts_with(class))
         })
 }
 
@@ -166,11 +173,15 @@ mod tests {
 
     #[test]
     fn a_decode_error_of_sqlx_is_a_row_error() {
-        for error in
-            [sqlx::Error::Decode("odd".into()), sqlx::Error::ColumnDecode { index: "0".into(), source: "odd".into() }]
-        {
+        for error in [
+            sqlx::Error::Decode("odd".into()),
+            sqlx::Error::ColumnDecode { index: "0".into(), source: "odd".into() },
+        ] {
             let error = Error::from(error);
-            assert!(is_row_error(&error) && !connection_survives(&error) && !is_transient(&error), "{error}");
+            assert!(
+                is_row_error(&error) && !connection_survives(&error) && !is_transient(&error),
+                "{error}"
+            );
         }
         assert!(is_transient(&sqlx::Error::PoolTimedOut.into()));
         assert!(is_row_error(&Retry::Conflict.into()));

@@ -53,7 +53,11 @@ impl Inner {
 
     /// Brings stale accounts up to date, except those that are locked by another transaction or cannot be brought up to
     /// date. Adds those to `skipped`.
-    pub(super) async fn refresh_skipping(&self, stale: Stale, skipped: &mut Vec<AccountId>) -> Result<usize> {
+    pub(super) async fn refresh_skipping(
+        &self,
+        stale: Stale,
+        skipped: &mut Vec<AccountId>,
+    ) -> Result<usize> {
         // All accounts together. If one of them fails, account by account.
         if stale.accounts.len() > 1 {
             match self.expire_holds_waiting(&stale, Wait::Short).await {
@@ -81,13 +85,17 @@ impl Inner {
 
     async fn expire_holds_waiting(&self, stale: &Stale, wait: Wait) -> Result<usize> {
         for _ in 0..ATTEMPTS {
-            let work = async |statements: &mut Statements<'_>| self.expire_holds_in(statements, stale).await;
+            let work = async |statements: &mut Statements<'_>| {
+                self.expire_holds_in(statements, stale).await
+            };
             let done = match wait {
                 Wait::Long => self.connections.pooled(work).await,
                 Wait::Short => self.connections.short_lock_timeout(work).await,
             };
             match done {
-                Err(error) if is_account_missing(&error) => self.make_accounts(&stale.needs()).await?,
+                Err(error) if is_account_missing(&error) => {
+                    self.make_accounts(&stale.needs()).await?
+                }
                 Err(error) if is_contention(&error) => {}
                 done => return done,
             }
@@ -96,7 +104,11 @@ impl Inner {
     }
 
     /// Brings stale accounts up to date inside a transaction that has begun.
-    pub(super) async fn expire_holds_in(&self, statements: &mut Statements<'_>, stale: &Stale) -> Result<usize> {
+    pub(super) async fn expire_holds_in(
+        &self,
+        statements: &mut Statements<'_>,
+        stale: &Stale,
+    ) -> Result<usize> {
         let mut needs = stale.needs();
         needs.accounts.sort_unstable();
         let mut loaded = self.load(statements, &needs).await?;

@@ -57,7 +57,8 @@ impl PostgresStore {
         entry: EntryId,
         amount: Amount,
     ) -> Result<EntryId, PostingError> {
-        let charged = self.inner.entry_in(&mut self.statements(tx), entry).await.map_err(store_error)?;
+        let charged =
+            self.inner.entry_in(&mut self.statements(tx), entry).await.map_err(store_error)?;
         let key = charged.ok_or(Refusal::UnknownEntry)?.key;
         let action = Action::Refund { entry, amount };
         let posting = Posting::new(account.clone(), key, action);
@@ -65,7 +66,11 @@ impl PostgresStore {
     }
 
     /// Posts inside the transaction. Returns the entry, which has the id of its posting.
-    async fn post_into(&self, tx: &mut PgConnection, posting: Posting) -> Result<EntryId, PostingError> {
+    async fn post_into(
+        &self,
+        tx: &mut PgConnection,
+        posting: Posting,
+    ) -> Result<EntryId, PostingError> {
         let (id, postings) = (posting.id, [posting]);
         let needs = Needs::of(&postings);
         // The application's own SQL may change the key between the read and the write.

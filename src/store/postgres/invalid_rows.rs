@@ -35,7 +35,8 @@ impl InvalidRows {
         let created_at = stored.created_at;
         let account = stored.money.as_ref().and_then(|money| money.account).or(stored.account);
         let Ok(account) = account_id(account) else { return self.decode(stored) };
-        let balance = stored.money.as_ref().map_or(Balance::empty(created_at), |money| money.balance);
+        let balance =
+            stored.money.as_ref().map_or(Balance::empty(created_at), |money| money.balance);
         let mut disabled = Key::stored(stored.id, account, created_at, balance);
         if let Some(money) = &stored.money {
             disabled.budget.period = money.period.parse().unwrap_or_default();

@@ -29,7 +29,8 @@ impl Inner {
     /// Makes the rows of accounts whose keys the application's own SQL made. It does so in a transaction of its own,
     /// because one that has locked other accounts must not wait for this.
     pub(super) async fn make_accounts(&self, needs: &Needs) -> Result<()> {
-        let make = async |statements: &mut Statements<'_>| self.make_accounts_in(statements, needs).await;
+        let make =
+            async |statements: &mut Statements<'_>| self.make_accounts_in(statements, needs).await;
         self.connections.posting(async |connection| connection.transaction(make).await).await
     }
 
@@ -37,21 +38,33 @@ impl Inner {
         for account in &needs.accounts {
             statements.run(self.lock_new_account(account)).await?;
         }
-        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        let ids: Vec<_> =
+            needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
-        let make = self.sql.make_accounts.query().bind(ids).bind(keys).bind(Instant(self.clock.now()));
+        let make =
+            self.sql.make_accounts.query().bind(ids).bind(keys).bind(Instant(self.clock.now()));
         statements.run(make.bind(random_version_step())).await
     }
 
     /// Fills a book under the lock, and ends the expired holds of its accounts.
-    pub(super) async fn load(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Loaded> {
+    pub(super) async fn load(
+        &self,
+        statements: &mut Statements<'_>,
+        needs: &Needs,
+    ) -> Result<Loaded> {
         let accounts = self.lock(statements, needs).await?;
         // The time of the server when it had locked the last of them.
         let now = self.clock.now();
-        let mut loaded =
-            Loaded { book: Book::new(), expected: Vec::with_capacity(accounts.len()), due: HashSet::new() };
-        let due: Vec<_> =
-            accounts.iter().filter(|row| row.is_overdue(now)).map(|row| (row, now.max(row.changed_at))).collect();
+        let mut loaded = Loaded {
+            book: Book::new(),
+            expected: Vec::with_capacity(accounts.len()),
+            due: HashSet::new(),
+        };
+        let due: Vec<_> = accounts
+            .iter()
+            .filter(|row| row.is_overdue(now))
+            .map(|row| (row, now.max(row.changed_at)))
+            .collect();
         let expiries = match due.is_empty() {
             true => HashMap::new(),
             false => self.load_overdue(statements, &due, &mut loaded.book).await?,
@@ -73,8 +86,13 @@ impl Inner {
         Ok(loaded)
     }
 
-    async fn lock(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<Vec<AccountRow>> {
-        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+    async fn lock(
+        &self,
+        statements: &mut Statements<'_>,
+        needs: &Needs,
+    ) -> Result<Vec<AccountRow>> {
+        let ids: Vec<_> =
+            needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let mut rows = statements.fetch(self.sql.lock_accounts.query().bind(ids.clone())).await?;
         if rows.len() < ids.len() && self.has_unmade_accounts(statements, needs).await? {
             if statements.may_retry {
@@ -87,11 +105,16 @@ impl Inner {
     }
 
     /// Returns whether accounts without a row have keys.
-    async fn has_unmade_accounts(&self, statements: &mut Statements<'_>, needs: &Needs) -> Result<bool> {
+    async fn has_unmade_accounts(
+        &self,
+        statements: &mut Statements<'_>,
+        needs: &Needs,
+    ) -> Result<bool> {
         if needs.keys.is_empty() {
             return Ok(false);
         }
-        let ids: Vec<_> = needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        let ids: Vec<_> =
+            needs.accounts.iter().map(|account| account.as_str().to_owned()).collect();
         let keys: Vec<_> = needs.keys.iter().map(|key| key.get()).collect();
         let rows = statements.fetch(self.sql.unmade_accounts.query().bind(ids).bind(keys)).await?;
         Ok(!rows.is_empty())
@@ -120,9 +143,15 @@ impl Inner {
     }
 
     /// Adds the named holds, claims and entries, and the entries that those claims name.
-    async fn load_rows(&self, statements: &mut Statements<'_>, needs: &Needs, book: &mut Book) -> Result<()> {
+    async fn load_rows(
+        &self,
+        statements: &mut Statements<'_>,
+        needs: &Needs,
+        book: &mut Book,
+    ) -> Result<()> {
         if !needs.holds.is_empty() {
-            let ids: Vec<_> = needs.holds.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
+            let ids: Vec<_> =
+                needs.holds.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
             for row in &statements.fetch(self.sql.holds.query().bind(ids)).await? {
                 book.add_hold(Cells::new(row).hold()?);
             }
@@ -134,7 +163,8 @@ impl Inner {
                 book.add_claim(Cells::new(row).claim()?);
             }
         }
-        let entries: HashSet<EntryId> = needs.entries.iter().copied().chain(book.claimed_entries()).collect();
+        let entries: HashSet<EntryId> =
+            needs.entries.iter().copied().chain(book.claimed_entries()).collect();
         if !entries.is_empty() {
             let ids: Vec<_> = entries.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
             for row in &statements.fetch(self.sql.entries.query().bind(ids)).await? {
@@ -161,13 +191,16 @@ impl Inner {
             }
             let row = self.schema.columns.invalid_rows.decode_or_disabled(stored);
             let Some(KeyRow { mut key, is_stale }) = row else { continue };
-            if let Some(expected) = loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account) {
+            if let Some(expected) =
+                loaded.expected.iter_mut().find(|expected| expected.row.account.id == key.account)
+            {
                 expected.keys.push((key.id, version));
             }
             match loaded.book.now(&key.account).filter(|_| is_stale) {
                 Some(now) => {
                     key.balance.since = key.budget.period.window(key.anchor, now).start;
-                    key.balance.spent = self.spent_by_key(statements, &key, key.balance.since).await?;
+                    key.balance.spent =
+                        self.spent_by_key(statements, &key, key.balance.since).await?;
                     loaded.book.add_recounted(key);
                 }
                 None => loaded.book.add_key(key),

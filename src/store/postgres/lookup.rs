@@ -27,7 +27,9 @@ impl Inner {
         let (begun, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
             match self.find_tokens_once(hashes).await {
-                Err(error) if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() => {
+                Err(error)
+                    if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() =>
+                {
                     self.cache.clear();
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
@@ -56,14 +58,22 @@ impl Inner {
         connection: &mut Connection<'_>,
         hashes: &[TokenHash],
     ) -> Result<ReadResult<Vec<Option<Found>>>> {
-        let revalidation = self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
+        let revalidation =
+            self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
         if !revalidation.keys.is_empty() {
-            let answer = read::revalidated(&revalidation, &connection.fetch(self.revalidate(&revalidation)).await?)?;
+            let answer = read::revalidated(
+                &revalidation,
+                &connection.fetch(self.revalidate(&revalidation)).await?,
+            )?;
             value = self.cache.lookup(hashes, &revalidation, &answer, self.clock.now());
         }
-        let (mut slots, rest): (Vec<_>, Vec<_>) =
-            value.iter_mut().zip(hashes).filter(|(found, _)| found.is_none()).map(|(slot, hash)| (slot, *hash)).unzip();
+        let (mut slots, rest): (Vec<_>, Vec<_>) = value
+            .iter_mut()
+            .zip(hashes)
+            .filter(|(found, _)| found.is_none())
+            .map(|(slot, hash)| (slot, *hash))
+            .unzip();
         if rest.is_empty() {
             return Ok(ReadResult { value, stale: Stale::default() });
         }
@@ -77,15 +87,23 @@ impl Inner {
 
     /// Caches lineages that were read in one snapshot, if they are whole and up to date and their accounts have rows. A
     /// lineage that was looked up by token has its hash at its place in `hashes`.
-    pub(super) fn insert(&self, revalidation: &Revalidation<ByRowVersion>, members: &[Member], hashes: &[TokenHash]) {
+    pub(super) fn insert(
+        &self,
+        revalidation: &Revalidation<ByRowVersion>,
+        members: &[Member],
+        hashes: &[TokenHash],
+    ) {
         let Some(first) = members.first() else { return };
         let mut snapshot = Snapshot::default();
         for (index, lineage) in read::lineages(members) {
             let Some(keys) = read::whole(lineage) else { continue };
-            if lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_stale)) {
+            if lineage.iter().any(|member| member.key.as_ref().is_none_or(|(row, _)| row.is_stale))
+            {
                 continue;
             }
-            let Some(account) = lineage.first().and_then(|first| first.account.as_ref()) else { continue };
+            let Some(account) = lineage.first().and_then(|first| first.account.as_ref()) else {
+                continue;
+            };
             snapshot.add_account(account.clone());
             if let Some(hash) = hashes.get(index)
                 && let Some((key, version)) = read::current(lineage)
@@ -114,7 +132,10 @@ impl Inner {
         self.cache.record_policy_version(version, asked_at);
         if changes > MAX_POLICY_CHANGES {
             let fold = self.sql.fold_policy_changes.query();
-            let folded = self.connections.short_lock_timeout(async |statements| statements.run(fold).await).await;
+            let folded = self
+                .connections
+                .short_lock_timeout(async |statements| statements.run(fold).await)
+                .await;
             if let Err(error) = folded {
                 tracing::warn!(%error, changes, "agentkey could not fold the rows of agentkey_policy_changes; the table grows");
             }

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use super::adopt::{self, Adopting};
 use super::connection::{BEGIN, Connections, Statements};
-use super::error::{Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked};
+use super::error::{
+    Error, INSUFFICIENT_PRIVILEGE, Result, config_error, database_error, is_locked,
+};
 use super::options::PostgresOptions;
 use super::schema::Schema;
 use super::step::{Now, Step, exists, first};
@@ -48,7 +50,9 @@ pub(super) async fn open(connections: &Connections, options: &PostgresOptions) -
         statements.run_script(LONG_WAITS).await?;
         if options.migrate {
             let locked = statements.run_script(LOCK).await;
-            locked.map_err(|error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error })?;
+            locked.map_err(
+                |error| if is_locked(&error) { Error::TimedOut(MIGRATING) } else { error },
+            )?;
         }
         statements.run_script(SHORT_WAITS).await?;
         let at = time(statements, &own, connections).await?;
@@ -94,7 +98,11 @@ pub(super) async fn script(connections: &Connections, options: &PostgresOptions)
 }
 
 /// Returns the time of the clock, after the server has set it.
-async fn time(statements: &mut Statements<'_>, own: &Schema, connections: &Connections) -> Result<Timestamp> {
+async fn time(
+    statements: &mut Statements<'_>,
+    own: &Schema,
+    connections: &Connections,
+) -> Result<Timestamp> {
     statements.run(own.sql("SELECT {server_time}").query()).await?;
     Ok(connections.clock().now())
 }
@@ -110,7 +118,8 @@ async fn plan(
     let newest = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
     let mut steps = Vec::new();
     // The schema is looked up first, because many roles may not create one.
-    let find_schema = sqlx::query("SELECT to_regnamespace($1) IS NOT NULL").bind(own.name.to_string());
+    let find_schema =
+        sqlx::query("SELECT to_regnamespace($1) IS NOT NULL").bind(own.name.to_string());
     let found = statements.fetch(find_schema).await?;
     if !first(&found, false)? {
         steps.push(Step::needed(own.fill("CREATE SCHEMA IF NOT EXISTS {schema}")));
@@ -132,11 +141,15 @@ async fn plan(
     }
     for (version, sql) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
         steps.push(Step::needed(own.fill(sql)));
-        steps.push(Step::needed(own.fill(&format!("INSERT INTO {{migrations}} (version) VALUES ({version})"))));
+        steps.push(Step::needed(
+            own.fill(&format!("INSERT INTO {{migrations}} (version) VALUES ({version})")),
+        ));
     }
     let Some(table) = &options.table else {
         let adoption = own.fill("{adoption}");
-        let is_known = must_know || !exists(statements, &adoption).await? || may_read(statements, &adoption).await?;
+        let is_known = must_know
+            || !exists(statements, &adoption).await?
+            || may_read(statements, &adoption).await?;
         let adopted = if is_known { adopt::adopted(statements, &own).await? } else { None };
         if let Some(table) = adopted {
             return Err(config_error(format!(
@@ -150,7 +163,8 @@ async fn plan(
         }
         return Ok(Plan { schema: own, steps });
     };
-    let adopting = Adopting { table: &options.table_name(table), adoption: options.adoption.as_ref(), now };
+    let adopting =
+        Adopting { table: &options.table_name(table), adoption: options.adoption.as_ref(), now };
     let (schema, more) = adopt::plan(statements, &own, &adopting).await?;
     steps.extend(more);
     Ok(Plan { schema, steps })
@@ -162,7 +176,10 @@ async fn may_read(statements: &mut Statements<'_>, table: &str) -> Result<bool> 
     let rows = statements.fetch(privilege).await?;
     let may = first(&rows, false)?;
     if !may {
-        tracing::warn!(table, "this role may not read the table, so it is unknown whether the tables are up to date");
+        tracing::warn!(
+            table,
+            "this role may not read the table, so it is unknown whether the tables are up to date"
+        );
     }
     Ok(may)
 }

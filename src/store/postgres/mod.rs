@@ -46,11 +46,13 @@ use self::error::{Result, store_error};
 use self::inner::Inner;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
-    Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
+    Usage, UsageQuery, Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{
+    Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+};
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
 ///
@@ -120,13 +122,19 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
-    fn answer<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
+    fn answer<'a, T>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> BoxFuture<'a, StoreResult<T>> {
         Box::pin(async move { work.await.map_err(store_error) })
     }
 }
 
 impl Store for PostgresStore {
-    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+    fn find<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         self.answer(self.inner.find_tokens(hashes))
     }
 
@@ -138,15 +146,26 @@ impl Store for PostgresStore {
         self.answer(self.inner.poll_policy_version())
     }
 
-    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+    fn post<'a>(
+        &'a self,
+        postings: &'a [Posting],
+    ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
         self.answer(self.inner.post_batch(postings))
     }
 
-    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
+    fn change_key<'a>(
+        &'a self,
+        change: &'a KeyChange,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, ChangeResult<Key>> {
         self.answer(self.inner.change_key(change, rules))
     }
 
-    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, ChangeResult<Account>> {
         self.answer(self.inner.set_account(account, budget))
     }
 
@@ -154,7 +173,10 @@ impl Store for PostgresStore {
         self.answer(self.inner.lineage(key))
     }
 
-    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+    fn account<'a>(
+        &'a self,
+        account: &'a AccountId,
+    ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         self.answer(self.inner.account(account))
     }
 
@@ -162,7 +184,10 @@ impl Store for PostgresStore {
         self.answer(self.inner.keys(query))
     }
 
-    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+    fn entries<'a>(
+        &'a self,
+        query: &'a EntryQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.answer(self.inner.entries(query))
     }
 
@@ -178,16 +203,25 @@ impl Store for PostgresStore {
         self.answer(self.inner.sweep())
     }
 
-    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(
+        &'a self,
+        used: &'a [(KeyId, Timestamp)],
+    ) -> BoxFuture<'a, StoreResult<()>> {
         self.answer(self.inner.record_last_used(used))
     }
 
-    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         self.answer(self.inner.last_used(keys))
     }
 
     fn width(&self) -> Width {
-        Width { lookups: self.inner.connections.lookups(), postings: self.inner.connections.postings() }
+        Width {
+            lookups: self.inner.connections.lookups(),
+            postings: self.inner.connections.postings(),
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

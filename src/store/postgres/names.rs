@@ -21,8 +21,13 @@ impl Ident {
     /// Fails if the name is empty, is longer than PostgreSQL keeps (63 bytes), or has a control character or a brace.
     /// Braces mark names in our templates.
     pub(super) fn new(name: &str) -> Result<Self, String> {
-        if name.is_empty() || name.len() > 63 || name.chars().any(|c| c.is_control() || c == '{' || c == '}') {
-            let text = format!("{name:?} is not a valid name: 1 to 63 bytes, no control characters, no braces");
+        if name.is_empty()
+            || name.len() > 63
+            || name.chars().any(|c| c.is_control() || c == '{' || c == '}')
+        {
+            let text = format!(
+                "{name:?} is not a valid name: 1 to 63 bytes, no control characters, no braces"
+            );
             return Err(text);
         }
         Ok(Self(format!("\"{}\"", name.replace('"', "\"\""))))

@@ -245,7 +245,11 @@ impl PostgresOptions {
         check("others", self.others, 1..=1_000)?;
         check("acquire_timeout", self.acquire_timeout, Duration::ZERO..=MAX_WAIT)?;
         check("statement_timeout", self.statement_timeout, Duration::ZERO..=MAX_WAIT)?;
-        let session = SessionOptions::new(self.transaction_pooling, self.statement_timeout, self.acquire_timeout);
+        let session = SessionOptions::new(
+            self.transaction_pooling,
+            self.statement_timeout,
+            self.acquire_timeout,
+        );
         Ok(Connections::new(self.open_pool()?, self.lookups, self.postings, session, &self.clock))
     }
 

@@ -93,7 +93,11 @@ impl Params {
 
     /// Adds rows, each with the place of its account. The returned value adds their columns. Without rows there are no
     /// columns.
-    pub(super) fn rows<'r, R>(&mut self, part: &'static str, rows: &'r [(i32, R)]) -> Rows<'_, 'r, R> {
+    pub(super) fn rows<'r, R>(
+        &mut self,
+        part: &'static str,
+        rows: &'r [(i32, R)],
+    ) -> Rows<'_, 'r, R> {
         let rows = Rows { params: self, part, rows };
         rows.cells("", Form::Place, |(place, _)| *place)
     }
@@ -102,8 +106,14 @@ impl Params {
         self.columns.iter().any(|column| column.part == part)
     }
 
-    fn add<'q, T>(&mut self, part: &'static str, name: &'static str, sql_type: &'static str, form: Form, value: T)
-    where
+    fn add<'q, T>(
+        &mut self,
+        part: &'static str,
+        name: &'static str,
+        sql_type: &'static str,
+        form: Form,
+        value: T,
+    ) where
         T: Encode<'q, Postgres> + Type<Postgres>,
     {
         if let Err(error) = self.arguments.add(value) {
@@ -120,7 +130,9 @@ impl Params {
     /// Fills the parameters into a text.
     pub(super) fn fill(&self, text: &str) -> String {
         let named = self.columns.iter().filter(|column| column.part.is_empty());
-        named.fold(text.to_owned(), |text, column| text.replace(&format!("{{{}}}", column.name), &column.param()))
+        named.fold(text.to_owned(), |text, column| {
+            text.replace(&format!("{{{}}}", column.name), &column.param())
+        })
     }
 
     /// Fills the rows of a part into a text:
@@ -133,16 +145,27 @@ impl Params {
     pub(super) fn fill_rows(&self, part: &str, key: &[&str], text: &str) -> String {
         let own = || self.columns.iter().filter(|column| column.part == part);
         let columns: Vec<_> = own().filter(|column| column.form != Form::Place).collect();
-        let join = |columns: &mut dyn Iterator<Item = &&Column>, each: &dyn Fn(&Column) -> String| {
+        let join = |columns: &mut dyn Iterator<Item = &&Column>,
+                    each: &dyn Fn(&Column) -> String| {
             columns.map(|column| each(column)).collect::<Vec<_>>().join(", ")
         };
-        let others = || columns.iter().filter(|column| column.form != Form::Account && !key.contains(&column.name));
+        let others = || {
+            columns
+                .iter()
+                .filter(|column| column.form != Form::Account && !key.contains(&column.name))
+        };
         let mut text = text
             .replace("{rows}", &rows(own))
             .replace("{names}", &join(&mut columns.iter(), &|column| column.name.to_owned()))
             .replace("{values}", &join(&mut columns.iter(), &Column::value))
-            .replace("{sets}", &join(&mut others(), &|column| format!("{} = {}", column.name, column.value())))
-            .replace("{updates}", &join(&mut others(), &|column| format!("{0} = excluded.{0}", column.name)));
+            .replace(
+                "{sets}",
+                &join(&mut others(), &|column| format!("{} = {}", column.name, column.value())),
+            )
+            .replace(
+                "{updates}",
+                &join(&mut others(), &|column| format!("{0} = excluded.{0}", column.name)),
+            );
         for column in &columns {
             text = text.replace(&format!("{{={}}}", column.name), &column.value());
             text = text.replace(&format!("{{${}}}", column.name), &column.param());
@@ -163,7 +186,10 @@ impl Params {
 fn rows<'c, I: Iterator<Item = &'c Column>>(columns: impl Fn() -> I) -> String {
     let mut text = "(SELECT ".to_owned();
     for place in columns().filter(|column| column.form == Form::Place) {
-        text.push_str(&format!("generate_subscripts({0}, 1) AS i, unnest({0}) AS place", place.param()));
+        text.push_str(&format!(
+            "generate_subscripts({0}, 1) AS i, unnest({0}) AS place",
+            place.param()
+        ));
     }
     for column in columns().filter(|column| matches!(column.form, Form::Unnested(_))) {
         text.push_str(&format!(", unnest({}) AS {}", column.param(), column.name));
@@ -217,17 +243,31 @@ impl<'p, 'r, R> Rows<'p, 'r, R> {
     pub(super) fn optional(self, name: &'static str, cell: impl Fn(&'r R) -> Option<i64>) -> Self {
         let has_all = self.rows.iter().all(|(_, row)| cell(row).is_some());
         self.params.variant.push(if has_all { "" } else { "NULL" });
-        if has_all { self.column(name, |row| cell(row).unwrap_or_default()) } else { self.column(name, cell) }
+        if has_all {
+            self.column(name, |row| cell(row).unwrap_or_default())
+        } else {
+            self.column(name, cell)
+        }
     }
 
     fn unbound(self, name: &'static str, form: Form) -> Self {
         if !self.rows.is_empty() {
-            self.params.columns.push(Column { part: self.part, name, number: 0, sql_type: "", form });
+            self.params.columns.push(Column {
+                part: self.part,
+                name,
+                number: 0,
+                sql_type: "",
+                form,
+            });
         }
         self
     }
 
-    pub(super) fn column<'q, T: Cell<'q>>(self, name: &'static str, cell: impl Fn(&'r R) -> T) -> Self {
+    pub(super) fn column<'q, T: Cell<'q>>(
+        self,
+        name: &'static str,
+        cell: impl Fn(&'r R) -> T,
+    ) -> Self {
         let form = if T::IS_FIXED { Form::Array } else { Form::Unnested(T::SQL) };
         self.cells(name, form, |(_, row)| cell(row))
     }
@@ -242,9 +282,20 @@ impl<'p, 'r, R> Rows<'p, 'r, R> {
         self.cells(name, Form::Unnested(sql_type), |(_, row)| cell(row))
     }
 
-    fn cells<'q, T: Cell<'q>>(self, name: &'static str, form: Form, cell: impl Fn(&'r (i32, R)) -> T) -> Self {
+    fn cells<'q, T: Cell<'q>>(
+        self,
+        name: &'static str,
+        form: Form,
+        cell: impl Fn(&'r (i32, R)) -> T,
+    ) -> Self {
         if !self.rows.is_empty() {
-            self.params.add(self.part, name, T::SQL, form, self.rows.iter().map(cell).collect::<Vec<_>>());
+            self.params.add(
+                self.part,
+                name,
+                T::SQL,
+                form,
+                self.rows.iter().map(cell).collect::<Vec<_>>(),
+            );
         }
         self
     }
@@ -259,9 +310,14 @@ pub(super) struct ConstantColumn<'p, 'r, R> {
 }
 
 impl<'p, 'r, R> ConstantColumn<'p, 'r, R> {
-    pub(super) fn or_constant_if(mut self, sql: &'static str, is_constant: impl Fn(i32, &'r R) -> bool) -> Self {
+    pub(super) fn or_constant_if(
+        mut self,
+        sql: &'static str,
+        is_constant: impl Fn(i32, &'r R) -> bool,
+    ) -> Self {
         if self.sql.is_none() {
-            self.sql = self.rows.rows.iter().all(|(place, row)| is_constant(*place, row)).then_some(sql);
+            self.sql =
+                self.rows.rows.iter().all(|(place, row)| is_constant(*place, row)).then_some(sql);
             self.rows.params.variant.push(self.sql.unwrap_or(""));
         }
         self
@@ -274,7 +330,11 @@ impl<'p, 'r, R> ConstantColumn<'p, 'r, R> {
         }
     }
 
-    pub(super) fn or_cast<'q, T: Cell<'q>>(self, sql_type: &'static str, cell: impl Fn(&'r R) -> T) -> Rows<'p, 'r, R> {
+    pub(super) fn or_cast<'q, T: Cell<'q>>(
+        self,
+        sql_type: &'static str,
+        cell: impl Fn(&'r R) -> T,
+    ) -> Rows<'p, 'r, R> {
         match self.sql {
             Some(sql) => self.rows.unbound(self.name, Form::Constant(sql)),
             None => self.rows.cast(self.name, sql_type, cell),
@@ -290,14 +350,26 @@ mod tests {
     fn a_value_that_all_rows_have_is_a_constant_in_the_text() {
         let text = |rows: &[(i32, (i64, Option<i64>))]| {
             let mut params = Params::default();
-            let part = params.rows("holds", rows).account("account_id").optional("key_id", |(_, key)| *key);
-            part.constant_if("state", "'live'", |_, (state, _)| *state == 0).or(|(state, _)| *state);
+            let part = params
+                .rows("holds", rows)
+                .account("account_id")
+                .optional("key_id", |(_, key)| *key);
+            part.constant_if("state", "'live'", |_, (state, _)| *state == 0)
+                .or(|(state, _)| *state);
             (params.fill_rows("holds", &[], "({names}) ({values})"), params.variant().to_vec())
         };
-        let names = |values: &str| format!("(account_id, key_id, state) ({{account}}[w.place], {values})");
-        assert_eq!(text(&[(1, (0, Some(7))), (1, (0, Some(8)))]).0, names("($2::int8[])[w.i], 'live'"));
-        assert_eq!(text(&[(1, (0, Some(7))), (1, (1, None))]).0, names("w.key_id, ($3::int8[])[w.i]"));
-        let variants = [[0, 7], [1, 7], [0, 0]].map(|[state, key]| text(&[(1, (state, (key > 0).then_some(key)))]).1);
+        let names =
+            |values: &str| format!("(account_id, key_id, state) ({{account}}[w.place], {values})");
+        assert_eq!(
+            text(&[(1, (0, Some(7))), (1, (0, Some(8)))]).0,
+            names("($2::int8[])[w.i], 'live'")
+        );
+        assert_eq!(
+            text(&[(1, (0, Some(7))), (1, (1, None))]).0,
+            names("w.key_id, ($3::int8[])[w.i]")
+        );
+        let variants = [[0, 7], [1, 7], [0, 0]]
+            .map(|[state, key]| text(&[(1, (state, (key > 0).then_some(key)))]).1);
         assert!(variants[0] != variants[1] && variants[0] != variants[2], "{variants:?}");
     }
 
@@ -317,7 +389,10 @@ mod tests {
             filled("({names}) ({values})"),
             "(labels, account_id, id) (w.labels::jsonb, ($1::text[])[w.place], ($4::int8[])[w.i])"
         );
-        assert_eq!(filled("{updates}; {sets}"), "labels = excluded.labels; labels = w.labels::jsonb");
+        assert_eq!(
+            filled("{updates}; {sets}"),
+            "labels = excluded.labels; labels = w.labels::jsonb"
+        );
         assert_eq!(filled("{=id} = ANY ({$id})"), "($4::int8[])[w.i] = ANY (($4::int8[]))");
         assert_eq!(
             filled("{rows}"),

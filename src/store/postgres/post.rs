@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::connection::{Connection, Statements};
 use super::error::{
-    Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost, is_row_error,
+    Result, Retry, invalid_row, is_account_missing, is_conflict, is_contention, is_locked, is_lost,
+    is_row_error,
 };
 use super::inner::Inner;
 use super::load::Loaded;
@@ -32,7 +33,9 @@ impl Inner {
     pub(super) async fn post_batch(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
         let mut answers: Vec<Option<PostingResult>> = Vec::new();
         answers.resize_with(postings.len(), || None);
-        let mut ended = self.post_optimistic(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers).await;
+        let mut ended = self
+            .post_optimistic(postings, &(0..postings.len()).collect::<Vec<_>>(), &mut answers)
+            .await;
         if let Ok(conflicted) = &ended
             && !conflicted.is_empty()
         {
@@ -59,9 +62,15 @@ impl Inner {
                 }
             };
             let mut locked = locked.into_iter();
-            answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = locked.next());
+            answers
+                .iter_mut()
+                .filter(|answer| answer.is_none())
+                .for_each(|answer| *answer = locked.next());
         }
-        answers.into_iter().map(|answer| answer.ok_or_else(|| invalid_row("a posting was not answered"))).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.ok_or_else(|| invalid_row("a posting was not answered")))
+            .collect()
     }
 
     /// Decides the postings at `indices` by cached data, and writes on condition that their versions are unchanged.
@@ -76,28 +85,38 @@ impl Inner {
         // One posting that is not on the fast path keeps the whole account off it, so that no posting overtakes
         // another.
         let requested = || indices.iter().filter_map(|index| Some((*index, postings.get(*index)?)));
-        let off_fast_path: HashSet<_> =
-            requested().filter(|(_, posting)| !is_fast_path(posting)).map(|(_, posting)| &posting.account).collect();
+        let off_fast_path: HashSet<_> = requested()
+            .filter(|(_, posting)| !is_fast_path(posting))
+            .map(|(_, posting)| &posting.account)
+            .collect();
         let mut accounts: HashMap<&AccountId, Vec<usize>> = HashMap::new();
-        for (index, posting) in requested().filter(|(_, posting)| !off_fast_path.contains(&posting.account)) {
+        for (index, posting) in
+            requested().filter(|(_, posting)| !off_fast_path.contains(&posting.account))
+        {
             accounts.entry(&posting.account).or_default().push(index);
         }
         {
             let quarantine = self.quarantine();
-            accounts.retain(|account, _| self.backoff.should_try_optimistic(account) && !quarantine.contains(*account));
+            accounts.retain(|account, _| {
+                self.backoff.should_try_optimistic(account) && !quarantine.contains(*account)
+            });
         }
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
         let post = async |connection: &mut Connection<'_>| {
-            self.cache_lineages(connection, accounts.values().flatten().filter_map(|index| postings.get(*index)))
-                .await?;
+            self.cache_lineages(
+                connection,
+                accounts.values().flatten().filter_map(|index| postings.get(*index)),
+            )
+            .await?;
             let now = self.clock.now();
             let decisions = self.decide(postings, accounts, now);
             if decisions.is_empty() {
                 return Ok((Vec::new(), Vec::new()));
             }
-            let expected: Vec<_> = decisions.iter().map(|decision| decision.expected.clone()).collect();
+            let expected: Vec<_> =
+                decisions.iter().map(|decision| decision.expected.clone()).collect();
             let changes: Vec<_> = decisions.iter().map(|decision| &decision.changes).collect();
             let step = random_version_step();
             let decided_at = self.clock.set().is_none().then_some(now);
@@ -120,7 +139,9 @@ impl Inner {
             Ok(done) => done,
         };
         let mut again = Vec::new();
-        for ((pending, Decision { expected, indices, posted, .. }), is_applied) in pending.into_iter().zip(applied) {
+        for ((pending, Decision { expected, indices, posted, .. }), is_applied) in
+            pending.into_iter().zip(applied)
+        {
             let account = &expected.row.account.id;
             if !is_applied {
                 pending.into_iter().for_each(PendingWrite::on_conflict);
@@ -149,13 +170,21 @@ impl Inner {
         }
         let revalidation = self.cache.revalidate(&[], |_| false);
         let uncached: Vec<_> = uncached.into_iter().collect();
-        let members = read::members(&connection.fetch(self.lineages(&uncached)).await?, &self.schema.columns)?;
+        let members = read::members(
+            &connection.fetch(self.lineages(&uncached)).await?,
+            &self.schema.columns,
+        )?;
         self.insert(&revalidation, &members, &[]);
         Ok(())
     }
 
     /// Decides postings by cached data, account by account.
-    fn decide(&self, postings: &[Posting], accounts: HashMap<&AccountId, Vec<usize>>, now: Timestamp) -> Vec<Decision> {
+    fn decide(
+        &self,
+        postings: &[Posting],
+        accounts: HashMap<&AccountId, Vec<usize>>,
+        now: Timestamp,
+    ) -> Vec<Decision> {
         // Another server may answer in the meantime, so a write names its incarnation.
         let Some(epoch) = self.cache.epoch() else { return Vec::new() };
         let decide = |(account, indices): (_, Vec<usize>)| {
@@ -171,7 +200,11 @@ impl Inner {
     }
 
     /// Announces a write to the cache, if there is anything to write.
-    fn begin_write(&self, decision: &Decision, step: i64) -> Option<PendingWrite<'_, ByRowVersion>> {
+    fn begin_write(
+        &self,
+        decision: &Decision,
+        step: i64,
+    ) -> Option<PendingWrite<'_, ByRowVersion>> {
         let Decision { expected, changes, .. } = decision;
         if changes.is_empty() {
             return None;
@@ -179,25 +212,34 @@ impl Inner {
         let mut after = expected.row.after(changes);
         after.version += step;
         let deltas = vec![CacheDelta::new(expected.row.version, after, changes)];
-        Some(self.cache.begin_write(cache::Write { epoch: expected.epoch, next: None, deltas, policy: Vec::new() }))
+        Some(self.cache.begin_write(cache::Write {
+            epoch: expected.epoch,
+            next: None,
+            deltas,
+            policy: Vec::new(),
+        }))
     }
 
     /// Decides postings under the lock of their accounts. An account that is locked by another transaction, or that
     /// cannot be decided, does not hinder the others. It goes into quarantine until its postings succeed.
     async fn post_locked(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
-        let mut answers: Vec<PostingResult> = postings.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect();
+        let mut answers: Vec<PostingResult> =
+            postings.iter().map(|_| Err(Refusal::UNAVAILABLE)).collect();
         let (quarantined, others): (Vec<_>, Vec<_>) = {
             let quarantine = self.quarantine();
-            (0..postings.len())
-                .partition(|index| postings.get(*index).is_some_and(|it| quarantine.contains(&it.account)))
+            (0..postings.len()).partition(|index| {
+                postings.get(*index).is_some_and(|it| quarantine.contains(&it.account))
+            })
         };
         let mut groups = by_account(&quarantined, postings);
         groups.extend((!others.is_empty()).then_some(others));
         while let Some(indices) = groups.pop() {
-            let own: Vec<_> = indices.iter().filter_map(|index| postings.get(*index)).cloned().collect();
+            let own: Vec<_> =
+                indices.iter().filter_map(|index| postings.get(*index)).cloned().collect();
             match self.post_in_transaction(&own).await {
                 Ok(posted) => {
-                    self.quarantine().retain(|account| own.iter().all(|posting| posting.account != *account));
+                    self.quarantine()
+                        .retain(|account| own.iter().all(|posting| posting.account != *account));
                     set_answers(&mut answers, indices.into_iter().zip(posted));
                 }
                 Err(error) if is_row_error(&error) => {
@@ -224,7 +266,12 @@ impl Inner {
 
     /// Posts the postings of one account one after the other, because one of them cannot be decided. No posting
     /// overtakes one that only has to wait.
-    async fn post_individually(&self, indices: &[usize], own: &[Posting], answers: &mut [PostingResult]) -> Result<()> {
+    async fn post_individually(
+        &self,
+        indices: &[usize],
+        own: &[Posting],
+        answers: &mut [PostingResult],
+    ) -> Result<()> {
         if own.len() < 2 {
             return Ok(());
         }
@@ -256,8 +303,14 @@ impl Inner {
     async fn post_in_transaction(&self, postings: &[Posting]) -> Result<Vec<PostingResult>> {
         let needs = Needs::of(postings);
         for _ in 0..ATTEMPTS {
-            let post = async |statements: &mut Statements<'_>| self.post_in(statements, postings, &needs).await;
-            match self.connections.posting(async |connection| connection.transaction(post).await).await {
+            let post = async |statements: &mut Statements<'_>| {
+                self.post_in(statements, postings, &needs).await
+            };
+            match self
+                .connections
+                .posting(async |connection| connection.transaction(post).await)
+                .await
+            {
                 Err(error) if is_account_missing(&error) => self.make_accounts(&needs).await?,
                 Err(error) if is_contention(&error) => {}
                 posted => return posted,
@@ -292,9 +345,11 @@ impl Inner {
         // A write includes `next_expiry`. Accounts without a write need only that column changed.
         let changed: HashSet<_> = changes.accounts.iter().map(|(account, _)| &account.id).collect();
         let rows = expected.iter().map(|expected| &expected.row);
-        let only = rows.filter(|row| due.contains(&row.account.id) && !changed.contains(&row.account.id));
-        let (ids, next): (Vec<_>, Vec<_>) =
-            only.map(|row| (row.account.id.as_str().to_owned(), row.next_expiry.map(Instant))).unzip();
+        let only =
+            rows.filter(|row| due.contains(&row.account.id) && !changed.contains(&row.account.id));
+        let (ids, next): (Vec<_>, Vec<_>) = only
+            .map(|row| (row.account.id.as_str().to_owned(), row.next_expiry.map(Instant)))
+            .unzip();
         if !ids.is_empty() {
             statements.run(self.sql.update_next_expiry.query().bind(ids).bind(next)).await?;
         }
@@ -302,7 +357,8 @@ impl Inner {
             return Ok(changes);
         }
         self.cache.remove(expected.iter().map(|expected| &expected.row.account.id));
-        let write = Write { expected, changes: &[&changes], step: random_version_step(), decided_at: None };
+        let write =
+            Write { expected, changes: &[&changes], step: random_version_step(), decided_at: None };
         let rows = statements.fetch(self.write_sql.query(&self.schema, &write)?).await?;
         if applied(&rows, expected.len())?.contains(&false) {
             return Err(Retry::Conflict.into());
@@ -322,7 +378,8 @@ struct Decision {
 /// Returns the indices of each account's postings, in their order.
 fn by_account(indices: &[usize], postings: &[Posting]) -> Vec<Vec<usize>> {
     let mut groups: BTreeMap<&AccountId, Vec<usize>> = BTreeMap::new();
-    for (index, posting) in indices.iter().filter_map(|index| Some((index, postings.get(*index)?))) {
+    for (index, posting) in indices.iter().filter_map(|index| Some((index, postings.get(*index)?)))
+    {
         groups.entry(&posting.account).or_default().push(*index);
     }
     groups.into_values().collect()
@@ -336,6 +393,9 @@ fn set_answers<T>(answers: &mut [T], given: impl Iterator<Item = (usize, T)>) {
     }
 }
 
-fn unanswered<'a>(postings: &'a [Posting], answers: &'a [Option<PostingResult>]) -> impl Iterator<Item = &'a Posting> {
+fn unanswered<'a>(
+    postings: &'a [Posting],
+    answers: &'a [Option<PostingResult>],
+) -> impl Iterator<Item = &'a Posting> {
     postings.iter().zip(answers).filter(|(_, answer)| answer.is_none()).map(|(posting, _)| posting)
 }

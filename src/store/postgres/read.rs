@@ -29,8 +29,15 @@ impl Inner {
     pub(super) fn revalidate<'q>(&self, revalidation: &Revalidation<ByRowVersion>) -> Query<'q> {
         let (keys, versions): (Vec<_>, Vec<_>) =
             revalidation.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
-        let accounts: Vec<_> = revalidation.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.sql.revalidate.query().bind(keys).bind(versions).bind(accounts).bind(revalidation.epoch.map(Instant))
+        let accounts: Vec<_> =
+            revalidation.accounts.iter().map(|account| account.as_str().to_owned()).collect();
+        self.sql
+            .revalidate
+            .query()
+            .bind(keys)
+            .bind(versions)
+            .bind(accounts)
+            .bind(revalidation.epoch.map(Instant))
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {
@@ -42,7 +49,8 @@ impl Inner {
     }
 
     pub(super) async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
-        let account = self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;
+        let account =
+            self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;
         Ok(account.map(|(account, _)| account))
     }
 
@@ -94,7 +102,9 @@ impl Inner {
         let rows = statements.fetch(self.sql.account.query().bind(id.as_str().to_owned())).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
         let mut stale = Stale::default();
-        let Some(row) = rows.first().map(|row| Cells::new(row).maybe_account()).transpose()?.flatten() else {
+        let Some(row) =
+            rows.first().map(|row| Cells::new(row).maybe_account()).transpose()?.flatten()
+        else {
             return Ok(ReadResult { value: None, stale });
         };
         if row.is_overdue(now) {
@@ -104,7 +114,11 @@ impl Inner {
         Ok(ReadResult { value: Some((row.account.rolled(at), at)), stale })
     }
 
-    async fn keys_in(&self, statements: &mut Statements<'_>, query: &KeyQuery) -> Result<ReadResult<Vec<Key>>> {
+    async fn keys_in(
+        &self,
+        statements: &mut Statements<'_>,
+        query: &KeyQuery,
+    ) -> Result<ReadResult<Vec<Key>>> {
         let columns = &self.schema.columns;
         let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
@@ -149,15 +163,20 @@ impl Inner {
     /// Returns some accounts, except `skipped`, in which holds may have expired, the most overdue first.
     pub(super) async fn overdue(&self, skipped: &[AccountId]) -> Result<Stale> {
         let skipped: Vec<_> = skipped.iter().map(|account| account.as_str().to_owned()).collect();
-        let overdue = self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(skipped);
+        let overdue =
+            self.sql.overdue_accounts.query().bind(self.clock.set().map(Instant)).bind(skipped);
         let rows = self.connections.fetch(overdue).await?;
-        let accounts = rows.iter().map(|row| Cells::new(row).account_id()).collect::<Result<_>>()?;
+        let accounts =
+            rows.iter().map(|row| Cells::new(row).account_id()).collect::<Result<_>>()?;
         Ok(Stale { accounts, keys: Vec::new() })
     }
 }
 
 /// Decodes the answer to a revalidation: the keys whose rows have changed, and the versions of the accounts.
-pub(super) fn revalidated(revalidation: &Revalidation<ByRowVersion>, rows: &[PgRow]) -> Result<CurrentVersions> {
+pub(super) fn revalidated(
+    revalidation: &Revalidation<ByRowVersion>,
+    rows: &[PgRow],
+) -> Result<CurrentVersions> {
     let (mut changed, mut versions) = (HashSet::new(), HashMap::new());
     for row in rows {
         let mut cells = Cells::new(row);
@@ -235,7 +254,10 @@ pub(super) fn whole(members: &[Member]) -> Option<Vec<(&Key, RowVersion)>> {
     let mut keys: Vec<(&Key, RowVersion)> = Vec::with_capacity(members.len());
     for (member, step) in members.iter().zip(0_i32..) {
         let (KeyRow { key, .. }, version) = member.key.as_ref().filter(|_| member.depth == step)?;
-        if keys.last().is_some_and(|(child, _)| child.parent != Some(key.id) || child.account != key.account) {
+        if keys
+            .last()
+            .is_some_and(|(child, _)| child.parent != Some(key.id) || child.account != key.account)
+        {
             return None;
         }
         keys.push((key, *version));
@@ -261,7 +283,11 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) ->
 }
 
 /// Returns what look-ups found, each at the place of its hash.
-pub(super) fn found(count: usize, members: &[Member], now: Timestamp) -> ReadResult<Vec<Option<Found>>> {
+pub(super) fn found(
+    count: usize,
+    members: &[Member],
+    now: Timestamp,
+) -> ReadResult<Vec<Option<Found>>> {
     let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
     result.value.resize_with(count, || None);
     for (index, lineage) in lineages(members) {

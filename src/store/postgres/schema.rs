@@ -140,7 +140,8 @@ impl Schema {
     /// Fills names and types into a template.
     pub(super) fn fill(&self, template: &str) -> String {
         let c = &self.columns;
-        let mut text = template.replace("{max_depth}", &MAX_DEPTH.to_string()).replace("{keys}", &self.keys);
+        let mut text =
+            template.replace("{max_depth}", &MAX_DEPTH.to_string()).replace("{keys}", &self.keys);
         for (token, column) in [
             ("{k.id}", &c.id),
             ("{k.account}", &c.account),
@@ -163,9 +164,12 @@ impl Schema {
             ("{zone.expires_at}", &c.expires_at),
             ("{zone.revoked_at}", &c.revoked_at),
         ] {
-            text = text.replace(token, if column.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" });
+            text = text
+                .replace(token, if column.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" });
         }
-        text = text.replace("{hash_type}", c.hash_type).replace("{account_type}", c.account_type.name());
+        text = text
+            .replace("{hash_type}", c.hash_type)
+            .replace("{account_type}", c.account_type.name());
         for table in [
             "accounts",
             "balances",
@@ -179,7 +183,8 @@ impl Schema {
             "migrations",
             "adoption",
         ] {
-            text = text.replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.name));
+            text = text
+                .replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.name));
         }
         text.replace("{schema}", &self.name.to_string())
     }
@@ -210,11 +215,14 @@ impl KeyColumns {
         match (stored, self.limit_unit) {
             (None, _) => Ok(self.null_defaults.budget.limit),
             // The stored value of "unlimited" where NULL is a limit.
-            (Some(i64::MAX), LimitUnit::Micros) if self.null_defaults.budget.limit.is_some() => Ok(None),
-            (Some(micros), LimitUnit::Micros) => Ok(Some(Amount::micros(micros))),
-            (Some(cents), LimitUnit::Cents { .. }) => {
-                cents.checked_mul(10_000).map(|micros| Some(Amount::micros(micros))).ok_or("its limit is too large")
+            (Some(i64::MAX), LimitUnit::Micros) if self.null_defaults.budget.limit.is_some() => {
+                Ok(None)
             }
+            (Some(micros), LimitUnit::Micros) => Ok(Some(Amount::micros(micros))),
+            (Some(cents), LimitUnit::Cents { .. }) => cents
+                .checked_mul(10_000)
+                .map(|micros| Some(Amount::micros(micros)))
+                .ok_or("its limit is too large"),
         }
     }
 
@@ -227,22 +235,30 @@ impl KeyColumns {
             (None, LimitUnit::Micros) => Ok(Some(i64::MAX)),
             (Some(i64::MAX), LimitUnit::Micros) if is_default => Ok(None), // the number means no limit
             (Some(micros), LimitUnit::Micros) => Ok(Some(micros)),
-            (None, LimitUnit::Cents { .. }) => {
-                Err(format!("cannot be lifted: without one, {} means the limit set at adoption", self.limit))
-            }
+            (None, LimitUnit::Cents { .. }) => Err(format!(
+                "cannot be lifted: without one, {} means the limit set at adoption",
+                self.limit
+            )),
             (Some(micros), LimitUnit::Cents { max }) => {
                 let cents = micros / 10_000;
                 match micros % 10_000 == 0 && cents <= max {
                     true => Ok(Some(cents)),
                     false if is_default => Ok(None),
-                    false => Err(format!("is whole cents up to {max}, which is what {} can store", self.limit)),
+                    false => Err(format!(
+                        "is whole cents up to {max}, which is what {} can store",
+                        self.limit
+                    )),
                 }
             }
         }
     }
 
     /// Decodes a period. A row with a limit of its own and no period is limited for its lifetime.
-    pub(super) fn period(&self, stored: Option<&str>, has_limit: bool) -> Result<Period, crate::model::PeriodError> {
+    pub(super) fn period(
+        &self,
+        stored: Option<&str>,
+        has_limit: bool,
+    ) -> Result<Period, crate::model::PeriodError> {
         match stored {
             None if has_limit => Ok(Period::Lifetime),
             None => Ok(self.null_defaults.budget.period),
@@ -258,7 +274,9 @@ impl KeyColumns {
     /// Encodes a period. A lifetime is NULL if NULL has that meaning, because the application that wrote the table may
     /// have no name for it.
     pub(super) fn stored_period(&self, period: Period, has_limit: bool) -> Option<&'static str> {
-        let is_implied = !self.is_own && period == Period::Lifetime && self.period(None, has_limit) == Ok(period);
+        let is_implied = !self.is_own
+            && period == Period::Lifetime
+            && self.period(None, has_limit) == Ok(period);
         (!is_implied).then_some(period.as_str())
     }
 
@@ -321,9 +339,14 @@ mod tests {
         let mut columns = Schema::own(Ident::from_static("public")).columns;
         let can_hold = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
         columns.account_type = AccountType::Integer;
-        for (text, fits) in
-            [("42", true), ("-7", true), ("042", false), ("+1", false), ("4294967296", false), ("acme", false)]
-        {
+        for (text, fits) in [
+            ("42", true),
+            ("-7", true),
+            ("042", false),
+            ("+1", false),
+            ("4294967296", false),
+            ("acme", false),
+        ] {
             assert_eq!(can_hold(&columns, text), fits, "{text}");
         }
         columns.account_type = AccountType::Uuid;

@@ -37,6 +37,9 @@ pub(super) async fn exists(statements: &mut Statements<'_>, table: &str) -> Resu
 }
 
 /// Returns the first cell of the first row, or `otherwise` if there is no row.
-pub(super) fn first<T: for<'r> Decode<'r, Postgres> + Type<Postgres>>(rows: &[PgRow], otherwise: T) -> Result<T> {
+pub(super) fn first<T: for<'r> Decode<'r, Postgres> + Type<Postgres>>(
+    rows: &[PgRow],
+    otherwise: T,
+) -> Result<T> {
     rows.first().map_or(Ok(otherwise), |row| Ok(row.try_get(0)?))
 }

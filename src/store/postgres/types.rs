@@ -52,7 +52,9 @@ impl Encode<'_, Postgres> for Instant {
 impl Decode<'_, Postgres> for Instant {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
         match value.format() {
-            PgValueFormat::Binary => Ok(Self::from_wire(i64::from_be_bytes(value.as_bytes()?.try_into()?))),
+            PgValueFormat::Binary => {
+                Ok(Self::from_wire(i64::from_be_bytes(value.as_bytes()?.try_into()?)))
+            }
             PgValueFormat::Text => Err("an instant came as text".into()),
         }
     }
@@ -122,7 +124,11 @@ mod tests {
 
     #[test]
     fn instants_survive_the_wire_and_the_ends_of_time_are_infinite() {
-        for text in ["2026-01-31T12:00:00.123456Z", "1969-12-31T23:59:59.999999Z", "-000044-03-15T00:00:00Z"] {
+        for text in [
+            "2026-01-31T12:00:00.123456Z",
+            "1969-12-31T23:59:59.999999Z",
+            "-000044-03-15T00:00:00Z",
+        ] {
             let at: Timestamp = text.parse().unwrap();
             assert_eq!(Instant::from_wire(Instant(at).wire()).0, at, "{text}");
         }

@@ -14,9 +14,13 @@ use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
 impl Inner {
     pub(super) async fn entries(&self, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
-        let page = self.schema.sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
-        let page = bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
-        let page = page.bind(query.after.map_or(i64::MIN, Cursor::get)).bind(i64::from(query.limit));
+        let page = self
+            .schema
+            .sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
+        let page =
+            bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
+        let page =
+            page.bind(query.after.map_or(i64::MIN, Cursor::get)).bind(i64::from(query.limit));
         let read = |mut cells: Cells<'_>| Ok((Cursor::new(cells.number()?), cells.entry()?));
         self.connections.fetch(page).await?.iter().map(Cells::new).map(read).collect()
     }
@@ -25,8 +29,14 @@ impl Inner {
         self.connections.pooled(async |statements| self.entry_in(statements, id).await).await
     }
 
-    pub(super) async fn entry_in(&self, statements: &mut Statements<'_>, id: EntryId) -> Result<Option<Entry>> {
-        let rows = statements.fetch(self.sql.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes()))).await?;
+    pub(super) async fn entry_in(
+        &self,
+        statements: &mut Statements<'_>,
+        id: EntryId,
+    ) -> Result<Option<Entry>> {
+        let rows = statements
+            .fetch(self.sql.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes())))
+            .await?;
         rows.first().map(|row| Cells::new(row).entry()).transpose()
     }
 
@@ -39,9 +49,12 @@ impl Inner {
             UsageBy::Day => (START, Some("day")),
             UsageBy::Month => (START, Some("month")),
         };
-        let text = include_str!("sql/usage.sql").replace("{owner}", owner(query.key)).replace("{group}", group);
+        let text = include_str!("sql/usage.sql")
+            .replace("{owner}", owner(query.key))
+            .replace("{group}", group);
         let text = self.schema.sql(&text);
-        let mut statement = bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
+        let mut statement =
+            bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
         if let Some(argument) = argument {
             statement = statement.bind(argument);
         }
@@ -64,7 +77,13 @@ impl Inner {
         key: &Key,
         since: Timestamp,
     ) -> Result<Amount> {
-        let query = self.sql.spent_by_key.query().bind(key.id.get()).bind(min_seq_at(since)).bind(Instant(since));
+        let query = self
+            .sql
+            .spent_by_key
+            .query()
+            .bind(key.id.get())
+            .bind(min_seq_at(since))
+            .bind(Instant(since));
         total(statements, query.bind(key.account.as_str().to_owned())).await
     }
 

@@ -44,11 +44,19 @@ struct Part {
 }
 
 const PARTS: [Part; 6] = [
-    Part { name: "balances", key: &["key_id", "period"], text: include_str!("sql/write/balances.sql") },
+    Part {
+        name: "balances",
+        key: &["key_id", "period"],
+        text: include_str!("sql/write/balances.sql"),
+    },
     Part { name: "new_holds", key: &["id"], text: include_str!("sql/write/new_holds.sql") },
     Part { name: "changed_holds", key: &["id"], text: include_str!("sql/write/changed_holds.sql") },
     Part { name: "entries", key: &["id"], text: include_str!("sql/write/entries.sql") },
-    Part { name: "claims", key: &["key_id", "idempotency_key"], text: include_str!("sql/write/claims.sql") },
+    Part {
+        name: "claims",
+        key: &["key_id", "idempotency_key"],
+        text: include_str!("sql/write/claims.sql"),
+    },
     Part { name: "dropped_claims", key: &[], text: include_str!("sql/write/dropped_claims.sql") },
 ];
 
@@ -68,12 +76,15 @@ impl WriteSql {
     pub(super) fn query<'q>(&self, schema: &Schema, write: &Write<'_>) -> Result<Query<'q>> {
         let rows = Rows::new(write);
         if !rows.are_in_batch() {
-            return Err(invalid_row("a row is to be written for an account that is not in the batch"));
+            return Err(invalid_row(
+                "a row is to be written for an account that is not in the batch",
+            ));
         }
         let params = rows.params(write);
         let has_unchanged = rows.accounts.iter().any(Option::is_none);
         let parts = PARTS.iter().zip(1..).filter(|(part, _)| params.has_rows(part.name));
-        let number = parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
+        let number =
+            parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
         let choice = (number, params.variant().to_vec());
         let cached = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&choice).cloned();
         let text = cached.unwrap_or_else(|| {
@@ -85,7 +96,8 @@ impl WriteSql {
 }
 
 fn text(params: &Params, has_unchanged: bool) -> String {
-    let mut text = params.fill(&HEAD.replace("{unchanged}", if has_unchanged { UNCHANGED } else { "" }));
+    let mut text =
+        params.fill(&HEAD.replace("{unchanged}", if has_unchanged { UNCHANGED } else { "" }));
     for Part { name, key, text: part } in PARTS.iter().filter(|part| params.has_rows(part.name)) {
         text.push_str(&format!(", {name} AS (\n{})", params.fill_rows(name, key, part)));
     }
@@ -97,8 +109,11 @@ pub(super) fn applied(rows: &[PgRow], accounts: usize) -> Result<Vec<bool>> {
     let mut applied = vec![true; accounts];
     let row = rows.first().ok_or_else(|| invalid_row("a write returned no row"))?;
     for place in Cells::new(row).read::<Vec<i32>>()? {
-        let slot = usize::try_from(place).ok().and_then(|place| applied.get_mut(place.checked_sub(1)?));
-        *slot.ok_or_else(|| invalid_row("a write returned an account that is not in the batch"))? = false;
+        let slot =
+            usize::try_from(place).ok().and_then(|place| applied.get_mut(place.checked_sub(1)?));
+        *slot
+            .ok_or_else(|| invalid_row("a write returned an account that is not in the batch"))? =
+            false;
     }
     Ok(applied)
 }
@@ -159,11 +174,16 @@ impl<'a> Rows<'a> {
                 }
             }
             rows.balances.extend(changes.balances.iter().map(|row| (place_of(&row.account), row)));
-            rows.new_holds.extend(changes.new_holds.iter().map(|hold| (place_of(&hold.account), hold)));
-            rows.changed_holds.extend(changes.changed_holds.iter().map(|hold| (place_of(&hold.account), hold)));
-            rows.claims.extend(changes.claims.iter().map(|(account, row)| (place_of(account), row)));
-            let dropped =
-                changes.dropped_claims.iter().map(|(account, key, claim)| (place_of(account), (*key, &**claim)));
+            rows.new_holds
+                .extend(changes.new_holds.iter().map(|hold| (place_of(&hold.account), hold)));
+            rows.changed_holds
+                .extend(changes.changed_holds.iter().map(|hold| (place_of(&hold.account), hold)));
+            rows.claims
+                .extend(changes.claims.iter().map(|(account, row)| (place_of(account), row)));
+            let dropped = changes
+                .dropped_claims
+                .iter()
+                .map(|(account, key, claim)| (place_of(account), (*key, &**claim)));
             rows.dropped_claims.extend(dropped);
         }
         rows
@@ -172,8 +192,10 @@ impl<'a> Rows<'a> {
     /// Returns whether all rows belong to accounts of the batch. A row of another account would not be written, and no
     /// error would report it.
     fn are_in_batch(&self) -> bool {
-        let places = self.balances.iter().map(|row| row.0).chain(self.entries.iter().map(|row| row.0));
-        let places = places.chain(self.new_holds.iter().chain(&self.changed_holds).map(|row| row.0));
+        let places =
+            self.balances.iter().map(|row| row.0).chain(self.entries.iter().map(|row| row.0));
+        let places =
+            places.chain(self.new_holds.iter().chain(&self.changed_holds).map(|row| row.0));
         let mut places = places.chain(self.claims.iter().map(|row| row.0));
         places.all(|place| place != 0) && self.dropped_claims.iter().all(|row| row.0 != 0)
     }
@@ -183,20 +205,34 @@ impl<'a> Rows<'a> {
         let mut params = Params::default();
         let keys = || {
             let accounts = self.expected.iter().zip(1_i32..);
-            accounts
-                .flat_map(|(expected, place)| expected.keys.iter().map(move |(key, version)| (place, *key, *version)))
+            accounts.flat_map(|(expected, place)| {
+                expected.keys.iter().map(move |(key, version)| (place, *key, *version))
+            })
         };
         let accounts = |cell: fn(&Balance, Timestamp) -> i64| {
-            self.accounts.iter().map(|changed| changed.map(|(balance, at)| cell(&balance, at))).collect()
+            self.accounts
+                .iter()
+                .map(|changed| changed.map(|(balance, at)| cell(&balance, at)))
+                .collect()
         };
         let instants = |cell: fn(&Balance, Timestamp) -> Timestamp| {
-            self.accounts.iter().map(|changed| changed.map(|(balance, at)| Instant(cell(&balance, at)))).collect()
+            self.accounts
+                .iter()
+                .map(|changed| changed.map(|(balance, at)| Instant(cell(&balance, at))))
+                .collect()
         };
         params.value("step", write.step);
         params.value("decided_at", write.decided_at.map(Instant));
-        params.value("incarnation", self.expected.first().and_then(|expected| expected.epoch).map(Instant));
-        params.array("account", self.expected.iter().map(|expected| expected.row.account.id.as_str()).collect());
-        params.array("version", self.expected.iter().map(|expected| expected.row.version).collect());
+        params.value(
+            "incarnation",
+            self.expected.first().and_then(|expected| expected.epoch).map(Instant),
+        );
+        params.array(
+            "account",
+            self.expected.iter().map(|expected| expected.row.account.id.as_str()).collect(),
+        );
+        params
+            .array("version", self.expected.iter().map(|expected| expected.row.version).collect());
         params.array("key", keys().map(|(_, key, _)| key.get()).collect());
         params.array("key_version", keys().map(|(.., version)| version).collect());
         params.array("key_account", keys().map(|(place, ..)| place).collect());
@@ -210,7 +246,9 @@ impl<'a> Rows<'a> {
         params.array("last_entry", self.last_entries.clone());
         // Most rows have the instant at which their account is changed.
         let is_now = |place: i32, at: Timestamp| {
-            let account = usize::try_from(place).ok().and_then(|place| self.accounts.get(place.checked_sub(1)?));
+            let account = usize::try_from(place)
+                .ok()
+                .and_then(|place| self.accounts.get(place.checked_sub(1)?));
             account.copied().flatten().is_some_and(|(_, now)| now == at)
         };
         params

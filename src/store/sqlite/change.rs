@@ -11,7 +11,9 @@ use super::validator::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
-use crate::model::{Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, TokenHash};
+use crate::model::{
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, TokenHash,
+};
 use crate::store::stale::ReadResult;
 
 type ChangeOutcome<T> = Result<std::result::Result<T, ChangeError>>;
@@ -32,7 +34,9 @@ pub(super) fn change_key(
                 let account = lineage.as_ref().map(|lineage| lineage.account_id().clone());
                 (lineage, now, account)
             }
-            Load::Time(id) => (None, account(connection, id, now)?.map_or(now, |(_, at)| at), Some(id.clone())),
+            Load::Time(id) => {
+                (None, account(connection, id, now)?.map_or(now, |(_, at)| at), Some(id.clone()))
+            }
         };
         let changed = match change.decide(lineage.as_ref(), time, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
@@ -61,7 +65,11 @@ pub(super) fn set_account(
 }
 
 /// Reads a value, after it brought what is stale up to date.
-fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result<ReadResult<T>>) -> Result<T> {
+fn current<T>(
+    connection: &Connection,
+    now: Timestamp,
+    read: impl Fn() -> Result<ReadResult<T>>,
+) -> Result<T> {
     let result = read()?;
     if result.stale.is_empty() {
         return Ok(result.value);
@@ -71,7 +79,11 @@ fn current<T>(connection: &Connection, now: Timestamp, read: impl Fn() -> Result
 }
 
 /// Returns an account rolled to its time, and that time.
-fn account(connection: &Connection, id: &AccountId, now: Timestamp) -> Result<Option<(Account, Timestamp)>> {
+fn account(
+    connection: &Connection,
+    id: &AccountId,
+    now: Timestamp,
+) -> Result<Option<(Account, Timestamp)>> {
     current(connection, now, || read::account(connection, id, now))
 }
 
@@ -89,7 +101,9 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
             }
             update_key(connection, &key)?;
         }
-        KeyRecord::Rotate { hash, retires_at } => rotate_token(connection, &key, &hash, retires_at, at)?,
+        KeyRecord::Rotate { hash, retires_at } => {
+            rotate_token(connection, &key, &hash, retires_at, at)?
+        }
         KeyRecord::Revoke => drop(run(connection, REVOKE, params![key.id.get(), micros(at)])?),
     }
     write_event(connection, at, &key.account, Some(key.id), &event)?;
@@ -147,9 +161,11 @@ fn rotate_token(
     retires_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    const SHORTEN: &str = "UPDATE agentkey_retired_tokens SET retires_at = min(retires_at, ?2) WHERE key_id = ?1";
+    const SHORTEN: &str =
+        "UPDATE agentkey_retired_tokens SET retires_at = min(retires_at, ?2) WHERE key_id = ?1";
     const RETIRE: &str = include_str!("sql/retire_token.sql");
-    const REPLACE: &str = "UPDATE agent_keys SET key_hash = ?2, prefix = ?3, start = ?4 WHERE id = ?1";
+    const REPLACE: &str =
+        "UPDATE agent_keys SET key_hash = ?2, prefix = ?3, start = ?4 WHERE id = ?1";
     const DELETE: &str = "DELETE FROM agentkey_retired_tokens WHERE key_hash = ?3 OR key_id = ?1 AND retires_at <= ?2";
     let (id, hash) = (key.id.get(), hash.to_string());
     run(connection, SHORTEN, params![id, micros(retires_at)])?;
@@ -160,7 +176,8 @@ fn rotate_token(
 
 /// Marks an account as changed at `at`; makes it where there is none.
 fn touch(connection: &Connection, id: &AccountId, at: Timestamp) -> Result<()> {
-    const SQL: &str = "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2 WHERE id = ?1";
+    const SQL: &str =
+        "UPDATE agentkey_accounts SET version = version + 1, changed_at = ?2 WHERE id = ?1";
     match run(connection, SQL, params![id.as_str(), micros(at)])? {
         0 => write::account(connection, &Account::new(id.clone(), at), at),
         _ => Ok(()),
@@ -175,7 +192,13 @@ fn write_event(
     event: &Event,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO agentkey_events (at, account_id, key_id, kind, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let row = params![micros(at), account.as_str(), key.map(KeyId::get), event.kind, event.detail.to_string()];
+    let row = params![
+        micros(at),
+        account.as_str(),
+        key.map(KeyId::get),
+        event.kind,
+        event.detail.to_string()
+    ];
     run(connection, SQL, row).map(drop)
 }
 

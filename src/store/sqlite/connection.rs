@@ -35,7 +35,11 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) async fn open(location: &Location, options: &SqliteOptions, cache: &Arc<Cache>) -> Result<Self> {
+    pub(super) async fn open(
+        location: &Location,
+        options: &SqliteOptions,
+        cache: &Arc<Cache>,
+    ) -> Result<Self> {
         let reader_count = match location {
             Location::Memory => 0,
             Location::File { .. } => options.readers,
@@ -130,7 +134,8 @@ impl Worker {
         let counted = waiting.clone();
         let name = if slot.writes { "agentkey-writer" } else { "agentkey-reader" };
         let work = move || serve(slot, &queue, &counted, others);
-        let thread = thread::Builder::new().name(name.into()).spawn(work).map_err(Error::NoThread)?;
+        let thread =
+            thread::Builder::new().name(name.into()).spawn(work).map_err(Error::NoThread)?;
         Ok((Self { jobs, waiting, max_wait }, thread))
     }
 
@@ -154,7 +159,10 @@ impl Worker {
         drop(self.jobs.send(Message::Do(Box::new(job))));
     }
 
-    async fn send<T: Send + 'static>(&self, work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn send<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Slot) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.max_wait;
         let job = move |slot: &mut Slot| {
@@ -178,7 +186,12 @@ impl Worker {
     }
 }
 
-fn serve(mut slot: Slot, queue: &mpsc::Receiver<Message>, waiting: &AtomicUsize, others: Vec<JoinHandle<()>>) {
+fn serve(
+    mut slot: Slot,
+    queue: &mpsc::Receiver<Message>,
+    waiting: &AtomicUsize,
+    others: Vec<JoinHandle<()>>,
+) {
     let mut ended = None;
     for message in queue {
         match message {
@@ -236,7 +249,8 @@ impl Slot {
         let done = catch_unwind(AssertUnwindSafe(|| work(open))).unwrap_or(Err(Error::Panicked));
         let connection = &open.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
-        let is_sound = clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
+        let is_sound =
+            clean && done.as_ref().err().is_none_or(|error| is_busy(error) || is_unusable(error));
         if !is_sound {
             self.cache.clear();
             if self.location != Location::Memory {
@@ -306,7 +320,12 @@ impl Slot {
         }
         // A reading connection migrates too: the file may be an older one that has just replaced ours.
         migrate(&mut connection)?;
-        Ok(Open { connection, versions: self.versions.clone(), recent: RecentEntries::default(), file })
+        Ok(Open {
+            connection,
+            versions: self.versions.clone(),
+            recent: RecentEntries::default(),
+            file,
+        })
     }
 
     /// Drops the connection and the cached data: the next file may be another one.

@@ -66,7 +66,11 @@ impl<'r> ReadCells<'r> for Cells<'r> {
     }
 
     fn maybe_id(&mut self) -> Result<Option<[u8; 16]>> {
-        self.cell()?.as_blob_or_null().map_err(corrupt)?.map(|id| id.try_into().map_err(corrupt)).transpose()
+        self.cell()?
+            .as_blob_or_null()
+            .map_err(corrupt)?
+            .map(|id| id.try_into().map_err(corrupt))
+            .transpose()
     }
 
     fn maybe_instant(&mut self) -> Result<Option<Timestamp>> {

@@ -47,7 +47,8 @@ pub(super) struct IndexRow {
 
 impl IndexRow {
     fn is_in(&self, part: i64) -> bool {
-        self.key.is_some_and(|key| part == key.get() & (PARTS - 1)) || part == PARTS + (self.account_part & (PARTS - 1))
+        self.key.is_some_and(|key| part == key.get() & (PARTS - 1))
+            || part == PARTS + (self.account_part & (PARTS - 1))
     }
 }
 
@@ -60,8 +61,14 @@ pub(super) struct RecentEntries {
 
 impl RecentEntries {
     /// Adds the entries of a transaction that began with the file in one version and left it in another.
-    pub(super) fn append(&mut self, from: Option<FileVersion>, to: Option<FileVersion>, rows: Vec<IndexRow>) {
-        let is_next = |row: &IndexRow| self.rows.back().is_some_and(|newest| row.number == newest.number + 1);
+    pub(super) fn append(
+        &mut self,
+        from: Option<FileVersion>,
+        to: Option<FileVersion>,
+        rows: Vec<IndexRow>,
+    ) {
+        let is_next =
+            |row: &IndexRow| self.rows.back().is_some_and(|newest| row.number == newest.number + 1);
         if from.is_none() || self.version != from || rows.first().is_some_and(|row| !is_next(row)) {
             self.rows.clear();
         }
@@ -71,9 +78,19 @@ impl RecentEntries {
     }
 
     /// Returns the entries of a part after number `last` and up to `end`; `None` if not all of them are in memory.
-    fn of_part(&self, version: Option<FileVersion>, part: i64, last: i64, end: i64) -> Option<Vec<IndexRow>> {
+    fn of_part(
+        &self,
+        version: Option<FileVersion>,
+        part: i64,
+        last: i64,
+        end: i64,
+    ) -> Option<Vec<IndexRow>> {
         let (first, newest) = (self.rows.front()?.number, self.rows.back()?.number);
-        if version.is_none() || self.version != version || first > last.saturating_add(1) || newest < end {
+        if version.is_none()
+            || self.version != version
+            || first > last.saturating_add(1)
+            || newest < end
+        {
             return None;
         }
         let from = self.rows.partition_point(|row| row.number <= last);
@@ -110,13 +127,19 @@ pub(super) fn index_due_part(
     const RANGE: &str = include_str!("sql/ends_of_part.sql");
     const UPDATE: &str = "UPDATE agentkey_index_parts SET last = ?2, due = ?3 WHERE part = ?1";
     let Some(part) = due(connection)? else { return Ok(()) };
-    let range = one(connection, RANGE, [part, MAX_SCAN], |mut cells| Ok((cells.number()?, cells.number()?)))?;
+    let range = one(connection, RANGE, [part, MAX_SCAN], |mut cells| {
+        Ok((cells.number()?, cells.number()?))
+    })?;
     let Some((last, end)): Option<(i64, i64)> = range else { return Ok(()) };
-    let rows = recent.of_part(version, part, last, end).map_or_else(|| read(connection, part, last, end), Ok)?;
+    let rows = recent
+        .of_part(version, part, last, end)
+        .map_or_else(|| read(connection, part, last, end), Ok)?;
     // Parts are due at different times, so that they are not all indexed at once.
     let (end, due) = match rows.get(MAX_ENTRIES - 1) {
         Some(newest) => (newest.number, newest.number),
-        None => (end, (end / PART_INTERVAL + 1) * PART_INTERVAL + part % PARTS * PART_INTERVAL / PARTS),
+        None => {
+            (end, (end / PART_INTERVAL + 1) * PART_INTERVAL + part % PARTS * PART_INTERVAL / PARTS)
+        }
     };
     insert(connection, part, rows)?;
     run(connection, UPDATE, [part, end, due]).map(drop)
@@ -128,19 +151,27 @@ fn read(connection: &Connection, part: i64, last: i64, end: i64) -> Result<Vec<I
     all(connection, SQL, params![part, last, end, MAX_ENTRIES as i64], |mut cells| {
         let (number, seq) = (cells.number()?, cells.number()?);
         let account = cells.text().unwrap_or_default().into();
-        Ok(IndexRow { number, seq, account, account_part: cells.number()?, key: cells.maybe_key_id()? })
+        Ok(IndexRow {
+            number,
+            seq,
+            account,
+            account_part: cells.number()?,
+            key: cells.maybe_key_id()?,
+        })
     })
 }
 
 /// Inserts the entries in the order of the index, so that each page is written once.
 fn insert(connection: &Connection, part: i64, mut rows: Vec<IndexRow>) -> Result<()> {
-    const OF_ACCOUNT: &str =
-        "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) VALUES (?1, ?2, ?3)";
-    const OF_KEY: &str = "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) VALUES (?1, ?2, ?3)";
+    const OF_ACCOUNT: &str = "INSERT OR IGNORE INTO agentkey_entries_of_account (account_id, seq, number) VALUES (?1, ?2, ?3)";
+    const OF_KEY: &str =
+        "INSERT OR IGNORE INTO agentkey_entries_of_key (key_id, seq, number) VALUES (?1, ?2, ?3)";
     if part < PARTS {
         rows.sort_unstable_by_key(|row| (row.key, row.seq));
         return each(connection, OF_KEY, rows, |statement, row| {
-            Ok(statement.execute(params![row.key.map(KeyId::get), row.seq, row.number]).map(drop)?)
+            Ok(statement
+                .execute(params![row.key.map(KeyId::get), row.seq, row.number])
+                .map(drop)?)
         });
     }
     rows.sort_unstable_by(|a, b| (&a.account, a.seq).cmp(&(&b.account, b.seq)));

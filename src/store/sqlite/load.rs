@@ -23,7 +23,8 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
     let mut book = Book::new();
     let mut account = None;
     for id in &needs.accounts {
-        account = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?.flatten();
+        account = one(connection, read::ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?
+            .flatten();
         if let Some(row) = &mut account {
             if row.is_overdue(now) {
                 overdue(connection, &mut book, row, now)?;
@@ -41,13 +42,21 @@ pub(super) fn book(connection: &Connection, needs: &Needs, now: Timestamp) -> Re
 }
 
 /// Adds the expired holds, and writes when the next hold expires.
-fn overdue(connection: &Connection, book: &mut Book, row: &mut AccountRow, now: Timestamp) -> Result<()> {
+fn overdue(
+    connection: &Connection,
+    book: &mut Book,
+    row: &mut AccountRow,
+    now: Timestamp,
+) -> Result<()> {
     const EXPIRED: &str = include_str!("sql/expired_holds.sql");
     const NEXT: &str = include_str!("sql/next_expiry.sql");
     const UPDATE: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
     let (id, now) = (row.account.id.as_str(), micros(now.max(row.changed_at)));
-    all(connection, EXPIRED, params![id, now], |mut cells| cells.hold().map(|hold| book.add_hold(hold)))?;
-    row.next_expiry = one(connection, NEXT, params![id, now], |mut cells| cells.maybe_instant())?.flatten();
+    all(connection, EXPIRED, params![id, now], |mut cells| {
+        cells.hold().map(|hold| book.add_hold(hold))
+    })?;
+    row.next_expiry =
+        one(connection, NEXT, params![id, now], |mut cells| cells.maybe_instant())?.flatten();
     run(connection, UPDATE, params![id, row.next_expiry.map(micros)]).map(drop)
 }
 
@@ -60,7 +69,8 @@ fn records(connection: &Connection, book: &mut Book, needs: &Needs) -> Result<()
         hold.into_iter().for_each(|hold| book.add_hold(hold));
     }
     for (key, claim) in &needs.claims {
-        let claim = one(connection, CLAIM, params![key.get(), &**claim], |mut cells| cells.claim())?;
+        let claim =
+            one(connection, CLAIM, params![key.get(), &**claim], |mut cells| cells.claim())?;
         claim.into_iter().for_each(|claim| book.add_claim(claim));
     }
     let claimed: Vec<EntryId> = book.claimed_entries().collect();

@@ -13,7 +13,10 @@ const APPLIED: &str = "SELECT coalesce(max(version), 0) FROM agentkey_migrations
 /// creates the tables.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let newest = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if connection.query_row(APPLIED, [], |row| row.get(0)).is_ok_and(|applied: i64| applied == newest) {
+    if connection
+        .query_row(APPLIED, [], |row| row.get(0))
+        .is_ok_and(|applied: i64| applied == newest)
+    {
         return Ok(());
     }
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -29,7 +32,10 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     for (version, sql) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
         tx.execute_batch(sql)?;
         let now = Timestamp::now().as_microsecond();
-        tx.execute("INSERT INTO agentkey_migrations (version, applied_at) VALUES (?1, ?2)", (version, now))?;
+        tx.execute(
+            "INSERT INTO agentkey_migrations (version, applied_at) VALUES (?1, ?2)",
+            (version, now),
+        )?;
     }
     Ok(tx.commit()?)
 }

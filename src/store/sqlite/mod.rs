@@ -51,11 +51,13 @@ use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery,
-    Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
+    Usage, UsageQuery, Width,
 };
 use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::model::{
+    Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+};
 
 /// Keys and money in an SQLite file, shared by any number of processes.
 ///
@@ -86,13 +88,14 @@ impl SqliteStore {
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let location = options.location().map_err(StoreError::failed)?;
         let cache = Arc::new(Cache::default());
-        let connections = Connections::open(&location, &options, &cache).await.map_err(|error| {
-            let text = format!("{location}: {error}");
-            match store_error(error).is_transient() {
-                true => StoreError::unavailable(text),
-                false => StoreError::failed(text),
-            }
-        })?;
+        let connections =
+            Connections::open(&location, &options, &cache).await.map_err(|error| {
+                let text = format!("{location}: {error}");
+                match store_error(error).is_transient() {
+                    true => StoreError::unavailable(text),
+                    false => StoreError::failed(text),
+                }
+            })?;
         Ok(Self { connections, cache, clock: options.clock })
     }
 
@@ -126,7 +129,8 @@ impl SqliteStore {
 
     async fn poll_policy(&self) -> error::Result<()> {
         let asked_at = Instant::now();
-        let version = self.connections.reader().run(|open| read::policy_version(&open.connection)).await?;
+        let version =
+            self.connections.reader().run(|open| read::policy_version(&open.connection)).await?;
         self.cache.record_policy_version(version.map(i64::cast_unsigned), asked_at);
         Ok(())
     }
@@ -141,11 +145,17 @@ impl SqliteStore {
     }
 
     async fn expire_holds(&self, stale: Stale) -> error::Result<usize> {
-        self.write_with(move |open, cache, clock| post::expire_holds(open, cache, clock, stale)).await
+        self.write_with(move |open, cache, clock| post::expire_holds(open, cache, clock, stale))
+            .await
     }
 
-    async fn post_batch(&self, postings: Vec<Posting>) -> error::Result<Vec<Result<Posted, Refusal>>> {
-        let post = move |open: &mut Open, cache: &Cache, clock: &Clock| post::post(open, cache, clock, &postings);
+    async fn post_batch(
+        &self,
+        postings: Vec<Posting>,
+    ) -> error::Result<Vec<Result<Posted, Refusal>>> {
+        let post = move |open: &mut Open, cache: &Cache, clock: &Clock| {
+            post::post(open, cache, clock, &postings)
+        };
         let (posted, is_due) = self.write_with(post).await?;
         // One part for each batch is enough, unless a batch is larger than those of the commit queue.
         for _ in 0..if is_due { 1 + posted.len() / index::RUN_INTERVAL } else { 0 } {
@@ -174,7 +184,9 @@ impl SqliteStore {
         query: impl Fn(&Connection, Timestamp) -> error::Result<ReadResult<T>> + Clone + Send + 'static,
     ) -> error::Result<T> {
         let clock = self.clock.clone();
-        let query = move |open: &mut Open| in_snapshot(&open.connection, |connection| query(connection, clock.now()));
+        let query = move |open: &mut Open| {
+            in_snapshot(&open.connection, |connection| query(connection, clock.now()))
+        };
         self.refreshed(Connections::reporter, query).await
     }
 
@@ -204,22 +216,31 @@ impl SqliteStore {
     }
 }
 
-fn answer<'a, T>(work: impl Future<Output = error::Result<T>> + Send + 'a) -> BoxFuture<'a, StoreResult<T>> {
+fn answer<'a, T>(
+    work: impl Future<Output = error::Result<T>> + Send + 'a,
+) -> BoxFuture<'a, StoreResult<T>> {
     Box::pin(async move { work.await.map_err(store_error) })
 }
 
 impl Store for SqliteStore {
-    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+    fn find<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         answer(self.find_tokens(hashes.to_vec()))
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         let now = self.clock.now();
-        let stale = max_staleness.and_then(|max_staleness| self.cache.try_find_cached(hash, max_staleness, now));
+        let stale = max_staleness
+            .and_then(|max_staleness| self.cache.try_find_cached(hash, max_staleness, now));
         stale.or_else(|| {
             let revalidation = self.cache.revalidate(&[], |_| false);
             let version = self.connections.versions.read()?;
-            let found = self.cache.lookup(std::slice::from_ref(hash), &revalidation, &Some(version), now).pop()??;
+            let found = self
+                .cache
+                .lookup(std::slice::from_ref(hash), &revalidation, &Some(version), now)
+                .pop()??;
             found.lineage.check_active().is_ok().then_some(found)
         })
     }
@@ -228,25 +249,43 @@ impl Store for SqliteStore {
         answer(self.poll_policy())
     }
 
-    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+    fn post<'a>(
+        &'a self,
+        postings: &'a [Posting],
+    ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
         answer(self.post_batch(postings.to_vec()))
     }
 
-    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
+    fn change_key<'a>(
+        &'a self,
+        change: &'a KeyChange,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, ChangeResult<Key>> {
         let (change, rules) = (change.clone(), rules.clone());
-        answer(self.write_with(move |open, cache, clock| change::change_key(open, cache, clock, &change, &rules)))
+        answer(self.write_with(move |open, cache, clock| {
+            change::change_key(open, cache, clock, &change, &rules)
+        }))
     }
 
-    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
-        answer(self.write_with(move |open, cache, clock| change::set_account(open, cache, clock, &account, budget)))
+        answer(self.write_with(move |open, cache, clock| {
+            change::set_account(open, cache, clock, &account, budget)
+        }))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
         answer(self.current(move |connection, now| read::lineage(connection, key, now)))
     }
 
-    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+    fn account<'a>(
+        &'a self,
+        account: &'a AccountId,
+    ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         let account = account.clone();
         answer(self.current(move |connection, now| {
             let ReadResult { value, stale } = read::account(connection, &account, now)?;
@@ -259,7 +298,10 @@ impl Store for SqliteStore {
         answer(self.current(move |connection, now| read::keys(connection, &query, now)))
     }
 
-    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+    fn entries<'a>(
+        &'a self,
+        query: &'a EntryQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         let query = query.clone();
         self.report(move |connection| usage::entries(connection, &query))
     }
@@ -277,12 +319,18 @@ impl Store for SqliteStore {
         answer(self.sweep_overdue())
     }
 
-    fn record_last_used<'a>(&'a self, used: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(
+        &'a self,
+        used: &'a [(KeyId, Timestamp)],
+    ) -> BoxFuture<'a, StoreResult<()>> {
         let used = used.to_vec();
         answer(self.write_with(move |open, cache, _| last_used::record(open, cache, &used)))
     }
 
-    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let keys = keys.to_vec();
         self.report(move |connection| last_used::read(connection, &keys))
     }
@@ -298,6 +346,9 @@ impl Store for SqliteStore {
 
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStore").field("connections", &self.connections).field("clock", &self.clock).finish()
+        f.debug_struct("SqliteStore")
+            .field("connections", &self.connections)
+            .field("clock", &self.clock)
+            .finish()
     }
 }

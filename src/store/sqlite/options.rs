@@ -73,12 +73,17 @@ impl SqliteOptions {
         let create = match mode {
             "mode=rwc" => true,
             "mode=rw" => false,
-            _ => return Err(format!("sqlite:{path}: an URL takes ?mode=rwc or ?mode=rw and nothing else")),
+            _ => {
+                return Err(format!(
+                    "sqlite:{path}: an URL takes ?mode=rwc or ?mode=rw and nothing else"
+                ));
+            }
         };
         if path == ":memory:" {
             return Location::from_path(path.into(), create);
         }
-        let decoded = decoded(path).ok_or_else(|| format!("sqlite:{path}: what `%` encodes is not UTF-8"))?;
+        let decoded =
+            decoded(path).ok_or_else(|| format!("sqlite:{path}: what `%` encodes is not UTF-8"))?;
         Location::from_path(decoded.into(), create)
     }
 }
@@ -106,8 +111,13 @@ impl Location {
         if path.is_dir() {
             return Err(format!("{shown} is a directory; name a file in it"));
         }
-        match path.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir()) {
-            Some(directory) => Err(format!("{shown}: there is no directory {}", directory.display())),
+        match path
+            .parent()
+            .filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
+        {
+            Some(directory) => {
+                Err(format!("{shown}: there is no directory {}", directory.display()))
+            }
             None => Ok(Self::File { path, create }),
         }
     }

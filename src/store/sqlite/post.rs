@@ -52,7 +52,10 @@ fn post_once(
         let (answers, decisions) = decider.decide_all(postings)?;
         let index_rows = write::changes(connection, &decisions)?;
         let deltas = decisions.iter().map(Decision::delta).collect();
-        Ok(((answers, index::due(connection)?.is_some()), Written { deltas, index_rows, ..Written::default() }))
+        Ok((
+            (answers, index::due(connection)?.is_some()),
+            Written { deltas, index_rows, ..Written::default() },
+        ))
     })
 }
 
@@ -66,9 +69,14 @@ struct Decider<'a> {
 
 impl Decider<'_> {
     /// Caches the lineages of keys that are not cached yet.
-    fn cache_lineages(&self, transaction: &BegunTransaction<'_>, postings: &[Posting]) -> Result<()> {
+    fn cache_lineages(
+        &self,
+        transaction: &BegunTransaction<'_>,
+        postings: &[Posting],
+    ) -> Result<()> {
         let Some(version) = self.version else { return Ok(()) };
-        let uncached = self.cache.uncached_keys(postings.iter().filter(|posting| is_fast_path(posting)));
+        let uncached =
+            self.cache.uncached_keys(postings.iter().filter(|posting| is_fast_path(posting)));
         if !uncached.is_empty() {
             let snapshot = Snapshot::read(self.connection, uncached, self.now)?;
             self.cache.insert(&transaction.revalidation, version, snapshot.into_cache());
@@ -94,7 +102,9 @@ impl Decider<'_> {
                 }
             }
         }
-        let answers = answers.into_iter().map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered")));
+        let answers = answers
+            .into_iter()
+            .map(|answer| answer.ok_or_else(|| corrupt("a posting was not answered")));
         Ok((answers.collect::<Result<_>>()?, decisions))
     }
 
@@ -106,8 +116,9 @@ impl Decider<'_> {
         decisions: &mut Vec<Decision>,
     ) -> Result<Vec<PostingResult>> {
         let mut book = Book::new();
-        let expected =
-            self.version.and_then(|version| self.cache.fill_book(&mut book, version, account, own, self.now));
+        let expected = self
+            .version
+            .and_then(|version| self.cache.fill_book(&mut book, version, account, own, self.now));
         if let Some(expected) = expected {
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refused posting may have been accepted before, which has to be read.
@@ -130,12 +141,23 @@ impl Decider<'_> {
 }
 
 /// Brings stale accounts up to date in a transaction of its own. Returns how many holds had expired.
-pub(super) fn expire_holds(open: &mut Open, cache: &Cache, clock: &Clock, stale: Stale) -> Result<usize> {
-    in_write_transaction(open, cache, |connection, _| expire_holds_in(connection, clock.now(), stale))
+pub(super) fn expire_holds(
+    open: &mut Open,
+    cache: &Cache,
+    clock: &Clock,
+    stale: Stale,
+) -> Result<usize> {
+    in_write_transaction(open, cache, |connection, _| {
+        expire_holds_in(connection, clock.now(), stale)
+    })
 }
 
 /// Brings stale accounts up to date inside a transaction that has begun.
-pub(super) fn expire_holds_in(connection: &Connection, now: Timestamp, stale: Stale) -> Result<(usize, Written)> {
+pub(super) fn expire_holds_in(
+    connection: &Connection,
+    now: Timestamp,
+    stale: Stale,
+) -> Result<(usize, Written)> {
     let mut decisions = Vec::with_capacity(stale.accounts.len());
     for stale in stale.per_account() {
         let (mut book, row) = load::book(connection, &stale.needs(), now)?;

@@ -82,9 +82,9 @@ impl Snapshot {
     fn key(&mut self, connection: &Connection, id: KeyId) -> Result<Option<&KeyRow>> {
         Ok(match self.keys.entry(id) {
             Entry::Occupied(cached) => cached.into_mut().as_ref(),
-            Entry::Vacant(entry) => {
-                entry.insert(one(connection, KEY, [id.get()], |mut cells| cells.key_row())?).as_ref()
-            }
+            Entry::Vacant(entry) => entry
+                .insert(one(connection, KEY, [id.get()], |mut cells| cells.key_row())?)
+                .as_ref(),
         })
     }
 
@@ -92,7 +92,8 @@ impl Snapshot {
         Ok(match self.accounts.entry(id.clone()) {
             Entry::Occupied(cached) => cached.into_mut().as_ref(),
             Entry::Vacant(entry) => {
-                let row = one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?;
+                let row =
+                    one(connection, ACCOUNT, [id.as_str()], |mut cells| cells.maybe_account())?;
                 entry.insert(row.flatten()).as_ref()
             }
         })
@@ -114,7 +115,11 @@ impl Snapshot {
     }
 
     /// Reads the lineages of keys.
-    pub(super) fn read(connection: &Connection, keys: impl IntoIterator<Item = KeyId>, now: Timestamp) -> Result<Self> {
+    pub(super) fn read(
+        connection: &Connection,
+        keys: impl IntoIterator<Item = KeyId>,
+        now: Timestamp,
+    ) -> Result<Self> {
         let mut snapshot = Self::default();
         for key in keys {
             snapshot.lineage(connection, key, now, &mut Stale::default())?;
@@ -136,7 +141,9 @@ impl Snapshot {
         let mut next = Some(id);
         while let Some(id) = next {
             let Some(KeyRow { key, is_stale }) = self.key(connection, id)? else { return Ok(None) };
-            if keys.len() > MAX_DEPTH || keys.last().is_some_and(|child| child.account != key.account) {
+            if keys.len() > MAX_DEPTH
+                || keys.last().is_some_and(|child| child.account != key.account)
+            {
                 return Ok(None);
             }
             if *is_stale {
@@ -160,11 +167,17 @@ pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
 /// Returns the policy version. Triggers change it with every policy change, by any SQL.
 pub(super) fn policy_version(connection: &Connection) -> Result<Option<i64>> {
-    one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| cells.number())
+    one(connection, "SELECT version FROM agentkey_policy WHERE id = 0", [], |mut cells| {
+        cells.number()
+    })
 }
 
 /// Returns the lineage of one key at its account's time.
-pub(super) fn lineage(connection: &Connection, key: KeyId, now: Timestamp) -> Result<ReadResult<Option<Lineage>>> {
+pub(super) fn lineage(
+    connection: &Connection,
+    key: KeyId,
+    now: Timestamp,
+) -> Result<ReadResult<Option<Lineage>>> {
     let mut stale = Stale::default();
     let mut snapshot = Snapshot::default();
     let value = snapshot.lineage(connection, key, now, &mut stale)?;
@@ -192,7 +205,11 @@ pub(super) fn account(
     Ok(ReadResult { value: row.map(rolled), stale })
 }
 
-pub(super) fn keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<ReadResult<Vec<Key>>> {
+pub(super) fn keys(
+    connection: &Connection,
+    query: &KeyQuery,
+    now: Timestamp,
+) -> Result<ReadResult<Vec<Key>>> {
     let (column, owner): (_, &dyn ToSql) = match &query.of {
         KeysOf::Account(account) => ("k.account_id", &account.as_str()),
         KeysOf::Parent(parent) => ("k.parent_id", &parent.get()),

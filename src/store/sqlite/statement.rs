@@ -54,7 +54,10 @@ pub(super) fn each<R>(
 }
 
 /// Runs `read` in one snapshot.
-pub(super) fn in_snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+pub(super) fn in_snapshot<T>(
+    connection: &Connection,
+    read: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
     run(connection, "BEGIN", [])?;
     let value = read(connection)?;
     run(connection, "COMMIT", [])?;

@@ -44,7 +44,8 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     let (first, last) = seq_range(query.since, query.until);
     let (since, until) = instant_range(query.since, query.until);
     let key = query.key.map(KeyId::get);
-    let page = params![query.account.as_str(), key, after.max(first), last, since, until, query.limit];
+    let page =
+        params![query.account.as_str(), key, after.max(first), last, since, until, query.limit];
     all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.number()?), cells.entry()?)))
 }
 
@@ -53,7 +54,8 @@ pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry
 }
 
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
-    const LABEL: &str = "coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')";
+    const LABEL: &str =
+        "coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')";
     const START: &str = "e.counts_at - (e.counts_at % ?7 + ?7) % ?7";
     const HOUR: i64 = 3_600_000_000;
     const DAY: i64 = 24 * HOUR;
@@ -66,7 +68,10 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     };
     let of_key = query.key.is_some();
     let sql = include_str!("sql/usage.sql")
-        .replace("{entries}", &entries_of(of_key, "e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"))
+        .replace(
+            "{entries}",
+            &entries_of(of_key, "e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
+        )
         .replace("{key}", if of_key { "+e.key_id = ?2" } else { "?2 IS NULL" })
         .replace("{group}", group);
     let key = query.key.map(KeyId::get);
@@ -92,13 +97,25 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
 pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // No entry counts later than it was written.
     let (first, last) = seq_range(Some(since), None);
-    total(connection, SPENT_BY_KEY, params![key.id.get(), micros(since), first, last, key.account.as_str()])
+    total(
+        connection,
+        SPENT_BY_KEY,
+        params![key.id.get(), micros(since), first, last, key.account.as_str()],
+    )
 }
 
 /// Returns what all keys of an account were charged since then.
-pub(super) fn spent_by_account(connection: &Connection, account: &AccountId, since: Timestamp) -> Result<Amount> {
+pub(super) fn spent_by_account(
+    connection: &Connection,
+    account: &AccountId,
+    since: Timestamp,
+) -> Result<Amount> {
     let (first, last) = seq_range(Some(since), None);
-    total(connection, &spent_by_account_sql(), params![account.as_str(), None::<i64>, first, last, micros(since)])
+    total(
+        connection,
+        &spent_by_account_sql(),
+        params![account.as_str(), None::<i64>, first, last, micros(since)],
+    )
 }
 
 fn total(connection: &Connection, sql: &str, params: impl Params) -> Result<Amount> {

@@ -18,13 +18,16 @@ impl FileVersion {
     /// Reads the version of the file in the snapshot of a transaction.
     pub(super) fn read(connection: &Connection) -> Result<Option<Self>> {
         const SQL: &str = include_str!("sql/version.sql");
-        one(connection, SQL, [], |mut cells| Ok(Self { policy: cells.number()?, ledger: cells.number()? }))
+        one(connection, SQL, [], |mut cells| {
+            Ok(Self { policy: cells.number()?, ledger: cells.number()? })
+        })
     }
 
     /// Sets the version that the transaction leaves behind, and returns it.
     pub(super) fn next(connection: &Connection) -> Result<Option<Self>> {
         const SQL: &str = include_str!("sql/update_version.sql");
-        let next = one(connection, SQL, [], |mut cells| Ok((cells.maybe_number()?, cells.number()?)))?;
+        let next =
+            one(connection, SQL, [], |mut cells| Ok((cells.maybe_number()?, cells.number()?)))?;
         Ok(next.and_then(|(policy, ledger)| Some(Self { policy: policy?, ledger })))
     }
 }

@@ -98,7 +98,9 @@ impl VersionReader {
     /// Returns the version that was read last, where it still stands.
     fn last_if(&self, is_wanted: impl FnOnce(&LastRead) -> bool) -> Option<FileVersion> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
-        let last = last.as_ref().filter(|last| is_wanted(last) && last.index.header() == Some(last.header))?;
+        let last = last
+            .as_ref()
+            .filter(|last| is_wanted(last) && last.index.header() == Some(last.header))?;
         Some(last.version)
     }
 
@@ -111,9 +113,15 @@ impl VersionReader {
     }
 
     /// Records the version after a commit, if no other process has committed since.
-    pub(super) fn on_commit(&self, before: Option<(Arc<WalIndex>, Header)>, version: Option<FileVersion>) {
+    pub(super) fn on_commit(
+        &self,
+        before: Option<(Arc<WalIndex>, Header)>,
+        version: Option<FileVersion>,
+    ) {
         let Some(((index, before), version)) = before.zip(version) else { return };
-        let Some(header) = index.header().filter(|header| header.is_next_of(&before)) else { return };
+        let Some(header) = index.header().filter(|header| header.is_next_of(&before)) else {
+            return;
+        };
         let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last.as_mut().filter(|last| Arc::ptr_eq(&last.index, &index)) {
             (last.header, last.version) = (header, version);
@@ -168,6 +176,9 @@ impl Open {
         let version = FileVersion::read(&self.connection).ok().flatten()?;
         let header = before.filter(|before| header().as_ref() == Some(before));
         let last = self.index.clone().zip(header);
-        Some((version, last.map(|(index, header)| LastRead { file: self.file, index, header, version })))
+        Some((
+            version,
+            last.map(|(index, header)| LastRead { file: self.file, index, header, version }),
+        ))
     }
 }

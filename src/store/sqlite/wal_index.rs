@@ -64,7 +64,8 @@ impl WalIndex {
         let mut header = [0; 48];
         self.file.read_exact_at(&mut header, 0).ok()?;
         let [a, b, c, d, _, _, _, _, _, _, _, _, is_initialized, ..] = header;
-        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_initialized == 1).then_some(Header(header))
+        (u32::from_ne_bytes([a, b, c, d]) == FORMAT && is_initialized == 1)
+            .then_some(Header(header))
     }
 
     fn is_deleted(&self) -> bool {

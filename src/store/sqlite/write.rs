@@ -51,11 +51,19 @@ pub(super) fn changes(connection: &Connection, decisions: &[Decision]) -> Result
             Ok(())
         })?;
     }
-    let changed = decisions.iter().filter(|decision| !decision.changes.is_empty()).map(|decision| &decision.after);
+    let changed = decisions
+        .iter()
+        .filter(|decision| !decision.changes.is_empty())
+        .map(|decision| &decision.after);
     each(connection, MONEY_OF_ACCOUNT, changed, money_of_account)?;
     each(connection, BALANCE, all_changes().flat_map(|changes| &changes.balances), write_balance)?;
     each(connection, NEW_HOLD, all_changes().flat_map(|changes| &changes.new_holds), new_hold)?;
-    each(connection, CHANGED_HOLD, all_changes().flat_map(|changes| &changes.changed_holds), changed_hold)?;
+    each(
+        connection,
+        CHANGED_HOLD,
+        all_changes().flat_map(|changes| &changes.changed_holds),
+        changed_hold,
+    )?;
     each(connection, CLAIM, all_changes().flat_map(|changes| &changes.claims), claim)?;
     let dropped = all_changes().flat_map(|changes| &changes.dropped_claims);
     each(connection, DROPPED_CLAIM, dropped, |statement, (_, key, claim)| {
@@ -75,7 +83,10 @@ const MONEY_OF_ACCOUNT: &str = include_str!("sql/update_money_of_account.sql");
 fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Result<()> {
     let (spent, held, since) = money(&row.account.balance);
     let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
-    execute(statement, params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry])
+    execute(
+        statement,
+        params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry],
+    )
 }
 
 /// Writes an account with its policy, changed at this instant. Inserts it if it is new.
@@ -153,9 +164,13 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, index_row: &IndexRo
 }
 
 const CLAIM: &str = include_str!("sql/upsert_claim.sql");
-const DROPPED_CLAIM: &str = "DELETE FROM agentkey_idempotency_keys WHERE key_id = ?1 AND idempotency_key = ?2";
+const DROPPED_CLAIM: &str =
+    "DELETE FROM agentkey_idempotency_keys WHERE key_id = ?1 AND idempotency_key = ?2";
 
-fn claim(statement: &mut CachedStatement<'_>, (_, row): &(AccountId, IdempotencyRow)) -> Result<()> {
+fn claim(
+    statement: &mut CachedStatement<'_>,
+    (_, row): &(AccountId, IdempotencyRow),
+) -> Result<()> {
     let row = params![
         row.key.get(),
         &*row.claim.key,

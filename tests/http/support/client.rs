@@ -36,7 +36,9 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(version: Version, addr: SocketAddr, token: &Token) -> Self {
-        let http = legacy::Client::builder(TokioExecutor::new()).http2_only(version == Version::Http2).build_http();
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .http2_only(version == Version::Http2)
+            .build_http();
         Self { http, addr, token: token.expose().to_owned() }
     }
 
@@ -101,7 +103,8 @@ impl Seen {
     {
         let (head, body) = response.into_parts();
         let refusal = head.extensions.get().cloned();
-        let mut seen = Self { status: head.status, headers: head.headers, refusal, ..Self::default() };
+        let mut seen =
+            Self { status: head.status, headers: head.headers, refusal, ..Self::default() };
         let mut body = std::pin::pin!(body);
         while let Some(frame) = super::soon(body.frame()).await {
             match frame.map(|frame| frame.into_data()) {

@@ -24,7 +24,10 @@ impl io::Write for Lines {
 pub(crate) fn capture_logs() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::INFO).with_writer(|| Lines);
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(LevelFilter::INFO)
+            .with_writer(|| Lines);
         tracing::subscriber::set_global_default(lines.finish()).unwrap();
     });
 }

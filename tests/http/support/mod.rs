@@ -10,7 +10,8 @@ use std::time::Duration;
 use agentkey::model::ManualClock;
 use agentkey::store::Store;
 use agentkey::{
-    AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Builder, EntryQuery, KeyId, NewKey, ScopeSet, Token,
+    AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, Builder, EntryQuery, KeyId, NewKey,
+    ScopeSet, Token,
 };
 use axum::Router;
 use tokio::net::TcpListener;
@@ -76,7 +77,8 @@ impl World {
 
     /// A key that may do everything named, with $1 to spend in its life.
     pub(crate) async fn key(&self) -> (KeyId, Token) {
-        self.create(NewKey::new(acme()).scopes(ScopeSet::parse(["*"]).unwrap()).budget(dollar())).await
+        self.create(NewKey::new(acme()).scopes(ScopeSet::parse(["*"]).unwrap()).budget(dollar()))
+            .await
     }
 
     pub(crate) async fn create(&self, new: NewKey) -> (KeyId, Token) {
@@ -87,7 +89,8 @@ impl World {
     /// What the account's ledger says now. All budgets of these tests are for life, so entries must add up.
     pub(crate) async fn ledger(&self) -> Ledger {
         let account = self.keys.account(&acme()).await.unwrap().unwrap();
-        let entries = self.keys.entries(&EntryQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
+        let entries =
+            self.keys.entries(&EntryQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
         let entries = entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect();
         Ledger { entries, spent: account.balance.spent, held: account.balance.held }
     }

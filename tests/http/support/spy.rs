@@ -9,7 +9,9 @@ use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
 use agentkey::model::{Account, Entry, Lineage, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, StoreResult, Width};
 use agentkey::store::{Cursor, Store, Usage};
-use agentkey::{AccountId, Budget, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
+use agentkey::{
+    AccountId, Budget, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -78,7 +80,8 @@ impl Faults {
     }
 
     fn of(&self, postings: &[Posting]) -> Fault {
-        let concerned = self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
+        let concerned =
+            self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
         if concerned { self.posts } else { Fault::None }
     }
 }
@@ -117,7 +120,8 @@ impl Spy {
     /// Waits until as many such postings have arrived at the store, whatever became of them.
     pub(crate) async fn arrived(&self, times: usize, which: impl Fn(&Posting) -> bool) {
         let mut posted = self.posted.subscribe();
-        let enough = |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
+        let enough =
+            |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
         super::soon(posted.wait_for(enough)).await.unwrap();
     }
 
@@ -152,7 +156,10 @@ impl Spy {
 }
 
 impl Store for SpyStore {
-    fn find<'a>(&'a self, hashes: &'a [TokenHash]) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
+    fn find<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
         self.spy.finds.fetch_add(hashes.len(), Ordering::SeqCst);
         Box::pin(async move {
             self.spy.pass(|faults| faults.finds).await?;
@@ -160,7 +167,10 @@ impl Store for SpyStore {
         })
     }
 
-    fn post<'a>(&'a self, postings: &'a [Posting]) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
+    fn post<'a>(
+        &'a self,
+        postings: &'a [Posting],
+    ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>> {
         self.spy.posted.send_modify(|posted| posted.extend_from_slice(postings));
         Box::pin(async move {
             let fault = self.spy.pass(|faults| faults.of(postings)).await?;
@@ -172,11 +182,19 @@ impl Store for SpyStore {
         })
     }
 
-    fn change_key<'a>(&'a self, change: &'a KeyChange, rules: &'a Rules) -> BoxFuture<'a, ChangeResult<Key>> {
+    fn change_key<'a>(
+        &'a self,
+        change: &'a KeyChange,
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, ChangeResult<Key>> {
         self.store.change_key(change, rules)
     }
 
-    fn set_account<'a>(&'a self, account: &'a AccountId, budget: Budget) -> BoxFuture<'a, ChangeResult<Account>> {
+    fn set_account<'a>(
+        &'a self,
+        account: &'a AccountId,
+        budget: Budget,
+    ) -> BoxFuture<'a, ChangeResult<Account>> {
         self.store.set_account(account, budget)
     }
 
@@ -184,7 +202,10 @@ impl Store for SpyStore {
         self.store.lineage(key)
     }
 
-    fn account<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, StoreResult<Option<Account>>> {
+    fn account<'a>(
+        &'a self,
+        account: &'a AccountId,
+    ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         self.store.account(account)
     }
 
@@ -192,7 +213,10 @@ impl Store for SpyStore {
         self.store.keys(query)
     }
 
-    fn entries<'a>(&'a self, query: &'a EntryQuery) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
+    fn entries<'a>(
+        &'a self,
+        query: &'a EntryQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.store.entries(query)
     }
 
@@ -208,14 +232,20 @@ impl Store for SpyStore {
         self.store.sweep()
     }
 
-    fn record_last_used<'a>(&'a self, uses: &'a [(KeyId, Timestamp)]) -> BoxFuture<'a, StoreResult<()>> {
+    fn record_last_used<'a>(
+        &'a self,
+        uses: &'a [(KeyId, Timestamp)],
+    ) -> BoxFuture<'a, StoreResult<()>> {
         Box::pin(async move {
             self.spy.uses.lock().unwrap().extend_from_slice(uses);
             self.store.record_last_used(uses).await
         })
     }
 
-    fn last_used<'a>(&'a self, keys: &'a [KeyId]) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
+    fn last_used<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         self.store.last_used(keys)
     }
 

@@ -33,7 +33,9 @@ async fn eight_open_at_once_and_again() {
     assert!(made.starts_with("20 2100000 2100000 20 2100000 "), "{made}");
     // What the old package would have written since is not looked at.
     host.run("UPDATE sdk_api_keys SET budget_used_cents = 99").await;
-    for options in [host.options(), host.options().adopt(open_handed()), host.options().migrate(false)] {
+    for options in
+        [host.options(), host.options().adopt(open_handed()), host.options().migrate(false)]
+    {
         assert_eq!(PostgresStore::migration_sql(options.clone()).await.unwrap(), "");
         drop(PostgresStore::open(options).await.unwrap());
     }
@@ -47,7 +49,8 @@ async fn by_hand_it_is_the_same() {
     let Some(mut by_hand) = Host::with(npm::TABLE).await else { return };
     let adoption = || {
         let scopes = ScopeSet::parse(["read", "it's", "a\\b"].into_iter().take(2)).unwrap();
-        Adoption::new(scopes, Budget::daily(Amount::cents(7))).column(KeyColumn::Prefix, "the 'prefix' \\")
+        Adoption::new(scopes, Budget::daily(Amount::cents(7)))
+            .column(KeyColumn::Prefix, "the 'prefix' \\")
     };
     opened.clock.set(jiff::Timestamp::now());
     opened.run(ROWS).await;
@@ -57,7 +60,11 @@ async fn by_hand_it_is_the_same() {
     let before = by_hand.everything().await;
     let sql = PostgresStore::migration_sql(by_hand.options().adopt(adoption())).await.unwrap();
     assert_eq!(by_hand.everything().await, before);
-    assert!(sql.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;") && sql.ends_with("COMMIT;\n"), "{sql}");
+    assert!(
+        sql.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;")
+            && sql.ends_with("COMMIT;\n"),
+        "{sql}"
+    );
     // As psql would, whatever the session's settings are.
     by_hand.run("SET standard_conforming_strings = off; SET escape_string_warning = off").await;
     by_hand.run(&sql).await;
@@ -81,8 +88,13 @@ async fn with_transactions_only() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(ROWS).await;
     host.clock.set(jiff::Timestamp::now());
-    let store = PostgresStore::open(host.options().adopt(open_handed()).transaction_pooling(true)).await.unwrap();
-    assert_eq!(find(&store, &["obs_20"]).await[0].as_ref().unwrap().remaining(), Some(Amount::cents(80)));
+    let store = PostgresStore::open(host.options().adopt(open_handed()).transaction_pooling(true))
+        .await
+        .unwrap();
+    assert_eq!(
+        find(&store, &["obs_20"]).await[0].as_ref().unwrap().remaining(),
+        Some(Amount::cents(80))
+    );
 }
 
 #[tokio::test]
@@ -117,12 +129,17 @@ async fn what_was_said_stands() {
     let error = host.refused(host.options().adopt(other.clone())).await;
     let change = "UPDATE \"public\".\"agentkey_adoption\" SET scopes = ARRAY['read']::text[], limit_micros = 70000, \
         period = 'day'";
-    assert!(error.contains(&format!("{change}; and restart every process that has it open")), "{error}");
+    assert!(
+        error.contains(&format!("{change}; and restart every process that has it open")),
+        "{error}"
+    );
     host.run(change).await;
     let store = host.open(other).await.unwrap();
     let found = find(&store, &["obs_1"]).await.remove(0).unwrap();
     assert_eq!(found.scopes(None), ScopeSet::parse(["read"]).unwrap());
-    let error = host.refused(host.options().adopt(open_handed().column(KeyColumn::Account, "user_id"))).await;
+    let error = host
+        .refused(host.options().adopt(open_handed().column(KeyColumn::Account, "user_id")))
+        .await;
     assert!(error.contains("was adopted with the column \"account_id\" for Account"), "{error}");
 }
 
@@ -142,10 +159,17 @@ async fn columns_that_went_away_are_told_and_not_made_anew() {
     )
     .await;
     let before = host.everything().await;
-    for options in [host.options(), host.options().adopt(open_handed()), host.options().migrate(false)] {
+    for options in
+        [host.options(), host.options().adopt(open_handed()), host.options().migrate(false)]
+    {
         let error = host.refused(options.clone()).await;
-        for (column, field) in [("scopes", "Scopes"), ("budget_cents", "LimitCents"), ("revoked_at", "RevokedAt")] {
-            assert!(error.contains(&format!("it has no column \"{column}\" for {field}")), "{error}");
+        for (column, field) in
+            [("scopes", "Scopes"), ("budget_cents", "LimitCents"), ("revoked_at", "RevokedAt")]
+        {
+            assert!(
+                error.contains(&format!("it has no column \"{column}\" for {field}")),
+                "{error}"
+            );
         }
         assert_eq!(error.matches("\n- ").count(), 3, "{error}");
         assert_eq!(super::text(&PostgresStore::migration_sql(options).await.unwrap_err()), error);

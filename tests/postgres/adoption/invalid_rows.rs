@@ -29,13 +29,23 @@ async fn keys(store: &PostgresStore) -> [Key; 2] {
 
 fn hold(key: &Key) -> Posting {
     let (amount, ttl) = (Amount::cents(60), Duration::from_secs(60));
-    let action = Action::Hold { amount, ttl, on_expiry: OnExpiry::Release, note: Note::default(), claim: None };
+    let action = Action::Hold {
+        amount,
+        ttl,
+        on_expiry: OnExpiry::Release,
+        note: Note::default(),
+        claim: None,
+    };
     Posting::new(key.account.clone(), key.id, action)
 }
 
 fn settle(key: &Key, hold: PostingId, cost: i32) -> Posting {
     let (holds, void, cost) = (vec![hold], Vec::new(), Amount::cents(cost));
-    Posting::new(key.account.clone(), key.id, Action::Settle { holds, void, cost, note: Note::default(), claim: None })
+    Posting::new(
+        key.account.clone(),
+        key.id,
+        Action::Settle { holds, void, cost, note: Note::default(), claim: None },
+    )
 }
 
 fn pay(key: &Key, cents: i32) -> Posting {
@@ -67,12 +77,20 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
 
         host.run(&format!("UPDATE sdk_api_keys SET {breaks} WHERE id = {number}")).await;
         for _ in 0..3 {
-            assert_eq!(find(&store, &["obs_good", "obs_bad"]).await.map_some(), [true, false], "{breaks}");
+            assert_eq!(
+                find(&store, &["obs_good", "obs_bad"]).await.map_some(),
+                [true, false],
+                "{breaks}"
+            );
         }
         // On the warm cache, in one batch with a valid key; what was held is still settled.
-        let posted = store.post(&[pay(&good, 1), pay(&bad, 1), settle(&bad, held.id, 10)]).await.unwrap();
+        let posted =
+            store.post(&[pay(&good, 1), pay(&bad, 1), settle(&bad, held.id, 10)]).await.unwrap();
         assert!(posted[0].is_ok() && posted[2].is_ok(), "{breaks}: {posted:?}");
-        assert!(matches!(posted[1], Err(Refusal::RevokedKey | Refusal::InvalidKey)), "{breaks}: {posted:?}");
+        assert!(
+            matches!(posted[1], Err(Refusal::RevokedKey | Refusal::InvalidKey)),
+            "{breaks}: {posted:?}"
+        );
         if breaks != "parent_id = 99" {
             let lines = logged(&["out of service", &format!("key={number}")]);
             assert_eq!(lines.len(), 1, "{breaks}: {lines:?}");
@@ -80,7 +98,11 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
 
         host.run(&format!("UPDATE sdk_api_keys SET {mends} WHERE id = {number}")).await;
         let [good, bad] = keys(&store).await;
-        assert_eq!((bad.balance.spent, bad.balance.held), (Amount::cents(10), Amount::ZERO), "{mends}");
+        assert_eq!(
+            (bad.balance.spent, bad.balance.held),
+            (Amount::cents(10), Amount::ZERO),
+            "{mends}"
+        );
         assert_eq!(good.balance.spent, Amount::cents(1), "{mends}");
         let posted = store.post(&[pay(&bad, 90), pay(&bad, 1)]).await.unwrap();
         assert!(posted[0].is_ok() && posted[1].is_err(), "{mends}: {posted:?}");
@@ -137,7 +159,10 @@ async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
     host.run("DELETE FROM sdk_api_keys WHERE id = 1").await;
     assert!(store.post(&[settle(&child, held.id, 10)]).await.unwrap()[0].is_ok());
     let parent = find(&store, &["obs_bad"]).await.remove(0).unwrap();
-    assert_eq!((parent.key().balance.spent, parent.key().balance.held), (Amount::cents(10), Amount::ZERO));
+    assert_eq!(
+        (parent.key().balance.spent, parent.key().balance.held),
+        (Amount::cents(10), Amount::ZERO)
+    );
 }
 
 /// However a move and the first posting of a key meet, one account has the key's money, and no other writes over it.
@@ -162,8 +187,7 @@ async fn an_account_writes_over_no_balance_of_another() {
         async move { store.post(&[posting]).await.unwrap().remove(0) }
     });
     // It waits for the balance that the transaction inserts.
-    let blocked =
-        "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let blocked = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     while host.text(blocked).await == "0" && !waiting.is_finished() {}
     tx.commit().await.unwrap();
     assert!(waiting.await.unwrap().is_err());

@@ -19,16 +19,23 @@ async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
     host.clock.set(jiff::Timestamp::now());
     let sql = PostgresStore::migration_sql(host.options().adopt(open_handed())).await.unwrap();
     let name = host.database.name().to_owned();
-    host.run(&format!("ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")).await;
+    host.run(&format!(
+        "ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    ))
+    .await;
     host.run(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     host.run("BEGIN; UPDATE sdk_api_keys SET budget_used_cents = 250").await;
     let mut dba = PgConnection::connect(host.database.url()).await.unwrap();
-    let run = tokio::spawn(async move { dba.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop) });
+    let run =
+        tokio::spawn(async move { dba.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop) });
     until_somebody_waits(&mut host).await;
     host.run("COMMIT").await;
     run.await.unwrap().unwrap();
     let store = PostgresStore::open(host.options().migrate(false)).await.unwrap();
-    assert_eq!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().remaining(), Some(Amount::cents(750)));
+    assert_eq!(
+        find(&store, &["obs_1"]).await[0].as_ref().unwrap().remaining(),
+        Some(Amount::cents(750))
+    );
 }
 
 /// What a request may take is no measure for what a table takes that is looked at and changed as a whole.
@@ -62,10 +69,13 @@ async fn an_opening_waits_for_another_one() {
 }
 
 async fn until_somebody_waits(host: &mut Host) {
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     // Another session: what the host's own transaction saw of the statistics stays as it was.
-    let pool = PoolOptions::<sqlx::Postgres>::new().max_connections(1).connect(host.database.url()).await.unwrap();
+    let pool = PoolOptions::<sqlx::Postgres>::new()
+        .max_connections(1)
+        .connect(host.database.url())
+        .await
+        .unwrap();
     for _ in 0..6_000 {
         if sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0 {
             return;

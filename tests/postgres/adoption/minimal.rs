@@ -20,7 +20,10 @@ mod conformance {
     async fn adopted(database: &Database, clock: Clock) -> PostgresStore {
         let mut connection = PgConnection::connect(database.url()).await.unwrap();
         connection.execute(TABLE).await.unwrap();
-        let options = PostgresOptions::new(database.url()).clock(clock).table("sdk_api_keys").adopt(open_handed());
+        let options = PostgresOptions::new(database.url())
+            .clock(clock)
+            .table("sdk_api_keys")
+            .adopt(open_handed());
         PostgresStore::open(options).await.unwrap()
     }
 
@@ -41,7 +44,8 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
          VALUES ('acme', encode(sha256('obs_1234567890'), 'hex')), ('acme', encode(sha256('obs_2'), 'hex'))",
     )
     .await;
-    let adoption = Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::monthly(Amount::cents(50)));
+    let adoption =
+        Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::monthly(Amount::cents(50)));
     let store = host.open(adoption).await.unwrap();
     let old = find(&store, &["obs_1234567890"]).await[0].clone().unwrap();
     assert_eq!(old.key().scopes, ScopeSet::parse(["read"]).unwrap());
@@ -102,17 +106,25 @@ async fn ids_and_accounts_of_every_type() {
         );
         let Some(host) = Host::with(&table).await else { return };
         let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
-        let old = find(&host.open(open_handed()).await.unwrap(), &["obs_a"]).await.remove(0).unwrap();
+        let old =
+            find(&host.open(open_handed()).await.unwrap(), &["obs_a"]).await.remove(0).unwrap();
         assert_eq!(old.account_id().as_str(), sample);
         let new = NewKey::new(sample.parse().unwrap()).scopes(ScopeSet::none());
         let made = keys.create(new).await.unwrap();
         assert_eq!((made.key.id.get(), made.key.account.as_str()), (2, sample), "{account}");
-        let child = keys.create(NewKey::child_of(made.key.id).scopes(ScopeSet::none())).await.unwrap();
+        let child =
+            keys.create(NewKey::child_of(made.key.id).scopes(ScopeSet::none())).await.unwrap();
         assert_eq!(keys.find(&child.token).await.unwrap().unwrap().depth(), 2);
-        assert_eq!(keys.keys(&KeyQuery::for_account(sample.parse().unwrap())).await.unwrap().items.len(), 3);
+        assert_eq!(
+            keys.keys(&KeyQuery::for_account(sample.parse().unwrap())).await.unwrap().items.len(),
+            3
+        );
         let Ok(other) = other.parse() else { continue };
         let error = keys.create(NewKey::new(other).scopes(ScopeSet::none())).await.unwrap_err();
-        assert!(matches!(&error, Error::Change(ChangeError::Invalid { field: "account", .. })), "{error}");
+        assert!(
+            matches!(&error, Error::Change(ChangeError::Invalid { field: "account", .. })),
+            "{error}"
+        );
     }
 }
 
@@ -133,8 +145,12 @@ async fn instants_without_a_zone_are_utc() {
     let new = NewKey::new("acme".parse().unwrap()).scopes(ScopeSet::none());
     let made = keys.create(new.expires_at("2026-06-01T06:00:00Z".parse().unwrap())).await.unwrap();
     keys.revoke(made.key.id).await.unwrap();
-    let there = "SELECT concat_ws(' ', created_at, expires_at, revoked_at) FROM sdk_api_keys WHERE id = 2";
-    assert_eq!(host.text(there).await, "2026-01-31 12:00:00 2026-06-01 06:00:00 2026-01-31 12:00:00");
+    let there =
+        "SELECT concat_ws(' ', created_at, expires_at, revoked_at) FROM sdk_api_keys WHERE id = 2";
+    assert_eq!(
+        host.text(there).await,
+        "2026-01-31 12:00:00 2026-06-01 06:00:00 2026-01-31 12:00:00"
+    );
 }
 
 /// An error names the rule of the host that failed: one that refuses this key, or one that refuses every key.
@@ -154,11 +170,19 @@ async fn the_rules_of_the_host_hold() {
     let error_of = async |new| keys.create(new).await.unwrap_err().to_string();
     assert!(error_of(new("nobody", "good")).await.contains("sdk_api_keys_account_id_fkey"));
     assert!(error_of(new("acme", "bad")).await.contains("sdk_api_keys_name_check"));
-    assert!(error_of(new("acme", "good").budget(Budget::unlimited())).await.contains("limit: must be given"));
-    host.run("UPDATE sdk_api_keys SET user_id = ''; ALTER TABLE sdk_api_keys ALTER user_id SET NOT NULL").await;
+    assert!(
+        error_of(new("acme", "good").budget(Budget::unlimited()))
+            .await
+            .contains("limit: must be given")
+    );
+    host.run(
+        "UPDATE sdk_api_keys SET user_id = ''; ALTER TABLE sdk_api_keys ALTER user_id SET NOT NULL",
+    )
+    .await;
     let error = keys.create(new("acme", "good")).await.unwrap_err();
     assert!(matches!(error, Error::Store(_)), "{error}");
-    let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+    let text =
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
     assert!(text.contains("\"user_id\"") && text.contains("give it a default"), "{text}");
 }
 
@@ -182,9 +206,16 @@ async fn row_security_stays_in_force() {
         let store = PostgresStore::open(options.clone().migrate(migrate)).await.unwrap();
         assert_eq!(find(&store, &["seen", "hidden"]).await.map_some(), [true, false]);
         let keys = AgentKeys::new(store).unwrap();
-        let made = keys.create(NewKey::new("seen".parse().unwrap()).scopes(ScopeSet::none())).await.unwrap();
+        let made = keys
+            .create(NewKey::new("seen".parse().unwrap()).scopes(ScopeSet::none()))
+            .await
+            .unwrap();
         assert!(keys.find(&made.token).await.unwrap().is_some());
-        assert!(keys.create(NewKey::new("hidden".parse().unwrap()).scopes(ScopeSet::none())).await.is_err());
+        assert!(
+            keys.create(NewKey::new("hidden".parse().unwrap()).scopes(ScopeSet::none()))
+                .await
+                .is_err()
+        );
     }
     host.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -223,7 +254,10 @@ async fn a_row_that_makes_no_sense_ends_no_list() {
                     false => KeyQuery::for_account(agentkey::AccountId::clone(&account)),
                     true => KeyQuery::children_of(root),
                 };
-                let page = keys.keys(&after.map_or(query.clone(), |key| query.after(key)).limit(limit)).await.unwrap();
+                let page = keys
+                    .keys(&after.map_or(query.clone(), |key| query.after(key)).limit(limit))
+                    .await
+                    .unwrap();
                 seen.extend(page.items.iter().map(|key| key.id));
                 after = page.next;
                 if after.is_none() {
@@ -241,10 +275,14 @@ async fn a_row_that_makes_no_sense_ends_no_list() {
 async fn a_rotation_that_a_hand_takes_back_is_taken_back() {
     let Some(mut host) = Host::with(TABLE).await else { return };
     let old = "encode(sha256('obs_1'), 'hex')";
-    host.run(&format!("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', {old})")).await;
+    host.run(&format!("INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', {old})"))
+        .await;
     let store = host.open(open_handed()).await.unwrap();
     let keys = AgentKeys::new(store.clone()).unwrap();
-    let rotated = keys.rotate(agentkey::KeyId::new(1), Grace::lasting(Duration::from_secs(3600))).await.unwrap();
+    let rotated = keys
+        .rotate(agentkey::KeyId::new(1), Grace::lasting(Duration::from_secs(3600)))
+        .await
+        .unwrap();
     let both = ["obs_1", rotated.token.expose()];
     assert_eq!(find(&store, &both).await.map_some(), [true, true]);
     host.run(&format!("UPDATE sdk_api_keys SET key_hash = {old}")).await;
@@ -272,8 +310,11 @@ async fn other_names() {
     let old = find(&store, &["obs_a"]).await.remove(0).unwrap();
     assert_eq!(old.key().budget, Budget::lifetime(Amount::cents(250)));
     let keys = AgentKeys::new(store).unwrap();
-    let new =
-        |cents| NewKey::new("7".parse().unwrap()).scopes(ScopeSet::none()).budget(Budget::weekly(Amount::cents(cents)));
+    let new = |cents| {
+        NewKey::new("7".parse().unwrap())
+            .scopes(ScopeSet::none())
+            .budget(Budget::weekly(Amount::cents(cents)))
+    };
     let made = keys.create(new(i32::from(i16::MAX)).name("it's")).await.unwrap();
     let again = AgentKeys::new(PostgresStore::open(options).await.unwrap()).unwrap();
     assert_eq!(*again.find(&made.token).await.unwrap().unwrap().key(), made.key);

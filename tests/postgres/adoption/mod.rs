@@ -56,12 +56,16 @@ impl Host {
     }
 
     fn options(&self) -> PostgresOptions {
-        PostgresOptions::new(self.database.url()).clock(Clock::from(&self.clock)).table("sdk_api_keys")
+        PostgresOptions::new(self.database.url())
+            .clock(Clock::from(&self.clock))
+            .table("sdk_api_keys")
     }
 
     /// The same for another role.
     fn options_as(&self, role: &str) -> PostgresOptions {
-        PostgresOptions::new(self.url_as(role)).clock(Clock::from(&self.clock)).table("sdk_api_keys")
+        PostgresOptions::new(self.url_as(role))
+            .clock(Clock::from(&self.clock))
+            .table("sdk_api_keys")
     }
 
     fn url_as(&self, role: &str) -> String {

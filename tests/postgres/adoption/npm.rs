@@ -89,18 +89,23 @@ async fn ten_thousand_keys_are_taken_over() {
     let policy = "SELECT id, account_id, budget_cents, budget_used_cents, budget_period, external_subject, \
         to_char(budget_reset_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS resets \
         FROM sdk_api_keys ORDER BY id";
-    let (policy, stamps) = (host.rows(policy).await, host.rows("SELECT id, xmin::text FROM sdk_api_keys").await);
-    let adoption = Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::daily(Amount::cents(7)));
+    let (policy, stamps) =
+        (host.rows(policy).await, host.rows("SELECT id, xmin::text FROM sdk_api_keys").await);
+    let adoption =
+        Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::daily(Amount::cents(7)));
     let store = host.open(adoption).await.unwrap();
     let adopted = host.text(rows).await;
     let after = host.rows("SELECT id, xmin::text FROM sdk_api_keys").await;
-    assert!(stamps.iter().zip(&after).all(|(old, new)| old.get::<&str, _>(1) == new.get::<&str, _>(1)));
+    assert!(
+        stamps.iter().zip(&after).all(|(old, new)| old.get::<&str, _>(1) == new.get::<&str, _>(1))
+    );
 
     let now = host.clock.now();
     let mut postings = Vec::new();
     let mut openings = HashMap::new();
     for (page, rows) in policy.chunks(250).enumerate() {
-        let tokens: Vec<_> = (1..=250).map(|n| token(i64::try_from(page).unwrap() * 250 + n)).collect();
+        let tokens: Vec<_> =
+            (1..=250).map(|n| token(i64::try_from(page).unwrap() * 250 + n)).collect();
         let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
         for (row, lineage) in rows.iter().zip(find(&store, &tokens).await) {
             let (id, account): (i32, Option<i32>) = (row.get(0), row.get(1));
@@ -111,7 +116,10 @@ async fn ten_thousand_keys_are_taken_over() {
             let lineage = lineage.unwrap_or_else(|| panic!("{id} was not found"));
             let old = old(row, now);
             let (key, spent) = (lineage.key(), old.used.max(0));
-            assert_eq!((key.id.get(), lineage.account_id().to_string()), (id.into(), account.to_string()));
+            assert_eq!(
+                (key.id.get(), lineage.account_id().to_string()),
+                (id.into(), account.to_string())
+            );
             // Without a budget of its own it has the one of the adoption, in its own period.
             let limit = old.limit.unwrap_or(7);
             let period: Option<&str> = row.get("budget_period");
@@ -127,7 +135,10 @@ async fn ten_thousand_keys_are_taken_over() {
                 None => assert_eq!(key.anchor, key.created_at, "{id}"),
             }
             if spent > 0 {
-                openings.insert(key.id, (Amount::cents(spent), row.get::<Option<String>, _>("external_subject")));
+                openings.insert(
+                    key.id,
+                    (Amount::cents(spent), row.get::<Option<String>, _>("external_subject")),
+                );
             }
             if id % 4 > 0 {
                 continue;
@@ -146,7 +157,8 @@ async fn ten_thousand_keys_are_taken_over() {
     let refused = async |postings: &[Posting]| {
         let mut refused = 0;
         for batch in postings.chunks(500) {
-            refused += store.post(batch).await.unwrap().iter().filter(|posted| posted.is_err()).count();
+            refused +=
+                store.post(batch).await.unwrap().iter().filter(|posted| posted.is_err()).count();
         }
         refused
     };
@@ -157,8 +169,12 @@ async fn ten_thousand_keys_are_taken_over() {
     for posting in &mut postings {
         posting.id = agentkey::model::PostingId::new();
     }
-    assert!(refused(&postings).await < poor, "two months later only lifetime budgets are still spent");
-    let entries = host.text("SELECT count(*) FROM agentkey_entries").await.parse::<usize>().unwrap();
+    assert!(
+        refused(&postings).await < poor,
+        "two months later only lifetime budgets are still spent"
+    );
+    let entries =
+        host.text("SELECT count(*) FROM agentkey_entries").await.parse::<usize>().unwrap();
     assert!(entries > spent + postings.len() - poor);
     assert_eq!(host.text(rows).await, adopted);
     books_balance(&mut host).await;
@@ -166,18 +182,24 @@ async fn ten_thousand_keys_are_taken_over() {
     // The host's own SQL holds at once.
     host.run("DROP TRIGGER caught ON sdk_api_keys; UPDATE sdk_api_keys SET revoked_at = now() WHERE id = 1").await;
     let found = find(&store, &[&token(1), &token(2)]).await;
-    let stands: Vec<_> = found.iter().map(|found| found.as_ref().unwrap().check_active().is_ok()).collect();
+    let stands: Vec<_> =
+        found.iter().map(|found| found.as_ref().unwrap().check_active().is_ok()).collect();
     assert_eq!(stands, [false, true]);
 }
 
 /// Every key has one opening entry, of what it had spent, with the one it was spent for.
-async fn check_openings(store: &PostgresStore, mut openings: HashMap<agentkey::KeyId, (Amount, Option<String>)>) {
+async fn check_openings(
+    store: &PostgresStore,
+    mut openings: HashMap<agentkey::KeyId, (Amount, Option<String>)>,
+) {
     for account in 0..500 {
         let account: agentkey::AccountId = account.to_string().parse().unwrap();
-        let entries = store.entries(&EntryQuery::for_account(account.clone()).limit(1_000)).await.unwrap();
+        let entries =
+            store.entries(&EntryQuery::for_account(account.clone()).limit(1_000)).await.unwrap();
         let mut total = Amount::ZERO;
         for (_, entry) in entries {
-            let (amount, subject) = entry.key.and_then(|key| openings.remove(&key)).expect("it had spent nothing");
+            let (amount, subject) =
+                entry.key.and_then(|key| openings.remove(&key)).expect("it had spent nothing");
             assert_eq!((entry.kind, entry.amount), (EntryKind::Opening, amount));
             assert_eq!(entry.note.labels.get("external_subject"), subject.as_deref());
             total = total.checked_add(amount).unwrap();
@@ -220,14 +242,19 @@ async fn delegated_keys_count_on_their_parents() {
     let tokens: Vec<_> = (1..=7).map(token).collect();
     let tokens: Vec<_> = tokens.iter().map(String::as_str).collect();
     let found = find(&store, &tokens).await;
-    let spent: Vec<_> =
-        found.iter().map(|found| found.as_ref().map(|it| it.key().balance.spent.as_micros() / 10_000)).collect();
+    let spent: Vec<_> = found
+        .iter()
+        .map(|found| found.as_ref().map(|it| it.key().balance.spent.as_micros() / 10_000))
+        .collect();
     // The window of 4 is over. 5 is in another account than its parent, 6 has none, 7 is its own: out of service.
     assert_eq!(spent, [Some(123), Some(23), Some(3), Some(0), None, None, None]);
     assert_eq!(found[2].as_ref().unwrap().depth(), 3);
     let account = store.account(&"5".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(account.balance.spent, Amount::cents(174), "all that was taken over for it");
-    host.run("DELETE FROM sdk_api_keys WHERE id = 7; DELETE FROM agentkey_balances WHERE key_id = 7").await;
+    host.run(
+        "DELETE FROM sdk_api_keys WHERE id = 7; DELETE FROM agentkey_balances WHERE key_id = 7",
+    )
+    .await;
     books_balance(&mut host).await;
 }
 
@@ -240,10 +267,14 @@ async fn an_old_token_works_over_http() {
     let keys = AgentKeys::new(host.open(open_handed()).await.unwrap()).unwrap();
     let app = Router::new()
         .route("/me", get(async |key: KeyContext| key.lineage().id().to_string()))
-        .route("/buy", get(async |charge: Charge| charge.pay(Amount::cents(1)).await.map(|_| "bought")))
+        .route(
+            "/buy",
+            get(async |charge: Charge| charge.pay(Amount::cents(1)).await.map(|_| "bought")),
+        )
         .layer(AgentKeyLayer::new(&keys).foreign_tokens(true));
     let ask = async |path: &str, token: &str| {
-        let request = Request::builder().uri(path).header("authorization", format!("Bearer {token}"));
+        let request =
+            Request::builder().uri(path).header("authorization", format!("Bearer {token}"));
         app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
     };
     assert_eq!(ask("/me", &token(8)).await, StatusCode::OK);
@@ -286,7 +317,10 @@ async fn new_keys_are_written_as_the_package_writes_them() {
         (Budget::weekly(Amount::cents(1)), "key"),
     ] {
         let error = keys.create(new(budget)).await.unwrap_err();
-        assert!(matches!(&error, Error::Change(ChangeError::Invalid { field: at, .. }) if *at == field), "{error}");
+        assert!(
+            matches!(&error, Error::Change(ChangeError::Invalid { field: at, .. }) if *at == field),
+            "{error}"
+        );
     }
 }
 
@@ -312,10 +346,14 @@ async fn a_reset_at_the_end_of_time_is_an_anchor_like_any_other() {
         for _ in 0..3 {
             // By what another process wrote.
             let store = PostgresStore::open(host.options()).await.unwrap();
-            let action = Action::Pay { amount: Amount::cents(60), note: Note::default(), claim: None };
+            let action =
+                Action::Pay { amount: Amount::cents(60), note: Note::default(), claim: None };
             let posting = Posting::new("5".parse().unwrap(), agentkey::KeyId::new(1), action);
             paid += i32::from(store.post(&[posting]).await.unwrap()[0].is_ok());
-            assert_eq!(find(&store, &["obs_1"]).await[0].as_ref().unwrap().remaining(), Some(Amount::cents(40)));
+            assert_eq!(
+                find(&store, &["obs_1"]).await[0].as_ref().unwrap().remaining(),
+                Some(Amount::cents(40))
+            );
         }
         assert_eq!(paid, 1, "{resets}");
     }

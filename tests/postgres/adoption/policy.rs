@@ -41,7 +41,10 @@ async fn another_name_leaves_what_the_row_says_of_all_else() {
     ] {
         let rule = "CHECK (budget_period IN ('daily', 'monthly'))";
         let Some(mut host) = with_row(rule, columns, values).await else { return };
-        let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap()).unwrap();
+        let keys = AgentKeys::new(
+            host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap(),
+        )
+        .unwrap();
         keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
         assert_eq!(host.text(ROW).await, format!("x|{says}"));
     }
@@ -50,10 +53,14 @@ async fn another_name_leaves_what_the_row_says_of_all_else() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
-    let Some(mut host) = with_row("", "scopes, budget_cents, budget_period", "'{read}', 1000, 'monthly'").await else {
+    let Some(mut host) =
+        with_row("", "scopes, budget_cents, budget_period", "'{read}', 1000, 'monthly'").await
+    else {
         return;
     };
-    let keys = AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap()).unwrap();
+    let keys =
+        AgentKeys::new(host.open(reading(Budget::monthly(Amount::cents(1_000)))).await.unwrap())
+            .unwrap();
     let old = keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
     let new = NewKey::new(old.account.clone()).scopes(old.scopes.clone()).budget(old.budget);
     let made = keys.create(new).await.unwrap();
@@ -71,10 +78,14 @@ async fn a_row_keeps_its_policy_when_null_comes_to_mean_another() {
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn another_budget_is_read_back_as_it_was_given() {
     let (limits, periods) = (["NULL", "1000"], ["NULL", "'day'", "'month'"]);
-    for (limit, period) in limits.iter().flat_map(|limit| periods.iter().map(move |period| (limit, period))) {
+    for (limit, period) in
+        limits.iter().flat_map(|limit| periods.iter().map(move |period| (limit, period)))
+    {
         for default in [Budget::monthly(Amount::cents(300)), Budget::unlimited()] {
             let values = format!("{limit}, {period}");
-            let Some(host) = with_row("", "budget_cents, budget_period", &values).await else { return };
+            let Some(host) = with_row("", "budget_cents, budget_period", &values).await else {
+                return;
+            };
             let keys = AgentKeys::new(host.open(reading(default)).await.unwrap()).unwrap();
             for budget in [
                 Budget::lifetime(Amount::cents(300)),
@@ -106,7 +117,9 @@ async fn columns_that_are_not_null_take_updates_and_new_keys() {
     keys.update(FIRST, KeyPatch::new().name("x")).await.unwrap();
     let some = ScopeSet::parse(["a"]).unwrap();
     for (scopes, cents) in [(ScopeSet::none(), 5), (some.clone(), 1_000), (some, 5)] {
-        let new = NewKey::new("acme".parse().unwrap()).scopes(scopes).budget(Budget::monthly(Amount::cents(cents)));
+        let new = NewKey::new("acme".parse().unwrap())
+            .scopes(scopes)
+            .budget(Budget::monthly(Amount::cents(cents)));
         let made = keys.create(new).await.unwrap();
         assert_eq!(*keys.find(&made.token).await.unwrap().unwrap().key(), made.key);
     }
@@ -123,5 +136,8 @@ async fn keys_without_a_name_stay_without_one() {
     for id in [1, 2] {
         keys.update(KeyId::new(id), KeyPatch::new().scopes(ScopeSet::none())).await.unwrap();
     }
-    assert_eq!(host.text("SELECT string_agg(coalesce(name, 'NULL'), ',') FROM sdk_api_keys").await, "NULL,NULL");
+    assert_eq!(
+        host.text("SELECT string_agg(coalesce(name, 'NULL'), ',') FROM sdk_api_keys").await,
+        "NULL,NULL"
+    );
 }

@@ -46,10 +46,14 @@ async fn an_id_and_a_hash_are_unique_by_themselves() {
             "PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (key_hash) WHERE (id > 0",
             "\"key_hash\" is not unique",
         ),
-        ("PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (lower(key_hash)", "\"key_hash\" is not unique"),
+        (
+            "PRIMARY KEY (id)); CREATE UNIQUE INDEX ON sdk_api_keys (lower(key_hash)",
+            "\"key_hash\" is not unique",
+        ),
         ("PRIMARY KEY (id)); CREATE INDEX ON sdk_api_keys (key_hash", "\"key_hash\" is not unique"),
     ] {
-        let table = format!("CREATE TABLE sdk_api_keys (id int, account_id text, key_hash text, {rest})");
+        let table =
+            format!("CREATE TABLE sdk_api_keys (id int, account_id text, key_hash text, {rest})");
         let Some(mut host) = Host::with(&table).await else { return };
         let before = host.everything().await;
         let error = host.refused(host.options().adopt(open_handed())).await;
@@ -86,15 +90,27 @@ async fn other_things_than_a_table_with_keys() {
     }
     for (adoption, reason) in [
         (open_handed().column(KeyColumn::Account, "key_hash"), "cannot be both Account and Hash"),
-        (open_handed().column(KeyColumn::UsedCents, "used"), "it has no column \"used\" for UsedCents"),
-        (open_handed().column(KeyColumn::LimitCents, "cents"), "it has no column \"cents\" for LimitCents"),
-        (Adoption::new(ScopeSet::none(), Budget::daily(agentkey::Amount::micros(-1))), "a limit is zero or more"),
+        (
+            open_handed().column(KeyColumn::UsedCents, "used"),
+            "it has no column \"used\" for UsedCents",
+        ),
+        (
+            open_handed().column(KeyColumn::LimitCents, "cents"),
+            "it has no column \"cents\" for LimitCents",
+        ),
+        (
+            Adoption::new(ScopeSet::none(), Budget::daily(agentkey::Amount::micros(-1))),
+            "a limit is zero or more",
+        ),
     ] {
         let error = host.refused(host.options().table("t").adopt(adoption)).await;
         assert!(error.contains(reason), "{error}");
     }
     let error = host.refused(host.options().table("t")).await;
-    assert!(error.contains("has not been adopted yet: say with `PostgresOptions::adopt"), "{error}");
+    assert!(
+        error.contains("has not been adopted yet: say with `PostgresOptions::adopt"),
+        "{error}"
+    );
     let error = host.refused(host.options().table("t").adopt(open_handed()).migrate(false)).await;
     assert!(error.contains("PostgresStore::migration_sql"), "{error}");
     assert_eq!(host.everything().await, before);
@@ -115,10 +131,14 @@ async fn accounts_that_are_equal_and_not_the_same_are_refused() {
     let before = host.everything().await;
     for table in ["sdk_api_keys", "others"] {
         let error = host.refused(host.options().table(table).adopt(open_handed())).await;
-        assert!(error.contains("- the column \"account_id\" has a collation that is not deterministic"), "{error}");
+        assert!(
+            error.contains("- the column \"account_id\" has a collation that is not deterministic"),
+            "{error}"
+        );
     }
     assert_eq!(host.everything().await, before);
-    let store = PostgresStore::open(host.options().table("fine").adopt(open_handed())).await.unwrap();
+    let store =
+        PostgresStore::open(host.options().table("fine").adopt(open_handed())).await.unwrap();
     assert_eq!(find(&store, &["obs_1"]).await.map_some(), [true]);
 }
 
@@ -134,7 +154,8 @@ async fn columns_that_are_added_to_keys_and_restrict_none_are_warned_of() {
     let Some(host) = Host::with(sql).await else { return };
     capture_logs();
     for (schema, table, warnings) in [("a", "flags", 1), ("b", "no_keys_yet", 0)] {
-        let options = host.options().schema(schema).table(format!("public.{table}")).adopt(open_handed());
+        let options =
+            host.options().schema(schema).table(format!("public.{table}")).adopt(open_handed());
         drop(PostgresStore::open(options.clone()).await.unwrap());
         drop(PostgresStore::open(options).await.unwrap());
         for column in ["expires_at", "revoked_at"] {

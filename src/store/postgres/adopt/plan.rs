@@ -41,7 +41,10 @@ pub(in crate::store::postgres) async fn plan(
         }
         None => {
             let adoption = adoption.ok_or_else(|| config_error(not_adopted(&quoted)))?;
-            adoption.budget.validate().map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
+            adoption
+                .budget
+                .validate()
+                .map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
             let columns = shape.choose(adoption).map_err(|problems| refused(&quoted, &problems))?;
             Record::new(&quoted, columns, adoption, now.at)
         }
@@ -51,7 +54,8 @@ pub(in crate::store::postgres) async fn plan(
     if !problems.is_empty() {
         return Err(refused(&quoted, &problems));
     }
-    let columns = shape.key_columns(&record.columns, record.null_defaults.clone()).map_err(config_error)?;
+    let columns =
+        shape.key_columns(&record.columns, record.null_defaults.clone()).map_err(config_error)?;
     let schema = Schema { name: own.name.clone(), keys: quoted, columns };
     let quoted = &schema.keys;
     if is_first {
@@ -72,7 +76,9 @@ pub(in crate::store::postgres) async fn plan(
         }
     }
     for (field, column, _) in shape.missing_columns(&record.columns) {
-        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt) && has_rows(statements, quoted).await? {
+        if matches!(field, KeyColumn::ExpiresAt | KeyColumn::RevokedAt)
+            && has_rows(statements, quoted).await?
+        {
             tracing::warn!(
                 table = quoted,
                 column,
@@ -102,7 +108,10 @@ fn not_adopted(table: &str) -> String {
 }
 
 /// Returns a problem if the side tables are in use for other keys, whose ids would collide with these.
-async fn check_side_tables(statements: &mut Statements<'_>, own: &Schema) -> Result<Option<String>> {
+async fn check_side_tables(
+    statements: &mut Statements<'_>,
+    own: &Schema,
+) -> Result<Option<String>> {
     for table in [own.keys.clone(), own.fill("{accounts}"), own.fill("{entries}")] {
         if exists(statements, &table).await? && has_rows(statements, &table).await? {
             return Ok(Some(format!(
@@ -123,9 +132,11 @@ async fn has_rows(statements: &mut Statements<'_>, table: &str) -> Result<bool> 
 /// Returns a problem if no token can have any of the hashes.
 async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Result<Option<String>> {
     let (table, name) = (&schema.keys, &schema.columns.hash);
-    let rows = statements.fetch(schema.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
+    let rows =
+        statements.fetch(schema.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let (all, good, without_account): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (all, good, without_account): (i64, i64, i64) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if without_account > 0 {
         tracing::warn!(
             table,
@@ -151,33 +162,54 @@ async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Resul
 /// Logs keys whose parent is missing. They are refused, because what the parent allows is unknown.
 async fn warn_of_orphans(statements: &mut Statements<'_>, schema: &Schema) -> Result<()> {
     let table = &schema.keys;
-    let orphans = statements.fetch(schema.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
+    let orphans =
+        statements.fetch(schema.sql(include_str!("../sql/adopt/orphans.sql")).query()).await?;
     let orphans: i64 = first(&orphans, 0)?;
     if orphans > 0 {
-        tracing::warn!(table, rows = orphans, "some keys have a parent that is not in their account: they are refused");
+        tracing::warn!(
+            table,
+            rows = orphans,
+            "some keys have a parent that is not in their account: they are refused"
+        );
     }
     Ok(())
 }
 
-fn steps(schema: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &str) -> Result<Vec<Step>> {
+fn steps(
+    schema: &Schema,
+    shape: &Shape,
+    record: &Record,
+    is_first: bool,
+    now: &str,
+) -> Result<Vec<Step>> {
     let (keys, columns) = (&schema.keys, &schema.columns);
     let mut steps = Vec::new();
     let added: Vec<_> = shape.missing_columns(&record.columns).collect();
     if !added.is_empty() {
         let parts: Result<Vec<_>, _> = added
             .iter()
-            .map(|(_, name, sql_type)| Ident::new(name).map(|name| format!("\n    ADD COLUMN {name} {sql_type}")))
+            .map(|(_, name, sql_type)| {
+                Ident::new(name).map(|name| format!("\n    ADD COLUMN {name} {sql_type}"))
+            })
             .collect();
-        steps.push(Step::needed(format!("ALTER TABLE {keys}{}", parts.map_err(config_error)?.join(","))));
+        steps.push(Step::needed(format!(
+            "ALTER TABLE {keys}{}",
+            parts.map_err(config_error)?.join(",")
+        )));
     }
     if added.iter().any(|(field, ..)| *field == KeyColumn::CreatedAt) {
         // In a step of its own, so that the existing rows stay as they are.
         let name = &columns.created_at.name;
-        steps.push(Step::needed(format!("ALTER TABLE {keys} ALTER COLUMN {name} SET DEFAULT now()")));
+        steps.push(Step::needed(format!(
+            "ALTER TABLE {keys} ALTER COLUMN {name} SET DEFAULT now()"
+        )));
     }
     let name = |field| record.columns.get(&field).map_or("", String::as_str);
     if !shape.is_indexed(name(KeyColumn::Account), false) {
-        steps.push(Step::useful(format!("CREATE INDEX ON {keys} ({}, {})", columns.account, columns.id)));
+        steps.push(Step::useful(format!(
+            "CREATE INDEX ON {keys} ({}, {})",
+            columns.account, columns.id
+        )));
     }
     if !shape.is_indexed(name(KeyColumn::Parent), true) {
         let parent = &columns.parent;
@@ -198,17 +230,25 @@ fn steps(schema: &Schema, shape: &Shape, record: &Record, is_first: bool, now: &
 }
 
 /// Returns the statements that take balances and windows over.
-fn take_over(schema: &Schema, shape: &Shape, record: &Record, used: &str, now: &str) -> Result<String> {
+fn take_over(
+    schema: &Schema,
+    shape: &Shape,
+    record: &Record,
+    used: &str,
+    now: &str,
+) -> Result<String> {
     let ident = |name: &String| Ident::new(name).map_err(config_error);
     let resets_at = match record.columns.get(&KeyColumn::ResetsAt) {
-        Some(name) if shape.is_without_zone(name) => format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?),
+        Some(name) if shape.is_without_zone(name) => {
+            format!("(k.{} AT TIME ZONE 'UTC')", ident(name)?)
+        }
         Some(name) => format!("k.{}", ident(name)?),
         None => "NULL::timestamptz".to_owned(),
     };
     let labels = match record.columns.get(&KeyColumn::Subject) {
-        Some(name) => {
-            include_str!("../sql/adopt/labels.sql").trim_end().replace("{subject}", &ident(name)?.to_string())
-        }
+        Some(name) => include_str!("../sql/adopt/labels.sql")
+            .trim_end()
+            .replace("{subject}", &ident(name)?.to_string()),
         None => "'{}'".to_owned(),
     };
     let used = Ident::new(used).map_err(config_error)?;

@@ -27,7 +27,10 @@ pub(super) struct Record {
 }
 
 /// Returns the record in the side tables of `schema`, if there is one.
-pub(super) async fn read(statements: &mut Statements<'_>, schema: &Schema) -> Result<Option<Record>> {
+pub(super) async fn read(
+    statements: &mut Statements<'_>,
+    schema: &Schema,
+) -> Result<Option<Record>> {
     if !exists(statements, &schema.fill("{adoption}")).await? {
         return Ok(None);
     }
@@ -35,7 +38,8 @@ pub(super) async fn read(statements: &mut Statements<'_>, schema: &Schema) -> Re
         .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at FROM {adoption} WHERE is_one");
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let names: BTreeMap<String, String> = serde_json::from_str(row.try_get(1)?).map_err(invalid_row)?;
+    let names: BTreeMap<String, String> =
+        serde_json::from_str(row.try_get(1)?).map_err(invalid_row)?;
     let column = |(field, name)| {
         let field = KeyColumn::ALL.into_iter().find(|column| column.spec().name == field);
         field
@@ -44,7 +48,11 @@ pub(super) async fn read(statements: &mut Statements<'_>, schema: &Schema) -> Re
     };
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
         None => ScopeSet::unrestricted(),
-        Some(scopes) => scopes.into_iter().map(Scope::try_from).collect::<Result<_, _>>().map_err(invalid_row)?,
+        Some(scopes) => scopes
+            .into_iter()
+            .map(Scope::try_from)
+            .collect::<Result<_, _>>()
+            .map_err(invalid_row)?,
     };
     let limit = row.try_get::<Option<i64>, _>(3)?.map(Amount::micros);
     let period = row.try_get::<&str, _>(4)?.parse().map_err(invalid_row)?;
@@ -65,14 +73,24 @@ pub(in crate::store::postgres) async fn adopted(
 }
 
 impl Record {
-    pub(super) fn new(table: &str, columns: BTreeMap<KeyColumn, String>, adoption: &Adoption, at: Timestamp) -> Self {
-        let null_defaults = NullDefaults { scopes: adoption.scopes.clone(), budget: adoption.budget, created_at: at };
+    pub(super) fn new(
+        table: &str,
+        columns: BTreeMap<KeyColumn, String>,
+        adoption: &Adoption,
+        at: Timestamp,
+    ) -> Self {
+        let null_defaults = NullDefaults {
+            scopes: adoption.scopes.clone(),
+            budget: adoption.budget,
+            created_at: at,
+        };
         Self { table: table.to_owned(), columns, null_defaults }
     }
 
     /// Returns the statement that inserts the record. `now` is an SQL expression.
     pub(super) fn insert(&self, schema: &Schema, now: &str) -> String {
-        let columns: BTreeMap<_, _> = self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
+        let columns: BTreeMap<_, _> =
+            self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
         let columns = serde_json::to_string(&columns).unwrap_or_default();
         format!(
             "INSERT INTO {} (table_name, columns, scopes, limit_micros, period, adopted_at)\nVALUES ({}, {}, {}, {now})",
@@ -85,7 +103,12 @@ impl Record {
 
     /// Checks that another adoption agrees with the record, as far as it says anything. The error says how to resolve a
     /// difference.
-    pub(super) fn agrees(&self, table: &str, adoption: Option<&Adoption>, schema: &Schema) -> Result<(), String> {
+    pub(super) fn agrees(
+        &self,
+        table: &str,
+        adoption: Option<&Adoption>,
+        schema: &Schema,
+    ) -> Result<(), String> {
         let adoption_table = schema.fill("{adoption}");
         if self.table != table {
             return Err(format!(
@@ -101,14 +124,17 @@ impl Record {
         for (field, name) in &adoption.columns {
             let recorded = self.columns.get(field);
             if recorded != Some(name) {
-                let recorded = recorded.map_or_else(|| "no column".to_owned(), |name| format!("the column {name:?}"));
+                let recorded = recorded
+                    .map_or_else(|| "no column".to_owned(), |name| format!("the column {name:?}"));
                 return Err(format!(
                     "{table} was adopted with {recorded} for {field}, not with {name:?}: leave `Adoption::column` out, \
                      or, once its values are in the other column, change `columns` in {adoption_table} {RESTART}"
                 ));
             }
         }
-        if adoption.scopes != self.null_defaults.scopes || adoption.budget != self.null_defaults.budget {
+        if adoption.scopes != self.null_defaults.scopes
+            || adoption.budget != self.null_defaults.budget
+        {
             let [scopes, limit, period] = null_defaults_sql(&adoption.scopes, &adoption.budget);
             return Err(format!(
                 "{table} was adopted with other scopes or another budget for rows that have none ({}; {}). Opening \
@@ -138,6 +164,7 @@ fn null_defaults_sql(scopes: &ScopeSet, budget: &Budget) -> [String; 3] {
             format!("ARRAY[{}]::text[]", scopes.join(", "))
         }
     };
-    let limit = budget.limit.map_or_else(|| "NULL".to_owned(), |limit| limit.as_micros().to_string());
+    let limit =
+        budget.limit.map_or_else(|| "NULL".to_owned(), |limit| limit.as_micros().to_string());
     [scopes, limit, literal(budget.period.as_str())]
 }

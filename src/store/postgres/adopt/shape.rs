@@ -10,7 +10,9 @@ use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
 use crate::store::postgres::names::{Ident, TableName};
-use crate::store::postgres::schema::{AccountType, KeyColumns, LimitUnit, NullDefaults, TimeColumn};
+use crate::store::postgres::schema::{
+    AccountType, KeyColumns, LimitUnit, NullDefaults, TimeColumn,
+};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
@@ -42,11 +44,16 @@ struct Index {
 }
 
 /// Reads the description of a table. Returns a problem if it is not a table.
-pub(super) async fn inspect(statements: &mut Statements<'_>, table: &TableName) -> Result<Result<Shape, String>> {
+pub(super) async fn inspect(
+    statements: &mut Statements<'_>,
+    table: &TableName,
+) -> Result<Result<Shape, String>> {
     let found = sqlx::query(include_str!("../sql/adopt/table.sql"));
     let found = found.bind(table.schema.to_owned()).bind(table.name.to_owned());
     let found = statements.fetch(found).await?;
-    let Some(found) = found.first() else { return Ok(Err(missing_table(statements, table).await?)) };
+    let Some(found) = found.first() else {
+        return Ok(Err(missing_table(statements, table).await?));
+    };
     let kind = match found.try_get::<&str, _>(1)? {
         "r" => None,
         "p" => Some("a partitioned table, in which a hash cannot be unique"),
@@ -114,7 +121,9 @@ impl Shape {
 
     pub(super) fn is_indexed(&self, name: &str, may_be_partial: bool) -> bool {
         self.column(name).is_some_and(|column| {
-            self.indexes.iter().any(|index| index.first == column.number && (may_be_partial || !index.is_partial))
+            self.indexes
+                .iter()
+                .any(|index| index.first == column.number && (may_be_partial || !index.is_partial))
         })
     }
 
@@ -124,11 +133,14 @@ impl Shape {
     }
 
     /// Chooses the column of each field, by the adoption and the existing columns.
-    pub(super) fn choose(&self, adoption: &Adoption) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
+    pub(super) fn choose(
+        &self,
+        adoption: &Adoption,
+    ) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
         let mut problems = Vec::new();
         let is_npm = self.has("budget_cents");
-        let says_limit =
-            [KeyColumn::LimitMicros, KeyColumn::LimitCents].map(|limit| adoption.columns.contains_key(&limit));
+        let says_limit = [KeyColumn::LimitMicros, KeyColumn::LimitCents]
+            .map(|limit| adoption.columns.contains_key(&limit));
         match says_limit {
             [true, true] => problems.push("a limit is in LimitMicros or in LimitCents, not in both".to_owned()),
             [false, false] if is_npm && self.has("limit_micros") => problems.push(
@@ -162,11 +174,17 @@ impl Shape {
 
     /// Returns all problems of these columns, each with its remedy. `recorded` is the table of the record, if there is
     /// one. A missing column that is recorded was dropped, and is not added again without its values.
-    pub(super) fn problems(&self, columns: &BTreeMap<KeyColumn, String>, recorded: Option<&str>) -> Vec<String> {
+    pub(super) fn problems(
+        &self,
+        columns: &BTreeMap<KeyColumn, String>,
+        recorded: Option<&str>,
+    ) -> Vec<String> {
         let mut problems = Vec::new();
         for (field, name) in columns {
             let map = format!("`.column(KeyColumn::{field}, …)`");
-            if let Some((other, _)) = columns.iter().find(|(other, same)| *other < field && *same == name) {
+            if let Some((other, _)) =
+                columns.iter().find(|(other, same)| *other < field && *same == name)
+            {
                 problems.push(format!("the column {name:?} cannot be both {other} and {field}"));
             }
             let Some(column) = self.column(name) else {
@@ -195,7 +213,8 @@ impl Shape {
                     Some(_) => format!("take another column for it with {map}; if there is no such column, it is added"),
                     None => format!("change its type, or name another column with {map}"),
                 };
-                problems.push(format!("the column {name:?} is {shown}; {field} is {needed}: {remedy}"));
+                problems
+                    .push(format!("the column {name:?} is {shown}; {field} is {needed}: {remedy}"));
                 continue;
             }
             if column.is_generated && field.agentkey_writes() {
@@ -249,7 +268,10 @@ impl Shape {
         let column = |field| self.column(name(field));
         let type_name = |field| column(field).map_or("", |column| column.type_name.as_str());
         let time = |field| {
-            Ok::<_, String>(TimeColumn { name: ident(field)?, is_without_zone: type_name(field) == "timestamp" })
+            Ok::<_, String>(TimeColumn {
+                name: ident(field)?,
+                is_without_zone: type_name(field) == "timestamp",
+            })
         };
         let (limit, limit_unit) = match columns.get(&KeyColumn::LimitCents) {
             Some(_) => {
@@ -270,7 +292,9 @@ impl Shape {
                 "int4" => AccountType::Integer,
                 "int8" => AccountType::BigInt,
                 "uuid" => AccountType::Uuid,
-                _ => AccountType::Text { max: column(KeyColumn::Account).and_then(|column| column.length) },
+                _ => AccountType::Text {
+                    max: column(KeyColumn::Account).and_then(|column| column.length),
+                },
             },
             hash: ident(KeyColumn::Hash)?,
             hash_type: if type_name(KeyColumn::Hash) == "bpchar" { "bpchar" } else { "text" },

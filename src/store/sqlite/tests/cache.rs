@@ -94,13 +94,17 @@ impl Warm {
         let connection = Connection::open(&self.path).unwrap();
         connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         let version = FileVersion::read(&connection).unwrap().unwrap();
-        let before = cache.fill_book(&mut Book::new(), version, &acme, &[&pay(1)], Timestamp::MIN).unwrap().row;
+        let before = cache
+            .fill_book(&mut Book::new(), version, &acme, &[&pay(1)], Timestamp::MIN)
+            .unwrap()
+            .row;
         let mut after = before.clone();
         after.account.balance.spent = after.account.balance.spent.saturating_add(Amount::cents(1));
         connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000").unwrap();
         let deltas = vec![CacheDelta::new(before.version, after, &WriteSet::default())];
         let next = FileVersion::next(&connection).unwrap();
-        let pending = cache.begin_write(Write { epoch: Some(version), next, deltas, policy: Vec::new() });
+        let pending =
+            cache.begin_write(Write { epoch: Some(version), next, deltas, policy: Vec::new() });
         connection.execute_batch("COMMIT").unwrap();
         pending
     }
@@ -125,20 +129,40 @@ fn pay(cents: i32) -> Posting {
 
 fn hold(cents: i32, seconds: u64, on_expiry: OnExpiry) -> Posting {
     let ttl = Duration::from_secs(seconds);
-    posting(Action::Hold { amount: Amount::cents(cents), ttl, on_expiry, note: Note::default(), claim: None })
+    posting(Action::Hold {
+        amount: Amount::cents(cents),
+        ttl,
+        on_expiry,
+        note: Note::default(),
+        claim: None,
+    })
 }
 
 fn settle(holds: Vec<crate::model::PostingId>, cents: i32) -> Posting {
-    posting(Action::Settle { holds, void: vec![], cost: Amount::cents(cents), note: Note::default(), claim: None })
+    posting(Action::Settle {
+        holds,
+        void: vec![],
+        cost: Amount::cents(cents),
+        note: Note::default(),
+        claim: None,
+    })
 }
 
 #[tokio::test]
 async fn what_is_cached_is_not_read_again() {
     let warm = Warm::new().await;
-    assert_eq!(warm.cached(&[0, 1, 9]).await, [false, true, false], "the parent's token was not looked up");
+    assert_eq!(
+        warm.cached(&[0, 1, 9]).await,
+        [false, true, false],
+        "the parent's token was not looked up"
+    );
     warm.found(0).await.unwrap();
     warm.pay(1).await.unwrap();
-    assert_eq!(warm.cached(&[0, 1, 9]).await, [true, true, false], "a charge of our own leaves them cached");
+    assert_eq!(
+        warm.cached(&[0, 1, 9]).await,
+        [true, true, false],
+        "a charge of our own leaves them cached"
+    );
     let other = warm.another().await;
     assert!(other.post(&[pay(1)]).await.unwrap()[0].is_ok());
     assert_eq!(warm.cached(&[0, 1, 9]).await, [false; 3]);
@@ -158,7 +182,11 @@ async fn commits_of_another_store_are_seen_at_the_next_request() {
         assert_eq!(found.lineage.key().balance.spent, Amount::cents(SPENT + 2 * n));
     }
     assert!(matches!(other.post(&[pay(61)]).await.unwrap()[0], Err(Refusal::BudgetExceeded(_))));
-    other.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
+    other
+        .change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(warm.pay(1).await, Err(Refusal::RevokedKey));
     assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
 }
@@ -240,8 +268,14 @@ async fn expired_holds_and_clocks_that_go_back_work_with_the_cache() {
     warm.clock.set(at("2026-01-01T00:00:00Z"));
     assert_eq!(warm.found(1).await.unwrap().lineage.at(), before);
     warm.pay(1).await.unwrap();
-    let last =
-        warm.store.entries(&EntryQuery::for_account(account("acme")).limit(1_000)).await.unwrap().pop().unwrap().1;
+    let last = warm
+        .store
+        .entries(&EntryQuery::for_account(account("acme")).limit(1_000))
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+        .1;
     assert_eq!(last.at, before);
     // A day later another window has begun.
     warm.clock.set(at("2026-02-01T12:00:00Z"));
@@ -251,7 +285,8 @@ async fn expired_holds_and_clocks_that_go_back_work_with_the_cache() {
 #[tokio::test]
 async fn a_token_that_was_rotated_away_ends_with_its_grace() {
     let warm = Warm::new().await;
-    let rotate = KeyChange::Rotate { key: KeyId::new(2), token: token(5), grace: Duration::from_secs(60) };
+    let rotate =
+        KeyChange::Rotate { key: KeyId::new(2), token: token(5), grace: Duration::from_secs(60) };
     warm.store.change_key(&rotate, &Rules::default()).await.unwrap().unwrap();
     for _ in 0..2 {
         assert_eq!(warm.found(5).await.unwrap().retires_at, None);
@@ -283,9 +318,13 @@ async fn an_earlier_version_of_the_file_invalidates_the_cache() {
         let warm = Warm::new().await;
         let numbers = "SELECT format('UPDATE agentkey_policy SET version = %d; UPDATE agentkey_ledger SET state = %d;', \
                        version, state) FROM agentkey_policy CROSS JOIN agentkey_ledger";
-        let restore: String = Connection::open(&warm.path).unwrap().query_row(numbers, [], |row| row.get(0)).unwrap();
+        let restore: String =
+            Connection::open(&warm.path).unwrap().query_row(numbers, [], |row| row.get(0)).unwrap();
         warm.pay(1).await.unwrap();
-        raw(&warm.path, &format!("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1; {restore} COMMIT"));
+        raw(
+            &warm.path,
+            &format!("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1; {restore} COMMIT"),
+        );
         if look_up_first {
             assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
         }
@@ -404,7 +443,11 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
     assert_eq!(cached().as_ref().map(spent_of_root), Some(SPENT + 2));
 
     // Another process revokes the key.
-    other.change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default()).await.unwrap().unwrap();
+    other
+        .change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default())
+        .await
+        .unwrap()
+        .unwrap();
     warm.store.poll_policy_version().await.unwrap();
     assert_eq!(cached(), None);
     assert!(warm.found(1).await.unwrap().lineage.check_active().is_err());
@@ -424,7 +467,9 @@ async fn a_look_up_without_a_wait_sees_other_commits() {
 
     // A writer in progress blocks no reader, and is not seen before its commit.
     let writer = Connection::open(&warm.path).unwrap();
-    writer.execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1 WHERE id = 1").unwrap();
+    writer
+        .execute_batch("BEGIN IMMEDIATE; UPDATE agent_keys SET revoked_at = 1 WHERE id = 1")
+        .unwrap();
     assert!(at_once(1).is_some());
     writer.execute_batch("COMMIT").unwrap();
     assert_eq!(at_once(1), None);
@@ -455,7 +500,8 @@ async fn a_closed_store_leaves_other_locks_and_no_descriptor() {
     warm.found(1).await.unwrap();
     let index = warm.path.with_file_name("keys.db-shm");
     let lock = format!(":{} ", std::fs::metadata(&index).unwrap().ino());
-    let is_locked = || std::fs::read_to_string("/proc/locks").unwrap().lines().any(|line| line.contains(&lock));
+    let is_locked =
+        || std::fs::read_to_string("/proc/locks").unwrap().lines().any(|line| line.contains(&lock));
     assert!(is_locked());
     let other = warm.another().await;
     other.find(&[token(1).hash]).await.unwrap();
@@ -470,8 +516,11 @@ async fn a_closed_store_leaves_other_locks_and_no_descriptor() {
         assert!(store.try_find_cached(&token(1).hash, None).is_some());
         store.close().await;
     }
-    let descriptors =
-        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
-    let of_index = descriptors.filter(|path| path.to_string_lossy().starts_with(&*index.to_string_lossy())).count();
+    let descriptors = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.path().read_link().ok());
+    let of_index = descriptors
+        .filter(|path| path.to_string_lossy().starts_with(&*index.to_string_lossy()))
+        .count();
     assert!(of_index <= 1, "{of_index} are open");
 }

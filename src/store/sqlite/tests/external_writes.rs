@@ -4,7 +4,12 @@ use super::*;
 
 async fn pay(store: &SqliteStore, key: i64, cents: i32) -> Result<Posted, Refusal> {
     let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
-    store.post(&[Posting::new(account("acme"), KeyId::new(key), action)]).await.unwrap().pop().unwrap()
+    store
+        .post(&[Posting::new(account("acme"), KeyId::new(key), action)])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
 }
 
 fn refused(path: &Path, sql: &str) -> String {
@@ -65,7 +70,10 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
         "UPDATE agent_keys SET id = 9 WHERE id = 2",
     ] {
         let error = refused(&path, sql);
-        assert!(error.contains("the id, account and parent of a key never change"), "{sql}: {error}");
+        assert!(
+            error.contains("the id, account and parent of a key never change"),
+            "{sql}: {error}"
+        );
     }
     let error = refused(&path, "DELETE FROM agent_keys WHERE id = 2");
     assert!(error.contains("revoke it instead of deleting it"), "{error}");
@@ -73,7 +81,10 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     let error = refused(&path, replace);
     assert!(error.contains("update it instead of replacing it"), "{error}");
     // A seed that runs again, and an upsert, change only allowed columns.
-    raw(&path, "INSERT OR IGNORE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)");
+    raw(
+        &path,
+        "INSERT OR IGNORE INTO agent_keys (id, account_id, key_hash, created_at) VALUES (2, 'beta', 'x', 0)",
+    );
     raw(
         &path,
         "INSERT INTO agent_keys (account_id, key_hash, created_at) SELECT account_id, key_hash, 0 FROM agent_keys WHERE id = 2 \
@@ -81,7 +92,10 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     );
     assert_eq!(store.lineage(KeyId::new(2)).await.unwrap().unwrap().key().name, "upserted");
     // An ORM writes all columns, also unchanged ones.
-    raw(&path, "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2");
+    raw(
+        &path,
+        "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2",
+    );
     assert_eq!(pay(&store, 2, 8).await.unwrap().remaining, Some(Amount::ZERO));
     // A key that was never used may be deleted.
     let unused = create(&store, 2, draft("acme", None, Budget::unlimited())).await;

@@ -21,7 +21,8 @@ async fn pay(store: &SqliteStore, count: usize) -> Vec<(KeyId, EntryId)> {
         let owner = if key.get() % 4 == 1 { "acme" } else { "beta" };
         let action = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
         let posting = Posting::new(account(owner), key, action);
-        let posted = store.post(std::slice::from_ref(&posting)).await.unwrap().pop().unwrap().unwrap();
+        let posted =
+            store.post(std::slice::from_ref(&posting)).await.unwrap().pop().unwrap().unwrap();
         drop(posted);
         paid.push((key, posting.id.into()));
     }
@@ -51,8 +52,13 @@ async fn assert_listed(store: &SqliteStore, paid: &[(KeyId, EntryId)]) {
     };
     for (owner, remainder) in [("acme", true), ("beta", false)] {
         let of_account = ids(&|key| (key % 4 == 1) == remainder);
-        assert_eq!(listed(store, EntryQuery::for_account(account(owner))).await, of_account, "{owner}");
-        let usage = store.usage(&UsageQuery::for_account(account(owner), UsageBy::Month)).await.unwrap();
+        assert_eq!(
+            listed(store, EntryQuery::for_account(account(owner))).await,
+            of_account,
+            "{owner}"
+        );
+        let usage =
+            store.usage(&UsageQuery::for_account(account(owner), UsageBy::Month)).await.unwrap();
         let charges: u64 = usage.iter().map(|usage| usage.charges).sum();
         assert_eq!(charges, of_account.len() as u64, "{owner}");
     }
@@ -65,7 +71,8 @@ async fn assert_listed(store: &SqliteStore, paid: &[(KeyId, EntryId)]) {
             "key {key}"
         );
         let usage = UsageQuery::for_account(account(owner), UsageBy::Key).key(KeyId::new(key));
-        let charges: u64 = store.usage(&usage).await.unwrap().iter().map(|usage| usage.charges).sum();
+        let charges: u64 =
+            store.usage(&usage).await.unwrap().iter().map(|usage| usage.charges).sum();
         assert_eq!(charges, of_key.len() as u64, "key {key}");
     }
 }
@@ -81,16 +88,24 @@ fn assert_indexed(path: &Path) {
         ("agentkey_entries_of_account", "account_id", "16 + (e.account_part & 15)"),
         ("agentkey_entries_of_key", "key_id", "e.key_id & 15"),
     ] {
-        let joined =
-            format!("SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)");
-        let index_rows =
-            format!("SELECT {column}, seq, number FROM {index} WHERE number IN (SELECT number FROM agentkey_entries)");
+        let joined = format!(
+            "SELECT e.{column}, e.seq, e.number FROM {index} i JOIN agentkey_entries e USING (number)"
+        );
+        let index_rows = format!(
+            "SELECT {column}, seq, number FROM {index} WHERE number IN (SELECT number FROM agentkey_entries)"
+        );
         let expected = format!(
             "SELECT e.{column}, e.seq, e.number FROM agentkey_entries e JOIN agentkey_index_parts p \
              ON p.part = {part} WHERE e.number <= p.last"
         );
-        for (one, other) in [(&expected, &index_rows), (&index_rows, &expected), (&joined, &index_rows)] {
-            assert_eq!(count(path, &format!("SELECT count(*) FROM ({one} EXCEPT {other})")), 0, "{index}: {one}");
+        for (one, other) in
+            [(&expected, &index_rows), (&index_rows, &expected), (&joined, &index_rows)]
+        {
+            assert_eq!(
+                count(path, &format!("SELECT count(*) FROM ({one} EXCEPT {other})")),
+                0,
+                "{index}: {one}"
+            );
         }
     }
 }
@@ -164,15 +179,21 @@ async fn holds_that_a_policy_change_ends_are_indexed_with_the_postings() {
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     for _ in 0..30 {
         let ttl = Duration::from_secs(1);
-        let hold =
-            |on_expiry| Action::Hold { amount: Amount::micros(1), ttl, on_expiry, note: Note::default(), claim: None };
+        let hold = |on_expiry| Action::Hold {
+            amount: Amount::micros(1),
+            ttl,
+            on_expiry,
+            note: Note::default(),
+            claim: None,
+        };
         let pay = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
         for action in [pay.clone(), hold(crate::ledger::OnExpiry::Charge), pay] {
             let posting = Posting::new(account("acme"), key.id, action);
             store.post(&[posting]).await.unwrap().pop().unwrap().unwrap();
         }
         clock.advance(Duration::from_secs(2));
-        let rename = KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("another") };
+        let rename =
+            KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("another") };
         store.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     }
     store.close().await;
@@ -187,8 +208,13 @@ async fn batches_larger_than_those_of_the_commit_queue_are_indexed_too() {
     let store = store_with_keys(&path).await;
     for _ in 0..20 {
         let pay = |n: i64| {
-            let action = Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
-            Posting::new(account(if n % 4 == 0 { "acme" } else { "beta" }), KeyId::new(n + 1), action)
+            let action =
+                Action::Pay { amount: Amount::micros(1), note: Note::default(), claim: None };
+            Posting::new(
+                account(if n % 4 == 0 { "acme" } else { "beta" }),
+                KeyId::new(n + 1),
+                action,
+            )
         };
         let postings: Vec<_> = (0..100).map(|n| pay(n % i64::from(KEYS))).collect();
         store.post(&postings).await.unwrap().into_iter().for_each(|posted| drop(posted.unwrap()));

@@ -24,7 +24,11 @@ fn account(name: &str) -> AccountId {
 }
 
 fn token(n: u32) -> NewToken {
-    NewToken { hash: TokenHash::digest(&format!("token {n}")), prefix: "ak".into(), start: format!("{n:08}") }
+    NewToken {
+        hash: TokenHash::digest(&format!("token {n}")),
+        prefix: "ak".into(),
+        start: format!("{n:08}"),
+    }
 }
 
 fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
@@ -132,8 +136,10 @@ async fn the_wait_for_a_turn_shortens_the_wait_for_the_lock() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let post_after = async |pause: Duration| {
         tokio::time::sleep(pause).await;
-        let (begun, pay) =
-            (std::time::Instant::now(), Action::Pay { amount: Amount::ZERO, note: Note::default(), claim: None });
+        let (begun, pay) = (
+            std::time::Instant::now(),
+            Action::Pay { amount: Amount::ZERO, note: Note::default(), claim: None },
+        );
         let posted = store.post(&[Posting::new(account("acme"), key.id, pay)]).await;
         assert!(posted.unwrap_err().is_transient());
         begun.elapsed()
@@ -169,13 +175,25 @@ async fn sums_beyond_the_range_of_amounts_saturate() {
     let store = SqliteStore::in_memory().await.unwrap();
     let key = create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     for _ in 0..3 {
-        let settle =
-            Action::Settle { holds: vec![], void: vec![], cost: Amount::MAX, note: Note::default(), claim: None };
-        store.post(&[Posting::new(account("acme"), key.id, settle)]).await.unwrap()[0].as_ref().unwrap();
+        let settle = Action::Settle {
+            holds: vec![],
+            void: vec![],
+            cost: Amount::MAX,
+            note: Note::default(),
+            claim: None,
+        };
+        store.post(&[Posting::new(account("acme"), key.id, settle)]).await.unwrap()[0]
+            .as_ref()
+            .unwrap();
     }
-    let usage = store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Month)).await.unwrap();
+    let usage =
+        store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Month)).await.unwrap();
     assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 3));
-    let account = store.set_account(&account("acme"), Budget::monthly(Amount::cents(1))).await.unwrap().unwrap();
+    let account = store
+        .set_account(&account("acme"), Budget::monthly(Amount::cents(1)))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(account.balance.spent, Amount::MAX);
 }
 
@@ -198,10 +216,13 @@ async fn rows_are_looked_up_through_indexes() {
             include_str!("../sql/overdue_accounts.sql"),
         ] {
             let mut plan = open.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let parameters = rusqlite::params_from_iter(vec![rusqlite::types::Null; plan.parameter_count()]);
-            let steps: Vec<String> = plan.query_map(parameters, |row| row.get(3))?.collect::<Result<_, _>>()?;
+            let parameters =
+                rusqlite::params_from_iter(vec![rusqlite::types::Null; plan.parameter_count()]);
+            let steps: Vec<String> =
+                plan.query_map(parameters, |row| row.get(3))?.collect::<Result<_, _>>()?;
             let is_made_here = |name: &str| {
-                ["CONSTANT ROW", "f", "family"].contains(&name) || steps.contains(&format!("CO-ROUTINE {name}"))
+                ["CONSTANT ROW", "f", "family"].contains(&name)
+                    || steps.contains(&format!("CO-ROUTINE {name}"))
             };
             let scanned = steps.iter().filter_map(|step| step.strip_prefix("SCAN "));
             assert!(scanned.clone().all(is_made_here), "{sql}: {steps:?}");
@@ -221,7 +242,8 @@ async fn a_period_changed_by_the_application_counts_the_entries_of_its_window() 
     let parent = create(&store, 1, draft("acme", None, Budget::lifetime(Amount::cents(100)))).await;
     let child = create(&store, 2, draft("acme", Some(parent.id), Budget::unlimited())).await;
     let pay = async |cents| {
-        let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
+        let action =
+            Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
         store.post(&[Posting::new(account("acme"), child.id, action)]).await.unwrap().pop().unwrap()
     };
     let spent = async || store.lineage(parent.id).await.unwrap().unwrap().key().balance.spent;
@@ -235,7 +257,10 @@ async fn a_period_changed_by_the_application_counts_the_entries_of_its_window() 
     assert!(matches!(pay(51).await, Err(Refusal::BudgetExceeded(_))));
 
     raw(&path, "UPDATE agent_keys SET period = 'lifetime' WHERE id = 1");
-    assert!(matches!(pay(21).await, Err(Refusal::BudgetExceeded(_))), "80 were spent in the lifetime");
+    assert!(
+        matches!(pay(21).await, Err(Refusal::BudgetExceeded(_))),
+        "80 were spent in the lifetime"
+    );
     assert_eq!(pay(20).await.unwrap().remaining, Some(Amount::ZERO));
     assert_eq!(spent().await, Amount::cents(100));
 }

@@ -12,7 +12,8 @@ pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     pub(super) fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from((self.0 >> 33) % end as u64).unwrap()
     }
 
@@ -37,13 +38,18 @@ impl Past {
     fn note(&mut self) -> Note {
         let mut labels = Labels::new();
         for _ in 0..self.dice.below(3) {
-            labels.insert(self.dice.pick(&NAMES), self.dice.pick(&["x", "Y\"'", "", "\\n %", "ü"])).unwrap();
+            labels
+                .insert(self.dice.pick(&NAMES), self.dice.pick(&["x", "Y\"'", "", "\\n %", "ü"]))
+                .unwrap();
         }
         Note::new(labels, self.dice.pick(&[None, Some("order \0 \"7\"".to_owned())]))
     }
 
     fn some_holds(&mut self) -> Vec<PostingId> {
-        (0..self.dice.below(3)).filter(|_| !self.holds.is_empty()).map(|_| self.dice.pick(&self.holds)).collect()
+        (0..self.dice.below(3))
+            .filter(|_| !self.holds.is_empty())
+            .map(|_| self.dice.pick(&self.holds))
+            .collect()
     }
 
     fn some_claim(&mut self) -> Option<IdempotencyClaim> {
@@ -60,7 +66,8 @@ impl Past {
         let action = match self.dice.below(10) {
             0 => {
                 let fingerprint = [self.dice.below(2) as u8; 32];
-                let claim = IdempotencyKey::new(self.dice.pick(&["one", "two", "\"3\" \0 '"]), fingerprint);
+                let claim =
+                    IdempotencyKey::new(self.dice.pick(&["one", "two", "\"3\" \0 '"]), fingerprint);
                 Action::Open { claim: Some(claim), ttl }
             }
             1..=3 => {
@@ -74,7 +81,8 @@ impl Past {
                 claim: self.some_claim(),
             },
             5..=6 => {
-                let void = if self.pays.is_empty() { vec![] } else { vec![self.dice.pick(&self.pays)] };
+                let void =
+                    if self.pays.is_empty() { vec![] } else { vec![self.dice.pick(&self.pays)] };
                 let void = if self.dice.below(4) == 0 { void } else { vec![] };
                 Action::Settle {
                     holds: self.some_holds(),
@@ -91,8 +99,8 @@ impl Past {
                 amount: Amount::micros(amount.as_micros() / 4),
             },
         };
-        let wrong_account =
-            self.dice.below(40) == 0 && !matches!(&action, Action::Settle { void, .. } if !void.is_empty());
+        let wrong_account = self.dice.below(40) == 0
+            && !matches!(&action, Action::Settle { void, .. } if !void.is_empty());
         let owner = if wrong_account { account("beta") } else { key.account };
         let posting = Posting::new(owner, key.id, action);
         match &posting.action {
@@ -123,9 +131,18 @@ impl Past {
         let budget = self.budget();
         let key = self.dice.pick(&self.keys);
         match self.dice.below(7) {
-            0 | 1 => KeyChange::Create { draft: draft(key.account.as_str(), Some(key.id), budget), token: token(n) },
-            2 => KeyChange::Create { draft: draft(&format!("new {n}"), None, budget), token: token(n) },
-            3 | 4 => KeyChange::Update { key: key.id, patch: KeyPatch::new().budget(budget).name(format!("key {n}")) },
+            0 | 1 => KeyChange::Create {
+                draft: draft(key.account.as_str(), Some(key.id), budget),
+                token: token(n),
+            },
+            2 => KeyChange::Create {
+                draft: draft(&format!("new {n}"), None, budget),
+                token: token(n),
+            },
+            3 | 4 => KeyChange::Update {
+                key: key.id,
+                patch: KeyPatch::new().budget(budget).name(format!("key {n}")),
+            },
             5 => KeyChange::Rotate {
                 key: key.id,
                 token: token(n),
@@ -143,7 +160,8 @@ async fn the_store_answers_as_the_model_does() {
         let directory = directory();
         let clock = ManualClock::at(at("2026-01-31T12:00:00.000001Z"));
         let model = MemoryStore::with_clock(&clock);
-        let target = if seed % 2 == 0 { directory.path().join("keys.db") } else { ":memory:".into() };
+        let target =
+            if seed % 2 == 0 { directory.path().join("keys.db") } else { ":memory:".into() };
         let store = SqliteStore::open(SqliteOptions::new(target).clock(&clock)).await.unwrap();
         let stores: [Arc<dyn Store>; 2] = [Arc::new(model), Arc::new(store)];
         compare(&stores, &clock, seed).await;
@@ -162,7 +180,14 @@ macro_rules! same {
 
 async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
     let rules = Rules::default();
-    let mut past = Past { dice: Dice(seed), keys: vec![], holds: vec![], pays: vec![], claims: vec![], sent: vec![] };
+    let mut past = Past {
+        dice: Dice(seed),
+        keys: vec![],
+        holds: vec![],
+        pays: vec![],
+        claims: vec![],
+        sent: vec![],
+    };
     for (n, (owner, parent, budget)) in [
         ("acme", None, Budget::monthly(Amount::units(50))),
         ("acme", Some(KeyId::new(1)), Budget::daily(Amount::units(5))),
@@ -171,7 +196,8 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
     .into_iter()
     .enumerate()
     {
-        let change = KeyChange::Create { draft: draft(owner, parent, budget), token: token(n as u32) };
+        let change =
+            KeyChange::Create { draft: draft(owner, parent, budget), token: token(n as u32) };
         past.keys.extend(same!(stores.change_key(&change, &rules)));
     }
     for round in 0..300_u32 {
@@ -195,13 +221,16 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
                 same!(stores.sweep());
             }
             3 => {
-                let of = past.dice.pick(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
-                let query = KeyQuery { of, after: past.dice.pick(&[None, Some(KeyId::new(2))]), limit: 3 };
+                let of =
+                    past.dice.pick(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
+                let query =
+                    KeyQuery { of, after: past.dice.pick(&[None, Some(KeyId::new(2))]), limit: 3 };
                 same!(stores.keys(&query));
             }
             _ => {
-                let hashes: Vec<_> =
-                    (0..4).map(|_| token(past.dice.pick(&[0, 1, 2, 100 + round, 90 + round])).hash).collect();
+                let hashes: Vec<_> = (0..4)
+                    .map(|_| token(past.dice.pick(&[0, 1, 2, 100 + round, 90 + round])).hash)
+                    .collect();
                 same!(stores.find(&hashes));
             }
         }
@@ -213,14 +242,17 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
     let since = at("2026-03-01T00:00:00.0000005Z");
     for owner in [account("acme"), account("beta"), account("nobody")] {
         same!(stores.account(&owner));
-        let pages = [pages(&*stores[0], &owner, since).await, pages(&*stores[1], &owner, since).await];
+        let pages =
+            [pages(&*stores[0], &owner, since).await, pages(&*stores[1], &owner, since).await];
         assert!(pages[0] == pages[1], "{owner}: other entries, or in another order");
         assert_eq!(pages[0].is_empty(), owner.as_str() == "nobody");
         if let Some(entry) = pages[0].first() {
             same!(stores.entry(entry.id));
         }
         let labels = NAMES.map(|name| UsageBy::Label(name.into()));
-        for by in labels.into_iter().chain([UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month]) {
+        for by in
+            labels.into_iter().chain([UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month])
+        {
             let query = UsageQuery::for_account(owner.clone(), by);
             same!(stores.usage(&query));
             let query = query.key(KeyId::new(2)).since(since).until(at("2026-06-01T00:00:00Z"));
@@ -232,10 +264,15 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
 /// Returns all entries of an account, and a page of some. Their positions are left out: the order in which accounts are
 /// swept is up to the store.
 async fn pages(store: &dyn Store, owner: &AccountId, since: Timestamp) -> Vec<Entry> {
-    let mut all = store.entries(&EntryQuery::for_account(owner.clone()).limit(1_000)).await.unwrap();
+    let mut all =
+        store.entries(&EntryQuery::for_account(owner.clone()).limit(1_000)).await.unwrap();
     assert!(all.is_sorted_by_key(|(position, _)| *position));
     if let Some((position, _)) = all.get(20) {
-        let page = EntryQuery::for_account(owner.clone()).key(KeyId::new(2)).since(since).after(*position).limit(5);
+        let page = EntryQuery::for_account(owner.clone())
+            .key(KeyId::new(2))
+            .since(since)
+            .after(*position)
+            .limit(5);
         all.extend(store.entries(&page).await.unwrap());
     }
     all.into_iter().map(|(_, entry)| entry).collect()

@@ -10,7 +10,8 @@ async fn application_sql_changes_the_policy_version_and_money_does_not() {
     let store = SqliteStore::connect(&path).await.unwrap();
     let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
     let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
-    let rotate = KeyChange::Rotate { key: child.id, token: token(2), grace: Duration::from_secs(60) };
+    let rotate =
+        KeyChange::Rotate { key: child.id, token: token(2), grace: Duration::from_secs(60) };
     store.change_key(&rotate, &Rules::default()).await.unwrap().unwrap();
 
     for (sql, moves) in [
@@ -23,9 +24,18 @@ async fn application_sql_changes_the_policy_version_and_money_does_not() {
         ("UPDATE agentkey_retired_tokens SET retires_at = 1", true),
         ("DELETE FROM agentkey_retired_tokens", true),
         ("UPDATE agent_keys SET revoked_at = 1 WHERE id = 99", false),
-        ("ALTER TABLE agent_keys ADD COLUMN last_seen INTEGER; UPDATE agent_keys SET last_seen = 1", false),
-        ("UPDATE agentkey_balances SET spent = 1; UPDATE agentkey_accounts SET spent = 1, changed_at = 1", false),
-        ("INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('acme', 'new', 0)", false),
+        (
+            "ALTER TABLE agent_keys ADD COLUMN last_seen INTEGER; UPDATE agent_keys SET last_seen = 1",
+            false,
+        ),
+        (
+            "UPDATE agentkey_balances SET spent = 1; UPDATE agentkey_accounts SET spent = 1, changed_at = 1",
+            false,
+        ),
+        (
+            "INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('acme', 'new', 0)",
+            false,
+        ),
         ("DELETE FROM agent_keys WHERE id = 2", true),
     ] {
         let before = policy_version(&store).await;
@@ -53,10 +63,24 @@ async fn charges_and_new_keys_leave_the_policy_version() {
         posting.id
     };
     let (amount, note, ttl) = (Amount::cents(1), Note::default(), Duration::from_secs(60));
-    let held = post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone(), claim: None }).await;
+    let held = post(Action::Hold {
+        amount,
+        ttl,
+        on_expiry: OnExpiry::Charge,
+        note: note.clone(),
+        claim: None,
+    })
+    .await;
     let paid = post(Action::Pay { amount, note: note.clone(), claim: None }).await;
     post(Action::Refund { entry: paid.into(), amount }).await;
-    post(Action::Hold { amount, ttl, on_expiry: OnExpiry::Charge, note: note.clone(), claim: None }).await;
+    post(Action::Hold {
+        amount,
+        ttl,
+        on_expiry: OnExpiry::Charge,
+        note: note.clone(),
+        claim: None,
+    })
+    .await;
     post(Action::Settle { holds: vec![held], void: vec![], cost: amount, note, claim: None }).await;
     clock.advance(Duration::from_secs(2 * 24 * 60 * 60));
     assert_eq!(store.sweep().await.unwrap(), 1);
@@ -76,9 +100,14 @@ async fn a_restored_backup_is_another_policy() {
 
     // Both files have the same number of changes, but different ones.
     let renamed = SqliteStore::connect(&path).await.unwrap();
-    let rename = KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("renamed") };
+    let rename =
+        KeyChange::Update { key: key.id, patch: crate::model::KeyPatch::new().name("renamed") };
     renamed.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     let revoked = SqliteStore::connect(&backup).await.unwrap();
-    revoked.change_key(&KeyChange::Revoke { key: key.id }, &Rules::default()).await.unwrap().unwrap();
+    revoked
+        .change_key(&KeyChange::Revoke { key: key.id }, &Rules::default())
+        .await
+        .unwrap()
+        .unwrap();
     assert_ne!(policy_version(&renamed).await, policy_version(&revoked).await);
 }
