@@ -23,13 +23,13 @@ pin_project! {
     /// the end.
     pub struct ResponseBody<B> {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[project = KindProj]
-    enum Kind<B> {
+    enum BodyKind<B> {
         Inner { #[pin] inner: B },
         Whole { #[pin] inner: Full<Bytes> },
         Unread,
@@ -39,31 +39,31 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     pub(crate) fn inner(inner: B) -> Self {
-        Self { kind: Kind::Inner { inner } }
+        Self { kind: BodyKind::Inner { inner } }
     }
 
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self { kind: Kind::Whole { inner: Full::new(bytes) } }
+        Self { kind: BodyKind::Whole { inner: Full::new(bytes) } }
     }
 
     /// Returns an empty body of unknown length, for an answer to HEAD that must not say 0.
     pub(crate) fn unread() -> Self {
-        Self { kind: Kind::Unread }
+        Self { kind: BodyKind::Unread }
     }
 
     pub(crate) fn charged(inner: B, guard: Guard) -> Self {
         let inner = Charged { inner: Some(inner), guard, last: None, state: BodyState::Streaming };
-        Self { kind: Kind::Charged { inner } }
+        Self { kind: BodyKind::Charged { inner } }
     }
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
-            Kind::Inner { .. } => "inner",
-            Kind::Whole { .. } => "whole",
-            Kind::Unread => "unread",
-            Kind::Charged { .. } => "charged",
+            BodyKind::Inner { .. } => "inner",
+            BodyKind::Whole { .. } => "whole",
+            BodyKind::Unread => "unread",
+            BodyKind::Charged { .. } => "charged",
         };
         f.debug_tuple("ResponseBody").field(&kind).finish()
     }
@@ -91,18 +91,18 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { inner } => inner.is_end_stream(),
-            Kind::Whole { inner } => inner.is_end_stream(),
-            Kind::Unread => true,
-            Kind::Charged { inner } => matches!(inner.state, BodyState::Done),
+            BodyKind::Inner { inner } => inner.is_end_stream(),
+            BodyKind::Whole { inner } => inner.is_end_stream(),
+            BodyKind::Unread => true,
+            BodyKind::Charged { inner } => matches!(inner.state, BodyState::Done),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { inner } => inner.size_hint(),
-            Kind::Whole { inner } => inner.size_hint(),
-            Kind::Unread | Kind::Charged { .. } => SizeHint::default(),
+            BodyKind::Inner { inner } => inner.size_hint(),
+            BodyKind::Whole { inner } => inner.size_hint(),
+            BodyKind::Unread | BodyKind::Charged { .. } => SizeHint::default(),
         }
     }
 }

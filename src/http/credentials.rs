@@ -9,28 +9,33 @@ use crate::model::{Refusal, Token, TokenHash};
 /// `X-Api-Key`.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
-    sources: Vec<Source>,
+    sources: Vec<CredentialSource>,
     foreign: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+enum CredentialSource {
     Bearer,
     Header(HeaderName),
 }
 
 impl Default for Credentials {
     fn default() -> Self {
-        let api_key = Source::Header(HeaderName::from_static("x-api-key"));
-        Self { sources: vec![Source::Bearer, api_key], foreign: false }
+        let api_key = CredentialSource::Header(HeaderName::from_static("x-api-key"));
+        Self { sources: vec![CredentialSource::Bearer, api_key], foreign: false }
     }
 }
 
 impl Credentials {
     /// Sets the headers. `Authorization` means its `Bearer` scheme.
     pub(crate) fn headers(&mut self, names: impl IntoIterator<Item = HeaderName>) {
-        let source =
-            |name| if name == AUTHORIZATION { Source::Bearer } else { Source::Header(name) };
+        let source = |name| {
+            if name == AUTHORIZATION {
+                CredentialSource::Bearer
+            } else {
+                CredentialSource::Header(name)
+            }
+        };
         self.sources = names.into_iter().map(source).collect();
     }
 
@@ -66,7 +71,7 @@ impl Credentials {
     }
 }
 
-impl Source {
+impl CredentialSource {
     fn name(&self) -> &HeaderName {
         match self {
             Self::Bearer => &AUTHORIZATION,

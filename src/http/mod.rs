@@ -19,7 +19,7 @@ mod require_budget;
 mod require_scope;
 
 pub use crate::ledger::OnExpiry;
-pub use authenticate::AgentKeyLayer;
+pub use authenticate::{AgentKeyFuture, AgentKeyLayer, AgentKeyService};
 pub use body::{BodyError, ResponseBody};
 pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};
 pub use context::KeyContext;

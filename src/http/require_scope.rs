@@ -56,12 +56,12 @@ use crate::model::{MissingScope, Refusal, Scope, ScopeError};
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct RequireScope {
-    needs: Arc<Needs>,
+    needs: Arc<Requirement>,
     anonymous: bool,
 }
 
 #[derive(Debug)]
-enum Needs {
+enum Requirement {
     Any(Vec<Scope>),
     All(Vec<Scope>),
 }
@@ -82,7 +82,7 @@ impl RequireScope {
     ///
     /// [`ScopeError::Malformed`] where one is not a scope.
     pub fn any<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
-        Ok(Self::new(Needs::Any(parse(scopes)?)))
+        Ok(Self::new(Requirement::Any(parse(scopes)?)))
     }
 
     /// Returns a layer that requires all of these scopes. Without scopes, it lets every key in
@@ -92,10 +92,10 @@ impl RequireScope {
     ///
     /// [`ScopeError::Malformed`] where one is not a scope.
     pub fn all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
-        Ok(Self::new(Needs::All(parse(scopes)?)))
+        Ok(Self::new(Requirement::All(parse(scopes)?)))
     }
 
-    fn new(needs: Needs) -> Self {
+    fn new(needs: Requirement) -> Self {
         Self { needs: Arc::new(needs), anonymous: false }
     }
 
@@ -114,8 +114,8 @@ impl RequireScope {
             caller => caller.key().map_err(|refusal| (refusal, caller.http().clone()))?,
         };
         let (allowed, required) = match &*self.needs {
-            Needs::Any(scopes) => (scopes.iter().any(|scope| key.allows(scope)), scopes),
-            Needs::All(scopes) => (scopes.iter().all(|scope| key.allows(scope)), scopes),
+            Requirement::Any(scopes) => (scopes.iter().any(|scope| key.allows(scope)), scopes),
+            Requirement::All(scopes) => (scopes.iter().all(|scope| key.allows(scope)), scopes),
         };
         if allowed {
             return Ok(());

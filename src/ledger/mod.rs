@@ -24,4 +24,5 @@ pub use policy::{
 };
 pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
+    PostingResult,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId};
+use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId, Refusal};
 
 /// One change that is asked of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,3 +225,6 @@ pub enum Outcome {
         entry: EntryId,
     },
 }
+
+/// What a posting came to.
+pub type PostingResult = Result<Posted, Refusal>;

@@ -21,10 +21,10 @@ use jiff::Timestamp;
 /// # Ok::<(), jiff::Error>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Default)]
-enum Source {
+enum ClockSource {
     #[default]
     System,
     Manual(ManualClock),
@@ -40,31 +40,31 @@ impl Clock {
     #[cfg(feature = "postgres")]
     pub(crate) fn manual(&self) -> Option<&ManualClock> {
         match &self.0 {
-            Source::System => None,
-            Source::Manual(manual) => Some(manual),
+            ClockSource::System => None,
+            ClockSource::Manual(manual) => Some(manual),
         }
     }
 
     /// Returns the present instant, cut to whole microseconds.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System => from_micros(Timestamp::now().as_microsecond()),
-            Source::Manual(manual) => manual.now(),
+            ClockSource::System => from_micros(Timestamp::now().as_microsecond()),
+            ClockSource::Manual(manual) => manual.now(),
         }
     }
 }
 
 impl From<&ManualClock> for Clock {
     fn from(manual: &ManualClock) -> Self {
-        Self(Source::Manual(manual.clone()))
+        Self(ClockSource::Manual(manual.clone()))
     }
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Source::System => "Clock(system)",
-            Source::Manual(_) => "Clock(manual)",
+            ClockSource::System => "Clock(system)",
+            ClockSource::Manual(_) => "Clock(manual)",
         })
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
-use crate::ledger::{Action, Posted, Posting};
+use crate::ledger::{Action, Posting, PostingResult};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
 
@@ -19,8 +19,6 @@ const BATCH: usize = 512;
 const BLOCKED_BATCH: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
-
-type PostingResult = Result<Posted, Refusal>;
 
 /// The queue of postings. It has no bound of its own: every job holds a permit of a bounded
 /// semaphore.

@@ -21,7 +21,7 @@ use crate::http::problem;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
 
-pub(super) type Lookup = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
+pub(super) type LookupFuture = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
 
 pin_project! {
     /// The future of [`AgentKeyService`](super::AgentKeyService).
@@ -37,7 +37,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum FutureState<S, ReqBody, F, ResBody> {
-        Finding { lookup: Lookup, call: Option<Call<S, ReqBody>> },
+        Finding { lookup: LookupFuture, call: Option<Call<S, ReqBody>> },
         Anonymous { #[pin] inner: F },
         Calling { #[pin] calling: Calling<F> },
         Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
@@ -87,7 +87,7 @@ where
     }
 
     pub(super) fn finding(
-        lookup: Lookup,
+        lookup: LookupFuture,
         inner: S,
         request: Request<ReqBody>,
         options: AuthenticateOptions,

@@ -40,18 +40,18 @@ pub(super) struct SessionOptions {
     pub(super) transactions_only: bool,
     /// How long to wait for a connection.
     pub(super) acquire_timeout: Duration,
-    lookups: Kind,
+    lookups: SessionKind,
     /// Postings do not wait long for a row that another transaction has locked.
-    postings: Kind,
+    postings: SessionKind,
     /// Occasional statements, in a session of the pool, which has the settings of its database.
-    others: Kind,
+    others: SessionKind,
     /// The same for statements that must not keep rows locked while they wait.
-    short_lock_timeout: Kind,
+    short_lock_timeout: SessionKind,
 }
 
 /// How sessions of a kind are set up, and how their transactions begin.
 #[derive(Clone, Debug)]
-struct Kind {
+struct SessionKind {
     set_up: Option<Sql>,
     begin: Sql,
 }
@@ -76,13 +76,13 @@ impl SessionOptions {
                 .replace("{lock_timeout}", lock_timeout)
                 .replace("{local}", if local { "true" } else { "false" })
         };
-        let of_pool = |is_short| Kind {
+        let of_pool = |is_short| SessionKind {
             set_up: None,
             begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))),
         };
         let dedicated = |is_short| match transactions_only {
             true => of_pool(is_short),
-            false => Kind {
+            false => SessionKind {
                 set_up: Some(Sql::new(
                     &(set(false, is_short) + include_str!("sql/session_dedicated.sql")),
                 )),
@@ -201,17 +201,21 @@ impl Connections {
         self.pooled(async |statements| statements.fetch(query).await).await
     }
 
-    async fn of_pool<'a>(&'a self, kind: &'a Kind) -> Result<Connection<'a>> {
+    async fn of_pool<'a>(&'a self, kind: &'a SessionKind) -> Result<Connection<'a>> {
         let connection = self.acquire().await?;
         Ok(Connection {
-            source: Source::Pool(Box::new(connection)),
+            source: ConnectionSource::Pool(Box::new(connection)),
             connections: self,
             kind,
             survives: false,
         })
     }
 
-    async fn slot<'a>(&'a self, slots: &'a [Slot], kind: &'a Kind) -> Result<Connection<'a>> {
+    async fn slot<'a>(
+        &'a self,
+        slots: &'a [Slot],
+        kind: &'a SessionKind,
+    ) -> Result<Connection<'a>> {
         let mut open = self.free(slots).await?;
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::Closed);
@@ -219,10 +223,15 @@ impl Connections {
         if open.is_none() {
             *open = Some(self.attempt(|| self.open_dedicated(kind)).await?);
         }
-        Ok(Connection { source: Source::Slot(open), connections: self, kind, survives: false })
+        Ok(Connection {
+            source: ConnectionSource::Slot(open),
+            connections: self,
+            kind,
+            survives: false,
+        })
     }
 
-    async fn open_dedicated(&self, kind: &Kind) -> sqlx::Result<DedicatedConnection> {
+    async fn open_dedicated(&self, kind: &SessionKind) -> sqlx::Result<DedicatedConnection> {
         let mut connection = self.pool.acquire().await?;
         // No other user of the pool gets the settings of this session.
         connection.close_on_drop();
@@ -334,13 +343,13 @@ struct Backend {
 
 /// A connection in use. It is closed unless its work succeeded or the error leaves it usable.
 pub(super) struct Connection<'a> {
-    source: Source<'a>,
+    source: ConnectionSource<'a>,
     connections: &'a Connections,
-    kind: &'a Kind,
+    kind: &'a SessionKind,
     survives: bool,
 }
 
-enum Source<'a> {
+enum ConnectionSource<'a> {
     Slot(MutexGuard<'a, Option<DedicatedConnection>>),
     Pool(Box<PoolConnection<Postgres>>),
 }
@@ -381,10 +390,10 @@ impl Connection<'_> {
 
     fn connection(&mut self) -> Result<&mut PgConnection> {
         match &mut self.source {
-            Source::Slot(open) => {
+            ConnectionSource::Slot(open) => {
                 open.as_mut().map(|dedicated| &mut *dedicated.connection).ok_or(Error::Closed)
             }
-            Source::Pool(connection) => Ok(connection),
+            ConnectionSource::Pool(connection) => Ok(connection),
         }
     }
 }
@@ -392,8 +401,8 @@ impl Connection<'_> {
 impl<'a> Connection<'a> {
     fn watch(&self) -> Watch<'a> {
         let backend = match &self.source {
-            Source::Slot(open) => open.as_ref().and_then(|dedicated| dedicated.backend),
-            Source::Pool(_) => None,
+            ConnectionSource::Slot(open) => open.as_ref().and_then(|dedicated| dedicated.backend),
+            ConnectionSource::Pool(_) => None,
         };
         Watch { connections: self.connections, backend }
     }
@@ -434,8 +443,8 @@ impl Drop for Connection<'_> {
     fn drop(&mut self) {
         if !self.survives {
             match &mut self.source {
-                Source::Slot(open) => drop(open.take()),
-                Source::Pool(connection) => connection.close_on_drop(),
+                ConnectionSource::Slot(open) => drop(open.take()),
+                ConnectionSource::Pool(connection) => connection.close_on_drop(),
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::store::range::{MAX_WAIT, check};
 #[derive(Clone, Debug)]
 #[must_use = "options take effect through `PostgresStore::open`"]
 pub struct PostgresOptions {
-    source: Source,
+    source: DatabaseSource,
     pub(super) schema: String,
     pub(super) table: Option<String>,
     pub(super) adoption: Option<Adoption>,
@@ -43,13 +43,13 @@ pub struct PostgresOptions {
 }
 
 #[derive(Clone)]
-enum Source {
+enum DatabaseSource {
     Url(String),
     Pool(PgPool),
 }
 
 /// Hides the URL, which may have a password in it.
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for DatabaseSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Url(_) => "a URL",
@@ -62,16 +62,16 @@ impl PostgresOptions {
     /// Opens the database at an URL, `postgres://user:password@host:5432/database`, with the parameters that
     /// [`PgConnectOptions`] supports. Missing parts come from environment variables such as `PGHOST`.
     pub fn new(url: impl Into<String>) -> Self {
-        Self::from_source(Source::Url(url.into()))
+        Self::from_source(DatabaseSource::Url(url.into()))
     }
 
     /// Opens the database of a pool of the application's. The store keeps [`lookups`](Self::lookups) and
     /// [`postings`](Self::postings) of its connections while it is open, and sometimes uses one more.
     pub fn pool(pool: PgPool) -> Self {
-        Self::from_source(Source::Pool(pool))
+        Self::from_source(DatabaseSource::Pool(pool))
     }
 
-    fn from_source(source: Source) -> Self {
+    fn from_source(source: DatabaseSource) -> Self {
         Self {
             source,
             schema: "public".to_owned(),
@@ -257,7 +257,7 @@ impl PostgresOptions {
     fn open_pool(&self) -> Result<(PgPool, bool), String> {
         let needed = u32::try_from(self.lookups + self.postings).unwrap_or(u32::MAX);
         match &self.source {
-            Source::Url(url) => {
+            DatabaseSource::Url(url) => {
                 let mut options = PgConnectOptions::from_str(url)
                     .map_err(|error| format!("this is not a URL of PostgreSQL: {error}"))?
                     .disable_statement_logging();
@@ -273,7 +273,7 @@ impl PostgresOptions {
                     .connect_lazy_with(options);
                 Ok((pool, true))
             }
-            Source::Pool(pool) => {
+            DatabaseSource::Pool(pool) => {
                 let max = pool.options().get_max_connections();
                 if max <= needed {
                     return Err(format!(

@@ -16,12 +16,10 @@ use super::read;
 use super::types::Instant;
 use super::validator::{ByRowVersion, Expected};
 use super::write::{Write, applied, random_version_step};
-use crate::ledger::{Book, Needs, Posted, Posting, WriteSet};
+use crate::ledger::{Book, Needs, Posting, PostingResult, WriteSet};
 use crate::model::{AccountId, Refusal};
 use crate::store::cache::{self, CacheDelta, PendingWrite};
 use crate::store::fast_path::is_fast_path;
-
-type PostingResult = Result<Posted, Refusal>;
 
 /// The most accounts in quarantine.
 const MAX_QUARANTINED: usize = 1_000;

@@ -14,12 +14,10 @@ use super::validator::Cache;
 use super::version::FileVersion;
 use super::write::Decision;
 use super::{index, load, write};
-use crate::ledger::{Book, Needs, Posted, Posting};
-use crate::model::{AccountId, Clock, Refusal};
+use crate::ledger::{Book, Needs, Posting, PostingResult};
+use crate::model::{AccountId, Clock};
 use crate::store::fast_path::is_fast_path;
 use crate::store::stale::Stale;
-
-type PostingResult = std::result::Result<Posted, Refusal>;
 
 /// Posts a batch. Also returns whether a part of the indexes is due.
 pub(super) fn post(

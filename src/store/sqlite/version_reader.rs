@@ -19,7 +19,7 @@ use super::wal_index::{Header, WalIndex};
 pub(super) struct VersionReader {
     /// `None` in memory, where a second connection would be a second database.
     path: Option<PathBuf>,
-    slot: Mutex<Slot>,
+    slot: Mutex<ReaderSlot>,
     last: RwLock<Option<LastRead>>,
     started: Instant,
     /// When the file at the path was last found to be the one of `last`, in milliseconds after `started`.
@@ -29,14 +29,14 @@ pub(super) struct VersionReader {
 /// The path is checked once in this time at most, in milliseconds: it costs three times as much as the header.
 const CHECK_INTERVAL: u64 = 10;
 
-enum Slot {
+enum ReaderSlot {
     /// Not open yet. A thread that may wait opens it.
     Missing,
-    Open(Open),
+    Open(OpenReader),
     Closed,
 }
 
-struct Open {
+struct OpenReader {
     connection: Connection,
     /// The file that was opened: another one may be put at the path.
     file: Option<FileId>,
@@ -56,7 +56,7 @@ impl VersionReader {
     pub(super) fn new(path: Option<&Path>) -> Self {
         Self {
             path: path.map(Path::to_owned),
-            slot: Mutex::new(Slot::Missing),
+            slot: Mutex::new(ReaderSlot::Missing),
             last: RwLock::new(None),
             started: Instant::now(),
             path_checked: AtomicU64::new(0),
@@ -78,7 +78,7 @@ impl VersionReader {
             return Some(version);
         }
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let Slot::Open(open) = &*slot else { return None };
+        let ReaderSlot::Open(open) = &*slot else { return None };
         // Another thread may have read it in the meantime.
         if let Some(version) = self.last_of_file(file) {
             return Some(version);
@@ -86,7 +86,7 @@ impl VersionReader {
         let (version, last) = if open.file == file { open.read().unzip() } else { (None, None) };
         self.set_last(last.flatten());
         if version.is_none() {
-            *slot = Slot::Missing;
+            *slot = ReaderSlot::Missing;
         }
         version
     }
@@ -132,10 +132,10 @@ impl VersionReader {
     pub(super) fn open_missing(&self) {
         let Some(path) = &self.path else { return };
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*slot, Slot::Missing)
-            && let Ok(open) = Open::new(path)
+        if matches!(*slot, ReaderSlot::Missing)
+            && let Ok(open) = OpenReader::new(path)
         {
-            *slot = Slot::Open(open);
+            *slot = ReaderSlot::Open(open);
         }
     }
 
@@ -143,7 +143,7 @@ impl VersionReader {
     pub(super) fn close(&self) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_last(None);
-        *slot = Slot::Closed;
+        *slot = ReaderSlot::Closed;
     }
 
     /// Replaces the last read. The caller holds the lock of the slot and closes the connection afterwards: once no
@@ -153,7 +153,7 @@ impl VersionReader {
     }
 }
 
-impl Open {
+impl OpenReader {
     fn new(path: &Path) -> rusqlite::Result<Self> {
         // The identity is read before the file is opened. A file that replaces it in between is then noticed at the
         // first use.
