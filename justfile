@@ -17,7 +17,7 @@ bench name="http" *args:
 
 # Processes killed and servers crashed, for so many seconds
 chaos seconds="60":
-    AGENTKEY_TEST_POSTGRES=required AGENTKEY_CHAOS_SECONDS={{ seconds }} cargo test --locked --all-features --test chaos -- --nocapture
+    AGENTKEY_TEST_POSTGRES=required AGENTKEY_CHAOS_SECONDS={{ seconds }} cargo test --locked --all-features --test chaos -- --include-ignored --nocapture
 
 # The documentation, as docs.rs has it
 docs:
