@@ -23,6 +23,14 @@ pub enum ChangeError {
         /// What is wrong, and what is accepted.
         reason: String,
     },
+    /// A rule of the application's own table does not allow the key.
+    #[error("the rule {rule:?} of {table} does not allow the key")]
+    TableRule {
+        /// The name of the constraint.
+        rule: String,
+        /// The table, with its schema.
+        table: String,
+    },
 }
 
 impl ChangeError {
@@ -38,6 +46,11 @@ impl From<ChangeError> for Refusal {
             ChangeError::UnknownAccount(_) => Self::UnknownAccount,
             ChangeError::NotInForce(refusal) => refusal,
             ChangeError::Invalid { field, reason } => Self::InvalidField { field, reason },
+            // The names of the application's tables and constraints are not for clients.
+            ChangeError::TableRule { .. } => Self::InvalidField {
+                field: "key",
+                reason: "is not what the application's rules for keys allow".to_owned(),
+            },
         }
     }
 }

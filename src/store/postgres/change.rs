@@ -87,7 +87,7 @@ impl Inner {
         let rule = broken.constraint().unwrap_or("");
         match (broken.code(), field) {
             (NOT_NULL, Some(field)) => {
-                let reason = format!("must be given: the column {column:?} is NOT NULL");
+                let reason = "must be given".to_owned();
                 Ok(ChangeError::Invalid { field, reason })
             }
             (NOT_NULL, None) => Err(config_error(format!(
@@ -95,11 +95,10 @@ impl Inner {
                  there: give it a default, or drop the NOT NULL",
                 self.schema.keys
             ))),
-            (FOREIGN_KEY | CHECK | UNIQUE | EXCLUSION, _) => {
-                let reason =
-                    format!("is not what the rule {rule:?} of {} allows", self.schema.keys);
-                Ok(ChangeError::Invalid { field: "key", reason })
-            }
+            (FOREIGN_KEY | CHECK | UNIQUE | EXCLUSION, _) => Ok(ChangeError::TableRule {
+                rule: rule.to_owned(),
+                table: self.schema.keys.clone(),
+            }),
             _ => Err(error),
         }
     }

@@ -170,6 +170,12 @@ async fn the_rules_of_the_host_hold() {
     let error_of = async |new| keys.create(new).await.unwrap_err().to_string();
     assert!(error_of(new("nobody", "good")).await.contains("sdk_api_keys_account_id_fkey"));
     assert!(error_of(new("acme", "bad")).await.contains("sdk_api_keys_name_check"));
+    let response = keys.create(new("acme", "bad")).await.unwrap_err().to_response();
+    let body = String::from_utf8_lossy(response.body());
+    assert!(
+        response.status() == 400 && !body.contains("sdk_api_keys"),
+        "names of tables stay inside: {body}"
+    );
     assert!(
         error_of(new("acme", "good").budget(Budget::unlimited()))
             .await
