@@ -140,6 +140,11 @@ async fn lists_are_pages_and_streams_of_the_same() {
     let entries = EntryQuery::for_account(root.account.clone()).limit(2);
     let all: Vec<Entry> = keys.entry_stream(entries.clone()).try_collect().await.unwrap();
     assert_eq!(all.len(), 7);
+    // No number: it is above 2^53, and JavaScript would round it.
+    let next = serde_json::to_value(keys.entries(&entries).await.unwrap()).unwrap()["next"].clone();
+    assert!(next.is_string(), "{next}");
+    let rest = entries.clone().after(serde_json::from_value(next).unwrap()).limit(100);
+    assert_eq!(keys.entries(&rest).await.unwrap().items, all[2..]);
     for limit in [0, 1_001] {
         let refused = keys.entries(&entries.clone().limit(limit)).await.unwrap_err().to_string();
         assert_eq!(refused, format!("limit: is {limit}, and must be 1 to 1,000"));

@@ -123,8 +123,10 @@ impl EntryQuery {
 }
 
 /// A position in the ledger, after which the next page starts.
+///
+/// Its serialised form is a string: JavaScript would round the number, and pages would skip entries or repeat them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Cursor(pub(crate) i64);
 
 impl Cursor {
@@ -136,6 +138,20 @@ impl Cursor {
     /// Returns the number of the position.
     pub const fn get(self) -> i64 {
         self.0
+    }
+}
+
+impl From<Cursor> for String {
+    fn from(cursor: Cursor) -> Self {
+        cursor.0.to_string()
+    }
+}
+
+impl TryFrom<String> for Cursor {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
     }
 }
 
