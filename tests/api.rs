@@ -90,11 +90,15 @@ async fn every_error_is_a_response() {
         (unknown, 404, "unknown_key"),
         (invalid, 400, "invalid_field"),
         (too_much.await.unwrap_err(), 404, "unknown_entry"),
-        (Error::Change(ChangeError::NotInForce(Refusal::ExpiredKey)), 401, "expired_key"),
+        (Error::Change(ChangeError::NotInForce(Refusal::ExpiredKey)), 409, "not_in_force"),
     ];
     for (error, status, code) in cases {
         let response = error.to_response();
         assert_eq!(response.status(), status, "{error}");
+        assert!(
+            !response.headers().contains_key("www-authenticate"),
+            "it is no error of the client's own credential"
+        );
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["error"], code, "{body}");
         if code == "invalid_field" {

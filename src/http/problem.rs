@@ -67,6 +67,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::AlreadyCharged(_)
         | Refusal::InFlight
         | Refusal::HoldExpired
+        | Refusal::NotInForce
         | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
         Refusal::UnknownAccount | Refusal::UnknownEntry | Refusal::UnknownKey => {
             StatusCode::NOT_FOUND

@@ -44,7 +44,8 @@ impl From<ChangeError> for Refusal {
         match error {
             ChangeError::UnknownKey(_) => Self::UnknownKey,
             ChangeError::UnknownAccount(_) => Self::UnknownAccount,
-            ChangeError::NotInForce(refusal) => refusal,
+            // Not 401: the credential of the request is another key's, and its client would throw that away.
+            ChangeError::NotInForce(_) => Self::NotInForce,
             ChangeError::Invalid { field, reason } => Self::InvalidField { field, reason },
             // The names of the application's tables and constraints are not for clients.
             ChangeError::TableRule { .. } => Self::InvalidField {

@@ -76,6 +76,10 @@ pub enum Refusal {
     /// There is no such key.
     #[error("there is no such key")]
     UnknownKey,
+    /// The key to be changed, its parent or an ancestor is revoked or expired. The credential of the request may be
+    /// valid all the same.
+    #[error("the key to be changed, or an ancestor of it, is revoked or expired")]
+    NotInForce,
     /// There is no such account.
     #[error("there is no such account")]
     UnknownAccount,
@@ -123,6 +127,7 @@ impl Refusal {
             Self::ZeroAdjustment => "zero_adjustment",
             Self::InvalidLabel(_) => "invalid_label",
             Self::UnknownKey => "unknown_key",
+            Self::NotInForce => "not_in_force",
             Self::UnknownAccount => "unknown_account",
             Self::InvalidField { .. } => "invalid_field",
             Self::Unavailable { .. } => "unavailable",
