@@ -192,7 +192,29 @@ async fn services_give_their_inner_service_back() {
     assert_eq!(AgentKeyLayer::new(&keys).layer(scoped).into_inner().into_inner(), 8);
 }
 
-/// The fields of a span, as a subscriber sees them.
+/// What the response keeps from the client is in the log, also where a handler only says `?`.
+#[tokio::test]
+async fn an_error_that_the_response_hides_is_logged() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let recorder = spans::Recorder::default();
+    let _guard =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(recorder.clone()));
+    let broken = || Error::from(agentkey::StoreError::failed("disk image is malformed"));
+    let logged = || {
+        recorder.0.lock().unwrap().iter().filter(|(_, value)| value.contains("malformed")).count()
+    };
+    drop(broken().to_response());
+    assert_eq!(logged(), 1);
+    drop(Rejection::from(broken()).into_response());
+    assert_eq!(logged(), 2);
+    assert_eq!(Refusal::from(broken()), Refusal::Misconfigured);
+    assert_eq!(logged(), 3);
+    drop(Error::Refused(Refusal::MissingKey).to_response());
+    assert_eq!(recorder.0.lock().unwrap().iter().filter(|(field, _)| field == "error").count(), 3);
+}
+
+/// The fields of spans and events, as a subscriber sees them.
 mod spans {
     use std::fmt;
     use std::sync::{Arc, Mutex};
@@ -204,6 +226,13 @@ mod spans {
     pub(super) struct Recorder(pub(super) Arc<Mutex<Vec<(String, String)>>>);
 
     impl Visit for &Recorder {
+        fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+            self.0
+                .lock()
+                .unwrap()
+                .push((field.name().to_owned(), format!("{value}: {:?}", value.source())));
+        }
+
         fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
             self.0.lock().unwrap().push((field.name().to_owned(), format!("{value:?}")));
         }
@@ -225,6 +254,14 @@ mod spans {
             _: tracing_subscriber::layer::Context<'_, S>,
         ) {
             values.record(&mut &*self);
+        }
+
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            event.record(&mut &*self);
         }
     }
 }

@@ -40,10 +40,24 @@ impl Error {
             Self::Store(_) | Self::Token(_) | Self::Build(_) => Refusal::Misconfigured,
         }
     }
+
+    /// Logs an error whose refusal says nothing of its cause.
+    pub(crate) fn log(&self) {
+        match self {
+            Self::Change(_) | Self::Refused(_) => {}
+            Self::Store(_) | Self::Token(_) | Self::Build(_) => tracing::error!(
+                error = self as &dyn std::error::Error,
+                code = self.refusal().code(),
+                "agentkey answers a request with an error of the store or of the set-up"
+            ),
+        }
+    }
 }
 
 impl From<Error> for Refusal {
+    /// Logs what the refusal keeps from the client.
     fn from(error: Error) -> Self {
+        error.log();
         error.refusal()
     }
 }

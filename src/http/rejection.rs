@@ -76,8 +76,10 @@ impl Refusal {
 }
 
 impl Error {
-    /// Returns the problem document of the error as a response.
+    /// Returns the problem document of the error as a response, and logs what it keeps from the
+    /// client.
     pub fn to_response(&self) -> Response<Bytes> {
+        self.log();
         self.refusal().to_response()
     }
 }
