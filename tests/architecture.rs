@@ -42,6 +42,12 @@ fn no_file_imports_from_a_higher_floor() {
         let source = &house.sources[from];
         let Some(floor) = floor_of(&source.module) else { continue };
         for import in imports {
+            if import.path.is_empty() {
+                faults.push(format!(
+                    "{}:{}: imports all of the crate, which hides what it uses. Name the items.",
+                    source.file, import.line
+                ));
+            }
             let Some(to) = house.source_of(&import.path) else { continue };
             let above = floor_of(&house.sources[to].module).filter(|above| *above > floor);
             if let Some(above) = above {
@@ -189,9 +195,63 @@ fn code(text: &str) -> Vec<String> {
         if is_tests {
             break;
         }
-        lines.push(line.split("//").next().unwrap_or_default().to_owned());
+        lines.push(without_comment(line).to_owned());
     }
     lines
+}
+
+/// A line up to `//`, unless that is in a string.
+fn without_comment(line: &str) -> &str {
+    let (mut is_string, mut is_escaped) = (false, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' if !is_escaped => is_string = !is_string,
+            '/' if !is_string && line[at..].starts_with("//") => return &line[..at],
+            _ => {}
+        }
+        is_escaped = c == '\\' && !is_escaped;
+    }
+    line
+}
+
+#[test]
+fn no_way_of_writing_an_import_escapes() {
+    let source = |module: &[&str], text: &str| Source {
+        file: "src/x.rs".to_owned(),
+        module: module.iter().map(|name| (*name).to_owned()).collect(),
+        lines: code(text),
+    };
+    let modules = BTreeMap::from([
+        (Module::new(), 0),
+        (vec!["http".to_owned()], 1),
+        (vec!["store".to_owned()], 2),
+    ]);
+    for text in [
+        "use crate::http::problem;",
+        "use crate::{model::Key, http::{problem, rejection}};",
+        "use super::super::http::problem as it;",
+        "macro_rules! m { () => { $crate::http::problem() } }",
+        "let x = self::super::super::http::problem();",
+        "let x = (\"https://example.com\", crate::http::problem());",
+    ] {
+        let imports = imports(&source(&["store", "cache"], text), &modules);
+        assert!(
+            imports.iter().any(|import| import.path.first().is_some_and(|name| name == "http")),
+            "{text}"
+        );
+    }
+    for text in [
+        "use crate::*;",
+        "use crate as root;",
+        "use super::super::{self as root};",
+        "m!(crate::{http::problem})",
+    ] {
+        let imports = imports(&source(&["store", "cache"], text), &modules);
+        assert!(imports.iter().any(|import| import.path.is_empty()), "{text}");
+    }
+    assert!(
+        imports(&source(&["store"], "let x = \"a\"; // crate::http::problem"), &modules).is_empty()
+    );
 }
 
 /// All paths of this crate that a source names, in `use` and in place.
@@ -206,10 +266,15 @@ fn imports(source: &Source, modules: &BTreeMap<Module, usize>) -> Vec<Import> {
             }
             _ => {
                 let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+                let words = words.map(|word| word.strip_prefix("self::").unwrap_or(word));
                 for path in
                     words.filter(|word| word.starts_with("crate::") || word.starts_with("super::"))
                 {
-                    let path = path.split("::").map(str::to_owned).collect();
+                    let path = path
+                        .split("::")
+                        .filter(|name| !name.is_empty())
+                        .map(str::to_owned)
+                        .collect();
                     imports.extend(absolute(path, source, modules).map(|path| Import {
                         line: at + 1,
                         path,
