@@ -20,6 +20,9 @@ use crate::model::{Amount, MissingScope, Refusal, Shortfall};
 /// The header with what a key has left.
 pub(crate) const REMAINING: HeaderName = HeaderName::from_static("agentkey-remaining-cents");
 
+/// The header by which the SDKs of OpenAI and Anthropic decide about a retry, before the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Returns the response to a refused request, as the options say.
 pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Bytes> {
     let status = status(refusal, options);
@@ -31,6 +34,9 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     add_headers(headers, refusal, options);
+    if is_final(refusal, status) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
     response.extensions_mut().insert(refusal.clone());
     match &options.on_refusal {
         Some(map) => map(refusal, response),
@@ -143,6 +149,17 @@ fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions
     };
     if let Some(seconds) = seconds {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+/// Returns whether the same request is refused again, although clients retry responses of this status.
+fn is_final(refusal: &Refusal, status: StatusCode) -> bool {
+    match refusal {
+        Refusal::Conflict | Refusal::PostingConflict | Refusal::AlreadyCharged(_) => true,
+        Refusal::BudgetExceeded(shortfall) => {
+            status == StatusCode::TOO_MANY_REQUESTS && shortfall.resets_at.is_none()
+        }
+        _ => false,
     }
 }
 

@@ -86,6 +86,7 @@ struct Row {
     document: String,
     challenge: Option<&'static str>,
     retry_after: Option<&'static str>,
+    should_retry: Option<&'static str>,
     code: &'static str,
 }
 
@@ -93,7 +94,7 @@ fn row(request: http::request::Builder, status: u16, code: &'static str, documen
     let title = StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
     let document =
         format!(r#"{{"title":"{title}","status":{status},"error":"{code}","detail":{document}}}"#);
-    Row { request, status, document, challenge: None, retry_after: None, code }
+    Row { request, status, document, challenge: None, retry_after: None, should_retry: None, code }
 }
 
 impl Row {
@@ -104,6 +105,11 @@ impl Row {
 
     fn retry_after(mut self, seconds: &'static str) -> Self {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    fn is_final(mut self) -> Self {
+        self.should_retry = Some("false");
         self
     }
 
@@ -119,6 +125,7 @@ impl Row {
         assert_eq!(seen.header("cache-control"), Some("no-store"), "{}", self.document);
         assert_eq!(seen.header("www-authenticate"), self.challenge, "{}", self.document);
         assert_eq!(seen.header("retry-after"), self.retry_after, "{}", self.document);
+        assert_eq!(seen.header("x-should-retry"), self.should_retry, "{}", self.document);
     }
 }
 
@@ -419,6 +426,37 @@ async fn the_status_of_a_budget_refusal_is_the_hosts_to_choose() {
     }
 }
 
+/// The SDKs of OpenAI and Anthropic retry a 409 and a 429, unless this header says not to.
+#[tokio::test]
+async fn clients_are_told_not_to_retry_what_is_refused_again() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let once = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await.1;
+    let daily = world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(15)))).await.1;
+    let too_many = app(&world.layer().budget_status(StatusCode::TOO_MANY_REQUESTS));
+    let seen = answer(&too_many, ask_with("/paid", &once)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, None));
+    assert_eq!(seen.header("x-should-retry"), Some("false"));
+    // A new window has room, so waiting helps.
+    assert_eq!(answer(&too_many, ask_with("/paid", &daily)).await.status, 200);
+    let seen = answer(&too_many, ask_with("/paid", &daily)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, Some("86400")));
+    assert_eq!(seen.header("x-should-retry"), None);
+    // No client retries a 402.
+    let seen = answer(&app(&world.layer()), ask_with("/paid", &once)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (402, None));
+    // An `in_flight` or `unavailable` passes, and a posting id that is taken does not.
+    for (refusal, wanted) in [
+        (Refusal::InFlight, None),
+        (Refusal::Unavailable { retry_after: Duration::from_secs(1) }, None),
+        (Refusal::PostingConflict, Some("false")),
+    ] {
+        let response = refusal.to_response();
+        let value = response.headers().get("x-should-retry").map(|value| value.as_bytes());
+        assert_eq!(value, wanted.map(str::as_bytes), "{}", refusal.code());
+    }
+}
+
 #[tokio::test]
 async fn what_is_left_is_in_a_header_where_there_is_a_limit() {
     let world = World::new().await;
@@ -589,13 +627,14 @@ async fn the_contract_of_idempotency() {
     let charged =
         format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
     let seen = answer(&app, keyed(ask_with("/paid", &token))).await;
-    row(ask("/paid"), 409, "already_charged", &charged).check(&seen);
+    row(ask("/paid"), 409, "already_charged", &charged).is_final().check(&seen);
     for request in [
         ask_with("/paid", &token).method(Method::POST),
         ask_with("/other", &token).method(Method::POST),
     ] {
         let seen = answer(&app, keyed(request)).await;
         row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#)
+            .is_final()
             .check(&seen);
     }
     let seen = answer(&app, ask_with("/paid", &token).header("idempotency-key", "no good")).await;
