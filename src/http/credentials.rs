@@ -50,22 +50,34 @@ impl Credentials {
     /// Every value that may be a token is marked as sensitive, which keeps it out of logs of
     /// headers. One pass over the headers costs less than a search for each source.
     pub(crate) fn read(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
-        let mut credential: Option<&[u8]> = None;
-        let mut is_ambiguous = false;
+        let mut credential: Option<(&HeaderName, &[u8])> = None;
+        let mut ambiguous = None;
+        // What the request is refused with if it has no other credential.
+        let mut refusal = Refusal::MissingKey;
         for (name, value) in headers.iter_mut() {
             let Some(source) = self.sources.iter().find(|source| source.name() == name) else {
                 continue;
             };
             value.set_sensitive(true);
-            let Some(token) = source.token(value) else { continue };
-            is_ambiguous |= credential.is_some_and(|first| first != token);
-            credential = Some(token);
+            let token = match source.token(value) {
+                Ok(token) => token,
+                Err(Refusal::MissingKey) => continue,
+                Err(other) => {
+                    refusal = other;
+                    continue;
+                }
+            };
+            match credential {
+                Some((first, found)) if found != token => ambiguous = Some([first, name]),
+                _ => credential = Some((name, token)),
+            }
         }
-        if is_ambiguous {
-            return Err(Refusal::AmbiguousCredentials);
+        if let Some(names) = ambiguous {
+            let headers = Box::new(names.map(|name| name.as_str().to_owned()));
+            return Err(Refusal::AmbiguousCredentials { headers });
         }
-        let text = std::str::from_utf8(credential.ok_or(Refusal::MissingKey)?)
-            .map_err(|_| Refusal::InvalidKey)?;
+        let (_, token) = credential.ok_or(refusal)?;
+        let text = std::str::from_utf8(token).map_err(|_| Refusal::InvalidKey)?;
         let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
         hash.map_err(|_| Refusal::InvalidKey)
     }
@@ -79,18 +91,30 @@ impl CredentialSource {
         }
     }
 
-    /// Returns the token in a header's value. Schemes other than `Bearer` contain none.
+    /// Returns the token in a header's value, or what a request is refused with that has no other token. Schemes other
+    /// than `Bearer` contain none.
     ///
     /// Schemes are case-insensitive (RFC 9110 §11.1).
-    fn token<'a>(&self, value: &'a HeaderValue) -> Option<&'a [u8]> {
+    fn token<'a>(&self, value: &'a HeaderValue) -> Result<&'a [u8], Refusal> {
         let value = value.as_bytes().trim_ascii();
-        match self {
-            Self::Header(_) => Some(value),
+        let token = match self {
+            Self::Header(_) => value,
             Self::Bearer => {
                 let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
                 let (scheme, rest) = value.split_at(end);
-                scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+                if !scheme.eq_ignore_ascii_case(b"bearer") {
+                    let bare = is_token(value);
+                    return Err(if bare { Refusal::MissingScheme } else { Refusal::MissingKey });
+                }
+                rest.trim_ascii()
             }
-        }
+        };
+        // Clients whose setting is empty send such a header beside the one that is set.
+        if token.is_empty() { Err(Refusal::InvalidKey) } else { Ok(token) }
     }
+}
+
+/// Returns whether a value is a token of ours: the checksum tells it from a scheme.
+fn is_token(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| Token::hash_of(text).is_ok())
 }

@@ -57,10 +57,12 @@ pub(crate) fn put_remaining(headers: &mut HeaderMap, remaining: Option<Amount>) 
 
 fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
     match refusal {
-        Refusal::MissingKey | Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
-            StatusCode::UNAUTHORIZED
-        }
-        Refusal::AmbiguousCredentials
+        Refusal::MissingKey
+        | Refusal::InvalidKey
+        | Refusal::MissingScheme
+        | Refusal::RevokedKey
+        | Refusal::ExpiredKey => StatusCode::UNAUTHORIZED,
+        Refusal::AmbiguousCredentials { .. }
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
         | Refusal::InvalidField { .. }
@@ -175,7 +177,10 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
     }
     match refusal {
         Refusal::MissingKey => {}
-        Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
+        Refusal::InvalidKey
+        | Refusal::MissingScheme
+        | Refusal::RevokedKey
+        | Refusal::ExpiredKey => {
             put("error", "invalid_token");
             put("error_description", &refusal.to_string());
         }

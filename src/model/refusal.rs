@@ -20,6 +20,9 @@ pub enum Refusal {
     /// The credential is malformed, or no key has it.
     #[error("the API key is not valid")]
     InvalidKey,
+    /// `Authorization` is a token without a scheme.
+    #[error("the Authorization header has no scheme; send Bearer, a space and the API key")]
+    MissingScheme,
     /// The key, or an ancestor, was revoked.
     #[error("the API key was revoked")]
     RevokedKey,
@@ -27,8 +30,11 @@ pub enum Refusal {
     #[error("the API key has expired")]
     ExpiredKey,
     /// The request has two different credentials.
-    #[error("the request has more than one credential; send one")]
-    AmbiguousCredentials,
+    #[error("the request has two different credentials, {}; send one", locations(headers))]
+    AmbiguousCredentials {
+        /// The names of the headers that they are in, in lower case.
+        headers: Box<[String; 2]>,
+    },
     /// The `Idempotency-Key` header is malformed, or there are several.
     #[error(
         "Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes"
@@ -110,10 +116,10 @@ impl Refusal {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::MissingKey => "missing_key",
-            Self::InvalidKey => "invalid_key",
+            Self::InvalidKey | Self::MissingScheme => "invalid_key",
             Self::RevokedKey => "revoked_key",
             Self::ExpiredKey => "expired_key",
-            Self::AmbiguousCredentials => "ambiguous_credentials",
+            Self::AmbiguousCredentials { .. } => "ambiguous_credentials",
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::BudgetExceeded(_) => "budget_exceeded",
@@ -133,6 +139,13 @@ impl Refusal {
             Self::Unavailable { .. } => "unavailable",
             Self::Misconfigured => "misconfigured",
         }
+    }
+}
+
+fn locations([first, second]: &[String; 2]) -> String {
+    match first == second {
+        true => format!("both in {first}"),
+        false => format!("in {first} and {second}"),
     }
 }
 

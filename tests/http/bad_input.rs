@@ -73,10 +73,18 @@ async fn tokens_are_found_where_they_may_be() {
         // Another scheme is none of our business.
         vec![authorization("Basic dXNlcjpwYXNz"), api_key(token)],
         vec![authorization("Basic dXNlcjpwYXNz"), bearer(token)],
+        // An empty one is none.
+        vec![bearer(token), api_key("")],
+        vec![bearer(token), api_key("  ")],
+        vec![bearer(""), api_key(token)],
+        vec![authorization("Bearer"), api_key(token)],
+        vec![api_key(""), api_key(token)],
+        // So is one without a scheme, as any other value of `Authorization`.
+        vec![authorization(token), api_key(token)],
     ] {
         assert_eq!(answer(&app, &headers).await, "let in", "{headers:?}");
     }
-    assert_eq!(world.spy.finds(), 12);
+    assert_eq!(world.spy.finds(), 18);
 }
 
 #[tokio::test]
@@ -99,7 +107,9 @@ async fn noise_is_refused_without_a_look_up() {
         (vec![authorization("Digest username=\"x\"")], MISSING),
         (vec![authorization("")], MISSING),
         (vec![authorization(format!("Bearer{token}"))], MISSING),
-        (vec![authorization(token)], MISSING),
+        (vec![authorization(token)], INVALID),
+        (vec![authorization(cut)], MISSING),
+        (vec![authorization(format!("{token} {token}"))], MISSING),
         (vec![authorization("Bearer")], INVALID),
         (vec![authorization("Bearer ")], INVALID),
         (vec![authorization("Bearer      ")], INVALID),
@@ -131,7 +141,7 @@ async fn noise_is_refused_without_a_look_up() {
         (vec![bearer(&" ".repeat(1 << 20))], INVALID),
         (vec![bearer(token), api_key(other.expose())], AMBIGUOUS),
         (vec![bearer(token), api_key("noise")], AMBIGUOUS),
-        (vec![bearer(token), api_key("")], AMBIGUOUS),
+        (vec![bearer(""), api_key("")], INVALID),
         (vec![bearer(token), bearer(other.expose())], AMBIGUOUS),
         (vec![api_key(token), api_key(other.expose())], AMBIGUOUS),
         (vec![api_key(token), api_key(b"\xff")], AMBIGUOUS),
@@ -143,6 +153,26 @@ async fn noise_is_refused_without_a_look_up() {
     // A token that could be one is looked up.
     assert_eq!(answer(&app, &[api_key(other.expose())]).await, INVALID);
     assert_eq!(world.spy.finds(), 1);
+}
+
+#[tokio::test]
+async fn the_headers_of_two_credentials_are_named() {
+    let world = World::new().await;
+    let (app, (_, token)) = (app(&world), world.key().await);
+    let token = token.expose();
+    for (headers, wanted) in [
+        ([bearer(token), api_key("noise")], "in authorization and x-api-key"),
+        ([api_key("noise"), bearer(token)], "in x-api-key and authorization"),
+        ([api_key(token), api_key("noise")], "both in x-api-key"),
+    ] {
+        let mut request = Request::get("/").body(Body::empty()).unwrap();
+        for (name, value) in &headers {
+            request.headers_mut().append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let seen = Seen::read(app.clone().oneshot(request).await.unwrap()).await;
+        let detail = format!("the request has two different credentials, {wanted}; send one");
+        assert_eq!(seen.json()["detail"], *detail);
+    }
 }
 
 /// Every value a header can have, shorter than a token: no panic, no look-up, never let in.
@@ -364,7 +394,7 @@ async fn noise_over_a_socket() {
     let status = |answer: &str| answer.split(' ').nth(1).unwrap_or("closed").to_owned();
     for (headers, wanted) in [
         (b"authorization: Bearer \xff\xfe\xfd".to_vec(), &["401"][..]),
-        (b"authorization: Bearer\r\nx-api-key: \xc3\x28".to_vec(), &["400"]),
+        (b"authorization: Bearer\r\nx-api-key: \xc3\x28".to_vec(), &["401"]),
         (b"x-api-key:".to_vec(), &["401"]),
         // Not a header at all: hyper's to refuse.
         (b"x-api-key: a\x00b".to_vec(), &["400"]),

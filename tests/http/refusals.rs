@@ -131,6 +131,7 @@ impl Row {
 
 const INVALID: &str =
     r#"Bearer error="invalid_token", error_description="the API key is not valid""#;
+const NO_SCHEME: &str = r#"Bearer error="invalid_token", error_description="the Authorization header has no scheme; send Bearer, a space and the API key""#;
 const REVOKED: &str =
     r#"Bearer error="invalid_token", error_description="the API key was revoked""#;
 const EXPIRED: &str =
@@ -189,8 +190,15 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             both,
             400,
             "ambiguous_credentials",
-            r#""the request has more than one credential; send one""#,
+            r#""the request has two different credentials, in authorization and x-api-key; send one""#,
         ),
+        row(
+            ask("/free").header("authorization", reader.1.expose()),
+            401,
+            "invalid_key",
+            r#""the Authorization header has no scheme; send Bearer, a space and the API key""#,
+        )
+        .challenge(NO_SCHEME),
         row(ask_with("/scoped", &reader.1), 403, "insufficient_scope", scoped)
             .challenge(r#"Bearer error="insufficient_scope", scope="docs.write""#),
         row(ask_with("/any", &reader.1), 403, "insufficient_scope", &any)
@@ -511,6 +519,9 @@ async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_oth
         assert_eq!(seen.refused(), (401, "missing_key".into()), "{path}");
         assert_eq!(seen.header("www-authenticate"), Some("Bearer realm=\"r\""), "{path}");
     }
+    // A token without its scheme is meant as a credential.
+    let seen = answer(&app, ask("/open").header("authorization", token.expose())).await;
+    assert_eq!(seen.refused(), (401, "invalid_key".into()));
     for path in ["/open", "/mixed", "/free"] {
         let seen = answer(&app, ask(path).header("x-api-key", "noise")).await;
         assert_eq!(seen.refused(), (401, "invalid_key".into()), "{path}");

@@ -41,15 +41,17 @@ async fn answer(request: Request<String>) -> Result<Response<String>, Status> {
 /// What a refusal is in gRPC. Its stable code goes with it as metadata.
 fn status(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::MissingKey | Refusal::InvalidKey | Refusal::RevokedKey | Refusal::ExpiredKey => {
-            Code::Unauthenticated
-        }
+        Refusal::MissingKey
+        | Refusal::InvalidKey
+        | Refusal::MissingScheme
+        | Refusal::RevokedKey
+        | Refusal::ExpiredKey => Code::Unauthenticated,
         Refusal::InsufficientScope(_) => Code::PermissionDenied,
         Refusal::BudgetExceeded(_) => Code::ResourceExhausted,
         Refusal::AlreadyCharged(_) => Code::AlreadyExists,
         Refusal::InFlight | Refusal::Conflict => Code::Aborted,
         Refusal::Unavailable { .. } => Code::Unavailable,
-        Refusal::AmbiguousCredentials
+        Refusal::AmbiguousCredentials { .. }
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
         | Refusal::NegativeAmount => Code::InvalidArgument,
