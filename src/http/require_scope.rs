@@ -71,18 +71,22 @@ impl RequireScope {
     ///
     /// # Errors
     ///
-    /// [`ScopeError::Malformed`] where it is not a scope.
+    /// [`ScopeError`] where it is not a scope.
     pub fn one(scope: &str) -> Result<Self, ScopeError> {
         Self::all([scope])
     }
 
-    /// Returns a layer that requires one of these scopes. Without scopes, it refuses every request.
+    /// Returns a layer that requires one of these scopes.
     ///
     /// # Errors
     ///
-    /// [`ScopeError::Malformed`] where one is not a scope.
+    /// [`ScopeError`] where one is not a scope, or there is none: the layer would refuse every request.
     pub fn any<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
-        Ok(Self::new(Requirement::Any(parse(scopes)?)))
+        let scopes = parse(scopes)?;
+        if scopes.is_empty() {
+            return Err(ScopeError::NoScopes);
+        }
+        Ok(Self::new(Requirement::Any(scopes)))
     }
 
     /// Returns a layer that requires all of these scopes. Without scopes, it lets every key in
@@ -90,7 +94,7 @@ impl RequireScope {
     ///
     /// # Errors
     ///
-    /// [`ScopeError::Malformed`] where one is not a scope.
+    /// [`ScopeError`] where one is not a scope.
     pub fn all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
         Ok(Self::new(Requirement::All(parse(scopes)?)))
     }

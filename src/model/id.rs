@@ -42,7 +42,7 @@ impl FromStr for KeyId {
 ///
 /// No key reads, changes or spends anything of another account.
 ///
-/// It has 1 to 255 characters, none of them a control character.
+/// It has 1 to 255 characters, none of them a control character, and at least one that is no space.
 ///
 /// ```
 /// use agentkey::AccountId;
@@ -63,9 +63,15 @@ impl AccountId {
     ///
     /// # Errors
     ///
-    /// [`InvalidId::Account`] where the text is empty, longer than 255 characters, or has a control
+    /// [`InvalidId::Account`] where the text is blank, longer than 255 characters, or has a control
     /// character.
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
+        let text = text.into();
+        if text.trim().is_empty() { Err(InvalidId::Account) } else { Self::stored(text) }
+    }
+
+    /// Returns the id with a text that a table holds, which may be blank.
+    pub(crate) fn stored(text: impl Into<Arc<str>>) -> Result<Self, InvalidId> {
         let text = text.into();
         let fits = !text.is_empty() && text.chars().count() <= Self::MAX_LEN;
         if fits && !text.chars().any(char::is_control) {
@@ -215,7 +221,7 @@ impl FromStr for EntryId {
 #[non_exhaustive]
 pub enum InvalidId {
     /// It is not an account id.
-    #[error("an account id is 1 to 255 characters without control characters")]
+    #[error("an account id is 1 to 255 characters without control characters, and not only spaces")]
     Account,
     /// It is not a key id.
     #[error("a key id is a whole number")]
@@ -244,8 +250,9 @@ mod tests {
 
     #[test]
     fn account_ids_have_no_control_characters() {
-        for bad in ["", "a\nb", "a\0", &"x".repeat(256)] {
+        for bad in ["", " ", "   ", "\u{a0}", "\u{3000} ", "a\nb", "a\0", &"x".repeat(256)] {
             assert_eq!(bad.parse::<AccountId>(), Err(InvalidId::Account), "{bad:?}");
         }
+        assert_eq!("a b ".parse::<AccountId>().unwrap().as_str(), "a b ");
     }
 }

@@ -29,6 +29,7 @@ pub struct Key {
     pub start: String,
     /// What the key itself may do. Its ancestors may allow less: see
     /// [`Lineage::scopes`](crate::model::Lineage::scopes).
+    #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     pub scopes: ScopeSet,
     /// What the key itself may spend. Its ancestors and its account may have less left.
     #[serde(flatten)]

@@ -9,10 +9,11 @@ use serde::ser::{Serialize, Serializer};
 
 /// One thing that a key may do: `proxy.chat`, `read:user`, `claim_free`.
 ///
-/// It is a scope-token as in RFC 6749 §3.3, of 1 to 128 characters: visible ASCII other than `"`
-/// and `\`.
+/// It is a scope-token as in RFC 6749 §3.3, of 1 to 128 characters: visible ASCII other than `"`,
+/// `\` and the comma.
 ///
-/// A *held* scope may be `*`, or end in `.*` or `:*`. Then it [covers](Self::covers) others.
+/// A *held* scope may be `*`, or end in `.*` or `:*`. Then it [covers](Self::covers) others. A `*`
+/// anywhere else would never match as meant, so it is an error, and so is a comma.
 ///
 /// ```
 /// use agentkey::model::Scope;
@@ -20,7 +21,9 @@ use serde::ser::{Serialize, Serializer};
 /// let held: Scope = "proxy.*".parse()?;
 /// assert!(held.covers(&"proxy.chat".parse()?));
 /// assert!(!held.covers(&"proxy".parse()?));
-/// assert!("two words".parse::<Scope>().is_err());
+/// for refused in ["two words", "read,write", "img*", "*.read"] {
+///     assert!(refused.parse::<Scope>().is_err());
+/// }
 /// # Ok::<(), agentkey::model::ScopeError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -29,6 +32,17 @@ pub struct Scope(Arc<str>);
 
 impl Scope {
     const MAX_LEN: usize = 128;
+
+    /// Returns the scope with a text that a table holds. It may be one that is refused as a new scope:
+    /// such a scope covers only itself.
+    pub(crate) fn stored(text: &str) -> Result<Self, ScopeError> {
+        let token = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(token) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ScopeError::Malformed)
+        }
+    }
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {
@@ -55,11 +69,14 @@ impl TryFrom<&str> for Scope {
     type Error = ScopeError;
 
     fn try_from(text: &str) -> Result<Self, ScopeError> {
-        let token = |byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
-        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(token) {
-            Ok(Self(text.into()))
-        } else {
-            Err(ScopeError::Malformed)
+        let scope = Self::stored(text)?;
+        if text.contains(',') {
+            return Err(ScopeError::Comma);
+        }
+        match text.split_once('*') {
+            None => Ok(scope),
+            Some((stem, "")) if stem.is_empty() || stem.ends_with(['.', ':']) => Ok(scope),
+            Some(_) => Err(ScopeError::Wildcard),
         }
     }
 }
@@ -131,7 +148,7 @@ impl ScopeSet {
     ///
     /// # Errors
     ///
-    /// [`ScopeError::Malformed`] where one of them is not a scope.
+    /// [`ScopeError`] where one of them is not a scope.
     ///
     /// ```
     /// use agentkey::ScopeSet;
@@ -238,11 +255,22 @@ impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // serde answers `deserialize_option` with `None` for a missing member. A forgotten list
         // would then be read as "unrestricted".
-        deserializer.deserialize_any(NullOrList)
+        deserializer.deserialize_any(NullOrList(|text| text.try_into()))
     }
 }
 
-struct NullOrList;
+impl ScopeSet {
+    /// Reads the scopes of a record. They are those of a table, which may hold scopes that are refused as
+    /// new ones.
+    pub(crate) fn deserialize_stored<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NullOrList(Scope::stored))
+    }
+}
+
+/// Reads a set, and each of its scopes by this function.
+struct NullOrList(fn(&str) -> Result<Scope, ScopeError>);
 
 impl<'de> Visitor<'de> for NullOrList {
     type Value = ScopeSet;
@@ -264,7 +292,8 @@ impl<'de> Visitor<'de> for NullOrList {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ScopeSet, A::Error> {
-        std::iter::from_fn(|| list.next_element().transpose()).collect()
+        let texts = std::iter::from_fn(|| list.next_element::<String>().transpose());
+        texts.map(|text| (self.0)(&text?).map_err(de::Error::custom)).collect()
     }
 }
 
@@ -277,6 +306,15 @@ pub enum ScopeError {
         "a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat"
     )]
     Malformed,
+    /// It has a comma.
+    #[error("a scope has no comma: give each scope of a list by itself")]
+    Comma,
+    /// It has a `*` that is not its last whole part.
+    #[error("`*` is a scope by itself, or the whole last part of one, such as proxy.* or read:*")]
+    Wildcard,
+    /// There is no scope where one of several is required.
+    #[error("one of no scopes is required, which would refuse every request: give at least one")]
+    NoScopes,
 }
 
 #[cfg(test)]
@@ -287,6 +325,10 @@ mod tests {
 
     fn scope(text: &str) -> Scope {
         text.parse().unwrap()
+    }
+
+    fn stored(text: &str) -> Scope {
+        Scope::stored(text).unwrap()
     }
 
     fn set(scopes: &[&str]) -> ScopeSet {
@@ -307,6 +349,37 @@ mod tests {
             ScopeError::Malformed.to_string(),
             "a scope is 1 to 128 visible ASCII characters without spaces, \" and \\, such as proxy.chat"
         );
+    }
+
+    #[test]
+    fn scopes_that_never_match_as_meant_are_refused() {
+        for text in ["a,b", ",", "a,", "*,a"] {
+            assert_eq!(text.parse::<Scope>(), Err(ScopeError::Comma), "{text}");
+        }
+        for text in ["img*", "**", "*.x", "*.*", "a.*.b", "a.b*", "a.**", "*a", "a:*:b", "a*.*"] {
+            assert_eq!(text.parse::<Scope>(), Err(ScopeError::Wildcard), "{text}");
+            let json = serde_json::to_string(&[text]).unwrap();
+            assert!(serde_json::from_str::<ScopeSet>(&json).is_err(), "{text}");
+        }
+        for text in ["*", "a.*", "a:*", "a.b:*", "a-b.*"] {
+            assert_eq!(scope(text).as_str(), text);
+        }
+    }
+
+    /// A table may hold them: they are read as they are, and cover only themselves.
+    #[test]
+    fn scopes_of_a_table_are_read_as_they_are() {
+        for text in ["a,b", "img*", "**", "*.x"] {
+            assert!(stored(text).covers(&stored(text)), "{text}");
+            assert!(
+                !["a", "b", "img1", "x", "a.x"]
+                    .iter()
+                    .any(|other| stored(text).covers(&scope(other)))
+            );
+        }
+        for text in ["", "two words", "a\"", &"x".repeat(129)] {
+            assert_eq!(Scope::stored(text), Err(ScopeError::Malformed), "{text:?}");
+        }
     }
 
     #[test]
@@ -335,7 +408,7 @@ mod tests {
             ("a", "a.b", false),
             ("a.b", "a.*", false),
         ] {
-            assert_eq!(scope(held).covers(&scope(required)), covers, "{held} {required}");
+            assert_eq!(stored(held).covers(&stored(required)), covers, "{held} {required}");
         }
     }
 
@@ -411,7 +484,7 @@ mod tests {
 
     /// The alphabet is small, so that scopes often overlap.
     fn scopes() -> impl Strategy<Value = Scope> {
-        "\\*|[ab]?[.:]?\\*|([ab][.:]){0,2}[ab*]|[ab]\\.".prop_map(|text| text.parse().unwrap())
+        "\\*|[ab]?[.:]?\\*|([ab][.:]){0,2}[ab*]|[ab]\\.".prop_map(|text| stored(&text))
     }
 
     fn sets() -> impl Strategy<Value = ScopeSet> {

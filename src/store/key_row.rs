@@ -77,5 +77,5 @@ impl StoredKey<'_> {
 }
 
 pub(super) fn account_id(text: Option<&str>) -> Result<AccountId, InvalidRow> {
-    Ok(AccountId::new(text.ok_or("it has no account")?)?)
+    Ok(AccountId::stored(text.ok_or("it has no account")?)?)
 }

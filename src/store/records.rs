@@ -54,7 +54,7 @@ pub(super) trait ReadCells<'r> {
     }
 
     fn account_id(&mut self) -> Result<AccountId, Self::Error> {
-        AccountId::new(self.text()?).map_err(Self::invalid)
+        AccountId::stored(self.text()?).map_err(Self::invalid)
     }
 
     fn amount(&mut self) -> Result<Amount, Self::Error> {
@@ -83,7 +83,7 @@ pub(super) trait ReadCells<'r> {
     /// Reads an account; `None` if it has no row.
     fn maybe_account(&mut self) -> Result<Option<AccountRow>, Self::Error> {
         let Some(id) = self.maybe_text()? else { return Ok(None) };
-        let id = AccountId::new(id).map_err(Self::invalid)?;
+        let id = AccountId::stored(id).map_err(Self::invalid)?;
         let budget = self.budget()?;
         let created_at = self.instant()?;
         Ok(Some(AccountRow {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentkey::model::{BlockedBy, ManualClock};
+use agentkey::model::{BlockedBy, ManualClock, ScopeError};
 use agentkey::{
     AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyId, KeyPatch, NewKey, Refusal, Rejection,
     Replayable, RequireBudget, RequireScope, ScopeSet, Token,
@@ -432,6 +432,19 @@ async fn the_status_of_a_budget_refusal_is_the_hosts_to_choose() {
             assert_eq!(seen.header("www-authenticate"), None);
         }
     }
+}
+
+#[test]
+fn a_scope_layer_that_would_refuse_every_request_is_an_error() {
+    for (layer, error) in [
+        (RequireScope::any([]), ScopeError::NoScopes),
+        (RequireScope::any(["read", "a,b"]), ScopeError::Comma),
+        (RequireScope::one("img*"), ScopeError::Wildcard),
+        (RequireScope::all(["*.x"]), ScopeError::Wildcard),
+    ] {
+        assert_eq!(layer.err(), Some(error));
+    }
+    assert!(RequireScope::all([]).is_ok());
 }
 
 /// The SDKs of OpenAI and Anthropic retry a 409 and a 429, unless this header says not to.

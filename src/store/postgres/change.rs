@@ -198,7 +198,7 @@ impl PolicyTransaction<'_, '_, '_> {
     /// its account.
     async fn lock_key(&mut self, key: KeyId) -> Result<Option<AccountId>> {
         let rows = self.statements.fetch(self.inner.sql.lock_key.query().bind(key.get())).await?;
-        Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::new(owner).ok()))
+        Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::stored(owner).ok()))
     }
 
     /// Locks an account, or the creation of its row.

@@ -46,8 +46,9 @@ impl<'r> Cells<'r> {
             let scopes = match scopes? {
                 None => columns.null_defaults.scopes.clone(),
                 Some(scopes) => {
-                    let scopes =
-                        scopes.into_iter().map(|scope| Scope::try_from(scope.unwrap_or_default()));
+                    let scopes = scopes
+                        .iter()
+                        .map(|scope| Scope::stored(scope.as_deref().unwrap_or_default()));
                     scopes.collect::<Result<_, _>>()?
                 }
             };

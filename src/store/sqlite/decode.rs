@@ -94,5 +94,6 @@ impl<'r> ReadCells<'r> for Cells<'r> {
 /// NULL may be.
 fn scopes(text: Option<&str>) -> Result<ScopeSet> {
     let Some(text) = text else { return Ok(ScopeSet::unrestricted()) };
-    Ok(serde_json::from_str::<Vec<Scope>>(text).map_err(corrupt)?.into_iter().collect())
+    let list: Vec<String> = serde_json::from_str(text).map_err(corrupt)?;
+    list.iter().map(|scope| Scope::stored(scope).map_err(corrupt)).collect()
 }

@@ -53,6 +53,26 @@ fn pay(key: &Key, cents: i32) -> Posting {
     Posting::new(key.account.clone(), key.id, action)
 }
 
+/// New scopes and accounts like these are refused. Those of a table stay what they were, and fail no other key.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn scopes_and_accounts_that_are_refused_as_new_ones_are_read_as_they_are() {
+    let Some(mut host) = Host::with(&table(770_101)).await else { return };
+    host.run(
+        "UPDATE sdk_api_keys SET account_id = ' ', scopes = '{img*,\"a,b\",read}' WHERE id = 770101",
+    )
+    .await;
+    let budget = Budget::lifetime(Amount::cents(100));
+    let store = host.open(Adoption::new(ScopeSet::unrestricted(), budget)).await.unwrap();
+    let [good, odd] = keys(&store).await;
+    assert_eq!((odd.account.as_str(), &*odd.scopes.to_string()), (" ", "a,b img* read"));
+    assert!(!odd.scopes.allows(&"img1".parse().unwrap()));
+    for posting in [pay(&good, 1), pay(&odd, 1)] {
+        assert!(store.post(&[posting]).await.unwrap()[0].is_ok());
+    }
+    store.close().await;
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {

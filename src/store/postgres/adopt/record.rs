@@ -49,8 +49,8 @@ pub(super) async fn read(
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
         None => ScopeSet::unrestricted(),
         Some(scopes) => scopes
-            .into_iter()
-            .map(Scope::try_from)
+            .iter()
+            .map(|scope| Scope::stored(scope))
             .collect::<Result<_, _>>()
             .map_err(invalid_row)?,
     };

@@ -58,6 +58,31 @@ async fn invalid_rows_cannot_be_written() {
     assert_eq!(found.lineage.key().scopes.iter().count(), 4);
 }
 
+/// New scopes and accounts like these are refused. Those of a table stay what they were, and fail no other key.
+#[tokio::test]
+async fn scopes_and_accounts_that_are_refused_as_new_ones_are_read_as_they_are() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    raw(&path, "UPDATE agent_keys SET scopes = json_array('img*', 'a,b', 'read') WHERE id = 2");
+    raw(
+        &path,
+        "INSERT INTO agentkey_accounts (id, version, changed_at, period, created_at, spent, held, since) \
+         SELECT ' ', version, changed_at, period, created_at, 0, 0, since FROM agentkey_accounts; \
+         INSERT INTO agent_keys (account_id, key_hash, created_at, scopes) VALUES (' ', 'x', 0, '[\"**\"]')",
+    );
+    let found = store.find(&[token(1).hash]).await.unwrap().pop().unwrap().unwrap();
+    let key = found.lineage.key();
+    assert_eq!(key.scopes.to_string(), "a,b img* read");
+    assert!(key.scopes.allows(&"read".parse().unwrap()));
+    assert!(!["a", "b", "img1"].iter().any(|scope| key.scopes.allows(&scope.parse().unwrap())));
+    let json = serde_json::to_value(key).unwrap();
+    assert_eq!(serde_json::from_value::<Key>(json).unwrap(), *key);
+    let blank = store.lineage(KeyId::new(3)).await.unwrap().unwrap();
+    assert_eq!((blank.account_id().as_str(), &*blank.key().scopes.to_string()), (" ", "**"));
+    pay(&store, 2, 1).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
     let directory = directory();
