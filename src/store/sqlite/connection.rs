@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result, corrupt, is_busy, is_unusable};
@@ -303,6 +303,10 @@ impl Slot {
                 // the first use.
                 let file = file_id(path);
                 let connection = Connection::open_with_flags(path, flags)?;
+                // SQLite opens a file that it may not write for reading.
+                if connection.is_readonly(MAIN_DB)? {
+                    return Err(Error::ReadOnly);
+                }
                 (connection, file.or_else(|| file_id(path)))
             }
         };
@@ -317,6 +321,10 @@ impl Slot {
         }
         if self.location != Location::Memory {
             use_wal(&connection)?;
+            if self.writes {
+                check_writable(&connection)?;
+                connection.busy_timeout(self.remaining_wait())?;
+            }
         }
         // A reading connection migrates too: the file may be an older one that has just replaced ours.
         migrate(&mut connection)?;
@@ -340,6 +348,15 @@ impl Slot {
         {
             tracing::warn!(%error, "an SQLite connection was not closed cleanly");
         }
+    }
+}
+
+/// Checks that the WAL and its index can be written. If another process has the lock, it can write them.
+fn check_writable(connection: &Connection) -> Result<()> {
+    connection.busy_timeout(Duration::ZERO)?;
+    match connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Error::from) {
+        Err(error) if is_busy(&error) => Ok(()),
+        checked => checked,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Errors of the SQLite store, and which of them are transient.
 
+use std::path::Path;
+
 use rusqlite::ffi;
 
+use super::options::Location;
 use crate::store::StoreError;
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
@@ -14,6 +17,9 @@ pub(super) enum Error {
     /// A file or a row that cannot be used, with a message of our own.
     #[error(transparent)]
     Unusable(Box<dyn std::error::Error + Send + Sync>),
+    /// The file, or one beside it, can only be read.
+    #[error("the file can only be read")]
+    ReadOnly,
     #[error("no thread could be started: {0}")]
     NoThread(std::io::Error),
     #[error("the connection was busy for too long")]
@@ -32,9 +38,43 @@ pub(super) fn store_error(error: Error) -> StoreError {
     }
 }
 
+/// Returns the error of a database that cannot be opened. A file that cannot be written is not transient here: nothing
+/// has worked yet, and the settings are what is wrong.
+pub(super) fn opening_error(location: &Location, error: Error) -> StoreError {
+    match (location, error) {
+        (Location::File { path, create: false }, _) if !path.exists() => StoreError::failed(
+            format!("{location}: there is no such file, and ?mode=rw makes none"),
+        ),
+        (Location::File { path, .. }, error) if is_not_writable(&error) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            StoreError::failed(format!(
+                "{location}: {error}. agentkey writes to this file, and to {location}-wal and {location}-shm, which it \
+                 makes in the folder {}. Let the process write to the folder and to all three files. In a container, \
+                 mount the folder for writing, not the file alone",
+                folder.unwrap_or(Path::new(".")).display(),
+            ))
+        }
+        (_, error) => {
+            let text = format!("{location}: {error}");
+            match store_error(error).is_transient() {
+                true => StoreError::unavailable(text),
+                false => StoreError::failed(text),
+            }
+        }
+    }
+}
+
+fn is_not_writable(error: &Error) -> bool {
+    matches!(error, Error::ReadOnly)
+        || matches!(
+            code(error),
+            Some(ffi::SQLITE_READONLY | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM)
+        )
+}
+
 fn is_transient(error: &Error) -> bool {
     match error {
-        Error::NoThread(_) | Error::TimedOut | Error::Closed => true,
+        Error::ReadOnly | Error::NoThread(_) | Error::TimedOut | Error::Closed => true,
         error => matches!(
             code(error),
             Some(

@@ -45,7 +45,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::connection::{Connections, Open, Worker};
-use self::error::store_error;
+use self::error::{opening_error, store_error};
 pub use self::options::SqliteOptions;
 use self::statement::in_snapshot;
 use self::validator::Cache;
@@ -88,14 +88,9 @@ impl SqliteStore {
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         let location = options.location().map_err(StoreError::failed)?;
         let cache = Arc::new(Cache::default());
-        let connections =
-            Connections::open(&location, &options, &cache).await.map_err(|error| {
-                let text = format!("{location}: {error}");
-                match store_error(error).is_transient() {
-                    true => StoreError::unavailable(text),
-                    false => StoreError::failed(text),
-                }
-            })?;
+        let connections = Connections::open(&location, &options, &cache)
+            .await
+            .map_err(|error| opening_error(&location, error))?;
         Ok(Self { connections, cache, clock: options.clock })
     }
 

@@ -3,6 +3,7 @@ mod external_writes;
 mod index;
 mod model;
 mod policy;
+mod read_only;
 mod threads;
 
 use std::time::Duration;
