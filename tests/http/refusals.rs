@@ -108,7 +108,7 @@ impl Row {
         self
     }
 
-    fn is_final(mut self) -> Self {
+    fn no_retry(mut self) -> Self {
         self.should_retry = Some("false");
         self
     }
@@ -651,14 +651,14 @@ async fn the_contract_of_idempotency() {
     let charged =
         format!(r#""the Idempotency-Key was charged already","entry":"{}""#, entries[0].id);
     let seen = answer(&app, keyed(ask_with("/paid", &token))).await;
-    row(ask("/paid"), 409, "already_charged", &charged).is_final().check(&seen);
+    row(ask("/paid"), 409, "already_charged", &charged).no_retry().check(&seen);
     for request in [
         ask_with("/paid", &token).method(Method::POST),
         ask_with("/other", &token).method(Method::POST),
     ] {
         let seen = answer(&app, keyed(request)).await;
         row(ask("/paid"), 409, "conflict", r#""the Idempotency-Key was used for another request""#)
-            .is_final()
+            .no_retry()
             .check(&seen);
     }
     let seen = answer(&app, ask_with("/paid", &token).header("idempotency-key", "no good")).await;
