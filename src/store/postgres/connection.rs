@@ -154,6 +154,11 @@ impl Connections {
         self.postings.len()
     }
 
+    /// Returns the pool from which connections come.
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// Returns how long to wait for a connection.
     pub(super) fn acquire_timeout(&self) -> Duration {
         self.session.acquire_timeout

@@ -47,11 +47,18 @@ impl From<sqlx::Error> for Error {
             E::Decode(error) => Self::InvalidRow(error),
             E::ColumnDecode { .. } => Self::InvalidRow(Box::new(error)),
             E::Configuration(error) => Self::Config(error),
-            E::PoolTimedOut => Self::TimedOut("no connection to PostgreSQL was free in time"),
+            E::PoolTimedOut => Self::TimedOut(NO_CONNECTION),
             E::PoolClosed => Self::Closed,
             error => Self::Sqlx(error),
         }
     }
+}
+
+const NO_CONNECTION: &str = "no connection to the database was free in time";
+
+/// Returns whether the pool had no connection in time.
+pub(super) fn is_no_connection(error: &Error) -> bool {
+    matches!(error, Error::TimedOut(NO_CONNECTION))
 }
 
 pub(super) fn store_error(error: Error) -> StoreError {
@@ -68,7 +75,7 @@ pub(super) fn store_error(error: Error) -> StoreError {
 
 /// Returns whether another attempt may succeed. It cannot if the statement or its parameters are wrong. Other errors
 /// may pass: contention, a starting server, a standby, or a password or right that is being changed.
-fn is_transient(error: &Error) -> bool {
+pub(super) fn is_transient(error: &Error) -> bool {
     use sqlx::Error as E;
     match error {
         Error::Retry(_) | Error::TimedOut(_) | Error::Closed => true,
@@ -145,7 +152,7 @@ pub(super) fn database_error(error: &Error) -> Option<&PgDatabaseError> {
     }
 }
 
-fn code(error: &Error) -> Option<Cow<'_, str>> {
+pub(super) fn code(error: &Error) -> Option<Cow<'_, str>> {
     database_error(error).map(|error| error.code().into())
 }
 

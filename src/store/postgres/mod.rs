@@ -22,6 +22,7 @@ mod load;
 mod lookup;
 mod migrate;
 mod names;
+mod opening;
 mod options;
 mod params;
 mod post;
@@ -44,6 +45,7 @@ use sqlx::postgres::PgPool;
 pub use self::adopt::{Adoption, KeyColumn};
 use self::error::{Result, store_error};
 use self::inner::Inner;
+use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
@@ -77,7 +79,10 @@ impl PostgresStore {
     /// tables, or if a table of the application cannot be adopted.
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
-        let schema = migrate::open(&connections, &options).await.map_err(store_error)?;
+        let schema = match migrate::open(&connections, &options).await {
+            Ok(schema) => schema,
+            Err(error) => return Err(opening_error(connections.pool(), error).await),
+        };
         Ok(Self { inner: Arc::new(Inner::new(connections, schema)) })
     }
 
@@ -97,7 +102,10 @@ impl PostgresStore {
     /// Fails as [`open`](Self::open) does.
     pub async fn migration_sql(options: PostgresOptions) -> Result<String, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
-        let script = migrate::script(&connections, &options).await.map_err(store_error);
+        let script = match migrate::script(&connections, &options).await {
+            Ok(script) => Ok(script),
+            Err(error) => Err(opening_error(connections.pool(), error).await),
+        };
         connections.close().await;
         script
     }

@@ -65,6 +65,14 @@ impl SqliteOptions {
     pub(super) fn location(&self) -> Result<Location, String> {
         check("busy_timeout", self.busy_timeout, Duration::ZERO..=MAX_WAIT)?;
         check("readers", self.readers, 1..=64)?;
+        let is_postgres = |text: &str| {
+            ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme))
+        };
+        if self.target.to_str().is_some_and(is_postgres) {
+            return Err("this is a URL of PostgreSQL, and SQLite was asked for: use `AgentKeys::connect` or \
+                 `AgentKeys::postgres` with the feature `postgres`"
+                .into());
+        }
         let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
             return Location::from_path(self.target.clone(), true);
         };
@@ -184,6 +192,11 @@ mod tests {
         ] {
             let error = SqliteOptions::new(target).location().unwrap_err();
             assert!(error.contains(names), "{target}: {error}");
+        }
+        for url in ["postgres://app:s3cret@db/app", "postgresql://app:s3cret@db"] {
+            let error = SqliteOptions::new(url).location().unwrap_err();
+            assert!(error.contains("a URL of PostgreSQL") && !error.contains("s3cret"), "{error}");
+            assert!(error.contains("`AgentKeys::connect` or `AgentKeys::postgres`"), "{error}");
         }
     }
 }
