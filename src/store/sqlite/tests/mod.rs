@@ -5,6 +5,7 @@ mod model;
 mod policy;
 mod read_only;
 mod threads;
+mod version_reader;
 
 use std::time::Duration;
 
