@@ -20,7 +20,8 @@ use crate::model::{Amount, MissingScope, Refusal, Shortfall};
 /// The header with what a key has left.
 pub(crate) const REMAINING: HeaderName = HeaderName::from_static("agentkey-remaining-cents");
 
-/// The header by which the SDKs of OpenAI and Anthropic decide about a retry, before the status.
+/// The header by which the SDKs of OpenAI and Anthropic decide about a retry, before the status: `_should_retry` in
+/// `_base_client.py` of the Python packages openai 3.57 and anthropic 2.14.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Returns the response to a refused request, as the options say.
