@@ -1,6 +1,8 @@
 //! Books: the loaded state of some accounts, on which postings are decided.
 
+mod check;
 mod decide;
+mod effect;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,0 +1,158 @@
+//! What a decision is checked against: earlier postings, the lineage, its budgets, and the idempotency key.
+
+use jiff::Timestamp;
+
+use super::{Book, EntryRow, IdempotencyRow};
+use crate::ledger::posting::{Action, IdempotencyClaim, Posting};
+use crate::model::{
+    Account, AccountId, Amount, Balance, BlockedBy, Budget, EntryId, EntryKind, KeyId, Refusal,
+    Shortfall,
+};
+
+impl Book {
+    /// Returns whether this posting was accepted before.
+    ///
+    /// An id that another posting has is a conflict. The caller must not take the answer to that
+    /// posting for its own. A refund is the same if it refunds the same entry, whichever key the
+    /// posting names.
+    pub(super) fn was_accepted(&self, posting: &Posting, kind: EntryKind) -> Result<bool, Refusal> {
+        let Some(EntryRow { entry, .. }) = self.entries.get(&posting.id.into()) else {
+            return Ok(false);
+        };
+        let is_same = match &posting.action {
+            Action::Refund { entry: refunded, .. } => entry.refunds == Some(*refunded),
+            _ => entry.key == posting.key,
+        };
+        let is_same = is_same && entry.kind == kind && entry.account == posting.account;
+        is_same.then_some(true).ok_or(Refusal::PostingConflict)
+    }
+
+    /// Checks that every key of the lineage is loaded and in force, and returns the key to charge.
+    pub(super) fn check_in_force(
+        &self,
+        posting: &Posting,
+        now: Timestamp,
+    ) -> Result<KeyId, Refusal> {
+        let mut next = posting.key;
+        for id in self.path(posting.key) {
+            let key = self
+                .keys
+                .get(&id)
+                .filter(|key| key.account == posting.account)
+                .ok_or(Refusal::InvalidKey)?;
+            key.check_active(now)?;
+            next = key.parent;
+        }
+        // A lineage without its root is broken: what its ancestors allow is unknown.
+        posting.key.filter(|_| next.is_none()).ok_or(Refusal::InvalidKey)
+    }
+
+    pub(super) fn check_budget(
+        &self,
+        posting: &Posting,
+        amount: Amount,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let mut blocked: Option<BlockedBy> = None;
+        let mut resets_at = Some(now);
+        self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
+            if budget.fits(balance, amount) {
+                return;
+            }
+            blocked = blocked.or(Some(by));
+            let end = budget.period.window(anchor, now).end;
+            let end = end.filter(|end| budget.fits(&Balance::empty(*end), amount));
+            resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
+        });
+        let Some(blocked_by) = blocked else { return Ok(()) };
+        let key = posting.key.and_then(|key| self.keys.get(&key));
+        let balance = key
+            .map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
+        Err(Refusal::BudgetExceeded(Box::new(Shortfall {
+            limit: key.and_then(|key| key.budget.limit),
+            spent: balance.spent,
+            held: balance.held,
+            remaining: self
+                .lineage_remaining(&posting.account, posting.key, now)
+                .unwrap_or(Amount::ZERO),
+            required: amount,
+            resets_at,
+            blocked_by,
+            at: now,
+        })))
+    }
+
+    pub(super) fn lineage_remaining(
+        &self,
+        account: &AccountId,
+        key: Option<KeyId>,
+        now: Timestamp,
+    ) -> Option<Amount> {
+        let mut least: Option<Amount> = None;
+        self.for_each_member(account, key, now, |_, budget, _, balance| {
+            least = least.into_iter().chain(budget.remaining(balance)).min();
+        });
+        least
+    }
+
+    /// Calls `visit` with each member of the lineage that is of the account, rolled to `now`. The
+    /// key is first, the account last.
+    pub(super) fn for_each_member(
+        &self,
+        account: &AccountId,
+        key: Option<KeyId>,
+        now: Timestamp,
+        mut visit: impl FnMut(BlockedBy, &Budget, Timestamp, &Balance),
+    ) {
+        let mut by = BlockedBy::Key;
+        let of_account = |id| self.keys.get(id).filter(|key| key.account == *account);
+        for key in self.path(key).iter().filter_map(of_account) {
+            visit(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
+            by = BlockedBy::Ancestor;
+        }
+        if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {
+            visit(
+                BlockedBy::Account,
+                budget,
+                *created_at,
+                &rolled(budget, *created_at, *balance, now),
+            );
+        }
+    }
+
+    pub(super) fn is_given_back(&self, entry: EntryId) -> bool {
+        let row = self.entries.get(&entry);
+        row.is_some_and(|row| row.refunded.is_positive() && row.refunded >= row.entry.amount)
+    }
+
+    /// Returns the claim, if this attempt still owns it.
+    ///
+    /// If another request took the claim over, this attempt counts as dead. It may neither pay nor
+    /// begin work.
+    pub(super) fn claim_of(
+        &self,
+        posting: &Posting,
+        claim: Option<&IdempotencyClaim>,
+    ) -> Result<Option<IdempotencyRow>, Refusal> {
+        claim.map(|claim| self.owned_claim(posting.key, claim).ok_or(Refusal::InFlight)).transpose()
+    }
+
+    pub(super) fn owned_claim(
+        &self,
+        key: Option<KeyId>,
+        claim: &IdempotencyClaim,
+    ) -> Option<IdempotencyRow> {
+        self.claims.get(&(key?, claim.key.clone())).filter(|row| row.owner == claim.owner).cloned()
+    }
+}
+
+/// Returns a balance as it is at `now`.
+pub(super) fn rolled(
+    budget: &Budget,
+    anchor: Timestamp,
+    mut balance: Balance,
+    now: Timestamp,
+) -> Balance {
+    balance.roll(budget, anchor, now);
+    balance
+}

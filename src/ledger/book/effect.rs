@@ -1,0 +1,143 @@
+//! The effect of a decision: entries are written, and balances, holds and idempotency keys change with them.
+
+use jiff::Timestamp;
+
+use super::check::rolled;
+use super::{Book, EntryRow, HoldState, IdempotencyRow, OpenAccount};
+use crate::model::{AccountId, Amount, Balance, Entry, EntryId, EntryKind, KeyId, PostingId};
+
+impl Book {
+    /// Changes the balance of every key of `path` and of the account, after rolling it to `now`.
+    ///
+    /// `change` also gets the start of the member's window. Keys that are not loaded, or are of
+    /// another account, are skipped.
+    pub(super) fn each_member(
+        &mut self,
+        account: &AccountId,
+        path: &[KeyId],
+        now: Timestamp,
+        change: impl Fn(Timestamp, &mut Balance),
+    ) {
+        for id in path {
+            if let Some(key) = self.keys.get_mut(id).filter(|key| key.account == *account) {
+                key.roll(now);
+                change(key.balance.since, &mut key.balance);
+                self.touched.keys.insert(*id);
+            }
+        }
+        if let Some(OpenAccount { account, .. }) = self.accounts.get_mut(account) {
+            account.roll(now);
+            change(account.balance.since, &mut account.balance);
+            self.touched.accounts.insert(account.id.clone());
+        }
+    }
+
+    /// Writes a charge or an adjustment, and moves `spent` along the lineage.
+    ///
+    /// Charges saturate: the entry records no more than every balance can absorb. So a refund takes
+    /// back no more than that.
+    pub(super) fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
+        let members = || {
+            let keys = path
+                .iter()
+                .filter_map(|id| self.keys.get(id))
+                .filter(|key| key.account == entry.account);
+            let account = self.account(&entry.account);
+            let account =
+                account.map(|account| (&account.budget, account.created_at, account.balance));
+            keys.map(|key| (&key.budget, key.anchor, key.balance)).chain(account)
+        };
+        // Where a balance seems full, its window may have ended, which makes room.
+        if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
+            let rolled = members()
+                .map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
+            let spent = rolled.map(|balance| balance.spent);
+            entry.amount = if entry.amount.is_negative() {
+                let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
+                room.map_or(entry.amount, |room| room.min(Amount::ZERO).max(entry.amount))
+            } else {
+                let room = spent.map(|spent| Amount::MAX.saturating_sub(spent)).min();
+                room.map_or(entry.amount, |room| room.min(entry.amount))
+            };
+        }
+        let amount = entry.amount;
+        self.each_member(&entry.account, path, entry.at, |_, balance| {
+            balance.spent = balance.spent.saturating_add(amount);
+        });
+        self.record(entry);
+    }
+
+    /// Writes a refund, and reduces `spent` of each member whose window of the refunded entry is
+    /// current.
+    pub(super) fn give_back(&mut self, id: EntryId, of: EntryId, amount: Amount, now: Timestamp) {
+        let Some(row) = self.entries.get_mut(&of) else { return };
+        row.refunded = row.refunded.saturating_add(amount);
+        let Entry { account, key, counts_at, note, .. } = row.entry.clone();
+        let path = self.path(key);
+        self.each_member(&account, &path, now, |since, balance| {
+            if counts_at >= since {
+                balance.spent = balance.spent.saturating_sub(amount);
+            }
+        });
+        let mut entry = Entry::stored(
+            id,
+            account,
+            key,
+            EntryKind::Refund,
+            Amount::ZERO.saturating_sub(amount),
+            now,
+        );
+        entry.counts_at = counts_at;
+        entry.refunds = Some(of);
+        entry.note = note;
+        self.record(entry);
+    }
+
+    /// Reverses an entry once, as far as it was not refunded: an expiry's, or one whose answer was
+    /// lost.
+    pub(super) fn take_back(&mut self, of: EntryId, now: Timestamp) {
+        let Some(row) = self.entries.get(&of) else { return };
+        let left = row.entry.amount.saturating_sub(row.refunded);
+        if row.entry.kind != EntryKind::Adjust
+            && left.is_positive()
+            && !self.entries.contains_key(&of.reversal())
+        {
+            self.give_back(of.reversal(), of, left, now);
+        }
+    }
+
+    pub(super) fn record(&mut self, entry: Entry) {
+        self.touched.entries.push(entry.id);
+        self.entries.insert(entry.id, EntryRow { entry, refunded: Amount::ZERO });
+    }
+
+    pub(super) fn end_hold(&mut self, id: PostingId, state: HoldState) {
+        let Some(hold) = self.holds.get_mut(&id) else { return };
+        hold.state = state;
+        self.live.remove(&id);
+        let (account, path, amount) = (hold.account.clone(), hold.path.clone(), hold.amount);
+        self.touch_hold(id);
+        let now = self.accounts.get(&account).map_or(Timestamp::MIN, |open| open.now);
+        self.each_member(&account, &path, now, |_, balance| {
+            balance.held = balance.held.saturating_sub(amount).max(Amount::ZERO);
+        });
+    }
+
+    pub(super) fn touch_hold(&mut self, id: PostingId) {
+        if !self.touched.new_holds.contains(&id) {
+            self.touched.old_holds.insert(id);
+        }
+    }
+
+    pub(super) fn insert_claim(&mut self, row: IdempotencyRow) {
+        let id = (row.key, row.claim.key.clone());
+        self.claims.insert(id.clone(), row);
+        self.touched.claims.insert(id);
+    }
+
+    pub(super) fn remove_claim(&mut self, row: &IdempotencyRow) {
+        let id = (row.key, row.claim.key.clone());
+        self.claims.remove(&id);
+        self.touched.claims.insert(id);
+    }
+}
