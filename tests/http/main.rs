@@ -8,10 +8,12 @@
 
 mod bad_input;
 mod bodies;
+mod budget_refusals;
 #[cfg(feature = "sqlite")]
 mod cache;
 mod charge_lifetime;
 mod connection_loss;
+mod detached;
 mod idempotency;
 mod last_used;
 mod layers;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use agentkey::model::{BlockedBy, ManualClock, ScopeError};
+use agentkey::model::{ManualClock, ScopeError};
 use agentkey::{
-    AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyId, KeyPatch, NewKey, Refusal, Rejection,
+    AgentKeyLayer, Amount, Budget, Charge, KeyContext, KeyPatch, NewKey, Refusal, Rejection,
     Replayable, RequireBudget, RequireScope, ScopeSet, Token,
 };
 use axum::Router;
@@ -22,23 +22,23 @@ fn scopes<const N: usize>(scopes: [&str; N]) -> ScopeSet {
     ScopeSet::parse(scopes).unwrap()
 }
 
-fn ask(path: &str) -> http::request::Builder {
+pub(super) fn ask(path: &str) -> http::request::Builder {
     Request::get(path)
 }
 
-fn ask_with(path: &str, token: &Token) -> http::request::Builder {
+pub(super) fn ask_with(path: &str, token: &Token) -> http::request::Builder {
     ask(path).header("authorization", format!("Bearer {}", token.expose()))
 }
 
-async fn answer(app: &Router, request: http::request::Builder) -> Seen {
+pub(super) async fn answer(app: &Router, request: http::request::Builder) -> Seen {
     let request = request.body(Body::empty()).unwrap();
     Seen::read(app.clone().oneshot(request).await.unwrap()).await
 }
 
-type Answer = Result<&'static str, Rejection>;
+pub(super) type Answer = Result<&'static str, Rejection>;
 
 /// Holds 10 cents and spends them, or does what the query says.
-async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
+pub(super) async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
     match request.uri().query() {
         Some("label") => charge.label("", "x")?,
         Some("negative") => charge.hold(Amount::cents(-1)).await?,
@@ -55,7 +55,7 @@ async fn paid(charge: Charge, request: axum::extract::Request) -> Answer {
     Ok("paid")
 }
 
-fn app(layer: &AgentKeyLayer) -> Router {
+pub(super) fn app(layer: &AgentKeyLayer) -> Router {
     Router::new()
         .route("/free", get(async |_: KeyContext| "free"))
         .route(
@@ -80,7 +80,7 @@ fn app(layer: &AgentKeyLayer) -> Router {
 }
 
 /// A refused request, and all that its client gets.
-struct Row {
+pub(super) struct Row {
     request: http::request::Builder,
     status: u16,
     document: String,
@@ -90,7 +90,12 @@ struct Row {
     code: &'static str,
 }
 
-fn row(request: http::request::Builder, status: u16, code: &'static str, document: &str) -> Row {
+pub(super) fn row(
+    request: http::request::Builder,
+    status: u16,
+    code: &'static str,
+    document: &str,
+) -> Row {
     let title = StatusCode::from_u16(status).unwrap().canonical_reason().unwrap();
     let document =
         format!(r#"{{"title":"{title}","status":{status},"error":"{code}","detail":{document}}}"#);
@@ -103,7 +108,7 @@ impl Row {
         self
     }
 
-    fn retry_after(mut self, seconds: &'static str) -> Self {
+    pub(super) fn retry_after(mut self, seconds: &'static str) -> Self {
         self.retry_after = Some(seconds);
         self
     }
@@ -113,7 +118,7 @@ impl Row {
         self
     }
 
-    fn check(&self, seen: &Seen) {
+    pub(super) fn check(&self, seen: &Seen) {
         assert_eq!(seen.data, self.document);
         assert_eq!(seen.status.as_u16(), self.status, "{}", self.document);
         assert_eq!(
@@ -286,133 +291,6 @@ async fn the_contract_over_sockets() {
             row.check(&client.send(request).await);
         }
     }
-}
-
-#[tokio::test]
-async fn a_window_that_will_reset_says_when() {
-    let clock = clock();
-    let world = World::at(&clock).await;
-    let app = app(&world.layer());
-    let (_, token) =
-        world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(15)))).await;
-    assert_eq!(answer(&app, ask_with("/paid", &token)).await.status, 200);
-    // 0.25 s into the day: the rest of it is rounded up, so that nobody comes back too early.
-    clock.advance(Duration::from_millis(250));
-    let refused = answer(&app, ask_with("/paid", &token)).await;
-    row(
-        ask_with("/paid", &token),
-        402,
-        "budget_exceeded",
-        r#""the budget does not cover this request","limit_cents":15,"spent_cents":10,"held_cents":0,"remaining_cents":5,"required_cents":10,"resets_at":"2026-02-01T12:00:00Z","blocked_by":"key""#,
-    )
-    .retry_after("86400")
-    .check(&refused);
-    clock.set("2026-02-01T12:00:00Z".parse().unwrap());
-    assert_eq!(answer(&app, ask_with("/paid", &token)).await.status, 200);
-}
-
-/// A cost beyond the limit is posted; the next request is refused with figures that say so.
-#[tokio::test]
-async fn debt_is_shown_and_refuses_new_work() {
-    let world = World::at(&clock()).await;
-    let dear = get(async |charge: Charge| -> Answer {
-        charge.hold(Amount::cents(10)).await?;
-        charge.add(Amount::micros(1_234_567));
-        Ok("dear")
-    });
-    let app = Router::new().route("/dear", dear).layer(world.layer());
-    let (_, token) =
-        world.create(NewKey::new(acme()).budget(Budget::monthly(Amount::units(1)))).await;
-    let seen = answer(&app, ask_with("/dear", &token)).await;
-    assert_eq!((seen.status.as_u16(), seen.header("agentkey-remaining-cents")), (200, Some("0")));
-    let refused = answer(&app, ask_with("/dear", &token)).await;
-    row(
-        ask_with("/dear", &token),
-        402,
-        "budget_exceeded",
-        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0.0001,"resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
-    )
-    .retry_after("2419200")
-    .check(&refused);
-    assert_eq!(world.ledger().await.entries, [("settle", Amount::micros(1_234_567))]);
-}
-
-/// A child, its parent and their account, each with another limit, and the parent's own spending.
-async fn family(world: &World, parent: i32, account: i32) -> (KeyId, Token) {
-    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(account))).await.unwrap();
-    let (parent, token) =
-        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(parent)))).await;
-    assert_eq!(answer(&app(&world.layer()), ask_with("/paid", &token)).await.status, 200);
-    world.create(NewKey::child_of(parent)).await
-}
-
-#[tokio::test]
-async fn figures_of_others_are_not_shown() {
-    for (parent, account, by, name) in
-        [(17, 1_000, BlockedBy::Ancestor, "ancestor"), (900, 17, BlockedBy::Account, "account")]
-    {
-        let world = World::at(&clock()).await;
-        let (_, token) = family(&world, parent, account).await;
-        let refused = answer(&app(&world.layer()), ask_with("/paid", &token)).await;
-        row(
-            ask_with("/paid", &token),
-            402,
-            "budget_exceeded",
-            &format!(
-                r#""the budget does not cover this request","limit_cents":null,"spent_cents":0,"held_cents":0,"remaining_cents":7,"required_cents":10,"resets_at":null,"blocked_by":"{name}""#
-            ),
-        )
-        .check(&refused);
-        let Some(Refusal::BudgetExceeded(shortfall)) = refused.refusal else {
-            panic!("{:?}", refused.refusal)
-        };
-        assert_eq!(shortfall.blocked_by, by);
-        assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10)]));
-    }
-}
-
-/// The key itself is named where it refuses, even if others would too.
-#[tokio::test]
-async fn the_nearest_member_that_refuses_is_named() {
-    let world = World::at(&clock()).await;
-    let (parent, _) =
-        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(8)))).await;
-    let (_, token) =
-        world.create(NewKey::child_of(parent).budget(Budget::lifetime(Amount::cents(6)))).await;
-    let json = answer(&app(&world.layer()), ask_with("/paid", &token)).await.json();
-    assert_eq!((&json["blocked_by"], &json["remaining_cents"]), (&"key".into(), &6.into()));
-}
-
-#[tokio::test]
-async fn holds_of_others_are_in_the_way_and_are_told_apart_from_spending() {
-    let world = World::at(&clock()).await;
-    let (_, token) =
-        world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(15)))).await;
-    let (entered, mut inside) = tokio::sync::mpsc::unbounded_channel();
-    let leave = tokio::sync::watch::Sender::new(false);
-    let slow = {
-        let leave = leave.clone();
-        get(async move |charge: Charge| -> Answer {
-            charge.hold(Amount::cents(10)).await?;
-            entered.send(()).unwrap();
-            leave.subscribe().wait_for(|leave| *leave).await.unwrap();
-            Ok("slow")
-        })
-    };
-    let app = Router::new().route("/slow", slow).route("/paid", get(paid)).layer(world.layer());
-    let first = tokio::spawn({
-        let (app, request) = (app.clone(), ask_with("/slow", &token));
-        async move { answer(&app, request).await }
-    });
-    inside.recv().await.unwrap();
-    let json = answer(&app, ask_with("/paid", &token)).await.json();
-    assert_eq!(
-        (&json["spent_cents"], &json["held_cents"], &json["remaining_cents"]),
-        (&0.into(), &10.into(), &5.into())
-    );
-    leave.send_replace(true);
-    assert_eq!(first.await.unwrap().data, "slow");
-    assert_eq!(answer(&app, ask_with("/paid", &token)).await.data, "paid");
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@
 //! Calls that are not `async` block while programs run: do not make them where others wait for the thread.
 #![allow(dead_code)] // Each binary uses its part.
 
+mod programs;
+
 use std::env;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -31,8 +33,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
 
-/// The oldest that agentkey runs on.
-const OLDEST: u32 = 14;
+use programs::{Programs, User, pgbouncer};
 
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);
@@ -427,111 +428,6 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
-    }
-}
-
-/// The server's programs, and whom they run as.
-#[derive(Debug)]
-struct Programs {
-    bin: PathBuf,
-    user: Option<User>,
-}
-
-impl Programs {
-    /// The first in `PATH`, else the newest of where packages put them.
-    fn installed() -> Option<&'static Self> {
-        static INSTALLED: OnceLock<Option<Programs>> = OnceLock::new();
-        let find = || {
-            let path = path_folders().into_iter().filter_map(|bin| Some((version(&bin)?, bin)));
-            let mut packaged: Vec<_> = packaged_folders()
-                .into_iter()
-                .filter_map(|bin| Some((version(&bin)?, bin)))
-                .collect();
-            packaged.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-            let bin = path.chain(packaged).find(|(version, _)| *version >= OLDEST)?.1;
-            Some(Self { bin, user: User::unprivileged() })
-        };
-        INSTALLED.get_or_init(find).as_ref()
-    }
-
-    fn command(&self, program: &str) -> Command {
-        command(&self.bin.join(program), self.user)
-    }
-}
-
-fn path_folders() -> Vec<PathBuf> {
-    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
-}
-
-/// Debian's, Red Hat's and Homebrew's folders, and that of `pg_config`.
-fn packaged_folders() -> Vec<PathBuf> {
-    let mut folders = Vec::new();
-    for (parent, starts_with) in [
-        ("/usr/lib/postgresql", ""),
-        ("/usr", "pgsql-"),
-        ("/opt/homebrew/opt", "postgresql"),
-        ("/usr/local/opt", "postgresql"),
-    ] {
-        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(starts_with) {
-                folders.push(entry.path().join("bin"));
-            }
-        }
-    }
-    if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
-        folders.push(String::from_utf8_lossy(&output.stdout).trim().into());
-    }
-    folders
-}
-
-/// The major version of the server in a folder, where one is.
-fn version(bin: &Path) -> Option<u32> {
-    if !["initdb", "pg_ctl", "pg_basebackup"].iter().all(|program| bin.join(program).is_file()) {
-        return None;
-    }
-    let output = Command::new(bin.join("postgres")).arg("--version").output().ok()?;
-    let line = String::from_utf8(output.stdout).ok()?; // postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)
-    line.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn pgbouncer() -> Option<PathBuf> {
-    let more =
-        ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
-    path_folders()
-        .into_iter()
-        .chain(more)
-        .map(|folder| folder.join("pgbouncer"))
-        .find(|program| program.is_file())
-}
-
-/// Whom the programs run as where this process is root's, which they refuse to be.
-#[derive(Clone, Copy, Debug)]
-struct User {
-    uid: u32,
-    gid: u32,
-}
-
-impl User {
-    /// None where this process is not root's: then they run as it does.
-    fn unprivileged() -> Option<Self> {
-        static USER: OnceLock<Option<User>> = OnceLock::new();
-        *USER.get_or_init(|| {
-            let id = Command::new("id").arg("-u").output().unwrap();
-            (id.stdout == b"0\n").then(|| {
-                Self::named("postgres")
-                    .or_else(|| Self::named("nobody"))
-                    .expect("a user to run PostgreSQL as, not root")
-            })
-        })
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        let users = fs::read_to_string("/etc/passwd").ok()?;
-        let mut fields = users
-            .lines()
-            .map(|line| line.split(':'))
-            .find(|fields| fields.clone().next() == Some(name))?;
-        Some(Self { uid: fields.nth(2)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
     }
 }
 

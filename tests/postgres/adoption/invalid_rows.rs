@@ -1,14 +1,13 @@
 //! An invalid row of an adopted table, or one whose account changed: its key is out of service and logged once, other
 //! keys still work, and what it holds and has spent still counts.
 
-use std::time::Duration;
-
-use agentkey::ledger::{Action, OnExpiry, Posting};
-use agentkey::model::{Note, PostingId};
+use agentkey::ledger::Posting;
+use agentkey::model::Note;
 use agentkey::{Amount, Key, Refusal};
 
 use super::*;
 use crate::logs::{capture_logs, logged};
+use crate::{hold, pay, settle};
 
 /// The key that gets an invalid row has the number `bad`.
 fn table(bad: u32) -> String {
@@ -25,32 +24,6 @@ async fn keys(store: &PostgresStore) -> [Key; 2] {
     let found = find(store, &["obs_good", "obs_bad"]).await;
     let keys: Vec<_> = found.into_iter().map(|lineage| lineage.unwrap().key().clone()).collect();
     keys.try_into().unwrap()
-}
-
-fn hold(key: &Key) -> Posting {
-    let (amount, ttl) = (Amount::cents(60), Duration::from_secs(60));
-    let action = Action::Hold {
-        amount,
-        ttl,
-        on_expiry: OnExpiry::Release,
-        note: Note::default(),
-        claim: None,
-    };
-    Posting::new(key.account.clone(), key.id, action)
-}
-
-fn settle(key: &Key, hold: PostingId, cost: i32) -> Posting {
-    let (holds, void, cost) = (vec![hold], Vec::new(), Amount::cents(cost));
-    Posting::new(
-        key.account.clone(),
-        key.id,
-        Action::Settle { holds, void, cost, note: Note::default(), claim: None },
-    )
-}
-
-fn pay(key: &Key, cents: i32) -> Posting {
-    let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
-    Posting::new(key.account.clone(), key.id, action)
 }
 
 /// New scopes and accounts like these are refused. Those of a table stay what they were, and fail no other key.
@@ -92,7 +65,7 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
         let budget = Budget::lifetime(Amount::cents(100));
         let store = host.open(Adoption::new(ScopeSet::unrestricted(), budget)).await.unwrap();
         let [good, bad] = keys(&store).await;
-        let held = hold(&bad);
+        let held = hold(&bad, 60);
         assert!(store.post(std::slice::from_ref(&held)).await.unwrap()[0].is_ok());
 
         host.run(&format!("UPDATE sdk_api_keys SET {breaks} WHERE id = {number}")).await;
@@ -104,8 +77,7 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
             );
         }
         // On the warm cache, in one batch with a valid key; what was held is still settled.
-        let posted =
-            store.post(&[pay(&good, 1), pay(&bad, 1), settle(&bad, held.id, 10)]).await.unwrap();
+        let posted = store.post(&[pay(&good, 1), pay(&bad, 1), settle(&held, 10)]).await.unwrap();
         assert!(posted[0].is_ok() && posted[2].is_ok(), "{breaks}: {posted:?}");
         assert!(
             matches!(posted[1], Err(Refusal::RevokedKey | Refusal::InvalidKey)),
@@ -174,10 +146,10 @@ async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
     let store = host.open(open_handed()).await.unwrap();
     host.run("UPDATE sdk_api_keys SET parent_id = 2 WHERE id = 1").await;
     let [child, _] = keys(&store).await;
-    let held = hold(&child);
+    let held = hold(&child, 60);
     assert!(store.post(std::slice::from_ref(&held)).await.unwrap()[0].is_ok());
     host.run("DELETE FROM sdk_api_keys WHERE id = 1").await;
-    assert!(store.post(&[settle(&child, held.id, 10)]).await.unwrap()[0].is_ok());
+    assert!(store.post(&[settle(&held, 10)]).await.unwrap()[0].is_ok());
     let parent = find(&store, &["obs_bad"]).await.remove(0).unwrap();
     assert_eq!(
         (parent.key().balance.spent, parent.key().balance.held),
