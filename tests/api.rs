@@ -190,6 +190,8 @@ async fn services_give_their_inner_service_back() {
     *scoped.get_mut() += 1;
     assert_eq!(*scoped.get_ref(), 8);
     assert_eq!(AgentKeyLayer::new(&keys).layer(scoped).into_inner().into_inner(), 8);
+    let layer = AgentKeyLayer::new(&keys);
+    assert_eq!(agentkey::http::AgentKeyService::new(9, &layer).into_inner(), 9);
 }
 
 /// What the response keeps from the client is in the log, also where a handler only says `?`.

@@ -112,6 +112,13 @@ impl<S> Layer<S> for AgentKeyLayer {
     type Service = AgentKeyService<S>;
 
     fn layer(&self, inner: S) -> AgentKeyService<S> {
-        AgentKeyService::new(inner, self.options.clone())
+        AgentKeyService::new(inner, self)
+    }
+}
+
+impl<S> AgentKeyService<S> {
+    /// Wraps a service, as the layer does.
+    pub fn new(inner: S, layer: &AgentKeyLayer) -> Self {
+        Self { inner, options: layer.options.clone() }
     }
 }

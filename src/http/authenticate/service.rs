@@ -15,15 +15,11 @@ use crate::model::Refusal;
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
 #[derive(Clone, Debug)]
 pub struct AgentKeyService<S> {
-    inner: S,
-    options: AuthenticateOptions,
+    pub(super) inner: S,
+    pub(super) options: AuthenticateOptions,
 }
 
 impl<S> AgentKeyService<S> {
-    pub(super) const fn new(inner: S, options: AuthenticateOptions) -> Self {
-        Self { inner, options }
-    }
-
     /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
