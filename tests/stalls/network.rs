@@ -80,7 +80,7 @@ impl Network {
         &self.near[0]
     }
 
-    /// Who may connect to the server: everybody.
+    /// The server's access file, which lets every client connect.
     pub(crate) fn hba_file(&self) -> &str {
         self.hba.path().to_str().unwrap()
     }
