@@ -1,4 +1,4 @@
-//! The public API as a host meets it: errors that say what to do, responses, lists, records as JSON, spans.
+//! The public API as an application meets it: errors that say what to do, responses, lists, records as JSON, spans.
 #![cfg(all(feature = "axum", feature = "sqlite"))]
 
 use std::time::Duration;

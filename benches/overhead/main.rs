@@ -38,14 +38,14 @@ const SUBJECTS: [(&str, &str); 5] = [
     ("bare", "bare service"),
     ("layer", "AgentKeyLayer, from the cache"),
     ("scope", "AgentKeyLayer, from the cache, and RequireScope"),
-    ("lane", "AgentKeyLayer, looked up in MemoryStore"),
+    ("uncached", "AgentKeyLayer, looked up in MemoryStore"),
     ("hash", "of that, to parse and hash the token"),
 ];
 
 /// Calls it so many times; how long that took.
 async fn run(subject: &str, requests: usize) -> Result<Duration> {
     let cached = AgentKeys::builder().cache(Duration::from_secs(3_600)).build(MemoryStore::new())?;
-    let keys = if subject == "lane" { AgentKeys::new(MemoryStore::new())? } else { cached };
+    let keys = if subject == "uncached" { AgentKeys::new(MemoryStore::new())? } else { cached };
     let token = service::make_keys(&keys, 1, 1).await?.remove(0);
     let inner = service_fn(async |request: Request<Full<Bytes>>| {
         black_box(request);
@@ -54,7 +54,7 @@ async fn run(subject: &str, requests: usize) -> Result<Duration> {
     let layer = AgentKeyLayer::new(&keys);
     match subject {
         "bare" => call(inner, &token, requests).await,
-        "layer" | "lane" => call(layer.layer(inner), &token, requests).await,
+        "layer" | "uncached" => call(layer.layer(inner), &token, requests).await,
         "scope" => {
             call(layer.layer(RequireScope::one("read")?.layer(inner)), &token, requests).await
         }

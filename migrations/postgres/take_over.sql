@@ -6,7 +6,7 @@ SELECT gen_random_uuid(),
 FROM {keys} k
 WHERE {used} > 0 AND {has_account} AND ({key_period} = 'lifetime' OR coalesce({resets_at} > {now}, true));
 
--- A balance is what the key and its descendants had spent. Windows go on from the old start of the next window.
+-- A balance is what the key and its descendants had spent. Windows continue from the old start of the next window.
 WITH RECURSIVE chain AS (
     SELECT e.id AS entry, e.amount, e.account_id, e.key_id, 0 AS depth FROM {entries} e WHERE e.kind = 'opening'
     UNION ALL

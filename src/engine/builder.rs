@@ -89,7 +89,7 @@ impl Builder {
     /// The policy version is polled every quarter of `max_staleness`, and at least once a second.
     /// Where it has changed, or the poll failed, look-ups go to the store. So they do where the
     /// poll or the cached key is `max_staleness` old. Holds and payments always go to the store, so
-    /// nothing is overspent. A store without a cache is asked at every look-up.
+    /// nothing is overspent. Without a cache, every look-up goes to the store.
     ///
     /// What this gives up:
     ///

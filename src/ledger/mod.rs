@@ -4,6 +4,8 @@
 //! A store locks the accounts and loads a [`Book`]. [`Book::post`] decides each posting, and the
 //! store writes what [`Book::take_writes`] returns. A store never computes a figure of its own.
 //!
+//! This module is for stores. It is hidden, and may change in every version before 1.0.
+//!
 //! | Action | Accepted when | Effect |
 //! |---|---|---|
 //! | [`Open`](Action::Open) | every member is in force and has something left; the claim is free | the claim is taken |

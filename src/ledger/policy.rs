@@ -39,7 +39,7 @@ pub enum KeyChange {
         key: KeyId,
         /// The new token.
         token: NewToken,
-        /// How long the old token goes on working.
+        /// How long the old token still works.
         grace: Duration,
     },
     /// Revokes a key, and with it its descendants.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId, Refusal};
 
-/// One change that is asked of the ledger.
+/// One request to the ledger to change money.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Posting {

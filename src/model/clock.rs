@@ -69,7 +69,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock for tests that stands still until a test sets it. Clones share one time.
+/// A clock for tests, which shows one instant until a test moves it. Clones share one time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicI64>);
 

@@ -316,7 +316,7 @@ impl KeyPatch {
     }
 }
 
-/// How long the old token goes on working after a rotation.
+/// How long the old token still works after a rotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grace(pub(crate) Duration);
 
@@ -325,7 +325,7 @@ impl Grace {
     /// on.
     pub const NONE: Self = Self(Duration::ZERO);
 
-    /// Returns a grace of this length: the old token goes on working for so long.
+    /// Returns a grace of this length: the old token still works for so long.
     ///
     /// Tokens that were retired before it end no later. A token in its grace may be used, but it
     /// may not change keys.

@@ -145,7 +145,7 @@ pub async fn accounts_in_opposite_order_do_not_deadlock<S: Store>(make: impl Asy
     }
 }
 
-/// A posting after an acknowledged revocation is refused, while other keys go on.
+/// A posting after an acknowledged revocation is refused, while other keys still work.
 pub async fn a_revocation_stops_what_starts_after_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme()).await;

@@ -223,7 +223,7 @@ pub async fn a_dead_claim_that_paid_is_charged<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(w.refuse(&open(&key, "a", ELSEWHERE)).await, Refusal::Conflict);
 }
 
-/// A request that is charged and goes on keeps its claim. The claim is bound to that charge,
+/// A request that is charged and continues keeps its claim. The claim is bound to that charge,
 /// however the request ends.
 pub async fn a_claim_kept_beyond_a_settle_is_bound_to_it<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;

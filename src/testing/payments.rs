@@ -400,9 +400,7 @@ pub async fn a_batch_is_answered_in_order<S: Store>(make: impl AsyncFn(Clock) ->
 }
 
 /// Refused postings in the middle of a batch do not change the others.
-pub async fn a_refused_posting_does_not_hinder_its_neighbours<S: Store>(
-    make: impl AsyncFn(Clock) -> S,
-) {
+pub async fn a_refused_posting_does_not_affect_its_batch<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let key = w.key(10).await;
     let stranger = Key { id: KeyId::new(987_654), ..key.clone() };

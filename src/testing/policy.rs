@@ -222,7 +222,7 @@ pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Cloc
 
 /// If the period changes, `spent` is the sum of the entries in the new window, of the key and its
 /// descendants.
-pub async fn another_period_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn another_period_is_counted_again<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().budget(Budget::lifetime(c(1_000)))).await;
     let mid = w.create(NewKey::child_of(root.id)).await;
@@ -287,7 +287,9 @@ pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(
 }
 
 /// If an account's period changes, all its entries in the new window are counted.
-pub async fn another_period_of_the_account_counts_anew<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn another_period_of_the_account_is_counted_again<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
     let w = World::new(make).await;
     let (one, two) = (w.create(acme()).await, w.create(acme()).await);
     let child = w.create(NewKey::child_of(two.id)).await;

@@ -141,7 +141,7 @@ pub async fn one_entry_is_found<S: Store>(make: impl AsyncFn(Clock) -> S) {
 }
 
 /// The times of last use are returned in the order of the keys, and never go back.
-pub async fn last_uses_never_go_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
+pub async fn last_used_never_goes_back<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let [one, two, three] = [KeyId::new(1), KeyId::new(2), KeyId::new(3)];
     let [early, late] = [at("2026-01-31T12:00:00Z"), at("2026-01-31T12:00:00.000001Z")];

@@ -165,8 +165,8 @@ async fn finish(worker: Process) {
     tokio::task::spawn_blocking(move || worker.finish()).await.unwrap();
 }
 
-/// Keys of all kinds: alone, under one parent, under one account's ceiling, and one that everybody uses. What there is
-/// to spend lasts for about half of the time.
+/// Keys of all kinds: alone, under one parent, under one account's ceiling, and one that every client uses. What there
+/// is to spend lasts for about half of the time.
 async fn write_tokens(keys: &AgentKeys, seconds: u64, to: &Path) {
     let dollars = |dollars: u64| Amount::cents(i32::try_from(dollars * seconds * 100).unwrap());
     let limited = |of: u64| Budget::lifetime(dollars(of));

@@ -209,7 +209,7 @@ async fn any_bytes_are_refused() {
 }
 
 #[tokio::test]
-async fn other_headers_and_other_tokens_where_the_host_says_so() {
+async fn other_headers_and_other_tokens_where_the_application_says_so() {
     let world = World::new().await;
     let (_, token) = world.key().await;
     let token = token.expose();
@@ -301,9 +301,9 @@ async fn a_cost_that_is_no_price_leaves_room_for_others_and_can_be_taken_back() 
     assert_eq!(logged(&["ERROR", "capped a charge", &format!("key={id}"), &wanted]).len(), 2);
 }
 
-/// Whatever amount a handler lets a client choose, a charge never tops a key up; the host's own call does.
+/// A charge tops no key up, for any amount that a client can choose; only the application's own call does.
 #[tokio::test]
-async fn only_the_host_adjusts() {
+async fn only_the_application_adjusts() {
     let world = World::new().await;
     let new = NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(10)));
     let (key, token) = world.create(new).await;

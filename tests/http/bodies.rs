@@ -323,7 +323,7 @@ async fn the_end_waits_for_the_commit() {
 
 /// One connection, many responses: framing stays right after every shape.
 #[tokio::test]
-async fn a_connection_goes_on_after_every_shape() {
+async fn a_connection_is_reused_after_every_shape() {
     let world = World::new().await;
     let (_, token) = world.key().await;
     let addr = serve(app(&world)).await;
@@ -360,7 +360,7 @@ async fn trailers_come_through() {
 /// `Content-Length` is sent where the end does not wait for the settle, and left out where it does. HEAD sends what GET
 /// would, or nothing.
 #[tokio::test]
-async fn content_length_is_told_or_left_out_but_never_wrong() {
+async fn content_length_is_sent_or_left_out_but_never_wrong() {
     for (path, get, head) in [
         ("/plain", Some("5"), Some("5")),
         ("/nothing", Some("0"), Some("0")),

@@ -106,7 +106,7 @@ async fn the_nearest_member_that_refuses_is_named() {
 }
 
 #[tokio::test]
-async fn holds_of_others_are_in_the_way_and_are_told_apart_from_spending() {
+async fn holds_of_other_requests_block_and_are_reported_apart_from_spending() {
     let world = World::at(&clock()).await;
     let (_, token) =
         world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::cents(15)))).await;

@@ -438,7 +438,7 @@ async fn a_waker_goes_without_a_lock_and_with_its_body() {
 
 /// A server that cannot send on does not look at the body meanwhile.
 #[tokio::test]
-async fn a_body_that_nobody_polls_after_the_last_handle_was_not_interrupted() {
+async fn a_body_that_is_not_polled_after_the_last_handle_was_not_interrupted() {
     let world = World::new().await;
     let (_, token) = world.key().await;
     let (work, mut ended) = Work::new();

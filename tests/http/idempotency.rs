@@ -284,7 +284,7 @@ async fn a_handler_may_answer_a_replay_with_the_first_receipt() {
 }
 
 #[tokio::test]
-async fn a_payment_that_its_own_request_gave_back_is_paid_anew() {
+async fn a_payment_that_its_own_request_gave_back_is_paid_again() {
     let (world, client) = open_world().await;
     for _ in 0..2 {
         let failed = client.order("1-order*", "k").await.data;

@@ -116,7 +116,7 @@ async fn a_refusal_and_its_header_say_the_same() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_says_is_left_to_the_host_is_not_told() {
+async fn a_remaining_header_of_an_upstream_is_replaced_or_removed() {
     let world = World::new().await;
     let upstream = service_fn(async |_: Request<Body>| {
         Ok::<_, Infallible>(

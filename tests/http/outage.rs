@@ -43,7 +43,7 @@ fn app(world: &World) -> Router {
         .layer(world.layer())
 }
 
-/// A request that needs no socket, for tests in which time stands still.
+/// A request that needs no socket, for tests with paused time.
 async fn ask(app: &Router, path: &str, token: &Token) -> Seen {
     let request =
         Request::get(path).header("x-api-key", token.expose()).body(Body::empty()).unwrap();
@@ -58,7 +58,7 @@ fn no_patience() -> agentkey::Builder {
     AgentKeys::builder().request_timeout(Duration::ZERO)
 }
 
-/// Time stands still in the tests that use it: nothing else must go on in a thread of its own.
+/// For tests with paused time: no thread may do work of its own.
 fn in_memory(builder: agentkey::Builder) -> World {
     World::on(builder, Box::new(MemoryStore::new()))
 }
@@ -241,7 +241,7 @@ async fn a_poisoned_posting_fails_alone() {
 
 /// A settle that can never be posted is in the log, with all that is needed to post it by hand.
 #[tokio::test]
-async fn a_settle_that_cannot_be_posted_is_logged_and_its_neighbours_go_on() {
+async fn a_settle_that_cannot_be_posted_is_logged_and_its_batch_is_posted() {
     capture_logs();
     let world = World::new().await;
     let account: agentkey::AccountId = "poisoned-settle".parse().unwrap();
@@ -476,7 +476,7 @@ mod locked_file {
     }
 
     #[tokio::test]
-    async fn work_is_refused_with_503_and_free_routes_go_on() {
+    async fn work_is_refused_with_503_and_free_routes_are_served() {
         let directory = tempfile::tempdir().unwrap();
         let (world, path) = world(no_patience(), &directory).await;
         let (_, token) = world.key().await;

@@ -257,7 +257,7 @@ async fn the_contract() {
         let request = row.request.try_clone();
         let seen = answer(&app, request).await;
         row.check(&seen);
-        // Typed, for the host to count.
+        // Typed, for the application to count.
         assert_eq!(seen.refusal.as_ref().map(Refusal::code), Some(row.code));
     }
 }
@@ -294,7 +294,7 @@ async fn the_contract_over_sockets() {
 }
 
 #[tokio::test]
-async fn the_status_of_a_budget_refusal_is_the_hosts_to_choose() {
+async fn the_status_of_a_budget_refusal_is_the_applications_to_choose() {
     for (status, title) in [(403, "Forbidden"), (429, "Too Many Requests")] {
         let world = World::at(&clock()).await;
         let (_, token) =
@@ -327,7 +327,7 @@ fn a_scope_layer_that_would_refuse_every_request_is_an_error() {
 
 /// The SDKs of OpenAI and Anthropic retry a 409 and a 429, unless this header says not to.
 #[tokio::test]
-async fn clients_are_told_not_to_retry_what_is_refused_again() {
+async fn clients_are_advised_not_to_retry_what_is_refused_again() {
     let clock = clock();
     let world = World::at(&clock).await;
     let once = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await.1;
@@ -380,7 +380,7 @@ async fn what_is_left_is_in_a_header_where_there_is_a_limit() {
 }
 
 #[tokio::test]
-async fn the_realm_is_told_and_cannot_break_out_of_its_quotes() {
+async fn the_realm_is_sent_and_cannot_break_out_of_its_quotes() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme())).await;
     let app = app(&world.layer().realm("my \"api\", x=\\\"1\r\n"));
@@ -430,7 +430,7 @@ async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_oth
 
 /// A store that is down is the service's fault, whatever the route asks for: it never looks like a bad key.
 #[tokio::test]
-async fn a_store_that_is_down_is_a_503_and_fails_open_where_told_to() {
+async fn a_store_that_is_down_is_a_503_and_fails_open_where_that_is_set() {
     let world = World::new().await;
     let (_, token) = world.key().await;
     for fault in [Fault::Down, Fault::Broken, Fault::Panic] {
@@ -459,7 +459,7 @@ async fn a_store_that_is_down_is_a_503_and_fails_open_where_told_to() {
 }
 
 #[tokio::test]
-async fn the_host_maps_every_refusal() {
+async fn the_application_maps_every_refusal() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
     let app = app(&world.layer().on_refusal(|refusal, mut response| {

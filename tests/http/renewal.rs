@@ -184,7 +184,7 @@ async fn a_revoked_key_is_not_renewed() {
 
 /// The account gets no more requests: the sweep ends what a lost process held.
 #[tokio::test(start_paused = true)]
-async fn the_sweep_ends_what_nobody_renews() {
+async fn the_sweep_ends_what_is_not_renewed() {
     let streaming = Streaming::start(
         AgentKeys::builder(),
         Hold::new(Amount::cents(10)).on_expiry(OnExpiry::Charge),

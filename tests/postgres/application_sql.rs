@@ -1,4 +1,4 @@
-//! What the host's own SQL does to the tables counts at once, also for a store that has the account cached; and
+//! What the application's own SQL does to the tables counts at once, also for a store that has the account cached; and
 //! batches of several stores do not deadlock.
 
 use agentkey::Refusal;
@@ -92,7 +92,7 @@ async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_period_changed_by_sql_is_counted_anew() {
+async fn a_period_changed_by_sql_is_counted_again() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&pay(&key, 60)).await.is_ok());
@@ -115,7 +115,7 @@ async fn a_period_changed_by_sql_is_counted_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn keys_that_the_host_inserted_work_without_a_row_of_their_account() {
+async fn keys_that_the_application_inserted_work_without_a_row_of_their_account() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let worlds = [world(database.url()).await, world(database.url()).await];
@@ -170,7 +170,7 @@ async fn batches_over_many_accounts_in_opposite_order_do_not_deadlock() {
                 let mut batch: Vec<_> = keys
                     .iter()
                     .enumerate()
-                    // Some by what is known, some behind the lock.
+                    // Some by cached data, some under the lock.
                     .map(|(n, key)| match (round + n) % 4 {
                         0 => Posting::new(
                             key.account.clone(),

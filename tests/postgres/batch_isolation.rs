@@ -12,7 +12,7 @@ use crate::service::Service;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
+async fn a_change_does_not_undo_what_the_application_commits_meanwhile() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();
@@ -37,7 +37,7 @@ async fn a_change_does_not_undo_what_the_host_commits_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
+async fn an_account_that_the_application_keeps_locked_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
     let third = key(&world, "third", 100).await;
@@ -47,7 +47,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 
     let late = pay(&kept, 1);
     for _ in 0..3 {
-        // The last one is decided behind the lock, as the first is.
+        // The last one is decided under the lock, as the first is.
         let posted =
             world.post_all(&[late.clone(), pay(&other, 1), settle_voiding(&third, 1)]).await;
         assert!(matches!(posted[0], Err(Refusal::Unavailable { .. })), "{posted:?}");
@@ -63,7 +63,7 @@ async fn an_account_that_the_host_keeps_locked_stalls_no_other() {
 /// Postings to a locked account wait in their commit queue, and are decided when the account is free.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn what_waits_for_an_account_is_posted_when_the_host_lets_go_of_it() {
+async fn what_waits_for_an_account_is_posted_when_the_application_unlocks_it() {
     let Some((_database, world, pool)) = site().await else { return };
     let keys = AgentKeys::builder().request_timeout(HANG).build((*world.store).clone()).unwrap();
     let key = key(&world, "acme", 100).await;
@@ -125,7 +125,7 @@ async fn a_crowd_that_waits_for_its_account_stalls_no_other() {
 /// Alone in its batch, as in a quiet service.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn what_the_hosts_rules_refuse_for_a_while_is_charged_in_the_end() {
+async fn what_the_applications_rules_refuse_for_a_while_is_charged_in_the_end() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let pool = host(database.url()).await;
@@ -156,7 +156,7 @@ fn settle_voiding(key: &Key, cents: i32) -> Posting {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn money_in_the_hosts_transaction_comes_and_goes_with_it() {
+async fn money_in_a_transaction_of_the_application_is_committed_or_rolled_back_with_it() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let mut tx = pool.begin().await.unwrap();

@@ -1,4 +1,4 @@
-//! Batches of many accounts, of which some have moved on: what stood is written, and the rest is decided anew, once.
+//! Batches of accounts of which some have changed: the unchanged ones are written, the others are decided once more.
 
 use agentkey::EntryQuery;
 use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
@@ -21,7 +21,7 @@ fn noted(mut posting: Posting, model: &str, reference: &str) -> Posting {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn what_stood_is_written_and_what_moved_is_decided_anew() {
+async fn unchanged_accounts_are_written_and_changed_ones_are_decided_again() {
     let Some((database, world, pool)) = site().await else { return };
     let other = store(database.url(), (&world.clock).into()).await;
     let mut keys = Vec::new();
@@ -83,13 +83,13 @@ async fn what_stood_is_written_and_what_moved_is_decided_anew() {
 /// An account whose row is deleted after it was cached and before the write.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_account_whose_row_is_gone_is_made_anew_and_its_neighbours_are_written() {
+async fn an_account_whose_row_is_gone_is_created_again_and_the_others_are_written() {
     let Some((_database, world, pool)) = site().await else { return };
     let (gone, other) = (key(&world, "gone", 100).await, key(&world, "other", 100).await);
     let batch = || [pay(&gone, 1), pay(&other, 2)];
     assert!(world.post_all(&batch()).await.iter().all(Result::is_ok));
     execute(&pool, "DELETE FROM agentkey_accounts WHERE id = 'gone'").await;
-    world.clock.advance(Duration::from_secs(1)); // where its last entry stood is gone with the row
+    world.clock.advance(Duration::from_secs(1)); // the `seq` of its last entry is gone with the row
     assert!(world.post_all(&batch()).await.iter().all(Result::is_ok));
     assert!(world.post_all(&batch()).await.iter().all(Result::is_ok));
     assert_eq!((cents(&world, &gone).await, cents(&world, &other).await), ((3, 0), (6, 0)));
@@ -166,10 +166,10 @@ async fn rows_say_the_same_whether_all_columns_travel_or_not() {
     audit::figures(&pool).await;
 }
 
-/// The host has the row of a balance locked, or changes it unnoticed: what is decided is written after that.
+/// The application has locked the row of a balance, or has changed it: the decision is written after that.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
+async fn a_balance_that_the_application_has_locked_is_written_after_its_commit() {
     let Some((_database, world, pool)) = site().await else { return };
     let (busy, other) = (key(&world, "busy", 100).await, key(&world, "other", 100).await);
     assert!(world.post_all(&[pay(&busy, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
@@ -190,7 +190,7 @@ async fn a_balance_that_the_host_works_on_is_written_when_he_is_done() {
 /// The row is gone with what it knew of its holds and entries, and those are not.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
+async fn an_account_whose_row_is_created_again_has_its_holds_and_entries() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let live = "SELECT count(*) FROM agentkey_holds WHERE state = 'live'";
@@ -208,10 +208,10 @@ async fn an_account_whose_row_is_made_anew_knows_its_holds_and_entries() {
     }
 }
 
-/// What settled leaves an instant behind at which nothing runs out: the sweep looks once, and finds what does later.
+/// A settle leaves an instant at which no hold expires: the sweep reads once, and finds the hold that expires later.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn the_sweep_finds_what_runs_out_behind_what_was_settled() {
+async fn the_sweep_finds_holds_that_expire_after_a_settled_one() {
     let Some((_database, world, pool)) = site().await else { return };
     let mut keys = Vec::new();
     for n in 0..120 {
@@ -300,7 +300,7 @@ async fn what_ends_is_found_by_its_key_on_tables_that_were_tiny_when_it_was_plan
     .await;
     let before = count(&pool, READ).await;
     end(second).await;
-    drop(world); // Counts are told when a session ends.
+    drop(world); // The server reports counts when a session ends.
     until(async || count(&pool, ENDED).await == 4).await;
     assert!(count(&pool, READ).await < before + 100);
 }

@@ -7,7 +7,7 @@ use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn what_was_on_its_way_for_longer_than_a_few_seconds_is_decided_anew() {
+async fn a_write_that_was_under_way_for_seconds_is_decided_again() {
     let Some(server) = Server::shared() else { return };
     let database = server.database().await;
     let proxy = Proxy::to(server).await;
@@ -15,12 +15,12 @@ async fn what_was_on_its_way_for_longer_than_a_few_seconds_is_decided_anew() {
     let keys = agentkey::AgentKeys::new(store.clone()).unwrap();
     let key = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap().key;
     let pool = host(database.url()).await;
-    let of_lane = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+    let of_batches = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name = 'agentkey' AND query LIKE '%changed_keys%'";
     for (pause, charged_late) in [(Duration::ZERO, true), (Duration::from_secs(4), false)] {
         assert!(store.post(&[pay(&key, 1)]).await.unwrap()[0].is_ok());
         let before = count(&pool, ENTRIES).await;
-        let backend: i32 = sqlx::query_scalar(of_lane).fetch_one(&pool).await.unwrap();
+        let backend: i32 = sqlx::query_scalar(of_batches).fetch_one(&pool).await.unwrap();
         proxy.hold();
         let late = pay(&key, 1);
         assert!(store.post(std::slice::from_ref(&late)).await.is_err(), "it has no answer in time");

@@ -85,7 +85,7 @@ async fn a_crash_of_the_server_loses_no_request() {
     }
     load.more(200).await;
     let answers = load.stop().await;
-    // The host's own connections went down too.
+    // The application's own connections went down too.
     let served = Served { pool: host(database.url()).await, ..served };
     served.check(&answers).await;
     assert!(!server.log().contains("deadlock detected"));

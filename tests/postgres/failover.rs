@@ -10,7 +10,7 @@ use crate::postgres_server::PgBouncer;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_promoted_replica_has_every_acknowledged_charge_and_goes_on() {
+async fn a_promoted_replica_has_every_acknowledged_charge_and_charges() {
     let Some(primary) = Server::start(&[]) else { return };
     let primary = Arc::new(primary);
     let database = primary.database().await;

@@ -58,7 +58,7 @@ async fn racing_payments_are_exact_where_sessions_are_serializable() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_pool() {
+async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_applications_pool() {
     let Some(database) = serializable().await else { return };
     let pools = [host(database.url()).await, host(database.url()).await];
     let turn = std::sync::atomic::AtomicUsize::new(0);
@@ -69,7 +69,7 @@ async fn racing_payments_are_exact_in_the_serializable_sessions_of_the_hosts_poo
     })
     .await;
 
-    // What the store set in its sessions is not left in the host's.
+    // What the store set in its sessions is not left in the application's.
     let of_host: String = sqlx::query_scalar("SHOW default_transaction_isolation")
         .fetch_one(&pools[0])
         .await

@@ -1,4 +1,5 @@
-//! What holds with real servers: other isolation levels, poolers, lost backends, crashes, replicas, and the host's SQL.
+//! What holds with real servers: other isolation levels, poolers, lost backends, crashes, replicas, and the
+//! application's SQL.
 #![cfg(all(feature = "postgres", feature = "axum"))]
 
 mod adoption;
@@ -53,7 +54,7 @@ async fn world(url: &str) -> World<PostgresStore> {
     World::new(async |clock| store(url, clock).await).await
 }
 
-/// A database of its own with our tables in it, as a store sees it and as the host does.
+/// A database of its own with our tables in it, as a store sees it and as the application does.
 async fn site() -> Option<(Database, Arc<World<PostgresStore>>, PgPool)> {
     let database = Server::shared()?.database().await;
     let world = Arc::new(world(database.url()).await);
@@ -98,7 +99,7 @@ async fn cents(world: &World<PostgresStore>, key: &Key) -> (i64, i64) {
     (balance.spent.as_micros() / 10_000, balance.held.as_micros() / 10_000)
 }
 
-/// A few connections of the host's own.
+/// A few connections of the application's own.
 async fn host(url: &str) -> PgPool {
     PgPool::connect(url).await.unwrap()
 }

@@ -1,5 +1,5 @@
-//! Rows that the host changes or locks while we write, and invalid rows: no charge and no hold is lost because of them,
-//! and no other account waits for them.
+//! Rows that the application changes or locks while we write, and invalid rows. No charge and no hold is lost because of
+//! them, and no other account waits for them.
 
 use agentkey::ledger::{IdempotencyClaim, IdempotencyKey};
 use agentkey::model::{PostingId, TokenHash};
@@ -24,7 +24,7 @@ fn settle_voiding(key: &Key, holds: Vec<PostingId>) -> Posting {
     Posting::new(key.account.clone(), key.id, action)
 }
 
-/// Pays a cent in a transaction of the host's, and commits it.
+/// Pays a cent in a transaction of the application's, and commits it.
 fn paying(
     world: &Arc<World<PostgresStore>>,
     pool: &PgPool,
@@ -39,7 +39,7 @@ fn paying(
     })
 }
 
-/// A transaction of the host's that has touched rows, and says nothing new of them.
+/// A transaction of the application that has updated rows without changing them.
 async fn touching(
     pool: &PgPool,
     sql: impl Into<String>,
@@ -51,7 +51,7 @@ async fn touching(
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transaction() {
+async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_applications_transaction() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&hold(&key, 60)).await.is_ok());
@@ -70,7 +70,7 @@ async fn holds_run_out_where_a_key_changes_under_a_payment_in_the_hosts_transact
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
+async fn a_hold_that_the_application_touches_while_it_runs_out_frees_its_money_once() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&hold(&key, 60)).await.is_ok());
@@ -87,7 +87,7 @@ async fn a_hold_that_the_host_touches_while_it_runs_out_frees_its_money_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once() {
+async fn a_hold_that_the_application_touches_while_it_is_settled_frees_its_money_once() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let held = hold(&key, 60);
@@ -109,7 +109,7 @@ async fn a_hold_that_the_host_touches_while_it_is_settled_frees_its_money_once()
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
+async fn a_claim_that_the_application_touches_while_it_is_released_is_gone() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     let opened = open(&key, "once");
@@ -133,7 +133,7 @@ async fn a_claim_that_the_host_touches_while_it_is_let_go_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
+async fn a_balance_that_the_application_keeps_locked_stalls_no_other_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (kept, other) = (key(&world, "kept", 100).await, key(&world, "other", 100).await);
     assert!(world.post_all(&[pay(&kept, 1), pay(&other, 1)]).await.iter().all(Result::is_ok));
@@ -150,7 +150,7 @@ async fn a_balance_that_the_host_keeps_locked_stalls_no_other_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_account_that_the_host_is_making_stalls_no_other() {
+async fn an_account_that_the_application_is_making_stalls_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let other = key(&world, "other", 100).await;
     let hash = TokenHash::digest("made by the host");
@@ -198,7 +198,7 @@ async fn a_posting_that_cannot_be_decided_fails_no_neighbour_of_any_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_from_no_other() {
+async fn a_locked_or_invalid_account_delays_the_sweep_of_no_other() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, kept) = (key(&world, "good", 100).await, key(&world, "kept", 100).await);
     let odd = key(&world, "odd", 100).await;
@@ -221,7 +221,7 @@ async fn an_account_that_the_host_keeps_or_that_makes_no_sense_keeps_the_sweep_f
     assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (2, 0));
 }
 
-/// However many there are: a sweep gives up after a hundred of them, and the next one begins behind those.
+/// A sweep ends after a hundred locked accounts, and the next one begins after those.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() {
@@ -244,7 +244,7 @@ async fn a_crowd_of_accounts_that_make_no_sense_keeps_the_sweep_from_no_other() 
     assert_eq!((world.store.sweep().await.unwrap(), count(&pool, LIVE).await), (120, 0));
 }
 
-/// A settle frees what a hold behind it needs.
+/// A settle frees the money that a later hold in the batch needs.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
@@ -270,7 +270,7 @@ async fn no_posting_overtakes_one_of_its_account_that_waits_for_a_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
+async fn what_the_applications_trigger_refuses_fails_no_other_account() {
     let Some((_database, world, pool)) = site().await else { return };
     let (good, bad) = (key(&world, "good", 100).await, key(&world, "bad", 100).await);
     execute(
@@ -288,7 +288,7 @@ async fn what_the_hosts_trigger_refuses_fails_no_other_account() {
     }
 }
 
-/// Its neighbours go on in one statement without it.
+/// The other postings of the batch are written in one statement without it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_account_that_failed_is_tried_once_in_each_batch_until_it_goes_well() {
@@ -340,10 +340,10 @@ async fn a_key_that_cannot_be_brought_up_to_date_hides_no_other() {
     }
 }
 
-/// Unlike a request, a read of one key's figures waits for the host's lock, and returns current figures.
+/// Unlike a request, a read of one key's figures waits for the application's lock, and returns current figures.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_look_at_one_key_waits_for_the_host_to_let_go_of_it() {
+async fn a_read_of_one_key_waits_for_the_lock_of_the_application() {
     const WAITS_ON: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '300 ms'";
     let Some((_database, world, pool)) = site().await else { return };

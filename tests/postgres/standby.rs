@@ -1,4 +1,4 @@
-//! A proxy that leads to a standby, which is behind: nothing is in force by what it says.
+//! A proxy that leads to a standby that lags: no request is answered by its data.
 
 use std::time::Instant;
 
@@ -70,12 +70,12 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_standby_that_is_behind_lets_nobody_in() {
+async fn a_standby_that_lags_lets_no_revoked_key_in() {
     a_key_revoked_on_the_primary_is_in_force_nowhere(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_standby_that_is_behind_lets_nobody_in_from_memory() {
+async fn a_standby_that_lags_lets_no_cached_key_in() {
     a_key_revoked_on_the_primary_is_in_force_nowhere(Duration::from_millis(500)).await;
 }

@@ -275,14 +275,14 @@ async fn kill_9_loses_no_acknowledged_charge_and_doubles_none(fixture: &Fixture,
     for round in 0..4 / processes {
         let mut workers = fixture.workers(processes);
         let mut load = JoinSet::new();
-        for lane in 0..16 {
-            let worker = lane % workers.len();
+        for slot in 0..16 {
+            let worker = slot % workers.len();
             let (client, token) = (workers[worker].client(), token.clone());
             load.spawn(async move {
                 let mut acknowledged = Vec::new();
                 for request in 0.. {
                     let route = if request % 2 == 0 { "pay" } else { "hold" };
-                    let reference = format!("{round}-{lane}-{request}");
+                    let reference = format!("{round}-{slot}-{request}");
                     match client.post(&format!("/{route}?reference={reference}"), &token).await {
                         Ok((StatusCode::OK, _)) => acknowledged.push(reference),
                         Ok((status, body)) => panic!("{status}: {body}"),

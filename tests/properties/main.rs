@@ -1,7 +1,7 @@
 //! Random histories: two stores side by side must agree on every answer, and both with a naive count.
 //!
-//! The count below knows no ledger. It keeps a flat list of entries and one of holds, and adds them up anew, with
-//! windows of its own, each time it is asked.
+//! The count knows no ledger. It keeps a flat list of entries and one of holds, and adds them up again, with windows of
+//! its own, for every question.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -429,7 +429,7 @@ mod postgres {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let database = runtime.block_on(server.database());
         let histories_so_far = AtomicU32::new(0);
-        // A failing history is told soon, if not at its shortest.
+        // A failing history is reported soon, if not at its shortest.
         let config = Config { max_shrink_iters: 100, ..config(24) };
         proptest!(config, |(history in histories())| {
             let schema = format!("history_{}", histories_so_far.fetch_add(1, Ordering::Relaxed));

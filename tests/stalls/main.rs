@@ -1,5 +1,5 @@
 //! Processes that are stopped or cut off in the middle of a transaction: no other process waits for them for longer than
-//! a few seconds, and they go on as soon as they can.
+//! a few seconds, and they serve again as soon as they can.
 //!
 //! The other binaries' load runs here: two processes on one account. `AGENTKEY_CHAOS_SECONDS` of 45 or more adds the
 //! long outages.
@@ -111,7 +111,7 @@ impl Served {
         }
     }
 
-    /// The longest time in which it served nobody, until `end`.
+    /// The longest time without an answer, until `end`.
     async fn longest_pause(&self, end: Instant) -> Duration {
         let (mut longest, mut last, mut seen) =
             (Duration::ZERO, Instant::now(), self.0.load(Ordering::SeqCst));
@@ -143,7 +143,7 @@ fn signal(signal: &str, worker: &Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_process_stopped_in_a_transaction_keeps_its_account_from_nobody() {
+async fn a_process_stopped_in_a_transaction_delays_no_other_process() {
     let Some(server) = Server::shared() else { return };
     let site = Site::new(server).await;
     let start = |name: &str, number: usize, served: &Served| {

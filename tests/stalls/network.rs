@@ -25,7 +25,7 @@ pub(crate) struct Network {
 }
 
 /// An address that no machine has: packets to it are lost silently.
-const NOBODY: &str = "02:00:00:00:00:00";
+const UNUSED_ADDRESS: &str = "02:00:00:00:00:00";
 
 impl Network {
     /// `None` where this machine lets us make none, or has no `ip`: one line on stderr has then said so. With
@@ -80,7 +80,7 @@ impl Network {
         &self.near[0]
     }
 
-    /// Who may connect to the server: everybody.
+    /// The server's access file, which lets every client connect.
     pub(crate) fn hba_file(&self) -> &str {
         self.hba.path().to_str().unwrap()
     }
@@ -94,10 +94,10 @@ impl Network {
 
     pub(crate) fn cut(&self, dropped: Dropped) {
         if dropped != Dropped::FromServer {
-            self.send_to_server_as(NOBODY);
+            self.send_to_server_as(UNUSED_ADDRESS);
         }
         if dropped != Dropped::ToServer {
-            self.send_from_server_as(NOBODY);
+            self.send_from_server_as(UNUSED_ADDRESS);
         }
     }
 

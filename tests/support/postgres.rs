@@ -327,7 +327,7 @@ impl Cluster {
             "unix_socket_directories",
             copy.dir.to_str().expect("a path of plain text"),
         );
-        // It waits for nobody when it is promoted.
+        // When promoted, it waits for no standby.
         copy.set("postgresql.auto.conf", "synchronous_standby_names", "");
         copy.start_somewhere();
         copy
@@ -469,7 +469,7 @@ fn run(command: &mut Command) {
     );
 }
 
-/// Tries ports until nobody else was faster.
+/// Tries ports until one is free.
 ///
 /// They are below those that systems give to clients: one that knocks again and again at a stopped server's port could
 /// otherwise be given that very port for its own end, and speak to itself.

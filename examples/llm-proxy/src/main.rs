@@ -2,11 +2,11 @@
 //!
 //! It sets aside what an answer may cost, passes the model's events on as they come, and keeps a running estimate. When
 //! the estimate has used up what is set aside, it sets more aside; when nothing is left for that, it cuts the stream
-//! off. The last chunk has the real usage, and that is charged; a stream that is cut off, or whose client hangs up,
+//! off. The last chunk has the real usage, and that is charged. A stream that is cut off, or whose client disconnects,
 //! is charged by the estimate.
 //!
-//! `cargo run -p example-llm-proxy` walks through it over loopback, against a model made up in this file, printing and
-//! asserting what the ledger says; with `-- --serve` it stays up afterwards.
+//! `cargo run -p example-llm-proxy` walks through it over loopback, against a simulated model in this file. It prints
+//! and checks what the ledger says. With `-- --serve` it stays up afterwards.
 
 use std::convert::Infallible;
 use std::env;
@@ -45,7 +45,7 @@ const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
 /// For how many tokens of answer money is set aside at a time, where the client does not limit them.
 const STEP: u64 = 200;
 /// What no event of a model comes near; a longer one is taken for a fault.
-const LONGEST_EVENT: usize = 1 << 20;
+const MAX_EVENT: usize = 1 << 20;
 
 struct Proxy {
     http: Client<HttpConnector, Full<Bytes>>,
@@ -85,7 +85,7 @@ async fn chat(
     charge.label("model", &ask.model)?;
     let prompt = ask.messages.iter().map(tokens_in).sum();
     let answer = ask.max_tokens.map_or(STEP, u64::from);
-    charge.hold(PRICE.cost(TokenUsage::new(prompt, answer))).await?; // 402 before the model is asked
+    charge.hold(PRICE.cost(TokenUsage::new(prompt, answer))).await?; // 402 before the model is called
 
     // Without it, the model does not report what it used.
     ask.others.insert("stream_options".into(), json!({ "include_usage": true }));
@@ -125,7 +125,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// The next event, and the relay if it goes on after it.
+    /// Returns the next event, and the relay if more may follow.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Option<Self>)> {
         match self.read().await {
             Ok(event) => Some((Ok(event?), Some(self))),
@@ -148,7 +148,7 @@ impl Relay {
                 let rest = self.unread.split_off(end);
                 return Ok(Some(std::mem::replace(&mut self.unread, rest).into()));
             }
-            if self.unread.len() > LONGEST_EVENT {
+            if self.unread.len() > MAX_EVENT {
                 return Err("an event does not end".into());
             }
             let Some(frame) = self.model.frame().await else {
@@ -462,7 +462,7 @@ impl Model {
         Ok(Self { url, calls: counted })
     }
 
-    /// Waits until nobody listens to it.
+    /// Waits until no client listens.
     async fn hung_up_on(&mut self) -> Result<(), BoxError> {
         let silent = self.calls.wait_for(|calls| calls.streaming == 0);
         tokio::time::timeout(Duration::from_secs(10), silent).await??;

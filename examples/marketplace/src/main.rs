@@ -70,9 +70,9 @@ async fn claim(
     Ok(Json(json!({ "pack": name, "price_cents": 0 })))
 }
 
-/// Pays, delivers, and gives the money back where that fails. A repeated `Idempotency-Key` comes with the first receipt:
-/// nothing is paid twice, and to deliver twice is to deliver once, also where the first request died in between. After
-/// the money went back nothing was bought, and the same `Idempotency-Key` tries anew.
+/// Pays, delivers, and gives the money back where that fails. A repeated `Idempotency-Key` gets the first receipt, so
+/// nothing is paid twice. Delivery can be repeated without harm, also where the first request died in between. After a
+/// refund nothing was bought, and the same `Idempotency-Key` can be used again.
 async fn purchase(
     State(market): State<Arc<Market>>,
     key: KeyContext,
@@ -236,7 +236,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// What a host would have in its own database.
+/// What an application would keep in its own database.
 struct Market {
     keys: AgentKeys,
     shelf: Mutex<Shelf>,

@@ -56,7 +56,7 @@ fn log_requests() -> LogRequests {
 async fn mint_demo_key(keys: &AgentKeys, addr: &str) -> Result<(), Box<dyn std::error::Error>> {
     let account: agentkey::AccountId = "demo".parse()?;
     if keys.account(&account).await?.is_some() {
-        println!("The demo key was shown on the first start. Remove the database to start anew.");
+        println!("The demo key was shown on the first start. Remove the database to start again.");
         return Ok(());
     }
     let demo = NewKey::new(account)

@@ -40,7 +40,7 @@ impl AgentKeyLayer {
     /// Lets requests through without a key while the store does not answer, instead of refusing
     /// them with 503. Default: off.
     ///
-    /// Free routes go on, and `Option<KeyContext>` is `None`, whatever the credential.
+    /// Free routes are served, and `Option<KeyContext>` is `None` for every credential.
     /// [`Charge`](crate::Charge) and [`RequireScope`](crate::RequireScope) still refuse with 503,
     /// even a scope that lets anonymous requests through.
     pub fn fail_open(mut self, on: bool) -> Self {

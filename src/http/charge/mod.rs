@@ -12,7 +12,7 @@
 //! | the handler returns, no handle is left | what was added | before the response head |
 //! | the body holds a handle | what was added | before the client sees the end of the body |
 //! | disconnect, panic, the layer's future dropped, body error | what was added, or the whole hold: [`OnInterrupt`] | at once |
-//! | the last handle is gone while the body goes on | what was added | at once; at the end where a whole hold may be charged |
+//! | the last handle is gone while the body continues | what was added | at once; at the end where a whole hold may be charged |
 //! | the same, and the client leaves then | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |

@@ -310,7 +310,7 @@ impl ChargeState {
         has_handles
     }
 
-    /// Settles what was added so far, when no handle is left while the response goes on.
+    /// Settles what was added so far, when no handle is left while the response continues.
     ///
     /// The claim stays until the response has ended. So do holds that may be charged whole if the
     /// response is cut short.

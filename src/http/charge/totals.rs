@@ -53,7 +53,7 @@ impl ChargeTotals {
     /// Takes what is to be charged now.
     ///
     /// Work that cannot be metered is charged its whole hold, once, even if the hold has expired.
-    /// Later holds are for work that goes on.
+    /// Later holds are for work that continues.
     pub(super) fn take_cost(&mut self) -> Amount {
         let (added, interrupted) =
             (std::mem::take(&mut self.added), std::mem::take(&mut self.interrupted));

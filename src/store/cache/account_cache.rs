@@ -37,7 +37,7 @@ pub(super) struct PolicyPoll {
     /// `None` if the store could not say.
     version: Option<u64>,
     asked_at: Instant,
-    /// The same instant by the system clock, which goes on while the machine is suspended.
+    /// The same instant by the system clock, which advances while the machine is suspended.
     pub(super) asked_on: SystemTime,
 }
 

@@ -204,7 +204,7 @@ const PARTS: [(&str, &str); 13] = [
     ("{sum}", include_str!("sql/parts/sum.sql")),
     ("{writable}", include_str!("sql/parts/writable.sql")),
     // The incarnation of the server that answers.
-    ("{run}", "pg_postmaster_start_time()"),
+    ("{server_incarnation}", "pg_postmaster_start_time()"),
     // The last column of answers that set the clock: `ServerClock` reads it.
     ("{server_time}", "clock_timestamp() AS server_time"),
 ];

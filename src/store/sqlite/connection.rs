@@ -232,7 +232,7 @@ pub(super) struct Open {
     pub(super) versions: Arc<VersionReader>,
     /// The entries that the writing connection appended last.
     pub(super) recent: RecentEntries,
-    /// The file that was opened. Without it a connection would go on writing to a file that was deleted or replaced by
+    /// The file that was opened. Without it a connection would keep writing to a file that was deleted or replaced by
     /// its backup, and report success.
     file: Option<FileId>,
 }

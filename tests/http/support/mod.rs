@@ -57,7 +57,7 @@ impl World {
         Self::on(builder, store(None).await)
     }
 
-    /// With a clock that stands still.
+    /// With a clock that a test sets.
     pub(crate) async fn at(clock: &ManualClock) -> Self {
         Self::with_clock(AgentKeys::builder(), clock).await
     }

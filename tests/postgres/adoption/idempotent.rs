@@ -108,7 +108,7 @@ async fn an_adoption_is_of_a_table() {
 /// Our own tables are printed as well.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn without_a_table_of_the_host_it_is_printed_too() {
+async fn without_a_table_of_the_application_it_is_printed_too() {
     let Some(mut host) = Host::with("").await else { return };
     let options = PostgresOptions::new(host.database.url()).schema("keys of ours");
     let sql = PostgresStore::migration_sql(options.clone()).await.unwrap();
@@ -143,10 +143,10 @@ async fn what_was_said_stands() {
     assert!(error.contains("was adopted with the column \"account_id\" for Account"), "{error}");
 }
 
-/// Made anew they would be empty: what was revoked, has expired or may do little would be in force.
+/// Added again they would be empty: what was revoked, has expired or may do little would be in force.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn columns_that_went_away_are_told_and_not_made_anew() {
+async fn dropped_columns_are_reported_and_not_added_again() {
     let Some(mut host) = Host::with(npm::TABLE).await else { return };
     host.run(
         "INSERT INTO sdk_api_keys (account_id, key_hash, revoked_at) VALUES (5, encode(sha256('obs_1'), 'hex'), now())",

@@ -48,7 +48,7 @@ async fn scopes_and_accounts_that_are_refused_as_new_ones_are_read_as_they_are()
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn an_invalid_row_is_refused_and_logged_once_and_fails_nobody_else() {
+async fn an_invalid_row_is_refused_and_logged_once_and_fails_no_other_key() {
     capture_logs();
     // Logs are those of the whole process: the key's number is this test's own.
     let cases = [

@@ -28,7 +28,7 @@ async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
     let mut dba = PgConnection::connect(host.database.url()).await.unwrap();
     let run =
         tokio::spawn(async move { dba.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop) });
-    until_somebody_waits(&mut host).await;
+    until_a_session_waits(&mut host).await;
     host.run("COMMIT").await;
     run.await.unwrap().unwrap();
     let store = PostgresStore::open(host.options().migrate(false)).await.unwrap();
@@ -62,15 +62,15 @@ async fn an_opening_waits_for_another_one() {
     host.run("BEGIN; SELECT pg_advisory_xact_lock(6004214)").await;
     let options = host.options().adopt(open_handed()).statement_timeout(Duration::from_millis(50));
     let opening = tokio::spawn(PostgresStore::open(options));
-    until_somebody_waits(&mut host).await;
+    until_a_session_waits(&mut host).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     host.run("COMMIT").await;
     drop(opening.await.unwrap().unwrap());
 }
 
-async fn until_somebody_waits(host: &mut Host) {
+async fn until_a_session_waits(host: &mut Host) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    // Another session: what the host's own transaction saw of the statistics stays as it was.
+    // Another session: what the application's own transaction saw of the statistics stays as it was.
     let pool = PoolOptions::<sqlx::Postgres>::new()
         .max_connections(1)
         .connect(host.database.url())

@@ -153,10 +153,10 @@ async fn instants_without_a_zone_are_utc() {
     );
 }
 
-/// An error names the rule of the host that failed: one that refuses this key, or one that refuses every key.
+/// An error names the rule of the application that failed: one that refuses this key, or one that refuses every key.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn the_rules_of_the_host_hold() {
+async fn the_rules_of_the_application_hold() {
     let table = "CREATE TABLE teams (id text PRIMARY KEY); INSERT INTO teams VALUES ('acme'); \
         CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text REFERENCES teams, key_hash text UNIQUE, \
         name text CHECK (name <> 'bad'), limit_micros bigint NOT NULL, user_id text)";
@@ -192,7 +192,7 @@ async fn the_rules_of_the_host_hold() {
     assert!(text.contains("\"user_id\"") && text.contains("give it a default"), "{text}");
 }
 
-/// Policies of the host's are kept to, by a role that does not own the table and may make nothing.
+/// Row security of the application is respected, by a role that does not own the table and may make nothing.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn row_security_stays_in_force() {
@@ -228,7 +228,7 @@ async fn row_security_stays_in_force() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_row_that_makes_no_sense_fails_alone() {
+async fn an_invalid_row_fails_alone() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         scopes text[], period text); INSERT INTO sdk_api_keys (account_id, key_hash, scopes, period) \
         SELECT a, encode(sha256(h::bytea), 'hex'), s, p FROM (VALUES ('acme', 'good', '{read}'::text[], 'day'), \
@@ -244,7 +244,7 @@ async fn a_row_that_makes_no_sense_fails_alone() {
 /// A list of keys contains every key, so that a caller can revoke them all.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_row_that_makes_no_sense_ends_no_list() {
+async fn an_invalid_row_ends_no_list() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         parent_id integer, period text); INSERT INTO sdk_api_keys (account_id, key_hash, parent_id, period) \
         SELECT 'acme', encode(sha256(n::text::bytea), 'hex'), CASE WHEN n > 1 THEN 1 END, \

@@ -1,4 +1,4 @@
-//! Keys tables of the host's own, taken over.
+//! Keys tables of the application's own, taken over.
 
 mod idempotent;
 mod invalid_rows;
@@ -83,7 +83,7 @@ impl Host {
         text(&PostgresStore::open(options).await.expect_err("it was opened"))
     }
 
-    /// All that the catalogue says of the host's tables, and all that is in the one with the keys.
+    /// All that the catalogue says of the application's tables, and all that is in the one with the keys.
     async fn everything(&mut self) -> String {
         self.text(
             "SELECT string_agg(t, E'\n' ORDER BY t) FROM (SELECT concat_ws(' ', table_schema, table_name, column_name, \

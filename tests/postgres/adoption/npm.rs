@@ -179,7 +179,7 @@ async fn ten_thousand_keys_are_taken_over() {
     assert_eq!(host.text(rows).await, adopted);
     books_balance(&mut host).await;
 
-    // The host's own SQL holds at once.
+    // The application's own SQL holds at once.
     host.run("DROP TRIGGER caught ON sdk_api_keys; UPDATE sdk_api_keys SET revoked_at = now() WHERE id = 1").await;
     let found = find(&store, &[&token(1), &token(2)]).await;
     let stands: Vec<_> =

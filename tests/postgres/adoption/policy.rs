@@ -1,4 +1,4 @@
-//! A change of one field of a key changes neither the other columns of the host's row nor what they mean.
+//! A change of one field of a key changes neither the other columns of the application's row nor what they mean.
 
 use agentkey::{AgentKeys, Amount, KeyId, KeyPatch, NewKey};
 
@@ -11,7 +11,7 @@ const ROW: &str = "SELECT concat_ws('|', coalesce(name, 'NULL'), coalesce(scopes
     coalesce(budget_cents::text, 'NULL'), coalesce(budget_period, 'NULL'), coalesce(expires_at::text, 'NULL')) \
     FROM sdk_api_keys WHERE id = 1";
 
-/// A host with one row, in a table whose rule for periods is this.
+/// An application with one row, in a table whose rule for periods is this.
 async fn with_row(rule: &str, columns: &str, values: &str) -> Option<Host> {
     let table = npm::TABLE.replace("CHECK (budget_period IN ('day', 'month'))", rule);
     let mut host = Host::with(&table).await?;

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn everything_that_is_wrong_is_told_at_once_and_nothing_is_changed() {
+async fn one_error_lists_everything_that_is_wrong_and_nothing_is_changed() {
     let table = "CREATE TABLE sdk_api_keys (id text PRIMARY KEY, key_hash bytea, scopes text, name varchar(50), \
         period interval, expires_at date, limit_micros integer, prefix text GENERATED ALWAYS AS ('x') STORED)";
     let Some(mut host) = Host::with(table).await else { return };

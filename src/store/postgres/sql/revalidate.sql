@@ -8,4 +8,4 @@ UNION ALL
 SELECT NULL, a.id, a.version, clock_timestamp()
 FROM unnest($3::text[]) w (id)
 CROSS JOIN LATERAL (SELECT * FROM {accounts} a WHERE a.id = w.id OFFSET 0) a
-WHERE {run} = $4
+WHERE {server_incarnation} = $4

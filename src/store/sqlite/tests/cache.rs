@@ -263,7 +263,7 @@ async fn expired_holds_and_clocks_that_go_back_work_with_the_cache() {
     warm.post(&settle(vec![charged.id], 10)).await.unwrap();
     assert_eq!(warm.spent(1).await, SPENT + 30 + 10);
 
-    // The account's time does not go on until the clock has caught up, also for cached data.
+    // The account's time does not advance until the clock has caught up, also for cached data.
     let before = warm.found(1).await.unwrap().lineage.at();
     warm.clock.set(at("2026-01-01T00:00:00Z"));
     assert_eq!(warm.found(1).await.unwrap().lineage.at(), before);

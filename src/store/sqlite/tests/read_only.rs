@@ -132,7 +132,7 @@ async fn files_beside_it_that_cannot_be_opened_are_refused_at_opening() {
     }
 }
 
-/// A process that has the file open goes on when it can be written again, so there it is transient.
+/// A process that has the file open works again once the file can be written, so there the error is transient.
 #[test]
 fn what_is_read_only_later_is_unavailable() {
     assert!(store_error(error::Error::ReadOnly).is_transient());

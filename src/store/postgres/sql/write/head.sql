@@ -15,7 +15,7 @@ WITH changed_keys AS (
 ), given AS (
     SELECT w.* FROM (
         SELECT generate_subscripts({account}, 1) AS place, unnest({account}) COLLATE "C" AS id OFFSET 0
-    ) w WHERE w.place <> ALL (ARRAY(SELECT account FROM changed_keys)) AND coalesce({incarnation} = {run}, true)
+    ) w WHERE w.place <> ALL (ARRAY(SELECT account FROM changed_keys)) AND coalesce({incarnation} = {server_incarnation}, true)
         AND coalesce({decided_at} BETWEEN clock_timestamp() - interval '3 s' AND clock_timestamp() + interval '3 s', true)
 ), locked AS (
     SELECT w.place, a.tid FROM given w CROSS JOIN LATERAL (
