@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use agentkey::UsageQuery;
 use agentkey::model::{Account, ChangeError, Entry};
+use agentkey::store::UsageBy;
 use agentkey::{
     AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Key,
     KeyQuery, MemoryStore, NewKey, Refusal, Rejection, RequireScope, ScopeSet,
@@ -106,7 +108,10 @@ async fn every_error_is_a_response() {
         }
         assert_eq!(Rejection::from(error).into_response().status(), status);
     }
-    let broken = Error::from(agentkey::StoreError::failed("disk image is malformed"));
+    let failed = agentkey::StoreError::failed("disk image is malformed");
+    assert_eq!(failed.to_string(), "the store failed", "what it was is its source");
+    assert_eq!(std::error::Error::source(&failed).unwrap().to_string(), "disk image is malformed");
+    let broken = Error::from(failed);
     let response = broken.to_response();
     assert_eq!(response.status(), 500);
     assert!(
@@ -181,6 +186,10 @@ async fn records_are_read_back_as_they_were_written() {
     let page = keys.entries(&EntryQuery::for_account(account.id.clone())).await.unwrap();
     assert_eq!(page.items.len(), 1);
     assert_eq!(read_back(&page), page);
+    let usage =
+        keys.usage(&UsageQuery::for_account(account.id.clone(), UsageBy::Key)).await.unwrap();
+    assert_eq!(usage.len(), 1);
+    assert_eq!(read_back(&usage), usage);
 }
 
 #[tokio::test]

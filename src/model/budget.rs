@@ -21,6 +21,7 @@ use crate::model::{Amount, Period};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
+#[must_use = "a budget takes effect in `NewKey`, `KeyPatch` or `AgentKeys::ensure_account`"]
 pub struct Budget {
     /// The most that may be spent in a window of `period`; `None` for no limit. A key with zero may
     /// use free routes only.

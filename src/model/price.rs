@@ -17,6 +17,7 @@ use crate::model::Amount;
 /// assert_eq!(PRICE.cost(usage), Amount::micros(200 * 3 + 1_000 * 30 / 100 + 350 * 15));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "a price is used by `cost`"]
 pub struct TokenPrice {
     input: Amount,
     output: Amount,
@@ -64,6 +65,7 @@ fn part(price: Amount, tokens: u64) -> u128 {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[must_use = "usage is priced by `TokenPrice::cost`"]
 pub struct TokenUsage {
     /// Tokens read, those from the cache included.
     pub input: u64,

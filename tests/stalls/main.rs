@@ -220,9 +220,10 @@ macro_rules! partitions {
             #[ignore = "needs PostgreSQL: ./scripts/test"]
             async fn $name() {
                 let is_long = std::env::var("AGENTKEY_CHAOS_SECONDS").is_ok_and(|it| it.parse::<u64>().unwrap() >= 45);
-                if $seconds < 10 || is_long {
-                    a_partition(Dropped::$dropped, $seconds).await;
+                if $seconds >= 10 && !is_long {
+                    return eprintln!("left out: {}, for want of AGENTKEY_CHAOS_SECONDS=45", stringify!($name));
                 }
+                a_partition(Dropped::$dropped, $seconds).await;
             }
         )*
     };

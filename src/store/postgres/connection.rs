@@ -62,7 +62,7 @@ impl SessionOptions {
         statement_timeout: Duration,
         acquire_timeout: Duration,
     ) -> Self {
-        let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
+        let timeout = statement_timeout.as_millis();
         let set = |local: bool, has_short_lock_timeout: bool| {
             let lock_timeout = if has_short_lock_timeout {
                 LOCK_TIMEOUT
@@ -132,8 +132,8 @@ impl Connections {
         Self {
             pool,
             owns_pool,
-            lookups: slots(lookups.max(1)),
-            postings: slots(postings.max(1)),
+            lookups: slots(lookups),
+            postings: slots(postings),
             next: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             session,

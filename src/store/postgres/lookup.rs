@@ -137,7 +137,7 @@ impl Inner {
                 .short_lock_timeout(async |statements| statements.run(fold).await)
                 .await;
             if let Err(error) = folded {
-                tracing::warn!(%error, changes, "agentkey could not fold the rows of agentkey_policy_changes; the table grows");
+                tracing::warn!(%error, changes, "agentkey could not fold the rows of agentkey_policy_changes, and the table grows: grant DELETE on it to the role");
             }
         }
         Ok(())

@@ -244,7 +244,7 @@ impl PostgresOptions {
         check("postings", self.postings, 1..=64)?;
         check("others", self.others, 1..=1_000)?;
         check("acquire_timeout", self.acquire_timeout, Duration::ZERO..=MAX_WAIT)?;
-        check("statement_timeout", self.statement_timeout, Duration::ZERO..=MAX_WAIT)?;
+        check("statement_timeout", self.statement_timeout, Duration::from_millis(1)..=MAX_WAIT)?;
         let session = SessionOptions::new(
             self.transaction_pooling,
             self.statement_timeout,
