@@ -73,6 +73,11 @@ async fn a_url_picks_the_store() {
         AgentKeys::connect("mysql://user:secret@localhost/keys").await.unwrap_err().to_string();
     assert!(error.starts_with("mysql: ") && error.contains("postgres://"), "{error}");
     assert!(!error.contains("secret"), "{error}");
+    for dsn in ["host=db password=secret", "password=secret options='-c a=b://c'"] {
+        let error = AgentKeys::connect(dsn).await.unwrap_err();
+        let error = format!("{error} {:?}", std::error::Error::source(&error));
+        assert!(error.contains("postgres://") && !error.contains("secret"), "{error}");
+    }
 }
 
 #[tokio::test]

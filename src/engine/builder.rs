@@ -11,6 +11,7 @@ use crate::engine::options::Options;
 use crate::ledger::{MAX_DEPTH, Rules};
 use crate::model::{Scope, TokenPrefix};
 use crate::store::Store;
+use crate::store::address::is_postgres;
 
 /// Builds an [`AgentKeys`] with options; see [`AgentKeys::builder`].
 ///
@@ -234,10 +235,8 @@ impl AgentKeys {
     /// [`Error::Build`] where the feature of that store is not enabled, or there is no tokio
     /// runtime. [`Error::Store`] where the store cannot be opened.
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        let is_postgres =
-            ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         match url.split_once("://") {
-            _ if is_postgres => Self::connect_postgres(url).await,
+            _ if is_postgres(url) => Self::connect_postgres(url).await,
             Some((scheme, _)) if scheme != "sqlite" => Err(BuildError::UnknownStore {
                 url: scheme.to_owned(),
                 reason: "a store is at postgres://, postgresql:// or sqlite:, or at the path of an SQLite file",

@@ -5,6 +5,7 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod account_row;
+pub(crate) mod address;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 // Each of the two stores uses parts of the cache that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]

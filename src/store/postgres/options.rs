@@ -259,7 +259,11 @@ impl PostgresOptions {
         match &self.source {
             DatabaseSource::Url(url) => {
                 let mut options = PgConnectOptions::from_str(url)
-                    .map_err(|error| format!("this is not a URL of PostgreSQL: {error}"))?
+                    .map_err(|error| {
+                        format!(
+                            "this is not a URL of PostgreSQL, such as postgres://user@host/database: {error}"
+                        )
+                    })?
                     .disable_statement_logging();
                 if options.get_application_name().is_none() {
                     options = options.application_name("agentkey");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::Clock;
+use crate::store::address::is_postgres;
 use crate::store::range::{MAX_WAIT, check};
 
 /// How to open a [`SqliteStore`](crate::SqliteStore).
@@ -65,13 +66,17 @@ impl SqliteOptions {
     pub(super) fn location(&self) -> Result<Location, String> {
         check("busy_timeout", self.busy_timeout, Duration::ZERO..=MAX_WAIT)?;
         check("readers", self.readers, 1..=64)?;
-        let is_postgres = |text: &str| {
-            ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme))
-        };
+        // Neither text is shown: it may contain a password.
         if self.target.to_str().is_some_and(is_postgres) {
-            return Err("this is a URL of PostgreSQL, and SQLite was asked for: use `AgentKeys::connect` or \
-                 `AgentKeys::postgres` with the feature `postgres`"
+            return Err("this is a URL of PostgreSQL, or a connection string, and SQLite was asked for: use \
+                 `AgentKeys::connect` or `AgentKeys::postgres` with a URL and the feature `postgres`"
                 .into());
+        }
+        let is_url = |text: &str| {
+            text.contains("://") && !["sqlite:", "file:"].iter().any(|ours| text.starts_with(ours))
+        };
+        if self.target.to_str().is_some_and(is_url) {
+            return Err("this is a URL of another store than SQLite and PostgreSQL".into());
         }
         let Some(url) = self.target.to_str().and_then(|text| text.strip_prefix("sqlite:")) else {
             return Location::from_path(self.target.clone(), true);
@@ -197,6 +202,27 @@ mod tests {
             let error = SqliteOptions::new(url).location().unwrap_err();
             assert!(error.contains("a URL of PostgreSQL") && !error.contains("s3cret"), "{error}");
             assert!(error.contains("`AgentKeys::connect` or `AgentKeys::postgres`"), "{error}");
+        }
+    }
+
+    /// Such a text often has a password in it, and would become the name of a file.
+    #[test]
+    fn the_address_of_a_server_is_no_path_and_is_not_shown() {
+        for target in [
+            "host=db user=app password=s3cret dbname=app",
+            "user = app password = s3cret",
+            "dbname=app password=s3cret options='-c a=b://c'",
+            "POSTGRES://app:s3cret@db/app",
+            " postgres://app:s3cret@db/app",
+            "mysql://app:s3cret@db/app",
+            "jdbc:postgresql://db/app?password=s3cret",
+        ] {
+            let error = SqliteOptions::new(target).location().unwrap_err();
+            assert!(error.contains("PostgreSQL") && !error.contains("s3cret"), "{target}: {error}");
+        }
+        for path in ["./host=db", "a=b.db", "hostess=db"] {
+            let file = Location::File { path: path.into(), create: true };
+            assert_eq!(SqliteOptions::new(path).location(), Ok(file));
         }
     }
 }
