@@ -234,7 +234,7 @@ pub(super) struct Open {
     pub(super) recent: RecentEntries,
     /// The file that was opened. Without it a connection would keep writing to a file that was deleted or replaced by
     /// its backup, and report success.
-    file: Option<FileId>,
+    pub(super) file: Option<FileId>,
 }
 
 impl Slot {

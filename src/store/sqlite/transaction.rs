@@ -35,7 +35,7 @@ pub(super) fn in_write_transaction<T>(
     cache: &Cache,
     write: impl FnOnce(&Connection, &BegunTransaction<'_>) -> Result<(T, Written)>,
 ) -> Result<T> {
-    let Open { connection, versions, recent, .. } = open;
+    let Open { connection, versions, recent, file } = open;
     run(connection, "BEGIN IMMEDIATE", [])?;
     let changes = connection.total_changes();
     let revalidation = cache.revalidate(&[], |_| false);
@@ -49,7 +49,7 @@ pub(super) fn in_write_transaction<T>(
     let Written { deltas, index_rows, policy } = written;
     let next = FileVersion::next(connection)?;
     let pending = cache.begin_write(Write { epoch: version, next, deltas, policy });
-    let before = versions.header();
+    let before = versions.header(*file);
     run(connection, "COMMIT", [])?;
     pending.on_commit();
     versions.on_commit(before, next);

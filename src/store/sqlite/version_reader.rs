@@ -104,10 +104,11 @@ impl VersionReader {
         Some(last.version)
     }
 
-    /// Returns the current header, for a commit of this process that begins. No other process can commit until it ends.
-    pub(super) fn header(&self) -> Option<(Arc<WalIndex>, Header)> {
+    /// Returns the current header, for a commit of this process to this file that begins. No other process can commit
+    /// until it ends. Returns `None` if the version that was read last is that of another file.
+    pub(super) fn header(&self, file: Option<FileId>) -> Option<(Arc<WalIndex>, Header)> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
-        let index = last.as_ref()?.index.clone();
+        let index = last.as_ref().filter(|last| last.file == file)?.index.clone();
         drop(last);
         Some((index.clone(), index.header()?))
     }

@@ -490,6 +490,32 @@ async fn a_look_up_without_a_wait_sees_other_commits() {
     assert_eq!(at_once(1), None);
 }
 
+/// A writer that has the replaced file commits to it. That says nothing of the file in its place, to which another
+/// process commits at the same time.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_commit_to_a_replaced_file_gives_the_file_in_its_place_no_version() {
+    let warm = Warm::with_backup().await;
+    let (path, backup) = (warm.path.clone(), warm.path.with_extension("backup"));
+    let commit = move |open: &mut Open| {
+        for file in ["keys.db-wal", "keys.db-shm"] {
+            std::fs::remove_file(path.with_file_name(file)).unwrap();
+        }
+        std::fs::rename(backup, &path).unwrap();
+        while open.versions.read().is_none() {
+            open.versions.open_missing(); // look-ups have the other file already
+        }
+        let before = open.versions.header(open.file);
+        raw(&path, "UPDATE agentkey_ledger SET state = 1");
+        let next = FileVersion::next(&open.connection)?;
+        open.versions.on_commit(before, next);
+        Ok((open.versions.read(), next))
+    };
+    let (read, next) = warm.store.connections.writer().run(commit).await.unwrap();
+    assert!(read.is_some());
+    assert_ne!(read, next);
+}
+
 /// A process that closes a file loses its locks on it, also those of its other connections.
 #[cfg(target_os = "linux")]
 #[tokio::test]
