@@ -20,6 +20,8 @@ pub struct Key {
     /// The account that owns the key.
     pub account: AccountId,
     /// The key from which it was minted, if any. It never changes.
+    // `deserialize_with` makes a missing member an error, here and below: none would allow more.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<KeyId>,
     /// The name for people.
     pub name: String,
@@ -43,8 +45,10 @@ pub struct Key {
     #[serde(rename = "windows_from")]
     pub anchor: Timestamp,
     /// The instant from which the key is refused, if it expires.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub expires_at: Option<Timestamp>,
     /// When the key was revoked, if it was. Its descendants are refused too.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub revoked_at: Option<Timestamp>,
     /// What the key and its descendants have spent and hold.
     #[serde(flatten)]
