@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::store::sqlite::file_id::file_id;
 use crate::store::sqlite::version::FileVersion;
 use crate::store::sqlite::version_reader::VersionReader;
 
@@ -25,12 +26,12 @@ async fn a_commit_of_another_process_is_not_taken_for_our_own() {
     versions.open_missing();
     assert_eq!(versions.read(), FileVersion::read(&ours).unwrap());
 
-    let before = versions.header();
+    let before = versions.header(file_id(&path));
     let next = commit(&ours);
     versions.on_commit(before, next);
     assert_eq!(versions.read(), next);
 
-    let before = versions.header();
+    let before = versions.header(file_id(&path));
     let next = commit(&ours);
     let last = commit(&theirs);
     versions.on_commit(before, next);
