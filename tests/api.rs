@@ -83,7 +83,7 @@ async fn a_url_picks_the_store() {
 #[tokio::test]
 async fn every_error_is_a_response() {
     let (keys, key) = service().await;
-    let unknown = keys.revoke(agentkey::KeyId::new(99)).await.unwrap_err();
+    let unknown = keys.revoke(agentkey::KeyId::new(99), None).await.unwrap_err();
     let invalid = keys
         .create(NewKey::child_of(key.id).budget(Budget::monthly(Amount::cents(-1))))
         .await

@@ -72,7 +72,7 @@ async fn two_stores_on_one_sqlite_file_keep_one_limit() {
     let posted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(posted.iter().filter(|posted| posted.is_ok()).count(), 100);
     let lineage = there.store.lineage(key.id).await.unwrap().unwrap();
-    assert_eq!(lineage.key().balance.spent, Amount::cents(100));
+    assert_eq!(lineage.key().balance.spent(), Amount::cents(100));
 }
 
 #[cfg(feature = "postgres")]

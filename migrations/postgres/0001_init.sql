@@ -10,10 +10,12 @@ CREATE TABLE {accounts} (
     changed_at   timestamptz NOT NULL,
     limit_micros bigint,
     period       text        NOT NULL,
+    more_limits  jsonb,
     created_at   timestamptz NOT NULL,
     spent        bigint      NOT NULL,
     held         bigint      NOT NULL,
     since        timestamptz NOT NULL,
+    more_spent   jsonb, -- an object of other periods, each with its micro-units and the microseconds of its start
     next_expiry  timestamptz,
     last_entry   bigint      NOT NULL DEFAULT -9223372036854775808
 ) WITH (fillfactor = 50);
@@ -31,8 +33,9 @@ CREATE TRIGGER agentkey_guard_account BEFORE INSERT OR UPDATE OF id, limit_micro
 -- The sweep finds overdue accounts with this index.
 CREATE INDEX ON {accounts} (next_expiry);
 
--- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts. If the
--- application's own SQL gave the key another period, `spent` is counted again from the entries. A key whose own row
+-- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts, and
+-- `more_spent` has the other periods. If the application's own SQL gave the key another period, what was spent in it is
+-- counted from the entries. A key whose own row
 -- names another account is out of service. Windows are counted from `anchor`, or from the creation of the key if it is
 -- NULL.
 CREATE TABLE {balances} (
@@ -42,6 +45,7 @@ CREATE TABLE {balances} (
     spent      bigint      NOT NULL,
     held       bigint      NOT NULL,
     since      timestamptz NOT NULL,
+    more_spent jsonb,
     anchor     timestamptz
 ) WITH (fillfactor = 70);
 
@@ -143,7 +147,7 @@ INSERT INTO {policy_changes} DEFAULT VALUES;
 CREATE FUNCTION {schema}."agentkey_record_policy_change"() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
     $$ BEGIN INSERT INTO {policy_changes} DEFAULT VALUES; RETURN NULL; END $$;
-CREATE TRIGGER agentkey_policy_change AFTER UPDATE OF limit_micros, period OR DELETE OR TRUNCATE ON {accounts}
+CREATE TRIGGER agentkey_policy_change AFTER UPDATE OF limit_micros, period, more_limits OR DELETE OR TRUNCATE ON {accounts}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();
 CREATE TRIGGER agentkey_policy_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {retired_tokens}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();

@@ -1,7 +1,8 @@
 -- Instants are microseconds since the Unix epoch, money is micro-units.
 
 -- Policy, read on every request. Only policy changes write it: a charge never touches this table. The application's own
--- SQL may write `name`, `scopes`, `limit_micros`, `period`, `expires_at` and `revoked_at`: see docs/guarantees.md.
+-- SQL may write `name`, `scopes`, `limit_micros`, `period`, `more_limits`, `expires_at`, `disabled_at`, `revoked_at`,
+-- `revoked_reason`, `delegated_by` and `metadata`: see docs/guarantees.md.
 CREATE TABLE agent_keys (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id   TEXT    NOT NULL CHECK (length(account_id) BETWEEN 1 AND 255 AND instr(account_id, char(0)) = 0
@@ -14,9 +15,14 @@ CREATE TABLE agent_keys (
     scopes       TEXT,                    -- a JSON array; NULL is unrestricted, [] is none
     limit_micros INTEGER CHECK (limit_micros >= 0), -- NULL is unlimited
     period       TEXT    NOT NULL DEFAULT 'lifetime' CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
+    more_limits  TEXT,                    -- a JSON object of other periods and their micro-units, such as {"day": 50000}
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,
-    revoked_at   INTEGER
+    disabled_at  INTEGER,
+    revoked_at   INTEGER,
+    revoked_reason TEXT CHECK (length(revoked_reason) <= 255),
+    delegated_by TEXT CHECK (length(delegated_by) BETWEEN 1 AND 255), -- the human on whose behalf the key acts
+    metadata     TEXT CHECK (json_type(metadata) = 'object' AND length(CAST(metadata AS BLOB)) <= 4096)
 ) STRICT;
 CREATE INDEX agent_keys_account ON agent_keys (account_id, id);
 CREATE INDEX agent_keys_parent ON agent_keys (parent_id, id) WHERE parent_id IS NOT NULL;
@@ -37,6 +43,27 @@ BEGIN
         OR s.value GLOB '*[^]!#-Z[^-~]*');
 END;
 
+CREATE TRIGGER agent_keys_limits_of_new BEFORE INSERT ON agent_keys WHEN NEW.more_limits IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: more_limits is a JSON object of micro-units by period, such as {"day": 50000}; with the period of the key, each of day, week, month and lifetime occurs once')
+    WHERE NOT json_valid(NEW.more_limits) OR json_type(NEW.more_limits) <> 'object'
+        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR l.value < 0
+            OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
+        OR (SELECT count(*) <> count(DISTINCT unit) FROM (
+            SELECT replace(l.key, 'calendar_', '') AS unit FROM json_each(NEW.more_limits) l
+            UNION ALL SELECT replace(NEW.period, 'calendar_', '')));
+END;
+CREATE TRIGGER agent_keys_limits_changed BEFORE UPDATE OF more_limits, period ON agent_keys WHEN NEW.more_limits IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: more_limits is a JSON object of micro-units by period, such as {"day": 50000}; with the period of the key, each of day, week, month and lifetime occurs once')
+    WHERE NOT json_valid(NEW.more_limits) OR json_type(NEW.more_limits) <> 'object'
+        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR l.value < 0
+            OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
+        OR (SELECT count(*) <> count(DISTINCT unit) FROM (
+            SELECT replace(l.key, 'calendar_', '') AS unit FROM json_each(NEW.more_limits) l
+            UNION ALL SELECT replace(NEW.period, 'calendar_', '')));
+END;
+
 -- The account row is the lock and the version of an account's keys, holds and entries. `changed_at` is the instant of
 -- its last change. No live hold of the account expires before `next_expiry`. `last_entry` is the `seq` of its last
 -- entry.
@@ -47,23 +74,26 @@ CREATE TABLE agentkey_accounts (
     changed_at   INTEGER NOT NULL,
     limit_micros INTEGER CHECK (limit_micros >= 0),
     period       TEXT    NOT NULL CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
+    more_limits  TEXT,
     created_at   INTEGER NOT NULL,
     spent        INTEGER NOT NULL,
     held         INTEGER NOT NULL CHECK (held >= 0),
     since        INTEGER NOT NULL,
+    more_spent   TEXT, -- a JSON object of other periods, each with its micro-units and the start of its window
     next_expiry  INTEGER,
     last_entry   INTEGER NOT NULL DEFAULT -9223372036854775808
 ) STRICT;
 
--- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts. If the
--- application's own SQL gave the key another period, `spent` is counted again from the entries. There is no CHECK,
--- because every charge would test it.
+-- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts, and `more_spent` has
+-- the other periods. If the application's own SQL gave the key another period, what was spent in it is counted from the
+-- entries. There is no CHECK, because every charge would test it.
 CREATE TABLE agentkey_balances (
     key_id INTEGER PRIMARY KEY,
     period TEXT    NOT NULL,
     spent  INTEGER NOT NULL,
     held   INTEGER NOT NULL,
-    since  INTEGER NOT NULL
+    since  INTEGER NOT NULL,
+    more_spent TEXT
 ) STRICT;
 
 CREATE TRIGGER agent_keys_identity BEFORE UPDATE OF id, account_id, parent_id ON agent_keys
@@ -196,7 +226,7 @@ CREATE TRIGGER agentkey_policy_key_replaced BEFORE INSERT ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_key_changed AFTER UPDATE OF name, prefix, start, key_hash, scopes, limit_micros, period,
-    created_at, expires_at, revoked_at ON agent_keys
+    more_limits, created_at, expires_at, disabled_at, revoked_at, revoked_reason, delegated_by, metadata ON agent_keys
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_key_deleted AFTER DELETE ON agent_keys
 BEGIN UPDATE agentkey_policy SET version = random(); END;
@@ -207,5 +237,5 @@ BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_token_deleted AFTER DELETE ON agentkey_retired_tokens
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 -- Postings write other columns of accounts, so they do not fire this trigger.
-CREATE TRIGGER agentkey_policy_account_changed AFTER UPDATE OF limit_micros, period ON agentkey_accounts
+CREATE TRIGGER agentkey_policy_account_changed AFTER UPDATE OF limit_micros, period, more_limits ON agentkey_accounts
 BEGIN UPDATE agentkey_policy SET version = random(); END;

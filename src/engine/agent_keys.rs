@@ -49,7 +49,7 @@ use crate::store::{
 ///     .await?;
 /// println!("the token, shown once: {}", created.token.expose());
 ///
-/// keys.revoke(created.key.id).await?;
+/// keys.revoke(created.key.id, None).await?;
 /// keys.shutdown().await;
 /// # }
 /// # Ok(()) }
@@ -167,9 +167,10 @@ impl AgentKeys {
                 (lineage.account_id().clone(), Some(parent))
             }
         };
-        let NewKey { name, scopes, budget, expiry, prefix, .. } = new;
+        let NewKey { name, scopes, budget, expiry, prefix, delegated_by, metadata, .. } = new;
         let token = Token::generate(prefix.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
+        let draft =
+            KeyDraft { account, parent, name, scopes, budget, delegated_by, metadata, expiry };
         let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
     }
@@ -270,12 +271,14 @@ impl AgentKeys {
     /// Revokes a key and its descendants, which are refused from the next request on. A second
     /// revocation changes nothing.
     ///
+    /// The key keeps the `reason`, of up to 255 characters: [`Key::revoked_reason`].
+    ///
     /// # Errors
     ///
-    /// [`Error::Change`] where there is no such key; [`Error::Store`] where the store does not
-    /// answer.
-    pub async fn revoke(&self, key: KeyId) -> Result<Key, Error> {
-        self.change_key(KeyChange::Revoke { key }).await
+    /// [`Error::Change`] where there is no such key, or the reason is too long; [`Error::Store`]
+    /// where the store does not answer.
+    pub async fn revoke(&self, key: KeyId, reason: Option<&str>) -> Result<Key, Error> {
+        self.change_key(KeyChange::Revoke { key, reason: reason.map(str::to_owned) }).await
     }
 
     /// Returns when an [`AgentKeyLayer`](crate::AgentKeyLayer) last let each key through, in the

@@ -62,7 +62,8 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::InvalidKey
         | Refusal::MissingScheme
         | Refusal::RevokedKey
-        | Refusal::ExpiredKey => StatusCode::UNAUTHORIZED,
+        | Refusal::ExpiredKey
+        | Refusal::DisabledKey => StatusCode::UNAUTHORIZED,
         Refusal::AmbiguousCredentials { .. }
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
@@ -134,6 +135,7 @@ fn add_figures(members: &mut Document, shortfall: &Shortfall) {
     members.add("held_cents", cents(shortfall.held));
     members.add("remaining_cents", cents(shortfall.remaining));
     members.add("required_cents", cents(shortfall.required));
+    members.add("period", shortfall.period.as_str());
     members.add("resets_at", json!(shortfall.resets_at));
     members.add("blocked_by", shortfall.blocked_by.as_str());
 }
@@ -181,7 +183,8 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
         Refusal::InvalidKey
         | Refusal::MissingScheme
         | Refusal::RevokedKey
-        | Refusal::ExpiredKey => {
+        | Refusal::ExpiredKey
+        | Refusal::DisabledKey => {
             put("error", "invalid_token");
             put("error_description", &refusal.to_string());
         }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage,
-    Refusal, Scope, ScopeSet, TokenHash,
+    Account, AccountId, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Limit, Lineage,
+    Metadata, Refusal, Scope, ScopeSet, Spent, TokenHash,
 };
 
 /// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
@@ -46,6 +46,8 @@ pub enum KeyChange {
     Revoke {
         /// The key.
         key: KeyId,
+        /// Why.
+        reason: Option<String>,
     },
 }
 
@@ -78,12 +80,12 @@ pub struct KeyWrite {
 pub enum KeyRecord {
     /// A new row, with this token.
     Insert(TokenHash),
-    /// Name, scopes, budget and expiry.
+    /// Name, scopes, budget, expiry, metadata and whether it is disabled.
     Update {
         /// The key before the change.
         before: Box<Key>,
-        /// See [`AccountWrite::recount_from`].
-        recount_from: Option<Timestamp>,
+        /// See [`AccountWrite::recount`].
+        recount: Vec<Spent>,
     },
     /// The token. Tokens that were retired before end no later than the one that is retired now.
     Rotate {
@@ -92,7 +94,7 @@ pub enum KeyRecord {
         /// When the old token ends.
         retires_at: Timestamp,
     },
-    /// `revoked_at`.
+    /// `revoked_at` and `revoked_reason`.
     Revoke,
 }
 
@@ -103,11 +105,11 @@ pub struct AccountWrite {
     pub account: Account,
     /// The instant of the change.
     pub at: Timestamp,
-    /// The start of the new window, if the period changed.
+    /// The windows of new limits.
     ///
-    /// The store sets `spent` to the sum of the entries that count at this instant or later. The
-    /// sum is over the record and everything below it. `since` is this instant already.
-    pub recount_from: Option<Timestamp>,
+    /// The store sets what was spent in each to the sum of the entries that count at its start or
+    /// later. The sum is over the record and everything below it.
+    pub recount: Vec<Spent>,
     /// The event of the change. `None`: nothing changed, and nothing is written.
     pub event: Option<Event>,
 }
@@ -138,6 +140,8 @@ pub struct KeyDraft {
     pub name: String,
     pub scopes: ScopeSet,
     pub budget: Budget,
+    pub delegated_by: Option<String>,
+    pub metadata: Metadata,
     pub(crate) expiry: Expiry,
 }
 
@@ -164,7 +168,7 @@ impl KeyChange {
             Self::Create { draft, .. } => {
                 draft.parent.map_or(Load::Time(&draft.account), Load::Lineage)
             }
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key } => {
+            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
                 Load::Lineage(*key)
             }
         }
@@ -195,7 +199,7 @@ impl KeyChange {
             }
             Self::Update { key, patch } => patch.update(loaded(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(loaded(key)?, *grace),
-            Self::Revoke { key } => Ok(revoke(loaded(key)?)),
+            Self::Revoke { key, reason } => revoke(loaded(key)?, reason.as_deref()),
         }
     }
 }
@@ -218,14 +222,11 @@ impl AccountWrite {
         check_budget(&budget)?;
         let is_new = loaded.is_none();
         let (mut account, at) = loaded.unwrap_or_else(|| (Account::new(id.clone(), now), now));
-        let recount_from =
-            recount(&mut account.balance, &account.budget, &budget, account.created_at, at);
-        let event = (is_new || account.budget != budget).then(|| {
-            let detail = json!({"limit_micros": budget.limit.map(Amount::as_micros), "period": budget.period});
-            Event { kind: "account.updated", detail }
-        });
+        let recount = account.balance.realign(&budget, account.created_at, at);
+        let event = (is_new || account.budget != budget)
+            .then(|| Event { kind: "account.updated", detail: json!({"budgets": budget}) });
         account.budget = budget;
-        Ok(Self { account, at, recount_from, event })
+        Ok(Self { account, at, recount, event })
     }
 }
 
@@ -237,16 +238,21 @@ impl KeyDraft {
         rules: &Rules,
         now: Timestamp,
     ) -> Result<KeyWrite, ChangeError> {
-        let mut key = Key::stored(KeyId::new(0), self.account.clone(), now, Balance::empty(now));
+        let balance = Balance::empty(&self.budget, now, now);
+        let mut key = Key::stored(KeyId::new(0), self.account.clone(), now, balance);
         key.parent = self.parent;
         key.name.clone_from(&self.name);
         key.scopes = self.scopes.clone();
         key.budget = self.budget;
         key.expires_at = self.expiry.at(now)?;
-        key.balance.since = key.budget.period.window(now, now).start;
+        key.delegated_by.clone_from(&self.delegated_by);
+        key.metadata = self.metadata.clone();
         token.set_on(&mut key);
         check_name(&key.name)?;
         check_budget(&key.budget)?;
+        if let Some(human) = &key.delegated_by {
+            check_delegator(human)?;
+        }
         if let Some(parent) = parent {
             parent.check_active().map_err(ChangeError::NotInForce)?;
             if parent.depth() >= rules.max_depth {
@@ -256,6 +262,7 @@ impl KeyDraft {
             check_scopes_within(&key, parent, rules)?;
             check_budget_within(&key, parent)?;
             check_expiry_within(&key, parent)?;
+            inherit_delegator(&mut key, parent)?;
         }
         let event = Event { kind: "key.created", detail: event_detail(&key) };
         Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
@@ -283,16 +290,27 @@ impl KeyPatch {
             key.expires_at = expiry.at(at)?;
             check_within(&|parent| check_expiry_within(&key, parent))?;
         }
-        let mut recount_from = None;
+        if let Some(metadata) = &self.metadata {
+            key.metadata = metadata.clone();
+        }
+        if let Some(is_disabled) = self.is_disabled {
+            key.disabled_at = is_disabled.then(|| key.disabled_at.unwrap_or(at));
+        }
+        let mut recount = Vec::new();
         if let Some(budget) = self.budget {
             check_budget(&budget)?;
-            recount_from = recount(&mut key.balance, &key.budget, &budget, key.anchor, at);
+            recount = key.balance.realign(&budget, key.anchor, at);
             key.budget = budget;
             check_within(&|parent| check_budget_within(&key, parent))?;
         }
         let record = (key != *before).then(|| {
-            let event = Event { kind: "key.updated", detail: event_detail(&key) };
-            (KeyRecord::Update { before: before.clone().into(), recount_from }, event)
+            let kind = match (before.disabled_at, key.disabled_at) {
+                (None, Some(_)) => "key.disabled",
+                (Some(_), None) => "key.enabled",
+                _ => "key.updated",
+            };
+            let event = Event { kind, detail: event_detail(&key) };
+            (KeyRecord::Update { before: before.clone().into(), recount }, event)
         });
         Ok(KeyWrite { key, at, record })
     }
@@ -320,13 +338,18 @@ impl NewToken {
     }
 }
 
-fn revoke(lineage: &Lineage) -> KeyWrite {
+/// Revokes a key. A key that is revoked stays as it is, with its first reason.
+fn revoke(lineage: &Lineage, reason: Option<&str>) -> Result<KeyWrite, ChangeError> {
+    check_text("reason", reason.unwrap_or_default())?;
     let (mut key, at) = (lineage.key().clone(), lineage.at());
-    let is_revoked = key.revoked_at.is_some();
-    key.revoked_at = key.revoked_at.or(Some(at));
-    let record = (!is_revoked)
-        .then(|| (KeyRecord::Revoke, Event { kind: "key.revoked", detail: json!({}) }));
-    KeyWrite { key, at, record }
+    if key.revoked_at.is_some() {
+        return Ok(KeyWrite { key, at, record: None });
+    }
+    key.revoked_at = Some(at);
+    key.revoked_reason = reason.map(str::to_owned);
+    let detail = json!({"reason": reason, "delegated_by": key.delegated_by});
+    let record = Some((KeyRecord::Revoke, Event { kind: "key.revoked", detail }));
+    Ok(KeyWrite { key, at, record })
 }
 
 /// Checks that neither the key nor an ancestor is revoked. An expired key may be changed and
@@ -358,20 +381,6 @@ impl Expiry {
     }
 }
 
-/// Starts the new window if the period changes, and returns the instant from which `spent` is
-/// counted again.
-fn recount(
-    balance: &mut Balance,
-    old: &Budget,
-    new: &Budget,
-    anchor: Timestamp,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    let since = (old.period != new.period).then(|| new.period.window(anchor, now).start)?;
-    balance.since = since;
-    Some(since)
-}
-
 fn event_detail(key: &Key) -> Value {
     json!({
         "name": key.name,
@@ -379,24 +388,51 @@ fn event_detail(key: &Key) -> Value {
         "start": key.start,
         "parent": key.parent,
         "scopes": key.scopes,
-        "limit_micros": key.budget.limit.map(Amount::as_micros),
-        "period": key.budget.period,
+        "budgets": key.budget,
         "expires_at": key.expires_at,
+        "delegated_by": key.delegated_by,
+        "metadata": key.metadata,
     })
 }
 
 fn check_name(name: &str) -> Result<(), ChangeError> {
-    if name.chars().count() > 255 || name.chars().any(char::is_control) {
+    check_text("name", name)
+}
+
+/// Checks a text for people.
+fn check_text(field: &'static str, text: &str) -> Result<(), ChangeError> {
+    if text.chars().count() > 255 || text.chars().any(char::is_control) {
         return Err(ChangeError::invalid(
-            "name",
+            field,
             "has at most 255 characters, none of them a control character",
         ));
     }
     Ok(())
 }
 
+fn check_delegator(human: &str) -> Result<(), ChangeError> {
+    match human.trim().is_empty() {
+        true => Err(ChangeError::invalid("delegated_by", "is empty; leave it out instead")),
+        false => check_text("delegated_by", human),
+    }
+}
+
+/// Gives a key the delegator of its parent. A child acts for nobody else.
+fn inherit_delegator(key: &mut Key, parent: &Lineage) -> Result<(), ChangeError> {
+    let Some(human) = parent.delegated_by() else { return Ok(()) };
+    match &key.delegated_by {
+        Some(own) if own != human => {
+            Err(ChangeError::invalid("delegated_by", "is inherited from the parent; leave it out"))
+        }
+        _ => {
+            key.delegated_by = Some(human.to_owned());
+            Ok(())
+        }
+    }
+}
+
 fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
-    budget.validate().map_err(|error| ChangeError::invalid("limit", error.to_string()))
+    budget.validate().map_err(|error| ChangeError::invalid("budgets", error.to_string()))
 }
 
 fn check_scopes_within(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
@@ -409,18 +445,20 @@ fn check_scopes_within(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(),
     Err(ChangeError::invalid("scopes", reason))
 }
 
-/// Checks that the key's limit is not above an ancestor's in a period that is as long or shorter.
+/// Checks that no limit of the key is above an ancestor's in a period that is as long or shorter.
 ///
 /// Such a limit promises what the ancestor can never give. A key without a limit has its ancestors'
-/// limits.
+/// limits. The error names no figure of an ancestor, because the client may be another's.
 fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
-    let Some(limit) = key.budget.limit else { return Ok(()) };
-    for ancestor in parent.keys() {
-        let Some(max) = ancestor.budget.limit else { continue };
-        if limit > max && key.budget.period.is_shorter_or_equal(ancestor.budget.period) {
-            let reason =
-                format!("is above the {max} per {} of key {}", ancestor.budget.period, ancestor.id);
-            return Err(ChangeError::invalid("limit", reason));
+    for limit in key.budget.limits() {
+        let is_above =
+            |max: Limit| limit.amount > max.amount && limit.period.is_shorter_or_equal(max.period);
+        if parent.keys().flat_map(|ancestor| ancestor.budget.limits()).any(is_above) {
+            let reason = format!(
+                "the limit for each {} is above what the keys that it is minted from may spend",
+                limit.period
+            );
+            return Err(ChangeError::invalid("budgets", reason));
         }
     }
     Ok(())

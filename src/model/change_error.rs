@@ -12,7 +12,7 @@ pub enum ChangeError {
     /// No account has this id.
     #[error("there is no account {0}")]
     UnknownAccount(AccountId),
-    /// The key, or an ancestor, is revoked or expired.
+    /// The key, or an ancestor, is revoked, expired or disabled.
     #[error(transparent)]
     NotInForce(Refusal),
     /// A field of the change is not valid.

@@ -19,6 +19,9 @@ pub struct Entry {
     /// The key that was charged. Its ancestors and its account count the entry too. `None` where
     /// the account itself was adjusted.
     pub key: Option<KeyId>,
+    /// The human on whose behalf the key acts, as the key's record says when the entry is read.
+    #[serde(default)]
+    pub delegated_by: Option<String>,
     /// The kind of posting that made it.
     pub kind: EntryKind,
     /// The amount charged. It is negative for a refund and for a top-up.
@@ -53,6 +56,7 @@ impl Entry {
             id,
             account,
             key: key.into(),
+            delegated_by: None,
             kind,
             amount,
             at,

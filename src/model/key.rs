@@ -5,14 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::record_json::{AccountJson, KeyJson};
 use crate::model::{
-    AccountId, Amount, Balance, Budget, KeyId, Refusal, ScopeSet, TokenPrefix, Validity,
+    AccountId, Amount, Balance, Budget, KeyId, Metadata, Refusal, ScopeSet, TokenPrefix, Validity,
 };
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
 /// The record contains no secret. The token is shown once, when the key is created or rotated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "KeyJson", try_from = "KeyJson")]
 #[non_exhaustive]
 pub struct Key {
     /// The id of the record.
@@ -20,8 +22,6 @@ pub struct Key {
     /// The account that owns the key.
     pub account: AccountId,
     /// The key from which it was minted, if any. It never changes.
-    // `deserialize_with` makes a missing member an error, here and below: none would allow more.
-    #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<KeyId>,
     /// The name for people.
     pub name: String,
@@ -31,10 +31,8 @@ pub struct Key {
     pub start: String,
     /// What the key itself may do. Its ancestors may allow less: see
     /// [`Lineage::scopes`](crate::model::Lineage::scopes).
-    #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     pub scopes: ScopeSet,
     /// What the key itself may spend. Its ancestors and its account may have less left.
-    #[serde(flatten)]
     pub budget: Budget,
     /// When the key was created.
     pub created_at: Timestamp,
@@ -42,34 +40,38 @@ pub struct Key {
     ///
     /// This is the key's creation. For an adopted key it is the start of its window in the old
     /// table.
-    #[serde(rename = "windows_from")]
     pub anchor: Timestamp,
     /// The instant from which the key is refused, if it expires.
-    #[serde(deserialize_with = "Option::deserialize")]
     pub expires_at: Option<Timestamp>,
-    /// When the key was revoked, if it was. Its descendants are refused too.
-    #[serde(deserialize_with = "Option::deserialize")]
+    /// Since when the key is disabled, if it is. Its descendants are refused too, until it is
+    /// enabled again.
+    pub disabled_at: Option<Timestamp>,
+    /// When the key was revoked, if it was. Its descendants are refused too, for good.
     pub revoked_at: Option<Timestamp>,
+    /// Why it was revoked, if the application said so.
+    pub revoked_reason: Option<String>,
+    /// The human on whose behalf the key acts, by the application's own id. A child has its parent's.
+    pub delegated_by: Option<String>,
+    /// What the application keeps with the key.
+    pub metadata: Metadata,
     /// What the key and its descendants have spent and hold.
-    #[serde(flatten)]
     pub balance: Balance,
 }
 
 /// The root of an account's keys: its ceiling, and what all of them together have spent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "AccountJson", try_from = "AccountJson")]
 #[non_exhaustive]
 pub struct Account {
     /// The id of the account.
     pub id: AccountId,
     /// The ceiling over all keys. It is unlimited until
     /// [`AgentKeys::ensure_account`](crate::AgentKeys::ensure_account) sets it.
-    #[serde(flatten)]
     pub budget: Budget,
     /// When the account was created. Its windows are counted from here, unless the period follows
     /// the calendar.
     pub created_at: Timestamp,
     /// What all its keys have spent and hold.
-    #[serde(flatten)]
     pub balance: Balance,
 }
 
@@ -89,7 +91,11 @@ impl Key {
             created_at,
             anchor: created_at,
             expires_at: None,
+            disabled_at: None,
             revoked_at: None,
+            revoked_reason: None,
+            delegated_by: None,
+            metadata: Metadata::default(),
             balance,
         }
     }
@@ -104,6 +110,15 @@ impl Key {
 
     /// Checks that the key itself is in force at `now`. It does not check the ancestors.
     pub(crate) fn check_active(&self, now: Timestamp) -> Result<(), Refusal> {
+        self.check_not_ended(now)?;
+        match self.disabled_at {
+            Some(_) => Err(Refusal::DisabledKey),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the key is neither revoked nor expired at `now`.
+    pub(crate) fn check_not_ended(&self, now: Timestamp) -> Result<(), Refusal> {
         if self.revoked_at.is_some() {
             Err(Refusal::RevokedKey)
         } else if self.expires_at.is_some_and(|at| at <= now) {
@@ -116,10 +131,10 @@ impl Key {
     /// Starts the window that is current at `now`, if `spent` still counts an earlier one. For
     /// stores.
     pub fn roll(&mut self, now: Timestamp) {
-        self.balance.roll(&self.budget, self.anchor, now);
+        self.balance.roll(self.anchor, now);
     }
 
-    /// Returns when the window of the key's own budget ends; `None` for a lifetime budget.
+    /// Returns when the window of the key's first limit ends; `None` for a lifetime budget.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.budget.period.window(self.anchor, now).end
     }
@@ -135,10 +150,10 @@ impl Account {
     /// Starts the window that is current at `now`, if `spent` still counts an earlier one. For
     /// stores.
     pub fn roll(&mut self, now: Timestamp) {
-        self.balance.roll(&self.budget, self.created_at, now);
+        self.balance.roll(self.created_at, now);
     }
 
-    /// Returns when the window of the ceiling ends; `None` for a lifetime ceiling.
+    /// Returns when the window of the ceiling's first limit ends; `None` for a lifetime ceiling.
     pub fn resets_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.budget.period.window(self.created_at, now).end
     }
@@ -146,8 +161,7 @@ impl Account {
     /// Returns a new account without a ceiling, as the account's first key creates it.
     pub fn new(id: AccountId, at: Timestamp) -> Self {
         let budget = Budget::unlimited();
-        let since = budget.period.window(at, at).start;
-        Self::stored(id, budget, at, Balance::empty(since))
+        Self::stored(id, budget, at, Balance::empty(&budget, at, at))
     }
 
     /// Returns an account as a store loaded it.
@@ -182,6 +196,8 @@ pub struct NewKey {
     pub(crate) budget: Budget,
     pub(crate) expiry: Expiry,
     pub(crate) prefix: Option<TokenPrefix>,
+    pub(crate) delegated_by: Option<String>,
+    pub(crate) metadata: Metadata,
 }
 
 #[derive(Clone, Debug)]
@@ -218,6 +234,8 @@ impl NewKey {
             budget: Budget::unlimited(),
             expiry: Expiry::Never,
             prefix: None,
+            delegated_by: None,
+            metadata: Metadata::default(),
         }
     }
 
@@ -251,6 +269,21 @@ impl NewKey {
         self
     }
 
+    /// Sets the human on whose behalf the key acts: the application's own id of up to 255 characters.
+    /// Default: the parent's, or none.
+    ///
+    /// Children inherit it. No key can set or change it.
+    pub fn delegated_by(mut self, human: impl Into<String>) -> Self {
+        self.delegated_by = Some(human.into());
+        self
+    }
+
+    /// Sets what the application keeps with the key. Default: nothing.
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// Sets the prefix of its token. Default: the prefix of the [builder](crate::Builder::prefix).
     pub fn prefix(mut self, prefix: TokenPrefix) -> Self {
         self.prefix = Some(prefix);
@@ -273,6 +306,8 @@ pub struct KeyPatch {
     pub(crate) scopes: Option<ScopeSet>,
     pub(crate) budget: Option<Budget>,
     pub(crate) expiry: Option<Expiry>,
+    pub(crate) metadata: Option<Metadata>,
+    pub(crate) is_disabled: Option<bool>,
 }
 
 impl KeyPatch {
@@ -294,8 +329,8 @@ impl KeyPatch {
         self
     }
 
-    /// Sets another budget. If the period changes, `spent` is counted again from the entries of the
-    /// new window.
+    /// Sets another budget. A limit of a period that stays keeps what was spent. For a new period,
+    /// `spent` is counted from the entries of its window.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = Some(budget);
         self
@@ -310,6 +345,20 @@ impl KeyPatch {
     /// Sets an expiry that is counted from the moment of the update.
     pub fn expires_in(mut self, validity: Validity) -> Self {
         self.expiry = Some(Expiry::In(validity));
+        self
+    }
+
+    /// Sets other metadata, in place of all there was.
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Disables the key and its descendants until it is enabled again, or enables it.
+    ///
+    /// Its money, its holds and the charges that run are not touched.
+    pub fn disabled(mut self, is_disabled: bool) -> Self {
+        self.is_disabled = Some(is_disabled);
         self
     }
 

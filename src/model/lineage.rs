@@ -7,7 +7,7 @@ use crate::model::{Account, AccountId, Amount, Key, KeyId, Refusal, Scope, Scope
 /// A key, its ancestors up to the root, and their account, as they were at one instant.
 ///
 /// A lineage may do what every member allows, and spend the least that a member has left. It is
-/// refused as soon as one key of it is revoked or expired.
+/// refused as soon as one key of it is revoked, expired or disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {
     key: Key,
@@ -79,7 +79,8 @@ impl Lineage {
     ///
     /// # Errors
     ///
-    /// [`Refusal::RevokedKey`] or [`Refusal::ExpiredKey`], of the first member that is not.
+    /// [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`] or [`Refusal::DisabledKey`], of the first
+    /// member that is not.
     pub fn check_active(&self) -> Result<(), Refusal> {
         self.keys().try_for_each(|key| key.check_active(self.at))
     }
@@ -105,6 +106,11 @@ impl Lineage {
                 held.intersect(&ancestor.scopes)
             }
         })
+    }
+
+    /// Returns the human on whose behalf the key acts: its own delegator, or its nearest ancestor's.
+    pub fn delegated_by(&self) -> Option<&str> {
+        self.keys().find_map(|key| key.delegated_by.as_deref())
     }
 
     /// Returns when the first member expires, if one does.

@@ -100,6 +100,21 @@ impl Period {
         self.rank() <= other.rank()
     }
 
+    /// Returns whether it is of the same unit of time: a day and a calendar day are.
+    pub(crate) const fn is_as_long_as(self, other: Self) -> bool {
+        self.rank() == other.rank()
+    }
+
+    /// Returns the period of the same unit that follows the calendar in UTC.
+    pub(crate) const fn calendar(self) -> Self {
+        match self {
+            Self::Day => Self::CalendarDay,
+            Self::Week => Self::CalendarWeek,
+            Self::Month => Self::CalendarMonth,
+            other => other,
+        }
+    }
+
     /// Returns its name in JSON and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -113,7 +128,7 @@ impl Period {
         }
     }
 
-    const fn rank(self) -> u8 {
+    pub(crate) const fn rank(self) -> u8 {
         match self {
             Self::Day | Self::CalendarDay => 0,
             Self::Week | Self::CalendarWeek => 1,

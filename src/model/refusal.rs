@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{Amount, EntryId, LabelError, Scope, ScopeSet};
+use crate::model::{Amount, EntryId, LabelError, Period, Scope, ScopeSet};
 
 /// Why a request or a posting was denied. Every answer that denies a client something comes from
 /// one of these.
@@ -29,6 +29,9 @@ pub enum Refusal {
     /// The key, or an ancestor, has expired.
     #[error("the API key has expired")]
     ExpiredKey,
+    /// The key, or an ancestor, is disabled.
+    #[error("the API key is disabled")]
+    DisabledKey,
     /// The request has two different credentials.
     #[error("the request has two different credentials, {}; send one", locations(headers))]
     AmbiguousCredentials {
@@ -119,6 +122,7 @@ impl Refusal {
             Self::InvalidKey | Self::MissingScheme => "invalid_key",
             Self::RevokedKey => "revoked_key",
             Self::ExpiredKey => "expired_key",
+            Self::DisabledKey => "disabled_key",
             Self::AmbiguousCredentials { .. } => "ambiguous_credentials",
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
             Self::InsufficientScope(_) => "insufficient_scope",
@@ -159,13 +163,16 @@ pub struct MissingScope {
     pub held: ScopeSet,
 }
 
-/// The figures of a refused hold or payment. All are the key's own, except `remaining`.
+/// The figures of a refused hold or payment.
+///
+/// `limit`, `spent` and `held` are the key's own: of the limit that refused, if the key has refused;
+/// else of the limit that has the least left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortfall {
     /// The key's limit; `None` where the key itself has none.
     pub limit: Option<Amount>,
-    /// What the key has spent in its window.
+    /// What the key has spent in the window of that limit.
     pub spent: Amount,
     /// What the key's live holds set aside.
     pub held: Amount,
@@ -173,7 +180,10 @@ pub struct Shortfall {
     pub remaining: Amount,
     /// The amount of the hold or payment.
     pub required: Amount,
-    /// When the last window of a member that refused ends; `None` where waiting does not help.
+    /// The period of the limit that refused. Where several limits of a member did, it is the one
+    /// that resets last.
+    pub period: Period,
+    /// When the last window that refused ends; `None` where waiting does not help.
     pub resets_at: Option<Timestamp>,
     /// The member of the lineage that refused.
     pub blocked_by: BlockedBy,

@@ -19,7 +19,11 @@ pub(super) struct StoredKey<'r> {
     pub(super) policy: Result<(ScopeSet, Budget), InvalidRow>,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
+    pub(super) disabled_at: Option<Timestamp>,
     pub(super) revoked_at: Option<Timestamp>,
+    pub(super) revoked_reason: Option<&'r str>,
+    pub(super) delegated_by: Option<&'r str>,
+    pub(super) metadata: Option<&'r str>,
     pub(super) money: Option<StoredMoney<'r>>,
 }
 
@@ -28,13 +32,11 @@ pub(super) struct StoredMoney<'r> {
     /// The account of the balance, in a store where the table of keys may name another one.
     pub(super) account: Option<&'r str>,
     pub(super) balance: Balance,
-    /// The period that the balance counts.
-    pub(super) period: &'r str,
     /// The instant from which windows are counted, if not from the creation of the key.
     pub(super) anchor: Option<Timestamp>,
 }
 
-/// A key, and whether its balance counts another period than the key's own. Such a balance has to be counted again.
+/// A key, and whether its balance counts other periods than the key's own. Such a balance has to be counted again.
 pub(super) struct KeyRow {
     pub(super) key: Key,
     pub(super) is_stale: bool,
@@ -57,11 +59,10 @@ impl StoredKey<'_> {
             )
             .into());
         }
-        let is_stale =
-            self.money.as_ref().is_some_and(|money| money.period != budget.period.as_str());
+        let is_stale = self.money.as_ref().is_some_and(|money| !money.balance.counts(&budget));
         let anchor = self.money.as_ref().and_then(|money| money.anchor).unwrap_or(self.created_at);
-        let first = budget.period.window(anchor, self.created_at).start;
-        let balance = self.money.map_or(Balance::empty(first), |money| money.balance);
+        let blank = || Balance::empty(&budget, anchor, self.created_at);
+        let balance = self.money.map_or_else(blank, |money| money.balance);
         let mut key = Key::stored(self.id, account, self.created_at, balance);
         key.parent = self.parent;
         self.name.clone_into(&mut key.name);
@@ -71,7 +72,12 @@ impl StoredKey<'_> {
         key.budget = budget;
         key.anchor = anchor;
         key.expires_at = self.expires_at;
+        key.disabled_at = self.disabled_at;
         key.revoked_at = self.revoked_at;
+        key.revoked_reason = self.revoked_reason.map(str::to_owned);
+        key.delegated_by = self.delegated_by.map(str::to_owned);
+        // The application may have written it. What is no metadata decides nothing, so it is left out.
+        key.metadata = self.metadata.and_then(|text| text.parse().ok()).unwrap_or_default();
         Ok(KeyRow { key, is_stale })
     }
 }

@@ -16,7 +16,7 @@ use crate::ledger::{
 };
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
-    Lineage, Refusal, TokenHash,
+    Lineage, Refusal, Spent, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -149,7 +149,8 @@ impl Store for MemoryStore {
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
-        let entry = self.lock().book.entry(id).map(|row| row.entry.clone());
+        let state = self.lock();
+        let entry = state.book.entry(id).map(|row| state.with_delegator(&row.entry));
         Box::pin(std::future::ready(Ok(entry)))
     }
 
@@ -253,12 +254,13 @@ impl Tables {
                 key.id = KeyId::new(self.last_key);
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
-            KeyRecord::Update { recount_from, .. } => {
-                if let Some(since) = recount_from {
-                    let of_key = |entry: &Entry| {
-                        entry.account == key.account && self.book.path(entry.key).contains(&key.id)
-                    };
-                    key.balance.spent = self.spent(|row| of_key(&row.entry), since);
+            KeyRecord::Update { recount, .. } => {
+                let of_key = |entry: &Entry| {
+                    entry.account == key.account && self.book.path(entry.key).contains(&key.id)
+                };
+                for window in recount {
+                    let amount = self.spent(|row| of_key(&row.entry), window.since);
+                    key.balance.set_spent(Spent { amount, ..window });
                 }
             }
             KeyRecord::Rotate { hash, retires_at } => {
@@ -282,10 +284,11 @@ impl Tables {
     ) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
         let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
-        let AccountWrite { mut account, at, recount_from, .. } =
+        let AccountWrite { mut account, at, recount, .. } =
             AccountWrite::decide(id, budget, current, now)?;
-        if let Some(since) = recount_from {
-            account.balance.spent = self.spent(|row| row.entry.account == *id, since);
+        for window in recount {
+            let amount = self.spent(|row| row.entry.account == *id, window.since);
+            account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
         Ok(account)
@@ -330,8 +333,13 @@ impl Tables {
                 && query.after.is_none_or(|after| *position > after)
         })
         .take(query.limit as usize)
-        .map(|(position, entry)| (position, entry.clone()))
+        .map(|(position, entry)| (position, self.with_delegator(entry)))
         .collect()
+    }
+
+    fn with_delegator(&self, entry: &Entry) -> Entry {
+        let key = entry.key.and_then(|key| self.book.key(key));
+        Entry { delegated_by: key.and_then(|key| key.delegated_by.clone()), ..entry.clone() }
     }
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {

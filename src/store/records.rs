@@ -1,11 +1,15 @@
 //! Decodes rows into records and encodes states as texts, the same for both databases.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 
 use super::account_row::AccountRow;
 use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
+use crate::model::clock::from_micros;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, PostingId,
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, Period,
+    PostingId, Spent,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -68,11 +72,15 @@ pub(super) trait ReadCells<'r> {
 
     fn budget(&mut self) -> Result<Budget, Self::Error> {
         let limit = self.maybe_number()?.map(Amount::micros);
-        Ok(Budget::new(limit, self.text()?.parse().map_err(Self::invalid)?))
+        let first = (limit, self.text()?.parse().map_err(Self::invalid)?);
+        budget(first, self.maybe_text()?).map_err(Self::invalid)
     }
 
-    fn balance(&mut self) -> Result<Balance, Self::Error> {
-        Ok(Balance::stored(self.amount()?, self.amount()?, self.instant()?))
+    /// Reads a balance, whose first period is this one.
+    fn balance(&mut self, period: Period) -> Result<Balance, Self::Error> {
+        let (spent, held, since) = (self.amount()?, self.amount()?, self.instant()?);
+        let more = read_more_spent(self.maybe_text()?).map_err(Self::invalid)?;
+        Ok(Balance::stored(held, Spent::new(period, spent, since), more))
     }
 
     fn note(&mut self) -> Result<Note, Self::Error> {
@@ -87,7 +95,7 @@ pub(super) trait ReadCells<'r> {
         let budget = self.budget()?;
         let created_at = self.instant()?;
         Ok(Some(AccountRow {
-            account: Account::stored(id, budget, created_at, self.balance()?),
+            account: Account::stored(id, budget, created_at, self.balance(budget.period)?),
             version: self.number()?,
             changed_at: self.instant()?,
             next_expiry: self.maybe_instant()?,
@@ -128,6 +136,13 @@ pub(super) trait ReadCells<'r> {
         Ok(entry)
     }
 
+    /// Reads an entry, and after it the delegator of its key.
+    fn entry_with_delegator(&mut self) -> Result<Entry, Self::Error> {
+        let mut entry = self.entry()?;
+        entry.delegated_by = self.maybe_text()?.map(str::to_owned);
+        Ok(entry)
+    }
+
     /// Reads an entry, and after it what refunds gave back of it.
     fn entry_row(&mut self) -> Result<EntryRow, Self::Error> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
@@ -142,6 +157,55 @@ pub(super) trait ReadCells<'r> {
             entry: self.maybe_id()?.map(EntryId::from_bytes),
         })
     }
+}
+
+/// Returns the budget of a first limit and of the JSON of the others, such as `{"day": 50000}` in micro-units.
+pub(super) fn budget(
+    first: (Option<Amount>, Period),
+    more: Option<&str>,
+) -> Result<Budget, BoxError> {
+    let Some(more) = more else { return Ok(Budget::new(first.0, first.1)) };
+    let more: HashMap<Period, i64> = serde_json::from_str(more)?;
+    let mut more: Vec<_> = more.into_iter().collect();
+    more.sort_by_key(|(period, _)| period.rank());
+    let more = more.into_iter().map(|(period, micros)| (Some(Amount::micros(micros)), period));
+    // Without a first limit, only the others bind.
+    Ok(Budget::from_limits(std::iter::once(first).chain(more))?)
+}
+
+/// Returns the JSON of the limits beside the first one, as [`budget`] reads it.
+pub(super) fn more_limits(budget: &Budget) -> Option<String> {
+    let more: Vec<_> = budget
+        .more()
+        .map(|limit| format!("\"{}\":{}", limit.period, limit.amount.as_micros()))
+        .collect();
+    (!more.is_empty()).then(|| format!("{{{}}}", more.join(",")))
+}
+
+/// Returns the JSON of what was spent in the periods beside the first one: micro-units, and the start of the window in
+/// microseconds since 1970.
+pub(super) fn more_spent(balance: &Balance) -> Option<String> {
+    let more: Vec<_> = balance
+        .more()
+        .map(|spent| {
+            let since = spent.since.as_microsecond();
+            format!("\"{}\":[{},{since}]", spent.period, spent.amount.as_micros())
+        })
+        .collect();
+    (!more.is_empty()).then(|| format!("{{{}}}", more.join(",")))
+}
+
+fn read_more_spent(text: Option<&str>) -> Result<Vec<Spent>, BoxError> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    let more: HashMap<Period, (i64, i64)> = serde_json::from_str(text)?;
+    let mut more: Vec<_> = more
+        .into_iter()
+        .map(|(period, (spent, since))| {
+            Spent::new(period, Amount::micros(spent), from_micros(since))
+        })
+        .collect();
+    more.sort_by_key(|spent| spent.period.rank());
+    Ok(more)
 }
 
 pub(super) const fn on_expiry(on_expiry: OnExpiry) -> &'static str {

@@ -242,7 +242,7 @@ pub async fn another_period_counts_adjustments<S: Store>(make: impl AsyncFn(Cloc
         let key = w.update(&root, KeyPatch::new().budget(budget)).await.expect("another period");
         let account = w.ceiling(&root.account, budget).await;
         assert_eq!(
-            (key.balance.spent, account.balance.spent),
+            (key.balance.spent(), account.balance.spent()),
             (c(of_key), c(of_account)),
             "{budget:?}"
         );

@@ -164,17 +164,17 @@ pub async fn what_was_charged_shows_at_once<S: Store>(make: impl AsyncFn(Clock) 
     for balance in
         [lineage.key().balance, lineage.ancestors()[0].balance, lineage.account().balance]
     {
-        assert_eq!((balance.spent, balance.held), (c(7), c(3)));
+        assert_eq!((balance.spent(), balance.held), (c(7), c(3)));
     }
     assert_eq!(lineage.remaining(), Some(c(40)));
 
     w.clock.advance(secs(DAY));
     let lineage = w.find(token).await.expect("it is there").lineage;
     assert_eq!(
-        (lineage.key().balance.spent, lineage.key().balance.held),
+        (lineage.key().balance.spent(), lineage.key().balance.held),
         (NOTHING, c(3)),
         "the day is over"
     );
-    assert_eq!(lineage.ancestors()[0].balance.spent, c(7), "the month is not");
+    assert_eq!(lineage.ancestors()[0].balance.spent(), c(7), "the month is not");
     assert_eq!(lineage.remaining(), Some(c(47)));
 }

@@ -34,7 +34,7 @@ pub async fn a_child_stays_inside_its_parent<S: Store>(make: impl AsyncFn(Clock)
         let new = || NewKey::child_of(parent.id);
         refused(w.try_create(new().scopes(ScopeSet::unrestricted())).await, "scopes");
         refused(w.try_create(new().scopes(scopes(&["write"]))).await, "scopes");
-        refused(w.try_create(new().budget(Budget::daily(c(101)))).await, "limit");
+        refused(w.try_create(new().budget(Budget::daily(c(101)))).await, "budgets");
         refused(w.try_create(new().expires_at(ends + secs(1))).await, "expires_at");
     }
     refused(w.try_create(NewKey::child_of(mid.id).scopes(scopes(&["read"]))).await, "scopes");
@@ -99,16 +99,16 @@ pub async fn a_parent_must_exist_in_the_account<S: Store>(make: impl AsyncFn(Clo
 /// A refused change creates no key, no account and no token.
 pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    refused(w.try_create(acme().budget(Budget::daily(c(-1)))).await, "limit");
+    refused(w.try_create(acme().budget(Budget::daily(c(-1)))).await, "budgets");
     refused(w.try_create(acme().name("a\nb")).await, "name");
     refused(w.try_create(acme().name("x".repeat(256))).await, "name");
     refused(w.try_create(acme().expires_at(w.clock.now())).await, "expires_at");
     let budget = Budget::daily(Amount::micros(-1));
-    refused(w.set_account(&account("acme"), budget).await, "limit");
+    refused(w.set_account(&account("acme"), budget).await, "budgets");
     assert_eq!(w.store.account(&account("acme")).await.unwrap(), None, "no account");
     assert_eq!(w.find(crate::model::TokenHash::digest("token 0")).await, None, "no token");
     let (key, token) = w.create_with_token(acme().name("x".repeat(255))).await;
-    refused(w.update(&key, KeyPatch::new().name("b").budget(budget)).await, "limit");
+    refused(w.update(&key, KeyPatch::new().name("b").budget(budget)).await, "budgets");
     assert_eq!(w.find(token).await.map(|found| found.lineage.key().clone()), Some(key));
 }
 
@@ -117,7 +117,7 @@ pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let first = w.ceiling(&account("a"), Budget::monthly(c(100))).await;
     assert_eq!((first.created_at, first.budget), (w.clock.now(), Budget::monthly(c(100))));
-    assert_eq!((first.balance.spent, first.balance.held), (NOTHING, NOTHING));
+    assert_eq!((first.balance.spent(), first.balance.held), (NOTHING, NOTHING));
     let key = w.create(NewKey::new(account("b"))).await;
     let unlimited = w.store.account(&key.account).await.unwrap().expect("made with its first key");
     assert_eq!((unlimited.budget, unlimited.created_at), (Budget::unlimited(), w.clock.now()));
@@ -130,7 +130,7 @@ pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
         let again = w.ceiling(&account("b"), Budget::lifetime(c(7))).await;
         assert_eq!((again.created_at, again.budget), (made, Budget::lifetime(c(7))));
         assert_eq!(
-            (again.balance.spent, again.balance.held),
+            (again.balance.spent(), again.balance.held),
             (c(3), c(2)),
             "what it spent and holds stays"
         );
@@ -207,7 +207,7 @@ pub async fn an_update_stays_inside_the_parent<S: Store>(make: impl AsyncFn(Cloc
         .await
         .expect("narrower");
     refused(w.update(&child, KeyPatch::new().scopes(scopes(&["write"]))).await, "scopes");
-    refused(w.update(&child, KeyPatch::new().budget(Budget::daily(c(41)))).await, "limit");
+    refused(w.update(&child, KeyPatch::new().budget(Budget::daily(c(41)))).await, "budgets");
     refused(w.update(&child, KeyPatch::new().expires_at(ends + secs(1))).await, "expires_at");
     w.update(&child, KeyPatch::new().name("renamed").expires_at(ends)).await.expect("inside");
     let lineage = w.find(token).await.expect("it is there").lineage;
@@ -250,7 +250,7 @@ pub async fn another_period_is_counted_again<S: Store>(make: impl AsyncFn(Clock)
         (Budget::daily(c(100)).calendar(), 24),
     ] {
         let key = w.update(&root, KeyPatch::new().budget(budget)).await.expect("another period");
-        assert_eq!((key.balance.spent, key.balance.held), (c(spent), c(32)), "{budget:?}");
+        assert_eq!((key.balance.spent(), key.balance.held), (c(spent), c(32)), "{budget:?}");
         assert_eq!(w.balance(&root).await, (c(spent), c(32)), "{budget:?}");
     }
     assert_eq!(w.balance(&mid).await, (c(22), c(32)), "its own period did not change");
@@ -263,7 +263,7 @@ pub async fn another_period_is_counted_again<S: Store>(make: impl AsyncFn(Clock)
         .update(&root, KeyPatch::new().budget(Budget::weekly(c(100))))
         .await
         .expect("another period");
-    assert_eq!(key.balance.spent, c(21));
+    assert_eq!(key.balance.spent(), c(21));
 }
 
 /// Charges of another account do not count for the key, neither when they are posted nor in a
@@ -282,7 +282,7 @@ pub async fn another_period_counts_what_was_charged_in_the_account<S: Store>(
     for budget in [Budget::daily(c(10)), Budget::lifetime(c(10))] {
         assert_eq!(w.balance(&key).await, (c(1), NOTHING));
         let key = w.update(&key, KeyPatch::new().budget(budget)).await.expect("another period");
-        assert_eq!(key.balance.spent, c(1), "{budget:?}");
+        assert_eq!(key.balance.spent(), c(1), "{budget:?}");
     }
 }
 
@@ -303,7 +303,7 @@ pub async fn another_period_of_the_account_is_counted_again<S: Store>(
         [(Budget::daily(c(50)), 6), (Budget::lifetime(c(50)), 7), (Budget::daily(c(50)), 6)]
     {
         let account = w.ceiling(&one.account, budget).await;
-        assert_eq!(account.balance.spent, c(spent), "{budget:?}");
+        assert_eq!(account.balance.spent(), c(spent), "{budget:?}");
         assert_eq!(w.account_balance(&one).await, (c(spent), NOTHING));
     }
     w.clock.advance(secs(DAY));
@@ -366,7 +366,7 @@ pub async fn unknown_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
     for change in [
         KeyChange::Update { key, patch: KeyPatch::new().name("b") },
         KeyChange::Rotate { key, token: w.token(), grace: secs(0) },
-        KeyChange::Revoke { key },
+        KeyChange::Revoke { key, reason: None },
     ] {
         assert_eq!(w.change_key(change).await.err(), Some(ChangeError::UnknownKey(key)));
     }
@@ -385,10 +385,10 @@ pub async fn holds_that_ran_out_do_not_count_against_a_change<S: Store>(
     w.accept(&hold_or_charge(&key, c(20), MINUTE)).await;
     w.clock.advance(secs(MINUTE));
     let updated = w.update(&key, KeyPatch::new().name("b")).await.expect("a patch");
-    assert_eq!((updated.balance.spent, updated.balance.held), (c(20), NOTHING));
+    assert_eq!((updated.balance.spent(), updated.balance.held), (c(20), NOTHING));
     let account = w.ceiling(&key.account, Budget::lifetime(c(500))).await;
-    assert_eq!((account.balance.spent, account.balance.held), (c(20), NOTHING));
+    assert_eq!((account.balance.spent(), account.balance.held), (c(20), NOTHING));
     let revoked = w.revoke(&root).await;
-    assert_eq!((revoked.balance.spent, revoked.balance.held), (c(20), NOTHING));
+    assert_eq!((revoked.balance.spent(), revoked.balance.held), (c(20), NOTHING));
     assert_eq!(w.ledger(&key.account).await, [("expiry", c(20))]);
 }

@@ -9,7 +9,11 @@ use crate::store::{Found, Store};
 
 /// Returns what was found without the figures of money.
 fn policy(found: Found) -> Found {
-    let nothing = Balance::empty(jiff::Timestamp::UNIX_EPOCH);
+    let nothing = Balance::empty(
+        &Budget::unlimited(),
+        jiff::Timestamp::UNIX_EPOCH,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
     let blank = |key: &Key| Key { balance: nothing, ..key.clone() };
     let lineage = &found.lineage;
     let account = Account { balance: nothing, ..lineage.account().clone() };

@@ -63,9 +63,9 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     };
     let listed: Key = first(&w).await;
     assert_eq!((listed.id, &listed.scopes, listed.budget), (root.id, &root.scopes, root.budget));
-    assert_eq!(listed.balance.spent, c(7));
+    assert_eq!(listed.balance.spent(), c(7));
     w.clock.advance(secs(DAY));
-    assert_eq!(first(&w).await.balance.spent, NOTHING, "the day is over");
+    assert_eq!(first(&w).await.balance.spent(), NOTHING, "the day is over");
 }
 
 /// Entries are listed oldest first, page by page. Entries that are written meanwhile come last.
@@ -334,9 +334,9 @@ pub async fn usage_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
         .update(&key, crate::model::KeyPatch::new().budget(lifetime))
         .await
         .expect("another period");
-    assert_eq!(updated.balance.spent, Amount::MAX);
+    assert_eq!(updated.balance.spent(), Amount::MAX);
     let account: Account = w.ceiling(&key.account, lifetime).await;
-    assert_eq!(account.balance.spent, Amount::MAX);
+    assert_eq!(account.balance.spent(), Amount::MAX);
     // The order of the entries does not matter: MAX + MAX - MAX is MAX.
     w.accept(&refund(&key, first.id.into(), Amount::MAX)).await;
     let usage =

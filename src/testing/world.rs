@@ -63,10 +63,11 @@ impl<S: Store> World<S> {
         parent: Option<KeyId>,
         new: NewKey,
     ) -> Result<(Key, TokenHash), ChangeError> {
-        let NewKey { name, scopes, budget, expiry, .. } = new;
+        let NewKey { name, scopes, budget, expiry, delegated_by, metadata, .. } = new;
         let token = self.token();
         let hash = token.hash;
-        let draft = KeyDraft { account, parent, name, scopes, budget, expiry };
+        let draft =
+            KeyDraft { account, parent, name, scopes, budget, delegated_by, metadata, expiry };
         Ok((self.change_key(KeyChange::Create { draft, token }).await?, hash))
     }
 
@@ -143,7 +144,7 @@ impl<S: Store> World<S> {
     }
 
     pub(super) async fn revoke(&self, key: &Key) -> Key {
-        self.change_key(KeyChange::Revoke { key: key.id })
+        self.change_key(KeyChange::Revoke { key: key.id, reason: None })
             .await
             .expect("a key can always be revoked")
     }
@@ -192,13 +193,13 @@ impl<S: Store> World<S> {
     /// Returns what the key has spent and holds.
     pub(super) async fn balance(&self, key: &Key) -> (Amount, Amount) {
         let lineage = self.store.lineage(key.id).await.unwrap().expect("a created key is found");
-        (lineage.key().balance.spent, lineage.key().balance.held)
+        (lineage.key().balance.spent(), lineage.key().balance.held)
     }
 
     pub(super) async fn account_balance(&self, key: &Key) -> (Amount, Amount) {
         let account =
             self.store.account(&key.account).await.unwrap().expect("an account with keys is found");
-        (account.balance.spent, account.balance.held)
+        (account.balance.spent(), account.balance.held)
     }
 
     pub(super) async fn entries(&self, query: EntryQuery) -> Vec<Entry> {

@@ -326,7 +326,7 @@ async fn only_the_application_adjusts() {
     assert_eq!(ask("/pay").await, "400 negative_amount");
     assert_eq!(ask("/hold").await, "400 negative_amount");
     ask("/add").await;
-    let spent = async || world.keys.find_by_id(key).await.unwrap().unwrap().key().balance.spent;
+    let spent = async || world.keys.find_by_id(key).await.unwrap().unwrap().key().balance.spent();
     assert_eq!(spent().await, Amount::ZERO);
     assert_eq!(
         (ask("/ten").await, ask("/ten").await),

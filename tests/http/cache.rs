@@ -79,7 +79,7 @@ async fn what_is_refused_is_never_refused_from_memory() {
     let world = World::with(cached()).await;
     let (id, token) = world.key().await;
     let unknown = Token::generate(&"ak".parse().unwrap()).unwrap();
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     world.spy.polled().await;
     let addr = app(&world).await;
     let revoked = Client::new(Version::Http1, addr, &token);
@@ -117,7 +117,7 @@ async fn changes_through_the_handle_hold_from_the_next_request_on() {
     let client = Client::new(Version::Http1, addr, &newest);
     assert_eq!(client.get("/").await.data, "child");
 
-    world.keys.revoke(parent).await.unwrap();
+    world.keys.revoke(parent, None).await.unwrap();
     assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
 }
 
@@ -222,7 +222,7 @@ async fn a_cached_look_up_waits_for_nothing() {
     assert!(world.keys.find(&token).await.unwrap().is_some());
     assert_eq!(world.spy.finds(), 1);
     world.spy.mend();
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
 }
 
@@ -239,7 +239,7 @@ async fn a_revocation_by_another_process_is_in_force_with_the_next_poll() {
         assert_eq!(client.get("/read").await.data, "read");
     }
     assert_eq!(world.spy.finds(), 1);
-    other.revoke(id).await.unwrap();
+    other.revoke(id, None).await.unwrap();
     world.spy.polled().await;
     assert_eq!(client.get("/read").await.refused(), (401, "revoked_key".into()));
     world.keys.shutdown().await;

@@ -14,7 +14,7 @@ async fn keys_that_were_let_through_are_noted_once() {
     let addr = serve(Router::new().route("/", get(async || "")).layer(world.layer())).await;
     let (used, token) = world.key().await;
     let (revoked, refused) = world.create(NewKey::new(acme())).await;
-    world.keys.revoke(revoked).await.unwrap();
+    world.keys.revoke(revoked, None).await.unwrap();
     let client = Client::new(Version::Http1, addr, &token);
     for _ in 0..3 {
         client.get("/").await;

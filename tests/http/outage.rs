@@ -148,7 +148,7 @@ async fn what_is_refused_after_an_attempt_of_unknown_fate_is_taken_back() {
         world.spy.set(Faults::posts(Fault::Down).only(which));
         let answer = tokio::spawn(async move { client.get(path).await });
         world.spy.arrived(1, which).await;
-        world.keys.revoke(key).await.unwrap();
+        world.keys.revoke(key, None).await.unwrap();
         world.spy.mend();
         assert_eq!(answer.await.unwrap().refused(), unavailable());
         let takes_back = |posting: &Posting| match &posting.action {
@@ -228,7 +228,7 @@ async fn poisoned(fault: Fault) {
     }
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 3); 10]), "{fault:?}");
     let elsewhere = world.keys.account(&"elsewhere".parse().unwrap()).await.unwrap().unwrap();
-    assert_eq!(elsewhere.balance.spent, Amount::cents(30));
+    assert_eq!(elsewhere.balance.spent(), Amount::cents(30));
     // The poison was in a batch with others.
     assert!(world.spy.count(is_pay) > 30, "{fault:?}");
 }

@@ -150,7 +150,7 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
         .await;
     let revoked = world.key().await;
     let orphan = world.create(NewKey::child_of(revoked.0)).await;
-    world.keys.revoke(revoked.0).await.unwrap();
+    world.keys.revoke(revoked.0, None).await.unwrap();
     let expired = world.key().await;
     let late = world.create(NewKey::child_of(expired.0)).await;
     world.keys.update(expired.0, KeyPatch::new().expires_in("1h".parse().unwrap())).await.unwrap();
@@ -418,7 +418,7 @@ async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_oth
         assert_eq!(seen.refused(), (401, "invalid_key".into()), "{path}");
     }
     assert_eq!(answer(&app, ask_with("/open", &token)).await.data, "keyed");
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     assert_eq!(
         answer(&app, ask_with("/open", &token)).await.refused(),
         (401, "revoked_key".into())

@@ -173,7 +173,7 @@ async fn renewal_gets_over_an_outage() {
 async fn a_revoked_key_is_not_renewed() {
     let mut streaming = Streaming::start(AgentKeys::builder(), Amount::cents(10).into()).await;
     streaming.pass(Duration::from_secs(120)).await;
-    streaming.world.keys.revoke(streaming.key).await.unwrap();
+    streaming.world.keys.revoke(streaming.key, None).await.unwrap();
     assert_eq!(streaming.world.ledger().await, held());
     streaming.pass(Duration::from_secs(60)).await;
     assert_eq!(streaming.world.ledger().await, Ledger::of(&[]));

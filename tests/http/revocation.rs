@@ -53,7 +53,7 @@ async fn revoking_an_ancestor_refuses_its_children_at_once() {
         for client in &clients {
             assert_eq!(client.get("/read").await.data, "read");
         }
-        world.keys.revoke(line[1].0).await.unwrap();
+        world.keys.revoke(line[1].0, None).await.unwrap();
         assert_eq!(clients[0].get("/read").await.data, "read");
         for client in &clients[1..] {
             assert_eq!(client.get("/read").await.refused(), (401, "revoked_key".into()));
@@ -129,7 +129,7 @@ async fn a_rotated_token_works_for_its_grace_and_no_longer() {
     assert_eq!(new.get("/").await.refused(), (401, "invalid_key".into()));
     let newest = Client::new(Version::Http1, addr, &newest.token);
     assert_eq!(newest.get("/").await.status, 200);
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     assert_eq!(newest.get("/").await.refused(), (401, "revoked_key".into()));
 }
 
@@ -211,7 +211,7 @@ async fn work_that_was_running_is_still_charged() {
     let client = Client::new(Version::Http1, serve(app.layer(world.layer())).await, &token);
     let mut body = client.head(client.request(Method::GET, "/")).await.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "chunk.");
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     assert_eq!(client.get("/").await.refused(), (401, "revoked_key".into()));
     gate.send_replace(true);
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "chunk.");

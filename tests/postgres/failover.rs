@@ -57,7 +57,7 @@ async fn a_promoted_replica_has_every_acknowledged_charge_and_charges() {
     );
     let balance = after.lineage(limited.id).await.unwrap().unwrap().key().balance;
     assert_eq!(balance.held, Amount::ZERO);
-    let left = i32::try_from(1_000 - balance.spent.as_micros() / 10_000).unwrap();
+    let left = i32::try_from(1_000 - balance.spent().as_micros() / 10_000).unwrap();
     assert!(left > 0);
     assert!(after.post(&[pay(&limited, left)]).await.unwrap()[0].is_ok());
     assert!(after.post(&[pay(&limited, 1)]).await.unwrap()[0].is_err());
@@ -105,7 +105,7 @@ async fn a_look_up_believes_the_server_that_answers_and_not_what_another_said() 
     let (key, hash) = world.try_create(new).await.unwrap();
     let spent = async || {
         let found = world.store.find(&[hash]).await.unwrap().pop().flatten().unwrap();
-        found.lineage.key().balance.spent
+        found.lineage.key().balance.spent()
     };
     for _ in 0..3 {
         assert!(world.post(&pay(&key, 10)).await.is_ok());

@@ -96,7 +96,7 @@ fn settle(hold: &Posting, cents: i32) -> Posting {
 async fn cents(world: &World<PostgresStore>, key: &Key) -> (i64, i64) {
     let lineage = agentkey::store::Store::lineage(&*world.store, key.id).await.unwrap().unwrap();
     let balance = lineage.key().balance;
-    (balance.spent.as_micros() / 10_000, balance.held.as_micros() / 10_000)
+    (balance.spent().as_micros() / 10_000, balance.held.as_micros() / 10_000)
 }
 
 /// A few connections of the application's own.

@@ -68,7 +68,7 @@ async fn a_revocation_by_another_instance_is_in_force_with_the_next_poll() {
     })
     .await;
 
-    other.revoke(created.key.id).await.unwrap();
+    other.revoke(created.key.id, None).await.unwrap();
     crate::until(async || {
         keys.find(&created.token).await.unwrap().is_none_or(|found| found.check_active().is_err())
     })

@@ -34,7 +34,7 @@ async fn a_key_revoked_on_the_primary_is_in_force_nowhere(max_staleness: Duratio
     }
 
     proxy.turn_to(&standby);
-    direct.revoke(created.key.id).await.unwrap();
+    direct.revoke(created.key.id, None).await.unwrap();
     let revoked_at = Instant::now();
     until(async || {
         let (asked_at, found) = (revoked_at.elapsed(), found().await);

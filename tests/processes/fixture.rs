@@ -67,7 +67,7 @@ impl Fixture {
 
     pub async fn spent_and_held(&self, key: KeyId) -> (Amount, Amount) {
         let lineage = self.keys.find_by_id(key).await.unwrap().unwrap();
-        (lineage.key().balance.spent, lineage.key().balance.held)
+        (lineage.key().balance.spent(), lineage.key().balance.held)
     }
 }
 

@@ -136,7 +136,7 @@ impl<A: Store, B: Store> Sides<A, B> {
             }
             Step::Revoke { key } => {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
-                self.change_key(KeyChange::Revoke { key }).await;
+                self.change_key(KeyChange::Revoke { key, reason: None }).await;
             }
             Step::Post(asks) => self.post(asks).await,
             Step::Wait(time) => self.wait_until(self.now() + *time),
@@ -298,7 +298,7 @@ impl<A: Store, B: Store> Sides<A, B> {
             let member = Member::Key(key.id);
             let counted = (self.count.spent(&member, now), self.count.held(&member));
             assert_eq!(
-                (balance.spent.as_micros(), balance.held.as_micros()),
+                (balance.spent().as_micros(), balance.held.as_micros()),
                 counted,
                 "of key {}",
                 key.id
@@ -312,7 +312,7 @@ impl<A: Store, B: Store> Sides<A, B> {
             if let Some(kept) = kept {
                 let member = Member::Account(id.clone());
                 let counted = (self.count.spent(&member, now), self.count.held(&member));
-                let balance = (kept.balance.spent.as_micros(), kept.balance.held.as_micros());
+                let balance = (kept.balance.spent().as_micros(), kept.balance.held.as_micros());
                 assert_eq!(balance, counted, "of account {account}");
             }
             let keys = KeyQuery::for_account(id.clone()).limit(1_000);

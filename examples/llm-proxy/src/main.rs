@@ -325,13 +325,13 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
         usage.completion_tokens
     );
     assert_eq!(events.last().map(String::as_str), Some("data: [DONE]\n\n"));
-    assert_eq!((balance.spent, balance.held), (PRICE.cost((&usage).into()), Amount::ZERO));
+    assert_eq!((balance.spent(), balance.held), (PRICE.cost((&usage).into()), Amount::ZERO));
 
     println!("\nAn answer that may cost more than is left is refused, and the model is not asked.");
     let key = mint(&agent.keys, Amount::micros(1_000)).await?;
     let answer = agent.ask(&key.token, json!({ "max_tokens": 1_000 })).await?;
     assert_eq!(answer.status, StatusCode::PAYMENT_REQUIRED);
-    assert_eq!(agent.balance(key.key.id).await?.spent, Amount::ZERO);
+    assert_eq!(agent.balance(key.key.id).await?.spent(), Amount::ZERO);
     assert_eq!(model.calls.borrow().begun, 1);
 
     println!(
@@ -346,7 +346,9 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
     println!("  {} events, the last: {}", events.len(), last.trim_end());
     assert!(last.contains("budget_exceeded"), "{last}");
     assert!(
-        balance.spent > Amount::micros(6_000) && balance.spent <= limit && balance.held.is_zero()
+        balance.spent() > Amount::micros(6_000)
+            && balance.spent() <= limit
+            && balance.held.is_zero()
     );
     model.hung_up_on().await?;
 
@@ -364,7 +366,7 @@ async fn walk(agent: &Agent, mut model: Model) -> Result<(), BoxError> {
     model.hung_up_on().await?;
     let balance = agent.settled(key.key.id).await?;
     println!("  {} events read, with {tokens} tokens", events.len());
-    assert!(balance.spent >= PRICE.cost(TokenUsage::new(0, tokens)) && balance.held.is_zero());
+    assert!(balance.spent() >= PRICE.cost(TokenUsage::new(0, tokens)) && balance.held.is_zero());
     Ok(())
 }
 
@@ -404,7 +406,7 @@ impl Agent {
     async fn balance(&self, key: KeyId) -> Result<Balance, BoxError> {
         let lineage = self.keys.find_by_id(key).await?.ok_or("the key is gone")?;
         let balance = lineage.key().balance;
-        println!("  the ledger: {} spent, {} set aside", balance.spent, balance.held);
+        println!("  the ledger: {} spent, {} set aside", balance.spent(), balance.held);
         Ok(balance)
     }
 

@@ -436,7 +436,7 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     );
 
     println!("\nThe agent's key is revoked; its sub-agent's is refused from the next request on.");
-    keys.revoke(agent_id).await?;
+    keys.revoke(agent_id, None).await?;
     walker.get("/packs").bearer(&scout).send().await?.is(401, json!({ "error": "revoked_key" }));
 
     println!("\nWhat the ledger has of it:");
@@ -466,9 +466,10 @@ async fn spent(
     let account = keys.account(account).await?.ok_or("the account is gone")?;
     println!(
         "  the account has spent {}, and {} is set aside",
-        account.balance.spent, account.balance.held
+        account.balance.spent(),
+        account.balance.held
     );
-    Ok(account.balance.spent)
+    Ok(account.balance.spent())
 }
 
 /// Asks the service as an agent would: over HTTP.

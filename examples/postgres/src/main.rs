@@ -132,7 +132,7 @@ async fn walk(url: &str) -> Result<(), Box<dyn std::error::Error>> {
         "The third is refused with 402, and there are two orders: that of the third went with its money."
     );
 
-    keys.revoke(key).await?;
+    keys.revoke(key, None).await?;
     assert_eq!(ask(&second, token.expose()).await?, StatusCode::UNAUTHORIZED);
     println!("The first instance revokes the key; the second refuses it at once, with 401.");
 

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::{Book, EntryRow, IdempotencyRow};
 use crate::ledger::posting::{Action, IdempotencyClaim, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, BlockedBy, Budget, EntryId, EntryKind, KeyId, Refusal,
-    Shortfall,
+    Account, AccountId, Amount, Balance, BlockedBy, Budget, EntryId, EntryKind, Key, KeyId, Period,
+    Refusal, Shortfall,
 };
 
 impl Book {
@@ -33,6 +33,16 @@ impl Book {
         posting: &Posting,
         now: Timestamp,
     ) -> Result<KeyId, Refusal> {
+        self.check_lineage(posting, |key| key.check_active(now))
+    }
+
+    /// Checks that every key of the lineage is loaded and passes `check`, and returns the key to
+    /// charge.
+    pub(super) fn check_lineage(
+        &self,
+        posting: &Posting,
+        check: impl Fn(&Key) -> Result<(), Refusal>,
+    ) -> Result<KeyId, Refusal> {
         let mut next = posting.key;
         for id in self.path(posting.key) {
             let key = self
@@ -40,7 +50,7 @@ impl Book {
                 .get(&id)
                 .filter(|key| key.account == posting.account)
                 .ok_or(Refusal::InvalidKey)?;
-            key.check_active(now)?;
+            check(key)?;
             next = key.parent;
         }
         // A lineage without its root is broken: what its ancestors allow is unknown.
@@ -53,29 +63,44 @@ impl Book {
         amount: Amount,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let mut blocked: Option<BlockedBy> = None;
+        // The member that refused first, and its limit that resets last.
+        let mut blocked: Option<(BlockedBy, Period, Option<Timestamp>)> = None;
         let mut resets_at = Some(now);
         self.for_each_member(&posting.account, posting.key, now, |by, budget, anchor, balance| {
-            if budget.fits(balance, amount) {
-                return;
+            for limit in budget.binding().filter(|limit| !limit.fits(balance, amount)) {
+                // A new window does not help where the amount is above the limit itself.
+                let end = limit.period.window(anchor, now).end;
+                let end = end.filter(|_| amount <= limit.amount);
+                resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
+                match &mut blocked {
+                    None => blocked = Some((by, limit.period, end)),
+                    Some((first, period, last)) if *first == by && is_later(end, *last) => {
+                        (*period, *last) = (limit.period, end);
+                    }
+                    Some(_) => {}
+                }
             }
-            blocked = blocked.or(Some(by));
-            let end = budget.period.window(anchor, now).end;
-            let end = end.filter(|end| budget.fits(&Balance::empty(*end), amount));
-            resets_at = resets_at.zip(end).map(|(latest, end)| latest.max(end));
         });
-        let Some(blocked_by) = blocked else { return Ok(()) };
-        let key = posting.key.and_then(|key| self.keys.get(&key));
-        let balance = key
-            .map_or(Balance::empty(now), |key| rolled(&key.budget, key.anchor, key.balance, now));
+        let Some((blocked_by, period, _)) = blocked else { return Ok(()) };
+        let own = posting.key.and_then(|key| self.keys.get(&key)).map(|key| {
+            let balance = rolled(key.anchor, key.balance, now);
+            let refused = key.budget.limits().find(|limit| limit.period == period);
+            let limit = refused
+                .filter(|_| blocked_by == BlockedBy::Key)
+                .or_else(|| key.budget.limits().min_by_key(|limit| limit.remaining(&balance)));
+            let spent = limit.and_then(|limit| balance.spent_in(limit.period));
+            (limit.map(|limit| limit.amount), spent.unwrap_or(balance.spent()), balance.held)
+        });
+        let (limit, spent, held) = own.unwrap_or((None, Amount::ZERO, Amount::ZERO));
         Err(Refusal::BudgetExceeded(Box::new(Shortfall {
-            limit: key.and_then(|key| key.budget.limit),
-            spent: balance.spent,
-            held: balance.held,
+            limit,
+            spent,
+            held,
             remaining: self
                 .lineage_remaining(&posting.account, posting.key, now)
                 .unwrap_or(Amount::ZERO),
             required: amount,
+            period,
             resets_at,
             blocked_by,
             at: now,
@@ -107,16 +132,11 @@ impl Book {
         let mut by = BlockedBy::Key;
         let of_account = |id| self.keys.get(id).filter(|key| key.account == *account);
         for key in self.path(key).iter().filter_map(of_account) {
-            visit(by, &key.budget, key.anchor, &rolled(&key.budget, key.anchor, key.balance, now));
+            visit(by, &key.budget, key.anchor, &rolled(key.anchor, key.balance, now));
             by = BlockedBy::Ancestor;
         }
         if let Some(Account { budget, created_at, balance, .. }) = self.account(account) {
-            visit(
-                BlockedBy::Account,
-                budget,
-                *created_at,
-                &rolled(budget, *created_at, *balance, now),
-            );
+            visit(BlockedBy::Account, budget, *created_at, &rolled(*created_at, *balance, now));
         }
     }
 
@@ -146,13 +166,13 @@ impl Book {
     }
 }
 
+/// Returns whether an end of a window is later; none is the latest.
+fn is_later(end: Option<Timestamp>, than: Option<Timestamp>) -> bool {
+    than.is_some_and(|than| end.is_none_or(|end| end > than))
+}
+
 /// Returns a balance as it is at `now`.
-pub(super) fn rolled(
-    budget: &Budget,
-    anchor: Timestamp,
-    mut balance: Balance,
-    now: Timestamp,
-) -> Balance {
-    balance.roll(budget, anchor, now);
+pub(super) fn rolled(anchor: Timestamp, mut balance: Balance, now: Timestamp) -> Balance {
+    balance.roll(anchor, now);
     balance
 }

@@ -146,7 +146,7 @@ impl Book {
         self.claim_of(posting, claim)?;
         self.check_budget(posting, amount, now)?;
         let path = self.path(key);
-        self.each_member(&posting.account, &path, now, |_, balance| {
+        self.each_member(&posting.account, &path, now, |balance| {
             balance.held = balance.held.saturating_add(amount);
         });
         self.holds.insert(
@@ -178,7 +178,8 @@ impl Book {
         claim: Option<&IdempotencyClaim>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        self.check_in_force(posting, now)?;
+        // Work that runs goes on while its key is disabled.
+        self.check_lineage(posting, |key| key.check_not_ended(now))?;
         let mut renewed: Option<Timestamp> = None;
         let mut over = Vec::new();
         for id in holds {

@@ -4,30 +4,31 @@ use jiff::Timestamp;
 
 use super::check::rolled;
 use super::{Book, EntryRow, HoldState, IdempotencyRow, OpenAccount};
-use crate::model::{AccountId, Amount, Balance, Entry, EntryId, EntryKind, KeyId, PostingId};
+use crate::model::{
+    AccountId, Amount, Balance, Entry, EntryId, EntryKind, KeyId, PostingId, Spent,
+};
 
 impl Book {
     /// Changes the balance of every key of `path` and of the account, after rolling it to `now`.
     ///
-    /// `change` also gets the start of the member's window. Keys that are not loaded, or are of
-    /// another account, are skipped.
+    /// Keys that are not loaded, or are of another account, are skipped.
     pub(super) fn each_member(
         &mut self,
         account: &AccountId,
         path: &[KeyId],
         now: Timestamp,
-        change: impl Fn(Timestamp, &mut Balance),
+        change: impl Fn(&mut Balance),
     ) {
         for id in path {
             if let Some(key) = self.keys.get_mut(id).filter(|key| key.account == *account) {
                 key.roll(now);
-                change(key.balance.since, &mut key.balance);
+                change(&mut key.balance);
                 self.touched.keys.insert(*id);
             }
         }
         if let Some(OpenAccount { account, .. }) = self.accounts.get_mut(account) {
             account.roll(now);
-            change(account.balance.since, &mut account.balance);
+            change(&mut account.balance);
             self.touched.accounts.insert(account.id.clone());
         }
     }
@@ -43,15 +44,15 @@ impl Book {
                 .filter_map(|id| self.keys.get(id))
                 .filter(|key| key.account == entry.account);
             let account = self.account(&entry.account);
-            let account =
-                account.map(|account| (&account.budget, account.created_at, account.balance));
-            keys.map(|key| (&key.budget, key.anchor, key.balance)).chain(account)
+            let account = account.map(|account| (account.created_at, &account.balance));
+            keys.map(|key| (key.anchor, &key.balance)).chain(account)
         };
+        let overflows = |spent: &Spent| spent.amount.checked_add(entry.amount).is_none();
         // Where a balance seems full, its window may have ended, which makes room.
-        if members().any(|(.., balance)| balance.spent.checked_add(entry.amount).is_none()) {
-            let rolled = members()
-                .map(|(budget, anchor, balance)| rolled(budget, anchor, balance, entry.at));
-            let spent = rolled.map(|balance| balance.spent);
+        if members().any(|(_, balance)| balance.windows().any(overflows)) {
+            let rolled = members().map(|(anchor, balance)| rolled(anchor, *balance, entry.at));
+            let rolled: Vec<_> = rolled.collect();
+            let spent = rolled.iter().flat_map(Balance::windows).map(|spent| spent.amount);
             entry.amount = if entry.amount.is_negative() {
                 let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
                 room.map_or(entry.amount, |room| room.min(Amount::ZERO).max(entry.amount))
@@ -61,22 +62,24 @@ impl Book {
             };
         }
         let amount = entry.amount;
-        self.each_member(&entry.account, path, entry.at, |_, balance| {
-            balance.spent = balance.spent.saturating_add(amount);
+        self.each_member(&entry.account, path, entry.at, |balance| {
+            for spent in balance.windows_mut() {
+                spent.amount = spent.amount.saturating_add(amount);
+            }
         });
         self.record(entry);
     }
 
-    /// Writes a refund, and reduces `spent` of each member whose window of the refunded entry is
+    /// Writes a refund, and reduces `spent` of each limit whose window of the refunded entry is
     /// current.
     pub(super) fn give_back(&mut self, id: EntryId, of: EntryId, amount: Amount, now: Timestamp) {
         let Some(row) = self.entries.get_mut(&of) else { return };
         row.refunded = row.refunded.saturating_add(amount);
         let Entry { account, key, counts_at, note, .. } = row.entry.clone();
         let path = self.path(key);
-        self.each_member(&account, &path, now, |since, balance| {
-            if counts_at >= since {
-                balance.spent = balance.spent.saturating_sub(amount);
+        self.each_member(&account, &path, now, |balance| {
+            for spent in balance.windows_mut().filter(|spent| counts_at >= spent.since) {
+                spent.amount = spent.amount.saturating_sub(amount);
             }
         });
         let mut entry = Entry::stored(
@@ -118,7 +121,7 @@ impl Book {
         let (account, path, amount) = (hold.account.clone(), hold.path.clone(), hold.amount);
         self.touch_hold(id);
         let now = self.accounts.get(&account).map_or(Timestamp::MIN, |open| open.now);
-        self.each_member(&account, &path, now, |_, balance| {
+        self.each_member(&account, &path, now, |balance| {
             balance.held = balance.held.saturating_sub(amount).max(Amount::ZERO);
         });
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, Period, PostingId,
+    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, PostingId,
 };
 
 /// The state of some accounts while a store has locked them.
@@ -117,20 +117,13 @@ pub struct WriteSet {
 pub struct BalanceRow {
     pub key: KeyId,
     pub account: AccountId,
-    /// The period in which `spent` is counted.
-    pub period: Period,
     pub balance: Balance,
 }
 
 impl BalanceRow {
     /// Returns the row of this key.
     pub fn of(key: &Key) -> Self {
-        Self {
-            key: key.id,
-            account: key.account.clone(),
-            period: key.budget.period,
-            balance: key.balance,
-        }
+        Self { key: key.id, account: key.account.clone(), balance: key.balance }
     }
 }
 

@@ -194,8 +194,8 @@ impl<V: Validator> Entries<V> {
         let id = after.account.id.clone();
         self.change(&id, |cached| {
             cached.row = after;
-            for BalanceRow { key, period, balance, .. } in balances {
-                match cached.keys.get_mut(&key).filter(|cached| cached.key.budget.period == period)
+            for BalanceRow { key, balance, .. } in balances {
+                match cached.keys.get_mut(&key).filter(|cached| balance.counts(&cached.key.budget))
                 {
                     Some(cached) => cached.key.balance = balance,
                     None => cached.remove_key(key),

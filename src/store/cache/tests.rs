@@ -8,7 +8,8 @@ use super::validator::Validated;
 use super::*;
 use crate::ledger::{Action, BalanceRow, Book, HoldRow, HoldState, OnExpiry, Posting, WriteSet};
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, PostingId, TokenHash,
+    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Note, Period, PostingId, Spent,
+    TokenHash,
 };
 use crate::store::account_row::AccountRow;
 
@@ -71,8 +72,12 @@ fn hash(n: i64) -> TokenHash {
     TokenHash::digest(&n.to_string())
 }
 
+fn blank() -> Balance {
+    Balance::empty(&Budget::unlimited(), NOW, NOW)
+}
+
 fn row(name: &str, version: i64) -> AccountRow {
-    let account = Account::stored(id(name), Budget::unlimited(), NOW, Balance::empty(NOW));
+    let account = Account::stored(id(name), Budget::unlimited(), NOW, blank());
     AccountRow { account, version, changed_at: NOW, next_expiry: None, last_entry: 0 }
 }
 
@@ -85,8 +90,8 @@ fn snapshot<V: Validator>(
     spent: i32,
 ) -> Snapshot<V> {
     let mut snapshot = Snapshot::default();
-    let mut key = Key::stored(KeyId::new(n), id(name), NOW, Balance::empty(NOW));
-    key.balance.spent = Amount::cents(spent);
+    let mut key = Key::stored(KeyId::new(n), id(name), NOW, blank());
+    key.balance.set_spent(Spent::new(Period::Lifetime, Amount::cents(spent), jiff::Timestamp::MIN));
     snapshot.add_account(row(name, version));
     snapshot.add_token(hash(n), &key, row_version, None);
     snapshot.add_key(key, row_version);
@@ -95,14 +100,9 @@ fn snapshot<V: Validator>(
 
 /// A write that spends that many cents with the key of that number.
 fn delta(name: &str, n: i64, from: i64, version: i64, spent: i32) -> CacheDelta {
-    let mut balance = Balance::empty(NOW);
-    balance.spent = Amount::cents(spent);
-    let balances = vec![BalanceRow {
-        key: KeyId::new(n),
-        account: id(name),
-        period: crate::model::Period::Lifetime,
-        balance,
-    }];
+    let mut balance = blank();
+    balance.set_spent(Spent::new(Period::Lifetime, Amount::cents(spent), jiff::Timestamp::MIN));
+    let balances = vec![BalanceRow { key: KeyId::new(n), account: id(name), balance }];
     CacheDelta::new(from, row(name, version), &WriteSet { balances, ..WriteSet::default() })
 }
 
@@ -114,7 +114,7 @@ impl<V: Validator> AccountCache<V> {
     /// Returns the cents that key 1 has spent, if its token is found.
     fn found(&self, revalidation: &Revalidation<V>, answer: V::Answer) -> Option<i64> {
         let found = self.lookup(&[hash(1)], revalidation, &answer, NOW).pop().unwrap()?;
-        Some(found.lineage.key().balance.spent.as_micros() / 10_000)
+        Some(found.lineage.key().balance.spent().as_micros() / 10_000)
     }
 
     fn is_stale_found(&self, max_staleness: Duration) -> bool {
@@ -198,7 +198,7 @@ fn what_is_inserted_during_a_write_has_the_write_applied() {
     cache.insert(&revalidation, 1, snapshot("beta", 2, 1, (), 0));
     pending.on_commit();
     let found = cache.lookup(&[hash(2)], &cache.revalidation(), &2, NOW).pop().unwrap().unwrap();
-    assert_eq!(found.lineage.key().balance.spent, Amount::cents(3));
+    assert_eq!(found.lineage.key().balance.spent(), Amount::cents(3));
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn a_stale_look_up_never_refuses() {
         let cache = by_epoch();
         cache.clear();
         cache.record_policy_version(Some(1), Instant::now());
-        let mut key = Key::stored(KeyId::new(1), id("acme"), NOW, Balance::empty(NOW));
+        let mut key = Key::stored(KeyId::new(1), id("acme"), NOW, blank());
         refuse(&mut key);
         let mut snapshot = Snapshot::default();
         snapshot.add_account(row("acme", 1));
@@ -412,7 +412,7 @@ fn a_token_that_was_rotated_away_ends_with_its_grace() {
     let cache: AccountCache<ByEpoch> = AccountCache::default();
     let end = NOW + Duration::from_secs(60);
     let mut read = snapshot("acme", 1, 1, (), 0);
-    let key = Key::stored(KeyId::new(1), id("acme"), NOW, Balance::empty(NOW));
+    let key = Key::stored(KeyId::new(1), id("acme"), NOW, blank());
     read.add_token(hash(2), &key, (), Some(end));
     cache.insert(&cache.revalidation(), 1, read);
     let found = |now| cache.lookup(&[hash(2)], &cache.revalidation(), &1, now).pop().unwrap();
@@ -478,7 +478,7 @@ fn what_is_cached_is_bounded() {
     let is_kept = |n: i64| cache.lookup(&[hash(n)], &cache.revalidation(), &1, NOW)[0].is_some();
     for n in 2_000..2_100 {
         let name = format!("account {n}");
-        let mut key = Key::stored(KeyId::new(n), id(&name), NOW, Balance::empty(NOW));
+        let mut key = Key::stored(KeyId::new(n), id(&name), NOW, blank());
         key.scopes = (0..100)
             .map(|n| format!("{n:0>100}").parse::<crate::model::Scope>().unwrap())
             .collect();

@@ -59,14 +59,18 @@ impl Adoption {
 /// | `Id` | `id` | | `smallint`, `integer`, `bigint`; unique | refused |
 /// | `Account` | `account_id` | | `text`, `varchar`, integers, `uuid` | refused |
 /// | `Hash` | `key_hash` | | `text`, `varchar`, `char(64)`; unique; SHA-256 in lower-case hex | refused |
-/// | `Parent` | `parent_id` | `delegated_by`, where there is one | integers | added |
+/// | `Parent` | `parent_id` | | integers | added |
 /// | `Name`, `Prefix`, `Start` | `name`, `prefix`, `start` | | `text`, `varchar` | added |
 /// | `Scopes` | `scopes` | | `text[]`, `varchar[]` | added |
 /// | `LimitMicros` | `limit_micros` | none | `bigint` | added |
 /// | `LimitCents` | none | `budget_cents` | integers | `LimitMicros` |
 /// | `Period` | `period` | `budget_period` | `text`, `varchar` | added |
+/// | `MoreLimits` | `more_limits` | | `jsonb`, `json` | added |
 /// | `CreatedAt` | `created_at` | | `timestamptz`, `timestamp` in UTC | added |
-/// | `ExpiresAt`, `RevokedAt` | `expires_at`, `revoked_at` | | the same | added |
+/// | `ExpiresAt`, `DisabledAt`, `RevokedAt` | `expires_at`, `disabled_at`, `revoked_at` | | the same | added |
+/// | `RevokedReason` | `revoked_reason` | | `text`, `varchar` | added |
+/// | `DelegatedBy` | `delegated_by` | | `text`, `varchar`, integers, `uuid` | added |
+/// | `Metadata` | `metadata` | | `jsonb`, `json` | added |
 /// | `UsedCents` | none | `budget_used_cents` | integers | nothing was spent |
 /// | `ResetsAt` | none | `budget_reset_at` | as `CreatedAt` | windows are counted from `CreatedAt` |
 /// | `Subject` | none | `external_subject` | `text`, `varchar` | none |
@@ -99,12 +103,22 @@ pub enum KeyColumn {
     LimitCents,
     /// The name of a [`Period`](crate::model::Period); also `daily`, `weekly`, `monthly`, `total` and `none`.
     Period,
+    /// Its limits in other periods: a JSON object such as `{"day": 50000}`, in millionths of the currency.
+    MoreLimits,
     /// When it was made.
     CreatedAt,
     /// When it expires.
     ExpiresAt,
+    /// Since when it is disabled.
+    DisabledAt,
     /// When it was revoked.
     RevokedAt,
+    /// Why it was revoked.
+    RevokedReason,
+    /// The human on whose behalf it acts.
+    DelegatedBy,
+    /// A JSON object of the application.
+    Metadata,
     /// What it has spent in its window so far, in cents.
     UsedCents,
     /// When its window ends and the next one begins. The window is taken to be one period long. A longer window, whose
@@ -148,10 +162,11 @@ const INSTANTS: Types =
     Types { names: &["timestamptz", "timestamp"], shown: "timestamp with or without time zone" };
 const INTEGERS: Types =
     Types { names: &["int2", "int4", "int8"], shown: "smallint, integer or bigint" };
+const JSON: Types = Types { names: &["jsonb", "json"], shown: "jsonb or json" };
 const TEXTS: Types = Types { names: &["text", "varchar"], shown: "text or varchar" };
 
 impl KeyColumn {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 22] = [
         Self::Id,
         Self::Account,
         Self::Hash,
@@ -163,9 +178,14 @@ impl KeyColumn {
         Self::LimitMicros,
         Self::LimitCents,
         Self::Period,
+        Self::MoreLimits,
         Self::CreatedAt,
         Self::ExpiresAt,
+        Self::DisabledAt,
         Self::RevokedAt,
+        Self::RevokedReason,
+        Self::DelegatedBy,
+        Self::Metadata,
         Self::UsedCents,
         Self::ResetsAt,
         Self::Subject,
@@ -178,9 +198,7 @@ impl KeyColumn {
             Self::Id => ("id", Some("id"), None, INTEGERS, None),
             Self::Account => ("account", Some("account_id"), None, ACCOUNTS, None),
             Self::Hash => ("hash", Some("key_hash"), None, HASHES, None),
-            Self::Parent => {
-                ("parent", Some("parent_id"), Some("delegated_by"), INTEGERS, Some("bigint"))
-            }
+            Self::Parent => ("parent", Some("parent_id"), None, INTEGERS, Some("bigint")),
             Self::Name => ("name", Some("name"), None, TEXTS, Some("text")),
             Self::Prefix => ("prefix", Some("prefix"), None, TEXTS, Some("text")),
             Self::Start => ("start", Some("start"), None, TEXTS, Some("text")),
@@ -190,15 +208,26 @@ impl KeyColumn {
             }
             Self::LimitCents => ("limit_cents", None, Some("budget_cents"), INTEGERS, None),
             Self::Period => ("period", Some("period"), Some("budget_period"), TEXTS, Some("text")),
+            Self::MoreLimits => ("more_limits", Some("more_limits"), None, JSON, Some("jsonb")),
             Self::CreatedAt => {
                 ("created_at", Some("created_at"), None, INSTANTS, Some("timestamptz"))
             }
             Self::ExpiresAt => {
                 ("expires_at", Some("expires_at"), None, INSTANTS, Some("timestamptz"))
             }
+            Self::DisabledAt => {
+                ("disabled_at", Some("disabled_at"), None, INSTANTS, Some("timestamptz"))
+            }
             Self::RevokedAt => {
                 ("revoked_at", Some("revoked_at"), None, INSTANTS, Some("timestamptz"))
             }
+            Self::RevokedReason => {
+                ("revoked_reason", Some("revoked_reason"), None, TEXTS, Some("text"))
+            }
+            Self::DelegatedBy => {
+                ("delegated_by", Some("delegated_by"), None, ACCOUNTS, Some("text"))
+            }
+            Self::Metadata => ("metadata", Some("metadata"), None, JSON, Some("jsonb")),
             Self::UsedCents => ("used_cents", None, Some("budget_used_cents"), INTEGERS, None),
             Self::ResetsAt => ("resets_at", None, Some("budget_reset_at"), INSTANTS, None),
             Self::Subject => ("subject", None, Some("external_subject"), TEXTS, None),

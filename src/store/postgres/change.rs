@@ -16,10 +16,11 @@ use super::validator::ByRowVersion;
 use super::write::random_version_step;
 use crate::ledger::{AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, TokenHash,
+    Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
 };
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
+use crate::store::records::{more_limits, more_spent};
 
 type ChangeOutcome<T> = Result<Result<T, ChangeError>>;
 
@@ -134,6 +135,15 @@ fn update_sql(schema: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, S
     if is_limit_new {
         set.push("{k.limit} = $5".to_owned());
     }
+    if !before.budget.more().eq(key.budget.more()) {
+        set.push("{k.more_limits} = $8::jsonb".to_owned());
+    }
+    if before.disabled_at != key.disabled_at {
+        set.push("{k.disabled_at} = $9::timestamptz{zone.disabled_at}".to_owned());
+    }
+    if before.metadata != key.metadata {
+        set.push("{k.metadata} = $10::jsonb".to_owned());
+    }
     if before.budget.period == period {
         // When the limit changes, NULL in this column may mean another period.
         if is_limit_new && columns.period(None, has_limit) != Ok(period) {
@@ -164,7 +174,7 @@ impl PolicyTransaction<'_, '_, '_> {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
             KeyChange::Update { key, .. }
             | KeyChange::Rotate { key, .. }
-            | KeyChange::Revoke { key } => self.lock_key(*key).await?,
+            | KeyChange::Revoke { key, .. } => self.lock_key(*key).await?,
         };
         if let Some(account) = &account {
             self.lock_account(account).await?;
@@ -174,7 +184,7 @@ impl PolicyTransaction<'_, '_, '_> {
             Load::Lineage(id) => (self.lineage(id).await?, now),
             Load::Time(account) => (None, self.account(account).await?.map_or(now, |(_, at)| at)),
         };
-        if let (KeyChange::Revoke { key }, None, Some(account)) = (change, &lineage, account) {
+        if let (KeyChange::Revoke { key, .. }, None, Some(account)) = (change, &lineage, account) {
             lineage = self.out_of_service(*key, account).await?;
         }
         let write = change.decide(lineage.as_ref(), time, rules);
@@ -267,10 +277,11 @@ impl PolicyTransaction<'_, '_, '_> {
         self.touch(&key.account, at).await?;
         match record {
             KeyRecord::Insert(hash) => key.id = self.insert_key(&key, &hash).await?,
-            KeyRecord::Update { before, recount_from } => {
-                if let Some(since) = recount_from {
-                    key.balance.spent =
-                        self.inner.spent_by_key(self.statements, &key, since).await?;
+            KeyRecord::Update { before, recount } => {
+                for window in recount {
+                    self.inner.recount_key(self.statements, &mut key, window).await?;
+                }
+                if !before.balance.counts(&key.budget) {
                     self.write_balance(&key).await?;
                 }
                 self.update_key(&before, &key).await?;
@@ -280,7 +291,7 @@ impl PolicyTransaction<'_, '_, '_> {
             }
             KeyRecord::Revoke => {
                 let query = self.inner.sql.revoke_key.query().bind(key.id.get()).bind(Instant(at));
-                self.run(query).await?;
+                self.run(query.bind(key.revoked_reason.clone())).await?;
             }
         }
         self.event(at, &key.account, Some(key.id), &event).await?;
@@ -303,7 +314,10 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(limit)
             .bind(columns.stored_period(key.budget.period, limit.is_some()))
             .bind(Instant(key.created_at))
-            .bind(key.expires_at.map(Instant));
+            .bind(key.expires_at.map(Instant))
+            .bind(more_limits(&key.budget))
+            .bind(key.delegated_by.clone())
+            .bind(key.metadata.stored());
         let rows = self.statements.fetch(query).await?;
         let id = first(&rows, None)?;
         id.map(KeyId::new).ok_or_else(|| invalid_row("a key was inserted without an id"))
@@ -324,7 +338,10 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(key.expires_at.map(Instant))
             .bind(limit)
             .bind(columns.stored_period(key.budget.period, false))
-            .bind(columns.stored_period(key.budget.period, true));
+            .bind(columns.stored_period(key.budget.period, true))
+            .bind(more_limits(&key.budget))
+            .bind(key.disabled_at.map(Instant))
+            .bind(key.metadata.stored());
         self.run(query).await
     }
 
@@ -334,19 +351,20 @@ impl PolicyTransaction<'_, '_, '_> {
             .query()
             .bind(key.id.get())
             .bind(key.account.as_str().to_owned())
-            .bind(key.budget.period.as_str())
-            .bind(key.balance.spent.as_micros())
+            .bind(key.balance.period().as_str())
+            .bind(key.balance.spent().as_micros())
             .bind(key.balance.held.as_micros())
-            .bind(Instant(key.balance.since));
+            .bind(Instant(key.balance.since()))
+            .bind(more_spent(&key.balance));
         self.run(query).await
     }
 
     async fn write_account(&mut self, write: AccountWrite) -> Result<Account> {
-        let AccountWrite { mut account, at, recount_from, event } = write;
+        let AccountWrite { mut account, at, recount, event } = write;
         let Some(event) = event else { return Ok(account) };
-        if let Some(since) = recount_from {
-            account.balance.spent =
-                self.inner.spent_by_account(self.statements, &account.id, since).await?;
+        for window in recount {
+            let spent = self.inner.spent_by_account(self.statements, &account.id, window.since);
+            account.balance.set_spent(Spent { amount: spent.await?, ..window });
         }
         let Account { id, budget, created_at, balance } = &account;
         let query = &self.inner.sql.upsert_account;
@@ -357,10 +375,12 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(budget.limit.map(Amount::as_micros))
             .bind(budget.period.as_str())
             .bind(Instant(*created_at))
-            .bind(balance.spent.as_micros())
+            .bind(balance.spent().as_micros())
             .bind(balance.held.as_micros())
-            .bind(Instant(balance.since))
-            .bind(random_version_step());
+            .bind(Instant(balance.since()))
+            .bind(random_version_step())
+            .bind(more_limits(budget))
+            .bind(more_spent(balance));
         self.run(query).await?;
         self.event(at, id, None, &event).await?;
         Ok(account)
@@ -393,7 +413,7 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(id.as_str().to_owned())
             .bind(Instant(at))
             .bind(account.budget.period.as_str())
-            .bind(Instant(account.balance.since))
+            .bind(Instant(account.balance.since()))
             .bind(random_version_step());
         self.run(query).await
     }
@@ -423,12 +443,19 @@ impl KeyColumns {
         else {
             return Ok(());
         };
-        if !self.can_hold(&key.account) {
+        if !self.account_type.can_hold(key.account.as_str()) {
             let reason =
                 format!("is not what a column of the type {} holds", self.account_type.name());
             return Err(ChangeError::Invalid { field: "account", reason });
         }
+        if let Some(human) = &key.delegated_by
+            && !self.delegated_by_type.can_hold(human)
+        {
+            let column = self.delegated_by_type.name();
+            let reason = format!("is not what a column of the type {column} holds");
+            return Err(ChangeError::Invalid { field: "delegated_by", reason });
+        }
         let limit = self.stored_limit(key.budget.limit);
-        limit.map(drop).map_err(|reason| ChangeError::Invalid { field: "limit", reason })
+        limit.map(drop).map_err(|reason| ChangeError::Invalid { field: "budgets", reason })
     }
 }

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::error::{Error, Result, invalid_row};
 use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
-use crate::model::{Budget, KeyId, Scope};
+use crate::model::{KeyId, Scope};
 use crate::store::key_row::{InvalidRow, StoredKey, StoredMoney};
 pub(super) use crate::store::records::ReadCells;
+use crate::store::records::budget;
 
 /// The cells of a row, read from left to right.
 pub(super) struct Cells<'r> {
@@ -41,7 +42,8 @@ impl<'r> Cells<'r> {
         let (name, prefix, start) = (text()?, text()?, text()?);
         // An array may have any shape, and one that is not a list is invalid.
         let scopes = self.read::<Option<Vec<Option<String>>>>();
-        let (limit, period) = (self.maybe_number()?, self.maybe_text()?);
+        let (limit, period, more_limits) =
+            (self.maybe_number()?, self.maybe_text()?, self.maybe_text()?);
         let policy = || -> Result<_, InvalidRow> {
             let scopes = match scopes? {
                 None => columns.null_defaults.scopes.clone(),
@@ -52,14 +54,14 @@ impl<'r> Cells<'r> {
                     scopes.collect::<Result<_, _>>()?
                 }
             };
-            Ok((
-                scopes,
-                Budget::new(columns.limit(limit)?, columns.period(period, limit.is_some())?),
-            ))
+            let first = (columns.limit(limit)?, columns.period(period, limit.is_some())?);
+            Ok((scopes, budget(first, more_limits)?))
         };
         let created_at = self.maybe_instant()?.unwrap_or(columns.null_defaults.created_at);
-        let (expires_at, revoked_at, version) =
-            (self.maybe_instant()?, self.maybe_instant()?, self.read()?);
+        let (expires_at, disabled_at) = (self.maybe_instant()?, self.maybe_instant()?);
+        let (revoked_at, revoked_reason) = (self.maybe_instant()?, self.maybe_text()?);
+        let (delegated_by, metadata) = (self.maybe_text()?, self.maybe_text()?);
+        let version = self.read()?;
         let (policy, money) = (policy(), self.money()?);
         let key = StoredKey {
             id,
@@ -71,7 +73,11 @@ impl<'r> Cells<'r> {
             policy,
             created_at,
             expires_at,
+            disabled_at,
             revoked_at,
+            revoked_reason,
+            delegated_by,
+            metadata,
             money,
         };
         Ok((key, version))
@@ -80,11 +86,12 @@ impl<'r> Cells<'r> {
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
         let account = self.maybe_text()?;
         if account.is_none() {
-            self.next += 5;
+            self.next += 6;
             return Ok(None);
         }
-        let (period, balance) = (self.text()?, self.balance()?);
-        Ok(Some(StoredMoney { account, balance, period, anchor: self.maybe_instant()? }))
+        let period = self.text()?.parse().map_err(invalid_row)?;
+        let balance = self.balance(period)?;
+        Ok(Some(StoredMoney { account, balance, anchor: self.maybe_instant()? }))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::model::{Balance, Key, KeyId};
+use crate::model::{Balance, Budget, Key, KeyId};
 use crate::store::key_row::{InvalidRow, KeyRow, StoredKey, account_id};
 
 /// The invalid rows that a store has read. Each is logged once, and again if the reason changes.
@@ -35,11 +35,10 @@ impl InvalidRows {
         let created_at = stored.created_at;
         let account = stored.money.as_ref().and_then(|money| money.account).or(stored.account);
         let Ok(account) = account_id(account) else { return self.decode(stored) };
-        let balance =
-            stored.money.as_ref().map_or(Balance::empty(created_at), |money| money.balance);
+        let blank = || Balance::empty(&Budget::unlimited(), created_at, created_at);
+        let balance = stored.money.as_ref().map_or_else(blank, |money| money.balance);
         let mut disabled = Key::stored(stored.id, account, created_at, balance);
         if let Some(money) = &stored.money {
-            disabled.budget.period = money.period.parse().unwrap_or_default();
             disabled.anchor = money.anchor.unwrap_or(created_at);
         }
         disabled.parent = stored.parent;

@@ -198,9 +198,9 @@ impl Inner {
             }
             match loaded.book.now(&key.account).filter(|_| is_stale) {
                 Some(now) => {
-                    key.balance.since = key.budget.period.window(key.anchor, now).start;
-                    key.balance.spent =
-                        self.spent_by_key(statements, &key, key.balance.since).await?;
+                    for window in key.balance.realign(&key.budget, key.anchor, now) {
+                        self.recount_key(statements, &mut key, window).await?;
+                    }
                     loaded.book.add_recounted(key);
                 }
                 None => loaded.book.add_key(key),

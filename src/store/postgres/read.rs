@@ -124,7 +124,9 @@ impl Inner {
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
         let limit = query.limit as usize;
         let owner = match &query.of {
-            KeysOf::Account(account) if !columns.can_hold(account) => return Ok(result),
+            KeysOf::Account(account) if !columns.account_type.can_hold(account.as_str()) => {
+                return Ok(result);
+            }
             KeysOf::Account(_) => "k.{k.account} = ($1::text)::{account_type}",
             KeysOf::Parent(_) => "k.{k.parent} = $1",
         };

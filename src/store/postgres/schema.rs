@@ -8,7 +8,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::invalid_rows::InvalidRows;
 use super::names::{Ident, Sql, one_line};
 use crate::ledger::MAX_DEPTH;
-use crate::model::{AccountId, Amount, Budget, Period, ScopeSet};
+use crate::model::{Amount, Budget, Period, ScopeSet};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Schema {
 pub(super) struct KeyColumns {
     pub(super) id: Ident,
     pub(super) account: Ident,
-    pub(super) account_type: AccountType,
+    pub(super) account_type: IdType,
     pub(super) hash: Ident,
     /// The type that a hash is cast to, so that the index of the column is used.
     pub(super) hash_type: &'static str,
@@ -37,8 +37,14 @@ pub(super) struct KeyColumns {
     pub(super) limit_unit: LimitUnit,
     pub(super) period: Ident,
     pub(super) created_at: TimeColumn,
+    pub(super) more_limits: Ident,
     pub(super) expires_at: TimeColumn,
+    pub(super) disabled_at: TimeColumn,
     pub(super) revoked_at: TimeColumn,
+    pub(super) revoked_reason: Ident,
+    pub(super) delegated_by: Ident,
+    pub(super) delegated_by_type: IdType,
+    pub(super) metadata: Ident,
     pub(super) null_defaults: NullDefaults,
     /// Whether the table is our own, in which every row has a period.
     pub(super) is_own: bool,
@@ -59,9 +65,9 @@ impl TimeColumn {
     }
 }
 
-/// The type of the column with the account.
+/// The type of a column with an id of the application: an account, or a delegator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AccountType {
+pub(super) enum IdType {
     /// A text of at most `max` characters, if there is a maximum.
     Text {
         max: Option<usize>,
@@ -97,7 +103,7 @@ impl Schema {
         let columns = KeyColumns {
             id: Ident::from_static("id"),
             account: Ident::from_static("account_id"),
-            account_type: AccountType::Text { max: None },
+            account_type: IdType::Text { max: None },
             hash: Ident::from_static("key_hash"),
             hash_type: "text",
             parent: Ident::from_static("parent_id"),
@@ -109,8 +115,14 @@ impl Schema {
             limit_unit: LimitUnit::Micros,
             period: Ident::from_static("period"),
             created_at: TimeColumn::from_static("created_at"),
+            more_limits: Ident::from_static("more_limits"),
             expires_at: TimeColumn::from_static("expires_at"),
+            disabled_at: TimeColumn::from_static("disabled_at"),
             revoked_at: TimeColumn::from_static("revoked_at"),
+            revoked_reason: Ident::from_static("revoked_reason"),
+            delegated_by: Ident::from_static("delegated_by"),
+            delegated_by_type: IdType::Text { max: None },
+            metadata: Ident::from_static("metadata"),
             null_defaults: NullDefaults {
                 scopes: ScopeSet::unrestricted(),
                 budget: Budget::unlimited(),
@@ -156,12 +168,18 @@ impl Schema {
             ("{k.created_at}", &c.created_at.name),
             ("{k.expires_at}", &c.expires_at.name),
             ("{k.revoked_at}", &c.revoked_at.name),
+            ("{k.more_limits}", &c.more_limits),
+            ("{k.disabled_at}", &c.disabled_at.name),
+            ("{k.revoked_reason}", &c.revoked_reason),
+            ("{k.delegated_by}", &c.delegated_by),
+            ("{k.metadata}", &c.metadata),
         ] {
             text = text.replace(token, &column.to_string());
         }
         for (token, column) in [
             ("{zone.created_at}", &c.created_at),
             ("{zone.expires_at}", &c.expires_at),
+            ("{zone.disabled_at}", &c.disabled_at),
             ("{zone.revoked_at}", &c.revoked_at),
         ] {
             text = text
@@ -169,7 +187,8 @@ impl Schema {
         }
         text = text
             .replace("{hash_type}", c.hash_type)
-            .replace("{account_type}", c.account_type.name());
+            .replace("{account_type}", c.account_type.name())
+            .replace("{delegator_type}", c.delegated_by_type.name());
         for table in [
             "accounts",
             "balances",
@@ -191,7 +210,8 @@ impl Schema {
 }
 
 /// The parts that statements have in common. A part may contain parts that come after it.
-const PARTS: [(&str, &str); 13] = [
+const PARTS: [(&str, &str); 14] = [
+    ("{delegator}", include_str!("sql/parts/delegator.sql")),
     ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
     ("{ancestors}", include_str!("sql/parts/ancestors.sql")),
     ("{of_key}", include_str!("sql/parts/of_key.sql")),
@@ -297,28 +317,29 @@ impl KeyColumns {
             (&self.parent, "parent"),
             (&self.name, "name"),
             (&self.scopes, "scopes"),
-            (&self.limit, "limit"),
+            (&self.limit, "budgets"),
+            (&self.delegated_by, "delegated_by"),
+            (&self.metadata, "metadata"),
             (&self.period, "period"),
             (&self.expires_at.name, "expires_at"),
         ];
         fields.into_iter().find(|(column, _)| **column == name).map(|(_, field)| field)
     }
-
-    /// Returns whether the column can store this account and returns the same text.
-    pub(super) fn can_hold(&self, account: &AccountId) -> bool {
-        let text = account.as_str();
-        let is_same = |number: Option<i64>| number.is_some_and(|number| number.to_string() == text);
-        match self.account_type {
-            AccountType::Text { max } => max.is_none_or(|max| text.chars().count() <= max),
-            AccountType::SmallInt => is_same(text.parse::<i16>().ok().map(i64::from)),
-            AccountType::Integer => is_same(text.parse::<i32>().ok().map(i64::from)),
-            AccountType::BigInt => is_same(text.parse().ok()),
-            AccountType::Uuid => uuid::Uuid::try_parse(text).is_ok_and(|id| id.to_string() == text),
-        }
-    }
 }
 
-impl AccountType {
+impl IdType {
+    /// Returns whether a column of this type can store the text and returns the same.
+    pub(super) fn can_hold(self, text: &str) -> bool {
+        let is_same = |number: Option<i64>| number.is_some_and(|number| number.to_string() == text);
+        match self {
+            Self::Text { max } => max.is_none_or(|max| text.chars().count() <= max),
+            Self::SmallInt => is_same(text.parse::<i16>().ok().map(i64::from)),
+            Self::Integer => is_same(text.parse::<i32>().ok().map(i64::from)),
+            Self::BigInt => is_same(text.parse().ok()),
+            Self::Uuid => uuid::Uuid::try_parse(text).is_ok_and(|id| id.to_string() == text),
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Text { .. } => "text",
@@ -336,9 +357,6 @@ mod tests {
 
     #[test]
     fn an_account_must_come_back_unchanged() {
-        let mut columns = Schema::own(Ident::from_static("public")).columns;
-        let can_hold = |columns: &KeyColumns, text: &str| columns.can_hold(&text.parse().unwrap());
-        columns.account_type = AccountType::Integer;
         for (text, fits) in [
             ("42", true),
             ("-7", true),
@@ -347,10 +365,9 @@ mod tests {
             ("4294967296", false),
             ("acme", false),
         ] {
-            assert_eq!(can_hold(&columns, text), fits, "{text}");
+            assert_eq!(IdType::Integer.can_hold(text), fits, "{text}");
         }
-        columns.account_type = AccountType::Uuid;
-        assert!(can_hold(&columns, "0191f0c0-0000-7000-8000-000000000000"));
-        assert!(!can_hold(&columns, "0191F0C0-0000-7000-8000-000000000000"));
+        assert!(IdType::Uuid.can_hold("0191f0c0-0000-7000-8000-000000000000"));
+        assert!(!IdType::Uuid.can_hold("0191F0C0-0000-7000-8000-000000000000"));
     }
 }

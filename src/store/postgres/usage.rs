@@ -7,7 +7,7 @@ use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::inner::Inner;
 use super::types::Instant;
-use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
+use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId, Spent};
 use crate::store::fast_path::{ceiling, min_seq_at, seq_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
@@ -21,7 +21,9 @@ impl Inner {
             bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
         let page =
             page.bind(query.after.map_or(i64::MIN, Cursor::get)).bind(i64::from(query.limit));
-        let read = |mut cells: Cells<'_>| Ok((Cursor::new(cells.number()?), cells.entry()?));
+        let read = |mut cells: Cells<'_>| {
+            Ok((Cursor::new(cells.number()?), cells.entry_with_delegator()?))
+        };
         self.connections.fetch(page).await?.iter().map(Cells::new).map(read).collect()
     }
 
@@ -37,7 +39,7 @@ impl Inner {
         let rows = statements
             .fetch(self.sql.entry.query().bind(uuid::Uuid::from_bytes(*id.as_bytes())))
             .await?;
-        rows.first().map(|row| Cells::new(row).entry()).transpose()
+        rows.first().map(|row| Cells::new(row).entry_with_delegator()).transpose()
     }
 
     pub(super) async fn usage(&self, query: &UsageQuery) -> Result<Vec<Usage>> {
@@ -70,8 +72,20 @@ impl Inner {
         Ok(groups.into_usage())
     }
 
+    /// Counts what a key and its descendants were charged in a window that was not counted before.
+    pub(super) async fn recount_key(
+        &self,
+        statements: &mut Statements<'_>,
+        key: &mut Key,
+        window: Spent,
+    ) -> Result<()> {
+        let amount = self.spent_by_key(statements, key, window.since).await?;
+        key.balance.set_spent(Spent { amount, ..window });
+        Ok(())
+    }
+
     /// Returns what a key and its descendants were charged since then in its account.
-    pub(super) async fn spent_by_key(
+    async fn spent_by_key(
         &self,
         statements: &mut Statements<'_>,
         key: &Key,

@@ -26,7 +26,7 @@ use super::validator::Expected;
 use crate::ledger::{BalanceRow, HoldRow, HoldState, IdempotencyRow, OnExpiry, WriteSet};
 use crate::model::{AccountId, Balance, Entry, EntryId, EntryKind, KeyId, Labels};
 use crate::store::fast_path::next_seq;
-use crate::store::records::{hold_state, on_expiry};
+use crate::store::records::{hold_state, more_spent, on_expiry};
 
 /// The texts of the write, each made when it is first needed. There is one for each combination of its parts and of its
 /// constants in place of parameters.
@@ -82,22 +82,27 @@ impl WriteSql {
         }
         let params = rows.params(write);
         let has_unchanged = rows.accounts.iter().any(Option::is_none);
-        let parts = PARTS.iter().zip(1..).filter(|(part, _)| params.has_rows(part.name));
-        let number =
-            parts.fold(usize::from(has_unchanged), |number, (_, place)| number | 1 << place);
+        let have_more = rows.have_more();
+        let parts = PARTS.iter().zip(2..).filter(|(part, _)| params.has_rows(part.name));
+        let first = usize::from(has_unchanged) | usize::from(have_more) << 1;
+        let number = parts.fold(first, |number, (_, place)| number | 1 << place);
         let choice = (number, params.variant().to_vec());
         let cached = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&choice).cloned();
         let text = cached.unwrap_or_else(|| {
             let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            texts.entry(choice).or_insert_with(|| schema.sql(&text(&params, has_unchanged))).clone()
+            texts
+                .entry(choice)
+                .or_insert_with(|| schema.sql(&text(&params, has_unchanged, have_more)))
+                .clone()
         });
         params.query(&text)
     }
 }
 
-fn text(params: &Params, has_unchanged: bool) -> String {
-    let mut text =
-        params.fill(&HEAD.replace("{unchanged}", if has_unchanged { UNCHANGED } else { "" }));
+fn text(params: &Params, has_unchanged: bool, have_more: bool) -> String {
+    let more = if have_more { " more_spent = {more_spent}[w.place]::jsonb," } else { "" };
+    let head = HEAD.replace("{unchanged}", if has_unchanged { UNCHANGED } else { "" });
+    let mut text = params.fill(&head.replace("{more_spent}", more));
     for Part { name, key, text: part } in PARTS.iter().filter(|part| params.has_rows(part.name)) {
         text.push_str(&format!(", {name} AS (\n{})", params.fill_rows(name, key, part)));
     }
@@ -189,6 +194,11 @@ impl<'a> Rows<'a> {
         rows
     }
 
+    /// Returns whether an account has several limits.
+    fn have_more(&self) -> bool {
+        self.accounts.iter().flatten().any(|(balance, _)| balance.more().next().is_some())
+    }
+
     /// Returns whether all rows belong to accounts of the batch. A row of another account would not be written, and no
     /// error would report it.
     fn are_in_batch(&self) -> bool {
@@ -237,9 +247,13 @@ impl<'a> Rows<'a> {
         params.array("key_version", keys().map(|(.., version)| version).collect());
         params.array("key_account", keys().map(|(place, ..)| place).collect());
         params.array("at", instants(|_, at| at));
-        params.array("spent", accounts(|balance, _| balance.spent.as_micros()));
+        params.array("spent", accounts(|balance, _| balance.spent().as_micros()));
         params.array("held", accounts(|balance, _| balance.held.as_micros()));
-        params.array("since", instants(|balance, _| balance.since));
+        params.array("since", instants(|balance, _| balance.since()));
+        if self.have_more() {
+            let more = self.accounts.iter().map(|changed| more_spent(&changed.as_ref()?.0));
+            params.array("more_spent", more.collect());
+        }
         // No instant is sent as the last one, which is infinity.
         let next = self.next_expiries.iter().map(|next| Instant(next.unwrap_or(Timestamp::MAX)));
         params.array("next_expiry", next.collect());
@@ -255,10 +269,12 @@ impl<'a> Rows<'a> {
             .rows("balances", &self.balances)
             .account("account_id")
             .column("key_id", |row| row.key.get())
-            .column("period", |row| row.period.as_str())
-            .column("spent", |row| row.balance.spent.as_micros())
+            .column("period", |row| row.balance.period().as_str())
+            .column("spent", |row| row.balance.spent().as_micros())
             .column("held", |row| row.balance.held.as_micros())
-            .column("since", |row| Instant(row.balance.since));
+            .column("since", |row| Instant(row.balance.since()))
+            .constant_if("more_spent", "NULL::jsonb", |_, row| row.balance.more().next().is_none())
+            .or_cast("jsonb", |row| more_spent(&row.balance));
         params
             .rows("new_holds", &self.new_holds)
             .account("account_id")

@@ -12,8 +12,9 @@ use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, TokenHash,
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, Spent, TokenHash,
 };
+use crate::store::records::more_limits;
 use crate::store::stale::ReadResult;
 
 type ChangeOutcome<T> = Result<std::result::Result<T, ChangeError>>;
@@ -88,15 +89,17 @@ fn account(
 }
 
 fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
-    const REVOKE: &str = "UPDATE agent_keys SET revoked_at = ?2 WHERE id = ?1";
+    const REVOKE: &str = "UPDATE agent_keys SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1";
     let KeyWrite { mut key, at, record } = write;
     let Some((record, event)) = record else { return Ok(key) };
     touch(connection, &key.account, at)?;
     match record {
         KeyRecord::Insert(hash) => key.id = insert_key(connection, &key, &hash)?,
-        KeyRecord::Update { recount_from, .. } => {
-            if let Some(since) = recount_from {
-                key.balance.spent = usage::spent_by_key(connection, &key, since)?;
+        KeyRecord::Update { before, recount } => {
+            for window in recount {
+                usage::recount_key(connection, &mut key, window)?;
+            }
+            if !before.balance.counts(&key.budget) {
                 write::balance(connection, &BalanceRow::of(&key))?;
             }
             update_key(connection, &key)?;
@@ -104,17 +107,21 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
         KeyRecord::Rotate { hash, retires_at } => {
             rotate_token(connection, &key, &hash, retires_at, at)?
         }
-        KeyRecord::Revoke => drop(run(connection, REVOKE, params![key.id.get(), micros(at)])?),
+        KeyRecord::Revoke => {
+            let row = params![key.id.get(), micros(at), key.revoked_reason];
+            run(connection, REVOKE, row).map(drop)?;
+        }
     }
     write_event(connection, at, &key.account, Some(key.id), &event)?;
     Ok(key)
 }
 
 fn write_account(connection: &Connection, write: AccountWrite) -> Result<Account> {
-    let AccountWrite { mut account, at, recount_from, event } = write;
+    let AccountWrite { mut account, at, recount, event } = write;
     let Some(event) = event else { return Ok(account) };
-    if let Some(since) = recount_from {
-        account.balance.spent = usage::spent_by_account(connection, &account.id, since)?;
+    for window in recount {
+        let amount = usage::spent_by_account(connection, &account.id, window.since)?;
+        account.balance.set_spent(Spent { amount, ..window });
     }
     write::account(connection, &account, at)?;
     write_event(connection, at, &account.id, None, &event)?;
@@ -133,8 +140,11 @@ fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<Ke
         scopes(&key.scopes)?,
         key.budget.limit.map(Amount::as_micros),
         key.budget.period.as_str(),
+        more_limits(&key.budget),
         micros(key.created_at),
         key.expires_at.map(micros),
+        key.delegated_by,
+        key.metadata.stored(),
     ];
     run(connection, SQL, row)?;
     Ok(KeyId::new(connection.last_insert_rowid()))
@@ -148,7 +158,10 @@ fn update_key(connection: &Connection, key: &Key) -> Result<()> {
         scopes(&key.scopes)?,
         key.budget.limit.map(Amount::as_micros),
         key.budget.period.as_str(),
+        more_limits(&key.budget),
         key.expires_at.map(micros),
+        key.disabled_at.map(micros),
+        key.metadata.stored(),
     ];
     run(connection, SQL, row).map(drop)
 }

@@ -39,7 +39,11 @@ impl<'r> Cells<'r> {
             policy: Ok((scopes(self.maybe_text()?)?, self.budget()?)),
             created_at: self.instant()?,
             expires_at: self.maybe_instant()?,
+            disabled_at: self.maybe_instant()?,
             revoked_at: self.maybe_instant()?,
+            revoked_reason: self.maybe_text()?,
+            delegated_by: self.maybe_text()?,
+            metadata: self.maybe_text()?,
             money: self.money()?,
         };
         stored.decode().map_err(corrupt)
@@ -47,10 +51,11 @@ impl<'r> Cells<'r> {
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
         let Some(period) = self.maybe_text()? else {
-            self.next += 3;
+            self.next += 4;
             return Ok(None);
         };
-        Ok(Some(StoredMoney { account: None, balance: self.balance()?, period, anchor: None }))
+        let period = period.parse().map_err(corrupt)?;
+        Ok(Some(StoredMoney { account: None, balance: self.balance(period)?, anchor: None }))
     }
 }
 

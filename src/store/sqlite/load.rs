@@ -93,8 +93,9 @@ fn lineages(connection: &Connection, book: &mut Book, mut ids: BTreeSet<KeyId>) 
         ids.extend(key.parent);
         match book.now(&key.account).filter(|_| is_stale) {
             Some(now) => {
-                key.balance.since = key.budget.period.window(key.anchor, now).start;
-                key.balance.spent = usage::spent_by_key(connection, &key, key.balance.since)?;
+                for window in key.balance.realign(&key.budget, key.anchor, now) {
+                    usage::recount_key(connection, &mut key, window)?;
+                }
                 book.add_recounted(key);
             }
             None => book.add_key(key),

@@ -7,7 +7,7 @@ use super::decode::{Cells, ReadCells};
 use super::error::Result;
 use super::statement::{all, one};
 use super::write::micros;
-use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId};
+use crate::model::{AccountId, Amount, Entry, EntryId, Key, KeyId, Spent};
 use crate::store::fast_path::{ceiling, min_seq_at, seq_after};
 use crate::store::usage_sums::{UsageSums, bucket, saturated};
 use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
@@ -23,7 +23,8 @@ pub(super) fn spent_by_account_sql() -> String {
 }
 
 pub(super) fn page_sql(of_key: bool) -> String {
-    entries_of(of_key, "e.at >= ?5 AND e.at < ?6") + "ORDER BY seq LIMIT ?7"
+    let page = entries_of(of_key, "e.at >= ?5 AND e.at < ?6") + "ORDER BY seq LIMIT ?7";
+    include_str!("sql/entries_with_delegator.sql").replace("{page}", &page)
 }
 
 /// Returns the SQL of the entries of an account, or of a key in it, that meet `condition`.
@@ -46,11 +47,14 @@ pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec
     let key = query.key.map(KeyId::get);
     let page =
         params![query.account.as_str(), key, after.max(first), last, since, until, query.limit];
-    all(connection, &sql, page, |mut cells| Ok((Cursor::new(cells.number()?), cells.entry()?)))
+    all(connection, &sql, page, |mut cells| {
+        Ok((Cursor::new(cells.number()?), cells.entry_with_delegator()?))
+    })
 }
 
 pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry>> {
-    one(connection, ENTRY, [id.as_bytes()], |mut cells| cells.entry())
+    const SQL: &str = include_str!("sql/entry_with_delegator.sql");
+    one(connection, SQL, [id.as_bytes()], |mut cells| cells.entry_with_delegator())
 }
 
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
@@ -93,8 +97,15 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     Ok(groups.into_usage())
 }
 
+/// Counts what a key and its descendants were charged in a window that was not counted before.
+pub(super) fn recount_key(connection: &Connection, key: &mut Key, window: Spent) -> Result<()> {
+    let amount = spent_by_key(connection, key, window.since)?;
+    key.balance.set_spent(Spent { amount, ..window });
+    Ok(())
+}
+
 /// Returns what a key and its descendants were charged since then in its account.
-pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
+fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // No entry counts later than it was written.
     let (first, last) = seq_range(Some(since), None);
     total(

@@ -14,7 +14,7 @@ use crate::model::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
 use crate::store::fast_path::next_seq;
-use crate::store::records::{hold_state, on_expiry};
+use crate::store::records::{hold_state, more_limits, more_spent, on_expiry};
 
 /// The decision about one account.
 pub(super) struct Decision {
@@ -85,7 +85,16 @@ fn money_of_account(statement: &mut CachedStatement<'_>, row: &AccountRow) -> Re
     let (at, next_expiry) = (micros(row.changed_at), row.next_expiry.map(micros));
     execute(
         statement,
-        params![row.account.id.as_str(), at, spent, held, since, next_expiry, row.last_entry],
+        params![
+            row.account.id.as_str(),
+            at,
+            spent,
+            held,
+            since,
+            more_spent(&row.account.balance),
+            next_expiry,
+            row.last_entry
+        ],
     )
 }
 
@@ -98,7 +107,19 @@ pub(super) fn account(connection: &Connection, account: &Account, at: Timestamp)
     let (spent, held, since) = money(balance);
     let limit = budget.limit.map(Amount::as_micros);
     let (period, created_at) = (budget.period.as_str(), micros(*created_at));
-    let row = params![id.as_str(), micros(at), limit, period, created_at, spent, held, since];
+    let (more_limits, more_spent) = (more_limits(budget), more_spent(balance));
+    let row = params![
+        id.as_str(),
+        micros(at),
+        limit,
+        period,
+        more_limits,
+        created_at,
+        spent,
+        held,
+        since,
+        more_spent
+    ];
     if run(connection, UPDATE, row)? == 0 {
         run(connection, INSERT, row)?;
     }
@@ -113,7 +134,8 @@ pub(super) fn balance(connection: &Connection, row: &BalanceRow) -> Result<()> {
 
 fn write_balance(statement: &mut CachedStatement<'_>, row: &BalanceRow) -> Result<()> {
     let (spent, held, since) = money(&row.balance);
-    execute(statement, params![row.key.get(), row.period.as_str(), spent, held, since])
+    let (period, more_spent) = (row.balance.period().as_str(), more_spent(&row.balance));
+    execute(statement, params![row.key.get(), period, spent, held, since, more_spent])
 }
 
 const NEW_HOLD: &str = include_str!("sql/insert_hold.sql");
@@ -196,5 +218,5 @@ pub(super) fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
 }
 
 fn money(balance: &Balance) -> (i64, i64, i64) {
-    (balance.spent.as_micros(), balance.held.as_micros(), micros(balance.since))
+    (balance.spent().as_micros(), balance.held.as_micros(), micros(balance.since()))
 }

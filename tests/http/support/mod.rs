@@ -92,7 +92,7 @@ impl World {
         let entries =
             self.keys.entries(&EntryQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
         let entries = entries.iter().map(|entry| (entry.kind.as_str(), entry.amount)).collect();
-        Ledger { entries, spent: account.balance.spent, held: account.balance.held }
+        Ledger { entries, spent: account.balance.spent(), held: account.balance.held }
     }
 
     /// Looks at the ledger until it is as it should be.

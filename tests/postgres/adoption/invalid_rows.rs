@@ -91,11 +91,11 @@ async fn an_invalid_row_is_refused_and_logged_once_and_fails_no_other_key() {
         host.run(&format!("UPDATE sdk_api_keys SET {mends} WHERE id = {number}")).await;
         let [good, bad] = keys(&store).await;
         assert_eq!(
-            (bad.balance.spent, bad.balance.held),
+            (bad.balance.spent(), bad.balance.held),
             (Amount::cents(10), Amount::ZERO),
             "{mends}"
         );
-        assert_eq!(good.balance.spent, Amount::cents(1), "{mends}");
+        assert_eq!(good.balance.spent(), Amount::cents(1), "{mends}");
         let posted = store.post(&[pay(&bad, 90), pay(&bad, 1)]).await.unwrap();
         assert!(posted[0].is_ok() && posted[1].is_err(), "{mends}: {posted:?}");
         store.close().await;
@@ -116,7 +116,7 @@ async fn a_key_whose_account_changed_takes_its_children_out_of_service() {
     let posted = store.post(&[pay(&good, 1), pay(&parent, 1)]).await.unwrap();
     assert!(posted.iter().all(Result::is_err), "{posted:?}");
     host.run("UPDATE sdk_api_keys SET account_id = 'acme' WHERE id = 2").await;
-    assert_eq!(keys(&store).await[1].balance.spent, Amount::cents(2));
+    assert_eq!(keys(&store).await[1].balance.spent(), Amount::cents(2));
 }
 
 /// A leaked key must not work again when its row is corrected.
@@ -129,13 +129,16 @@ async fn a_key_that_is_out_of_service_can_be_revoked() {
     let store = host.open(open_handed()).await.unwrap();
     assert_eq!(find(&store, &["obs_good", "obs_bad"]).await.map_some(), [false, false]);
     for id in [1, 2] {
-        assert!(keys.revoke(agentkey::KeyId::new(id)).await.unwrap().revoked_at.is_some(), "{id}");
+        assert!(
+            keys.revoke(agentkey::KeyId::new(id), None).await.unwrap().revoked_at.is_some(),
+            "{id}"
+        );
     }
     host.run("UPDATE sdk_api_keys SET scopes = NULL, parent_id = NULL").await;
     for found in find(&store, &["obs_good", "obs_bad"]).await {
         assert!(found.unwrap().check_active().is_err());
     }
-    assert!(keys.revoke(agentkey::KeyId::new(99)).await.is_err());
+    assert!(keys.revoke(agentkey::KeyId::new(99), None).await.is_err());
 }
 
 /// An adopted table has no trigger of ours: what a deleted key held is charged to those above it.
@@ -152,7 +155,7 @@ async fn what_a_deleted_key_held_is_charged_to_its_ancestors() {
     assert!(store.post(&[settle(&held, 10)]).await.unwrap()[0].is_ok());
     let parent = find(&store, &["obs_bad"]).await.remove(0).unwrap();
     assert_eq!(
-        (parent.key().balance.spent, parent.key().balance.held),
+        (parent.key().balance.spent(), parent.key().balance.held),
         (Amount::cents(10), Amount::ZERO)
     );
 }
@@ -184,7 +187,7 @@ async fn an_account_writes_over_no_balance_of_another() {
     tx.commit().await.unwrap();
     assert!(waiting.await.unwrap().is_err());
     host.run("UPDATE sdk_api_keys SET account_id = 'acme' WHERE id = 2").await;
-    assert_eq!(keys_of(&store, "obs_bad").await.balance.spent, Amount::cents(70));
+    assert_eq!(keys_of(&store, "obs_bad").await.balance.spent(), Amount::cents(70));
 }
 
 async fn keys_of(store: &PostgresStore, token: &str) -> Key {

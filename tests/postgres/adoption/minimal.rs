@@ -71,7 +71,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
         let rotated = keys.rotate(made.key.id, Grace::NONE).await.unwrap();
         assert!(keys.find(&made.token).await.unwrap().is_none());
         assert!(keys.find(&rotated.token).await.unwrap().is_some());
-        keys.revoke(made.key.id).await.unwrap();
+        keys.revoke(made.key.id, None).await.unwrap();
         assert!(keys.find(&rotated.token).await.unwrap().unwrap().check_active().is_err());
     }
     let listed = store.keys(&KeyQuery::for_account("acme".parse().unwrap())).await.unwrap();
@@ -81,7 +81,7 @@ async fn old_rows_have_the_stated_policy_and_new_keys_their_own() {
     let rotated = keys.rotate(old.id(), Grace::lasting(Duration::from_secs(60))).await.unwrap();
     let both = find(&store, &["obs_1234567890", rotated.token.expose()]).await;
     assert!(both.iter().all(Option::is_some));
-    keys.revoke(old.id()).await.unwrap();
+    keys.revoke(old.id(), None).await.unwrap();
     assert!(find(&store, &["obs_1234567890"]).await[0].as_ref().unwrap().check_active().is_err());
     let untouched = "SELECT string_agg(concat_ws(',', id, account_id, name, scopes, limit_micros, period, created_at, \
         revoked_at), ';') FROM sdk_api_keys WHERE id = 2";
@@ -144,7 +144,7 @@ async fn instants_without_a_zone_are_utc() {
     let keys = AgentKeys::new(store).unwrap();
     let new = NewKey::new("acme".parse().unwrap()).scopes(ScopeSet::none());
     let made = keys.create(new.expires_at("2026-06-01T06:00:00Z".parse().unwrap())).await.unwrap();
-    keys.revoke(made.key.id).await.unwrap();
+    keys.revoke(made.key.id, None).await.unwrap();
     let there =
         "SELECT concat_ws(' ', created_at, expires_at, revoked_at) FROM sdk_api_keys WHERE id = 2";
     assert_eq!(

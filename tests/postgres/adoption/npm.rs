@@ -205,7 +205,7 @@ async fn check_openings(
             total = total.checked_add(amount).unwrap();
         }
         let record = store.account(&account).await.unwrap();
-        assert_eq!(record.map_or(Amount::ZERO, |record| record.balance.spent), total);
+        assert_eq!(record.map_or(Amount::ZERO, |record| record.balance.spent()), total);
     }
     assert!(openings.is_empty(), "{} are missing", openings.len());
 }
@@ -244,13 +244,13 @@ async fn delegated_keys_count_on_their_parents() {
     let found = find(&store, &tokens).await;
     let spent: Vec<_> = found
         .iter()
-        .map(|found| found.as_ref().map(|it| it.key().balance.spent.as_micros() / 10_000))
+        .map(|found| found.as_ref().map(|it| it.key().balance.spent().as_micros() / 10_000))
         .collect();
     // The window of 4 is over. 5 is in another account than its parent, 6 has none, 7 is its own: out of service.
     assert_eq!(spent, [Some(123), Some(23), Some(3), Some(0), None, None, None]);
     assert_eq!(found[2].as_ref().unwrap().depth(), 3);
     let account = store.account(&"5".parse().unwrap()).await.unwrap().unwrap();
-    assert_eq!(account.balance.spent, Amount::cents(174), "all that was taken over for it");
+    assert_eq!(account.balance.spent(), Amount::cents(174), "all that was taken over for it");
     host.run(
         "DELETE FROM sdk_api_keys WHERE id = 7; DELETE FROM agentkey_balances WHERE key_id = 7",
     )

@@ -10,9 +10,7 @@ use super::{Adoption, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
 use crate::store::postgres::names::{Ident, TableName};
-use crate::store::postgres::schema::{
-    AccountType, KeyColumns, LimitUnit, NullDefaults, TimeColumn,
-};
+use crate::store::postgres::schema::{IdType, KeyColumns, LimitUnit, NullDefaults, TimeColumn};
 
 /// A table as the database describes it.
 pub(super) struct Shape {
@@ -284,18 +282,17 @@ impl Shape {
             }
             None => (KeyColumn::LimitMicros, LimitUnit::Micros),
         };
+        let id_type = |field| match type_name(field) {
+            "int2" => IdType::SmallInt,
+            "int4" => IdType::Integer,
+            "int8" => IdType::BigInt,
+            "uuid" => IdType::Uuid,
+            _ => IdType::Text { max: column(field).and_then(|column| column.length) },
+        };
         Ok(KeyColumns {
             id: ident(KeyColumn::Id)?,
             account: ident(KeyColumn::Account)?,
-            account_type: match type_name(KeyColumn::Account) {
-                "int2" => AccountType::SmallInt,
-                "int4" => AccountType::Integer,
-                "int8" => AccountType::BigInt,
-                "uuid" => AccountType::Uuid,
-                _ => AccountType::Text {
-                    max: column(KeyColumn::Account).and_then(|column| column.length),
-                },
-            },
+            account_type: id_type(KeyColumn::Account),
             hash: ident(KeyColumn::Hash)?,
             hash_type: if type_name(KeyColumn::Hash) == "bpchar" { "bpchar" } else { "text" },
             parent: ident(KeyColumn::Parent)?,
@@ -308,7 +305,13 @@ impl Shape {
             period: ident(KeyColumn::Period)?,
             created_at: time(KeyColumn::CreatedAt)?,
             expires_at: time(KeyColumn::ExpiresAt)?,
+            more_limits: ident(KeyColumn::MoreLimits)?,
+            disabled_at: time(KeyColumn::DisabledAt)?,
             revoked_at: time(KeyColumn::RevokedAt)?,
+            revoked_reason: ident(KeyColumn::RevokedReason)?,
+            delegated_by: ident(KeyColumn::DelegatedBy)?,
+            delegated_by_type: id_type(KeyColumn::DelegatedBy),
+            metadata: ident(KeyColumn::Metadata)?,
             null_defaults,
             is_own: false,
             invalid_rows: Arc::default(),

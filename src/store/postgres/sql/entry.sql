@@ -1,1 +1,1 @@
-SELECT {of_entry} FROM {entries} e WHERE e.id = $1
+SELECT {of_entry}, {delegator} FROM {entries} e WHERE e.id = $1

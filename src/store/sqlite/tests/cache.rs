@@ -85,7 +85,7 @@ impl Warm {
     }
 
     async fn spent_by_account(&self) -> Amount {
-        self.found(1).await.unwrap().lineage.account().balance.spent
+        self.found(1).await.unwrap().lineage.account().balance.spent()
     }
 
     /// Commits one more cent of the account's spending, and leaves the write pending in the cache.
@@ -99,7 +99,9 @@ impl Warm {
             .unwrap()
             .row;
         let mut after = before.clone();
-        after.account.balance.spent = after.account.balance.spent.saturating_add(Amount::cents(1));
+        for spent in after.account.balance.windows_mut() {
+            spent.amount = spent.amount.saturating_add(Amount::cents(1));
+        }
         connection.execute_batch("UPDATE agentkey_accounts SET spent = spent + 10000").unwrap();
         let deltas = vec![CacheDelta::new(before.version, after, &WriteSet::default())];
         let next = FileVersion::next(&connection).unwrap();
@@ -116,7 +118,7 @@ impl Warm {
 
 fn spent_of_root(found: &Found) -> i32 {
     let root = found.lineage.ancestors().last().unwrap_or(found.lineage.key());
-    i32::try_from(root.balance.spent.as_micros() / 10_000).unwrap()
+    i32::try_from(root.balance.spent().as_micros() / 10_000).unwrap()
 }
 
 fn posting(action: Action) -> Posting {
@@ -179,11 +181,11 @@ async fn commits_of_another_store_are_seen_at_the_next_request() {
         let left = warm.pay(1).await.unwrap().remaining;
         assert_eq!(left, Some(Amount::cents(100 - SPENT - 2 * n)));
         let found = other.find(&[token(0).hash]).await.unwrap().pop().unwrap().unwrap();
-        assert_eq!(found.lineage.key().balance.spent, Amount::cents(SPENT + 2 * n));
+        assert_eq!(found.lineage.key().balance.spent(), Amount::cents(SPENT + 2 * n));
     }
     assert!(matches!(other.post(&[pay(61)]).await.unwrap()[0], Err(Refusal::BudgetExceeded(_))));
     other
-        .change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default())
+        .change_key(&KeyChange::Revoke { key: KeyId::new(1), reason: None }, &Rules::default())
         .await
         .unwrap()
         .unwrap();
@@ -381,7 +383,7 @@ async fn a_writer_in_memory_that_panics_after_its_commit_clears_the_cache() {
     create(&store, 0, draft("acme", None, Budget::unlimited())).await;
     let spent = async || {
         let found = store.find(&[token(0).hash]).await.unwrap().pop().unwrap().unwrap();
-        found.lineage.account().balance.spent
+        found.lineage.account().balance.spent()
     };
     assert_eq!(spent().await, Amount::ZERO);
     let panicked = store.connections.writer().run(|open| -> error::Result<()> {
@@ -444,7 +446,7 @@ async fn a_stale_look_up_ends_with_the_next_poll_after_a_revocation() {
 
     // Another process revokes the key.
     other
-        .change_key(&KeyChange::Revoke { key: KeyId::new(1) }, &Rules::default())
+        .change_key(&KeyChange::Revoke { key: KeyId::new(1), reason: None }, &Rules::default())
         .await
         .unwrap()
         .unwrap();

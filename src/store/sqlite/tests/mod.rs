@@ -41,6 +41,8 @@ fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
         name: "a key".into(),
         scopes: ScopeSet::parse(["read", "proxy.*"]).unwrap(),
         budget,
+        delegated_by: key.delegated_by,
+        metadata: key.metadata,
         expiry: key.expiry,
     }
 }
@@ -196,7 +198,7 @@ async fn sums_beyond_the_range_of_amounts_saturate() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(account.balance.spent, Amount::MAX);
+    assert_eq!(account.balance.spent(), Amount::MAX);
 }
 
 #[tokio::test]
@@ -248,7 +250,7 @@ async fn a_period_changed_by_the_application_counts_the_entries_of_its_window() 
             Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
         store.post(&[Posting::new(account("acme"), child.id, action)]).await.unwrap().pop().unwrap()
     };
-    let spent = async || store.lineage(parent.id).await.unwrap().unwrap().key().balance.spent;
+    let spent = async || store.lineage(parent.id).await.unwrap().unwrap().key().balance.spent();
     pay(30).await.unwrap();
     clock.set(at("2026-02-15T00:00:00Z"));
     pay(50).await.unwrap();

@@ -148,8 +148,10 @@ impl Past {
                 token: token(n),
                 grace: Duration::from_secs(self.dice.pick(&[0, 3_600])),
             },
-            _ if self.dice.below(3) == 0 && key.id.get() > 3 => KeyChange::Revoke { key: key.id },
-            _ => KeyChange::Revoke { key: KeyId::new(9_999) },
+            _ if self.dice.below(3) == 0 && key.id.get() > 3 => {
+                KeyChange::Revoke { key: key.id, reason: None }
+            }
+            _ => KeyChange::Revoke { key: KeyId::new(9_999), reason: None },
         }
     }
 }

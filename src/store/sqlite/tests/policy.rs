@@ -105,7 +105,7 @@ async fn a_restored_backup_is_another_policy() {
     renamed.change_key(&rename, &Rules::default()).await.unwrap().unwrap();
     let revoked = SqliteStore::connect(&backup).await.unwrap();
     revoked
-        .change_key(&KeyChange::Revoke { key: key.id }, &Rules::default())
+        .change_key(&KeyChange::Revoke { key: key.id, reason: None }, &Rules::default())
         .await
         .unwrap()
         .unwrap();

@@ -1,1 +1,2 @@
-a.id, a.limit_micros, a.period, a.created_at, a.spent, a.held, a.since, a.version, a.changed_at, a.next_expiry, a.last_entry
+a.id, a.limit_micros, a.period, a.more_limits::text, a.created_at, a.spent, a.held, a.since, a.more_spent::text,
+a.version, a.changed_at, a.next_expiry, a.last_entry

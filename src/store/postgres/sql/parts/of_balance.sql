@@ -1,1 +1,1 @@
-b.account_id, b.period, b.spent, b.held, b.since, b.anchor
+b.account_id, b.period, b.spent, b.held, b.since, b.more_spent::text, b.anchor

@@ -24,7 +24,7 @@ WITH changed_keys AS (
     ) a WHERE {at}[w.place] IS NOT NULL
 ), applied AS (
     UPDATE {accounts} a SET version = a.version + {step}, changed_at = {at}[w.place], spent = {spent}[w.place],
-        held = {held}[w.place], since = {since}[w.place], next_expiry = nullif({next_expiry}[w.place], 'infinity'),
+        held = {held}[w.place], since = {since}[w.place],{more_spent} next_expiry = nullif({next_expiry}[w.place], 'infinity'),
         last_entry = {last_entry}[w.place]
     FROM locked w WHERE a.ctid = w.tid AND a.version = {version}[w.place] RETURNING w.place
 ), conflicted AS MATERIALIZED (
