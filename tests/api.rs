@@ -109,7 +109,7 @@ async fn every_error_is_a_response() {
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["error"], code, "{body}");
         if code == "invalid_field" {
-            assert_eq!(body["field"], "limit", "{body}");
+            assert_eq!(body["field"], "budgets", "{body}");
         }
         assert_eq!(Rejection::from(error).into_response().status(), status);
     }
@@ -181,7 +181,9 @@ async fn records_are_read_back_as_they_were_written() {
     let new = NewKey::new(account.id.clone())
         .name("crawler")
         .scopes(ScopeSet::parse(["read", "docs.*"]).unwrap())
-        .budget(Budget::monthly(Amount::cents(500)))
+        .budget(Budget::monthly(Amount::cents(500)).and_daily(Amount::cents(50)))
+        .delegated_by("user_456")
+        .metadata(r#"{"team":"search"}"#.parse().unwrap())
         .expires_in("30d".parse().unwrap());
     let created = keys.create(new).await.unwrap();
     keys.adjust(created.key.id, Amount::cents(3), "a line", Some("ticket 17")).await.unwrap();

@@ -33,11 +33,11 @@ pub(super) struct KeyJson {
     disabled_at: Option<Timestamp>,
     #[serde(deserialize_with = "Option::deserialize")]
     revoked_at: Option<Timestamp>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     revoked_reason: Option<String>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     delegated_by: Option<String>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Metadata::deserialize")]
     metadata: Metadata,
 }
 

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::world::*;
 use crate::ledger::{Action, IdempotencyKey, Outcome, Posted, Posting};
-use crate::model::{Budget, Clock, Key, NewKey, Refusal};
+use crate::model::{Budget, Clock, Key, KeyPatch, NewKey, Refusal};
 use crate::store::Store;
 
 /// Posts each batch from a task of its own, all at once.
@@ -44,6 +44,28 @@ fn in_batches(postings: Vec<Posting>) -> Vec<Vec<Posting>> {
         rest = more;
     }
     batches
+}
+
+/// A thousand payments pass no limit of a key and its account while limits come and go.
+pub async fn no_limit_is_passed_while_others_come_and_go<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    w.ceiling(&account("acme"), Budget::weekly(c(900)).and_lifetime(c(950))).await;
+    let two = Budget::daily(c(120)).and_monthly(c(150));
+    let three = two.and_weekly(c(500));
+    let key = w.create(acme().budget(two)).await;
+    let batches = in_batches((0..1_000).map(|_| pay(&key, c(1))).collect());
+    let changes = async {
+        for n in 0..40 {
+            let budget = if n % 2 == 0 { three } else { two };
+            w.update(&key, KeyPatch::new().budget(budget)).await.expect("it may");
+        }
+    };
+    let (posted, ()) = tokio::join!(all_at_once(&w, batches), changes);
+    assert_eq!(accepted(&posted), 120);
+    let key = w.store.lineage(key.id).await.unwrap().expect("it is there").key().clone();
+    assert!(key.balance.windows().all(|spent| spent.amount == c(120)), "{:?}", key.balance);
+    let account = w.store.account(&key.account).await.unwrap().expect("it has a ceiling");
+    assert!(account.balance.windows().all(|spent| spent.amount == c(120)), "{account:?}");
 }
 
 /// Of many concurrent payments of a cent, as many are accepted as there are cents.

@@ -46,11 +46,13 @@ pub mod adjustments;
 pub mod concurrency;
 pub mod holds;
 pub mod idempotency;
+pub mod limits;
 pub mod lookup;
 pub mod payments;
 pub mod policy;
 pub mod policy_version;
 pub mod queries;
+pub mod records;
 pub mod refunds;
 pub mod windows;
 mod world;
@@ -206,6 +208,21 @@ suite! { $
         time_never_goes_back_for_an_account
         a_key_is_not_made_in_the_past_of_its_account
     }
+    limits {
+        the_tightest_limit_binds
+        a_refusal_names_the_period
+        held_counts_against_every_limit
+        a_refund_counts_by_each_window
+        limits_come_and_go
+        an_account_has_several_limits
+        a_child_stays_inside_every_limit
+    }
+    records {
+        a_delegator_is_inherited
+        a_disabled_key_is_refused_and_its_work_goes_on
+        a_revocation_keeps_its_reason
+        metadata_is_kept
+    }
     policy {
         a_child_stays_inside_its_parent
         a_lineage_has_a_greatest_depth
@@ -243,6 +260,7 @@ suite! { $
     }
     concurrency {
         payments_never_pass_a_limit_together
+        no_limit_is_passed_while_others_come_and_go
         children_never_pass_their_parent_together
         holds_never_pass_a_limit_together
         one_posting_sent_often_takes_effect_once

@@ -106,9 +106,20 @@ impl Count {
         }
     }
 
-    pub(super) fn spent(&self, member: &Member, now: Timestamp) -> i64 {
-        let (budget, anchor) = self.policy(member);
-        let since = window_start(budget.period, anchor, now);
+    /// What was spent in each period that is counted, and what is held.
+    pub(super) fn figures(&self, member: &Member, now: Timestamp) -> (Vec<(Period, i64)>, i64) {
+        let (budget, _) = self.policy(member);
+        let mut periods: Vec<_> = budget.limits().map(|limit| limit.period).collect();
+        if budget.limit.is_none() {
+            periods.insert(0, budget.period);
+        }
+        let spent =
+            periods.into_iter().map(|period| (period, self.spent(member, period, now))).collect();
+        (spent, self.held(member))
+    }
+
+    pub(super) fn spent(&self, member: &Member, period: Period, now: Timestamp) -> i64 {
+        let since = window_start(period, self.policy(member).1, now);
         let counts = |line: &&Line| {
             since.is_none_or(|since| line.counts_at >= since) && self.counts_for(line, member)
         };
@@ -122,7 +133,8 @@ impl Count {
 
     /// What `member` has left, below zero where it is in debt; `None` without a limit.
     pub(super) fn left(&self, member: &Member, now: Timestamp) -> Option<i64> {
-        Some(self.policy(member).0.limit?.as_micros() - self.spent(member, now) - self.held(member))
+        let left = |limit: Limit| limit.amount.as_micros() - self.spent(member, limit.period, now);
+        Some(self.policy(member).0.limits().map(left).min()? - self.held(member))
     }
 
     pub(super) fn remaining(&self, key: KeyId, now: Timestamp) -> Option<Amount> {
@@ -139,7 +151,9 @@ impl Count {
             Member::Account(_) => true,
             Member::Key(id) => {
                 let key = self.key(*id);
-                key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
+                key.revoked_at.is_none()
+                    && key.disabled_at.is_none()
+                    && key.expires_at.is_none_or(|at| at > now)
             }
         })
     }

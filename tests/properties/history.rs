@@ -16,6 +16,7 @@ pub(super) enum Step {
         budget: Option<Budget>,
         expires_in: Option<Option<u64>>,
         scopes: Option<bool>,
+        disabled: Option<bool>,
     },
     Ceiling {
         account: usize,
@@ -92,7 +93,15 @@ pub(super) fn budgets() -> impl Strategy<Value = Budget> {
         Period::CalendarMonth,
     ];
     let limits = prop_oneof![1 => Just(None), 4 => (0..120_i32).prop_map(|cents| Some(Amount::cents(cents)))];
-    (limits, select(periods.to_vec())).prop_map(|(limit, period)| Budget::new(limit, period))
+    let more = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec((0..120_i32, select(periods.to_vec())), 1..5),
+    ];
+    (limits, select(periods.to_vec()), more).prop_map(|(limit, period, more)| {
+        more.into_iter().fold(Budget::new(limit, period), |budget, (cents, period)| {
+            budget.and(Amount::cents(cents), period)
+        })
+    })
 }
 
 pub(super) fn amounts() -> impl Strategy<Value = Amount> {
@@ -144,8 +153,9 @@ pub(super) fn steps() -> impl Strategy<Value = Step> {
             proptest::option::weighted(0.7, budgets()),
             proptest::option::weighted(0.2, expiry()),
             proptest::option::weighted(0.1, any::<bool>()),
+            proptest::option::weighted(0.2, any::<bool>()),
         )
-            .prop_map(|(key, budget, expires_in, scopes)| Step::Update { key, budget, expires_in, scopes }),
+            .prop_map(|(key, budget, expires_in, scopes, disabled)| Step::Update { key, budget, expires_in, scopes, disabled }),
         1 => (account(), budgets()).prop_map(|(account, budget)| Step::Ceiling { account, budget }),
         1 => (any::<Index>(), select(vec![0, 60, 86_400])).prop_map(|(key, grace)| Step::Rotate { key, grace }),
         1 => any::<Index>().prop_map(|key| Step::Revoke { key }),

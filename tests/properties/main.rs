@@ -11,7 +11,7 @@ use agentkey::ledger::{
     Posting,
 };
 use agentkey::model::ChangeError;
-use agentkey::model::{Clock, EntryKind, Note, Period, PostingId, TokenHash};
+use agentkey::model::{Balance, Clock, EntryKind, Limit, Note, Period, PostingId, TokenHash};
 use agentkey::store::KeyQuery;
 use agentkey::store::{Store, UsageBy};
 use agentkey::testing::World;
@@ -86,7 +86,7 @@ impl<A: Store, B: Store> Sides<A, B> {
                     self.count.put(key);
                 }
             }
-            Step::Update { key, budget, expires_in, scopes } => {
+            Step::Update { key, budget, expires_in, scopes, disabled } => {
                 let Some(key) = self.pick_key(key).map(|key| key.id) else { return };
                 let mut patch = KeyPatch::new();
                 if let Some(budget) = budget {
@@ -105,6 +105,9 @@ impl<A: Store, B: Store> Sides<A, B> {
                     } else {
                         ScopeSet::none()
                     });
+                }
+                if let Some(is_disabled) = disabled {
+                    patch = patch.disabled(*is_disabled);
                 }
                 self.change_key(KeyChange::Update { key, patch }).await;
             }
@@ -296,13 +299,7 @@ impl<A: Store, B: Store> Sides<A, B> {
                 same(a.lineage(key.id).await.unwrap(), b.lineage(key.id).await.unwrap()).unwrap();
             let balance = lineage.key().balance;
             let member = Member::Key(key.id);
-            let counted = (self.count.spent(&member, now), self.count.held(&member));
-            assert_eq!(
-                (balance.spent().as_micros(), balance.held.as_micros()),
-                counted,
-                "of key {}",
-                key.id
-            );
+            assert_eq!(figures(&balance), self.count.figures(&member, now), "of key {}", key.id);
             assert_eq!(lineage.remaining(), self.count.remaining(key.id, now));
         }
         let mut lines = Vec::new();
@@ -311,9 +308,8 @@ impl<A: Store, B: Store> Sides<A, B> {
             let kept = same(a.account(&id).await.unwrap(), b.account(&id).await.unwrap());
             if let Some(kept) = kept {
                 let member = Member::Account(id.clone());
-                let counted = (self.count.spent(&member, now), self.count.held(&member));
-                let balance = (kept.balance.spent().as_micros(), kept.balance.held.as_micros());
-                assert_eq!(balance, counted, "of account {account}");
+                let counted = self.count.figures(&member, now);
+                assert_eq!(figures(&kept.balance), counted, "of account {account}");
             }
             let keys = KeyQuery::for_account(id.clone()).limit(1_000);
             same(a.keys(&keys).await.unwrap(), b.keys(&keys).await.unwrap());
@@ -348,6 +344,12 @@ impl<A: Store, B: Store> Sides<A, B> {
         });
         assert_eq!(in_order(kept.collect()), in_order(self.count.lines.clone()), "the entries");
     }
+}
+
+/// What was spent in each period, and what is held.
+fn figures(balance: &Balance) -> (Vec<(Period, i64)>, i64) {
+    let spent = balance.windows().map(|spent| (spent.period, spent.amount.as_micros()));
+    (spent.collect(), balance.held.as_micros())
 }
 
 fn in_order(mut lines: Vec<Line>) -> Vec<Line> {
