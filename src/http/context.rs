@@ -73,6 +73,11 @@ impl KeyContext {
         self.state.lineage()
     }
 
+    /// Returns the human on whose behalf the key acts, by the application's own id.
+    pub fn delegated_by(&self) -> Option<&str> {
+        self.lineage().delegated_by()
+    }
+
     /// Returns whether the key and every ancestor allow `scope`.
     pub fn allows(&self, scope: &Scope) -> bool {
         self.lineage().allows(scope, self.state.keys().rules.admin_scope.as_ref())

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use crate::model::record_json::{AccountJson, KeyJson};
 use crate::model::{
     AccountId, Amount, Balance, Budget, KeyId, Metadata, Refusal, ScopeSet, TokenPrefix, Validity,
 };
@@ -13,8 +11,7 @@ use crate::model::{
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
 ///
 /// The record contains no secret. The token is shown once, when the key is created or rotated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "KeyJson", try_from = "KeyJson")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Key {
     /// The id of the record.
@@ -59,8 +56,7 @@ pub struct Key {
 }
 
 /// The root of an account's keys: its ceiling, and what all of them together have spent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "AccountJson", try_from = "AccountJson")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Account {
     /// The id of the account.
@@ -177,6 +173,10 @@ impl Account {
 
 /// A key to be created. A new key has no scopes until they are set.
 ///
+/// In JSON it has `account` or `parent`, and what the methods set: `name`, `scopes`, `budgets`,
+/// `expires_at` or `expires_in`, `prefix`, `delegated_by` and `metadata`. Members that are left out
+/// have their defaults; `null` scopes are unrestricted.
+///
 /// ```
 /// use agentkey::{Amount, Budget, NewKey, ScopeSet};
 ///
@@ -185,7 +185,11 @@ impl Account {
 ///     .scopes(ScopeSet::parse(["read", "proxy.*"])?)
 ///     .budget(Budget::monthly(Amount::cents(5_000)))
 ///     .expires_in("30d".parse()?);
-/// # let _ = key; Ok::<(), Box<dyn std::error::Error>>(())
+/// let same: NewKey = serde_json::from_str(
+///     r#"{"account": "acme", "name": "nightly crawler", "scopes": ["read", "proxy.*"],
+///         "budgets": [{"limit_cents": 5000, "period": "month"}], "expires_in": "30d"}"#,
+/// )?;
+/// # let _ = (key, same); Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a `NewKey` is created by `AgentKeys::create`"]
@@ -293,11 +297,17 @@ impl NewKey {
 
 /// Changes to a key. Fields that are not set stay as they are.
 ///
+/// In JSON, a member that is left out stays as it is, `null` removes, and a value sets. `null`
+/// scopes are unrestricted, `null` budgets are no limit, a limit of 0 means that nothing may be
+/// spent. The members are `name`, `scopes`, `budgets`, `expires_at` or `expires_in`, `metadata` and
+/// `disabled`.
+///
 /// ```
 /// use agentkey::{KeyPatch, ScopeSet};
 ///
 /// let narrower = KeyPatch::new().scopes(ScopeSet::parse(["read"])?).never_expires();
-/// # let _ = narrower; Ok::<(), agentkey::model::ScopeError>(())
+/// let same: KeyPatch = serde_json::from_str(r#"{"scopes": ["read"], "expires_at": null}"#)?;
+/// # let _ = (narrower, same); Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a `KeyPatch` takes effect through `AgentKeys::update`"]

@@ -16,6 +16,7 @@ mod period;
 mod price;
 mod record_json;
 mod refusal;
+mod request_json;
 mod scope;
 mod token;
 mod validity;

@@ -3,16 +3,15 @@
 //! Every member is required where its absence would allow more.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, BudgetError, Key, KeyId, Metadata, Period,
-    ScopeSet, Spent,
+    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Metadata, Period, ScopeSet, Spent,
 };
 
 /// A [`Key`] in JSON.
 #[derive(Serialize, Deserialize)]
-pub(super) struct KeyJson {
+struct KeyJson {
     id: KeyId,
     account: AccountId,
     // `deserialize_with` makes a missing member an error, here and below.
@@ -43,7 +42,7 @@ pub(super) struct KeyJson {
 
 /// An [`Account`] in JSON.
 #[derive(Serialize, Deserialize)]
-pub(super) struct AccountJson {
+struct AccountJson {
     id: AccountId,
     budgets: Vec<LimitJson>,
     held_cents: Amount,
@@ -71,11 +70,17 @@ fn to_json(budget: &Budget, balance: &Balance) -> Vec<LimitJson> {
     limits.collect()
 }
 
-fn from_json(limits: &[LimitJson], held: Amount) -> Result<(Budget, Balance), BudgetError> {
-    let budget = Budget::from_limits(limits.iter().map(|limit| (limit.limit_cents, limit.period)))?;
+fn from_json<E: serde::de::Error>(
+    limits: &[LimitJson],
+    held: Amount,
+) -> Result<(Budget, Balance), E> {
+    let budget = Budget::from_limits(limits.iter().map(|limit| (limit.limit_cents, limit.period)))
+        .map_err(E::custom)?;
     let mut windows =
         limits.iter().map(|limit| Spent::new(limit.period, limit.spent_cents, limit.window_start));
-    let first = windows.next().ok_or(BudgetError::NoAmount)?;
+    let first = windows.next().ok_or_else(|| {
+        E::custom("budgets is empty; it names at least the period that is counted")
+    })?;
     Ok((budget, Balance::stored(held, first, windows)))
 }
 
@@ -103,10 +108,15 @@ impl From<Key> for KeyJson {
     }
 }
 
-impl TryFrom<KeyJson> for Key {
-    type Error = BudgetError;
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        KeyJson::from(self.clone()).serialize(serializer)
+    }
+}
 
-    fn try_from(json: KeyJson) -> Result<Self, BudgetError> {
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = KeyJson::deserialize(deserializer)?;
         let (budget, balance) = from_json(&json.budgets, json.held_cents)?;
         Ok(Self {
             id: json.id,
@@ -130,21 +140,21 @@ impl TryFrom<KeyJson> for Key {
     }
 }
 
-impl From<Account> for AccountJson {
-    fn from(account: Account) -> Self {
-        Self {
-            budgets: to_json(&account.budget, &account.balance),
-            id: account.id,
-            held_cents: account.balance.held,
-            created_at: account.created_at,
-        }
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = AccountJson {
+            id: self.id.clone(),
+            budgets: to_json(&self.budget, &self.balance),
+            held_cents: self.balance.held,
+            created_at: self.created_at,
+        };
+        json.serialize(serializer)
     }
 }
 
-impl TryFrom<AccountJson> for Account {
-    type Error = BudgetError;
-
-    fn try_from(json: AccountJson) -> Result<Self, BudgetError> {
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = AccountJson::deserialize(deserializer)?;
         let (budget, balance) = from_json(&json.budgets, json.held_cents)?;
         Ok(Self { id: json.id, budget, created_at: json.created_at, balance })
     }

@@ -25,7 +25,7 @@ async fn a_window_that_will_reset_says_when() {
         ask_with("/paid", &token),
         402,
         "budget_exceeded",
-        r#""the budget does not cover this request","limit_cents":15,"spent_cents":10,"held_cents":0,"remaining_cents":5,"required_cents":10,"resets_at":"2026-02-01T12:00:00Z","blocked_by":"key""#,
+        r#""the budget does not cover this request","limit_cents":15,"spent_cents":10,"held_cents":0,"remaining_cents":5,"required_cents":10,"period":"day","resets_at":"2026-02-01T12:00:00Z","blocked_by":"key""#,
     )
     .retry_after("86400")
     .check(&refused);
@@ -52,7 +52,7 @@ async fn debt_is_shown_and_refuses_new_work() {
         ask_with("/dear", &token),
         402,
         "budget_exceeded",
-        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0.0001,"resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
+        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0.0001,"period":"month","resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
     )
     .retry_after("2419200")
     .check(&refused);
@@ -81,7 +81,7 @@ async fn figures_of_others_are_not_shown() {
             402,
             "budget_exceeded",
             &format!(
-                r#""the budget does not cover this request","limit_cents":null,"spent_cents":0,"held_cents":0,"remaining_cents":7,"required_cents":10,"resets_at":null,"blocked_by":"{name}""#
+                r#""the budget does not cover this request","limit_cents":null,"spent_cents":0,"held_cents":0,"remaining_cents":7,"required_cents":10,"period":"lifetime","resets_at":null,"blocked_by":"{name}""#
             ),
         )
         .check(&refused);

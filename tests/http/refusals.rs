@@ -141,6 +141,8 @@ const REVOKED: &str =
     r#"Bearer error="invalid_token", error_description="the API key was revoked""#;
 const EXPIRED: &str =
     r#"Bearer error="invalid_token", error_description="the API key has expired""#;
+const DISABLED: &str =
+    r#"Bearer error="invalid_token", error_description="the API key is disabled""#;
 
 /// Every row of the contract that needs no outage and no second request in flight, in a world made for it.
 async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
@@ -154,6 +156,9 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
     let expired = world.key().await;
     let late = world.create(NewKey::child_of(expired.0)).await;
     world.keys.update(expired.0, KeyPatch::new().expires_in("1h".parse().unwrap())).await.unwrap();
+    let disabled = world.key().await;
+    let under = world.create(NewKey::child_of(disabled.0)).await;
+    world.keys.update(disabled.0, KeyPatch::new().disabled(true)).await.unwrap();
     clock.advance(Duration::from_secs(3_600));
     let both = ask_with("/free", &reader.1).header("x-api-key", unknown.expose());
     let scoped = r#""the API key lacks the scope for this route","required_scope":"docs.write","key_scopes":["docs.read","read"]"#;
@@ -166,9 +171,9 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
         world.create(NewKey::new(acme()).budget(Budget::daily(Amount::cents(25)))).await;
     let nothing = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
     let budget = r#""the budget does not cover this request""#;
-    let figures = |limit: &str, remaining: &str, required: &str, resets: &str| {
+    let figures = |limit: &str, remaining: &str, required: &str, period: &str, resets: &str| {
         format!(
-            r#"{budget},"limit_cents":{limit},"spent_cents":0,"held_cents":0,"remaining_cents":{remaining},"required_cents":{required},"resets_at":{resets},"blocked_by":"key""#
+            r#"{budget},"limit_cents":{limit},"spent_cents":0,"held_cents":0,"remaining_cents":{remaining},"required_cents":{required},"period":"{period}","resets_at":{resets},"blocked_by":"key""#
         )
     };
     vec![
@@ -191,6 +196,10 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             .challenge(EXPIRED),
         row(ask_with("/free", &late.1), 401, "expired_key", r#""the API key has expired""#)
             .challenge(EXPIRED),
+        row(ask_with("/free", &disabled.1), 401, "disabled_key", r#""the API key is disabled""#)
+            .challenge(DISABLED),
+        row(ask_with("/free", &under.1), 401, "disabled_key", r#""the API key is disabled""#)
+            .challenge(DISABLED),
         row(
             both,
             400,
@@ -210,22 +219,37 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             .challenge(r#"Bearer error="insufficient_scope", scope="a.b docs.write""#),
         row(ask_with("/all", &reader.1), 403, "insufficient_scope", &all)
             .challenge(r#"Bearer error="insufficient_scope", scope="read docs.write""#),
-        row(ask_with("/paid", &once.1), 402, "budget_exceeded", &figures("5", "5", "10", "null")),
-        row(ask_with("/budget", &once.1), 402, "budget_exceeded", &figures("5", "5", "30", "null")),
+        row(
+            ask_with("/paid", &once.1),
+            402,
+            "budget_exceeded",
+            &figures("5", "5", "10", "lifetime", "null"),
+        ),
+        row(
+            ask_with("/budget", &once.1),
+            402,
+            "budget_exceeded",
+            &figures("5", "5", "30", "lifetime", "null"),
+        ),
         // A new day brings 5 cents, which is never enough for 10: waiting does not help.
-        row(ask_with("/paid", &daily.1), 402, "budget_exceeded", &figures("5", "5", "10", "null")),
+        row(
+            ask_with("/paid", &daily.1),
+            402,
+            "budget_exceeded",
+            &figures("5", "5", "10", "day", "null"),
+        ),
         row(
             ask_with("/budget", &fits_never.1),
             402,
             "budget_exceeded",
-            &figures("25", "25", "30", "null"),
+            &figures("25", "25", "30", "day", "null"),
         ),
         // A key without money is for free routes: it is refused where the handler takes its `Charge`.
         row(
             ask_with("/paid", &nothing.1),
             402,
             "budget_exceeded",
-            &figures("0", "0", "0.0001", "null"),
+            &figures("0", "0", "0.0001", "lifetime", "null"),
         ),
         row(
             ask_with("/paid?label", &reader.1),
