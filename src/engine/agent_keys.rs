@@ -11,6 +11,7 @@ use crate::engine::batch::Batches;
 use crate::engine::build_error::BuildError;
 use crate::engine::error::Error;
 use crate::engine::last_used::LastUsed;
+use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
@@ -65,6 +66,7 @@ pub struct AgentKeys {
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
     pub(crate) batches: Batches,
+    pub(crate) open_charges: Arc<OpenCharges>,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) options: Options,
     pub(crate) rules: Rules,
@@ -137,6 +139,7 @@ impl AgentKeys {
     ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let batches = Batches::start(&store, options.batches);
+        let open_charges = Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age));
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
@@ -144,7 +147,16 @@ impl AgentKeys {
             tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
         let tasks = [renewing.abort_handle(), sweeping.abort_handle()];
         Ok(Self {
-            inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, tasks }),
+            inner: Arc::new(Inner {
+                store,
+                batches,
+                open_charges,
+                renewals,
+                options,
+                rules,
+                last_used,
+                tasks,
+            }),
         })
     }
 
@@ -456,6 +468,7 @@ impl AgentKeys {
     /// Call it after the server has shut down gracefully. It has no time limit: it waits for each
     /// [`Charge`](crate::Charge) that the application keeps.
     pub async fn shutdown(&self) {
+        self.inner.open_charges.close().await;
         self.inner.batches.drain().await;
         self.inner.stop_tasks();
         self.inner.last_used.write(&*self.inner.store).await;

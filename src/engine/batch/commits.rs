@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
+use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Action, Posting, PostingResult};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
@@ -43,7 +44,7 @@ pub(super) enum Permit {
     /// A permit of a posting that waits for an answer.
     Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// The permit of a charge, kept for its settle.
-    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<OwnedSemaphorePermit>>),
+    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<ChargePermit>>),
 }
 
 impl Job {

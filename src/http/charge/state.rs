@@ -143,7 +143,8 @@ impl ChargeState {
     fn take_permit(&self) -> Result<(), Refusal> {
         let mut totals = self.totals();
         if totals.permit.is_none() {
-            totals.permit = Some(Arc::new(self.keys.batches.open_charge()?));
+            let permit = self.keys.open_charges.open(self.lineage().account_id())?;
+            totals.permit = Some(Arc::new(permit));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::hold::OnInterrupt;
-use crate::engine::batch::ChargePermit;
+use crate::engine::open_charges::ChargePermit;
 use crate::engine::renewals::RenewalKey;
 use crate::ledger::IdempotencyClaim;
 use crate::model::{Amount, Note, PostingId};
