@@ -97,7 +97,9 @@
 //! # Shutdown
 //!
 //! Stop the server first, then call [`AgentKeys::shutdown`]. It waits until every open charge is
-//! posted, refuses new ones, and closes the store.
+//! posted, refuses new ones, and closes the store. A stream without an end keeps both waiting.
+//! [`AgentKeys::shutdown_within`] has a limit: beside a graceful shutdown of the server, it settles
+//! what is open at its bound, and cuts off those responses.
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod serving {

@@ -1,8 +1,9 @@
-//! The open charges of a process. Each has a place: the places are bounded in total, and for each
-//! account.
+//! The open charges of a process: their places, which are bounded in total and for each account, and
+//! their end at shutdown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -31,8 +32,13 @@ impl Default for OpenChargeLimits {
     }
 }
 
+/// A charge that shutdown may end before its work has ended.
+pub(crate) trait CutOff: Send + Sync + 'static {
+    /// Settles what was added so far, and ends the response.
+    fn cut_off(self: Arc<Self>);
+}
+
 /// The open charges.
-#[derive(Debug)]
 pub(crate) struct OpenCharges {
     limits: OpenChargeLimits,
     max_age: Duration,
@@ -41,7 +47,7 @@ pub(crate) struct OpenCharges {
     none_left: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Register {
     /// Whether new charges are refused.
     is_closed: bool,
@@ -54,10 +60,10 @@ struct Register {
     places_of: HashMap<AccountId, usize>,
 }
 
-#[derive(Debug)]
 struct OpenCharge {
     account: AccountId,
     since: Instant,
+    charge: Weak<dyn CutOff>,
 }
 
 /// The permit to have a charge open. The charge is closed when it is dropped.
@@ -74,7 +80,11 @@ impl OpenCharges {
     }
 
     /// Opens a charge, if the account has a place left.
-    pub(crate) fn open(self: &Arc<Self>, account: &AccountId) -> Result<ChargePermit, Refusal> {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        account: &AccountId,
+        charge: Weak<dyn CutOff>,
+    ) -> Result<ChargePermit, Refusal> {
         let since = Instant::now();
         let mut register = self.register();
         if register.is_closed {
@@ -90,7 +100,8 @@ impl OpenCharges {
             tracing::debug!(%account, of_account, all, "agentkey refused a charge, because too many are open");
             return Err(Refusal::UNAVAILABLE);
         }
-        Ok(ChargePermit { charges: self.clone(), number: register.open(account, since) })
+        let number = register.open(OpenCharge { account: account.clone(), since, charge });
+        Ok(ChargePermit { charges: self.clone(), number })
     }
 
     /// Refuses new charges, and waits until none is open.
@@ -110,8 +121,24 @@ impl OpenCharges {
         !register.charges.is_empty()
     }
 
+    /// Cuts off every open charge. New ones are refused already.
+    pub(crate) fn cut_off(&self) {
+        // A charge locks the register when it ends, so none is called or dropped under the lock.
+        let open: Vec<_> =
+            self.register().charges.values().map(|open| open.charge.clone()).collect();
+        open.iter().filter_map(Weak::upgrade).for_each(CutOff::cut_off);
+    }
+
     fn register(&self) -> MutexGuard<'_, Register> {
         self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for OpenCharges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenCharges")
+            .field("open", &self.register().charges.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,11 +151,11 @@ impl Register {
         self.places_of.get(account).copied().unwrap_or_default()
     }
 
-    fn open(&mut self, account: &AccountId, since: Instant) -> u64 {
-        self.last += 1;
-        self.charges.insert(self.last, OpenCharge { account: account.clone(), since });
+    fn open(&mut self, charge: OpenCharge) -> u64 {
         self.places += 1;
-        *self.places_of.entry(account.clone()).or_default() += 1;
+        *self.places_of.entry(charge.account.clone()).or_default() += 1;
+        self.last += 1;
+        self.charges.insert(self.last, charge);
         self.last
     }
 

@@ -22,4 +22,5 @@ mod outage;
 mod refusals;
 mod renewal;
 mod revocation;
+mod shutdown;
 mod support;

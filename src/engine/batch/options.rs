@@ -40,7 +40,8 @@ impl BatchOptions {
         answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store did not answer in time")))
     }
 
-    pub(super) fn timeout(&self) -> Duration {
+    /// Returns how long one call of the store may take.
+    pub(crate) fn timeout(&self) -> Duration {
         self.request_timeout.max(MIN_TIMEOUT)
     }
 }

@@ -175,8 +175,16 @@ where
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
                 }
-                StateProj::Calling { calling } => {
-                    let (response, guard, method) = ready!(calling.poll_head(cx))?;
+                StateProj::Calling { mut calling } => {
+                    let Poll::Ready(head) = calling.as_mut().poll_head(cx) else {
+                        let Some(guard) = calling.poll_cut_off(cx) else { return Poll::Pending };
+                        let http = guard.charge_state().http();
+                        let response = problem::respond(&Refusal::UNAVAILABLE, http);
+                        let response = Some(response.map(ResponseBody::whole));
+                        state.set(FutureState::Settling { guard, response });
+                        continue;
+                    };
+                    let (response, guard, method) = head?;
                     match finish(response, guard, &method) {
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
@@ -220,6 +228,16 @@ impl<F> Calling<F> {
         this.inner.set(None);
         let Some(guard) = this.guard.take() else { return Poll::Pending };
         Poll::Ready(Ok((response, guard, std::mem::take(this.method))))
+    }
+}
+
+impl<F> Calling<F> {
+    /// Drops the inner service's future and returns the guard, if shutdown has cut the charge off.
+    fn poll_cut_off(self: Pin<&mut Self>, cx: &Context<'_>) -> Option<Guard> {
+        let mut this = self.project();
+        let guard = this.guard.take_if(|guard| guard.watch_handler(cx))?;
+        this.inner.set(None);
+        Some(guard)
     }
 }
 

@@ -16,6 +16,7 @@
 //! | the same, and the client leaves then | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
+//! | [`AgentKeys::shutdown_within`](crate::AgentKeys::shutdown_within) reaches its bound | what was added, or the whole hold | before the 503, or before the client sees the error of the body |
 //! | the process is killed | holds, as their [`OnExpiry`](crate::http::OnExpiry) says; what was only added is lost | when they expire |
 
 pub(crate) mod guard;

@@ -11,6 +11,7 @@ use super::hold::OnInterrupt;
 use super::totals::{ChargeHold, ChargeTotals};
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::Settling;
+use crate::engine::open_charges::CutOff;
 use crate::engine::renewals::{Renew, RenewalKey};
 use crate::http::options::HttpOptions;
 use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
@@ -121,7 +122,7 @@ impl ChargeState {
             // No response waits for this settle. If it fails, the commit queue logs it.
             drop(self.settle(&mut totals, true));
         }
-        let waker = totals.waker.take();
+        let waker = if totals.wake_without_handles { totals.waker.take() } else { None };
         drop(totals);
         waker.into_iter().for_each(Waker::wake);
     }
@@ -140,10 +141,11 @@ impl ChargeState {
         self.begun.get_or_try_init(|| self.open()).await.map(drop)
     }
 
-    fn take_permit(&self) -> Result<(), Refusal> {
+    fn take_permit(self: &Arc<Self>) -> Result<(), Refusal> {
         let mut totals = self.totals();
         if totals.permit.is_none() {
-            let permit = self.keys.open_charges.open(self.lineage().account_id())?;
+            let charge: Weak<Self> = Arc::downgrade(self);
+            let permit = self.keys.open_charges.open(self.lineage().account_id(), charge)?;
             totals.permit = Some(Arc::new(permit));
         }
         Ok(())
@@ -194,17 +196,22 @@ impl ChargeState {
         on_expiry: OnExpiry,
     ) -> Result<(), Refusal> {
         let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
-        let (note, claim) = self.totals().note_and_claim();
-        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
+        let posting = {
+            let mut totals = self.totals();
+            let (note, claim) = totals.note_and_claim()?;
+            let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
+            let hold = ChargeHold { id: posting.id, amount, ttl, answered: false, expired: false };
+            totals.holds.push(hold);
+            posting
+        };
         let id = posting.id;
-        self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, expired: false });
         match self.submit(posting).await {
             Ok(_) => {
-                self.totals()
-                    .holds
-                    .iter_mut()
-                    .filter(|hold| hold.id == id)
-                    .for_each(|hold| hold.answered = true);
+                let mut totals = self.totals();
+                let hold = totals.holds.iter_mut().find(|hold| hold.id == id);
+                // Only a charge that was cut off has settled a hold without an answer.
+                hold.ok_or(Refusal::UNAVAILABLE)?.answered = true;
+                drop(totals);
                 self.renew_later(ttl);
                 Ok(())
             }
@@ -218,12 +225,20 @@ impl ChargeState {
     }
 
     pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
-        let (note, claim) = self.totals().note_and_claim();
-        let posting = self.posting(Action::Pay { amount, note, claim });
+        let posting = {
+            let mut totals = self.totals();
+            let (note, claim) = totals.note_and_claim()?;
+            let posting = self.posting(Action::Pay { amount, note, claim });
+            totals.unanswered.push(posting.id);
+            posting
+        };
         let id = posting.id;
-        self.totals().unanswered.push(id);
         let posted = self.submit(posting).await;
         let mut totals = self.totals();
+        if posted.is_ok() && !totals.unanswered.contains(&id) {
+            // The charge was cut off, and its settle takes the payment back.
+            return Err(Refusal::UNAVAILABLE);
+        }
         if !matches!(posted, Err(Refusal::Unavailable { .. })) {
             totals.unanswered.retain(|payment| *payment != id);
         }
@@ -298,17 +313,28 @@ impl ChargeState {
         self.totals().handles > 0
     }
 
-    /// Returns whether a handle is left. If so, the task is woken when the last one is gone.
-    pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.totals().cut_off
+    }
+
+    /// Returns whether the charge was cut off. If not, the task is woken for it, and if `handles` is
+    /// set, when the last handle is gone.
+    pub(super) fn watch(&self, cx: &Context<'_>, handles: bool) -> bool {
         // A waker is foreign code, and may own a handle. It is cloned and dropped without the lock.
         let mut waker = Some(cx.waker().clone());
         let mut totals = self.totals();
-        let has_handles = totals.handles > 0;
-        if has_handles {
+        if !totals.cut_off {
             std::mem::swap(&mut totals.waker, &mut waker);
+            totals.wake_without_handles = handles;
         }
+        let cut_off = totals.cut_off;
         drop(totals);
-        has_handles
+        cut_off
+    }
+
+    /// Returns the settle that shutdown has sent.
+    pub(super) fn take_cut_off_settle(&self) -> Option<Settling> {
+        self.totals().cut_off_settle.take()
     }
 
     /// Settles what was added so far, when no handle is left while the response continues.
@@ -356,8 +382,11 @@ impl ChargeState {
     /// A settle that is not final keeps what is in flight: unanswered postings, and the claim. The
     /// claim is bound to what is charged until then.
     fn settle(self: &Arc<Self>, totals: &mut ChargeTotals, is_final: bool) -> Option<Settling> {
-        // Without a permit, no charge has begun, or its final settle was sent.
-        totals.permit.as_ref()?;
+        // Without a permit, no charge has begun, or its final settle was sent. A charge that was cut
+        // off may have cost that was added after it.
+        if totals.permit.is_none() && !totals.cut_off {
+            return None;
+        }
         let total = totals.take_cost();
         let cost = total.min(MAX_COST);
         if total > cost {
@@ -398,6 +427,18 @@ impl ChargeState {
             kept.paid.push(posting.id);
         }
         Some(self.keys.batches.settle(posting, permit)).filter(|_| awaited)
+    }
+}
+
+impl CutOff for ChargeState {
+    fn cut_off(self: Arc<Self>) {
+        let mut totals = self.totals();
+        totals.interrupted = true;
+        totals.cut_off_settle = self.settle(&mut totals, true);
+        totals.cut_off = true;
+        let waker = totals.waker.take();
+        drop(totals);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 

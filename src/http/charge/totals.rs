@@ -5,10 +5,11 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::hold::OnInterrupt;
+use crate::engine::batch::Settling;
 use crate::engine::open_charges::ChargePermit;
 use crate::engine::renewals::RenewalKey;
 use crate::ledger::IdempotencyClaim;
-use crate::model::{Amount, Note, PostingId};
+use crate::model::{Amount, Note, PostingId, Refusal};
 
 #[derive(Debug, Default)]
 pub(super) struct ChargeTotals {
@@ -18,6 +19,10 @@ pub(super) struct ChargeTotals {
     pub(super) ended: bool,
     pub(super) detached: bool,
     pub(super) interrupted: bool,
+    /// Whether shutdown has ended the charge. Its handles may still add to it.
+    pub(super) cut_off: bool,
+    /// The settle that shutdown has sent, if the end of the response has to wait for it.
+    pub(super) cut_off_settle: Option<Settling>,
     pub(super) on_interrupt: OnInterrupt,
     pub(super) added: Amount,
     /// What was charged for whole holds beyond what had been added. Later cost counts against it.
@@ -31,8 +36,10 @@ pub(super) struct ChargeTotals {
     pub(super) note: Note,
     /// What the lineage had left at the last posting, accepted or refused; `None` before the first.
     pub(super) remaining: Option<Option<Amount>>,
-    /// The waker of the task that waits until the last handle is gone.
+    /// The waker of the response, for when the charge is cut off.
     pub(super) waker: Option<Waker>,
+    /// Whether the response also waits until the last handle is gone.
+    pub(super) wake_without_handles: bool,
     pub(super) permit: Option<Arc<ChargePermit>>,
     pub(super) renewal: Option<RenewalKey>,
     /// Whether an inner layer has the request's charge, and sends what is left.
@@ -69,9 +76,14 @@ impl ChargeTotals {
         }
     }
 
-    /// Returns the note and the claim of a posting from now on.
-    pub(super) fn note_and_claim(&self) -> (Note, Option<IdempotencyClaim>) {
-        (self.note.clone(), self.claim.clone())
+    /// Returns the note and the claim of a hold or a payment from now on.
+    ///
+    /// A charge that was cut off is settled, so it begins nothing more.
+    pub(super) fn note_and_claim(&self) -> Result<(Note, Option<IdempotencyClaim>), Refusal> {
+        if self.cut_off {
+            return Err(Refusal::UNAVAILABLE);
+        }
+        Ok((self.note.clone(), self.claim.clone()))
     }
 
     /// Returns the holds that set money aside.
