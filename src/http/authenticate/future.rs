@@ -143,14 +143,28 @@ where
         };
         keys.last_used.record(found.lineage.id(), found.lineage.at());
         record_in_span(&found);
-        let claim = idempotency::claim(&request);
-        let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));
-        insert_caller(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
+        let guard = guard(&request, &found, options);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http.clone());
+        insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
-        let guard = Guard::new(state);
         let inner = inner.call(request);
         Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
     }
+}
+
+/// Returns the guard of a request. Behind an outer layer with the same key, the request has a charge
+/// already, and takes its `Idempotency-Key` once.
+fn guard<B>(request: &Request<B>, found: &Arc<Found>, options: &AuthenticateOptions) -> Guard {
+    let AuthenticateOptions { keys, http, .. } = options;
+    let claim = idempotency::claim(request);
+    let outer = request.extensions().get().map(KeyContext::charge_state);
+    if let Some(outer) = outer.filter(|outer| outer.is_of(keys, found, &claim)) {
+        if http.remaining_header {
+            outer.show_remaining();
+        }
+        return Guard::joined(outer.clone());
+    }
+    Guard::new(Arc::new(ChargeState::new(keys.clone(), found.clone(), http.clone(), claim)))
 }
 
 impl<S, ReqBody, ResBody> Future for AgentKeyFuture<S, ReqBody, ResBody>
@@ -248,10 +262,18 @@ enum Finished<ResBody> {
 }
 
 /// Decides whether the charge ends before the response head or with the body.
-fn finish<ResBody>(response: Response<ResBody>, guard: Guard, method: &Method) -> Finished<ResBody>
+fn finish<ResBody>(
+    response: Response<ResBody>,
+    mut guard: Guard,
+    method: &Method,
+) -> Finished<ResBody>
 where
     ResBody: Body<Data = Bytes>,
 {
+    if guard.is_joined() {
+        guard.end();
+        return Finished::Answered(response.map(ResponseBody::inner));
+    }
     let is_head = method == Method::HEAD;
     // A tunnel has no body (RFC 9110 §9.3.6).
     let is_tunnel = method == Method::CONNECT && response.status().is_success();
@@ -306,7 +328,7 @@ fn never_polled(status: StatusCode) -> bool {
 
 fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
     let state = guard.charge_state();
-    if state.http().remaining_header && !state.is_superseded() {
+    if state.shows_remaining() {
         problem::put_remaining(response.headers_mut(), state.remaining());
     }
     response

@@ -14,6 +14,8 @@ use crate::engine::batch::Settling;
 #[derive(Debug)]
 pub(crate) struct Guard {
     charge: Arc<ChargeState>,
+    /// Whether the guard of an outer layer settles.
+    is_joined: bool,
     /// Settles that were sent before the end.
     early: Vec<Settling>,
     state: GuardState,
@@ -38,10 +40,20 @@ pub(crate) struct ShutDown;
 
 impl Guard {
     pub(crate) fn new(charge: Arc<ChargeState>) -> Self {
-        Self { charge, early: Vec::new(), state: GuardState::Open }
+        Self { charge, is_joined: false, early: Vec::new(), state: GuardState::Open }
     }
 
-    pub(crate) fn charge_state(&self) -> &ChargeState {
+    /// Returns the guard of an inner layer, on a charge that an outer layer settles. It sees
+    /// interruptions between the two.
+    pub(crate) fn joined(charge: Arc<ChargeState>) -> Self {
+        Self { charge, is_joined: true, early: Vec::new(), state: GuardState::Open }
+    }
+
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
         &self.charge
     }
 
@@ -58,7 +70,7 @@ impl Guard {
     /// Returns whether the charge was cut off, while the handler is pending. The task is woken for
     /// that.
     pub(crate) fn watch_handler(&self, cx: &Context<'_>) -> bool {
-        self.charge.watch(cx, false)
+        !self.is_joined && self.charge.watch(cx, false)
     }
 
     /// Settles as soon as no handle is left, while the body is pending. Returns whether the charge
@@ -83,7 +95,9 @@ impl Guard {
 
     /// Sends the settle, once.
     pub(crate) fn end(&mut self) {
-        if matches!(self.state, GuardState::Open) {
+        if self.is_joined {
+            self.state = GuardState::Settled;
+        } else if matches!(self.state, GuardState::Open) {
             self.early.extend(self.charge.take_cut_off_settle());
             self.state = self.charge.end().map_or(GuardState::Settled, GuardState::Settling);
         }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use crate::http::charge::state::ChargeState;
 use crate::http::context::KeyContext;
+use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
 use crate::ledger::{Action, Outcome, Posted};
 use crate::model::{Amount, Entry, EntryId, EntryKind, KeyId, Refusal};
@@ -40,6 +41,10 @@ pub use hold::{Hold, OnInterrupt};
 /// In a handler it is an extractor. It refuses with 402 if the key has nothing left, and with 409
 /// if the client repeats an `Idempotency-Key`. [`Replayable`] answers a repeated request in another
 /// way.
+///
+/// A request has one charge, whoever takes it: a middleware, [`RequireBudget`](crate::RequireBudget)
+/// and the handler, also with a second [`AgentKeyLayer`](crate::AgentKeyLayer) between them, as long
+/// as both layers find the same key.
 ///
 /// ```
 /// use agentkey::{Amount, Charge, Rejection};
@@ -58,6 +63,7 @@ pub use hold::{Hold, OnInterrupt};
 #[derive(Debug)]
 pub struct Charge {
     state: Arc<ChargeState>,
+    http: Arc<HttpOptions>,
 }
 
 impl Charge {
@@ -80,14 +86,14 @@ impl Charge {
     }
 
     async fn begin_replayable(context: &KeyContext) -> Result<Self, Rejection> {
-        let charge = Self::handle(context.charge_state().clone());
+        let charge = Self::handle(context.charge_state().clone(), context.http().clone());
         charge.state.begin().await.map_err(|refusal| charge.error(refusal))?;
         Ok(charge)
     }
 
-    fn handle(state: Arc<ChargeState>) -> Self {
+    fn handle(state: Arc<ChargeState>, http: Arc<HttpOptions>) -> Self {
         state.take_handle();
-        Self { state }
+        Self { state, http }
     }
 
     /// Returns the id of the charged key.
@@ -253,13 +259,13 @@ impl Charge {
     }
 
     fn error(&self, refusal: Refusal) -> Rejection {
-        Rejection::new(refusal, self.state.http().clone())
+        Rejection::new(refusal, self.http.clone())
     }
 }
 
 impl Clone for Charge {
     fn clone(&self) -> Self {
-        Self::handle(self.state.clone())
+        Self::handle(self.state.clone(), self.http.clone())
     }
 }
 

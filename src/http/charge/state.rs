@@ -55,10 +55,6 @@ impl ChargeState {
         &self.found.lineage
     }
 
-    pub(crate) fn found(&self) -> &Found {
-        &self.found
-    }
-
     pub(crate) fn http(&self) -> &Arc<HttpOptions> {
         &self.http
     }
@@ -69,15 +65,41 @@ impl ChargeState {
 
     /// Returns what the lineage has left, as far as this request knows.
     pub(crate) fn remaining(&self) -> Option<Amount> {
-        self.totals().remaining.unwrap_or_else(|| self.lineage().remaining())
+        self.posted_remaining().unwrap_or_else(|| self.lineage().remaining())
+    }
+
+    /// Returns what the lineage had left at the last posting of this request, if it has posted.
+    pub(crate) fn posted_remaining(&self) -> Option<Option<Amount>> {
+        self.totals().remaining
+    }
+
+    /// Returns whether a request with this key and `Idempotency-Key` that came here through another
+    /// layer is the same request, which still runs.
+    pub(crate) fn is_of(
+        &self,
+        keys: &Arc<Inner>,
+        found: &Found,
+        claim: &Result<Option<IdempotencyKey>, Refusal>,
+    ) -> bool {
+        Arc::ptr_eq(&self.keys, keys)
+            && self.lineage().id() == found.lineage.id()
+            && sent(&self.claim) == sent(claim)
+            && !self.totals().ended
+    }
+
+    /// Returns whether the response says what is left.
+    pub(crate) fn shows_remaining(&self) -> bool {
+        let totals = self.totals();
+        (self.http.remaining_header || totals.shows_remaining) && !totals.superseded
+    }
+
+    /// Records that an inner layer of the same request says what is left.
+    pub(crate) fn show_remaining(&self) {
+        self.totals().shows_remaining = true;
     }
 
     pub(crate) fn supersede(&self) {
         self.totals().superseded = true;
-    }
-
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.totals().superseded
     }
 
     /// Returns the charge that this request repeats.
@@ -92,6 +114,11 @@ impl ChargeState {
     fn totals(&self) -> MutexGuard<'_, ChargeTotals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the `Idempotency-Key` that the client sent; `None` where it is not valid.
+fn sent(claim: &Result<Option<IdempotencyKey>, Refusal>) -> Option<Option<&str>> {
+    Some(claim.as_ref().ok()?.as_ref().map(|claim| &*claim.key))
 }
 
 impl fmt::Debug for ChargeState {

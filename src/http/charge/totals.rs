@@ -42,8 +42,10 @@ pub(super) struct ChargeTotals {
     pub(super) wake_without_handles: bool,
     pub(super) permit: Option<Arc<ChargePermit>>,
     pub(super) renewal: Option<RenewalKey>,
-    /// Whether an inner layer has the request's charge, and sends what is left.
+    /// Whether an inner layer has another key, and sends what that has left.
     pub(super) superseded: bool,
+    /// Whether an inner layer with the same key sends what is left.
+    pub(super) shows_remaining: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
