@@ -71,6 +71,8 @@ impl Builder {
     /// Sets the maximum age of a hold, however long its charge lives. Default: 15 min. From 1 s to
     /// 366 days.
     ///
+    /// So long does an `Idempotency-Key` stay in flight for a handle that outlives its response.
+    ///
     /// At this age a charge also gives back its place among the [open
     /// charges](Self::max_open_charges). It goes on, and is settled when it ends.
     pub fn max_hold_age(mut self, age: Duration) -> Self {

@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::hold::OnInterrupt;
 use super::totals::{ChargeHold, ChargeTotals};
@@ -187,7 +188,7 @@ impl ChargeState {
         if claim.is_none() && something_left {
             return Ok(None);
         }
-        let ttl = self.keys.options.hold_ttl;
+        let ttl = self.keys.options.hold_ttl.min(self.keys.options.max_hold_age);
         let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
         // An earlier attempt may have been accepted and its answer lost. This is the same attempt,
         // sent again.
@@ -195,7 +196,11 @@ impl ChargeState {
             posting.id = first.owner;
         }
         let opened = claim.map(|claim| IdempotencyClaim::new(claim.key, posting.id));
-        self.totals().claim = opened;
+        {
+            let mut totals = self.totals();
+            totals.claimed_at = opened.as_ref().map(|_| Instant::now());
+            totals.claim = opened;
+        }
         let posted = self.submit(posting).await;
         match posted.map(|posted| posted.outcome) {
             Ok(Outcome::Claimed { entry, refunded }) => {
@@ -487,19 +492,23 @@ impl ChargeState {
 
     /// Renews the holds and the claim, and returns when to renew next.
     async fn renew_now(&self) -> Option<Duration> {
+        let max_age = self.keys.options.max_hold_age;
         let (holds, claim, ttl) = {
             let totals = self.totals();
             (
                 totals.live().map(|hold| hold.id).collect::<Vec<_>>(),
-                totals.claim.clone(),
+                totals.renewable_claim(max_age),
                 totals.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
             )
         };
         if holds.is_empty() && claim.is_none() {
             return None;
         }
-        let max_age = self.keys.options.max_hold_age;
-        match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
+        let (claim, left) = claim.unzip();
+        // A renewal never shortens the life of a hold, and the next one is in time for the holds.
+        let posted_ttl = left.flatten().map_or(ttl, |left| ttl.min(left));
+        let action = Action::Renew { holds: holds.clone(), ttl: posted_ttl, max_age, claim };
+        match self.post(action).await {
             Ok(Posted { outcome: Outcome::Renewed { over: expired, .. }, .. }) => {
                 self.totals().mark_expired(&expired);
                 Some(ttl / 3)

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::hold::OnInterrupt;
 use crate::engine::batch::Settling;
 use crate::engine::open_charges::ChargePermit;
@@ -32,6 +34,8 @@ pub(super) struct ChargeTotals {
     pub(super) unanswered: Vec<PostingId>,
     /// The claim, while this request owns it.
     pub(super) claim: Option<IdempotencyClaim>,
+    /// When the claim was opened.
+    pub(super) claimed_at: Option<Instant>,
     pub(super) replay_taken: bool,
     pub(super) note: Note,
     /// What the lineage had left at the last posting, accepted or refused; `None` before the first.
@@ -91,6 +95,23 @@ impl ChargeTotals {
     /// Returns the holds that set money aside.
     pub(super) fn live(&self) -> impl Iterator<Item = &ChargeHold> {
         self.holds.iter().filter(|hold| hold.answered && !hold.expired)
+    }
+
+    /// Returns the claim to renew, and how long it may live from now on; `None` for as long as the
+    /// response runs.
+    ///
+    /// Behind the response, nothing tells a handle that was forgotten from work that goes on. So the
+    /// claim then has the maximum age of a hold.
+    pub(super) fn renewable_claim(
+        &self,
+        max_age: Duration,
+    ) -> Option<(IdempotencyClaim, Option<Duration>)> {
+        let claim = self.claim.clone()?;
+        if !self.ended {
+            return Some((claim, None));
+        }
+        let left = max_age.saturating_sub(self.claimed_at?.elapsed());
+        (!left.is_zero()).then_some((claim, Some(left)))
     }
 
     pub(super) fn held(&self) -> Amount {
