@@ -132,6 +132,7 @@
 //! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
 //! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
+//! - [`AgentKeys::authorize`] and [`AgentKeys::charge`] do the same for work outside of a request.
 //! - [`Rejection`] is what extractors return; [`Refusal`] and [`Error`] convert into it.
 //! - [`model`] has the values and records, [`store`] the stores and queries, [`mod@http`] the services.
 //!

@@ -16,14 +16,14 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
-use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
+use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules};
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
     Lineage, NewKey, Note, PostingId, Refusal, Token,
 };
 use crate::store::{
-    Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
+    Cursor, EntryQuery, Found, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
 };
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
@@ -216,11 +216,14 @@ impl AgentKeys {
     ///
     /// [`Error::Refused`] with [`Refusal::Unavailable`] where the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
-        let found = match self.inner.batches.try_find_cached(&token.hash()) {
-            Some(found) => Some(found),
-            None => self.inner.batches.find(token.hash()).await?,
-        };
-        Ok(found.map(|found| found.lineage.clone()))
+        Ok(self.look_up(token).await?.map(|found| found.lineage.clone()))
+    }
+
+    pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Arc<Found>>, Refusal> {
+        match self.inner.batches.try_find_cached(&token.hash()) {
+            Some(found) => Ok(Some(found)),
+            None => self.inner.batches.find(token.hash()).await,
+        }
     }
 
     /// Returns the key with this id, in force or not.
@@ -464,6 +467,34 @@ impl AgentKeys {
         Ok(id.into())
     }
 
+    /// Posts a charge that could not be posted when it ended, and returns its entry; `None` where the
+    /// cost is not positive.
+    ///
+    /// The log line of such a charge has everything that this takes. The id takes effect once: if
+    /// the charge was committed after all, its entry is returned, and nothing is charged. As every
+    /// settle it is always accepted, also for a key that is revoked or over its limit.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::UnknownKey`] where there is no such key. [`Refusal::Unavailable`] or
+    /// [`Error::Store`] where the store does not answer.
+    pub async fn settle_as(
+        &self,
+        id: PostingId,
+        key: KeyId,
+        cost: Amount,
+        note: Note,
+    ) -> Result<Option<EntryId>, Error> {
+        let lineage = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
+        let action =
+            Action::Settle { holds: Vec::new(), void: Vec::new(), cost, note, claim: None };
+        let posting = Posting { id, ..Posting::new(lineage.account_id().clone(), key, action) };
+        match self.inner.batches.post(posting).await?.outcome {
+            Outcome::Settled { entry } => Ok(entry),
+            _ => Err(Refusal::Misconfigured.into()),
+        }
+    }
+
     /// Waits until every open charge is posted, refuses new ones, and closes the store.
     ///
     /// Call it after the server has shut down gracefully. It has no time limit: it waits for each
@@ -485,7 +516,8 @@ impl AgentKeys {
     /// - A response without a head becomes a 503, and the body of a response ends with an error. So
     ///   the client sees that the response was cut off.
     /// - A hold or a payment that its handles still ask for is refused as unavailable. What they
-    ///   still add is posted if the store is open, and otherwise logged, to be posted by hand.
+    ///   still add is posted if the store is open, and otherwise logged, for
+    ///   [`settle_as`](Self::settle_as).
     ///
     /// It returns when these settles are answered: at once while the store works, and after
     /// [`settle_timeout`](crate::Builder::settle_timeout) while it does not. Charges that could not

@@ -165,7 +165,8 @@ impl Builder {
     /// Sets how long a settle is retried while the store is not available. Default: 30 s. At most a
     /// day.
     ///
-    /// After that, the settle is logged with all that is needed to post it by hand.
+    /// After that, the settle is logged with all that is needed to post it by hand, with
+    /// [`AgentKeys::settle_as`].
     pub fn settle_timeout(mut self, timeout: Duration) -> Self {
         self.options.batches.settle_timeout = timeout;
         self

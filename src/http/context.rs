@@ -41,6 +41,10 @@ impl KeyContext {
         &self.state
     }
 
+    pub(crate) fn found(&self) -> &Arc<Found> {
+        &self.found
+    }
+
     /// Returns the options of the layer that has let the request through.
     pub(crate) fn http(&self) -> &Arc<HttpOptions> {
         &self.http

@@ -20,6 +20,7 @@ mod layers;
 mod nested_layers;
 mod open_charges;
 mod outage;
+mod outside;
 mod refusals;
 mod renewal;
 mod revocation;

@@ -83,7 +83,7 @@ impl Job {
                 labels = ?note.labels,
                 reference = ?note.reference,
                 idempotency_key = ?claim.as_ref().map(|claim| &claim.key),
-                "agentkey could not post a charge; if no entry has the id of the posting, post it by hand"
+                "agentkey could not post a charge; post it by hand with `AgentKeys::settle_as`, which charges it once"
             );
         }
     }

@@ -17,6 +17,7 @@ use crate::http::charge::guard::{Guard, SettleFailed};
 use crate::http::charge::state::ChargeState;
 use crate::http::context::{Anonymous, KeyContext, insert_caller};
 use crate::http::options::HttpOptions;
+use crate::http::outside::admit;
 use crate::http::problem;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
@@ -125,12 +126,7 @@ where
         options: &AuthenticateOptions,
     ) -> Self {
         let AuthenticateOptions { keys, http, fail_open, .. } = options;
-        let in_force = found.and_then(|found| {
-            let found = found.ok_or(Refusal::InvalidKey)?;
-            found.lineage.check_active()?;
-            Ok(found)
-        });
-        let found = match in_force {
+        let found = match found.and_then(|found| admit(keys, found)) {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
                 insert_caller(
@@ -141,7 +137,6 @@ where
             }
             Err(refusal) => return Self::refused(&refusal, http),
         };
-        keys.last_used.record(found.lineage.id(), found.lineage.at());
         record_in_span(&found);
         let guard = guard(&request, &found, options);
         let context = KeyContext::new(found, guard.charge_state().clone(), http.clone());

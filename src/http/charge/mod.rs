@@ -17,6 +17,7 @@
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
 //! | [`AgentKeys::shutdown_within`](crate::AgentKeys::shutdown_within) reaches its bound | what was added, or the whole hold | before the 503, or before the client sees the error of the body |
+//! | [outside of a request](crate::AgentKeys::charge): `settle`, or the last handle is gone | what was added | at once |
 //! | the process is killed | holds, as their [`OnExpiry`](crate::http::OnExpiry) says; what was only added is lost | when they expire |
 
 pub(crate) mod guard;
@@ -219,6 +220,22 @@ impl Charge {
     /// background task.
     pub fn detach(&self) {
         self.state.detach();
+    }
+
+    /// Posts what was added so far, ends the holds, and waits for the commit. Returns the entry;
+    /// `None` where there was no cost.
+    ///
+    /// It is the end of a charge [outside of a request](crate::AgentKeys::charge), if this is its
+    /// last handle. Otherwise the charge goes on, and what is added later has an entry of its own. In
+    /// a request it is not needed, because the response settles and waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Unavailable`] where the charge could not be posted for
+    /// [`settle_timeout`](crate::Builder::settle_timeout). It is then logged, and
+    /// [`AgentKeys::settle_as`](crate::AgentKeys::settle_as) posts it.
+    pub async fn settle(self) -> Result<Option<EntryId>, Rejection> {
+        self.state.settle_now().await.map_err(|refusal| self.error(refusal))
     }
 
     /// Returns what this charge has set aside and not yet settled.

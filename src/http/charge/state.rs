@@ -30,6 +30,8 @@ pub(crate) struct ChargeState {
     http: Arc<HttpOptions>,
     /// The client's `Idempotency-Key`, or why it is not valid.
     claim: Result<Option<IdempotencyKey>, Refusal>,
+    /// Whether the charge is not of a request, so that no response ends it.
+    is_outside: bool,
     /// The charge that the request repeats, if any. It is set once the charge was begun.
     begun: OnceCell<Option<Box<Replayed>>>,
     totals: Mutex<ChargeTotals>,
@@ -49,7 +51,14 @@ impl ChargeState {
         http: Arc<HttpOptions>,
         claim: Result<Option<IdempotencyKey>, Refusal>,
     ) -> Self {
-        Self { keys, found, http, claim, begun: OnceCell::new(), totals: Mutex::default() }
+        let (begun, totals) = (OnceCell::new(), Mutex::default());
+        Self { keys, found, http, claim, is_outside: false, begun, totals }
+    }
+
+    /// Returns the state of a charge outside of a request. Its last handle settles it.
+    pub(crate) fn outside(keys: Arc<Inner>, found: Arc<Found>) -> Self {
+        let totals = Mutex::new(ChargeTotals { ended: true, ..ChargeTotals::default() });
+        Self { is_outside: true, totals, ..Self::new(keys, found, Arc::default(), Ok(None)) }
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
@@ -183,9 +192,9 @@ impl ChargeState {
         let claim = self.claim.clone()?;
         // The figures of the look-up suffice to let work begin, because each hold or payment is
         // checked by the store. They do not suffice for a refusal, because expired holds still
-        // count in them.
+        // count in them. Outside of a request, the look-up may be long ago.
         let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
-        if claim.is_none() && something_left {
+        if claim.is_none() && something_left && !self.is_outside {
             return Ok(None);
         }
         let ttl = self.keys.options.hold_ttl.min(self.keys.options.max_hold_age);
@@ -278,6 +287,26 @@ impl ChargeState {
             claim.paid.push(id);
         }
         posted.map(|posted| (id.into(), posted.remaining))
+    }
+
+    /// Posts what was added so far and ends the holds, waits for the commit, and returns the entry
+    /// if there was a cost. The last handle ends the charge, unless its response still runs.
+    pub(super) async fn settle_now(self: &Arc<Self>) -> Result<Option<EntryId>, Refusal> {
+        let sent = {
+            let mut totals = self.totals();
+            let is_final = totals.ended && totals.handles == 1;
+            // If the charge was cut off, most of it was sent by that.
+            [totals.cut_off_settle.take(), self.settle(&mut totals, is_final)]
+        };
+        let mut entry = None;
+        for settling in sent.into_iter().flatten() {
+            let posted = settling.await.map_err(|_| Refusal::UNAVAILABLE)??;
+            self.settled(&posted);
+            if let Outcome::Settled { entry: Some(posted) } = posted.outcome {
+                entry = Some(posted);
+            }
+        }
+        Ok(entry)
     }
 
     pub(super) async fn post(&self, action: Action) -> Result<Posted, Refusal> {
