@@ -97,7 +97,9 @@
 //! # Shutdown
 //!
 //! Stop the server first, then call [`AgentKeys::shutdown`]. It waits until every open charge is
-//! posted, refuses new ones, and closes the store.
+//! posted, refuses new ones, and closes the store. A stream without an end keeps both waiting.
+//! [`AgentKeys::shutdown_within`] has a limit: beside a graceful shutdown of the server, it settles
+//! what is open at its bound, and cuts off those responses.
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod serving {
@@ -130,6 +132,7 @@
 //! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
 //! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
+//! - [`AgentKeys::authorize`] and [`AgentKeys::charge`] do the same for work outside of a request.
 //! - [`Rejection`] is what extractors return; [`Refusal`] and [`Error`] convert into it.
 //! - [`model`] has the values and records, [`store`] the stores and queries, [`mod@http`] the services.
 //!

@@ -45,6 +45,7 @@ async fn an_option_out_of_range_fails_in_build_and_names_what_it_takes() {
         AgentKeys::builder().request_timeout(Duration::MAX),
         AgentKeys::builder().settle_timeout(Duration::MAX),
         AgentKeys::builder().max_open_charges(usize::MAX),
+        AgentKeys::builder().max_open_charges_per_account(0),
     ] {
         assert!(matches!(builder.build(MemoryStore::new()), Err(BuildError::OutOfRange { .. })));
     }

@@ -6,22 +6,24 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::engine::batch::Batches;
 use crate::engine::build_error::BuildError;
 use crate::engine::error::Error;
 use crate::engine::last_used::LastUsed;
+use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
-use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Posting, Rules};
+use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules};
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
     Lineage, NewKey, Note, PostingId, Refusal, Token,
 };
 use crate::store::{
-    Cursor, EntryQuery, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
+    Cursor, EntryQuery, Found, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
 };
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
@@ -65,6 +67,7 @@ pub struct AgentKeys {
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
     pub(crate) batches: Batches,
+    pub(crate) open_charges: Arc<OpenCharges>,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) options: Options,
     pub(crate) rules: Rules,
@@ -137,6 +140,7 @@ impl AgentKeys {
     ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let batches = Batches::start(&store, options.batches);
+        let open_charges = Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age));
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
@@ -144,7 +148,16 @@ impl AgentKeys {
             tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
         let tasks = [renewing.abort_handle(), sweeping.abort_handle()];
         Ok(Self {
-            inner: Arc::new(Inner { store, batches, renewals, options, rules, last_used, tasks }),
+            inner: Arc::new(Inner {
+                store,
+                batches,
+                open_charges,
+                renewals,
+                options,
+                rules,
+                last_used,
+                tasks,
+            }),
         })
     }
 
@@ -204,11 +217,14 @@ impl AgentKeys {
     ///
     /// [`Error::Refused`] with [`Refusal::Unavailable`] where the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
-        let found = match self.inner.batches.try_find_cached(&token.hash()) {
-            Some(found) => Some(found),
-            None => self.inner.batches.find(token.hash()).await?,
-        };
-        Ok(found.map(|found| found.lineage.clone()))
+        Ok(self.look_up(token).await?.map(|found| found.lineage.clone()))
+    }
+
+    pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Arc<Found>>, Refusal> {
+        match self.inner.batches.try_find_cached(&token.hash()) {
+            Some(found) => Ok(Some(found)),
+            None => self.inner.batches.find(token.hash()).await,
+        }
     }
 
     /// Returns the key with this id, in force or not.
@@ -454,12 +470,98 @@ impl AgentKeys {
         Ok(id.into())
     }
 
+    /// Posts a charge that could not be posted when it ended, and returns its entry; `None` where the
+    /// cost is not positive.
+    ///
+    /// The log line of such a charge has everything that this takes. The id takes effect once: if
+    /// the charge was committed after all, its entry is returned, and nothing is charged. As every
+    /// settle it is always accepted, also for a key that is revoked or over its limit.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::UnknownKey`] where there is no such key. [`Refusal::Unavailable`] or
+    /// [`Error::Store`] where the store does not answer.
+    pub async fn settle_as(
+        &self,
+        id: PostingId,
+        key: KeyId,
+        cost: Amount,
+        note: Note,
+    ) -> Result<Option<EntryId>, Error> {
+        let lineage = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
+        let action =
+            Action::Settle { holds: Vec::new(), void: Vec::new(), cost, note, claim: None };
+        let posting = Posting { id, ..Posting::new(lineage.account_id().clone(), key, action) };
+        match self.inner.batches.post(posting).await?.outcome {
+            Outcome::Settled { entry } => Ok(entry),
+            _ => Err(Refusal::Misconfigured.into()),
+        }
+    }
+
     /// Waits until every open charge is posted, refuses new ones, and closes the store.
     ///
     /// Call it after the server has shut down gracefully. It has no time limit: it waits for each
-    /// [`Charge`](crate::Charge) that the application keeps.
+    /// [`Charge`](crate::Charge) that the application keeps, and so for each response that streams.
+    /// [`shutdown_within`](Self::shutdown_within) has a limit.
     pub async fn shutdown(&self) {
+        self.inner.open_charges.close().await;
         self.inner.batches.drain().await;
+        self.close_store().await;
+    }
+
+    /// Does what [`shutdown`](Self::shutdown) does, and ends the charges that are still open at the
+    /// bound.
+    ///
+    /// At the bound, each open charge is settled:
+    ///
+    /// - It is charged what was added, or the whole hold where
+    ///   [`OnInterrupt`](crate::http::OnInterrupt) says so.
+    /// - A response without a head becomes a 503, and the body of a response ends with an error. So
+    ///   the client sees that the response was cut off.
+    /// - A hold or a payment that its handles still ask for is refused as unavailable. What they
+    ///   still add is posted if the store is open, and otherwise logged, for
+    ///   [`settle_as`](Self::settle_as).
+    ///
+    /// It returns when these settles are answered: at once while the store works, and after
+    /// [`settle_timeout`](crate::Builder::settle_timeout) while it does not. Charges that could not
+    /// be posted are logged.
+    ///
+    /// Call it when the server begins its graceful shutdown, which waits for the bodies that are
+    /// ended here. New charges are refused with 503 from the call on.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] mod serving {
+    /// use std::time::Duration;
+    ///
+    /// async fn serve(app: axum::Router, keys: agentkey::AgentKeys) -> std::io::Result<()> {
+    ///     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    ///     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    ///     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
+    ///     let server = tokio::spawn(async { server.await });
+    ///
+    ///     tokio::signal::ctrl_c().await?;
+    ///     drop(stop); // the server accepts no more connections
+    ///     keys.shutdown_within(Duration::from_secs(20)).await;
+    ///     // A client that does not read keeps its connection, and so the server.
+    ///     drop(tokio::time::timeout(Duration::from_secs(5), server).await);
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    pub async fn shutdown_within(&self, bound: Duration) {
+        let Inner { open_charges, batches, options, .. } = &*self.inner;
+        if timeout(bound, open_charges.close()).await.is_err() {
+            open_charges.cut_off();
+            open_charges.close().await;
+        }
+        batches.drain().await;
+        // A store that hangs must not keep the process.
+        if timeout(options.batches.timeout(), self.close_store()).await.is_err() {
+            tracing::warn!("agentkey could not close the store in time");
+        }
+    }
+
+    async fn close_store(&self) {
         self.inner.stop_tasks();
         self.inner.last_used.write(&*self.inner.store).await;
         self.inner.store.close().await;

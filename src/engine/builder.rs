@@ -70,6 +70,11 @@ impl Builder {
 
     /// Sets the maximum age of a hold, however long its charge lives. Default: 15 min. From 1 s to
     /// 366 days.
+    ///
+    /// So long does an `Idempotency-Key` stay in flight for a handle that outlives its response.
+    ///
+    /// At this age a charge also gives back its place among the [open
+    /// charges](Self::max_open_charges). It goes on, and is settled when it ends.
     pub fn max_hold_age(mut self, age: Duration) -> Self {
         self.options.max_hold_age = age;
         self
@@ -130,9 +135,21 @@ impl Builder {
     /// Sets how many charges may be open at once, those of streaming responses included. Default:
     /// 65,536. From 1 to 536,870,911.
     ///
-    /// Requests beyond are answered with 503.
+    /// Requests beyond are answered with 503. A charge whose age is
+    /// [`max_hold_age`](Self::max_hold_age) does not count any more, although it goes on.
     pub fn max_open_charges(mut self, charges: usize) -> Self {
-        self.options.batches.max_open_charges = charges;
+        self.options.open_charges.total = charges;
+        self
+    }
+
+    /// Sets how many of the [open charges](Self::max_open_charges) one account may have. Default: a
+    /// quarter of them, rounded up. From 1 to 536,870,911.
+    ///
+    /// Requests of the account beyond are answered with 503, and other accounts are still served.
+    /// So a key with many slow or unread responses uses up the places of its own account only. A
+    /// service with a single account may set it to `max_open_charges`.
+    pub fn max_open_charges_per_account(mut self, charges: usize) -> Self {
+        self.options.open_charges.per_account = Some(charges);
         self
     }
 
@@ -148,7 +165,8 @@ impl Builder {
     /// Sets how long a settle is retried while the store is not available. Default: 30 s. At most a
     /// day.
     ///
-    /// After that, the settle is logged with all that is needed to post it by hand.
+    /// After that, the settle is logged with all that is needed to post it by hand, with
+    /// [`AgentKeys::settle_as`].
     pub fn settle_timeout(mut self, timeout: Duration) -> Self {
         self.options.batches.settle_timeout = timeout;
         self
@@ -195,11 +213,14 @@ impl Builder {
         duration("settle_timeout", batches.settle_timeout, Duration::ZERO..=day, "at most a day")?;
         number("max_depth", self.rules.max_depth, 1..=MAX_DEPTH, "from 1 to 64")?;
         number("max_queue", batches.max_queue, 1..=MAX_PERMITS, "from 1 to 536,870,911")?;
+        let limits = options.open_charges;
+        let accepted = "from 1 to 536,870,911";
+        number("max_open_charges", limits.total, 1..=MAX_PERMITS, accepted)?;
         number(
-            "max_open_charges",
-            batches.max_open_charges,
+            "max_open_charges_per_account",
+            limits.per_account.unwrap_or(1),
             1..=MAX_PERMITS,
-            "from 1 to 536,870,911",
+            accepted,
         )
     }
 }

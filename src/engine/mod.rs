@@ -6,6 +6,7 @@ mod build_error;
 mod builder;
 mod error;
 mod last_used;
+pub(crate) mod open_charges;
 mod options;
 mod page;
 pub(crate) mod renewals;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::batch::options::BatchOptions;
+use crate::engine::open_charges::OpenChargeLimits;
 use crate::model::TokenPrefix;
 
 /// The options that the builder has set.
@@ -12,6 +13,7 @@ pub(crate) struct Options {
     pub(crate) hold_ttl: Duration,
     pub(crate) max_hold_age: Duration,
     pub(crate) sweep_interval: Duration,
+    pub(crate) open_charges: OpenChargeLimits,
     pub(crate) batches: BatchOptions,
 }
 
@@ -22,6 +24,7 @@ impl Default for Options {
             hold_ttl: Duration::from_secs(60),
             max_hold_age: Duration::from_secs(15 * 60),
             sweep_interval: Duration::from_secs(30),
+            open_charges: OpenChargeLimits::default(),
             batches: BatchOptions::default(),
         }
     }

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
-use crate::http::charge::guard::{Guard, SettleFailed};
+use crate::http::charge::guard::{Guard, SettleFailed, ShutDown};
 
 /// The error of a response's body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -151,9 +151,15 @@ where
         let mut this = self.project();
         if let (BodyState::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut())
         {
-            let Poll::Ready(frame) = inner.poll_frame(cx) else {
-                this.guard.watch_handles(cx);
-                return Poll::Pending;
+            // A stream that is always ready is cut off too.
+            let polled = match this.guard.is_cut_off() {
+                true => Poll::Pending,
+                false => inner.poll_frame(cx),
+            };
+            let frame = match polled {
+                Poll::Ready(frame) => frame.map(|frame| frame.map_err(Into::into)),
+                Poll::Pending if this.guard.watch_body(cx) => Some(Err(ShutDown.into())),
+                Poll::Pending => return Poll::Pending,
             };
             match frame {
                 Some(Ok(frame)) if frame.is_data() => {
@@ -165,7 +171,7 @@ where
                 Some(Ok(trailers)) => *this.last = Some(Ok(trailers)),
                 Some(Err(error)) => {
                     this.guard.interrupt();
-                    *this.last = Some(Err(error.into()));
+                    *this.last = Some(Err(error));
                 }
                 None => {}
             }

@@ -10,6 +10,7 @@ use crate::http::charge::state::ChargeState;
 use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
 use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
+use crate::store::Found;
 
 /// The key of a request, found and in force.
 ///
@@ -26,16 +27,27 @@ use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Sco
 /// ```
 #[derive(Clone)]
 pub struct KeyContext {
+    found: Arc<Found>,
     state: Arc<ChargeState>,
+    http: Arc<HttpOptions>,
 }
 
 impl KeyContext {
-    pub(crate) fn new(state: Arc<ChargeState>) -> Self {
-        Self { state }
+    pub(crate) fn new(found: Arc<Found>, state: Arc<ChargeState>, http: Arc<HttpOptions>) -> Self {
+        Self { found, state, http }
     }
 
     pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
         &self.state
+    }
+
+    pub(crate) fn found(&self) -> &Arc<Found> {
+        &self.found
+    }
+
+    /// Returns the options of the layer that has let the request through.
+    pub(crate) fn http(&self) -> &Arc<HttpOptions> {
+        &self.http
     }
 
     /// Returns the key in the extensions of a request, for a service without extractors.
@@ -70,7 +82,7 @@ impl KeyContext {
 
     /// Returns the key with its ancestors and its account.
     pub fn lineage(&self) -> &Lineage {
-        self.state.lineage()
+        &self.found.lineage
     }
 
     /// Returns the human on whose behalf the key acts, by the application's own id.
@@ -91,14 +103,14 @@ impl KeyContext {
     /// Returns what the key can still spend, as far as this request knows; `None` where no member
     /// has a limit.
     pub fn remaining(&self) -> Option<Amount> {
-        self.state.remaining()
+        self.state.posted_remaining().unwrap_or_else(|| self.lineage().remaining())
     }
 
     /// Returns when the request's token ends, if the token is in its grace after a rotation.
     ///
     /// Such a token may be used. Do not let it change keys.
     pub fn retires_at(&self) -> Option<Timestamp> {
-        self.state.found().retires_at
+        self.found.retires_at
     }
 }
 
@@ -153,7 +165,7 @@ impl<'a> Caller<'a> {
 
     pub(crate) fn http(self) -> &'a Arc<HttpOptions> {
         match self {
-            Self::Key(context) => context.charge_state().http(),
+            Self::Key(context) => context.http(),
             Self::Anonymous(anonymous) => &anonymous.http,
         }
     }
@@ -178,8 +190,12 @@ pub(crate) fn insert_caller(extensions: &mut Extensions, caller: Result<KeyConte
     match caller {
         Ok(context) => {
             extensions.remove::<Anonymous>();
-            if let Some(outer) = extensions.insert(context) {
-                outer.charge_state().supersede();
+            let state = context.state.clone();
+            // An outer layer with another key knows less of what is left.
+            if let Some(outer) = extensions.insert(context)
+                && !Arc::ptr_eq(&outer.state, &state)
+            {
+                outer.state.supersede();
             }
         }
         Err(anonymous) => {

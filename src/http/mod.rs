@@ -13,6 +13,7 @@ mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 mod options;
+mod outside;
 mod problem;
 mod rejection;
 mod require_budget;

@@ -166,6 +166,14 @@ impl fmt::Display for PostingId {
     }
 }
 
+impl FromStr for PostingId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::Posting)
+    }
+}
+
 /// The id of an entry. It has the bytes of the posting that made the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -229,6 +237,9 @@ pub enum InvalidId {
     /// It is not an entry id.
     #[error("an entry id is a UUID")]
     Entry,
+    /// It is not a posting id.
+    #[error("a posting id is a UUID")]
+    Posting,
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkey::ledger::{Action, Posting};
+use agentkey::model::{EntryKind, Note, PostingId};
 use agentkey::{
-    AgentKeys, Amount, Charge, KeyContext, MemoryStore, NewKey, Rejection, RequireScope, Token,
+    AgentKeys, Amount, Charge, EntryQuery, KeyContext, MemoryStore, NewKey, Rejection,
+    RequireScope, Token,
 };
 use axum::Router;
 use axum::body::Body;
@@ -269,9 +271,8 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_batch_is_posted() {
     assert_eq!(Client::new(Version::Http1, addr, &sound).post("/", "other").await.data, "done");
     let wanted = [
         "ERROR",
-        "if no entry has the id of the posting",
         "idempotency_key=Some(\"of-order-7\")",
-        "post it by hand",
+        "post it by hand with `AgentKeys::settle_as`",
         "posting=",
         "account=poisoned-settle",
         &format!("key={poison}"),
@@ -283,6 +284,29 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_batch_is_posted() {
     let lines = logged(&wanted);
     assert_eq!(lines.len(), 1, "{:?}", logged(&["poisoned-settle"]));
     assert!(!lines[0].contains(token.expose()));
+
+    // The call that the line names does it, once.
+    world.spy.mend();
+    let field = |name: &str| {
+        let value = lines[0].split(&format!("{name}=")).nth(1).unwrap();
+        value.split(' ').next().unwrap().to_owned()
+    };
+    let id: PostingId = field("posting").parse().unwrap();
+    let cost = Amount::micros(field("cost_micros").parse().unwrap());
+    let mut note = Note::default();
+    note.set_reference("order-7").unwrap();
+    let key = field("key").parse().unwrap();
+    let entry = world.keys.settle_as(id, key, cost, note).await.unwrap();
+    assert_eq!(entry, Some(id.into()));
+    let again = world.keys.settle_as(id, key, cost, Note::default()).await.unwrap();
+    assert_eq!(again, entry);
+    let query = EntryQuery::for_account("poisoned-settle".parse().unwrap());
+    let entries = world.keys.entries(&query).await.unwrap().items;
+    assert_eq!(entries.len(), 1);
+    assert_eq!((entries[0].kind, entries[0].amount), (EntryKind::Settle, Amount::cents(3)));
+    assert_eq!(entries[0].note.reference.as_deref(), Some("order-7"));
+    let nothing = world.keys.settle_as(PostingId::new(), key, Amount::ZERO, Note::default()).await;
+    assert_eq!(nothing.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

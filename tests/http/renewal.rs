@@ -149,6 +149,65 @@ async fn no_hold_gets_over_the_longest_age_and_the_cost_is_posted_all_the_same()
     }
 }
 
+/// A handle that was forgotten, or that a task without an end keeps: nothing tells it from work that goes on. It
+/// keeps the claim up to the maximum age.
+#[tokio::test(start_paused = true)]
+async fn a_claim_of_work_behind_the_response_does_not_get_over_the_longest_age() {
+    async fn endless(charge: Charge) {
+        let _charge = charge;
+        std::future::pending().await
+    }
+    let max_age = Duration::from_secs(300);
+    let second = Duration::from_secs(1);
+    for (added, again) in [(3, (409, "already_charged")), (0, (200, "done"))] {
+        for hold in [None, Some(Duration::from_secs(15)), Some(Duration::from_secs(300))] {
+            for is_forgotten in [true, false] {
+                let clock = clock();
+                let builder = AgentKeys::builder().max_hold_age(max_age);
+                let world = World::on(builder, Box::new(MemoryStore::with_clock(&clock)));
+                let (_, token) = world.key().await;
+                let handler = get(async move |charge: Charge| -> Result<&str, Rejection> {
+                    if let Some(ttl) = hold {
+                        charge.hold(Hold::new(Amount::cents(10)).ttl(ttl)).await?;
+                    }
+                    charge.add(Amount::cents(added));
+                    match is_forgotten {
+                        true => std::mem::forget(charge),
+                        false => drop(tokio::spawn(endless(charge))),
+                    }
+                    Ok("done")
+                });
+                let app = Router::new().route("/", handler).layer(world.layer());
+                let ask = async || {
+                    let request = Request::get("/")
+                        .header("x-api-key", token.expose())
+                        .header("idempotency-key", "k")
+                        .body(Body::empty())
+                        .unwrap();
+                    Seen::read(app.clone().oneshot(request).await.unwrap()).await
+                };
+                assert_eq!(ask().await.data, "done");
+                let pass = async |seconds| {
+                    for _ in 0..seconds {
+                        clock.advance(second);
+                        tokio::time::sleep(second).await;
+                    }
+                };
+                // The two clocks are a second apart at most.
+                pass(298).await;
+                assert_eq!(ask().await.refused(), (409, "in_flight".into()), "{added} {hold:?}");
+                pass(4).await;
+                let seen = ask().await;
+                let said = match seen.status.as_u16() {
+                    200 => (200, seen.data),
+                    _ => seen.refused(),
+                };
+                assert_eq!(said, (again.0, again.1.to_owned()), "{added} {hold:?} {is_forgotten}");
+            }
+        }
+    }
+}
+
 /// An outage shorter than the hold's time to live costs nothing; a longer one ends the hold and loses no cost.
 #[tokio::test(start_paused = true)]
 async fn renewal_gets_over_an_outage() {

@@ -3,6 +3,7 @@
 //! `cargo run -p example-quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
 
 use std::env;
+use std::time::Duration;
 
 use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
 use agentkey::{RequireScope, ScopeSet};
@@ -85,9 +86,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(&addr).await?;
     mint_demo_key(&keys, &listener.local_addr()?.to_string()).await?;
     println!("Listening on http://{}, keys in {database}. Ctrl-C ends it.", listener.local_addr()?);
-    axum::serve(listener, app(&keys)?)
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
-    keys.shutdown().await; // every charge is posted before the process ends
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server =
+        axum::serve(listener, app(&keys)?).with_graceful_shutdown(async { drop(stopped.await) });
+    let server = tokio::spawn(async { server.await });
+
+    tokio::signal::ctrl_c().await?;
+    drop(stop); // no more connections; responses that have begun may end
+    // What is still open after 20 s is charged what was added, and its response is cut off.
+    keys.shutdown_within(Duration::from_secs(20)).await;
+    // A client that does not read keeps its connection, and the server would wait for it.
+    drop(tokio::time::timeout(Duration::from_secs(5), server).await);
     Ok(())
 }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
+use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Action, Posting, PostingResult};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
@@ -43,7 +44,7 @@ pub(super) enum Permit {
     /// A permit of a posting that waits for an answer.
     Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// The permit of a charge, kept for its settle.
-    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<OwnedSemaphorePermit>>),
+    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<ChargePermit>>),
 }
 
 impl Job {
@@ -82,7 +83,7 @@ impl Job {
                 labels = ?note.labels,
                 reference = ?note.reference,
                 idempotency_key = ?claim.as_ref().map(|claim| &claim.key),
-                "agentkey could not post a charge; if no entry has the id of the posting, post it by hand"
+                "agentkey could not post a charge; post it by hand with `AgentKeys::settle_as`, which charges it once"
             );
         }
     }

@@ -16,9 +16,10 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Posted, Posting};
 use crate::model::{AccountId, Refusal, TokenHash};
 use crate::store::{Found, Store};
@@ -34,7 +35,6 @@ pub(crate) struct Batches {
     lookups: Vec<LookupBatcher>,
     postings: Vec<CommitQueue>,
     waiting: Arc<Semaphore>,
-    charges: Arc<Semaphore>,
     options: BatchOptions,
     store: Arc<dyn Store>,
     /// Set where look-ups may be served from the store's cache.
@@ -46,9 +46,6 @@ pub(crate) struct Batches {
 /// The queue limits the wait for it. A timer here would need a runtime, and a charge may end on a
 /// thread without one.
 pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
-
-/// The permit to have a charge open, which includes a place in the queue for its settle.
-pub(crate) type ChargePermit = OwnedSemaphorePermit;
 
 impl Batches {
     /// Starts the queues on the current runtime. Their tasks end when the queues are dropped and
@@ -64,7 +61,6 @@ impl Batches {
                 .map(|_| CommitQueue::start(store.clone(), options))
                 .collect(),
             waiting: Arc::new(Semaphore::new(options.max_queue)),
-            charges: Arc::new(Semaphore::new(options.max_open_charges)),
             options,
             store: store.clone(),
             poller: options.max_staleness.map(poller),
@@ -116,12 +112,8 @@ impl Batches {
         answered.map_err(|_| Refusal::UNAVAILABLE)?.map_err(|_| Refusal::UNAVAILABLE)?
     }
 
-    /// Returns the permit for a charge, which includes the place for its settle.
-    pub(crate) fn open_charge(&self) -> Result<ChargePermit, Refusal> {
-        self.charges.clone().try_acquire_owned().map_err(|_| Refusal::UNAVAILABLE)
-    }
-
-    /// Sends a settle. Postings that were sent before are decided before it.
+    /// Sends a settle. Postings that were sent before are decided before it. The charge stays open
+    /// until the settle is answered.
     ///
     /// It needs no runtime and does not wait, so it works in a destructor.
     pub(crate) fn settle(&self, posting: Posting, permit: Option<Arc<ChargePermit>>) -> Settling {
@@ -134,19 +126,15 @@ impl Batches {
         answered
     }
 
-    /// Waits until no charge is open and no posting waits, and refuses new ones.
+    /// Waits until no posting other than a settle waits, and refuses new ones.
     pub(crate) async fn drain(&self) {
         self.poller.iter().for_each(PolicyPoller::stop);
-        for (permits, count) in [
-            (&self.charges, self.options.max_open_charges),
-            (&self.waiting, self.options.max_queue),
-        ] {
-            // The semaphore is closed before its permits are released, so no request takes one in
-            // between.
-            let all = permits.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await;
-            permits.close();
-            drop(all);
-        }
+        let count = u32::try_from(self.options.max_queue).unwrap_or(u32::MAX);
+        let all = self.waiting.acquire_many(count).await;
+        // The semaphore is closed before its permits are released, so no request takes one in
+        // between.
+        self.waiting.close();
+        drop(all);
     }
 
     fn queue_of(&self, account: &AccountId) -> Option<&CommitQueue> {

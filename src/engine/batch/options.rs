@@ -11,8 +11,6 @@ use crate::store::{BoxFuture, StoreError, StoreResult, unwinding};
 pub(crate) struct BatchOptions {
     /// The most look-ups, and the most postings other than settles, that may wait at once.
     pub(crate) max_queue: usize,
-    /// The most charges that may be open at once.
-    pub(crate) max_open_charges: usize,
     /// How long a look-up or a posting is tried, and how long one call of the store may take.
     pub(crate) request_timeout: Duration,
     /// How long a settle is tried.
@@ -25,7 +23,6 @@ impl Default for BatchOptions {
     fn default() -> Self {
         Self {
             max_queue: 8_192,
-            max_open_charges: 65_536,
             request_timeout: Duration::from_secs(5),
             settle_timeout: Duration::from_secs(30),
             max_staleness: None,
@@ -43,7 +40,8 @@ impl BatchOptions {
         answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store did not answer in time")))
     }
 
-    pub(super) fn timeout(&self) -> Duration {
+    /// Returns how long one call of the store may take.
+    pub(crate) fn timeout(&self) -> Duration {
         self.request_timeout.max(MIN_TIMEOUT)
     }
 }

@@ -17,6 +17,7 @@ use crate::http::charge::guard::{Guard, SettleFailed};
 use crate::http::charge::state::ChargeState;
 use crate::http::context::{Anonymous, KeyContext, insert_caller};
 use crate::http::options::HttpOptions;
+use crate::http::outside::admit;
 use crate::http::problem;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
@@ -125,12 +126,7 @@ where
         options: &AuthenticateOptions,
     ) -> Self {
         let AuthenticateOptions { keys, http, fail_open, .. } = options;
-        let in_force = found.and_then(|found| {
-            let found = found.ok_or(Refusal::InvalidKey)?;
-            found.lineage.check_active()?;
-            Ok(found)
-        });
-        let found = match in_force {
+        let found = match found.and_then(|found| admit(keys, found)) {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
                 insert_caller(
@@ -141,16 +137,29 @@ where
             }
             Err(refusal) => return Self::refused(&refusal, http),
         };
-        keys.last_used.record(found.lineage.id(), found.lineage.at());
         record_in_span(&found);
-        let claim = idempotency::claim(&request);
-        let state = Arc::new(ChargeState::new(keys.clone(), found, http.clone(), claim));
-        insert_caller(request.extensions_mut(), Ok(KeyContext::new(state.clone())));
+        let guard = guard(&request, &found, options);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http.clone());
+        insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
-        let guard = Guard::new(state);
         let inner = inner.call(request);
         Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
     }
+}
+
+/// Returns the guard of a request. Behind an outer layer with the same key, the request has a charge
+/// already, and takes its `Idempotency-Key` once.
+fn guard<B>(request: &Request<B>, found: &Arc<Found>, options: &AuthenticateOptions) -> Guard {
+    let AuthenticateOptions { keys, http, .. } = options;
+    let claim = idempotency::claim(request);
+    let outer = request.extensions().get().map(KeyContext::charge_state);
+    if let Some(outer) = outer.filter(|outer| outer.is_of(keys, found, &claim)) {
+        if http.remaining_header {
+            outer.show_remaining();
+        }
+        return Guard::joined(outer.clone());
+    }
+    Guard::new(Arc::new(ChargeState::new(keys.clone(), found.clone(), http.clone(), claim)))
 }
 
 impl<S, ReqBody, ResBody> Future for AgentKeyFuture<S, ReqBody, ResBody>
@@ -175,8 +184,16 @@ where
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
                 }
-                StateProj::Calling { calling } => {
-                    let (response, guard, method) = ready!(calling.poll_head(cx))?;
+                StateProj::Calling { mut calling } => {
+                    let Poll::Ready(head) = calling.as_mut().poll_head(cx) else {
+                        let Some(guard) = calling.poll_cut_off(cx) else { return Poll::Pending };
+                        let http = guard.charge_state().http();
+                        let response = problem::respond(&Refusal::UNAVAILABLE, http);
+                        let response = Some(response.map(ResponseBody::whole));
+                        state.set(FutureState::Settling { guard, response });
+                        continue;
+                    };
+                    let (response, guard, method) = head?;
                     match finish(response, guard, &method) {
                         Finished::Answered(response) => return Poll::Ready(Ok(response)),
                         Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
@@ -223,6 +240,16 @@ impl<F> Calling<F> {
     }
 }
 
+impl<F> Calling<F> {
+    /// Drops the inner service's future and returns the guard, if shutdown has cut the charge off.
+    fn poll_cut_off(self: Pin<&mut Self>, cx: &Context<'_>) -> Option<Guard> {
+        let mut this = self.project();
+        let guard = this.guard.take_if(|guard| guard.watch_handler(cx))?;
+        this.inner.set(None);
+        Some(guard)
+    }
+}
+
 /// What is left to do after the inner service has answered.
 enum Finished<ResBody> {
     Answered(Response<ResponseBody<ResBody>>),
@@ -230,10 +257,18 @@ enum Finished<ResBody> {
 }
 
 /// Decides whether the charge ends before the response head or with the body.
-fn finish<ResBody>(response: Response<ResBody>, guard: Guard, method: &Method) -> Finished<ResBody>
+fn finish<ResBody>(
+    response: Response<ResBody>,
+    mut guard: Guard,
+    method: &Method,
+) -> Finished<ResBody>
 where
     ResBody: Body<Data = Bytes>,
 {
+    if guard.is_joined() {
+        guard.end();
+        return Finished::Answered(response.map(ResponseBody::inner));
+    }
     let is_head = method == Method::HEAD;
     // A tunnel has no body (RFC 9110 §9.3.6).
     let is_tunnel = method == Method::CONNECT && response.status().is_success();
@@ -288,7 +323,7 @@ fn never_polled(status: StatusCode) -> bool {
 
 fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
     let state = guard.charge_state();
-    if state.http().remaining_header && !state.is_superseded() {
+    if state.shows_remaining() {
         problem::put_remaining(response.headers_mut(), state.remaining());
     }
     response

@@ -14,6 +14,8 @@ use crate::engine::batch::Settling;
 #[derive(Debug)]
 pub(crate) struct Guard {
     charge: Arc<ChargeState>,
+    /// Whether the guard of an outer layer settles.
+    is_joined: bool,
     /// Settles that were sent before the end.
     early: Vec<Settling>,
     state: GuardState,
@@ -31,12 +33,27 @@ enum GuardState {
 #[error("the charge of this response could not be posted")]
 pub(crate) struct SettleFailed;
 
+/// The error at the end of a body that shutdown has cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the service was shut down before the end of this response")]
+pub(crate) struct ShutDown;
+
 impl Guard {
     pub(crate) fn new(charge: Arc<ChargeState>) -> Self {
-        Self { charge, early: Vec::new(), state: GuardState::Open }
+        Self { charge, is_joined: false, early: Vec::new(), state: GuardState::Open }
     }
 
-    pub(crate) fn charge_state(&self) -> &ChargeState {
+    /// Returns the guard of an inner layer, on a charge that an outer layer settles. It sees
+    /// interruptions between the two.
+    pub(crate) fn joined(charge: Arc<ChargeState>) -> Self {
+        Self { charge, is_joined: true, early: Vec::new(), state: GuardState::Open }
+    }
+
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
         &self.charge
     }
 
@@ -45,11 +62,28 @@ impl Guard {
         self.charge.has_handles()
     }
 
-    /// Settles as soon as no handle is left, while the body is pending. The task is woken for that.
-    pub(crate) fn watch_handles(&mut self, cx: &Context<'_>) {
-        if matches!(self.state, GuardState::Open) && !self.charge.watch_handles(cx) {
-            self.early.extend(self.charge.settle_early());
+    /// Returns whether shutdown has cut the charge off before its end.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self.state, GuardState::Open) && self.charge.is_cut_off()
+    }
+
+    /// Returns whether the charge was cut off, while the handler is pending. The task is woken for
+    /// that.
+    pub(crate) fn watch_handler(&self, cx: &Context<'_>) -> bool {
+        !self.is_joined && self.charge.watch(cx, false)
+    }
+
+    /// Settles as soon as no handle is left, while the body is pending. Returns whether the charge
+    /// was cut off. The task is woken for both.
+    pub(crate) fn watch_body(&mut self, cx: &Context<'_>) -> bool {
+        if matches!(self.state, GuardState::Open) {
+            let cut_off = self.charge.watch(cx, true);
+            if !cut_off && !self.charge.has_handles() {
+                self.early.extend(self.charge.settle_early());
+            }
+            return cut_off;
         }
+        false
     }
 
     /// Records that the request was cut short.
@@ -61,7 +95,10 @@ impl Guard {
 
     /// Sends the settle, once.
     pub(crate) fn end(&mut self) {
-        if matches!(self.state, GuardState::Open) {
+        if self.is_joined {
+            self.state = GuardState::Settled;
+        } else if matches!(self.state, GuardState::Open) {
+            self.early.extend(self.charge.take_cut_off_settle());
             self.state = self.charge.end().map_or(GuardState::Settled, GuardState::Settling);
         }
     }

@@ -16,6 +16,8 @@
 //! | the same, and the client leaves then | what was added | at once |
 //! | a handle outlives the body | what was added, and what it adds later | at the end of the body, and when it is gone |
 //! | the same, after [`Charge::detach`] | what was added | when the last handle is gone; the hold stays until then |
+//! | [`AgentKeys::shutdown_within`](crate::AgentKeys::shutdown_within) reaches its bound | what was added, or the whole hold | before the 503, or before the client sees the error of the body |
+//! | [outside of a request](crate::AgentKeys::charge): `settle`, or the last handle is gone | what was added | at once |
 //! | the process is killed | holds, as their [`OnExpiry`](crate::http::OnExpiry) says; what was only added is lost | when they expire |
 
 pub(crate) mod guard;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 
 use crate::http::charge::state::ChargeState;
 use crate::http::context::KeyContext;
+use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
 use crate::ledger::{Action, Outcome, Posted};
 use crate::model::{Amount, Entry, EntryId, EntryKind, KeyId, Refusal};
@@ -39,6 +42,10 @@ pub use hold::{Hold, OnInterrupt};
 /// In a handler it is an extractor. It refuses with 402 if the key has nothing left, and with 409
 /// if the client repeats an `Idempotency-Key`. [`Replayable`] answers a repeated request in another
 /// way.
+///
+/// A request has one charge, whoever takes it: a middleware, [`RequireBudget`](crate::RequireBudget)
+/// and the handler, also with a second [`AgentKeyLayer`](crate::AgentKeyLayer) between them, as long
+/// as both layers find the same key.
 ///
 /// ```
 /// use agentkey::{Amount, Charge, Rejection};
@@ -57,6 +64,7 @@ pub use hold::{Hold, OnInterrupt};
 #[derive(Debug)]
 pub struct Charge {
     state: Arc<ChargeState>,
+    http: Arc<HttpOptions>,
 }
 
 impl Charge {
@@ -79,14 +87,14 @@ impl Charge {
     }
 
     async fn begin_replayable(context: &KeyContext) -> Result<Self, Rejection> {
-        let charge = Self::handle(context.charge_state().clone());
+        let charge = Self::handle(context.charge_state().clone(), context.http().clone());
         charge.state.begin().await.map_err(|refusal| charge.error(refusal))?;
         Ok(charge)
     }
 
-    fn handle(state: Arc<ChargeState>) -> Self {
+    fn handle(state: Arc<ChargeState>, http: Arc<HttpOptions>) -> Self {
         state.take_handle();
-        Self { state }
+        Self { state, http }
     }
 
     /// Returns the id of the charged key.
@@ -214,6 +222,22 @@ impl Charge {
         self.state.detach();
     }
 
+    /// Posts what was added so far, ends the holds, and waits for the commit. Returns the entry;
+    /// `None` where there was no cost.
+    ///
+    /// It is the end of a charge [outside of a request](crate::AgentKeys::charge), if this is its
+    /// last handle. Otherwise the charge goes on, and what is added later has an entry of its own. In
+    /// a request it is not needed, because the response settles and waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Unavailable`] where the charge could not be posted for
+    /// [`settle_timeout`](crate::Builder::settle_timeout). It is then logged, and
+    /// [`AgentKeys::settle_as`](crate::AgentKeys::settle_as) posts it.
+    pub async fn settle(self) -> Result<Option<EntryId>, Rejection> {
+        self.state.settle_now().await.map_err(|refusal| self.error(refusal))
+    }
+
     /// Returns what this charge has set aside and not yet settled.
     pub fn held(&self) -> Amount {
         self.state.held()
@@ -252,13 +276,13 @@ impl Charge {
     }
 
     fn error(&self, refusal: Refusal) -> Rejection {
-        Rejection::new(refusal, self.state.http().clone())
+        Rejection::new(refusal, self.http.clone())
     }
 }
 
 impl Clone for Charge {
     fn clone(&self) -> Self {
-        Self::handle(self.state.clone())
+        Self::handle(self.state.clone(), self.http.clone())
     }
 }
 

@@ -6,11 +6,13 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::hold::OnInterrupt;
 use super::totals::{ChargeHold, ChargeTotals};
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::Settling;
+use crate::engine::open_charges::CutOff;
 use crate::engine::renewals::{Renew, RenewalKey};
 use crate::http::options::HttpOptions;
 use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
@@ -28,6 +30,8 @@ pub(crate) struct ChargeState {
     http: Arc<HttpOptions>,
     /// The client's `Idempotency-Key`, or why it is not valid.
     claim: Result<Option<IdempotencyKey>, Refusal>,
+    /// Whether the charge is not of a request, so that no response ends it.
+    is_outside: bool,
     /// The charge that the request repeats, if any. It is set once the charge was begun.
     begun: OnceCell<Option<Box<Replayed>>>,
     totals: Mutex<ChargeTotals>,
@@ -47,15 +51,18 @@ impl ChargeState {
         http: Arc<HttpOptions>,
         claim: Result<Option<IdempotencyKey>, Refusal>,
     ) -> Self {
-        Self { keys, found, http, claim, begun: OnceCell::new(), totals: Mutex::default() }
+        let (begun, totals) = (OnceCell::new(), Mutex::default());
+        Self { keys, found, http, claim, is_outside: false, begun, totals }
+    }
+
+    /// Returns the state of a charge outside of a request. Its last handle settles it.
+    pub(crate) fn outside(keys: Arc<Inner>, found: Arc<Found>) -> Self {
+        let totals = Mutex::new(ChargeTotals { ended: true, ..ChargeTotals::default() });
+        Self { is_outside: true, totals, ..Self::new(keys, found, Arc::default(), Ok(None)) }
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
         &self.found.lineage
-    }
-
-    pub(crate) fn found(&self) -> &Found {
-        &self.found
     }
 
     pub(crate) fn http(&self) -> &Arc<HttpOptions> {
@@ -68,15 +75,41 @@ impl ChargeState {
 
     /// Returns what the lineage has left, as far as this request knows.
     pub(crate) fn remaining(&self) -> Option<Amount> {
-        self.totals().remaining.unwrap_or_else(|| self.lineage().remaining())
+        self.posted_remaining().unwrap_or_else(|| self.lineage().remaining())
+    }
+
+    /// Returns what the lineage had left at the last posting of this request, if it has posted.
+    pub(crate) fn posted_remaining(&self) -> Option<Option<Amount>> {
+        self.totals().remaining
+    }
+
+    /// Returns whether a request with this key and `Idempotency-Key` that came here through another
+    /// layer is the same request, which still runs.
+    pub(crate) fn is_of(
+        &self,
+        keys: &Arc<Inner>,
+        found: &Found,
+        claim: &Result<Option<IdempotencyKey>, Refusal>,
+    ) -> bool {
+        Arc::ptr_eq(&self.keys, keys)
+            && self.lineage().id() == found.lineage.id()
+            && sent(&self.claim) == sent(claim)
+            && !self.totals().ended
+    }
+
+    /// Returns whether the response says what is left.
+    pub(crate) fn shows_remaining(&self) -> bool {
+        let totals = self.totals();
+        (self.http.remaining_header || totals.shows_remaining) && !totals.superseded
+    }
+
+    /// Records that an inner layer of the same request says what is left.
+    pub(crate) fn show_remaining(&self) {
+        self.totals().shows_remaining = true;
     }
 
     pub(crate) fn supersede(&self) {
         self.totals().superseded = true;
-    }
-
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.totals().superseded
     }
 
     /// Returns the charge that this request repeats.
@@ -91,6 +124,11 @@ impl ChargeState {
     fn totals(&self) -> MutexGuard<'_, ChargeTotals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the `Idempotency-Key` that the client sent; `None` where it is not valid.
+fn sent(claim: &Result<Option<IdempotencyKey>, Refusal>) -> Option<Option<&str>> {
+    Some(claim.as_ref().ok()?.as_ref().map(|claim| &*claim.key))
 }
 
 impl fmt::Debug for ChargeState {
@@ -121,7 +159,7 @@ impl ChargeState {
             // No response waits for this settle. If it fails, the commit queue logs it.
             drop(self.settle(&mut totals, true));
         }
-        let waker = totals.waker.take();
+        let waker = if totals.wake_without_handles { totals.waker.take() } else { None };
         drop(totals);
         waker.into_iter().for_each(Waker::wake);
     }
@@ -140,10 +178,12 @@ impl ChargeState {
         self.begun.get_or_try_init(|| self.open()).await.map(drop)
     }
 
-    fn take_permit(&self) -> Result<(), Refusal> {
+    fn take_permit(self: &Arc<Self>) -> Result<(), Refusal> {
         let mut totals = self.totals();
         if totals.permit.is_none() {
-            totals.permit = Some(Arc::new(self.keys.batches.open_charge()?));
+            let charge: Weak<Self> = Arc::downgrade(self);
+            let permit = self.keys.open_charges.open(self.lineage().account_id(), charge)?;
+            totals.permit = Some(Arc::new(permit));
         }
         Ok(())
     }
@@ -152,12 +192,12 @@ impl ChargeState {
         let claim = self.claim.clone()?;
         // The figures of the look-up suffice to let work begin, because each hold or payment is
         // checked by the store. They do not suffice for a refusal, because expired holds still
-        // count in them.
+        // count in them. Outside of a request, the look-up may be long ago.
         let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
-        if claim.is_none() && something_left {
+        if claim.is_none() && something_left && !self.is_outside {
             return Ok(None);
         }
-        let ttl = self.keys.options.hold_ttl;
+        let ttl = self.keys.options.hold_ttl.min(self.keys.options.max_hold_age);
         let mut posting = self.posting(Action::Open { claim: claim.clone(), ttl });
         // An earlier attempt may have been accepted and its answer lost. This is the same attempt,
         // sent again.
@@ -165,7 +205,11 @@ impl ChargeState {
             posting.id = first.owner;
         }
         let opened = claim.map(|claim| IdempotencyClaim::new(claim.key, posting.id));
-        self.totals().claim = opened;
+        {
+            let mut totals = self.totals();
+            totals.claimed_at = opened.as_ref().map(|_| Instant::now());
+            totals.claim = opened;
+        }
         let posted = self.submit(posting).await;
         match posted.map(|posted| posted.outcome) {
             Ok(Outcome::Claimed { entry, refunded }) => {
@@ -193,17 +237,22 @@ impl ChargeState {
         on_expiry: OnExpiry,
     ) -> Result<(), Refusal> {
         let ttl = ttl.unwrap_or(self.keys.options.hold_ttl).min(self.keys.options.max_hold_age);
-        let (note, claim) = self.totals().note_and_claim();
-        let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
+        let posting = {
+            let mut totals = self.totals();
+            let (note, claim) = totals.note_and_claim()?;
+            let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
+            let hold = ChargeHold { id: posting.id, amount, ttl, answered: false, expired: false };
+            totals.holds.push(hold);
+            posting
+        };
         let id = posting.id;
-        self.totals().holds.push(ChargeHold { id, amount, ttl, answered: false, expired: false });
         match self.submit(posting).await {
             Ok(_) => {
-                self.totals()
-                    .holds
-                    .iter_mut()
-                    .filter(|hold| hold.id == id)
-                    .for_each(|hold| hold.answered = true);
+                let mut totals = self.totals();
+                let hold = totals.holds.iter_mut().find(|hold| hold.id == id);
+                // Only a charge that was cut off has settled a hold without an answer.
+                hold.ok_or(Refusal::UNAVAILABLE)?.answered = true;
+                drop(totals);
                 self.renew_later(ttl);
                 Ok(())
             }
@@ -217,12 +266,20 @@ impl ChargeState {
     }
 
     pub(super) async fn pay(&self, amount: Amount) -> Result<(EntryId, Option<Amount>), Refusal> {
-        let (note, claim) = self.totals().note_and_claim();
-        let posting = self.posting(Action::Pay { amount, note, claim });
+        let posting = {
+            let mut totals = self.totals();
+            let (note, claim) = totals.note_and_claim()?;
+            let posting = self.posting(Action::Pay { amount, note, claim });
+            totals.unanswered.push(posting.id);
+            posting
+        };
         let id = posting.id;
-        self.totals().unanswered.push(id);
         let posted = self.submit(posting).await;
         let mut totals = self.totals();
+        if posted.is_ok() && !totals.unanswered.contains(&id) {
+            // The charge was cut off, and its settle takes the payment back.
+            return Err(Refusal::UNAVAILABLE);
+        }
         if !matches!(posted, Err(Refusal::Unavailable { .. })) {
             totals.unanswered.retain(|payment| *payment != id);
         }
@@ -230,6 +287,26 @@ impl ChargeState {
             claim.paid.push(id);
         }
         posted.map(|posted| (id.into(), posted.remaining))
+    }
+
+    /// Posts what was added so far and ends the holds, waits for the commit, and returns the entry
+    /// if there was a cost. The last handle ends the charge, unless its response still runs.
+    pub(super) async fn settle_now(self: &Arc<Self>) -> Result<Option<EntryId>, Refusal> {
+        let sent = {
+            let mut totals = self.totals();
+            let is_final = totals.ended && totals.handles == 1;
+            // If the charge was cut off, most of it was sent by that.
+            [totals.cut_off_settle.take(), self.settle(&mut totals, is_final)]
+        };
+        let mut entry = None;
+        for settling in sent.into_iter().flatten() {
+            let posted = settling.await.map_err(|_| Refusal::UNAVAILABLE)??;
+            self.settled(&posted);
+            if let Outcome::Settled { entry: Some(posted) } = posted.outcome {
+                entry = Some(posted);
+            }
+        }
+        Ok(entry)
     }
 
     pub(super) async fn post(&self, action: Action) -> Result<Posted, Refusal> {
@@ -297,17 +374,28 @@ impl ChargeState {
         self.totals().handles > 0
     }
 
-    /// Returns whether a handle is left. If so, the task is woken when the last one is gone.
-    pub(super) fn watch_handles(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.totals().cut_off
+    }
+
+    /// Returns whether the charge was cut off. If not, the task is woken for it, and if `handles` is
+    /// set, when the last handle is gone.
+    pub(super) fn watch(&self, cx: &Context<'_>, handles: bool) -> bool {
         // A waker is foreign code, and may own a handle. It is cloned and dropped without the lock.
         let mut waker = Some(cx.waker().clone());
         let mut totals = self.totals();
-        let has_handles = totals.handles > 0;
-        if has_handles {
+        if !totals.cut_off {
             std::mem::swap(&mut totals.waker, &mut waker);
+            totals.wake_without_handles = handles;
         }
+        let cut_off = totals.cut_off;
         drop(totals);
-        has_handles
+        cut_off
+    }
+
+    /// Returns the settle that shutdown has sent.
+    pub(super) fn take_cut_off_settle(&self) -> Option<Settling> {
+        self.totals().cut_off_settle.take()
     }
 
     /// Settles what was added so far, when no handle is left while the response continues.
@@ -355,8 +443,11 @@ impl ChargeState {
     /// A settle that is not final keeps what is in flight: unanswered postings, and the claim. The
     /// claim is bound to what is charged until then.
     fn settle(self: &Arc<Self>, totals: &mut ChargeTotals, is_final: bool) -> Option<Settling> {
-        // Without a permit, no charge has begun, or its final settle was sent.
-        totals.permit.as_ref()?;
+        // Without a permit, no charge has begun, or its final settle was sent. A charge that was cut
+        // off may have cost that was added after it.
+        if totals.permit.is_none() && !totals.cut_off {
+            return None;
+        }
         let total = totals.take_cost();
         let cost = total.min(MAX_COST);
         if total > cost {
@@ -400,6 +491,18 @@ impl ChargeState {
     }
 }
 
+impl CutOff for ChargeState {
+    fn cut_off(self: Arc<Self>) {
+        let mut totals = self.totals();
+        totals.interrupted = true;
+        totals.cut_off_settle = self.settle(&mut totals, true);
+        totals.cut_off = true;
+        let waker = totals.waker.take();
+        drop(totals);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
 /// Renewals of the holds and of the claim.
 impl ChargeState {
     /// Plans a renewal in time for something with this time to live, unless an earlier one is
@@ -418,19 +521,23 @@ impl ChargeState {
 
     /// Renews the holds and the claim, and returns when to renew next.
     async fn renew_now(&self) -> Option<Duration> {
+        let max_age = self.keys.options.max_hold_age;
         let (holds, claim, ttl) = {
             let totals = self.totals();
             (
                 totals.live().map(|hold| hold.id).collect::<Vec<_>>(),
-                totals.claim.clone(),
+                totals.renewable_claim(max_age),
                 totals.shortest_ttl().unwrap_or(self.keys.options.hold_ttl),
             )
         };
         if holds.is_empty() && claim.is_none() {
             return None;
         }
-        let max_age = self.keys.options.max_hold_age;
-        match self.post(Action::Renew { holds: holds.clone(), ttl, max_age, claim }).await {
+        let (claim, left) = claim.unzip();
+        // A renewal never shortens the life of a hold, and the next one is in time for the holds.
+        let posted_ttl = left.flatten().map_or(ttl, |left| ttl.min(left));
+        let action = Action::Renew { holds: holds.clone(), ttl: posted_ttl, max_age, claim };
+        match self.post(action).await {
             Ok(Posted { outcome: Outcome::Renewed { over: expired, .. }, .. }) => {
                 self.totals().mark_expired(&expired);
                 Some(ttl / 3)

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::hold::OnInterrupt;
-use crate::engine::batch::ChargePermit;
+use crate::engine::batch::Settling;
+use crate::engine::open_charges::ChargePermit;
 use crate::engine::renewals::RenewalKey;
 use crate::ledger::IdempotencyClaim;
-use crate::model::{Amount, Note, PostingId};
+use crate::model::{Amount, Note, PostingId, Refusal};
 
 #[derive(Debug, Default)]
 pub(super) struct ChargeTotals {
@@ -18,6 +21,10 @@ pub(super) struct ChargeTotals {
     pub(super) ended: bool,
     pub(super) detached: bool,
     pub(super) interrupted: bool,
+    /// Whether shutdown has ended the charge. Its handles may still add to it.
+    pub(super) cut_off: bool,
+    /// The settle that shutdown has sent, if the end of the response has to wait for it.
+    pub(super) cut_off_settle: Option<Settling>,
     pub(super) on_interrupt: OnInterrupt,
     pub(super) added: Amount,
     /// What was charged for whole holds beyond what had been added. Later cost counts against it.
@@ -27,16 +34,22 @@ pub(super) struct ChargeTotals {
     pub(super) unanswered: Vec<PostingId>,
     /// The claim, while this request owns it.
     pub(super) claim: Option<IdempotencyClaim>,
+    /// When the claim was opened.
+    pub(super) claimed_at: Option<Instant>,
     pub(super) replay_taken: bool,
     pub(super) note: Note,
     /// What the lineage had left at the last posting, accepted or refused; `None` before the first.
     pub(super) remaining: Option<Option<Amount>>,
-    /// The waker of the task that waits until the last handle is gone.
+    /// The waker of the response, for when the charge is cut off.
     pub(super) waker: Option<Waker>,
+    /// Whether the response also waits until the last handle is gone.
+    pub(super) wake_without_handles: bool,
     pub(super) permit: Option<Arc<ChargePermit>>,
     pub(super) renewal: Option<RenewalKey>,
-    /// Whether an inner layer has the request's charge, and sends what is left.
+    /// Whether an inner layer has another key, and sends what that has left.
     pub(super) superseded: bool,
+    /// Whether an inner layer with the same key sends what is left.
+    pub(super) shows_remaining: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,14 +82,36 @@ impl ChargeTotals {
         }
     }
 
-    /// Returns the note and the claim of a posting from now on.
-    pub(super) fn note_and_claim(&self) -> (Note, Option<IdempotencyClaim>) {
-        (self.note.clone(), self.claim.clone())
+    /// Returns the note and the claim of a hold or a payment from now on.
+    ///
+    /// A charge that was cut off is settled, so it begins nothing more.
+    pub(super) fn note_and_claim(&self) -> Result<(Note, Option<IdempotencyClaim>), Refusal> {
+        if self.cut_off {
+            return Err(Refusal::UNAVAILABLE);
+        }
+        Ok((self.note.clone(), self.claim.clone()))
     }
 
     /// Returns the holds that set money aside.
     pub(super) fn live(&self) -> impl Iterator<Item = &ChargeHold> {
         self.holds.iter().filter(|hold| hold.answered && !hold.expired)
+    }
+
+    /// Returns the claim to renew, and how long it may live from now on; `None` for as long as the
+    /// response runs.
+    ///
+    /// Behind the response, nothing tells a handle that was forgotten from work that goes on. So the
+    /// claim then has the maximum age of a hold.
+    pub(super) fn renewable_claim(
+        &self,
+        max_age: Duration,
+    ) -> Option<(IdempotencyClaim, Option<Duration>)> {
+        let claim = self.claim.clone()?;
+        if !self.ended {
+            return Some((claim, None));
+        }
+        let left = max_age.saturating_sub(self.claimed_at?.elapsed());
+        (!left.is_zero()).then_some((claim, Some(left)))
     }
 
     pub(super) fn held(&self) -> Amount {

@@ -1,0 +1,102 @@
+//! Charges outside of a request: for workers, webhooks, and services without the layers.
+
+use std::sync::Arc;
+
+use crate::engine::agent_keys::Inner;
+use crate::engine::{AgentKeys, Error};
+use crate::http::charge::Charge;
+use crate::http::charge::state::ChargeState;
+use crate::http::context::KeyContext;
+use crate::http::rejection::Rejection;
+use crate::model::{ChangeError, KeyId, Refusal, Token};
+use crate::store::Found;
+
+/// Checks that a key was found and is in force, and records its use.
+pub(crate) fn admit(keys: &Inner, found: Option<Arc<Found>>) -> Result<Arc<Found>, Refusal> {
+    let found = found.ok_or(Refusal::InvalidKey)?;
+    found.lineage.check_active()?;
+    keys.last_used.record(found.lineage.id(), found.lineage.at());
+    Ok(found)
+}
+
+impl AgentKeys {
+    /// Returns the key with this token, if it is in force: what
+    /// [`AgentKeyLayer`](crate::AgentKeyLayer) does for a request.
+    ///
+    /// It does not check a scope: see [`KeyContext::allows`]. Nor does it charge: see
+    /// [`charge`](Self::charge).
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidKey`], [`Refusal::RevokedKey`] or [`Refusal::ExpiredKey`], as for a
+    /// request. [`Refusal::Unavailable`] where the store does not answer.
+    pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
+        let found = self.look_up(token).await?;
+        Ok(self.context(admit(self.inner(), found)?))
+    }
+
+    /// Returns the key with this id, if it is in force: for work that was queued with the id of its
+    /// key, and not with the token.
+    ///
+    /// # Errors
+    ///
+    /// As for [`authorize`](Self::authorize), and [`Refusal::UnknownKey`] where there is no such
+    /// key.
+    pub async fn authorize_by_id(&self, key: KeyId) -> Result<KeyContext, Rejection> {
+        let lineage =
+            self.find_by_id(key).await?.ok_or(Error::from(ChangeError::UnknownKey(key)))?;
+        let found = Arc::new(Found::new(lineage, None));
+        Ok(self.context(admit(self.inner(), Some(found))?))
+    }
+
+    /// Begins a charge of a key outside of a request, or beside one.
+    ///
+    /// It is a [`Charge`] as in a handler, except that no response ends it.
+    /// [`Charge::settle`] ends it and waits for the commit. If it is dropped, it is settled too,
+    /// without a wait. Each call begins a charge of its own, and a context may be kept: whether the
+    /// key is still in force and has something left is asked here.
+    ///
+    /// The charge has no `Idempotency-Key`, so work that is done twice is charged twice.
+    ///
+    /// ```
+    /// use agentkey::{AgentKeys, Amount, Budget, MemoryStore, NewKey, Rejection, Token};
+    ///
+    /// async fn transcribe(keys: &AgentKeys, token: &Token) -> Result<(), Rejection> {
+    ///     let key = keys.authorize(token).await?; // refused here if it is not in force
+    ///     let charge = keys.charge(&key).await?; // and here if nothing is left
+    ///     charge.hold(Amount::cents(50)).await?;
+    ///     charge.label("job", "transcribe")?;
+    ///     charge.add(Amount::cents(12)); // what the work cost
+    ///     charge.settle().await?; // committed
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
+    /// let new = NewKey::new("acme".parse()?).budget(Budget::monthly(Amount::cents(60)));
+    /// let created = keys.create(new).await?;
+    ///
+    /// transcribe(&keys, &created.token).await?;
+    /// assert_eq!(keys.authorize(&created.token).await?.remaining(), Some(Amount::cents(48)));
+    /// let refused = transcribe(&keys, &created.token).await.unwrap_err();
+    /// assert_eq!(refused.refusal().code(), "budget_exceeded");
+    /// # keys.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::BudgetExceeded`] where the key has nothing left. [`Refusal::RevokedKey`] or
+    /// [`Refusal::ExpiredKey`] where it is not in force any more. [`Refusal::Unavailable`] where the
+    /// store does not answer, or too many charges [are
+    /// open](crate::Builder::max_open_charges_per_account).
+    pub async fn charge(&self, key: &KeyContext) -> Result<Charge, Rejection> {
+        Charge::begin(&self.context(key.found().clone())).await
+    }
+
+    /// Returns the context of a key, with a charge that no response ends.
+    fn context(&self, found: Arc<Found>) -> KeyContext {
+        let state = ChargeState::outside(self.inner().clone(), found.clone());
+        KeyContext::new(found, Arc::new(state), Arc::default())
+    }
+}
