@@ -49,10 +49,10 @@ fn in_batches(postings: Vec<Posting>) -> Vec<Vec<Posting>> {
 /// A thousand payments pass no limit of a key and its account while limits come and go.
 pub async fn no_limit_is_passed_while_others_come_and_go<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    w.ceiling(&account("acme"), Budget::weekly(c(900)).and_lifetime(c(950))).await;
     let two = Budget::daily(c(120)).and_monthly(c(150));
     let three = two.and_weekly(c(500));
     let key = w.create(acme().budget(two)).await;
+    w.ceiling(&key.account, Budget::weekly(c(900)).and_lifetime(c(950))).await;
     let batches = in_batches((0..1_000).map(|_| pay(&key, c(1))).collect());
     let changes = async {
         for n in 0..40 {

@@ -75,8 +75,8 @@ pub async fn held_counts_against_every_limit<S: Store>(make: impl AsyncFn(Clock)
 /// A refund counts for each limit whose window of the refunded entry is current.
 pub async fn a_refund_counts_by_each_window<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    w.ceiling(&account("acme"), day_and_month(50, 80)).await;
     let key = w.create(acme().budget(day_and_month(10, 25))).await;
+    w.ceiling(&key.account, day_and_month(50, 80)).await;
     let entry = w.paid(&key, 9).await;
     w.clock.advance(secs(DAY));
     w.paid(&key, 2).await;

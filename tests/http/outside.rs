@@ -122,7 +122,7 @@ async fn what_is_refused_in_a_request_is_refused_here() {
     charge.pay(Amount::cents(5)).await.unwrap();
     assert_eq!(code(world.keys.charge(&child).await), "budget_exceeded");
     drop(charge);
-    world.keys.revoke(id).await.unwrap();
+    world.keys.revoke(id, None).await.unwrap();
     assert_eq!(code(world.keys.charge(&key).await), "revoked_key");
     assert_eq!(code(world.keys.authorize(&token).await), "revoked_key");
     assert_eq!(code(world.keys.authorize_by_id(id).await), "revoked_key");
