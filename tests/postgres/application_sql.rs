@@ -92,6 +92,28 @@ async fn a_limit_lowered_by_sql_holds_for_the_next_payment_on_a_warm_account() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn a_limit_added_by_sql_is_counted_and_binds() {
+    let Some((_database, world, pool)) = site().await else { return };
+    let key = key(&world, "acme", 100).await;
+    assert!(world.post(&pay(&key, 2)).await.is_ok());
+    execute(&pool, "UPDATE agent_keys SET more_limits = '{\"day\": 30000, \"month\": 90000}'")
+        .await;
+    let found = world.store.lineage(key.id).await.unwrap().unwrap();
+    let spent = |period| found.key().balance.spent_in(period);
+    let two = Some(agentkey::Amount::cents(2));
+    assert_eq!([Period::Lifetime, Period::Day, Period::Month].map(spent), [two; 3]);
+    let Err(Refusal::BudgetExceeded(short)) = world.post(&pay(&key, 2)).await else {
+        panic!("it fits")
+    };
+    assert_eq!(short.period, Period::Day);
+    execute(&pool, "UPDATE agent_keys SET more_limits = NULL").await;
+    assert!(world.post(&pay(&key, 2)).await.is_ok());
+    execute(&pool, "UPDATE agent_keys SET disabled_at = now()").await;
+    assert_eq!(world.post(&pay(&key, 2)).await, Err(Refusal::DisabledKey));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_period_changed_by_sql_is_counted_again() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;

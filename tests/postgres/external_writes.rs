@@ -26,6 +26,16 @@ async fn rows_that_make_no_sense_cannot_be_written() {
         "UPDATE agent_keys SET scopes = ARRAY[repeat('x', 129)]",
         "UPDATE agent_keys SET limit_micros = -1",
         "UPDATE agent_keys SET period = 'fortnight'",
+        "UPDATE agent_keys SET more_limits = '5'",
+        "UPDATE agent_keys SET more_limits = '{\"quarter\": 1}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": -1}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": 1.5}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": null}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": 1, \"calendar_day\": 1}'",
+        "UPDATE agent_keys SET more_limits = '{\"lifetime\": 1}'",
+        "INSERT INTO agent_keys (account_id, key_hash, more_limits) VALUES ('a', 'x', '[]')",
+        "UPDATE agent_keys SET delegated_by = ''",
+        "UPDATE agent_keys SET metadata = '[]'",
         "INSERT INTO agent_keys (account_id, key_hash) VALUES ('', 'x')",
         "INSERT INTO agent_keys (account_id, key_hash) VALUES (E'a\n', 'x')",
         "UPDATE agentkey_accounts SET period = 'fortnight'",
@@ -34,9 +44,10 @@ async fn rows_that_make_no_sense_cannot_be_written() {
          VALUES (E'a\n', 1, now(), 'day', now(), 0, 0, now())",
     ] {
         let error = refused(&pool, sql).await;
-        let is_told = ["violates check constraint", "an account has an id of"]
-            .iter()
-            .any(|told| error.contains(told));
+        let is_told =
+            ["violates check constraint", "an account has an id of", "more_limits is an object of"]
+                .iter()
+                .any(|told| error.contains(told));
         assert!(is_told, "{sql}: {error}");
     }
     // The widest that may be written is read back.

@@ -1,6 +1,7 @@
 //! SQL of the application that is allowed is in force from the next request. SQLite refuses the rest.
 
 use super::*;
+use crate::model::Period;
 
 async fn pay(store: &SqliteStore, key: i64, cents: i32) -> Result<Posted, Refusal> {
     let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
@@ -42,6 +43,18 @@ async fn invalid_rows_cannot_be_written() {
         "UPDATE agent_keys SET scopes = json_array(printf('%.129c', 'x'))",
         "UPDATE agent_keys SET limit_micros = -1",
         "UPDATE agent_keys SET period = 'quarter'",
+        "UPDATE agent_keys SET more_limits = '5'",
+        "UPDATE agent_keys SET more_limits = 'day'",
+        "UPDATE agent_keys SET more_limits = '{\"quarter\": 1}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": -1}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": 1.5}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": 1, \"calendar_day\": 1}'",
+        "UPDATE agent_keys SET more_limits = '{\"lifetime\": 1}' WHERE period = 'lifetime'",
+        "INSERT INTO agent_keys (account_id, key_hash, created_at, more_limits) VALUES ('a', 'x', 0, '[]')",
+        "UPDATE agent_keys SET delegated_by = ''",
+        "UPDATE agent_keys SET metadata = '[]'",
+        "UPDATE agent_keys SET metadata = 'x'",
+        "UPDATE agent_keys SET metadata = json_object('a', printf('%.4096c', 'x'))",
         "INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('', 'x', 0)",
         "INSERT INTO agent_keys (account_id, key_hash, created_at) VALUES ('a' || char(10), 'x', 0)",
         "INSERT INTO agent_keys (account_id, key_hash, created_at, scopes) VALUES ('a', 'x', 0, '[\"two words\"]')",
@@ -56,6 +69,39 @@ async fn invalid_rows_cannot_be_written() {
     raw(&path, widest);
     let found = store.find(&[token(1).hash]).await.unwrap().pop().unwrap().unwrap();
     assert_eq!(found.lineage.key().scopes.iter().count(), 4);
+}
+
+/// What the application writes is in force from the next request, also in the cache of this process.
+#[tokio::test]
+async fn limits_pauses_and_delegators_of_the_applications_sql_are_in_force() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    let find = async || store.find(&[token(1).hash]).await.unwrap().pop().unwrap().unwrap().lineage;
+    raw(&path, "UPDATE agent_keys SET more_limits = '{\"day\": 30000}' WHERE id = 2");
+    assert_eq!(find().await.key().balance.spent_in(Period::Day), Some(Amount::cents(2)));
+    let Err(Refusal::BudgetExceeded(short)) = pay(&store, 2, 2).await else { panic!("it fits") };
+    assert_eq!((short.period, short.limit), (Period::Day, Some(Amount::cents(3))));
+    raw(
+        &path,
+        "UPDATE agent_keys SET more_limits = '{\"day\": 40000, \"week\": 50000}' WHERE id = 2",
+    );
+    pay(&store, 2, 2).await.unwrap();
+    raw(&path, "UPDATE agent_keys SET more_limits = NULL WHERE id = 2");
+    pay(&store, 2, 2).await.unwrap();
+    assert_eq!(find().await.key().balance.windows().count(), 1);
+
+    raw(&path, "UPDATE agent_keys SET disabled_at = 0 WHERE id = 1");
+    assert_eq!(find().await.check_active(), Err(Refusal::DisabledKey));
+    assert_eq!(pay(&store, 2, 1).await, Err(Refusal::DisabledKey));
+    raw(
+        &path,
+        "UPDATE agent_keys SET disabled_at = NULL, delegated_by = 'user_9', metadata = '{\"a\": 1}'",
+    );
+    let lineage = find().await;
+    assert_eq!((lineage.check_active(), lineage.delegated_by()), (Ok(()), Some("user_9")));
+    assert_eq!(lineage.key().metadata.to_string(), r#"{"a":1}"#);
+    pay(&store, 2, 1).await.unwrap();
 }
 
 /// New scopes and accounts like these are refused. Those of a table stay what they were, and fail no other key.
