@@ -28,8 +28,9 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidKey`], [`Refusal::RevokedKey`] or [`Refusal::ExpiredKey`], as for a
-    /// request. [`Refusal::Unavailable`] where the store does not answer.
+    /// [`Refusal::InvalidKey`], [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`] or
+    /// [`Refusal::DisabledKey`], as for a request. [`Refusal::Unavailable`] where the store does not
+    /// answer.
     pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
         Ok(self.context(admit(self.inner(), found)?))
@@ -86,9 +87,9 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// [`Refusal::BudgetExceeded`] where the key has nothing left. [`Refusal::RevokedKey`] or
-    /// [`Refusal::ExpiredKey`] where it is not in force any more. [`Refusal::Unavailable`] where the
-    /// store does not answer, or too many charges [are
+    /// [`Refusal::BudgetExceeded`] where the key has nothing left. [`Refusal::RevokedKey`],
+    /// [`Refusal::ExpiredKey`] or [`Refusal::DisabledKey`] where it is not in force any more.
+    /// [`Refusal::Unavailable`] where the store does not answer, or too many charges [are
     /// open](crate::Builder::max_open_charges_per_account).
     pub async fn charge(&self, key: &KeyContext) -> Result<Charge, Rejection> {
         Charge::begin(&self.context(key.found().clone())).await

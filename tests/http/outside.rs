@@ -5,8 +5,8 @@ use std::time::Duration;
 use agentkey::http::OnInterrupt;
 use agentkey::model::{Scope, ScopeSet};
 use agentkey::{
-    AgentKeys, Amount, Budget, Charge, EntryQuery, KeyContext, KeyId, MemoryStore, NewKey, Refusal,
-    Rejection, Token,
+    AgentKeys, Amount, Budget, Charge, EntryQuery, KeyContext, KeyId, KeyPatch, MemoryStore,
+    NewKey, Refusal, Rejection, Token,
 };
 use axum::Router;
 use axum::routing::post;
@@ -122,6 +122,9 @@ async fn what_is_refused_in_a_request_is_refused_here() {
     charge.pay(Amount::cents(5)).await.unwrap();
     assert_eq!(code(world.keys.charge(&child).await), "budget_exceeded");
     drop(charge);
+    world.keys.update(id, KeyPatch::new().disabled(true)).await.unwrap();
+    assert_eq!(code(world.keys.charge(&key).await), "disabled_key");
+    assert_eq!(code(world.keys.authorize(&token).await), "disabled_key");
     world.keys.revoke(id, None).await.unwrap();
     assert_eq!(code(world.keys.charge(&key).await), "revoked_key");
     assert_eq!(code(world.keys.authorize(&token).await), "revoked_key");
