@@ -260,7 +260,7 @@ impl Balance {
     }
 
     /// Returns the first period.
-    pub(crate) const fn period(&self) -> Period {
+    pub const fn period(&self) -> Period {
         self.first.period
     }
 
@@ -303,8 +303,8 @@ impl Balance {
         }
     }
 
-    /// Returns whether it counts the periods of this budget and no others.
-    pub(crate) fn counts(&self, budget: &Budget) -> bool {
+    /// Returns whether it counts the periods of this budget and no others. For stores.
+    pub fn counts(&self, budget: &Budget) -> bool {
         self.windows().map(|spent| spent.period).eq(budget.periods())
     }
 

@@ -57,8 +57,8 @@ impl Metadata {
         self.0.is_none()
     }
 
-    /// Returns the JSON that a store keeps; `None` where there are no members.
-    pub(crate) fn stored(&self) -> Option<String> {
+    /// Returns the JSON that a store keeps; `None` where there are no members. For stores.
+    pub fn stored(&self) -> Option<String> {
         (!self.is_empty()).then(|| self.to_string())
     }
 }
