@@ -125,19 +125,23 @@ fn checkpoint(file: &Connection) -> rusqlite::Result<&'static str> {
     Ok(if is_busy { "busy checkpoint" } else { "checkpoint" })
 }
 
-/// Changes policy in ways that make no charge fail. Limits are only raised; a month that began with the test has all
+/// Changes policy in ways that make no charge fail. Limits are only raised; a window that began with the test has all
 /// entries in it.
 fn change(file: &mut Connection, random: &mut Random) -> rusqlite::Result<&'static str> {
     let changing = write(file)?;
     let key = any_key(&changing, random)?;
-    let change = match random.below(6) {
+    let change = match random.below(7) {
         0 => "UPDATE agent_keys SET name = 'renamed' WHERE id = ?1",
         1 => "UPDATE agent_keys SET scopes = iif(scopes IS NULL, '[\"*\"]', NULL) WHERE id = ?1",
         2 => "UPDATE agent_keys SET limit_micros = limit_micros + 10000 WHERE id = ?1",
         3 => {
-            "UPDATE agent_keys SET period = iif(period = 'month', 'lifetime', 'month') WHERE id = ?1"
+            "UPDATE agent_keys SET period = iif(period = 'week', 'lifetime', 'week') WHERE id = ?1"
         }
+        // As wide as it gets: it refuses nothing, and is counted.
         4 => {
+            "UPDATE agent_keys SET more_limits = iif(more_limits IS NULL, '{\"day\": 9000000000000}', NULL) WHERE id = ?1"
+        }
+        5 => {
             "INSERT INTO agent_keys (account_id, name, key_hash, created_at) \
              SELECT account_id, 'unused', lower(hex(randomblob(32))), unixepoch() * 1000000 FROM agent_keys WHERE id = ?1"
         }

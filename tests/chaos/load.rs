@@ -122,11 +122,21 @@ impl Load {
         let account = accounts[random.below(3) as usize].parse().unwrap();
         let Ok(page) = keys.keys(&KeyQuery::for_account(account)).await else { return };
         let key = &page.items[random.below(page.items.len() as u64) as usize];
-        let changed = match random.below(2) {
+        let changed = match random.below(3) {
             0 => keys
                 .update(key.id, KeyPatch::new().name(format!("{}", random.next())))
                 .await
                 .is_ok(),
+            1 => {
+                // A second limit comes and goes. It is as wide as the first, so it refuses nothing more.
+                let one = Budget::new(key.budget.limit, key.budget.period);
+                let wide = key.budget.limit.unwrap_or(Amount::units(1_000_000));
+                let budget = match key.budget.limits().count() {
+                    0 | 1 => one.and_monthly(wide),
+                    _ => one,
+                };
+                keys.update(key.id, KeyPatch::new().budget(budget)).await.is_ok()
+            }
             _ => keys.create(NewKey::child_of(key.id)).await.is_ok(),
         };
         self.changes += usize::from(changed);
@@ -169,7 +179,7 @@ async fn finish(worker: Process) {
 /// is to spend lasts for about half of the time.
 async fn write_tokens(keys: &AgentKeys, seconds: u64, to: &Path) {
     let dollars = |dollars: u64| Amount::cents(i32::try_from(dollars * seconds * 100).unwrap());
-    let limited = |of: u64| Budget::lifetime(dollars(of));
+    let limited = |of: u64| Budget::lifetime(dollars(of)).and_monthly(dollars(of));
     let mut tokens = Vec::new();
     let parent = keys
         .create(NewKey::new("family".parse().unwrap()).budget(limited(1)))

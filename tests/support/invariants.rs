@@ -14,7 +14,13 @@ pub(crate) const MEMBERS: &str = "WITH RECURSIVE up (key_id, member) AS (SELECT 
 pub(crate) const WRONG_FIGURES: &str = "figures (member, spent, held) AS ( \
     SELECT CAST(k.id AS text), coalesce(b.spent, 0), coalesce(b.held, 0) FROM agent_keys k \
     LEFT JOIN agentkey_balances b ON b.key_id = k.id UNION ALL \
-    SELECT 'account ' || id, spent, held FROM agentkey_accounts), \
+    SELECT 'account ' || id, spent, held FROM agentkey_accounts UNION ALL \
+    SELECT CAST(key_id AS text), CAST(more_spent -> 'day' ->> 0 AS bigint), held FROM agentkey_balances \
+    WHERE more_spent -> 'day' IS NOT NULL UNION ALL \
+    SELECT CAST(key_id AS text), CAST(more_spent -> 'month' ->> 0 AS bigint), held FROM agentkey_balances \
+    WHERE more_spent -> 'month' IS NOT NULL UNION ALL \
+    SELECT 'account ' || id, CAST(more_spent -> 'month' ->> 0 AS bigint), held FROM agentkey_accounts \
+    WHERE more_spent IS NOT NULL), \
     entries AS (SELECT m.member, sum(e.amount) AS spent FROM members m JOIN agentkey_entries e USING (key_id) GROUP BY 1), \
     holds AS (SELECT m.member, sum(h.amount) AS held FROM members m JOIN agentkey_holds h USING (key_id) \
     WHERE h.state = 'live' GROUP BY 1) \
