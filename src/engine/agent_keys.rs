@@ -16,7 +16,7 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
-use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules};
+use crate::ledger::{AccountChange, Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules};
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
@@ -188,7 +188,11 @@ impl AgentKeys {
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
-    /// Sets an account's ceiling, over all its keys together, and creates the account if it is new.
+    /// Creates an account with a ceiling over all its keys together, and returns it.
+    ///
+    /// An account that exists is returned as it is: every instance may call this when it starts.
+    /// Its ceiling is changed by [`set_account_budget`](Self::set_account_budget) alone. An account
+    /// that its first key has created has no ceiling.
     ///
     /// # Errors
     ///
@@ -199,7 +203,21 @@ impl AgentKeys {
         account: AccountId,
         budget: Budget,
     ) -> Result<Account, Error> {
-        Ok(self.with_store(|store| store.set_account(&account, budget)).await??)
+        self.change_account(&account, AccountChange::Ensure(budget)).await
+    }
+
+    /// Sets the ceiling of an account. What its keys have spent and hold stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where the limit is negative, or there is no such account; [`Error::Store`]
+    /// where the store does not answer.
+    pub async fn set_account_budget(
+        &self,
+        account: &AccountId,
+        budget: Budget,
+    ) -> Result<Account, Error> {
+        self.change_account(account, AccountChange::SetBudget(budget)).await
     }
 
     /// Returns an account, if there is one.
@@ -565,6 +583,14 @@ impl AgentKeys {
         self.inner.stop_tasks();
         self.inner.last_used.write(&*self.inner.store).await;
         self.inner.store.close().await;
+    }
+
+    async fn change_account(
+        &self,
+        account: &AccountId,
+        change: AccountChange,
+    ) -> Result<Account, Error> {
+        Ok(self.with_store(|store| store.change_account(account, change)).await??)
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {

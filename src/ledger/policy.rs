@@ -51,6 +51,16 @@ pub enum KeyChange {
     },
 }
 
+/// A change of one account.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum AccountChange {
+    /// Creates the account with this ceiling. An account that exists stays as it is.
+    Ensure(Budget),
+    /// Sets the ceiling of an account that exists.
+    SetBudget(Budget),
+}
+
 /// What a store loads before a change of a key is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load<'a> {
@@ -205,23 +215,34 @@ impl KeyChange {
 }
 
 impl AccountWrite {
-    /// Decides a change of an account's ceiling.
+    /// Decides a change of an account.
     ///
     /// `loaded` is the account, rolled to its time, and that time. `now` is the store's own time,
     /// for a new account.
     ///
     /// # Errors
     ///
-    /// [`ChangeError::Invalid`] where the limit is negative.
+    /// [`ChangeError::Invalid`] where the limit is negative. [`ChangeError::UnknownAccount`] where
+    /// the budget of an account is set that does not exist.
     pub fn decide(
         id: &AccountId,
-        budget: Budget,
+        change: AccountChange,
         loaded: Option<(Account, Timestamp)>,
         now: Timestamp,
     ) -> Result<Self, ChangeError> {
+        let (AccountChange::Ensure(budget) | AccountChange::SetBudget(budget)) = change;
         check_budget(&budget)?;
         let is_new = loaded.is_none();
-        let (mut account, at) = loaded.unwrap_or_else(|| (Account::new(id.clone(), now), now));
+        let (mut account, at) = match (change, loaded) {
+            (AccountChange::Ensure(_), Some((account, at))) => {
+                return Ok(Self { account, at, recount: Vec::new(), event: None });
+            }
+            (AccountChange::Ensure(_), None) => (Account::new(id.clone(), now), now),
+            (AccountChange::SetBudget(_), Some(loaded)) => loaded,
+            (AccountChange::SetBudget(_), None) => {
+                return Err(ChangeError::UnknownAccount(id.clone()));
+            }
+        };
         let recount = account.balance.realign(&budget, account.created_at, at);
         let event = (is_new || account.budget != budget)
             .then(|| Event { kind: "account.updated", detail: json!({"budgets": budget}) });

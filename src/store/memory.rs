@@ -12,10 +12,11 @@ use super::{
     Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
+    AccountChange, AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted,
+    Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
     Lineage, Refusal, Spent, TokenHash,
 };
 
@@ -109,15 +110,15 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(changed)))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
-        let set = state.set_account(account, budget, self.clock.now());
+        let changed = state.change_account(account, change, self.clock.now());
         drop(state);
-        Box::pin(std::future::ready(Ok(set)))
+        Box::pin(std::future::ready(Ok(changed)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
@@ -276,16 +277,16 @@ impl Tables {
         Ok(key)
     }
 
-    fn set_account(
+    fn change_account(
         &mut self,
         id: &AccountId,
-        budget: Budget,
+        change: AccountChange,
         now: Timestamp,
     ) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
         let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
         let AccountWrite { mut account, at, recount, .. } =
-            AccountWrite::decide(id, budget, current, now)?;
+            AccountWrite::decide(id, change, current, now)?;
         for window in recount {
             let amount = self.spent(|row| row.entry.account == *id, window.since);
             account.balance.set_spent(Spent { amount, ..window });

@@ -26,7 +26,7 @@ pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncF
 pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let made_at = w.clock.now();
-    w.ceiling(&account("acme"), Budget::new(Some(Amount::MAX), Period::CalendarWeek)).await;
+    w.ensure(&account("acme"), Budget::new(Some(Amount::MAX), Period::CalendarWeek)).await;
     let name = "l'agent \"nächtlich\" %_\\ \u{1F916}; DROP TABLE keys";
     let root = w.create(acme().name(name).expires_at(at("2030-01-01T00:00:00.000001Z"))).await;
     assert_eq!((root.name.as_str(), root.created_at, root.parent), (name, made_at, None));

@@ -230,6 +230,8 @@ suite! { $
         a_parent_must_exist_in_the_account
         a_refused_change_leaves_nothing
         an_account_is_made_once
+        an_account_that_exists_keeps_its_ceiling
+        the_ceiling_of_an_unknown_account_is_not_set
         an_account_has_a_ceiling_over_its_keys
         an_update_changes_what_it_names
         an_update_stays_inside_the_parent
@@ -265,6 +267,7 @@ suite! { $
         holds_never_pass_a_limit_together
         one_posting_sent_often_takes_effect_once
         one_claim_is_opened_by_one
+        one_account_is_made_by_one
         accounts_in_opposite_order_do_not_deadlock
         a_revocation_stops_what_starts_after_it
     }

@@ -395,7 +395,7 @@ async fn what_is_left_is_in_a_header_where_there_is_a_limit() {
     assert_eq!(remaining(&app, "/free", &limited).await.as_deref(), Some("90"));
     assert_eq!(remaining(&app, "/paid", &free).await, None);
     // What the account has left counts, too.
-    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(50))).await.unwrap();
+    world.keys.set_account_budget(&acme(), Budget::lifetime(Amount::cents(50))).await.unwrap();
     assert_eq!(remaining(&app, "/free", &free).await.as_deref(), Some("30"));
     assert_eq!(remaining(&app, "/paid", &limited).await.as_deref(), Some("20"));
     let off = super::refusals::app(&world.layer().remaining_header(false));

@@ -51,10 +51,8 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
     Usage, UsageQuery, Width,
 };
-use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{
-    Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
-};
+use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
+use crate::model::{Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
 ///
@@ -169,12 +167,12 @@ impl Store for PostgresStore {
         self.answer(self.inner.change_key(change, rules))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.answer(self.inner.set_account(account, budget))
+        self.answer(self.inner.change_account(account, change))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

@@ -54,9 +54,9 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
     Usage, UsageQuery, Width,
 };
-use crate::ledger::{KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
 };
 
 /// Keys and money in an SQLite file, shared by any number of processes.
@@ -262,14 +262,14 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
         answer(self.write_with(move |open, cache, clock| {
-            change::set_account(open, cache, clock, &account, budget)
+            change::change_account(open, cache, clock, &account, change)
         }))
     }
 
