@@ -74,10 +74,15 @@ impl PostgresStore {
     /// # Errors
     ///
     /// Fails if the options are invalid or the database is out of reach. Fails if a newer version of the crate made its
-    /// tables, or if a table of the application cannot be adopted.
+    /// tables, or if a table of the application cannot be adopted. Fails behind a pooler that needs
+    /// [`transaction_pooling`](PostgresOptions::transaction_pooling).
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
-        let schema = match migrate::open(&connections, &options).await {
+        let opened = async {
+            connections.check_sessions().await?;
+            migrate::open(&connections, &options).await
+        };
+        let schema = match opened.await {
             Ok(schema) => schema,
             Err(error) => return Err(opening_error(connections.pool(), error).await),
         };
