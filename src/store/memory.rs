@@ -204,6 +204,8 @@ impl Tables {
         let now = self.book.now(&self.book.key(token.key)?.account)?.max(now);
         let lineage =
             self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
+        let expired = self.book.expired(lineage.account_id(), now).cloned();
+        let lineage = Book::after_expiry(&lineage, expired);
         Some(Found::new(lineage, token.retires_at))
     }
 

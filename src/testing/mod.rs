@@ -125,6 +125,7 @@ suite! { $
         revocation_shows_at_once_on_the_whole_subtree
         expiry_shows_at_its_instant
         what_was_charged_shows_at_once
+        holds_that_ran_out_do_not_show
     }
     payments {
         a_payment_counts_on_the_whole_lineage

@@ -249,7 +249,7 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             ask_with("/paid", &nothing.1),
             402,
             "budget_exceeded",
-            &figures("0", "0", "0.0001", "lifetime", "null"),
+            &figures("0", "0", "0", "lifetime", "null"),
         ),
         row(
             ask_with("/paid?label", &reader.1),

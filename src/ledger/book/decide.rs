@@ -9,17 +9,17 @@ use crate::ledger::posting::{
     Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
 };
 use crate::model::clock::later;
-use crate::model::{AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal};
+use crate::model::{
+    AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal, Shortfall,
+};
 
 /// Decides postings.
 impl Book {
     /// Ends the loaded holds of `account` that have expired: each is released, or charged whole.
     pub fn expire(&mut self, account: &AccountId) {
         let Some(now) = self.accounts.get(account).map(|open| open.now) else { return };
-        let mut expired: Vec<_> = (self.live.iter().filter_map(|id| self.holds.get(id)))
-            .filter(|hold| hold.account == *account && hold.expires_at <= now)
-            .map(|hold| (hold.expires_at, hold.id))
-            .collect();
+        let mut expired: Vec<_> =
+            self.expired(account, now).map(|hold| (hold.expires_at, hold.id)).collect();
         expired.sort_unstable();
         for (_, id) in expired {
             self.expire_hold(id, now);
@@ -108,7 +108,13 @@ impl Book {
                 return Ok(Outcome::Claimed { entry: entry.clone().into(), refunded: *refunded });
             }
         }
-        self.check_budget(posting, Amount::micros(1), now)?;
+        // Any amount has to be left, though none is asked for.
+        self.check_budget(posting, Amount::micros(1), now).map_err(|refusal| match refusal {
+            Refusal::BudgetExceeded(shortfall) => {
+                Refusal::BudgetExceeded(Shortfall { required: Amount::ZERO, ..*shortfall }.into())
+            }
+            refusal => refusal,
+        })?;
         if let Some(claim) = claim {
             self.insert_claim(IdempotencyRow {
                 key,

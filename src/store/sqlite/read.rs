@@ -12,7 +12,7 @@ use super::statement::{all, in_snapshot, one};
 use super::validator::{ByFileVersion, Cache};
 use super::version::FileVersion;
 use super::write::micros;
-use crate::ledger::MAX_DEPTH;
+use crate::ledger::{Book, MAX_DEPTH};
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::key_row::KeyRow;
@@ -44,6 +44,8 @@ pub(super) fn find(
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
             let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { continue };
             let lineage = snapshot.lineage(connection, id, now, &mut stale)?;
+            let lineage =
+                lineage.map(|lineage| snapshot.after_expiry(connection, lineage)).transpose()?;
             // The time of an account does not go back when the clock does.
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
@@ -97,6 +99,17 @@ impl Snapshot {
                 entry.insert(row.flatten()).as_ref()
             }
         })
+    }
+
+    /// Returns a lineage without the holds that have expired and are not yet ended.
+    fn after_expiry(&self, connection: &Connection, lineage: Lineage) -> Result<Lineage> {
+        let row = self.accounts.get(lineage.account_id()).and_then(Option::as_ref);
+        if !row.is_some_and(|row| row.may_count_expired(&lineage)) {
+            return Ok(lineage);
+        }
+        let of_account = params![lineage.account_id().as_str(), micros(lineage.at())];
+        let expired = all(connection, EXPIRED_HOLDS, of_account, |mut cells| cells.hold())?;
+        Ok(Book::after_expiry(&lineage, expired))
     }
 
     /// Returns what may be cached: existing accounts, and keys whose balance counts their period.
@@ -162,6 +175,8 @@ impl Snapshot {
 }
 
 pub(super) const KEY: &str = include_str!("sql/key.sql");
+
+pub(super) const EXPIRED_HOLDS: &str = include_str!("sql/expired_holds.sql");
 
 pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 
