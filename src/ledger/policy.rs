@@ -275,7 +275,9 @@ impl KeyDraft {
             check_delegator(human)?;
         }
         if let Some(parent) = parent {
-            parent.check_active().map_err(ChangeError::NotInForce)?;
+            if let Some((by, refusal)) = parent.inactive() {
+                return Err(ChangeError::NotInForce { key: parent.id(), by, refusal });
+            }
             if parent.depth() >= rules.max_depth {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));
@@ -376,9 +378,13 @@ fn revoke(lineage: &Lineage, reason: Option<&str>) -> Result<KeyWrite, ChangeErr
 /// Checks that neither the key nor an ancestor is revoked. An expired key may be changed and
 /// rotated.
 fn check_not_revoked(lineage: &Lineage) -> Result<(), ChangeError> {
-    match lineage.keys().any(|key| key.revoked_at.is_some()) {
-        true => Err(ChangeError::NotInForce(Refusal::RevokedKey)),
-        false => Ok(()),
+    match lineage.keys().find(|key| key.revoked_at.is_some()) {
+        Some(revoked) => Err(ChangeError::NotInForce {
+            key: lineage.id(),
+            by: revoked.id,
+            refusal: Refusal::RevokedKey,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -75,14 +75,15 @@ pub async fn a_child_needs_a_parent_in_force<S: Store>(make: impl AsyncFn(Clock)
     ];
     w.revoke(&revoked).await;
     w.clock.set(ends);
-    for (parent, refusal) in [
-        (&expiring, Refusal::ExpiredKey),
-        (&below[0], Refusal::ExpiredKey),
-        (&revoked, Refusal::RevokedKey),
-        (&below[1], Refusal::RevokedKey),
+    for (parent, by, refusal) in [
+        (&expiring, &expiring, Refusal::ExpiredKey),
+        (&below[0], &expiring, Refusal::ExpiredKey),
+        (&revoked, &revoked, Refusal::RevokedKey),
+        (&below[1], &revoked, Refusal::RevokedKey),
     ] {
         let made = w.try_create(NewKey::child_of(parent.id)).await;
-        assert_eq!(made.err(), Some(ChangeError::NotInForce(refusal)));
+        let (key, by) = (parent.id, by.id);
+        assert_eq!(made.err(), Some(ChangeError::NotInForce { key, by, refusal }));
     }
 }
 
@@ -380,7 +381,8 @@ pub async fn revoked_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
     let child = w.create(NewKey::child_of(root.id)).await;
     w.revoke(&root).await;
     for key in [&root, &child] {
-        let refusal = Some(ChangeError::NotInForce(Refusal::RevokedKey));
+        let (id, by) = (key.id, root.id);
+        let refusal = Some(ChangeError::NotInForce { key: id, by, refusal: Refusal::RevokedKey });
         assert_eq!(w.update(key, KeyPatch::new().name("b")).await.err(), refusal);
         let token = w.token();
         let hash = token.hash;
