@@ -108,7 +108,7 @@ async fn a_key_that_is_not_in_force_is_named_to_the_application_only() {
     let texts = expired.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(texts, [format!("key {root} has expired"), by_ancestor("has expired")]);
 
-    keys.revoke(root).await.unwrap();
+    keys.revoke(root, None).await.unwrap();
     for (changed, result) in changes().await {
         let error = result.unwrap_err();
         let text = if changed == root {

@@ -590,12 +590,25 @@ impl AgentKeys {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, Error> {
-        Ok(self.with_store(|store| store.change_account(account, change)).await??)
+        let changed = self.with_store(|store| store.change_account(account, change)).await??;
+        if let AccountChange::SetBudget(_) = change {
+            tracing::info!(%account, "agentkey set the ceiling of an account");
+        }
+        Ok(changed)
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         let rules = &self.inner.rules;
-        Ok(self.with_store(|store| store.change_key(&change, rules)).await??)
+        let key = self.with_store(|store| store.change_key(&change, rules)).await??;
+        let done = match &change {
+            KeyChange::Create { .. } => "created",
+            KeyChange::Update { .. } => "updated",
+            KeyChange::Rotate { .. } => "rotated",
+            KeyChange::Revoke { .. } => "revoked",
+        };
+        let parent = key.parent.map(tracing::field::display);
+        tracing::info!(key = %key.id, account = %key.account, parent, "agentkey {done} a key");
+        Ok(key)
     }
 
     async fn with_store<'a, T>(

@@ -16,8 +16,8 @@ use crate::ledger::{
     Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
-    Lineage, Refusal, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage,
+    Refusal, Spent, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store

@@ -7,6 +7,8 @@
 mod account_row;
 pub(crate) mod address;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod broken_lineage;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 // Each of the two stores uses parts of the cache that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 mod cache;

@@ -170,7 +170,7 @@ pub async fn holds_that_ran_out_do_not_show<S: Store>(make: impl AsyncFn(Clock) 
         w.clock.advance(secs(advance));
         for round in 0..2 {
             let lineage = w.find(token).await.expect("it is there").lineage;
-            let seen = |balance: Balance| (balance.spent, balance.held);
+            let seen = |balance: Balance| (balance.spent(), balance.held);
             let wanted = |(spent, held)| (c(spent), c(held));
             assert_eq!(seen(lineage.key().balance), wanted(of_leaf), "{advance} {round}");
             assert_eq!(seen(lineage.ancestors()[0].balance), wanted(of_root));

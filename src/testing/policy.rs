@@ -152,7 +152,7 @@ pub async fn an_account_that_exists_keeps_its_ceiling<S: Store>(make: impl Async
     w.paid(&key, 3).await;
     w.clock.advance(secs(MINUTE));
     let spent = w.store.account(&account("acme")).await.unwrap().expect("it was made");
-    assert_eq!(spent.balance.spent, c(3));
+    assert_eq!(spent.balance.spent(), c(3));
     for budget in [Budget::unlimited(), Budget::daily(c(5)), Budget::monthly(c(10))] {
         let again = w.ensure(&account("acme"), budget).await;
         assert_eq!((again.budget, again.created_at), (made.budget, made.created_at));

@@ -17,7 +17,9 @@ use super::write::random_version_step;
 use crate::ledger::{
     AccountChange, AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules,
 };
-use crate::model::{Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Spent, TokenHash};
+use crate::model::{
+    Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
+};
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
 use crate::store::records::{more_limits, more_spent};

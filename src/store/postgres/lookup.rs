@@ -84,7 +84,8 @@ impl Inner {
         let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
         let members = read::members(&rows, &self.schema.columns)?;
         self.insert(&revalidation, &members, &rest);
-        let mut late = read::found(rest.len(), &members, self.clock.now());
+        let invalid_rows = &self.schema.columns.invalid_rows;
+        let mut late = read::found(rest.len(), &members, self.clock.now(), invalid_rows);
         self.end_expired(connection, &members, &mut late.value).await?;
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok(ReadResult { value, stale: late.stale })

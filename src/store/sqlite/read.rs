@@ -15,6 +15,7 @@ use super::write::micros;
 use crate::ledger::{Book, MAX_DEPTH};
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
+use crate::store::broken_lineage::{BrokenLineage, OutOfService};
 use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf, cache};
@@ -26,12 +27,15 @@ pub(super) struct Snapshot {
     accounts: HashMap<AccountId, Option<AccountRow>>,
     /// Tokens that were looked up, each with the end of its grace.
     tokens: Vec<(TokenHash, KeyId, Option<Timestamp>)>,
+    /// The keys that lead to no root.
+    broken: Vec<(KeyId, BrokenLineage)>,
 }
 
 /// Finds keys by their tokens, from the cache if it is valid. This runs on every request.
 pub(super) fn find(
     connection: &Connection,
     cache: &Cache,
+    out_of_service: &OutOfService,
     hashes: &[TokenHash],
     now: Timestamp,
 ) -> Result<ReadResult<Vec<Option<Found>>>> {
@@ -49,7 +53,11 @@ pub(super) fn find(
             // The time of an account does not go back when the clock does.
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
+            if found.is_some() {
+                out_of_service.forget(id);
+            }
         }
+        snapshot.broken.iter().for_each(|(key, reason)| out_of_service.log(*key, reason));
         if let Some(version) = version.filter(|_| !snapshot.keys.is_empty()) {
             cache.insert(&revalidation, version, snapshot.into_cache());
         }
@@ -152,18 +160,18 @@ impl Snapshot {
         let mut keys: Vec<Key> = Vec::new();
         let mut stale_keys = Vec::new();
         let mut next = Some(id);
-        while let Some(id) = next {
-            let Some(KeyRow { key, is_stale }) = self.key(connection, id)? else { return Ok(None) };
-            if keys.len() > MAX_DEPTH
-                || keys.last().is_some_and(|child| child.account != key.account)
-            {
-                return Ok(None);
-            }
+        while let Some(id) = next
+            && let Some(KeyRow { key, is_stale }) = self.key(connection, id)?
+        {
             if *is_stale {
                 stale_keys.push(key.clone());
             }
-            next = key.parent;
+            next = key.parent.filter(|_| keys.len() < MAX_DEPTH);
             keys.push(key.clone());
+        }
+        if let Some(reason) = BrokenLineage::of(&keys) {
+            self.broken.push((id, reason));
+            return Ok(None);
         }
         let mut keys = keys.into_iter();
         let Some(key) = keys.next() else { return Ok(None) };
