@@ -128,6 +128,44 @@ async fn a_key_that_is_not_in_force_is_named_to_the_application_only() {
 }
 
 #[tokio::test]
+async fn a_key_of_another_account_is_not_revoked() {
+    let (keys, key) = service().await;
+    let other = "other".parse().unwrap();
+    let theirs = keys.create(NewKey::new(other)).await.unwrap().key;
+    for (account, key) in [(&key.account, theirs.id), (&theirs.account, key.id)] {
+        let error = keys.revoke_in(account, key, None).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Change(ChangeError::UnknownKey(id)) if id == key),
+            "{error}"
+        );
+        assert_eq!(keys.find_by_id(key).await.unwrap().unwrap().key().revoked_at, None);
+    }
+    let revoked = keys.revoke_in(&theirs.account, theirs.id, Some("leaked")).await.unwrap();
+    assert!(revoked.revoked_at.is_some() && revoked.revoked_reason.as_deref() == Some("leaked"));
+}
+
+#[test]
+fn a_grouping_is_one_word_as_in_the_query_of_an_url() {
+    for (by, text) in [
+        (UsageBy::Key, "key"),
+        (UsageBy::Hour, "hour"),
+        (UsageBy::Day, "day"),
+        (UsageBy::Month, "month"),
+        (UsageBy::Label("model".into()), "label:model"),
+        (UsageBy::Label("a:b \"c\"".into()), "label:a:b \"c\""),
+    ] {
+        assert_eq!((by.to_string().as_str(), text.parse().as_ref()), (text, Ok(&by)));
+        let json = serde_json::to_string(text).unwrap();
+        assert_eq!(serde_json::to_string(&by).unwrap(), json);
+        assert_eq!(serde_json::from_str::<UsageBy>(&json).unwrap(), by);
+    }
+    for text in ["", "Key", "label", "label:", "week", "key "] {
+        let error = serde_json::from_value::<UsageBy>(text.into()).unwrap_err().to_string();
+        assert!(error.starts_with("usage is grouped by `key`"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn every_error_is_a_response() {
     let (keys, key) = service().await;
     let unknown = keys.revoke(agentkey::KeyId::new(99), None).await.unwrap_err();

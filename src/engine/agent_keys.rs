@@ -315,6 +315,25 @@ impl AgentKeys {
         self.change_key(KeyChange::Revoke { key, reason: reason.map(str::to_owned) }).await
     }
 
+    /// Revokes a key as [`revoke`](Self::revoke) does, if it is of this account.
+    ///
+    /// It is for an id that a client names: no key of another account is revoked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`revoke`](Self::revoke). A key of another account is unknown.
+    pub async fn revoke_in(
+        &self,
+        account: &AccountId,
+        key: KeyId,
+        reason: Option<&str>,
+    ) -> Result<Key, Error> {
+        // The account of a key never changes.
+        let found = self.find_by_id(key).await?.filter(|found| found.account_id() == account);
+        found.ok_or(ChangeError::UnknownKey(key))?;
+        self.revoke(key, reason).await
+    }
+
     /// Returns when an [`AgentKeyLayer`](crate::AgentKeyLayer) last let each key through, in the
     /// order of `keys`; `None` for never.
     ///
@@ -364,7 +383,8 @@ impl AgentKeys {
         })
     }
 
-    /// Returns what was charged, summed by key, label or time, in the order of the groups.
+    /// Returns what was charged, summed by key, label or time, or by two of them, in the order of the
+    /// groups.
     ///
     /// # Errors
     ///

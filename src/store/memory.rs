@@ -347,7 +347,7 @@ impl Tables {
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
         let mut groups = UsageSums::default();
-        for EntryRow { entry, .. } in self.book.entries() {
+        for EntryRow { entry, refunded } in self.book.entries() {
             let counts = entry.account == query.account
                 && query.key.is_none_or(|key| entry.key == Some(key))
                 && query.since.is_none_or(|since| entry.counts_at >= since)
@@ -355,15 +355,18 @@ impl Tables {
             if !counts {
                 continue;
             }
-            let group = match (&query.by, query.by.unit()) {
+            let group = |by: &UsageBy| match (by, by.unit()) {
                 (_, Some(unit)) => bucket(entry.counts_at, unit),
                 (UsageBy::Label(name), _) => entry.note.labels.get(name).unwrap_or("").to_owned(),
                 _ => entry.key.map_or_else(String::new, |key| key.to_string()),
             };
+            let group = (group(&query.by), query.then_by.as_ref().map(group));
+            let is_kept = !refunded.is_positive() || *refunded < entry.amount;
+            let is_charge = entry.kind != EntryKind::Refund && is_kept;
             let micros = i128::from(entry.amount.as_micros());
             match entry.kind {
                 EntryKind::Adjust => groups.add(group, 0, 0, micros),
-                kind => groups.add(group, micros, u64::from(kind != EntryKind::Refund), 0),
+                _ => groups.add(group, micros, u64::from(is_charge), 0),
             }
         }
         groups.into_usage()

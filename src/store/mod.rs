@@ -51,7 +51,7 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore};
-pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, Usage, UsageBy, UsageQuery};
+pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 

@@ -255,6 +255,8 @@ suite! { $
         usage_by_label_of_any_name
         usage_by_time
         usage_counts_a_refund_where_its_charge_was
+        usage_leaves_out_what_was_refunded_whole
+        usage_by_two_groups
         usage_saturates
         accounts_do_not_see_each_other
     }
