@@ -268,7 +268,8 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             409,
             "refund_too_large",
             r#""the refund is more than the entry has left","left_cents":3"#,
-        ),
+        )
+        .no_retry(),
     ]
 }
 
@@ -360,19 +361,27 @@ async fn clients_are_advised_not_to_retry_what_is_refused_again() {
     let seen = answer(&too_many, ask_with("/paid", &once)).await;
     assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, None));
     assert_eq!(seen.header("x-should-retry"), Some("false"));
+    let conflict = app(&world.layer().budget_status(StatusCode::CONFLICT));
+    let seen = answer(&conflict, ask_with("/paid", &once)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (409, Some("false")));
     // A new window has room, so waiting helps.
     assert_eq!(answer(&too_many, ask_with("/paid", &daily)).await.status, 200);
     let seen = answer(&too_many, ask_with("/paid", &daily)).await;
     assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, Some("86400")));
     assert_eq!(seen.header("x-should-retry"), None);
+    let seen = answer(&conflict, ask_with("/paid", &daily)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (409, None));
     // No client retries a 402.
     let seen = answer(&app(&world.layer()), ask_with("/paid", &once)).await;
     assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (402, None));
-    // An `in_flight` or `unavailable` passes, and a posting id that is taken does not.
+    // An `in_flight` or `unavailable` passes, and no other 409 does.
     for (refusal, wanted) in [
         (Refusal::InFlight, None),
         (Refusal::Unavailable { retry_after: Duration::from_secs(1) }, None),
         (Refusal::PostingConflict, Some("false")),
+        (Refusal::HoldExpired, Some("false")),
+        (Refusal::RefundTooLarge { left: Amount::ZERO }, Some("false")),
+        (Refusal::NotInForce, Some("false")),
     ] {
         let response = refusal.to_response();
         let value = response.headers().get("x-should-retry").map(|value| value.as_bytes());
