@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use agentkey::UsageQuery;
-use agentkey::model::{Account, ChangeError, Entry};
+use agentkey::model::{Account, ChangeError, Entry, ManualClock};
 use agentkey::store::UsageBy;
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Key,
-    KeyQuery, MemoryStore, NewKey, Refusal, Rejection, RequireScope, ScopeSet,
+    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Grace, Key,
+    KeyId, KeyPatch, KeyQuery, MemoryStore, NewKey, Refusal, Rejection, RequireScope, ScopeSet,
 };
 use axum::response::IntoResponse;
 use futures_util::TryStreamExt;
@@ -81,6 +81,90 @@ async fn a_url_picks_the_store() {
     }
 }
 
+/// The application reads which key is the reason. A client does not: the key may be another's.
+#[tokio::test]
+async fn a_key_that_is_not_in_force_is_named_to_the_application_only() {
+    let clock = ManualClock::at("2026-01-31T12:00:00Z".parse().unwrap());
+    let keys = AgentKeys::new(MemoryStore::with_clock(&clock)).unwrap();
+    let new = NewKey::new("acme".parse().unwrap()).expires_in("30d".parse().unwrap());
+    let root = keys.create(new).await.unwrap().key.id;
+    let key = keys.create(NewKey::child_of(root)).await.unwrap().key.id;
+    let by_ancestor =
+        |what: &str| format!("key {key} is not in force: its ancestor, key {root}, {what}");
+    let changes = async || {
+        let rename = || KeyPatch::new().name("b");
+        [
+            (root, keys.create(NewKey::child_of(root)).await.map(drop)),
+            (root, keys.update(root, rename()).await.map(drop)),
+            (root, keys.rotate(root, Grace::NONE).await.map(drop)),
+            (key, keys.create(NewKey::child_of(key)).await.map(drop)),
+            (key, keys.update(key, rename()).await.map(drop)),
+            (key, keys.rotate(key, Grace::NONE).await.map(drop)),
+        ]
+    };
+    clock.advance(Duration::from_secs(31 * 24 * 3_600));
+    let expired: Vec<_> = changes().await.into_iter().filter_map(|(_, it)| it.err()).collect();
+    // An expired key may be changed, for example to expire later.
+    let texts = expired.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts, [format!("key {root} has expired"), by_ancestor("has expired")]);
+
+    keys.revoke(root, None).await.unwrap();
+    for (changed, result) in changes().await {
+        let error = result.unwrap_err();
+        let text = if changed == root {
+            format!("key {root} was revoked")
+        } else {
+            by_ancestor("was revoked")
+        };
+        assert_eq!(error.to_string(), text);
+        let body = error.to_response().into_body();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"], "not_in_force");
+        assert_eq!(
+            body["detail"],
+            "the key to be changed, or an ancestor of it, is revoked or expired"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_account_is_not_revoked() {
+    let (keys, key) = service().await;
+    let other = "other".parse().unwrap();
+    let theirs = keys.create(NewKey::new(other)).await.unwrap().key;
+    for (account, key) in [(&key.account, theirs.id), (&theirs.account, key.id)] {
+        let error = keys.revoke_in(account, key, None).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Change(ChangeError::UnknownKey(id)) if id == key),
+            "{error}"
+        );
+        assert_eq!(keys.find_by_id(key).await.unwrap().unwrap().key().revoked_at, None);
+    }
+    let revoked = keys.revoke_in(&theirs.account, theirs.id, Some("leaked")).await.unwrap();
+    assert!(revoked.revoked_at.is_some() && revoked.revoked_reason.as_deref() == Some("leaked"));
+}
+
+#[test]
+fn a_grouping_is_one_word_as_in_the_query_of_an_url() {
+    for (by, text) in [
+        (UsageBy::Key, "key"),
+        (UsageBy::Hour, "hour"),
+        (UsageBy::Day, "day"),
+        (UsageBy::Month, "month"),
+        (UsageBy::Label("model".into()), "label:model"),
+        (UsageBy::Label("a:b \"c\"".into()), "label:a:b \"c\""),
+    ] {
+        assert_eq!((by.to_string().as_str(), text.parse().as_ref()), (text, Ok(&by)));
+        let json = serde_json::to_string(text).unwrap();
+        assert_eq!(serde_json::to_string(&by).unwrap(), json);
+        assert_eq!(serde_json::from_str::<UsageBy>(&json).unwrap(), by);
+    }
+    for text in ["", "Key", "label", "label:", "week", "key "] {
+        let error = serde_json::from_value::<UsageBy>(text.into()).unwrap_err().to_string();
+        assert!(error.starts_with("usage is grouped by `key`"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn every_error_is_a_response() {
     let (keys, key) = service().await;
@@ -98,7 +182,15 @@ async fn every_error_is_a_response() {
         (unknown, 404, "unknown_key"),
         (invalid, 400, "invalid_field"),
         (too_much.await.unwrap_err(), 404, "unknown_entry"),
-        (Error::Change(ChangeError::NotInForce(Refusal::ExpiredKey)), 409, "not_in_force"),
+        (
+            Error::Change(ChangeError::NotInForce {
+                key: KeyId::new(4711),
+                by: KeyId::new(4712),
+                refusal: Refusal::ExpiredKey,
+            }),
+            409,
+            "not_in_force",
+        ),
     ];
     for (error, status, code) in cases {
         let response = error.to_response();

@@ -16,7 +16,9 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
-use crate::ledger::{Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules};
+use crate::ledger::{
+    AccountChange, Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules,
+};
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
@@ -188,7 +190,11 @@ impl AgentKeys {
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
-    /// Sets an account's ceiling, over all its keys together, and creates the account if it is new.
+    /// Creates an account with a ceiling over all its keys together, and returns it.
+    ///
+    /// An account that exists is returned as it is: every instance may call this when it starts.
+    /// Its ceiling is changed by [`set_account_budget`](Self::set_account_budget) alone. An account
+    /// that its first key has created has no ceiling.
     ///
     /// # Errors
     ///
@@ -199,7 +205,21 @@ impl AgentKeys {
         account: AccountId,
         budget: Budget,
     ) -> Result<Account, Error> {
-        Ok(self.with_store(|store| store.set_account(&account, budget)).await??)
+        self.change_account(&account, AccountChange::Ensure(budget)).await
+    }
+
+    /// Sets the ceiling of an account. What its keys have spent and hold stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where the limit is negative, or there is no such account; [`Error::Store`]
+    /// where the store does not answer.
+    pub async fn set_account_budget(
+        &self,
+        account: &AccountId,
+        budget: Budget,
+    ) -> Result<Account, Error> {
+        self.change_account(account, AccountChange::SetBudget(budget)).await
     }
 
     /// Returns an account, if there is one.
@@ -297,6 +317,25 @@ impl AgentKeys {
         self.change_key(KeyChange::Revoke { key, reason: reason.map(str::to_owned) }).await
     }
 
+    /// Revokes a key as [`revoke`](Self::revoke) does, if it is of this account.
+    ///
+    /// It is for an id that a client names: no key of another account is revoked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`revoke`](Self::revoke). A key of another account is unknown.
+    pub async fn revoke_in(
+        &self,
+        account: &AccountId,
+        key: KeyId,
+        reason: Option<&str>,
+    ) -> Result<Key, Error> {
+        // The account of a key never changes.
+        let found = self.find_by_id(key).await?.filter(|found| found.account_id() == account);
+        found.ok_or(ChangeError::UnknownKey(key))?;
+        self.revoke(key, reason).await
+    }
+
     /// Returns when an [`AgentKeyLayer`](crate::AgentKeyLayer) last let each key through, in the
     /// order of `keys`; `None` for never.
     ///
@@ -346,7 +385,8 @@ impl AgentKeys {
         })
     }
 
-    /// Returns what was charged, summed by key, label or time, in the order of the groups.
+    /// Returns what was charged, summed by key, label or time, or by two of them, in the order of the
+    /// groups.
     ///
     /// # Errors
     ///
@@ -567,9 +607,30 @@ impl AgentKeys {
         self.inner.store.close().await;
     }
 
+    async fn change_account(
+        &self,
+        account: &AccountId,
+        change: AccountChange,
+    ) -> Result<Account, Error> {
+        let changed = self.with_store(|store| store.change_account(account, change)).await??;
+        if let AccountChange::SetBudget(_) = change {
+            tracing::info!(%account, "agentkey set the ceiling of an account");
+        }
+        Ok(changed)
+    }
+
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         let rules = &self.inner.rules;
-        Ok(self.with_store(|store| store.change_key(&change, rules)).await??)
+        let key = self.with_store(|store| store.change_key(&change, rules)).await??;
+        let done = match &change {
+            KeyChange::Create { .. } => "created",
+            KeyChange::Update { .. } => "updated",
+            KeyChange::Rotate { .. } => "rotated",
+            KeyChange::Revoke { .. } => "revoked",
+        };
+        let parent = key.parent.map(tracing::field::display);
+        tracing::info!(key = %key.id, account = %key.account, parent, "agentkey {done} a key");
+        Ok(key)
     }
 
     async fn with_store<'a, T>(

@@ -166,7 +166,8 @@ impl Builder {
     /// day.
     ///
     /// After that, the settle is logged with all that is needed to post it by hand, with
-    /// [`AgentKeys::settle_as`].
+    /// [`AgentKeys::settle_as`]. A settle that the store answers with an error that no retry cures is
+    /// logged at once.
     pub fn settle_timeout(mut self, timeout: Duration) -> Self {
         self.options.batches.settle_timeout = timeout;
         self

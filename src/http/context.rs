@@ -95,6 +95,20 @@ impl KeyContext {
         self.lineage().allows(scope, self.state.keys().rules.admin_scope.as_ref())
     }
 
+    /// Returns whether the key and every ancestor allow the scope of this name. A text that is no
+    /// scope is allowed by none.
+    ///
+    /// ```
+    /// use agentkey::KeyContext;
+    ///
+    /// async fn fields(key: KeyContext) -> &'static str {
+    ///     if key.has_scope("docs.write") { "all fields" } else { "read-only fields" }
+    /// }
+    /// ```
+    pub fn has_scope(&self, scope: &str) -> bool {
+        scope.parse().is_ok_and(|scope| self.allows(&scope))
+    }
+
     /// Returns the scopes that the key and every ancestor allow.
     pub fn scopes(&self) -> ScopeSet {
         self.lineage().scopes(self.state.keys().rules.admin_scope.as_ref())

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
-use crate::model::{Refusal, Token, TokenHash};
+use crate::model::{Refusal, Token, TokenHash, TokenPrefix};
 
 /// The headers that may contain a token, in order. Default: `Authorization: Bearer`, then
 /// `X-Api-Key`.
@@ -11,6 +11,8 @@ use crate::model::{Refusal, Token, TokenHash};
 pub(crate) struct Credentials {
     sources: Vec<CredentialSource>,
     foreign: bool,
+    /// If there are any, credentials with another prefix do not count.
+    prefixes: Vec<TokenPrefix>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,11 @@ enum CredentialSource {
 impl Default for Credentials {
     fn default() -> Self {
         let api_key = CredentialSource::Header(HeaderName::from_static("x-api-key"));
-        Self { sources: vec![CredentialSource::Bearer, api_key], foreign: false }
+        Self {
+            sources: vec![CredentialSource::Bearer, api_key],
+            foreign: false,
+            prefixes: Vec::new(),
+        }
     }
 }
 
@@ -44,6 +50,18 @@ impl Credentials {
         self.foreign = foreign;
     }
 
+    /// Sets the prefixes of the tokens that count.
+    pub(crate) fn prefixes(&mut self, prefixes: impl IntoIterator<Item = TokenPrefix>) {
+        self.prefixes = prefixes.into_iter().collect();
+    }
+
+    /// Returns whether a credential counts by its prefix.
+    fn counts(&self, token: &[u8]) -> bool {
+        let prefix = token.iter().rposition(|byte| *byte == b'_').and_then(|end| token.get(..end));
+        self.prefixes.is_empty()
+            || self.prefixes.iter().any(|own| Some(own.as_str().as_bytes()) == prefix)
+    }
+
     /// Returns the hash of the request's token. Malformed tokens are refused here, without a
     /// look-up.
     ///
@@ -60,12 +78,12 @@ impl Credentials {
             };
             value.set_sensitive(true);
             let token = match source.token(value) {
-                Ok(token) => token,
-                Err(Refusal::MissingKey) => continue,
-                Err(other) => {
+                Some(Ok(token)) if self.counts(token) => token,
+                Some(Err((token, other))) if self.counts(token) => {
                     refusal = other;
                     continue;
                 }
+                _ => continue,
             };
             match credential {
                 Some((first, found)) if found != token => ambiguous = Some([first, name]),
@@ -91,11 +109,11 @@ impl CredentialSource {
         }
     }
 
-    /// Returns the token in a header's value, or what a request is refused with that has no other token. Schemes other
-    /// than `Bearer` contain none.
+    /// Returns the token in a header's value; if it cannot be used, with what a request is refused that has no other
+    /// token. Schemes other than `Bearer` contain none.
     ///
     /// Schemes are case-insensitive (RFC 9110 §11.1).
-    fn token<'a>(&self, value: &'a HeaderValue) -> Result<&'a [u8], Refusal> {
+    fn token<'a>(&self, value: &'a HeaderValue) -> Option<Result<&'a [u8], (&'a [u8], Refusal)>> {
         let value = value.as_bytes().trim_ascii();
         let token = match self {
             Self::Header(_) => value,
@@ -103,14 +121,13 @@ impl CredentialSource {
                 let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
                 let (scheme, rest) = value.split_at(end);
                 if !scheme.eq_ignore_ascii_case(b"bearer") {
-                    let bare = is_token(value);
-                    return Err(if bare { Refusal::MissingScheme } else { Refusal::MissingKey });
+                    return is_token(value).then_some(Err((value, Refusal::MissingScheme)));
                 }
                 rest.trim_ascii()
             }
         };
         // Clients whose setting is empty send such a header beside the one that is set.
-        if token.is_empty() { Err(Refusal::InvalidKey) } else { Ok(token) }
+        Some(if token.is_empty() { Err((token, Refusal::InvalidKey)) } else { Ok(token) })
     }
 }
 

@@ -160,11 +160,12 @@ fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions
 /// Returns whether the same request is refused again, although clients retry responses of this status.
 fn is_final(refusal: &Refusal, status: StatusCode) -> bool {
     match refusal {
-        Refusal::Conflict | Refusal::PostingConflict | Refusal::AlreadyCharged(_) => true,
+        Refusal::InFlight => false,
         Refusal::BudgetExceeded(shortfall) => {
-            status == StatusCode::TOO_MANY_REQUESTS && shortfall.resets_at.is_none()
+            matches!(status, StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS)
+                && shortfall.resets_at.is_none()
         }
-        _ => false,
+        _ => status == StatusCode::CONFLICT,
     }
 }
 

@@ -22,7 +22,8 @@ mod posting;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use policy::{
-    AccountWrite, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
+    AccountChange, AccountWrite, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH,
+    NewToken, Rules,
 };
 pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,

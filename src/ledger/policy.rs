@@ -51,6 +51,16 @@ pub enum KeyChange {
     },
 }
 
+/// A change of one account.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum AccountChange {
+    /// Creates the account with this ceiling. An account that exists stays as it is.
+    Ensure(Budget),
+    /// Sets the ceiling of an account that exists.
+    SetBudget(Budget),
+}
+
 /// What a store loads before a change of a key is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load<'a> {
@@ -205,23 +215,34 @@ impl KeyChange {
 }
 
 impl AccountWrite {
-    /// Decides a change of an account's ceiling.
+    /// Decides a change of an account.
     ///
     /// `loaded` is the account, rolled to its time, and that time. `now` is the store's own time,
     /// for a new account.
     ///
     /// # Errors
     ///
-    /// [`ChangeError::Invalid`] where the limit is negative.
+    /// [`ChangeError::Invalid`] where the limit is negative. [`ChangeError::UnknownAccount`] where
+    /// the budget of an account is set that does not exist.
     pub fn decide(
         id: &AccountId,
-        budget: Budget,
+        change: AccountChange,
         loaded: Option<(Account, Timestamp)>,
         now: Timestamp,
     ) -> Result<Self, ChangeError> {
+        let (AccountChange::Ensure(budget) | AccountChange::SetBudget(budget)) = change;
         check_budget(&budget)?;
         let is_new = loaded.is_none();
-        let (mut account, at) = loaded.unwrap_or_else(|| (Account::new(id.clone(), now), now));
+        let (mut account, at) = match (change, loaded) {
+            (AccountChange::Ensure(_), Some((account, at))) => {
+                return Ok(Self { account, at, recount: Vec::new(), event: None });
+            }
+            (AccountChange::Ensure(_), None) => (Account::new(id.clone(), now), now),
+            (AccountChange::SetBudget(_), Some(loaded)) => loaded,
+            (AccountChange::SetBudget(_), None) => {
+                return Err(ChangeError::UnknownAccount(id.clone()));
+            }
+        };
         let recount = account.balance.realign(&budget, account.created_at, at);
         let event = (is_new || account.budget != budget)
             .then(|| Event { kind: "account.updated", detail: json!({"budgets": budget}) });
@@ -254,7 +275,9 @@ impl KeyDraft {
             check_delegator(human)?;
         }
         if let Some(parent) = parent {
-            parent.check_active().map_err(ChangeError::NotInForce)?;
+            if let Some((by, refusal)) = parent.inactive() {
+                return Err(ChangeError::NotInForce { key: parent.id(), by, refusal });
+            }
             if parent.depth() >= rules.max_depth {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));
@@ -355,9 +378,13 @@ fn revoke(lineage: &Lineage, reason: Option<&str>) -> Result<KeyWrite, ChangeErr
 /// Checks that neither the key nor an ancestor is revoked. An expired key may be changed and
 /// rotated.
 fn check_not_revoked(lineage: &Lineage) -> Result<(), ChangeError> {
-    match lineage.keys().any(|key| key.revoked_at.is_some()) {
-        true => Err(ChangeError::NotInForce(Refusal::RevokedKey)),
-        false => Ok(()),
+    match lineage.keys().find(|key| key.revoked_at.is_some()) {
+        Some(revoked) => Err(ChangeError::NotInForce {
+            key: lineage.id(),
+            by: revoked.id,
+            refusal: Refusal::RevokedKey,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -170,12 +170,14 @@ pub struct Posted {
     pub outcome: Outcome,
     /// What the lineage has left afterwards; `None` where no member has a limit.
     pub remaining: Option<Amount>,
+    /// How much more a settle cost than the lineage had left.
+    pub debt: Amount,
 }
 
 impl Posted {
-    /// Returns an answer.
+    /// Returns an answer without debt.
     pub const fn new(outcome: Outcome, remaining: Option<Amount>) -> Self {
-        Self { outcome, remaining }
+        Self { outcome, remaining, debt: Amount::ZERO }
     }
 }
 

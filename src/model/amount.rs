@@ -14,8 +14,11 @@ use serde::ser::{Serialize, Serializer};
 /// Its text is in units, with at most six decimals: `12.50`. **In JSON it is a number of cents**
 /// with at most four decimals: `1250`, or `0.03` for 300 micro-units.
 ///
-/// In JSON, fractions of a cent are exact below 10¹¹ cents (a billion units). Beyond that,
-/// deserialising refuses them, and serialising rounds to the nearest IEEE 754 double.
+/// JSON libraries read such a number as an IEEE 754 double, which has room for four decimals below
+/// 10¹¹ cents (a billion units). Beyond that, an amount with a fraction of a cent is a string of
+/// cents: `"100000000000.0001"`. Every amount is read back as it was written; another string is
+/// refused, because the text of an amount is in units. The query of a URL has strings only: read a
+/// number there, and use [`try_cents`](Self::try_cents).
 ///
 /// ```
 /// use agentkey::Amount;
@@ -139,6 +142,18 @@ impl Amount {
         if self.is_negative() { Err(AmountError::Negative) } else { Ok(self) }
     }
 
+    /// Returns the text of the cents if a double is not exact for them.
+    fn exact_cents(self) -> Option<String> {
+        const DOUBLES_BELOW: u64 = 1_000_000_000_000_000;
+        let per_cent = MICROS_PER_CENT.unsigned_abs();
+        let micros = self.0.unsigned_abs();
+        let (cents, fraction) = (micros / per_cent, micros % per_cent);
+        (micros >= DOUBLES_BELOW && fraction != 0).then(|| {
+            let sign = if self.is_negative() { "-" } else { "" };
+            format!("{sign}{cents}.{fraction:04}").trim_end_matches('0').to_owned()
+        })
+    }
+
     /// Reads a number of cents as JSON libraries pass it.
     ///
     /// It reads the float's shortest decimal text, which is what the client wrote. A multiplication
@@ -221,8 +236,12 @@ impl fmt::Debug for Amount {
 
 impl Serialize for Amount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0 % MICROS_PER_CENT == 0 {
+        if !serializer.is_human_readable() {
+            serializer.serialize_i64(self.0)
+        } else if self.0 % MICROS_PER_CENT == 0 {
             serializer.serialize_i64(self.0 / MICROS_PER_CENT)
+        } else if let Some(cents) = self.exact_cents() {
+            serializer.serialize_str(&cents)
         } else {
             // Both are exact doubles below 10¹¹ cents, and their division rounds to the nearest
             // double.
@@ -233,8 +252,10 @@ impl Serialize for Amount {
 
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The hint asks for a float. Self-describing formats still pass integers as integers.
-        deserializer.deserialize_f64(Cents)
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(Cents),
+            false => i64::deserialize(deserializer).map(Self),
+        }
     }
 }
 
@@ -259,6 +280,13 @@ impl Visitor<'_> for Cents {
     fn visit_f64<E: de::Error>(self, cents: f64) -> Result<Amount, E> {
         Amount::from_float_cents(cents).map_err(E::custom)
     }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+        parse_decimal(text, DECIMALS_OF_CENT)
+            .ok()
+            .filter(|amount| amount.exact_cents().as_deref() == Some(text))
+            .ok_or_else(|| E::invalid_type(de::Unexpected::Str(text), &self))
+    }
 }
 
 /// Why a text or a number is not a valid amount.
@@ -278,7 +306,7 @@ pub enum AmountError {
     #[error("an amount lies between -9223372036854.775808 and 9223372036854.775807 units")]
     OutOfRange,
     /// A JSON number is too large to be exact with a fraction.
-    #[error("an amount of 100000000000 cents or more must be whole cents")]
+    #[error("an amount of 100000000000 cents or more must be whole cents, or a string of cents")]
     TooLargeForFraction,
     /// It is below zero where only zero or more is accepted.
     #[error("an amount must be zero or more here")]
@@ -360,7 +388,7 @@ mod tests {
             ),
             (
                 AmountError::TooLargeForFraction,
-                "an amount of 100000000000 cents or more must be whole cents",
+                "an amount of 100000000000 cents or more must be whole cents, or a string of cents",
             ),
             (AmountError::Negative, "an amount must be zero or more here"),
         ] {
@@ -395,6 +423,10 @@ mod tests {
             (1, "0.0001"),
             (-15_001, "-1.5001"),
             (999_999_999_999_999, "99999999999.9999"),
+            (1_000_000_000_000_001, "\"100000000000.0001\""),
+            (-1_000_000_000_005_000, "\"-100000000000.5\""),
+            (i64::MAX, "\"922337203685477.5807\""),
+            (i64::MIN, "\"-922337203685477.5808\""),
         ] {
             assert_eq!(written(Amount::micros(micros)), json);
             assert_eq!(read(json), Ok(Amount::micros(micros)));
@@ -434,8 +466,23 @@ mod tests {
             let error = read(json).unwrap_err();
             assert!(error.starts_with(text), "{json}: {error}");
         }
-        let error = read("\"12\"").unwrap_err();
-        assert!(error.contains("expected a number of cents with at most four decimals"), "{error}");
+        for text in [
+            "",
+            "12",
+            "0.5",
+            "12.50",
+            "100000000000",
+            "100000000000.50",
+            "100000000000.00001",
+            "1e15",
+            "0100000000000.5",
+            "922337203685477.5808",
+            "+100000000000.5",
+        ] {
+            let error = read(&format!("\"{text}\"")).unwrap_err();
+            let wanted = "expected a number of cents with at most four decimals";
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
         assert!(read("null").is_err());
         for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(Amount::from_float_cents(float), Err(AmountError::NotANumber));
@@ -477,8 +524,17 @@ mod tests {
         }
 
         #[test]
-        fn json_round_trips_below_a_billion_units(micros in -999_999_999_999_999_i64..=999_999_999_999_999) {
+        fn json_round_trips(micros: i64, round in 0..5_u32) {
+            let amount = Amount::micros(micros / 10_i64.pow(round) * 10_i64.pow(round));
+            prop_assert_eq!(read(&written(amount)), Ok(amount));
+            let value = serde_json::to_value(amount).unwrap();
+            prop_assert_eq!(serde_json::from_value::<Amount>(value).unwrap(), amount);
+        }
+
+        #[test]
+        fn json_numbers_round_trip_below_a_billion_units(micros in -999_999_999_999_999_i64..=999_999_999_999_999) {
             let amount = Amount::micros(micros);
+            prop_assert!(!written(amount).starts_with('"'));
             prop_assert_eq!(read(&written(amount)), Ok(amount));
         }
 

@@ -27,7 +27,7 @@ const MORE: usize = 3;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-#[must_use = "a budget takes effect in `NewKey`, `KeyPatch` or `AgentKeys::ensure_account`"]
+#[must_use = "a budget takes effect in `NewKey`, `KeyPatch` or `AgentKeys::set_account_budget`"]
 pub struct Budget {
     /// The most that may be spent in a window of `period`; `None` for no limit. A key with zero may
     /// use free routes only.

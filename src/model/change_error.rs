@@ -12,9 +12,18 @@ pub enum ChangeError {
     /// No account has this id.
     #[error("there is no account {0}")]
     UnknownAccount(AccountId),
-    /// The key, or an ancestor, is revoked, expired or disabled.
-    #[error(transparent)]
-    NotInForce(Refusal),
+    /// The key to be changed, or the parent of the new one, is revoked, expired or disabled, by itself
+    /// or by an ancestor.
+    #[error("key {key} {}{}", ancestor(*key, *by), state(refusal))]
+    NotInForce {
+        /// The key that the call named.
+        key: KeyId,
+        /// The key that is revoked, expired or disabled: the same, or an ancestor of it.
+        by: KeyId,
+        /// The refusal of its own requests: [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`] or
+        /// [`Refusal::DisabledKey`].
+        refusal: Refusal,
+    },
     /// A field of the change is not valid.
     #[error("{field}: {reason}")]
     Invalid {
@@ -39,13 +48,27 @@ impl ChangeError {
     }
 }
 
+fn ancestor(key: KeyId, by: KeyId) -> String {
+    if key == by { String::new() } else { format!("is not in force: its ancestor, key {by}, ") }
+}
+
+fn state(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::RevokedKey => "was revoked",
+        Refusal::ExpiredKey => "has expired",
+        Refusal::DisabledKey => "is disabled",
+        _ => "is not in force",
+    }
+}
+
 impl From<ChangeError> for Refusal {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::UnknownKey(_) => Self::UnknownKey,
             ChangeError::UnknownAccount(_) => Self::UnknownAccount,
             // Not 401: the credential of the request is another key's, and its client would throw that away.
-            ChangeError::NotInForce(_) => Self::NotInForce,
+            // Nor is the id of an ancestor for the client of another key.
+            ChangeError::NotInForce { .. } => Self::NotInForce,
             ChangeError::Invalid { field, reason } => Self::InvalidField { field, reason },
             // The names of the application's tables and constraints are not for clients.
             ChangeError::TableRule { .. } => Self::InvalidField {

@@ -61,8 +61,8 @@ pub struct Key {
 pub struct Account {
     /// The id of the account.
     pub id: AccountId,
-    /// The ceiling over all keys. It is unlimited until
-    /// [`AgentKeys::ensure_account`](crate::AgentKeys::ensure_account) sets it.
+    /// The ceiling over all keys.
+    /// [`AgentKeys::set_account_budget`](crate::AgentKeys::set_account_budget) changes it.
     pub budget: Budget,
     /// When the account was created. Its windows are counted from here, unless the period follows
     /// the calendar.

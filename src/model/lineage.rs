@@ -82,7 +82,12 @@ impl Lineage {
     /// [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`] or [`Refusal::DisabledKey`], of the first
     /// member that is not.
     pub fn check_active(&self) -> Result<(), Refusal> {
-        self.keys().try_for_each(|key| key.check_active(self.at))
+        self.inactive().map_or(Ok(()), |(_, refusal)| Err(refusal))
+    }
+
+    /// Returns the first member that is not in force, and why.
+    pub(crate) fn inactive(&self) -> Option<(KeyId, Refusal)> {
+        self.keys().find_map(|key| Some((key.id, key.check_active(self.at).err()?)))
     }
 
     /// Returns whether every member allows `scope`. A member that has the `admin_scope` allows

@@ -178,7 +178,8 @@ pub struct Shortfall {
     pub held: Amount,
     /// What the whole lineage has left.
     pub remaining: Amount,
-    /// The amount of the hold or payment.
+    /// The amount of the hold or payment. Zero where a charge began, which needs any amount to be
+    /// left.
     pub required: Amount,
     /// The period of the limit that refused. Where several limits of a member did, it is the one
     /// that resets last.

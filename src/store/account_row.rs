@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::fast_path::next_seq;
 use crate::ledger::{HoldState, WriteSet};
-use crate::model::Account;
+use crate::model::{Account, Amount, Lineage};
 
 /// An account, with the columns that only a store uses.
 #[derive(Clone, Debug)]
@@ -24,6 +24,13 @@ impl AccountRow {
     /// Returns whether holds of the account may have expired.
     pub(super) fn is_overdue(&self, now: Timestamp) -> bool {
         self.next_expiry.is_some_and(|at| at <= now.max(self.changed_at))
+    }
+
+    /// Returns whether the figures of a lineage of the account may count expired holds.
+    pub(super) fn may_count_expired(&self, lineage: &Lineage) -> bool {
+        let held = lineage.keys().map(|key| key.balance.held);
+        let is_held = held.chain([lineage.account().balance.held]).any(Amount::is_positive);
+        is_held && self.is_overdue(lineage.at())
     }
 
     /// Returns the row after these changes, with an unchanged version.

@@ -12,11 +12,12 @@ use super::{
     Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
+    AccountChange, AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted,
+    Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId,
-    Lineage, Refusal, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage,
+    Refusal, Spent, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -109,15 +110,15 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(changed)))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
-        let set = state.set_account(account, budget, self.clock.now());
+        let changed = state.change_account(account, change, self.clock.now());
         drop(state);
-        Box::pin(std::future::ready(Ok(set)))
+        Box::pin(std::future::ready(Ok(changed)))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
@@ -203,6 +204,8 @@ impl Tables {
         let now = self.book.now(&self.book.key(token.key)?.account)?.max(now);
         let lineage =
             self.lineage(token.key, now).filter(|_| token.retires_at.is_none_or(|at| at > now))?;
+        let expired = self.book.expired(lineage.account_id(), now).cloned();
+        let lineage = Book::after_expiry(&lineage, expired);
         Some(Found::new(lineage, token.retires_at))
     }
 
@@ -276,16 +279,16 @@ impl Tables {
         Ok(key)
     }
 
-    fn set_account(
+    fn change_account(
         &mut self,
         id: &AccountId,
-        budget: Budget,
+        change: AccountChange,
         now: Timestamp,
     ) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
         let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
         let AccountWrite { mut account, at, recount, .. } =
-            AccountWrite::decide(id, budget, current, now)?;
+            AccountWrite::decide(id, change, current, now)?;
         for window in recount {
             let amount = self.spent(|row| row.entry.account == *id, window.since);
             account.balance.set_spent(Spent { amount, ..window });
@@ -344,7 +347,7 @@ impl Tables {
 
     fn usage(&self, query: &UsageQuery) -> Vec<Usage> {
         let mut groups = UsageSums::default();
-        for EntryRow { entry, .. } in self.book.entries() {
+        for EntryRow { entry, refunded } in self.book.entries() {
             let counts = entry.account == query.account
                 && query.key.is_none_or(|key| entry.key == Some(key))
                 && query.since.is_none_or(|since| entry.counts_at >= since)
@@ -352,15 +355,18 @@ impl Tables {
             if !counts {
                 continue;
             }
-            let group = match (&query.by, query.by.unit()) {
+            let group = |by: &UsageBy| match (by, by.unit()) {
                 (_, Some(unit)) => bucket(entry.counts_at, unit),
                 (UsageBy::Label(name), _) => entry.note.labels.get(name).unwrap_or("").to_owned(),
                 _ => entry.key.map_or_else(String::new, |key| key.to_string()),
             };
+            let group = (group(&query.by), query.then_by.as_ref().map(group));
+            let is_kept = !refunded.is_positive() || *refunded < entry.amount;
+            let is_charge = entry.kind != EntryKind::Refund && is_kept;
             let micros = i128::from(entry.amount.as_micros());
             match entry.kind {
                 EntryKind::Adjust => groups.add(group, 0, 0, micros),
-                kind => groups.add(group, micros, u64::from(kind != EntryKind::Refund), 0),
+                _ => groups.add(group, micros, u64::from(is_charge), 0),
             }
         }
         groups.into_usage()

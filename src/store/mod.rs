@@ -7,6 +7,8 @@
 mod account_row;
 pub(crate) mod address;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod broken_lineage;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 // Each of the two stores uses parts of the cache that the other does not.
 #[cfg_attr(not(all(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 mod cache;
@@ -38,10 +40,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, Budget, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal,
-    TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -50,7 +51,7 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore};
-pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, Usage, UsageBy, UsageQuery};
+pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -70,7 +71,7 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 /// # What a store promises
 ///
 /// - **Current.** [`find`](Self::find) sees every change that was acknowledged before the call, by any process.
-/// - **Serialized.** [`post`](Self::post), [`change_key`](Self::change_key), [`set_account`](Self::set_account) and
+/// - **Serialized.** [`post`](Self::post), [`change_key`](Self::change_key), [`change_account`](Self::change_account) and
 ///   [`sweep`](Self::sweep) decide by the state of an account at their commit. They may lock the rows of all their
 ///   accounts, in the order of the account ids, before they read anything they decide by. Or they write on condition
 ///   that the version of the account, which every change moves, is still the one that they read.
@@ -126,11 +127,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>>;
 
-    /// Sets an account's ceiling, and returns the account after it. Makes the account if there is none.
-    fn set_account<'a>(
+    /// Creates or changes an account, and returns the account after the change.
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>>;
 
     /// Returns the lineage of a key, as a change would see it now: expired holds are not counted.

@@ -1,5 +1,8 @@
 //! Queries for lists and sums, with their filters.
 
+use std::fmt;
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -173,12 +176,29 @@ pub struct UsageQuery {
     pub until: Option<Timestamp>,
     /// How entries are grouped.
     pub by: UsageBy,
+    /// How the entries of a group are grouped once more.
+    pub then_by: Option<UsageBy>,
 }
 
 impl UsageQuery {
     /// Queries all entries of an account.
     pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
-        Self { account, key: None, since: None, until: None, by }
+        Self { account, key: None, since: None, until: None, by, then_by: None }
+    }
+
+    /// Groups the entries of each group once more, for example by day and then by key.
+    ///
+    /// ```
+    /// use agentkey::UsageQuery;
+    /// use agentkey::store::UsageBy;
+    ///
+    /// let by_day = UsageQuery::for_account("acme".parse()?, UsageBy::Day);
+    /// let query = by_day.then_by(UsageBy::Label("model".into()));
+    /// # let _ = query; Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn then_by(mut self, by: UsageBy) -> Self {
+        self.then_by = Some(by);
+        self
     }
 
     /// Keeps only entries of one key.
@@ -201,7 +221,11 @@ impl UsageQuery {
 }
 
 /// How a usage query groups entries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its text and its serialised form are one word, as in the query of an URL: `key`, `hour`, `day`,
+/// `month`, or `label:` and the name of the label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum UsageBy {
     /// The key; the group is its id, and "" for adjustments of the account itself.
@@ -216,16 +240,67 @@ pub enum UsageBy {
     Month,
 }
 
+impl fmt::Display for UsageBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key => f.write_str("key"),
+            Self::Label(name) => write!(f, "label:{name}"),
+            Self::Hour => f.write_str("hour"),
+            Self::Day => f.write_str("day"),
+            Self::Month => f.write_str("month"),
+        }
+    }
+}
+
+impl FromStr for UsageBy {
+    type Err = UnknownUsageBy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownUsageBy> {
+        match text {
+            "key" => Ok(Self::Key),
+            "hour" => Ok(Self::Hour),
+            "day" => Ok(Self::Day),
+            "month" => Ok(Self::Month),
+            _ => match text.strip_prefix("label:") {
+                Some(name) if !name.is_empty() => Ok(Self::Label(name.to_owned())),
+                _ => Err(UnknownUsageBy),
+            },
+        }
+    }
+}
+
+impl From<UsageBy> for String {
+    fn from(by: UsageBy) -> Self {
+        by.to_string()
+    }
+}
+
+impl TryFrom<String> for UsageBy {
+    type Error = UnknownUsageBy;
+
+    fn try_from(text: String) -> Result<Self, UnknownUsageBy> {
+        text.parse()
+    }
+}
+
+/// The error of a text that says no grouping of a usage query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("usage is grouped by `key`, `hour`, `day`, `month`, or `label:` and the name of a label")]
+pub struct UnknownUsageBy;
+
 /// The sum of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// The group.
     pub group: String,
+    /// The group within it, if the query groups [once more](UsageQuery::then_by).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subgroup: Option<String>,
     /// What was charged, less what was refunded, without adjustments.
     #[serde(rename = "amount_cents")]
     pub amount: Amount,
-    /// The number of charges, without refunds and adjustments.
+    /// The number of charges that were not refunded whole, without refunds and adjustments.
     pub charges: u64,
     /// The sum of the adjustments: what was corrected, less what was topped up.
     #[serde(rename = "adjusted_cents")]
@@ -235,6 +310,6 @@ pub struct Usage {
 impl Usage {
     /// Returns the sum of a group.
     pub const fn new(group: String, amount: Amount, charges: u64, adjusted: Amount) -> Self {
-        Self { group, amount, charges, adjusted }
+        Self { group, subgroup: None, amount, charges, adjusted }
     }
 }

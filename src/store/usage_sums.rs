@@ -9,18 +9,25 @@ use crate::model::Amount;
 
 /// The sums of groups, in the order of Rust's strings.
 #[derive(Default)]
-pub(super) struct UsageSums(BTreeMap<String, (i128, u64, i128)>);
+pub(super) struct UsageSums(BTreeMap<(String, Option<String>), (i128, u64, i128)>);
 
 impl UsageSums {
     /// Adds an amount, a number of charges and an adjustment to a group.
-    pub(super) fn add(&mut self, group: String, amount: i128, charges: u64, adjusted: i128) {
+    pub(super) fn add(
+        &mut self,
+        group: (String, Option<String>),
+        amount: i128,
+        charges: u64,
+        adjusted: i128,
+    ) {
         let sums = self.0.entry(group).or_default();
         *sums = (sums.0 + amount, sums.1 + charges, sums.2 + adjusted);
     }
 
     pub(super) fn into_usage(self) -> Vec<Usage> {
-        let usage = |(group, (amount, charges, adjusted))| {
-            Usage::new(group, saturated(amount), charges, saturated(adjusted))
+        let usage = |((group, subgroup), (amount, charges, adjusted))| Usage {
+            subgroup,
+            ..Usage::new(group, saturated(amount), charges, saturated(adjusted))
         };
         self.0.into_iter().map(usage).collect()
     }

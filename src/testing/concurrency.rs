@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::world::*;
-use crate::ledger::{Action, IdempotencyKey, Outcome, Posted, Posting};
+use crate::ledger::{AccountChange, Action, IdempotencyKey, Outcome, Posted, Posting};
 use crate::model::{Budget, Clock, Key, KeyPatch, NewKey, Refusal};
 use crate::store::Store;
 
@@ -195,4 +195,25 @@ pub async fn a_revocation_stops_what_starts_after_it<S: Store>(make: impl AsyncF
     assert_eq!(w.balance(&doomed).await.0, spent, "not a cent after the revocation");
     assert_eq!(w.balance(&lives).await.0, c(40));
     assert_eq!(w.account_balance(&root).await.0, c(40).saturating_add(spent));
+}
+
+/// An account that many create at once, each with another ceiling, is created once.
+pub async fn one_account_is_made_by_one<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let gate = Arc::new(tokio::sync::Barrier::new(16));
+    let mut tasks = JoinSet::new();
+    for cents in 1..=16 {
+        let (store, gate) = (w.store.clone(), gate.clone());
+        tasks.spawn(async move {
+            gate.wait().await;
+            let change = AccountChange::Ensure(Budget::daily(c(cents)));
+            store.change_account(&account("acme"), change).await.expect("a store answers")
+        });
+    }
+    let ensured = tasks.join_all().await;
+    let made = w.store.account(&account("acme")).await.unwrap().expect("it was made");
+    assert!(made.budget.limit.is_some());
+    for account in ensured {
+        assert_eq!(account, Ok(made.clone()));
+    }
 }

@@ -1,7 +1,7 @@
 //! Look-ups by token.
 
 use super::world::*;
-use crate::model::{Amount, Budget, Clock, NewKey, Period, Refusal, ScopeSet, TokenHash};
+use crate::model::{Amount, Balance, Budget, Clock, NewKey, Period, Refusal, ScopeSet, TokenHash};
 use crate::store::{Found, Store};
 
 fn id(found: &Option<Found>) -> Option<i64> {
@@ -26,7 +26,7 @@ pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncF
 pub async fn a_record_is_found_as_it_was_made<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let made_at = w.clock.now();
-    w.ceiling(&account("acme"), Budget::new(Some(Amount::MAX), Period::CalendarWeek)).await;
+    w.ensure(&account("acme"), Budget::new(Some(Amount::MAX), Period::CalendarWeek)).await;
     let name = "l'agent \"nächtlich\" %_\\ \u{1F916}; DROP TABLE keys";
     let root = w.create(acme().name(name).expires_at(at("2030-01-01T00:00:00.000001Z"))).await;
     assert_eq!((root.name.as_str(), root.created_at, root.parent), (name, made_at, None));
@@ -147,6 +147,39 @@ pub async fn expiry_shows_at_its_instant<S: Store>(make: impl AsyncFn(Clock) -> 
                 expected,
                 "at {now}"
             );
+        }
+    }
+}
+
+/// A look-up does not count expired holds, also before anything ends them.
+pub async fn holds_that_ran_out_do_not_show<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (root, root_token) = w.create_with_token(acme().budget(Budget::lifetime(c(100)))).await;
+    let (leaf, token) =
+        w.create_with_token(NewKey::child_of(root.id).budget(Budget::lifetime(c(90)))).await;
+    w.paid(&leaf, 1).await;
+    w.accept(&hold(&leaf, c(20), MINUTE)).await;
+    w.accept(&hold_or_charge(&leaf, c(4), 2 * MINUTE)).await;
+    w.accept(&hold(&root, c(10), DAY)).await;
+    for (advance, of_root, of_leaf, remaining) in [
+        (0, (1, 34), (1, 24), 65),
+        (MINUTE, (1, 14), (1, 4), 85),
+        (MINUTE, (5, 10), (5, 0), 85),
+        (DAY, (5, 0), (5, 0), 85),
+    ] {
+        w.clock.advance(secs(advance));
+        for round in 0..2 {
+            let lineage = w.find(token).await.expect("it is there").lineage;
+            let seen = |balance: Balance| (balance.spent(), balance.held);
+            let wanted = |(spent, held)| (c(spent), c(held));
+            assert_eq!(seen(lineage.key().balance), wanted(of_leaf), "{advance} {round}");
+            assert_eq!(seen(lineage.ancestors()[0].balance), wanted(of_root));
+            assert_eq!(seen(lineage.account().balance), wanted(of_root));
+            assert_eq!(lineage.remaining(), Some(c(remaining)));
+            let cached = w.store.try_find_cached(&token, Some(secs(DAY)));
+            assert!(cached.is_none_or(|found| found.lineage == lineage));
+            let root = w.find(root_token).await.expect("it is there").lineage;
+            assert_eq!(seen(root.key().balance), wanted(of_root));
         }
     }
 }

@@ -125,6 +125,7 @@ suite! { $
         revocation_shows_at_once_on_the_whole_subtree
         expiry_shows_at_its_instant
         what_was_charged_shows_at_once
+        holds_that_ran_out_do_not_show
     }
     payments {
         a_payment_counts_on_the_whole_lineage
@@ -230,6 +231,8 @@ suite! { $
         a_parent_must_exist_in_the_account
         a_refused_change_leaves_nothing
         an_account_is_made_once
+        an_account_that_exists_keeps_its_ceiling
+        the_ceiling_of_an_unknown_account_is_not_set
         an_account_has_a_ceiling_over_its_keys
         an_update_changes_what_it_names
         an_update_stays_inside_the_parent
@@ -252,6 +255,8 @@ suite! { $
         usage_by_label_of_any_name
         usage_by_time
         usage_counts_a_refund_where_its_charge_was
+        usage_leaves_out_what_was_refunded_whole
+        usage_by_two_groups
         usage_saturates
         accounts_do_not_see_each_other
     }
@@ -265,6 +270,7 @@ suite! { $
         holds_never_pass_a_limit_together
         one_posting_sent_often_takes_effect_once
         one_claim_is_opened_by_one
+        one_account_is_made_by_one
         accounts_in_opposite_order_do_not_deadlock
         a_revocation_stops_what_starts_after_it
     }

@@ -67,7 +67,7 @@ pub async fn a_refusal_changes_nothing_and_names_the_member<S: Store>(
     make: impl AsyncFn(Clock) -> S,
 ) {
     let w = World::new(make).await;
-    w.ceiling(&account("acme"), Budget::lifetime(c(30))).await;
+    w.ensure(&account("acme"), Budget::lifetime(c(30))).await;
     let root = w.key(20).await;
     let mid = w.child(&root, 15).await;
     let leaf = w.child(&mid, 10).await;
@@ -248,7 +248,7 @@ pub async fn a_settlement_takes_effect_once<S: Store>(make: impl AsyncFn(Clock) 
 /// Incurred cost is posted on every member whatever the limits. Then new work is refused.
 pub async fn cost_is_posted_past_the_limit<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    w.ceiling(&account("acme"), Budget::lifetime(c(100))).await;
+    w.ensure(&account("acme"), Budget::lifetime(c(100))).await;
     let root = w.key(50).await;
     let leaf = w.child(&root, 10).await;
     let held = hold(&leaf, c(10), MINUTE);

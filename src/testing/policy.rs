@@ -1,7 +1,7 @@
 //! Policy changes: keys created, changed, rotated and revoked; ceilings of accounts.
 
 use super::world::*;
-use crate::ledger::KeyChange;
+use crate::ledger::{AccountChange, KeyChange};
 use crate::model::{
     Amount, Budget, ChangeError, Clock, KeyId, KeyPatch, NewKey, Period, Refusal, ScopeSet,
 };
@@ -75,14 +75,15 @@ pub async fn a_child_needs_a_parent_in_force<S: Store>(make: impl AsyncFn(Clock)
     ];
     w.revoke(&revoked).await;
     w.clock.set(ends);
-    for (parent, refusal) in [
-        (&expiring, Refusal::ExpiredKey),
-        (&below[0], Refusal::ExpiredKey),
-        (&revoked, Refusal::RevokedKey),
-        (&below[1], Refusal::RevokedKey),
+    for (parent, by, refusal) in [
+        (&expiring, &expiring, Refusal::ExpiredKey),
+        (&below[0], &expiring, Refusal::ExpiredKey),
+        (&revoked, &revoked, Refusal::RevokedKey),
+        (&below[1], &revoked, Refusal::RevokedKey),
     ] {
         let made = w.try_create(NewKey::child_of(parent.id)).await;
-        assert_eq!(made.err(), Some(ChangeError::NotInForce(refusal)));
+        let (key, by) = (parent.id, by.id);
+        assert_eq!(made.err(), Some(ChangeError::NotInForce { key, by, refusal }));
     }
 }
 
@@ -104,7 +105,8 @@ pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock)
     refused(w.try_create(acme().name("x".repeat(256))).await, "name");
     refused(w.try_create(acme().expires_at(w.clock.now())).await, "expires_at");
     let budget = Budget::daily(Amount::micros(-1));
-    refused(w.set_account(&account("acme"), budget).await, "budgets");
+    let ensured = w.change_account(&account("acme"), AccountChange::Ensure(budget)).await;
+    refused(ensured, "budgets");
     assert_eq!(w.store.account(&account("acme")).await.unwrap(), None, "no account");
     assert_eq!(w.find(crate::model::TokenHash::digest("token 0")).await, None, "no token");
     let (key, token) = w.create_with_token(acme().name("x".repeat(255))).await;
@@ -115,7 +117,7 @@ pub async fn a_refused_change_leaves_nothing<S: Store>(make: impl AsyncFn(Clock)
 /// An account is created by its first key or its first ceiling, and then stays.
 pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    let first = w.ceiling(&account("a"), Budget::monthly(c(100))).await;
+    let first = w.ensure(&account("a"), Budget::monthly(c(100))).await;
     assert_eq!((first.created_at, first.budget), (w.clock.now(), Budget::monthly(c(100))));
     assert_eq!((first.balance.spent(), first.balance.held), (NOTHING, NOTHING));
     let key = w.create(NewKey::new(account("b"))).await;
@@ -140,6 +142,37 @@ pub async fn an_account_is_made_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(limit.remaining, c(2));
     w.ceiling(&account("b"), Budget::unlimited()).await;
     w.accept(&pay(&key, c(3))).await;
+}
+
+/// An account that exists is ensured without a change: neither its ceiling nor its time moves.
+pub async fn an_account_that_exists_keeps_its_ceiling<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let made = w.ensure(&account("acme"), Budget::monthly(c(10))).await;
+    let key = w.create(acme()).await;
+    w.paid(&key, 3).await;
+    w.clock.advance(secs(MINUTE));
+    let spent = w.store.account(&account("acme")).await.unwrap().expect("it was made");
+    assert_eq!(spent.balance.spent(), c(3));
+    for budget in [Budget::unlimited(), Budget::daily(c(5)), Budget::monthly(c(10))] {
+        let again = w.ensure(&account("acme"), budget).await;
+        assert_eq!((again.budget, again.created_at), (made.budget, made.created_at));
+        assert_eq!(again, spent, "{budget:?}");
+        assert_eq!(w.store.account(&account("acme")).await.unwrap(), Some(again));
+    }
+    w.short(&pay(&key, c(8))).await;
+    let of_key = w.create(NewKey::new(account("b"))).await.account;
+    assert_eq!(w.ensure(&of_key, Budget::daily(c(5))).await.budget, Budget::unlimited());
+}
+
+/// The ceiling of an account that does not exist is not set, and no account is made.
+pub async fn the_ceiling_of_an_unknown_account_is_not_set<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
+    let w = World::new(make).await;
+    let nobody = account("nobody");
+    let set = w.change_account(&nobody, AccountChange::SetBudget(Budget::daily(c(5)))).await;
+    assert_eq!(set.err(), Some(ChangeError::UnknownAccount(nobody.clone())));
+    assert_eq!(w.store.account(&nobody).await.unwrap(), None);
 }
 
 /// Keys without a limit together spend no more than their account's ceiling.
@@ -348,7 +381,8 @@ pub async fn revoked_keys_are_not_changed<S: Store>(make: impl AsyncFn(Clock) ->
     let child = w.create(NewKey::child_of(root.id)).await;
     w.revoke(&root).await;
     for key in [&root, &child] {
-        let refusal = Some(ChangeError::NotInForce(Refusal::RevokedKey));
+        let (id, by) = (key.id, root.id);
+        let refusal = Some(ChangeError::NotInForce { key: id, by, refusal: Refusal::RevokedKey });
         assert_eq!(w.update(key, KeyPatch::new().name("b")).await.err(), refusal);
         let token = w.token();
         let hash = token.hash;

@@ -166,7 +166,8 @@ pub async fn usage_by_key<S: Store>(make: impl AsyncFn(Clock) -> S) {
         let entry = w.paid(&key, n).await;
         w.paid(&key, 10).await;
         w.accept(&refund(&key, entry, c(1))).await;
-        wanted.push((key.id.to_string(), c(n + 9), 2));
+        // The charge of one cent was refunded whole.
+        wanted.push((key.id.to_string(), c(n + 9), if n == 1 { 1 } else { 2 }));
     }
     wanted.sort();
     let usage =
@@ -312,6 +313,127 @@ pub async fn usage_counts_a_refund_where_its_charge_was<S: Store>(make: impl Asy
         UsageQuery::for_account(account("acme"), UsageBy::Key).since(at("2026-02-01T00:00:00Z"));
     let usage = w.store.usage(&today).await.unwrap();
     assert_eq!(usage[0].amount, w.balance(&key).await.0);
+}
+
+/// A charge that was refunded whole, at once or in parts, is none of the charges.
+pub async fn usage_leaves_out_what_was_refunded_whole<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.create(acme()).await;
+    let [whole, in_parts, in_part] =
+        [w.paid(&key, 5).await, w.paid(&key, 7).await, w.paid(&key, 9).await];
+    w.paid(&key, 0).await;
+    w.clock.advance(secs(DAY));
+    w.paid(&key, 1).await;
+    for (entry, cents) in [(whole, 5), (in_parts, 3), (in_parts, 4), (in_part, 8)] {
+        w.accept(&refund(&key, entry, c(cents))).await;
+    }
+    let days = [("2026-01-31T00:00:00Z", c(1), 2), ("2026-02-01T00:00:00Z", c(1), 1)];
+    let of_key = key.id.to_string();
+    for (by, wanted) in [
+        (UsageBy::Day, &days[..]),
+        (UsageBy::Month, &[("2026-01-01T00:00:00Z", c(1), 2), ("2026-02-01T00:00:00Z", c(1), 1)]),
+        (UsageBy::Key, &[(of_key.as_str(), c(2), 3)]),
+        (UsageBy::Label("x".into()), &[("", c(2), 3)]),
+    ] {
+        let query = UsageQuery::for_account(account("acme"), by);
+        for query in [query.clone(), query.key(key.id)] {
+            assert_eq!(sums(&w.store.usage(&query).await.unwrap()), wanted, "{query:?}");
+        }
+    }
+}
+
+/// Usage by two groups has a sum for each pair that has entries, in the order of both.
+pub async fn usage_by_two_groups<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (one, two) = (w.create(acme()).await, w.create(acme()).await);
+    for (day, key, model, cents) in [
+        (0, &one, "a", 1),
+        (0, &two, "b", 2),
+        (0, &two, "a", 4),
+        (1, &two, "b", 8),
+        (0, &two, "b", 16),
+    ] {
+        w.clock.advance(secs(day * DAY));
+        w.accept(&labelled(key, "model", model, cents)).await;
+    }
+    let top_up = Action::Adjust { amount: c(-32), note: crate::model::Note::default() };
+    w.accept(&posting(&one, top_up)).await;
+    let [one, two] = [&one, &two].map(|key| key.id.to_string());
+    let (first, second) = ("2026-01-31T00:00:00Z", "2026-02-01T00:00:00Z");
+    let (hour, next) = ("2026-01-31T12:00:00Z", "2026-02-01T12:00:00Z");
+    let model = || UsageBy::Label("model".into());
+    for (by, then_by, wanted) in [
+        (
+            UsageBy::Day,
+            UsageBy::Key,
+            vec![
+                (first, &*one, 1, 1, 0),
+                (first, &two, 6, 2, 0),
+                (second, &one, 0, 0, -32),
+                (second, &two, 24, 2, 0),
+            ],
+        ),
+        (
+            UsageBy::Key,
+            UsageBy::Day,
+            vec![
+                (&one, first, 1, 1, 0),
+                (&one, second, 0, 0, -32),
+                (&two, first, 6, 2, 0),
+                (&two, second, 24, 2, 0),
+            ],
+        ),
+        (
+            model(),
+            UsageBy::Hour,
+            vec![
+                ("", next, 0, 0, -32),
+                ("a", hour, 5, 2, 0),
+                ("b", hour, 2, 1, 0),
+                ("b", next, 24, 2, 0),
+            ],
+        ),
+        (
+            UsageBy::Month,
+            model(),
+            vec![
+                ("2026-01-01T00:00:00Z", "a", 5, 2, 0),
+                ("2026-01-01T00:00:00Z", "b", 2, 1, 0),
+                ("2026-02-01T00:00:00Z", "", 0, 0, -32),
+                ("2026-02-01T00:00:00Z", "b", 24, 2, 0),
+            ],
+        ),
+        (
+            model(),
+            UsageBy::Label("none".into()),
+            vec![("", "", 0, 0, -32), ("a", "", 5, 2, 0), ("b", "", 26, 3, 0)],
+        ),
+    ] {
+        let query = UsageQuery::for_account(account("acme"), by).then_by(then_by);
+        let usage = w.store.usage(&query).await.unwrap();
+        let seen: Vec<_> = usage
+            .iter()
+            .map(|it| {
+                (
+                    &*it.group,
+                    it.subgroup.as_deref().unwrap_or("none"),
+                    it.amount,
+                    it.charges,
+                    it.adjusted,
+                )
+            })
+            .collect();
+        let wanted: Vec<_> = wanted
+            .into_iter()
+            .map(|(group, subgroup, amount, charges, adjusted)| {
+                (group, subgroup, c(amount), charges, c(adjusted))
+            })
+            .collect();
+        assert_eq!(seen, wanted, "{query:?}");
+    }
+    let single =
+        w.store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Day)).await.unwrap();
+    assert!(single.iter().all(|usage| usage.subgroup.is_none()));
 }
 
 /// A sum saturates at the largest amount, in usage as in recounted balances.

@@ -11,7 +11,7 @@ use crate::store::{EntryQuery, Store};
 /// roll independently.
 pub async fn every_member_counts_in_its_own_window<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await; // a Saturday
-    w.ceiling(&account("acme"), Budget::weekly(c(60)).calendar()).await;
+    w.ensure(&account("acme"), Budget::weekly(c(60)).calendar()).await;
     let parent = w.create(acme().budget(Budget::monthly(c(45)))).await;
     let child = w.create(NewKey::child_of(parent.id).budget(Budget::daily(c(20)))).await;
     w.paid(&child, 20).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{
-    Action, IdempotencyClaim, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome, Posted, Posting,
-    Rules,
+    AccountChange, Action, IdempotencyClaim, KeyChange, KeyDraft, NewToken, OnExpiry, Outcome,
+    Posted, Posting, Rules,
 };
 use crate::model::key::Owner;
 use crate::model::{
@@ -89,17 +89,17 @@ impl<S: Store> World<S> {
         self.store.change_key(&change, &self.rules).await.unwrap()
     }
 
-    /// Sets an account's ceiling.
+    /// Creates or changes an account.
     ///
     /// # Errors
     ///
     /// The store's [`ChangeError`].
-    pub async fn set_account(
+    pub async fn change_account(
         &self,
         account: &AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> Result<Account, ChangeError> {
-        self.store.set_account(account, budget).await.unwrap()
+        self.store.change_account(account, change).await.unwrap()
     }
 
     /// Posts one posting.
@@ -156,8 +156,14 @@ impl<S: Store> World<S> {
         (self.change_key(change).await.expect("the key may be rotated"), hash)
     }
 
+    pub(super) async fn ensure(&self, account: &AccountId, budget: Budget) -> Account {
+        let ensured = self.change_account(account, AccountChange::Ensure(budget)).await;
+        ensured.expect("the account may be made")
+    }
+
     pub(super) async fn ceiling(&self, account: &AccountId, budget: Budget) -> Account {
-        self.set_account(account, budget).await.expect("the ceiling may be set")
+        let set = self.change_account(account, AccountChange::SetBudget(budget)).await;
+        set.expect("the ceiling may be set")
     }
 
     pub(super) async fn accept(&self, posting: &Posting) -> Posted {

@@ -175,6 +175,56 @@ async fn the_headers_of_two_credentials_are_named() {
     }
 }
 
+/// With prefixes, what has another one is absent: it neither hides a key nor is refused.
+#[tokio::test]
+async fn only_credentials_with_these_prefixes_count() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let (_, test) = world.create(NewKey::new(acme()).prefix("ak_test".parse().unwrap())).await;
+    let (_, live) = world.create(NewKey::new(acme()).prefix("ak_live".parse().unwrap())).await;
+    let [token, test, live] = [&token, &test, &live].map(|token| token.expose());
+    let layer = world.layer().credential_prefixes(["ak", "ak_test"].map(|it| it.parse().unwrap()));
+    let routes = |layer| Router::new().route("/", get(async |_: KeyContext| "let in")).layer(layer);
+    let app = routes(layer.clone());
+    for (headers, wanted) in [
+        (vec![bearer("dummy"), api_key(token)], "let in"),
+        (vec![bearer("-"), api_key(token)], "let in"),
+        (vec![bearer("sk-0123456789abcdef"), api_key(test)], "let in"),
+        (vec![bearer("eyJhbGciOiJub25lIn0.e30."), api_key(token)], "let in"),
+        (vec![bearer(token), api_key("ak_live_noise")], "let in"),
+        (vec![bearer(live), api_key(test)], "let in"),
+        (vec![authorization(live), api_key(token)], "let in"),
+        (vec![authorization(b"Bearer \xff\xfe"), api_key(token)], "let in"),
+        (vec![bearer("dummy")], MISSING),
+        (vec![bearer("")], MISSING),
+        (vec![api_key("")], MISSING),
+        (vec![api_key(b"\xff_")], MISSING),
+        (vec![bearer(live)], MISSING),
+        (vec![authorization(live)], MISSING),
+        // With one of these prefixes, a credential is what it was.
+        (vec![api_key("ak_noise")], INVALID),
+        (vec![api_key(&token[..30])], INVALID),
+        (vec![authorization(token)], INVALID),
+        (vec![bearer(token), api_key(test)], AMBIGUOUS),
+        (vec![bearer(token), api_key("ak_noise")], AMBIGUOUS),
+    ] {
+        assert_eq!(answer(&app, &headers).await, wanted, "{headers:?}");
+    }
+    // Foreign tokens need one of the prefixes, too.
+    let foreign = routes(layer.clone().foreign_tokens(true));
+    assert_eq!(answer(&foreign, &[bearer("another-system"), api_key(token)]).await, "let in");
+    assert_eq!(answer(&foreign, &[bearer("another-system")]).await, MISSING);
+    // An optional layer lets a request through whose only credential is another system's.
+    let open = Router::new()
+        .route(
+            "/",
+            get(async |key: Option<KeyContext>| if key.is_none() { "nobody" } else { "somebody" }),
+        )
+        .layer(layer.optional(true));
+    assert_eq!(answer(&open, &[bearer("another-system")]).await, "nobody");
+    assert_eq!(answer(&open, &[bearer("another-system"), api_key(token)]).await, "somebody");
+}
+
 /// Every value a header can have, shorter than a token: no panic, no look-up, never let in.
 #[tokio::test]
 async fn any_bytes_are_refused() {

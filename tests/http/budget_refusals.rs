@@ -52,7 +52,7 @@ async fn debt_is_shown_and_refuses_new_work() {
         ask_with("/dear", &token),
         402,
         "budget_exceeded",
-        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0.0001,"period":"month","resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
+        r#""the budget does not cover this request","limit_cents":100,"spent_cents":123.4567,"held_cents":0,"remaining_cents":0,"required_cents":0,"period":"month","resets_at":"2026-02-28T12:00:00Z","blocked_by":"key""#,
     )
     .retry_after("2419200")
     .check(&refused);

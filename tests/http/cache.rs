@@ -109,7 +109,7 @@ async fn changes_through_the_handle_hold_from_the_next_request_on() {
     assert_eq!(client.get("/read").await.data, "read");
 
     assert_eq!(client.get("/left").await.data, "no limit");
-    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(70))).await.unwrap();
+    world.keys.set_account_budget(&acme(), Budget::lifetime(Amount::cents(70))).await.unwrap();
     assert_eq!(client.get("/left").await.data, "70");
 
     let newest = world.keys.rotate(id, Grace::NONE).await.unwrap().token;

@@ -324,6 +324,81 @@ async fn a_replay_waits_its_turn_and_gets_no_receipt_of_work() {
     assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("settle", 2)]));
 }
 
+/// Buys what the body names, without a reference: the amounts are equal.
+async fn unnamed(Replayable(charge): Replayable, item: String) -> Answer {
+    charge.pay(Amount::cents(5)).await?;
+    Ok(item)
+}
+
+/// Answers a replay from its own records.
+async fn recorded(Replayable(charge): Replayable, item: String) -> Answer {
+    if !item.is_empty() {
+        charge.reference(item)?;
+    }
+    if let Some(first) = charge.replayed()? {
+        assert!(first.replayed);
+        return Ok(format!("delivered before, for {}", first.amount));
+    }
+    charge.pay(Amount::cents(5)).await?;
+    Ok("delivered".into())
+}
+
+#[tokio::test]
+async fn one_payment_delivers_one_item() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let routes = Router::new().route("/unnamed", post(unnamed)).route("/recorded", post(recorded));
+    let client = Client::new(Version::Http1, serve(routes.layer(world.layer())).await, &token);
+    let buy = async |path: &str, key: &str, item: &'static str| {
+        let mut request = client.request(Method::POST, path);
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        client.send(request.map(|_| item.into())).await
+    };
+
+    // Three items of one price, and no reference: nothing tells them apart.
+    assert_eq!(buy("/unnamed", "a", "item 1").await.data, "item 1");
+    for item in ["item 2", "item 3", "item 1"] {
+        let again = buy("/unnamed", "a", item).await;
+        assert_eq!(again.refused(), refused("already_charged"), "{item}");
+    }
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+
+    assert_eq!(buy("/recorded", "b", "item 1").await.data, "delivered");
+    assert_eq!(buy("/recorded", "b", "item 1").await.data, "delivered before, for 0.05");
+    for other in ["item 2", ""] {
+        assert_eq!(buy("/recorded", "b", other).await.refused(), refused("conflict"), "{other}");
+    }
+    assert_eq!(buy("/recorded", "c", "").await.data, "delivered");
+    assert_eq!(buy("/recorded", "c", "").await.refused(), refused("already_charged"));
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5), ("pay", 5), ("pay", 5)]));
+}
+
+/// The layer is inside the nested routers, which see `/buy` alone.
+#[tokio::test]
+async fn nested_routes_are_told_apart() {
+    let world = World::new().await;
+    let (_, token) = world.key().await;
+    let shop = || {
+        let buy = async |Replayable(charge): Replayable| -> Answer {
+            charge.reference("order")?;
+            Ok(charge.pay(Amount::cents(5)).await?.replayed.to_string())
+        };
+        Router::new().route("/buy", post(buy)).layer(world.layer())
+    };
+    let app = Router::new()
+        .nest("/cheap", shop())
+        .nest("/other", Router::new().nest("/inner", shop()))
+        .nest_service("/service", shop());
+    let client = Client::new(Version::Http1, serve(app).await, &token);
+    let others = ["/other/inner/buy", "/service/buy", "/cheap/buy?twice"];
+    assert_eq!(client.post("/cheap/buy", "k").await.data, "false");
+    for path in others {
+        assert_eq!(client.post(path, "k").await.refused(), refused("conflict"), "{path}");
+    }
+    assert_eq!(client.post("/cheap/buy", "k").await.data, "true");
+    assert_eq!(world.ledger().await, Ledger::of(&[("pay", 5)]));
+}
+
 struct OnDrop(mpsc::UnboundedSender<()>);
 
 impl Drop for OnDrop {

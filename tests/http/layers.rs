@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use agentkey::{AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Token};
+use agentkey::{AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, ScopeSet, Token};
 use axum::body::Body;
 use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -134,4 +134,34 @@ async fn a_remaining_header_of_an_upstream_is_replaced_or_removed() {
         Some("100")
     );
     assert_eq!(remaining(&service.oneshot(ask(Some(&free))).await.unwrap()), None);
+}
+
+/// A key is asked for a scope by its name. What is no scope, it does not have.
+#[tokio::test]
+async fn a_key_has_the_scopes_of_its_whole_lineage() {
+    let admin = "admin".parse().unwrap();
+    let world = World::with(AgentKeys::builder().admin_scope(admin)).await;
+    let scopes = |list: &[&str]| ScopeSet::parse(list.iter().copied()).unwrap();
+    let new = NewKey::new(acme()).scopes(scopes(&["read", "proxy.*"]));
+    let (parent, token) = world.create(new).await;
+    let (_, child) = world.create(NewKey::child_of(parent).scopes(scopes(&["proxy.chat"]))).await;
+    let (_, all) = world.create(NewKey::new(acme()).scopes(ScopeSet::unrestricted())).await;
+    let (_, admin) = world.create(NewKey::new(acme()).scopes(scopes(&["admin"]))).await;
+    let names = ["read", "proxy.chat", "proxy.embed", "write", "", "two words", "a,b", "img*"];
+    let has = async |token: &Token| {
+        let seen = std::sync::Mutex::new(Vec::new());
+        let service = world.layer().layer(service_fn(async |request: Request<Body>| {
+            let key = KeyContext::from_extensions(request.extensions()).unwrap();
+            *seen.lock().unwrap() =
+                names.iter().copied().filter(|name| key.has_scope(name)).collect();
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }));
+        assert_eq!(service.oneshot(ask(Some(token))).await.unwrap().status(), 200);
+        seen.into_inner().unwrap()
+    };
+    assert_eq!(has(&token).await, ["read", "proxy.chat", "proxy.embed"]);
+    assert_eq!(has(&child).await, ["proxy.chat"]);
+    for token in [&all, &admin] {
+        assert_eq!(has(token).await, ["read", "proxy.chat", "proxy.embed", "write"]);
+    }
 }

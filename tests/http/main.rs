@@ -17,6 +17,7 @@ mod detached;
 mod idempotency;
 mod last_used;
 mod layers;
+mod logs;
 mod nested_layers;
 mod open_charges;
 mod outage;

@@ -309,6 +309,23 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_batch_is_posted() {
     assert_eq!(nothing.unwrap(), None);
 }
 
+/// A store that is down may come back, so a settle is retried for its whole timeout. No retry cures a broken one.
+#[tokio::test(start_paused = true)]
+async fn a_settle_is_given_up_at_once_only_where_no_retry_helps() {
+    for (fault, attempts, seconds) in
+        [(Fault::Broken, 2..=2, 0..=0), (Fault::Down, 10..=200, 30..=31)]
+    {
+        let world = in_memory(AgentKeys::builder());
+        let (_, token) = world.key().await;
+        let app = app(&world);
+        world.spy.set(Faults::posts(fault).only(is_settle));
+        let began = tokio::time::Instant::now();
+        assert_eq!(ask(&app, "/work", &token).await.refused(), unavailable());
+        assert!(seconds.contains(&began.elapsed().as_secs()), "{fault:?}: {:?}", began.elapsed());
+        assert!(attempts.contains(&world.spy.count(is_settle)), "{fault:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_is_a_503_in_bounded_time() {
     for faults in [Faults::finds(Fault::Hang), Faults::posts(Fault::Hang)] {

@@ -249,7 +249,7 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             ask_with("/paid", &nothing.1),
             402,
             "budget_exceeded",
-            &figures("0", "0", "0.0001", "lifetime", "null"),
+            &figures("0", "0", "0", "lifetime", "null"),
         ),
         row(
             ask_with("/paid?label", &reader.1),
@@ -268,7 +268,8 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
             409,
             "refund_too_large",
             r#""the refund is more than the entry has left","left_cents":3"#,
-        ),
+        )
+        .no_retry(),
     ]
 }
 
@@ -360,19 +361,27 @@ async fn clients_are_advised_not_to_retry_what_is_refused_again() {
     let seen = answer(&too_many, ask_with("/paid", &once)).await;
     assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, None));
     assert_eq!(seen.header("x-should-retry"), Some("false"));
+    let conflict = app(&world.layer().budget_status(StatusCode::CONFLICT));
+    let seen = answer(&conflict, ask_with("/paid", &once)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (409, Some("false")));
     // A new window has room, so waiting helps.
     assert_eq!(answer(&too_many, ask_with("/paid", &daily)).await.status, 200);
     let seen = answer(&too_many, ask_with("/paid", &daily)).await;
     assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, Some("86400")));
     assert_eq!(seen.header("x-should-retry"), None);
+    let seen = answer(&conflict, ask_with("/paid", &daily)).await;
+    assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (409, None));
     // No client retries a 402.
     let seen = answer(&app(&world.layer()), ask_with("/paid", &once)).await;
     assert_eq!((seen.status.as_u16(), seen.header("x-should-retry")), (402, None));
-    // An `in_flight` or `unavailable` passes, and a posting id that is taken does not.
+    // An `in_flight` or `unavailable` passes, and no other 409 does.
     for (refusal, wanted) in [
         (Refusal::InFlight, None),
         (Refusal::Unavailable { retry_after: Duration::from_secs(1) }, None),
         (Refusal::PostingConflict, Some("false")),
+        (Refusal::HoldExpired, Some("false")),
+        (Refusal::RefundTooLarge { left: Amount::ZERO }, Some("false")),
+        (Refusal::NotInForce, Some("false")),
     ] {
         let response = refusal.to_response();
         let value = response.headers().get("x-should-retry").map(|value| value.as_bytes());
@@ -395,7 +404,7 @@ async fn what_is_left_is_in_a_header_where_there_is_a_limit() {
     assert_eq!(remaining(&app, "/free", &limited).await.as_deref(), Some("90"));
     assert_eq!(remaining(&app, "/paid", &free).await, None);
     // What the account has left counts, too.
-    world.keys.ensure_account(acme(), Budget::lifetime(Amount::cents(50))).await.unwrap();
+    world.keys.set_account_budget(&acme(), Budget::lifetime(Amount::cents(50))).await.unwrap();
     assert_eq!(remaining(&app, "/free", &free).await.as_deref(), Some("30"));
     assert_eq!(remaining(&app, "/paid", &limited).await.as_deref(), Some("20"));
     let off = super::refusals::app(&world.layer().remaining_header(false));

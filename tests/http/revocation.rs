@@ -97,9 +97,9 @@ async fn a_smaller_budget_of_a_parent_or_the_account_counts_at_once() {
     world.keys.update(parent.0, KeyPatch::new().budget(small(15))).await.unwrap();
     assert_eq!(client.get("/paid").await.json()["blocked_by"], "ancestor");
     world.keys.update(parent.0, KeyPatch::new().budget(dollar())).await.unwrap();
-    world.keys.ensure_account(acme(), small(15)).await.unwrap();
+    world.keys.set_account_budget(&acme(), small(15)).await.unwrap();
     assert_eq!(client.get("/paid").await.json()["blocked_by"], "account");
-    world.keys.ensure_account(acme(), small(20)).await.unwrap();
+    world.keys.set_account_budget(&acme(), small(20)).await.unwrap();
     assert_eq!(client.get("/paid").await.header("agentkey-remaining-cents"), Some("0"));
     assert_eq!(world.ledger().await, Ledger::of(&[("settle", 10), ("settle", 10)]));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use agentkey::ledger::KeyChange;
+use agentkey::ledger::{AccountChange, KeyChange};
 use agentkey::store::Store;
 use agentkey::{KeyPatch, NewKey};
 
@@ -17,7 +17,13 @@ async fn version(pool: &PgPool) -> i64 {
 async fn it_moves_with_every_change_by_plain_sql() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
-    world.set_account(&key.account, Budget::lifetime(Amount::cents(1_000))).await.unwrap();
+    world
+        .change_account(
+            &key.account,
+            AccountChange::SetBudget(Budget::lifetime(Amount::cents(1_000))),
+        )
+        .await
+        .unwrap();
     execute(&pool, "INSERT INTO agent_keys (account_id, key_hash) VALUES ('acme', 'x')").await;
     let mut versions = HashSet::from([version(&pool).await]);
     for sql in [

@@ -7,8 +7,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use agentkey::ledger::{
-    Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry, Outcome, Posted,
-    Posting,
+    AccountChange, Action, IdempotencyClaim, IdempotencyKey, KeyChange, NewToken, OnExpiry,
+    Outcome, Posted, Posting,
 };
 use agentkey::model::ChangeError;
 use agentkey::model::{Balance, Clock, EntryKind, Limit, Note, Period, PostingId, TokenHash};
@@ -115,11 +115,13 @@ impl<A: Store, B: Store> Sides<A, B> {
                 self.sweep().await;
                 let account: AccountId = ACCOUNTS[*account].parse().unwrap();
                 let (a, b) = (&self.a, &self.b);
-                same(
-                    a.set_account(&account, *budget).await,
-                    b.set_account(&account, *budget).await,
-                )
-                .unwrap();
+                for change in [AccountChange::Ensure(*budget), AccountChange::SetBudget(*budget)] {
+                    same(
+                        a.change_account(&account, change).await,
+                        b.change_account(&account, change).await,
+                    )
+                    .unwrap();
+                }
                 let now = self.a.store.account(&account).await.unwrap().unwrap();
                 self.count.put_ceiling(&account, *budget, now.created_at);
             }

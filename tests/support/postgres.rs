@@ -223,6 +223,15 @@ pub(crate) struct PgBouncer {
 impl PgBouncer {
     /// With `pool_size` connections to the server. Clients may be any number.
     pub(crate) fn start(database: &Database, pool_size: usize) -> Option<Self> {
+        Self::start_with(database, pool_size, "")
+    }
+
+    /// With more settings, or others than those of [`start`](Self::start).
+    pub(crate) fn start_with(
+        database: &Database,
+        pool_size: usize,
+        settings: &str,
+    ) -> Option<Self> {
         let Some(program) = pgbouncer() else {
             static ONCE: Once = Once::new();
             leave_out(&ONCE, "PgBouncer", "");
@@ -231,8 +240,11 @@ impl PgBouncer {
         let user = User::unprivileged();
         Some(on_free_port(|port| {
             let dir = directory("agentkey-pgbouncer-", user);
-            fs::write(dir.join("pgbouncer.ini"), bouncer_settings(database, port, pool_size))
-                .unwrap();
+            fs::write(
+                dir.join("pgbouncer.ini"),
+                bouncer_settings(database, port, pool_size) + settings,
+            )
+            .unwrap();
             let watchdog = Watchdog::start(user, BOUNCER, END_BOUNCER, &program, &dir);
             let url = database.url_at(port);
             let bouncer = Self { url, dir, watchdog };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
 use crate::engine::open_charges::ChargePermit;
-use crate::ledger::{Action, Posting, PostingResult};
+use crate::ledger::{Action, Outcome, Posted, Posting, PostingResult};
 use crate::model::{AccountId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
 
@@ -88,12 +88,39 @@ impl Job {
         }
     }
 
+    /// Logs the entry that an accepted posting wrote, and a cost for which the budget had no room.
+    fn log_posted(&self, posted: &Posted) {
+        let (kind, entry, amount) = match (&self.posting.action, &posted.outcome) {
+            (Action::Settle { cost, .. }, Outcome::Settled { entry: Some(entry) }) => {
+                ("settle", entry, cost)
+            }
+            (Action::Pay { amount, .. }, Outcome::Paid { entry }) => ("pay", entry, amount),
+            (Action::Refund { amount, .. }, Outcome::Refunded { entry }) => {
+                ("refund", entry, amount)
+            }
+            (Action::Adjust { amount, .. }, Outcome::Adjusted { entry }) => {
+                ("adjust", entry, amount)
+            }
+            _ => return,
+        };
+        let account = &self.posting.account;
+        let key = self.posting.key.map(tracing::field::display);
+        tracing::debug!(kind, %entry, %account, key, amount_micros = amount.as_micros(), "agentkey posted an entry");
+        if posted.debt.is_positive() {
+            let (cost_micros, debt_micros) = (amount.as_micros(), posted.debt.as_micros());
+            let key = self.posting.key.map(tracing::field::display);
+            tracing::info!(%entry, %account, key, cost_micros, debt_micros, "a charge cost more than the budget had left");
+        }
+    }
+
     fn reply(mut self, answer: PostingResult) {
         // An earlier attempt may still be accepted, so the refusal is not final. The caller takes
         // the posting back.
         let answer = if self.in_doubt { answer.map_err(|_| Refusal::UNAVAILABLE) } else { answer };
-        if self.is_settle() && answer.is_err() {
-            self.log_lost();
+        match &answer {
+            Ok(posted) => self.log_posted(posted),
+            Err(_) if self.is_settle() => self.log_lost(),
+            Err(_) => {}
         }
         if let Some(sender) = self.answer.take() {
             let _ = sender.send(answer);

@@ -1,7 +1,7 @@
 //! The client's `Idempotency-Key`, as in draft-ietf-httpapi-idempotency-key-header.
 
-use http::Request;
 use http::header::HeaderName;
+use http::{Request, Uri};
 use sha2::{Digest, Sha256};
 
 use crate::ledger::IdempotencyKey;
@@ -13,7 +13,7 @@ const MAX_LEN: usize = 255;
 /// Returns the `Idempotency-Key` of a request, if it has one, without the quotes of a
 /// structured-field string.
 ///
-/// It is bound to the method, path and query as this layer sees them.
+/// It is bound to the method, path and query.
 pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut values = request.headers().get_all(&HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -26,6 +26,16 @@ pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, R
     let mut digest = Sha256::new();
     digest.update(request.method().as_str());
     digest.update(b" ");
-    digest.update(request.uri().path_and_query().map_or("/", |target| target.as_str()));
+    digest.update(target(request).path_and_query().map_or("/", |target| target.as_str()));
     Ok(Some(IdempotencyKey::new(key, digest.finalize().into())))
+}
+
+/// Returns the target of a request. An axum router that nests this layer's has taken the prefix off
+/// the path, and tells the whole one.
+fn target<B>(request: &Request<B>) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(whole)) = request.extensions().get() {
+        return whole;
+    }
+    request.uri()
 }

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::options::AuthenticateOptions;
 use super::service::AgentKeyService;
 use crate::engine::AgentKeys;
-use crate::model::Refusal;
+use crate::model::{Refusal, TokenPrefix};
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
 ///
@@ -61,6 +61,26 @@ impl AgentKeyLayer {
     /// looked up. Default: off.
     pub fn foreign_tokens(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.options.credentials).foreign(on);
+        self
+    }
+
+    /// Counts only credentials whose token has one of these prefixes. Others are treated as absent,
+    /// as if their headers had not been sent. Default: every credential counts.
+    ///
+    /// It is for clients that have to send something else beside the key: a placeholder that their
+    /// SDK insists on, or a credential of another system. Name every prefix in use: that of the
+    /// [builder](crate::Builder::prefix), and those of [`NewKey::prefix`](crate::NewKey::prefix).
+    /// Without any prefix, every credential counts.
+    ///
+    /// ```
+    /// # use agentkey::{AgentKeyLayer, AgentKeys};
+    /// # fn layer(keys: &AgentKeys) -> Result<AgentKeyLayer, agentkey::model::TokenError> {
+    /// // `Authorization: Bearer dummy` beside `X-Api-Key: ak_…` is no second credential.
+    /// let layer = AgentKeyLayer::new(keys).credential_prefixes(["ak".parse()?]);
+    /// # Ok(layer) }
+    /// ```
+    pub fn credential_prefixes(mut self, prefixes: impl IntoIterator<Item = TokenPrefix>) -> Self {
+        Arc::make_mut(&mut self.options.credentials).prefixes(prefixes);
         self
     }
 

@@ -141,9 +141,17 @@ impl Charge {
 
     /// Returns the payment that this request repeats, behind [`Replayable`].
     ///
-    /// It is for a handler that answers from its own records instead of by [`pay`](Self::pay).
-    pub fn replayed(&self) -> Option<Receipt> {
-        self.state.replayed().map(|first| self.receipt(&first.entry))
+    /// It is for a handler that answers from its own records instead of by [`pay`](Self::pay). The
+    /// [reference](Self::reference) has to be set before.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Conflict`] where the request repeats a payment with another reference.
+    /// [`Refusal::AlreadyCharged`] where neither has a reference.
+    pub fn replayed(&self) -> Result<Option<Receipt>, Rejection> {
+        let Some(first) = self.state.replayed() else { return Ok(None) };
+        self.check_reference(&first.entry).map_err(|refusal| self.error(refusal))?;
+        Ok(Some(self.receipt(&first.entry)))
     }
 
     /// Charges a known price at once. It does not use the money that this charge has set aside.
@@ -201,6 +209,7 @@ impl Charge {
     /// on.
     ///
     /// A replay under the same `Idempotency-Key` with another reference is refused as a conflict.
+    /// Without a reference, no replay gets a receipt (see [`Replayable`]).
     ///
     /// # Errors
     ///
@@ -257,13 +266,24 @@ impl Charge {
 
     /// Returns the receipt of the first request's payment, once, if this request asks for the same.
     fn replay(&self, first: &Entry, amount: Amount) -> Result<Receipt, Refusal> {
-        if first.amount != amount || first.note.reference != self.state.reference() {
+        if first.amount != amount {
             return Err(Refusal::Conflict);
         }
+        self.check_reference(first)?;
         if !self.state.take_replay() {
             return Err(Refusal::AlreadyCharged(first.id));
         }
         Ok(self.receipt(first))
+    }
+
+    /// Checks that this request names what the first one paid for. Without a reference, nothing
+    /// tells two purchases of the same price apart.
+    fn check_reference(&self, first: &Entry) -> Result<(), Refusal> {
+        let reference = self.state.reference();
+        if first.note.reference != reference {
+            return Err(Refusal::Conflict);
+        }
+        reference.map(drop).ok_or(Refusal::AlreadyCharged(first.id))
     }
 
     fn receipt(&self, first: &Entry) -> Receipt {
@@ -296,23 +316,32 @@ impl Drop for Charge {
 ///
 /// Unlike `Charge`, it lets a request through whose `Idempotency-Key` was charged by a payment, if
 /// nothing of that was refunded. Then [`Charge::pay`] charges nothing and returns the first
-/// receipt, with [`replayed`](Receipt::replayed) set. Amount and [reference](Charge::reference)
-/// must be the same; otherwise it is refused with 409.
+/// receipt, with [`replayed`](Receipt::replayed) set.
+///
+/// The handler has to name what is bought, by [`Charge::reference`], before it pays. Both requests
+/// must have the same amount and the same reference; otherwise the second is refused with 409. The
+/// body is not compared, so a replay without a reference gets no receipt: it is refused with 409,
+/// `already_charged`.
 ///
 /// - A payment that its own request refunded whole bought nothing: the client may try again, and
 ///   pays again.
 /// - What a handler [adds](Charge::add) during a replay is charged.
-/// - Method, path and query are compared, as the layer sees them. With axum's `nest`, put the layer
-///   on the outermost router.
-/// - The body is not compared. The reference tells purchases apart.
+/// - Method, path and query are compared, under axum's `nest` the whole path.
 ///
 /// ```
+/// # #[cfg(feature = "axum")] mod shop {
 /// use agentkey::{Amount, Rejection, Replayable};
+/// use axum::extract::Path;
 ///
-/// async fn purchase(Replayable(charge): Replayable) -> Result<String, Rejection> {
+/// async fn purchase(
+///     Path(item): Path<String>,
+///     Replayable(charge): Replayable,
+/// ) -> Result<String, Rejection> {
+///     charge.reference(item)?;
 ///     let receipt = charge.pay(Amount::cents(499)).await?;
 ///     Ok(if receipt.replayed { "bought before".into() } else { "bought".into() })
 /// }
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replayable(pub Charge);

@@ -191,8 +191,8 @@ impl ChargeState {
     async fn open(self: &Arc<Self>) -> Result<Option<Box<Replayed>>, Refusal> {
         let claim = self.claim.clone()?;
         // The figures of the look-up suffice to let work begin, because each hold or payment is
-        // checked by the store. They do not suffice for a refusal, because expired holds still
-        // count in them. Outside of a request, the look-up may be long ago.
+        // checked by the store. They do not suffice for a refusal, because they may be old. Outside of
+        // a request, the look-up may be long ago.
         let something_left = self.lineage().remaining().is_none_or(Amount::is_positive);
         if claim.is_none() && something_left && !self.is_outside {
             return Ok(None);

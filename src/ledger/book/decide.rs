@@ -9,17 +9,17 @@ use crate::ledger::posting::{
     Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
 };
 use crate::model::clock::later;
-use crate::model::{AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal};
+use crate::model::{
+    AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal, Shortfall,
+};
 
 /// Decides postings.
 impl Book {
     /// Ends the loaded holds of `account` that have expired: each is released, or charged whole.
     pub fn expire(&mut self, account: &AccountId) {
         let Some(now) = self.accounts.get(account).map(|open| open.now) else { return };
-        let mut expired: Vec<_> = (self.live.iter().filter_map(|id| self.holds.get(id)))
-            .filter(|hold| hold.account == *account && hold.expires_at <= now)
-            .map(|hold| (hold.expires_at, hold.id))
-            .collect();
+        let mut expired: Vec<_> =
+            self.expired(account, now).map(|hold| (hold.expires_at, hold.id)).collect();
         expired.sort_unstable();
         for (_, id) in expired {
             self.expire_hold(id, now);
@@ -48,6 +48,7 @@ impl Book {
     /// [`Refusal`] where the posting is denied. Then nothing is changed.
     pub fn post(&mut self, posting: &Posting) -> Result<Posted, Refusal> {
         let now = self.accounts.get(&posting.account).ok_or(Refusal::InvalidKey)?.now;
+        let mut debt = Amount::ZERO;
         let outcome = match &posting.action {
             Action::Open { claim, ttl } => self.open_charge(posting, claim.as_ref(), *ttl, now)?,
             Action::Hold { amount, ttl, on_expiry, note, claim } => self.hold(
@@ -65,7 +66,10 @@ impl Book {
             // Only an adjustment may have no key.
             Action::Settle { .. } if posting.key.is_none() => return Err(Refusal::InvalidKey),
             Action::Settle { holds, void, cost, note, claim } => {
-                self.settle(posting, holds, void, *cost, note, claim.as_ref(), now)
+                let (outcome, beyond) =
+                    self.settle(posting, holds, void, *cost, note, claim.as_ref(), now);
+                debt = beyond;
+                outcome
             }
             Action::Pay { amount, note, claim } => {
                 self.pay(posting, *amount, note, claim.as_ref(), now)?
@@ -76,6 +80,7 @@ impl Book {
         Ok(Posted {
             outcome,
             remaining: self.lineage_remaining(&posting.account, posting.key, now),
+            debt,
         })
     }
 
@@ -108,7 +113,13 @@ impl Book {
                 return Ok(Outcome::Claimed { entry: entry.clone().into(), refunded: *refunded });
             }
         }
-        self.check_budget(posting, Amount::micros(1), now)?;
+        // Any amount has to be left, though none is asked for.
+        self.check_budget(posting, Amount::micros(1), now).map_err(|refusal| match refusal {
+            Refusal::BudgetExceeded(shortfall) => {
+                Refusal::BudgetExceeded(Shortfall { required: Amount::ZERO, ..*shortfall }.into())
+            }
+            refusal => refusal,
+        })?;
         if let Some(claim) = claim {
             self.insert_claim(IdempotencyRow {
                 key,
@@ -225,10 +236,10 @@ impl Book {
         note: &Note,
         claim: Option<&IdempotencyClaim>,
         now: Timestamp,
-    ) -> Outcome {
+    ) -> (Outcome, Amount) {
         let id = EntryId::from(posting.id);
         if self.entries.contains_key(&id) {
-            return Outcome::Settled { entry: Some(id) };
+            return (Outcome::Settled { entry: Some(id) }, Amount::ZERO);
         }
         // The hold or payment that this settle undoes may still be in flight. Under an optimistic
         // lock its write must conflict, so the account counts as changed.
@@ -254,7 +265,10 @@ impl Book {
         }
         let cost = cost.max(Amount::ZERO);
         let entry = (!cost.is_zero()).then_some(id);
+        let mut debt = Amount::ZERO;
         if entry.is_some() {
+            let left = self.lineage_remaining(&posting.account, posting.key, now);
+            debt = left.map_or(debt, |left| cost.saturating_sub(left).max(debt));
             let mut entry = Entry::stored(
                 id,
                 posting.account.clone(),
@@ -299,7 +313,7 @@ impl Book {
             }
             self.touched.accounts.insert(posting.account.clone());
         }
-        Outcome::Settled { entry }
+        (Outcome::Settled { entry }, debt)
     }
 
     fn pay(

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Note, PostingId,
+    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Lineage, Note, PostingId,
 };
 
 /// The state of some accounts while a store has locked them.
@@ -347,6 +347,36 @@ impl Book {
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &EntryRow> {
         self.entries.values()
+    }
+
+    /// Returns the live holds of an account that have expired at `now`.
+    pub(crate) fn expired(
+        &self,
+        account: &AccountId,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &HoldRow> {
+        (self.live.iter().filter_map(|id| self.holds.get(id)))
+            .filter(move |hold| hold.account == *account && hold.expires_at <= now)
+    }
+
+    /// Returns a lineage as it is after those of these holds of its account have ended that have expired.
+    pub(crate) fn after_expiry(
+        lineage: &Lineage,
+        holds: impl IntoIterator<Item = HoldRow>,
+    ) -> Lineage {
+        let mut book = Self::new();
+        book.open(lineage.account().clone(), lineage.at(), lineage.at());
+        lineage.keys().for_each(|key| book.add_key(key.clone()));
+        holds.into_iter().for_each(|hold| book.add_hold(hold));
+        book.expire(lineage.account_id());
+        let key = |before: &Key| book.key(before.id).unwrap_or(before).clone();
+        let account = book.account(lineage.account_id()).unwrap_or(lineage.account());
+        Lineage::new(
+            key(lineage.key()),
+            lineage.ancestors().iter().map(key).collect(),
+            account.clone(),
+            lineage.at(),
+        )
     }
 
     /// Returns the keys from `key` to the root, as far as they are loaded.

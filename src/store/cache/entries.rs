@@ -93,7 +93,8 @@ impl<V: Validator> Entries<V> {
         self.accounts.get(id).filter(|cached| cached.generation == generation)
     }
 
-    /// Returns the lineage of a token if all of it is cached and `is_valid` accepts when it was validated.
+    /// Returns the lineage of a token if all of it is cached, `is_valid` accepts when it was validated, and none of
+    /// its holds may have expired.
     pub(super) fn find(
         &self,
         hash: &TokenHash,
@@ -119,6 +120,9 @@ impl<V: Validator> Entries<V> {
             return None;
         }
         let lineage = Lineage::new(keys.next()?, keys.collect(), cached.row.account.clone(), now);
+        if cached.row.may_count_expired(&lineage) {
+            return None;
+        }
         Some(Found::new(lineage, token.retires_at))
     }
 

@@ -14,9 +14,11 @@ use super::step::first;
 use super::types::Instant;
 use super::validator::ByRowVersion;
 use super::write::random_version_step;
-use crate::ledger::{AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::ledger::{
+    AccountChange, AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules,
+};
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
 };
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
@@ -38,13 +40,13 @@ impl Inner {
         self.attempt(async |mut session| session.change_key(change, rules).await).await
     }
 
-    /// Sets an account's ceiling.
-    pub(super) async fn set_account(
+    /// Creates or changes an account.
+    pub(super) async fn change_account(
         &self,
         id: &AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> ChangeOutcome<Account> {
-        self.attempt(async |mut session| session.set_account(id, budget).await).await
+        self.attempt(async |mut session| session.change_account(id, change).await).await
     }
 
     async fn attempt<T>(
@@ -195,10 +197,14 @@ impl PolicyTransaction<'_, '_, '_> {
         }
     }
 
-    async fn set_account(&mut self, id: &AccountId, budget: Budget) -> ChangeOutcome<Account> {
+    async fn change_account(
+        &mut self,
+        id: &AccountId,
+        change: AccountChange,
+    ) -> ChangeOutcome<Account> {
         self.lock_account(id).await?;
         let current = self.account(id).await?;
-        match AccountWrite::decide(id, budget, current, self.now) {
+        match AccountWrite::decide(id, change, current, self.now) {
             Ok(write) => self.write_account(write).await.map(Ok),
             Err(refused) => Ok(Err(refused)),
         }

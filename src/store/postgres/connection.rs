@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 
 use super::clock::ServerClock;
-use super::error::{Error, Result, connection_survives};
+use super::error::{Error, Result, config_error, connection_survives};
 use super::names::Sql;
 use super::types::Instant;
 use crate::model::Clock;
@@ -120,6 +120,12 @@ const ATTEMPT: Duration = Duration::from_millis(400);
 const IS_LOST: &str = "SELECT pg_postmaster_start_time() = $2 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 \
     AND (state LIKE 'idle%' AND state_change < clock_timestamp() - interval '200 ms') IS NOT TRUE)";
 
+/// The session of a connection. Servers behind a proxy may use the same process ids.
+const SESSION: &str = "SELECT pg_backend_pid() || ' ' || pg_postmaster_start_time()";
+
+const LENT_SESSIONS: &str = "PostgreSQL is behind a pooler that gives every transaction another session, such as PgBouncer \
+    with `pool_mode = transaction`: set `PostgresOptions::transaction_pooling(true)`";
+
 impl Connections {
     pub(super) fn new(
         (pool, owns_pool): (PgPool, bool),
@@ -204,6 +210,34 @@ impl Connections {
     /// Runs one statement on a connection of the pool.
     pub(super) async fn fetch(&self, query: Query<'_>) -> Result<Vec<PgRow>> {
         self.pooled(async |statements| statements.fetch(query).await).await
+    }
+
+    /// Checks that a client keeps its session from one transaction to the next, unless the options say that a pooler
+    /// lends it another one.
+    ///
+    /// Two connections of ours never have one session, and one never changes its own. A pooler lends the session that
+    /// was returned last, or the one that has been idle longest: each shows in one of the two comparisons.
+    pub(super) async fn check_sessions(&self) -> Result<()> {
+        if self.session.transactions_only {
+            return Ok(());
+        }
+        let mut one = self.acquire().await?;
+        // Without a second connection there is nothing to compare.
+        let Ok(mut two) = self.acquire().await else { return Ok(()) };
+        let is_lent = async {
+            let first = session(&mut one).await?;
+            for _ in 0..3 {
+                if session(&mut one).await? != first {
+                    return Ok(true);
+                }
+            }
+            let mut transaction = two.begin().await?;
+            Ok(session(&mut transaction).await? == first || session(&mut one).await? != first)
+        };
+        let is_lent: sqlx::Result<bool> = timeout(self.session.acquire_timeout, is_lent)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        if is_lent? { Err(config_error(LENT_SESSIONS)) } else { Ok(()) }
     }
 
     async fn of_pool<'a>(&'a self, kind: &'a SessionKind) -> Result<Connection<'a>> {
@@ -327,6 +361,11 @@ impl Connections {
             self.pool.close().await;
         }
     }
+}
+
+/// Returns the session in which a statement runs. The statement is not prepared, so it works through every pooler.
+async fn session(connection: &mut PgConnection) -> sqlx::Result<String> {
+    connection.fetch_one(sqlx::raw_sql(SESSION)).await?.try_get(0)
 }
 
 type Slot = Mutex<Option<DedicatedConnection>>;

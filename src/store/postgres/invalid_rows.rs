@@ -1,29 +1,28 @@
 //! Invalid rows of an adopted table, which the application may have written. The key of such a row is out of service
 //! until the row is corrected, and no other key fails.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use crate::model::{Balance, Budget, Key, KeyId};
-use crate::store::key_row::{InvalidRow, KeyRow, StoredKey, account_id};
+use crate::store::broken_lineage::{BrokenLineage, OutOfService};
+use crate::store::key_row::{KeyRow, StoredKey, account_id};
 
-/// The invalid rows that a store has read. Each is logged once, and again if the reason changes.
+/// The keys that a store has read and that are out of service.
 #[derive(Debug, Default)]
-pub(super) struct InvalidRows(Mutex<HashMap<KeyId, String>>);
+pub(super) struct InvalidRows {
+    rows: OutOfService,
+    lineages: OutOfService,
+}
 
 impl InvalidRows {
-    const MAX_REMEMBERED: usize = 1_000;
-
     /// Returns the key. Returns `None` for an invalid row, and logs it.
     pub(super) fn decode(&self, stored: StoredKey<'_>) -> Option<KeyRow> {
         let id = stored.id;
         match stored.decode() {
             Ok(row) => {
-                self.forget(id);
+                self.rows.forget(id);
                 Some(row)
             }
             Err(error) => {
-                self.log(id, &error);
+                self.rows.log(id, &error);
                 None
             }
         }
@@ -46,23 +45,11 @@ impl InvalidRows {
         self.decode(stored).or(Some(KeyRow { key: disabled, is_stale: false }))
     }
 
-    fn log(&self, key: KeyId, error: &InvalidRow) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = error.to_string();
-        if logged.get(&key) == Some(&reason) {
-            return;
-        }
-        tracing::error!(key = key.get(), %error, "this key is out of service until its row is corrected");
-        if logged.len() >= Self::MAX_REMEMBERED {
-            logged.clear();
-        }
-        logged.insert(key, reason);
-    }
-
-    fn forget(&self, key: KeyId) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !logged.is_empty() {
-            logged.remove(&key);
+    /// Logs a key whose valid parents, from the key up, lead to no root.
+    pub(super) fn check_lineage<'k>(&self, id: KeyId, keys: impl IntoIterator<Item = &'k Key>) {
+        match BrokenLineage::of(keys) {
+            Some(reason) => self.lineages.log(id, &reason),
+            None => self.lineages.forget(id),
         }
     }
 }

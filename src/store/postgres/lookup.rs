@@ -1,13 +1,17 @@
 //! Look-ups by token. Cached keys are revalidated by their versions; new and changed keys are read.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connection::Connection;
+use super::decode::{Cells, ReadCells};
 use super::error::{Result, is_lost};
 use super::inner::Inner;
 use super::read::{self, Member};
+use super::types::Instant;
 use super::validator::ByRowVersion;
+use crate::ledger::Book;
 use crate::model::TokenHash;
 use crate::store::Found;
 use crate::store::cache::{Revalidation, Snapshot};
@@ -24,7 +28,7 @@ impl Inner {
     /// Looks tokens up. Replaces a lost connection for as long as one is waited for, because a look-up can be repeated
     /// safely. A server that stops and comes back takes all connections with it.
     pub(super) async fn find_tokens(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
-        let (begun, mut pause) = (Instant::now(), Duration::ZERO);
+        let (begun, mut pause) = (std::time::Instant::now(), Duration::ZERO);
         loop {
             match self.find_tokens_once(hashes).await {
                 Err(error)
@@ -80,9 +84,45 @@ impl Inner {
         let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
         let members = read::members(&rows, &self.schema.columns)?;
         self.insert(&revalidation, &members, &rest);
-        let late = read::found(rest.len(), &members, self.clock.now());
+        let invalid_rows = &self.schema.columns.invalid_rows;
+        let mut late = read::found(rest.len(), &members, self.clock.now(), invalid_rows);
+        self.end_expired(connection, &members, &mut late.value).await?;
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok(ReadResult { value, stale: late.stale })
+    }
+
+    /// Takes holds that have expired and are not yet ended out of what was found.
+    async fn end_expired(
+        &self,
+        connection: &mut Connection<'_>,
+        members: &[Member],
+        found: &mut [Option<Found>],
+    ) -> Result<()> {
+        let rows = members.iter().filter_map(|member| member.account.as_ref());
+        let rows: HashMap<_, _> = rows.map(|row| (&row.account.id, row)).collect();
+        let mut overdue: Vec<_> = (found.iter_mut().flatten())
+            .map(|found| &mut found.lineage)
+            .filter(|lineage| {
+                rows.get(lineage.account_id()).is_some_and(|row| row.may_count_expired(lineage))
+            })
+            .collect();
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        let accounts = overdue.iter().map(|lineage| (lineage.account_id(), lineage.at()));
+        let (accounts, at): (Vec<_>, Vec<_>) = accounts
+            .collect::<HashMap<_, _>>()
+            .into_iter()
+            .map(|(account, at)| (account.as_str().to_owned(), Instant(at)))
+            .unzip();
+        let expired = self.sql.expired_holds.query().bind(accounts).bind(at);
+        let rows = connection.fetch(expired).await?;
+        let holds = rows.iter().map(|row| Cells::new(row).hold()).collect::<Result<Vec<_>>>()?;
+        for lineage in &mut overdue {
+            let of_account = holds.iter().filter(|hold| hold.account == *lineage.account_id());
+            **lineage = Book::after_expiry(lineage, of_account.cloned());
+        }
+        Ok(())
     }
 
     /// Caches lineages that were read in one snapshot, if they are whole and up to date and their accounts have rows. A
@@ -120,7 +160,7 @@ impl Inner {
         if !self.schema.columns.is_own {
             return Ok(()); // An adopted table has no triggers of agentkey.
         }
-        let asked_at = Instant::now();
+        let asked_at = std::time::Instant::now();
         let ask = self.sql.policy_version.query();
         let rows = self.connections.lookup(async |connection| connection.fetch(ask).await).await?;
         let (polled, changes) = read::policy_version(&rows)?;

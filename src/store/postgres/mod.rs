@@ -51,10 +51,8 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
     Usage, UsageQuery, Width,
 };
-use crate::ledger::{KeyChange, Posted, Posting, Rules};
-use crate::model::{
-    Account, AccountId, Budget, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
-};
+use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
+use crate::model::{Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
 ///
@@ -76,10 +74,15 @@ impl PostgresStore {
     /// # Errors
     ///
     /// Fails if the options are invalid or the database is out of reach. Fails if a newer version of the crate made its
-    /// tables, or if a table of the application cannot be adopted.
+    /// tables, or if a table of the application cannot be adopted. Fails behind a pooler that needs
+    /// [`transaction_pooling`](PostgresOptions::transaction_pooling).
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let connections = options.connections().map_err(StoreError::failed)?;
-        let schema = match migrate::open(&connections, &options).await {
+        let opened = async {
+            connections.check_sessions().await?;
+            migrate::open(&connections, &options).await
+        };
+        let schema = match opened.await {
             Ok(schema) => schema,
             Err(error) => return Err(opening_error(connections.pool(), error).await),
         };
@@ -169,12 +172,12 @@ impl Store for PostgresStore {
         self.answer(self.inner.change_key(change, rules))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.answer(self.inner.set_account(account, budget))
+        self.answer(self.inner.change_account(account, change))
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

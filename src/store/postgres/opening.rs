@@ -61,6 +61,14 @@ fn explain(address: &str, error: Error) -> StoreError {
             Some("53300") => format!(
                 "PostgreSQL at {address} has too many clients: raise its max_connections, or make pools smaller ({error})"
             ),
+            // PgBouncer knows no other parameters of a session than its own.
+            Some("08P01") if error.to_string().contains("startup parameter") => {
+                return StoreError::failed(format!(
+                    "the pooler in front of PostgreSQL at {address} refuses the session: set \
+                     `PostgresOptions::transaction_pooling(true)`, and `extra_float_digits(None)` on a pool of your own \
+                     ({error})"
+                ));
+            }
             // The server refused the session: a password, a database, a server that starts.
             Some(code) if ["28", "3D", "53", "57P"].iter().any(|class| code.starts_with(class)) => {
                 format!("PostgreSQL at {address}: {error}")
@@ -141,6 +149,17 @@ mod tests {
             let text = error(&server).await;
             assert!(text.contains(&format!(" at {server}: ")) && text.contains(message), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_pooler_that_refuses_the_session_is_told_with_the_option() {
+        let message = "unsupported startup parameter: extra_float_digits";
+        let pooler = refusing("08P01", message).await;
+        let url = format!("postgres://app@{pooler}/app?sslmode=disable");
+        let error = PostgresStore::connect(&url).await.unwrap_err();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(!error.is_transient(), "{error:?}");
+        assert!(text.contains("transaction_pooling(true)") && text.contains(message), "{text}");
     }
 
     #[tokio::test]

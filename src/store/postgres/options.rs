@@ -217,7 +217,7 @@ impl PostgresOptions {
     /// transaction`. Every statement is then in an explicit transaction, and none is prepared under a name. It costs
     /// round trips. Default: off.
     ///
-    /// Without this option such a pooler must not be used. Our settings (timeouts, isolation, planner options) would
+    /// Without this option, opening fails behind such a pooler. Our settings (timeouts, isolation, planner options) would
     /// stay in sessions that the pooler lends to others. Our statements would run in sessions without these settings.
     pub fn transaction_pooling(mut self, is_pooled: bool) -> Self {
         self.transaction_pooling = is_pooled;

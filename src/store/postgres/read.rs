@@ -9,6 +9,7 @@ use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
 use super::error::{Error, Result, invalid_row};
 use super::inner::Inner;
+use super::invalid_rows::InvalidRows;
 use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{ByRowVersion, CurrentVersions};
@@ -228,7 +229,7 @@ fn member(row: &PgRow, columns: &KeyColumns) -> Result<Member> {
         // The invalid row takes the keys of its account out of service, but not the other keys of the batch.
         Err(Error::InvalidRow(error)) => {
             let account = key.as_ref().map(|(row, _)| tracing::field::display(&row.key.account));
-            tracing::error!(%error, account, "the row of this account is invalid: its keys are not found");
+            tracing::warn!(%error, account, "the row of this account is invalid: its keys are not found");
             (None, None)
         }
         account => (key, account?),
@@ -289,11 +290,18 @@ pub(super) fn found(
     count: usize,
     members: &[Member],
     now: Timestamp,
+    invalid_rows: &InvalidRows,
 ) -> ReadResult<Vec<Option<Found>>> {
     let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
     result.value.resize_with(count, || None);
     for (index, lineage) in lineages(members) {
         let retires_at = lineage.first().and_then(|first| first.retires_at);
+        let keys: Option<Vec<_>> =
+            (lineage.iter()).map(|member| member.key.as_ref().map(|(row, _)| &row.key)).collect();
+        // An invalid row is logged by itself.
+        if let Some((first, keys)) = keys.as_ref().and_then(|keys| Some((keys.first()?, keys))) {
+            invalid_rows.check_lineage(first.id, keys.iter().copied());
+        }
         let lineage = assemble(lineage, now, &mut result.stale);
         let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
         if let Some(slot) = result.value.get_mut(index) {

@@ -43,30 +43,32 @@ impl Inner {
     }
 
     pub(super) async fn usage(&self, query: &UsageQuery) -> Result<Vec<Usage>> {
-        const START: &str = "date_trunc($7, e.counts_at AT TIME ZONE 'UTC')";
-        let (group, argument) = match &query.by {
-            UsageBy::Key => ("coalesce(e.key_id::text, '')", None),
-            UsageBy::Label(name) => ("coalesce(e.labels ->> $7, '')", Some(&**name)),
-            UsageBy::Hour => (START, Some("hour")),
-            UsageBy::Day => (START, Some("day")),
-            UsageBy::Month => (START, Some("month")),
-        };
+        let (first_group, argument) = group(Some(&query.by), 7);
+        let (second_group, more) =
+            group(query.then_by.as_ref(), 7 + usize::from(argument.is_some()));
         let text = include_str!("sql/usage.sql")
             .replace("{owner}", owner(query.key))
-            .replace("{group}", group);
+            .replace("{group}", &first_group)
+            .replace("{subgroup}", &second_group);
         let text = self.schema.sql(&text);
         let mut statement =
             bind_owner_and_time(text.query(), &query.account, query.key, query.since, query.until);
-        if let Some(argument) = argument {
+        for argument in argument.into_iter().chain(more) {
             statement = statement.bind(argument);
         }
         let mut groups = UsageSums::default();
         for row in &self.connections.fetch(statement).await? {
             let mut cells = Cells::new(row);
-            let group = match query.by.unit() {
-                Some(unit) => bucket(cells.instant()?, unit),
-                None => cells.text()?.to_owned(),
+            let mut group = |by: &UsageBy| match by.unit() {
+                Some(unit) => Ok(bucket(cells.instant()?, unit)),
+                None => cells.text().map(str::to_owned),
             };
+            let first = group(&query.by)?;
+            let second = query.then_by.as_ref().map(&mut group).transpose()?;
+            if second.is_none() {
+                cells.text()?;
+            }
+            let group = (first, second);
             groups.add(group, cells.sum()?, cells.number()?.unsigned_abs(), cells.sum()?);
         }
         Ok(groups.into_usage())
@@ -110,6 +112,19 @@ impl Inner {
     ) -> Result<Amount> {
         let query = self.sql.spent_by_account.query().bind(account.as_str().to_owned());
         total(statements, query.bind(min_seq_at(since)).bind(Instant(since))).await
+    }
+}
+
+/// Returns the SQL of a group, and its argument, the parameter `n`.
+fn group(by: Option<&UsageBy>, n: usize) -> (String, Option<&str>) {
+    let start = || format!("date_trunc(${n}, e.counts_at AT TIME ZONE 'UTC')");
+    match by {
+        Some(UsageBy::Key) => ("coalesce(e.key_id::text, '')".to_owned(), None),
+        Some(UsageBy::Label(name)) => (format!("coalesce(e.labels ->> ${n}, '')"), Some(name)),
+        Some(UsageBy::Hour) => (start(), Some("hour")),
+        Some(UsageBy::Day) => (start(), Some("day")),
+        Some(UsageBy::Month) => (start(), Some("month")),
+        None => ("''::text".to_owned(), None),
     }
 }
 

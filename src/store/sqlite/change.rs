@@ -10,9 +10,11 @@ use super::transaction::{Written, in_write_transaction};
 use super::validator::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
-use crate::ledger::{AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules};
+use crate::ledger::{
+    AccountChange, AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules,
+};
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Key, KeyId, ScopeSet, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Key, KeyId, ScopeSet, Spent, TokenHash,
 };
 use crate::store::records::more_limits;
 use crate::store::stale::ReadResult;
@@ -47,21 +49,21 @@ pub(super) fn change_key(
     })
 }
 
-/// Sets an account's ceiling.
-pub(super) fn set_account(
+/// Creates or changes an account.
+pub(super) fn change_account(
     open: &mut Open,
     cache: &Cache,
     clock: &Clock,
     id: &AccountId,
-    budget: Budget,
+    change: AccountChange,
 ) -> ChangeOutcome<Account> {
     in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
-        let set = match AccountWrite::decide(id, budget, account(connection, id, now)?, now) {
+        let changed = match AccountWrite::decide(id, change, account(connection, id, now)?, now) {
             Ok(write) => Ok(write_account(connection, write)?),
             Err(refused) => Err(refused),
         };
-        Ok((set, Written { policy: vec![id.clone()], ..Written::default() }))
+        Ok((changed, Written { policy: vec![id.clone()], ..Written::default() }))
     })
 }
 

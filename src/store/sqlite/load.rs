@@ -48,11 +48,10 @@ fn overdue(
     row: &mut AccountRow,
     now: Timestamp,
 ) -> Result<()> {
-    const EXPIRED: &str = include_str!("sql/expired_holds.sql");
     const NEXT: &str = include_str!("sql/next_expiry.sql");
     const UPDATE: &str = "UPDATE agentkey_accounts SET next_expiry = ?2 WHERE id = ?1";
     let (id, now) = (row.account.id.as_str(), micros(now.max(row.changed_at)));
-    all(connection, EXPIRED, params![id, now], |mut cells| {
+    all(connection, read::EXPIRED_HOLDS, params![id, now], |mut cells| {
         cells.hold().map(|hold| book.add_hold(hold))
     })?;
     row.next_expiry =

@@ -54,10 +54,11 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
     Usage, UsageQuery, Width,
 };
-use crate::ledger::{KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, Budget, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
 };
+use crate::store::broken_lineage::OutOfService;
 
 /// Keys and money in an SQLite file, shared by any number of processes.
 ///
@@ -75,6 +76,7 @@ use crate::model::{
 pub struct SqliteStore {
     connections: Connections,
     cache: Arc<Cache>,
+    out_of_service: Arc<OutOfService>,
     clock: Clock,
 }
 
@@ -91,7 +93,7 @@ impl SqliteStore {
         let connections = Connections::open(&location, &options, &cache)
             .await
             .map_err(|error| opening_error(&location, error))?;
-        Ok(Self { connections, cache, clock: options.clock })
+        Ok(Self { connections, cache, out_of_service: Arc::default(), clock: options.clock })
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -115,9 +117,10 @@ impl SqliteStore {
     async fn find_tokens(&self, hashes: Vec<TokenHash>) -> error::Result<Vec<Option<Found>>> {
         let (hashes, clock, cache) = (Arc::new(hashes), self.clock.clone(), self.cache.clone());
         let versions = self.connections.versions.clone();
+        let out_of_service = self.out_of_service.clone();
         let query = move |open: &mut Open| {
             versions.open_missing();
-            read::find(&open.connection, &cache, &hashes, clock.now())
+            read::find(&open.connection, &cache, &out_of_service, &hashes, clock.now())
         };
         self.refreshed(Connections::reader, query).await
     }
@@ -262,14 +265,14 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
         let account = account.clone();
         answer(self.write_with(move |open, cache, clock| {
-            change::set_account(open, cache, clock, &account, budget)
+            change::change_account(open, cache, clock, &account, change)
         }))
     }
 

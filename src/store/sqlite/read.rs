@@ -12,9 +12,10 @@ use super::statement::{all, in_snapshot, one};
 use super::validator::{ByFileVersion, Cache};
 use super::version::FileVersion;
 use super::write::micros;
-use crate::ledger::MAX_DEPTH;
+use crate::ledger::{Book, MAX_DEPTH};
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
+use crate::store::broken_lineage::{BrokenLineage, OutOfService};
 use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
 use crate::store::{Found, KeyQuery, KeysOf, cache};
@@ -26,12 +27,15 @@ pub(super) struct Snapshot {
     accounts: HashMap<AccountId, Option<AccountRow>>,
     /// Tokens that were looked up, each with the end of its grace.
     tokens: Vec<(TokenHash, KeyId, Option<Timestamp>)>,
+    /// The keys that lead to no root.
+    broken: Vec<(KeyId, BrokenLineage)>,
 }
 
 /// Finds keys by their tokens, from the cache if it is valid. This runs on every request.
 pub(super) fn find(
     connection: &Connection,
     cache: &Cache,
+    out_of_service: &OutOfService,
     hashes: &[TokenHash],
     now: Timestamp,
 ) -> Result<ReadResult<Vec<Option<Found>>>> {
@@ -44,10 +48,16 @@ pub(super) fn find(
         for (hash, found) in hashes.iter().zip(&mut value).filter(|(_, found)| found.is_none()) {
             let Some((id, retires_at)) = snapshot.token(connection, hash, now)? else { continue };
             let lineage = snapshot.lineage(connection, id, now, &mut stale)?;
+            let lineage =
+                lineage.map(|lineage| snapshot.after_expiry(connection, lineage)).transpose()?;
             // The time of an account does not go back when the clock does.
             let lineage = lineage.filter(|lineage| retires_at.is_none_or(|end| end > lineage.at()));
             *found = lineage.map(|lineage| Found::new(lineage, retires_at));
+            if found.is_some() {
+                out_of_service.forget(id);
+            }
         }
+        snapshot.broken.iter().for_each(|(key, reason)| out_of_service.log(*key, reason));
         if let Some(version) = version.filter(|_| !snapshot.keys.is_empty()) {
             cache.insert(&revalidation, version, snapshot.into_cache());
         }
@@ -99,6 +109,17 @@ impl Snapshot {
         })
     }
 
+    /// Returns a lineage without the holds that have expired and are not yet ended.
+    fn after_expiry(&self, connection: &Connection, lineage: Lineage) -> Result<Lineage> {
+        let row = self.accounts.get(lineage.account_id()).and_then(Option::as_ref);
+        if !row.is_some_and(|row| row.may_count_expired(&lineage)) {
+            return Ok(lineage);
+        }
+        let of_account = params![lineage.account_id().as_str(), micros(lineage.at())];
+        let expired = all(connection, EXPIRED_HOLDS, of_account, |mut cells| cells.hold())?;
+        Ok(Book::after_expiry(&lineage, expired))
+    }
+
     /// Returns what may be cached: existing accounts, and keys whose balance counts their period.
     pub(super) fn into_cache(self) -> cache::Snapshot<ByFileVersion> {
         let mut snapshot = cache::Snapshot::default();
@@ -139,18 +160,18 @@ impl Snapshot {
         let mut keys: Vec<Key> = Vec::new();
         let mut stale_keys = Vec::new();
         let mut next = Some(id);
-        while let Some(id) = next {
-            let Some(KeyRow { key, is_stale }) = self.key(connection, id)? else { return Ok(None) };
-            if keys.len() > MAX_DEPTH
-                || keys.last().is_some_and(|child| child.account != key.account)
-            {
-                return Ok(None);
-            }
+        while let Some(id) = next
+            && let Some(KeyRow { key, is_stale }) = self.key(connection, id)?
+        {
             if *is_stale {
                 stale_keys.push(key.clone());
             }
-            next = key.parent;
+            next = key.parent.filter(|_| keys.len() < MAX_DEPTH);
             keys.push(key.clone());
+        }
+        if let Some(reason) = BrokenLineage::of(&keys) {
+            self.broken.push((id, reason));
+            return Ok(None);
         }
         let mut keys = keys.into_iter();
         let Some(key) = keys.next() else { return Ok(None) };
@@ -162,6 +183,8 @@ impl Snapshot {
 }
 
 pub(super) const KEY: &str = include_str!("sql/key.sql");
+
+pub(super) const EXPIRED_HOLDS: &str = include_str!("sql/expired_holds.sql");
 
 pub(super) const ACCOUNT: &str = include_str!("sql/account.sql");
 

@@ -57,19 +57,27 @@ pub(super) fn entry(connection: &Connection, id: EntryId) -> Result<Option<Entry
     one(connection, SQL, [id.as_bytes()], |mut cells| cells.entry_with_delegator())
 }
 
-pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
-    const LABEL: &str =
-        "coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?7), '')";
-    const START: &str = "e.counts_at - (e.counts_at % ?7 + ?7) % ?7";
+/// Returns the SQL of a group, and its argument, the parameter `n`.
+fn group(by: Option<&UsageBy>, n: usize) -> (String, Option<&dyn ToSql>) {
     const HOUR: i64 = 3_600_000_000;
     const DAY: i64 = 24 * HOUR;
-    // Months differ in length, so they are summed up from days.
-    let (group, argument): (_, Option<&dyn ToSql>) = match &query.by {
-        UsageBy::Key => ("coalesce(CAST(e.key_id AS TEXT), '')", None),
-        UsageBy::Label(name) => (LABEL, Some(name)),
-        UsageBy::Hour => (START, Some(&HOUR)),
-        UsageBy::Day | UsageBy::Month => (START, Some(&DAY)),
-    };
+    let start = || format!("e.counts_at - (e.counts_at % ?{n} + ?{n}) % ?{n}");
+    match by {
+        Some(UsageBy::Key) => ("coalesce(CAST(e.key_id AS TEXT), '')".to_owned(), None),
+        Some(UsageBy::Label(name)) => (
+            format!("coalesce((SELECT l.value FROM json_each(e.labels) l WHERE l.key = ?{n}), '')"),
+            Some(name),
+        ),
+        Some(UsageBy::Hour) => (start(), Some(&HOUR)),
+        // Months differ in length, so they are summed up from days.
+        Some(UsageBy::Day | UsageBy::Month) => (start(), Some(&DAY)),
+        None => ("''".to_owned(), None),
+    }
+}
+
+pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
+    let (first_group, argument) = group(Some(&query.by), 7);
+    let (second_group, more) = group(query.then_by.as_ref(), 7 + usize::from(argument.is_some()));
     let of_key = query.key.is_some();
     let sql = include_str!("sql/usage.sql")
         .replace(
@@ -77,22 +85,29 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
             &entries_of(of_key, "e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
         )
         .replace("{key}", if of_key { "+e.key_id = ?2" } else { "?2 IS NULL" })
-        .replace("{group}", group);
+        .replace("{group}", &first_group)
+        .replace("{subgroup}", &second_group);
     let key = query.key.map(KeyId::get);
     let (first, last) = seq_range(query.since, query.until);
     let (since, until) = instant_range(query.since, query.until);
     let mut groups = UsageSums::default();
     let read = |mut cells: Cells<'_>| {
-        let group = match query.by.unit() {
-            Some(unit) => bucket(cells.instant()?, unit),
-            None => cells.text()?.to_owned(),
+        let mut group = |by: &UsageBy| match by.unit() {
+            Some(unit) => Ok(bucket(cells.instant()?, unit)),
+            None => cells.text().map(str::to_owned),
         };
+        let first = group(&query.by)?;
+        let second = query.then_by.as_ref().map(&mut group).transpose()?;
+        if second.is_none() {
+            cells.text()?;
+        }
+        let group = (first, second);
         groups.add(group, cells.sum()?, cells.number()?.unsigned_abs(), cells.sum()?);
         Ok(())
     };
     let account = query.account.as_str();
     let mut params: Vec<&dyn ToSql> = vec![&account, &key, &first, &last, &since, &until];
-    params.extend(argument);
+    params.extend(argument.into_iter().chain(more));
     all(connection, &sql, &*params, read)?;
     Ok(groups.into_usage())
 }

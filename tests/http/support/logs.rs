@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Mutex, Once};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::EnvFilter;
 
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
@@ -26,7 +26,7 @@ pub(crate) fn capture_logs() {
     ONCE.call_once(|| {
         let lines = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(LevelFilter::INFO)
+            .with_env_filter(EnvFilter::new("info,agentkey=debug"))
             .with_writer(|| Lines);
         tracing::subscriber::set_global_default(lines.finish()).unwrap();
     });

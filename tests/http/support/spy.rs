@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::ledger::{Action, KeyChange, Posted, Posting, Rules};
+use agentkey::ledger::{AccountChange, Action, KeyChange, Posted, Posting, Rules};
 use agentkey::model::{Account, Entry, Lineage, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, StoreResult, Width};
 use agentkey::store::{Cursor, Store, Usage};
-use agentkey::{
-    AccountId, Budget, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery,
-};
+use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -190,12 +188,12 @@ impl Store for SpyStore {
         self.store.change_key(change, rules)
     }
 
-    fn set_account<'a>(
+    fn change_account<'a>(
         &'a self,
         account: &'a AccountId,
-        budget: Budget,
+        change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.store.set_account(account, budget)
+        self.store.change_account(account, change)
     }
 
     fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {

@@ -1,8 +1,12 @@
 -- Each sum is in two halves, because SQLite fails if a sum overflows.
-SELECT {group},
+SELECT {group}, {subgroup},
     coalesce(sum(e.amount / 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
     coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind <> 'adjust'), 0),
-    count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust')),
+    count(*) FILTER (WHERE e.kind NOT IN ('refund', 'adjust'))
+        - count(DISTINCT e.refunds) FILTER (WHERE (
+            SELECT o.amount > 0 AND o.amount <= (SELECT -sum(r.amount) FROM agentkey_entries r WHERE r.refunds = o.id)
+            FROM agentkey_entries o WHERE o.id = e.refunds
+        )),
     coalesce(sum(e.amount / 4294967296) FILTER (WHERE e.kind = 'adjust'), 0),
     coalesce(sum(e.amount % 4294967296) FILTER (WHERE e.kind = 'adjust'), 0)
 FROM (
@@ -13,4 +17,4 @@ FROM (
     FROM agentkey_entries e
     WHERE e.account_id = ?1 AND {key} AND e.refunds IS NOT NULL AND e.counts_at >= ?5 AND e.counts_at < ?6
 ) e
-GROUP BY {group}
+GROUP BY 1, 2

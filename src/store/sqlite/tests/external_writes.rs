@@ -173,3 +173,47 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     raw(&path, &format!("DELETE FROM agent_keys WHERE id = {}", unused.id));
     assert_eq!(store.find(&[token(2).hash]).await.unwrap(), [None]);
 }
+
+/// SQLite has no rule that keeps an inserted key from naming itself or one that is missing as its parent.
+#[tokio::test]
+async fn a_key_whose_parents_lead_to_no_root_is_told_with_the_reason() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    let insert = |id: i64, account: &str, parent: i64| {
+        let sql = "INSERT INTO agent_keys (id, account_id, parent_id, key_hash, created_at) VALUES (?1, ?2, ?3, ?4, 0)";
+        let hash = TokenHash::digest(&format!("of {id}"));
+        let row = rusqlite::params![id, account, parent, hash.to_string()];
+        Connection::open(&path).unwrap().execute(sql, row).unwrap();
+    };
+    for (id, account, parent) in [
+        (11, "acme", 11),
+        (12, "acme", 13),
+        (13, "acme", 12),
+        (14, "acme", 99),
+        (15, "other", 1),
+        (16, "acme", 14),
+    ] {
+        insert(id, account, parent);
+    }
+    for (id, parent) in (100..170).zip(std::iter::once(1).chain(100..)) {
+        insert(id, "acme", parent);
+    }
+    for (id, reason) in [
+        (11, "its parents form a cycle at key 11"),
+        (12, "its parents form a cycle at key 12"),
+        (14, "its parent, key 99, or that of an ancestor, does not exist"),
+        (15, "its parent, key 1, or that of an ancestor, is of another account"),
+        (16, "its parent, key 99, or that of an ancestor, does not exist"),
+        (169, "its lineage has more than 64 keys"),
+    ] {
+        let found = store.find(&[TokenHash::digest(&format!("of {id}"))]).await.unwrap();
+        assert_eq!(found, [None], "{id}");
+        assert_eq!(store.out_of_service.reason(KeyId::new(id)).as_deref(), Some(reason));
+    }
+    // A key that is whole again is not told any more.
+    insert(99, "acme", 1);
+    let found = store.find(&[TokenHash::digest("of 14")]).await.unwrap();
+    assert!(found[0].is_some());
+    assert_eq!(store.out_of_service.reason(KeyId::new(14)), None);
+}

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::*;
-use crate::ledger::{Action, KeyDraft, NewToken};
+use crate::ledger::{AccountChange, Action, KeyDraft, NewToken};
 use crate::model::{Amount, Budget, NewKey, Note, ScopeSet};
 use crate::store::{KeysOf, UsageBy};
 
@@ -194,7 +194,10 @@ async fn sums_beyond_the_range_of_amounts_saturate() {
         store.usage(&UsageQuery::for_account(account("acme"), UsageBy::Month)).await.unwrap();
     assert_eq!((usage[0].amount, usage[0].charges), (Amount::MAX, 3));
     let account = store
-        .set_account(&account("acme"), Budget::monthly(Amount::cents(1)))
+        .change_account(
+            &account("acme"),
+            AccountChange::SetBudget(Budget::monthly(Amount::cents(1))),
+        )
         .await
         .unwrap()
         .unwrap();

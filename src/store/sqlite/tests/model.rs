@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ledger::{IdempotencyClaim, IdempotencyKey, OnExpiry};
+use crate::ledger::{AccountChange, IdempotencyClaim, IdempotencyKey, OnExpiry};
 use crate::model::{KeyPatch, Labels, ManualClock, PostingId};
 use crate::store::MemoryStore;
 
@@ -213,7 +213,7 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
         }
         if past.dice.below(40) == 0 {
             let (key, budget) = (past.dice.pick(&past.keys), past.budget());
-            let _ = same!(stores.set_account(&key.account, budget));
+            let _ = same!(stores.change_account(&key.account, AccountChange::SetBudget(budget)));
         }
         let key = past.dice.pick(&past.keys);
         match past.dice.below(5) {

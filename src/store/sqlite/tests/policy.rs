@@ -1,7 +1,7 @@
 //! The policy version: which writes change it, and which do not.
 
 use super::*;
-use crate::ledger::OnExpiry;
+use crate::ledger::{AccountChange, OnExpiry};
 
 #[tokio::test]
 async fn application_sql_changes_the_policy_version_and_money_does_not() {
@@ -53,7 +53,11 @@ async fn charges_and_new_keys_leave_the_policy_version() {
     let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
     let store = SqliteStore::open(options).await.unwrap();
     let parent = create(&store, 0, draft("acme", None, Budget::daily(Amount::units(1)))).await;
-    store.set_account(&account("acme"), Budget::daily(Amount::units(9))).await.unwrap().unwrap();
+    store
+        .change_account(&account("acme"), AccountChange::SetBudget(Budget::daily(Amount::units(9))))
+        .await
+        .unwrap()
+        .unwrap();
     let before = policy_version(&store).await;
 
     let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
