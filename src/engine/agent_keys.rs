@@ -290,6 +290,27 @@ impl AgentKeys {
         self.change_key(KeyChange::Update { key, patch }).await
     }
 
+    /// Disables a key and its descendants, which are refused from the next request on, until it is
+    /// [enabled](Self::enable) again.
+    ///
+    /// Its money and its holds stay, and charges that run go on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`update`](Self::update).
+    pub async fn disable(&self, key: KeyId) -> Result<Key, Error> {
+        self.update(key, KeyPatch::new().disabled(true)).await
+    }
+
+    /// Enables a key that was disabled. One that is not stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`update`](Self::update).
+    pub async fn enable(&self, key: KeyId) -> Result<Key, Error> {
+        self.update(key, KeyPatch::new().disabled(false)).await
+    }
+
     /// Gives a key another token. Its id, policy, balance and children stay.
     ///
     /// # Errors

@@ -158,7 +158,7 @@ async fn rows(world: &World, clock: &ManualClock) -> Vec<Row> {
     world.keys.update(expired.0, KeyPatch::new().expires_in("1h".parse().unwrap())).await.unwrap();
     let disabled = world.key().await;
     let under = world.create(NewKey::child_of(disabled.0)).await;
-    world.keys.update(disabled.0, KeyPatch::new().disabled(true)).await.unwrap();
+    world.keys.disable(disabled.0).await.unwrap();
     clock.advance(Duration::from_secs(3_600));
     let both = ask_with("/free", &reader.1).header("x-api-key", unknown.expose());
     let scoped = r#""the API key lacks the scope for this route","required_scope":"docs.write","key_scopes":["docs.read","read"]"#;

@@ -237,7 +237,7 @@ impl KeyColumn {
 
     /// Returns whether a NULL in the field lets a key do more.
     const fn is_restricting(self) -> bool {
-        matches!(self, Self::Scopes | Self::ExpiresAt | Self::RevokedAt)
+        matches!(self, Self::Scopes | Self::ExpiresAt | Self::DisabledAt | Self::RevokedAt)
     }
 
     /// Returns whether agentkey writes the field.

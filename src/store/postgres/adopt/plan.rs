@@ -45,6 +45,11 @@ pub(in crate::store::postgres) async fn plan(
                 .budget
                 .validate()
                 .map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
+            if adoption.budget.limits().count() > 1 {
+                return Err(config_error(
+                    "`PostgresOptions::adopt`: a row without a limit has one limit: give a budget with one",
+                ));
+            }
             let columns = shape.choose(adoption).map_err(|problems| refused(&quoted, &problems))?;
             Record::new(&quoted, columns, adoption, now.at)
         }
