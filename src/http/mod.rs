@@ -18,12 +18,14 @@ mod problem;
 mod rejection;
 mod require_budget;
 mod require_scope;
+mod whole_uri;
 
 pub use crate::ledger::OnExpiry;
 pub use authenticate::{AgentKeyFuture, AgentKeyLayer, AgentKeyService};
 pub use body::{BodyError, ResponseBody};
 pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};
 pub use context::KeyContext;
+pub use options::RefusedRequest;
 pub use rejection::Rejection;
 pub use require_budget::{RequireBudget, RequireBudgetFuture, RequireBudgetService};
 pub use require_scope::{RequireScope, RequireScopeFuture, RequireScopeService};

@@ -4,11 +4,30 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
 
-use crate::model::Refusal;
+use crate::http::whole_uri::whole_uri;
+use crate::model::{KeyId, Refusal};
 
-pub(crate) type OnRefusal = dyn Fn(&Refusal, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+pub(crate) type OnRefusal =
+    dyn Fn(&RefusedRequest<'_>, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+
+/// The target of the log of refusals.
+const LOG: &str = "agentkey::refusal";
+
+/// A refused request, as [`AgentKeyLayer::on_refusal`](crate::AgentKeyLayer::on_refusal) gets it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RefusedRequest<'a> {
+    /// Why it is refused.
+    pub refusal: &'a Refusal,
+    /// The key of its token, in force or not. `None` where no key has the token.
+    pub key: Option<KeyId>,
+    /// The head of the request, as it came to the layer. Headers that may be tokens are marked as
+    /// sensitive.
+    pub parts: &'a Parts,
+}
 
 /// The options of responses, which a layer shares with everything behind it.
 #[derive(Clone)]
@@ -17,6 +36,49 @@ pub(crate) struct HttpOptions {
     pub(crate) realm: Option<Arc<str>>,
     pub(crate) remaining_header: bool,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
+    /// The request that may be refused, where something asks for it.
+    request: Option<Arc<(Option<KeyId>, Parts)>>,
+}
+
+impl HttpOptions {
+    /// Returns the options for the refusals of one request.
+    pub(crate) fn of_request<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        key: Option<KeyId>,
+    ) -> Arc<Self> {
+        if self.on_refusal.is_none() && !tracing::enabled!(target: LOG, tracing::Level::DEBUG) {
+            return self.clone();
+        }
+        let mut head = Request::new(());
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        *head.version_mut() = request.version();
+        head.headers_mut().clone_from(request.headers());
+        head.extensions_mut().clone_from(request.extensions());
+        Arc::new(Self { request: Some(Arc::new((key, head.into_parts().0))), ..(**self).clone() })
+    }
+
+    /// Logs a refusal, and returns its response as the application maps it.
+    pub(crate) fn refused(&self, refusal: &Refusal, response: Response<Bytes>) -> Response<Bytes> {
+        let request = self.request.as_deref();
+        let key = request.and_then(|(key, _)| *key);
+        // A query may have secrets in it.
+        let path = request.map(|(_, parts)| whole_uri(&parts.uri, &parts.extensions).path());
+        tracing::debug!(
+            target: LOG,
+            key = key.map(tracing::field::display),
+            code = refusal.code(),
+            status = response.status().as_u16(),
+            method = request.map(|(_, parts)| parts.method.as_str()),
+            path,
+            "agentkey refused a request"
+        );
+        match (&self.on_refusal, request) {
+            (Some(map), Some((_, parts))) => map(&RefusedRequest { refusal, key, parts }, response),
+            _ => response,
+        }
+    }
 }
 
 impl Default for HttpOptions {
@@ -26,6 +88,7 @@ impl Default for HttpOptions {
             realm: None,
             remaining_header: true,
             on_refusal: None,
+            request: None,
         }
     }
 }

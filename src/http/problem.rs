@@ -39,10 +39,7 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response.extensions_mut().insert(refusal.clone());
-    match &options.on_refusal {
-        Some(map) => map(refusal, response),
-        None => response,
-    }
+    options.refused(refusal, response)
 }
 
 /// Sets the header with what is left, if there is a limit.

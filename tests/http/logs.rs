@@ -1,9 +1,12 @@
 //! What is logged while all is well: changes, charges, debt and refusals, and never a token.
 
-use agentkey::{AccountId, Amount, Budget, Charge, Grace, KeyPatch, NewKey, Rejection, Token};
+use agentkey::{
+    AccountId, Amount, Budget, Charge, Grace, KeyPatch, NewKey, Rejection, RequireScope, Token,
+};
 use axum::Router;
-use axum::routing::post;
+use axum::routing::{get, post};
 
+use super::refusals::{answer, ask, ask_with, paid};
 use super::support::{Client, Version, World, capture_logs, logged, serve};
 
 /// Logs are those of the whole process, so each test has an account of its own.
@@ -77,4 +80,49 @@ async fn charges_are_logged_and_debt_by_itself() {
     world.keys.adjust(id, Amount::cents(-5), "goodwill", None).await.unwrap();
     assert_eq!(lines(&["DEBUG", "kind=\"adjust\"", "amount_micros=-50000"]), 1);
     never_logged(&[&token]);
+}
+
+#[tokio::test]
+async fn refusals_are_logged_with_key_reason_and_route() {
+    let owner = account("logged-refusals");
+    let world = World::new().await;
+    let (id, token) =
+        world.create(NewKey::new(owner.clone()).budget(Budget::lifetime(Amount::ZERO))).await;
+    let (gone, revoked) = world.create(NewKey::new(owner)).await;
+    world.keys.revoke(gone, None).await.unwrap();
+    let routes = Router::new()
+        .route("/paid", get(paid))
+        .route("/scoped", get(async || "").layer(RequireScope::one("docs.write").unwrap()))
+        .layer(world.layer());
+    let app = Router::new().nest("/logged-refusals", routes);
+    for (request, line) in [
+        (
+            ask("/logged-refusals/paid"),
+            r#"code="missing_key" status=401 method="GET" path="/logged-refusals/paid""#,
+        ),
+        (
+            ask_with("/logged-refusals/paid?secret=s3cret", &revoked),
+            &*format!(
+                r#"key={gone} code="revoked_key" status=401 method="GET" path="/logged-refusals/paid""#
+            ),
+        ),
+        (
+            ask_with("/logged-refusals/paid", &token),
+            &format!(
+                r#"key={id} code="budget_exceeded" status=402 method="GET" path="/logged-refusals/paid""#
+            ),
+        ),
+        (
+            ask_with("/logged-refusals/scoped", &token),
+            &format!(
+                r#"key={id} code="insufficient_scope" status=403 method="GET" path="/logged-refusals/scoped""#
+            ),
+        ),
+    ] {
+        assert!(answer(&app, request).await.status.is_client_error());
+        let wanted = ["DEBUG agentkey::refusal: ", &format!("agentkey refused a request {line}")];
+        assert_eq!(logged(&wanted).len(), 1, "{line}: {:#?}", logged(&["path=\"/logged-refusals"]));
+    }
+    assert_eq!(logged(&["s3cret"]), [""; 0]);
+    never_logged(&[&token, &revoked]);
 }

@@ -495,9 +495,10 @@ async fn a_store_that_is_down_is_a_503_and_fails_open_where_that_is_set() {
 async fn the_application_maps_every_refusal() {
     let world = World::new().await;
     let (_, token) = world.create(NewKey::new(acme()).budget(Budget::lifetime(Amount::ZERO))).await;
-    let app = app(&world.layer().on_refusal(|refusal, mut response| {
+    let app = app(&world.layer().on_refusal(|refused, mut response| {
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
-        response.headers_mut().insert("x-code", refusal.code().parse().unwrap());
+        let code = refused.refusal.code();
+        response.headers_mut().insert("x-code", code.parse().unwrap());
         response.map(|body| [b"mapped: ", &body[..]].concat().into())
     }));
     for (request, code) in [
@@ -516,6 +517,44 @@ async fn the_application_maps_every_refusal() {
     }
     world.spy.set(Faults::finds(Fault::Down));
     assert_eq!(answer(&app, ask_with("/free", &token)).await.header("x-code"), Some("unavailable"));
+}
+
+#[tokio::test]
+async fn the_application_gets_the_key_and_the_request_of_a_refusal() {
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let (id, token) = world.create(NewKey::new(acme()).budget(dollar())).await;
+    let (gone, revoked) = world.key().await;
+    world.keys.revoke(gone, None).await.unwrap();
+    let (late, expired) = world.create(NewKey::new(acme()).expires_in("1h".parse().unwrap())).await;
+    clock.advance(Duration::from_secs(3_600));
+    let layer = world.layer().on_refusal(|refused, mut response| {
+        let head = refused.parts;
+        assert!(head.headers.get("authorization").is_none_or(|token| token.is_sensitive()));
+        let key = refused.key.map_or("none".to_owned(), |key| key.to_string());
+        let trace = head.headers["x-trace"].to_str().unwrap();
+        let seen = format!("{} {} {} {key} {trace}", refused.refusal.code(), head.method, head.uri);
+        response.headers_mut().insert("x-seen", seen.parse().unwrap());
+        response
+    });
+    let unknown = Token::generate(&"ak".parse().unwrap()).unwrap();
+    let (strict, open) = (app(&layer), app(&layer.optional(true)));
+    for (app, token, path, code, key) in [
+        (&strict, None, "/free?a=b", "missing_key", None),
+        (&strict, Some(&unknown), "/free", "invalid_key", None),
+        (&strict, Some(&revoked), "/free", "revoked_key", Some(gone)),
+        (&strict, Some(&expired), "/free", "expired_key", Some(late)),
+        (&strict, Some(&token), "/scoped", "insufficient_scope", Some(id)),
+        (&strict, Some(&token), "/paid?negative", "negative_amount", Some(id)),
+        (&open, None, "/scoped", "missing_key", None),
+        (&open, None, "/paid", "missing_key", None),
+    ] {
+        let request =
+            token.map_or(ask(path), |token| ask_with(path, token)).header("x-trace", "t7");
+        let key = key.map_or("none".to_owned(), |key| key.to_string());
+        let seen = answer(app, request).await;
+        assert_eq!(seen.header("x-seen"), Some(&*format!("{code} GET {path} {key} t7")));
+    }
 }
 
 #[tokio::test]

@@ -67,8 +67,8 @@ fn status(refusal: &Refusal) -> Status {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let keys = AgentKeys::new(MemoryStore::new())?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
-    let layer =
-        AgentKeyLayer::new(&keys).on_refusal(|refusal, _problem| status(refusal).into_http());
+    let layer = AgentKeyLayer::new(&keys)
+        .on_refusal(|refused, _problem| status(refused.refusal).into_http());
     let service = ServiceBuilder::new()
         .layer(layer)
         .layer(RequireScope::one("oracle.answer")?)

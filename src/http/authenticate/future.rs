@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::idempotency;
 use super::options::AuthenticateOptions;
+use crate::engine::agent_keys::Inner;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::guard::{Guard, SettleFailed};
 use crate::http::charge::state::ChargeState;
@@ -126,20 +127,19 @@ where
         options: &AuthenticateOptions,
     ) -> Self {
         let AuthenticateOptions { keys, http, fail_open, .. } = options;
+        let key = found.as_ref().ok().and_then(|found| Some(found.as_ref()?.lineage.id()));
+        let http = http.of_request(&request, key);
         let found = match found.and_then(|found| admit(keys, found)) {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
-                insert_caller(
-                    request.extensions_mut(),
-                    Err(Anonymous { http: http.clone(), refusal }),
-                );
+                insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
                 return Self::Anonymous { inner: inner.call(request) };
             }
-            Err(refusal) => return Self::refused(&refusal, http),
+            Err(refusal) => return Self::refused(&refusal, &http),
         };
         record_in_span(&found);
-        let guard = guard(&request, &found, options);
-        let context = KeyContext::new(found, guard.charge_state().clone(), http.clone());
+        let guard = guard(&request, &found, keys, &http);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http);
         insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
         let inner = inner.call(request);
@@ -149,8 +149,12 @@ where
 
 /// Returns the guard of a request. Behind an outer layer with the same key, the request has a charge
 /// already, and takes its `Idempotency-Key` once.
-fn guard<B>(request: &Request<B>, found: &Arc<Found>, options: &AuthenticateOptions) -> Guard {
-    let AuthenticateOptions { keys, http, .. } = options;
+fn guard<B>(
+    request: &Request<B>,
+    found: &Arc<Found>,
+    keys: &Arc<Inner>,
+    http: &Arc<HttpOptions>,
+) -> Guard {
     let claim = idempotency::claim(request);
     let outer = request.extensions().get().map(KeyContext::charge_state);
     if let Some(outer) = outer.filter(|outer| outer.is_of(keys, found, &claim)) {

@@ -1,9 +1,10 @@
 //! The client's `Idempotency-Key`, as in draft-ietf-httpapi-idempotency-key-header.
 
+use http::Request;
 use http::header::HeaderName;
-use http::{Request, Uri};
 use sha2::{Digest, Sha256};
 
+use crate::http::whole_uri::whole_uri;
 use crate::ledger::IdempotencyKey;
 use crate::model::Refusal;
 
@@ -26,16 +27,7 @@ pub(super) fn claim<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, R
     let mut digest = Sha256::new();
     digest.update(request.method().as_str());
     digest.update(b" ");
-    digest.update(target(request).path_and_query().map_or("/", |target| target.as_str()));
+    let target = whole_uri(request.uri(), request.extensions()).path_and_query();
+    digest.update(target.map_or("/", |target| target.as_str()));
     Ok(Some(IdempotencyKey::new(key, digest.finalize().into())))
-}
-
-/// Returns the target of a request. An axum router that nests this layer's has taken the prefix off
-/// the path, and tells the whole one.
-fn target<B>(request: &Request<B>) -> &Uri {
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(whole)) = request.extensions().get() {
-        return whole;
-    }
-    request.uri()
 }

@@ -8,7 +8,8 @@ use tower_layer::Layer;
 use super::options::AuthenticateOptions;
 use super::service::AgentKeyService;
 use crate::engine::AgentKeys;
-use crate::model::{Refusal, TokenPrefix};
+use crate::http::options::RefusedRequest;
+use crate::model::TokenPrefix;
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
 ///
@@ -107,13 +108,16 @@ impl AgentKeyLayer {
     }
 
     /// Sets a function that maps the response of every refusal: those of this layer, and those
-    /// behind it.
+    /// behind it. It gets the refusal, the id of the key and the head of the request.
+    ///
+    /// With such a function, the head of every request is copied.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};
     /// # fn layer(keys: &AgentKeys) -> AgentKeyLayer {
-    /// AgentKeyLayer::new(keys).on_refusal(|refusal, mut response| {
-    ///     tracing::info!(code = refusal.code(), "refused");
+    /// AgentKeyLayer::new(keys).on_refusal(|refused, mut response| {
+    ///     let (code, path) = (refused.refusal.code(), refused.parts.uri.path());
+    ///     tracing::info!(code, path, key = ?refused.key, "refused");
     ///     response.headers_mut().insert("x-docs", http::HeaderValue::from_static("/docs/errors"));
     ///     response
     /// })
@@ -121,7 +125,7 @@ impl AgentKeyLayer {
     /// ```
     pub fn on_refusal(
         mut self,
-        map: impl Fn(&Refusal, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+        map: impl Fn(&RefusedRequest<'_>, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         Arc::make_mut(&mut self.options.http).on_refusal = Some(Arc::new(map));
         self

@@ -66,13 +66,13 @@ where
                 AgentKeyFuture::finding(found, inner, request, options.clone())
             }
             Err(refusal @ Refusal::MissingKey) if options.optional => {
-                insert_caller(
-                    request.extensions_mut(),
-                    Err(Anonymous { http: options.http.clone(), refusal }),
-                );
+                let http = options.http.of_request(&request, None);
+                insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
                 AgentKeyFuture::anonymous(inner.call(request))
             }
-            Err(refusal) => AgentKeyFuture::refused(&refusal, &options.http),
+            Err(refusal) => {
+                AgentKeyFuture::refused(&refusal, &options.http.of_request(&request, None))
+            }
         }
     }
 }
