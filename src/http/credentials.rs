@@ -77,13 +77,13 @@ impl Credentials {
                 continue;
             };
             value.set_sensitive(true);
-            let token = match source.token(value) {
-                Some(Ok(token)) if self.counts(token) => token,
-                Some(Err((token, other))) if self.counts(token) => {
+            let token = match source.token(value).filter(|(token, _)| self.counts(token)) {
+                Some((token, Ok(()))) => token,
+                Some((_, Err(other))) => {
                     refusal = other;
                     continue;
                 }
-                _ => continue,
+                None => continue,
             };
             match credential {
                 Some((first, found)) if found != token => ambiguous = Some([first, name]),
@@ -109,11 +109,11 @@ impl CredentialSource {
         }
     }
 
-    /// Returns the token in a header's value; if it cannot be used, with what a request is refused that has no other
-    /// token. Schemes other than `Bearer` contain none.
+    /// Returns the token in a header's value, or one that cannot be used and the refusal of a request that has no
+    /// other. Schemes other than `Bearer` contain none.
     ///
     /// Schemes are case-insensitive (RFC 9110 §11.1).
-    fn token<'a>(&self, value: &'a HeaderValue) -> Option<Result<&'a [u8], (&'a [u8], Refusal)>> {
+    fn token<'a>(&self, value: &'a HeaderValue) -> Option<(&'a [u8], Result<(), Refusal>)> {
         let value = value.as_bytes().trim_ascii();
         let token = match self {
             Self::Header(_) => value,
@@ -121,13 +121,13 @@ impl CredentialSource {
                 let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
                 let (scheme, rest) = value.split_at(end);
                 if !scheme.eq_ignore_ascii_case(b"bearer") {
-                    return is_token(value).then_some(Err((value, Refusal::MissingScheme)));
+                    return is_token(value).then_some((value, Err(Refusal::MissingScheme)));
                 }
                 rest.trim_ascii()
             }
         };
         // Clients whose setting is empty send such a header beside the one that is set.
-        Some(if token.is_empty() { Err((token, Refusal::InvalidKey)) } else { Ok(token) })
+        Some((token, if token.is_empty() { Err(Refusal::InvalidKey) } else { Ok(()) }))
     }
 }
 
