@@ -345,8 +345,7 @@ impl NewToken {
         let (mut key, at) = (lineage.key().clone(), lineage.at());
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
-        let detail =
-            json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
+        let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at, "delegated_by": key.delegated_by});
         let event = Event { kind: "key.rotated", detail };
         Ok(KeyWrite {
             key,

@@ -115,3 +115,41 @@ async fn a_restored_backup_is_another_policy() {
         .unwrap();
     assert_ne!(policy_version(&renamed).await, policy_version(&revoked).await);
 }
+
+/// Every change of a key leaves an event, and each names the human on whose behalf the key acts.
+#[tokio::test]
+async fn every_change_of_a_key_leaves_an_event_with_its_delegator() {
+    use crate::model::KeyPatch;
+
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::connect(&path).await.unwrap();
+    let mut first = draft("acme", None, Budget::unlimited());
+    first.delegated_by = Some("user_456".to_owned());
+    let parent = create(&store, 0, first).await;
+    let child = create(&store, 1, draft("acme", Some(parent.id), Budget::unlimited())).await;
+    let update = |patch| KeyChange::Update { key: child.id, patch };
+    for change in [
+        update(KeyPatch::new().name("renamed")),
+        update(KeyPatch::new().name("renamed")), // changes nothing
+        update(KeyPatch::new().disabled(true)),
+        update(KeyPatch::new().disabled(false)),
+        KeyChange::Rotate { key: child.id, token: token(2), grace: Duration::ZERO },
+        KeyChange::Revoke { key: child.id, reason: Some("leaked".to_owned()) },
+    ] {
+        store.change_key(&change, &Rules::default()).await.unwrap().unwrap();
+    }
+    let file = Connection::open(&path).unwrap();
+    let mut events = file.prepare("SELECT kind, detail FROM agentkey_events ORDER BY seq").unwrap();
+    let events = events.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let events: Vec<(String, String)> = events.collect::<Result<_, _>>().unwrap();
+    let kinds: Vec<_> = events.iter().map(|(kind, _)| kind.as_str()).collect();
+    let (made, changed) = (["key.created"; 2], ["key.updated", "key.disabled", "key.enabled"]);
+    assert_eq!(kinds, [&made[..], &changed[..], &["key.rotated", "key.revoked"]].concat());
+    for (kind, detail) in &events {
+        let detail: serde_json::Value = serde_json::from_str(detail).unwrap();
+        assert_eq!(detail["delegated_by"], "user_456", "{kind}");
+        assert!(!detail.to_string().contains(&token(2).hash.to_string()), "{kind}");
+    }
+    assert!(events.last().unwrap().1.contains(r#""reason":"leaked""#));
+}
