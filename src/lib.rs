@@ -129,6 +129,7 @@
 //! # Where things are
 //!
 //! - [`AgentKeys`] creates, finds, changes, rotates and revokes keys, and reads entries and usage.
+//! - [`AgentKeys::import`] takes over keys whose tokens another program made.
 //! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
 //! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
@@ -167,8 +168,8 @@ pub use http::{
 };
 pub use jiff;
 pub use model::{
-    AccountId, Amount, Budget, EntryId, Grace, Key, KeyId, KeyPatch, NewKey, Refusal, ScopeSet,
-    Token,
+    AccountId, Amount, Budget, EntryId, Grace, Imported, Key, KeyId, KeyImport, KeyPatch, NewKey,
+    Opening, Refusal, ScopeSet, Token,
 };
 #[cfg(feature = "postgres")]
 pub use store::PostgresStore;

@@ -121,12 +121,13 @@ CREATE TABLE {last_used} (
 );
 
 -- The application's own table of keys, if these tables are used with one: at most one. `columns` maps each field to its
--- column. NULL in a row of that table means `scopes` (NULL is unrestricted), `limit_micros` (NULL is unlimited) with
+-- column, and `switches` the columns that switch keys off to when they do. NULL in a row of that table means `scopes` (NULL is unrestricted), `limit_micros` (NULL is unlimited) with
 -- `period`, and `adopted_at` as the creation.
 CREATE TABLE {adoption} (
     is_one       boolean PRIMARY KEY DEFAULT true CHECK (is_one),
     table_name   text        NOT NULL,
     columns      jsonb       NOT NULL,
+    switches     jsonb       NOT NULL,
     scopes       text[],
     limit_micros bigint,
     period       text        NOT NULL,

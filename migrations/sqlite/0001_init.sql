@@ -86,14 +86,16 @@ CREATE TABLE agentkey_accounts (
 
 -- Money of keys. A key without a row has spent nothing. `period` is the period that `spent` counts, and `more_spent` has
 -- the other periods. If the application's own SQL gave the key another period, what was spent in it is counted from the
--- entries. There is no CHECK, because every charge would test it.
+-- entries. Windows are counted from `anchor`, or from the creation of the key if it is NULL. There is no CHECK, because
+-- every charge would test it.
 CREATE TABLE agentkey_balances (
     key_id INTEGER PRIMARY KEY,
     period TEXT    NOT NULL,
     spent  INTEGER NOT NULL,
     held   INTEGER NOT NULL,
     since  INTEGER NOT NULL,
-    more_spent TEXT
+    more_spent TEXT,
+    anchor INTEGER
 ) STRICT;
 
 CREATE TRIGGER agent_keys_identity BEFORE UPDATE OF id, account_id, parent_id ON agent_keys

@@ -174,18 +174,17 @@ impl AgentKeys {
     /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the parent is
     /// not in force. [`Error::Store`] where the store does not answer.
     pub async fn create(&self, new: NewKey) -> Result<Created, Error> {
-        let (account, parent) = match new.owner {
-            Owner::Account(account) => (account, None),
+        let (account, parent) = match &new.owner {
+            Owner::Account(account) => (account.clone(), None),
             Owner::Parent(parent) => {
-                let lineage =
-                    self.find_by_id(parent).await?.ok_or(ChangeError::UnknownKey(parent))?;
-                (lineage.account_id().clone(), Some(parent))
+                let lineage = self.find_by_id(*parent).await?;
+                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
+                (lineage.account_id().clone(), Some(*parent))
             }
         };
-        let NewKey { name, scopes, budget, expiry, prefix, delegated_by, metadata, .. } = new;
-        let token = Token::generate(prefix.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let draft =
-            KeyDraft { account, parent, name, scopes, budget, delegated_by, metadata, expiry };
+        let prefix = new.prefix.as_ref().unwrap_or(&self.inner.options.prefix);
+        let token = Token::generate(prefix)?;
+        let draft = KeyDraft::new(account, parent, new);
         let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
     }
@@ -654,7 +653,7 @@ impl AgentKeys {
         Ok(key)
     }
 
-    async fn with_store<'a, T>(
+    pub(super) async fn with_store<'a, T>(
         &'a self,
         call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
     ) -> Result<T, Error> {
@@ -670,6 +669,14 @@ fn page_limit(limit: u32) -> Result<u32, ChangeError> {
     }
 }
 
+impl KeyDraft {
+    /// Returns a draft of a key with this owner, whatever owner `new` has.
+    pub(crate) fn new(account: AccountId, parent: Option<KeyId>, new: NewKey) -> Self {
+        let NewKey { name, scopes, budget, expiry, delegated_by, metadata, .. } = new;
+        Self { account, parent, name, scopes, budget, delegated_by, metadata, expiry }
+    }
+}
+
 impl NewToken {
     fn from_token(token: &Token) -> Self {
         Self {
@@ -681,6 +688,10 @@ impl NewToken {
 }
 
 impl Inner {
+    pub(crate) fn has_foreign_tokens(&self) -> bool {
+        self.store.has_foreign_tokens()
+    }
+
     fn stop_tasks(&self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }

@@ -5,6 +5,7 @@ pub(crate) mod batch;
 mod build_error;
 mod builder;
 mod error;
+mod import;
 mod last_used;
 pub(crate) mod open_charges;
 mod options;

@@ -15,6 +15,7 @@
 //! | [`Pay`](Action::Pay) | as `Hold` | `spent += amount` along the lineage, an entry |
 //! | [`Refund`](Action::Refund) | not more than the entry has left | `spent −= amount` if the entry's window is current, an entry |
 //! | [`Adjust`](Action::Adjust) | always, unless it is zero | `spent += amount`, which may be negative, along the lineage, an entry |
+//! | [`Opening`](Action::Opening) | always, unless it is zero | `spent += amount` along the lineage, an entry |
 
 mod book;
 mod policy;
@@ -22,8 +23,8 @@ mod posting;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use policy::{
-    AccountChange, AccountWrite, Event, KeyChange, KeyDraft, KeyRecord, KeyWrite, Load, MAX_DEPTH,
-    NewToken, Rules,
+    AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
+    KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
 };
 pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,

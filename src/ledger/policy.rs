@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Limit, Lineage,
-    Metadata, Refusal, Scope, ScopeSet, Spent, TokenHash,
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Limit, Lineage,
+    Metadata, Opening, Refusal, Scope, ScopeSet, Spent, TokenHash,
 };
 
 /// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
@@ -155,6 +155,26 @@ pub struct KeyDraft {
     pub(crate) expiry: Expiry,
 }
 
+/// A key to be imported, whose account is loaded.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct ImportDraft {
+    pub draft: KeyDraft,
+    pub token: NewToken,
+    pub opening: Opening,
+    pub is_disabled: bool,
+}
+
+/// What a store writes for an imported key, in one transaction.
+#[derive(Clone, Debug)]
+pub struct ImportWrite {
+    /// The key. It is written with its [`anchor`](Key::anchor).
+    pub write: KeyWrite,
+    /// What the key has spent. If it is not zero, the store posts an
+    /// [`Opening`](crate::ledger::Action::Opening) of it once the key has its id.
+    pub spent: Amount,
+}
+
 /// The rules that every store applies to policy changes.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -175,9 +195,7 @@ impl KeyChange {
     /// Returns what [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
         match self {
-            Self::Create { draft, .. } => {
-                draft.parent.map_or(Load::Time(&draft.account), Load::Lineage)
-            }
+            Self::Create { draft, .. } => draft.load(),
             Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
                 Load::Lineage(*key)
             }
@@ -200,11 +218,7 @@ impl KeyChange {
         let loaded = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
         match self {
             Self::Create { draft, token } => {
-                let parent = draft.parent.as_ref().map(loaded).transpose()?;
-                if let Some(parent) = parent.filter(|parent| *parent.account_id() != draft.account)
-                {
-                    return Err(ChangeError::UnknownKey(parent.id()));
-                }
+                let parent = draft.parent(lineage)?;
                 draft.create(token, parent, rules, parent.map_or(time, Lineage::at))
             }
             Self::Update { key, patch } => patch.update(loaded(key)?, rules),
@@ -252,6 +266,17 @@ impl AccountWrite {
 }
 
 impl KeyDraft {
+    fn load(&self) -> Load<'_> {
+        self.parent.map_or(Load::Time(&self.account), Load::Lineage)
+    }
+
+    /// Returns the parent that was loaded, if the key is to have one. It is of the key's account.
+    fn parent<'l>(&self, loaded: Option<&'l Lineage>) -> Result<Option<&'l Lineage>, ChangeError> {
+        let Some(id) = self.parent else { return Ok(None) };
+        let parent = loaded.filter(|parent| *parent.account_id() == self.account);
+        parent.map(Some).ok_or(ChangeError::UnknownKey(id))
+    }
+
     fn create(
         &self,
         token: &NewToken,
@@ -259,13 +284,28 @@ impl KeyDraft {
         rules: &Rules,
         now: Timestamp,
     ) -> Result<KeyWrite, ChangeError> {
+        let expires_at = self.expiry.at(now)?;
+        let key = self.key(token, parent, rules, now, expires_at)?;
+        let event = Event { kind: "key.created", detail: event_detail(&key) };
+        Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
+    }
+
+    /// Returns the key, inside its parent.
+    fn key(
+        &self,
+        token: &NewToken,
+        parent: Option<&Lineage>,
+        rules: &Rules,
+        now: Timestamp,
+        expires_at: Option<Timestamp>,
+    ) -> Result<Key, ChangeError> {
         let balance = Balance::empty(&self.budget, now, now);
         let mut key = Key::stored(KeyId::new(0), self.account.clone(), now, balance);
         key.parent = self.parent;
         key.name.clone_from(&self.name);
         key.scopes = self.scopes.clone();
         key.budget = self.budget;
-        key.expires_at = self.expiry.at(now)?;
+        key.expires_at = expires_at;
         key.delegated_by.clone_from(&self.delegated_by);
         key.metadata = self.metadata.clone();
         token.set_on(&mut key);
@@ -287,8 +327,53 @@ impl KeyDraft {
             check_expiry_within(&key, parent)?;
             inherit_delegator(&mut key, parent)?;
         }
-        let event = Event { kind: "key.created", detail: event_detail(&key) };
-        Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
+        Ok(key)
+    }
+}
+
+impl ImportDraft {
+    /// Returns what [`decide`](Self::decide) needs.
+    pub fn load(&self) -> Load<'_> {
+        self.draft.load()
+    }
+
+    /// Decides by the loaded lineage of the parent; for a key without a parent, at `time`.
+    ///
+    /// Unlike a new key, an imported one may have expired.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyChange::decide`], and [`ChangeError::Invalid`] where the opening is below zero.
+    pub fn decide(
+        &self,
+        parent: Option<&Lineage>,
+        time: Timestamp,
+        rules: &Rules,
+    ) -> Result<ImportWrite, ChangeError> {
+        let Self { draft, token, opening, is_disabled } = self;
+        let parent = draft.parent(parent)?;
+        let now = parent.map_or(time, Lineage::at);
+        let expires_at = draft.expiry.resolve(now)?;
+        let mut key = draft.key(token, parent, rules, now, expires_at)?;
+        check_start(token)?;
+        key.disabled_at = is_disabled.then_some(now);
+        let spent = opening
+            .spent
+            .non_negative()
+            .map_err(|error| ChangeError::invalid("spent", error.to_string()))?;
+        let resets_at = opening.resets_at.map(truncated);
+        key.anchor = resets_at.unwrap_or(now);
+        key.balance = Balance::empty(&key.budget, key.anchor, now);
+        // The window of a lifetime does not end.
+        let is_over = resets_at.is_some_and(|at| at <= now && key.resets_at(now).is_some());
+        let spent = if is_over { Amount::ZERO } else { spent };
+        let mut detail = event_detail(&key);
+        if let Value::Object(detail) = &mut detail {
+            detail.insert("spent_micros".to_owned(), spent.as_micros().into());
+        }
+        let event = Event { kind: "key.imported", detail };
+        let write = KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) };
+        Ok(ImportWrite { write, spent })
     }
 }
 
@@ -388,23 +473,32 @@ fn check_not_revoked(lineage: &Lineage) -> Result<(), ChangeError> {
 }
 
 impl Expiry {
+    /// Returns the instant, which must be in the future.
     fn at(self, now: Timestamp) -> Result<Option<Timestamp>, ChangeError> {
-        let at = match self {
-            Self::Never => return Ok(None),
-            Self::At(at) => at,
-            Self::In(validity) => validity
-                .after(now)
-                .map_err(|error| ChangeError::invalid("expires_at", error.to_string()))?,
-        };
-        if at > now {
-            Ok(Some(crate::model::clock::from_micros(at.as_microsecond())))
-        } else {
-            Err(ChangeError::invalid(
+        match self.resolve(now)? {
+            Some(at) if at <= now => Err(ChangeError::invalid(
                 "expires_at",
                 "is not in the future; to end a key now, revoke it",
-            ))
+            )),
+            at => Ok(at),
         }
     }
+
+    fn resolve(self, now: Timestamp) -> Result<Option<Timestamp>, ChangeError> {
+        match self {
+            Self::Never => Ok(None),
+            Self::At(at) => Ok(Some(truncated(at))),
+            Self::In(validity) => validity
+                .after(now)
+                .map(|at| Some(truncated(at)))
+                .map_err(|error| ChangeError::invalid("expires_at", error.to_string())),
+        }
+    }
+}
+
+/// Returns the instant as stores keep it, in whole microseconds.
+fn truncated(at: Timestamp) -> Timestamp {
+    crate::model::clock::from_micros(at.as_microsecond())
 }
 
 fn event_detail(key: &Key) -> Value {
@@ -434,6 +528,20 @@ fn check_text(field: &'static str, text: &str) -> Result<(), ChangeError> {
         ));
     }
     Ok(())
+}
+
+/// Checks what is shown of the token of an imported key. It is not the whole token.
+fn check_start(token: &NewToken) -> Result<(), ChangeError> {
+    let NewToken { hash, prefix, start } = token;
+    if start.chars().count() > 64 || start.chars().any(char::is_control) {
+        let reason = "has at most 64 characters, none of them a control character";
+        return Err(ChangeError::invalid("start", reason));
+    }
+    let is_whole = |text: &str| TokenHash::digest(text) == *hash;
+    match is_whole(start) || is_whole(&format!("{prefix}_{start}")) {
+        true => Err(ChangeError::invalid("start", "is the whole token, which must not be kept")),
+        false => Ok(()),
+    }
 }
 
 fn check_delegator(human: &str) -> Result<(), ChangeError> {

@@ -103,6 +103,11 @@ pub enum Action {
         /// The note of the entry.
         note: Note,
     },
+    /// Counts what an imported key had spent before. Always accepted, unless it is zero.
+    Opening {
+        /// How much.
+        amount: Amount,
+    },
 }
 
 /// What becomes of a hold that expires before it is settled or renewed: its process died, or the
@@ -221,9 +226,9 @@ pub enum Outcome {
         /// The entry of the refund.
         entry: EntryId,
     },
-    /// What was spent was adjusted.
+    /// What was spent was adjusted, or an opening counts.
     Adjusted {
-        /// The entry of the adjustment.
+        /// The entry of the adjustment or the opening.
         entry: EntryId,
     },
 }

@@ -80,6 +80,51 @@ impl Amount {
         }
     }
 
+    /// Reads decimal units as programs print floats: `0.1`, `25`, `1.5e-05`. What is finer than a
+    /// micro-unit is rounded up.
+    ///
+    /// Read money that another program keeps as a float through its text. The text is the number that
+    /// was meant; a multiplication of the float would not be exact.
+    ///
+    /// # Errors
+    ///
+    /// [`AmountError`] where the text is not a finite decimal number, or is out of range.
+    ///
+    /// ```
+    /// use agentkey::Amount;
+    ///
+    /// assert_eq!(Amount::parse_rounding_up("0.1")?, Amount::cents(10));
+    /// assert_eq!(Amount::parse_rounding_up("0.0000001")?, Amount::micros(1));
+    /// assert_eq!(Amount::parse_rounding_up("2.5e-05")?, Amount::micros(25));
+    /// # Ok::<(), agentkey::model::AmountError>(())
+    /// ```
+    pub fn parse_rounding_up(text: &str) -> Result<Self, AmountError> {
+        let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (negative, number) =
+            number.strip_prefix('-').map_or((false, number), |number| (true, number));
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        if text.is_empty() {
+            return Err(AmountError::Empty);
+        }
+        if !all_digits(whole) || !all_digits(fraction) {
+            return Err(AmountError::NotANumber);
+        }
+        let exponent: i16 = exponent.parse().map_err(|_| AmountError::NotANumber)?;
+        let digits = || whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0');
+        // How many of the digits are before the end of the micro-units. The others are rounded.
+        let kept = whole.len() as i64 + i64::from(exponent) + i64::from(DECIMALS_OF_UNIT);
+        let kept = usize::try_from(kept.max(0)).map_err(|_| AmountError::OutOfRange)?;
+        let zeros = std::iter::repeat_n(0, kept.saturating_sub(whole.len() + fraction.len()));
+        let micros = digits().take(kept).chain(zeros).try_fold(0_i64, |sum, digit| {
+            // The sum is negative, because the range reaches one further below zero.
+            sum.checked_mul(10)?.checked_sub(i64::from(digit))
+        });
+        let is_rounded = !negative && digits().skip(kept).any(|digit| digit > 0);
+        let micros = if negative { micros } else { micros.and_then(i64::checked_neg) };
+        let micros = micros.and_then(|micros| micros.checked_add(i64::from(is_rounded)));
+        micros.map(Self).ok_or(AmountError::OutOfRange)
+    }
+
     /// Returns the amount in millionths of a unit.
     pub const fn as_micros(self) -> i64 {
         self.0
@@ -181,13 +226,15 @@ const fn wrap(micros: Option<i64>) -> Option<Amount> {
     }
 }
 
+fn all_digits(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Reads `-?[0-9]+(\.[0-9]+)?` with at most `decimals` digits after the point, the last of which is
 /// a micro-unit.
 fn parse_decimal(text: &str, decimals: u32) -> Result<Amount, AmountError> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    let all_digits =
-        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if text.is_empty() {
         return Err(AmountError::Empty);
     }
@@ -371,6 +418,47 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_read_by_their_text_and_rounded_up() {
+        use AmountError::*;
+        for (text, micros) in [
+            ("0.1", 100_000),
+            ("25", 25_000_000),
+            ("0.30000000000000004", 300_001),
+            ("1.5e-05", 15),
+            ("2.5E-07", 1),
+            ("1e-300", 1),
+            ("0e-300", 0),
+            ("0.0", 0),
+            ("1e+2", 100_000_000),
+            ("1.234567e3", 1_234_567_000),
+            ("12e-1", 1_200_000),
+            ("-0.1", -100_000),
+            ("-0.0000019", -1),
+            ("9223372036854.775807", i64::MAX),
+            ("-9223372036854.775808", i64::MIN),
+            ("9.223372036854775807e12", i64::MAX),
+        ] {
+            assert_eq!(Amount::parse_rounding_up(text), Ok(Amount::micros(micros)), "{text}");
+        }
+        for (text, error) in [
+            ("", Empty),
+            ("-", NotANumber),
+            ("NaN", NotANumber),
+            ("Infinity", NotANumber),
+            ("1e", NotANumber),
+            ("e5", NotANumber),
+            (".5", NotANumber),
+            ("$1", NotANumber),
+            ("1,50", NotANumber),
+            ("9223372036854.7758071", OutOfRange),
+            ("1e300", OutOfRange),
+            ("1e99999", NotANumber),
+        ] {
+            assert_eq!(Amount::parse_rounding_up(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
     fn errors_say_what_is_accepted() {
         for (error, text) in [
             (
@@ -524,6 +612,11 @@ mod tests {
         }
 
         #[test]
+        fn a_text_of_six_decimals_is_read_alike_by_both(micros: i64) {
+            let text = Amount::micros(micros).to_string();
+            prop_assert_eq!(Amount::parse_rounding_up(&text), text.parse());
+        }
+
         fn json_round_trips(micros: i64, round in 0..5_u32) {
             let amount = Amount::micros(micros / 10_i64.pow(round) * 10_i64.pow(round));
             prop_assert_eq!(read(&written(amount)), Ok(amount));
@@ -548,6 +641,7 @@ mod tests {
         #[test]
         fn nothing_panics(text in "\\PC*", float: f64) {
             let _ = text.parse::<Amount>();
+            let _ = Amount::parse_rounding_up(&text);
             let _ = Amount::from_float_cents(float);
         }
     }

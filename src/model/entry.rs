@@ -81,7 +81,7 @@ pub enum EntryKind {
     /// A hold that expired and was charged whole, as
     /// [`OnExpiry::Charge`](crate::http::OnExpiry::Charge) says.
     Expiry,
-    /// What an adopted key had spent in its window before the adoption.
+    /// What an adopted or imported key had spent in its window before.
     Opening,
     /// A top-up or a correction by the application. Its reason is the label [`Note::REASON`].
     Adjust,

@@ -313,10 +313,62 @@ impl TokenHash {
         Self(Sha256::digest(token).into())
     }
 
+    /// Reads a SHA-256 as other programs keep it: 64 hexadecimal digits, or the 43 characters of
+    /// base64 or base64url, with or without the `=` after them.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::ForeignHash`] where it is none of these.
+    ///
+    /// ```
+    /// use agentkey::model::TokenHash;
+    ///
+    /// let hash = TokenHash::digest("abc");
+    /// for text in [
+    ///     "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    ///     "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
+    ///     "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
+    ///     "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=",
+    /// ] {
+    ///     assert_eq!(TokenHash::parse(text), Ok(hash));
+    /// }
+    /// # Ok::<(), agentkey::model::TokenError>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let base64 = text.strip_suffix('=').unwrap_or(text);
+        match base64.len() {
+            43 => from_base64(base64.as_bytes()).map(Self).ok_or(TokenError::ForeignHash),
+            _ => text.to_ascii_lowercase().parse().map_err(|_| TokenError::ForeignHash),
+        }
+    }
+
     /// Returns the 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+/// Decodes the 43 characters of base64 or base64url that 32 bytes have, without padding.
+fn from_base64(text: &[u8]) -> Option<[u8; 32]> {
+    let (mut bytes, mut bits, mut rest) = (Vec::with_capacity(32), 0, 0_u32);
+    for character in text {
+        let digit = match character {
+            b'A'..=b'Z' => character - b'A',
+            b'a'..=b'z' => character - b'a' + 26,
+            b'0'..=b'9' => character - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        (rest, bits) = (rest << 6 | u32::from(digit), bits + 6);
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((rest >> bits) as u8); // the bits above were taken before
+            rest &= (1 << bits) - 1;
+        }
+    }
+    // The last character has two bits too many. They are zero, or two texts would be one hash.
+    bytes.try_into().ok().filter(|_| rest == 0)
 }
 
 impl fmt::Display for TokenHash {
@@ -379,6 +431,9 @@ pub enum TokenError {
     /// The text is not a token hash.
     #[error("a token hash is 64 lower-case hexadecimal digits")]
     Hash,
+    /// The text is not a SHA-256 as other programs keep it.
+    #[error("a SHA-256 is 64 hexadecimal digits, or 43 characters of base64 or base64url")]
+    ForeignHash,
     /// The operating system gave no random bytes.
     #[error("the operating system has no random bytes; try again later")]
     Random,
@@ -516,6 +571,23 @@ mod tests {
     }
 
     #[test]
+    fn hashes_of_other_programs_are_hex_or_base64() {
+        for text in [
+            "",
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a",
+            "ga7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "$2b$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy",
+            "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa",
+            "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa1",
+            "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0==",
+            "ungWv48Bz.pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
+            "éngWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa",
+        ] {
+            assert_eq!(TokenHash::parse(text), Err(TokenError::ForeignHash), "{text:?}");
+        }
+    }
+
+    #[test]
     fn hashes_are_lower_case_hex() {
         let hash = TokenHash::digest("abc").to_string();
         for text in [
@@ -541,6 +613,10 @@ mod tests {
                 "a token prefix is 1 to 20 of a-z, 0-9 and single _ between them, with a letter first, such as ak_live",
             ),
             (TokenError::Hash, "a token hash is 64 lower-case hexadecimal digits"),
+            (
+                TokenError::ForeignHash,
+                "a SHA-256 is 64 hexadecimal digits, or 43 characters of base64 or base64url",
+            ),
             (TokenError::Random, "the operating system has no random bytes; try again later"),
         ] {
             assert_eq!(error.to_string(), text);
@@ -575,6 +651,7 @@ mod tests {
             for text in [text, sized] {
                 let _ = (Token::parse(&text), Token::parse_foreign(&text));
                 let _ = (text.parse::<TokenPrefix>(), text.parse::<TokenHash>());
+                let _ = TokenHash::parse(&text);
             }
         }
     }

@@ -8,16 +8,16 @@ use jiff::Timestamp;
 
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, KeysOf, Store, StoreResult,
-    Usage, UsageBy, UsageQuery,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, KeysOf, Store,
+    StoreResult, Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountChange, AccountWrite, Book, EntryRow, KeyChange, KeyRecord, KeyWrite, Load, Posted,
-    Posting, Rules,
+    AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
+    KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Key, KeyId, Lineage,
-    Refusal, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
+    KeyId, Lineage, Refusal, Spent, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -108,6 +108,18 @@ impl Store for MemoryStore {
         let changed = state.change_key(change, rules, &self.clock);
         drop(state);
         Box::pin(std::future::ready(Ok(changed)))
+    }
+
+    fn import_keys<'a>(
+        &'a self,
+        imports: &'a [ImportDraft],
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Vec<ImportResult>>> {
+        let mut state = self.lock();
+        let imported =
+            imports.iter().map(|import| state.import_key(import, rules, &self.clock)).collect();
+        drop(state);
+        Box::pin(std::future::ready(Ok(imported)))
     }
 
     fn change_account<'a>(
@@ -243,13 +255,38 @@ impl Tables {
         rules: &Rules,
         clock: &Clock,
     ) -> Result<Key, ChangeError> {
+        let (lineage, time) = self.load(change.load(), clock);
+        Ok(self.write_key(change.decide(lineage.as_ref(), time, rules)?))
+    }
+
+    fn load(&mut self, load: Load<'_>, clock: &Clock) -> (Option<Lineage>, Timestamp) {
         let now = clock.now();
-        let (lineage, time) = match change.load() {
+        match load {
             Load::Lineage(id) => (self.current_lineage(id, clock), now),
             Load::Time(account) => (None, self.expire(account, now)),
-        };
-        let KeyWrite { mut key, at, record } = change.decide(lineage.as_ref(), time, rules)?;
-        let Some((record, _)) = record else { return Ok(key) };
+        }
+    }
+
+    fn import_key(&mut self, import: &ImportDraft, rules: &Rules, clock: &Clock) -> ImportResult {
+        if let Some(known) = self.tokens.get(&import.token.hash) {
+            return Ok(Imported::Known(known.key));
+        }
+        let (parent, time) = self.load(import.load(), clock);
+        let ImportWrite { write, spent } = import.decide(parent.as_ref(), time, rules)?;
+        let key = self.write_key(write);
+        if !spent.is_zero() {
+            let opening = Action::Opening { amount: spent };
+            let posting = Posting::new(key.account.clone(), key.id, opening);
+            let refused = |refusal| ChangeError::NotInForce { key: key.id, by: key.id, refusal };
+            self.book.post(&posting).map_err(refused)?;
+            self.record();
+        }
+        Ok(Imported::New(key.id))
+    }
+
+    fn write_key(&mut self, write: KeyWrite) -> Key {
+        let KeyWrite { mut key, at, record } = write;
+        let Some((record, _)) = record else { return key };
         match record {
             KeyRecord::Insert(hash) => {
                 self.make_account(&key.account, at);
@@ -276,7 +313,7 @@ impl Tables {
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());
-        Ok(key)
+        key
     }
 
     fn change_account(

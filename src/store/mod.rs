@@ -40,9 +40,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
+    TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -50,7 +51,7 @@ pub use error::PostingError;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore};
+pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
 pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
@@ -63,6 +64,9 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// The result of a policy change.
 pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
+
+/// What an import of one key came to.
+pub type ImportResult = Result<Imported, ChangeError>;
 
 /// A store of keys and money.
 ///
@@ -81,7 +85,8 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 ///   everything it accepted survives a crash of the process and of the machine. When it returns an error, the postings
 ///   to an account took effect as a whole or not at all. Their ids make it safe to send the same postings again.
 /// - **Decided once.** Outcomes and figures are those of [`Book::post`](crate::ledger::Book::post),
-///   [`KeyChange::decide`] and [`AccountWrite::decide`](crate::ledger::AccountWrite::decide), never the store's own.
+///   [`KeyChange::decide`], [`ImportDraft::decide`] and [`AccountWrite::decide`](crate::ledger::AccountWrite::decide),
+///   never the store's own.
 ///
 /// Many tasks call the methods at once. A future that is dropped has no effect or its whole effect.
 #[doc(hidden)]
@@ -127,6 +132,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>>;
 
+    /// Imports keys, in one transaction, and answers in the same order. A hash that a key has, or had before a rotation,
+    /// changes nothing. An import that is refused does not hinder the others. What a key has spent is in its account and
+    /// ancestors with the key itself.
+    fn import_keys<'a>(
+        &'a self,
+        imports: &'a [ImportDraft],
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Vec<ImportResult>>>;
+
     /// Creates or changes an account, and returns the account after the change.
     fn change_account<'a>(
         &'a self,
@@ -171,6 +185,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         keys: &'a [KeyId],
     ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>>;
+
+    /// Returns whether another program has made tokens of the store's keys, as in an adopted table.
+    fn has_foreign_tokens(&self) -> bool {
+        false
+    }
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {

@@ -46,6 +46,7 @@ pub mod adjustments;
 pub mod concurrency;
 pub mod holds;
 pub mod idempotency;
+pub mod imports;
 pub mod limits;
 pub mod lookup;
 pub mod payments;
@@ -200,6 +201,16 @@ suite! { $
         usage_has_adjustments_in_a_column_of_their_own
         another_period_counts_adjustments
         an_adjustment_saturates
+    }
+    imports {
+        an_imported_key_is_what_the_import_says
+        an_opening_counts_along_the_lineage
+        an_opening_ends_with_its_window
+        an_opening_counts_against_every_limit
+        a_hash_is_imported_once
+        a_refused_import_does_not_hinder_the_others
+        an_imported_key_may_have_expired
+        many_keys_are_imported_at_once
     }
     windows {
         every_member_counts_in_its_own_window

@@ -12,8 +12,9 @@ use crate::ledger::{
 };
 use crate::model::key::Owner;
 use crate::model::{
-    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Key, KeyId, KeyPatch,
-    ManualClock, NewKey, Note, PostingId, Refusal, ScopeSet, Shortfall, TokenHash,
+    Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Imported, Key, KeyId,
+    KeyImport, KeyPatch, ManualClock, NewKey, Note, PostingId, Refusal, ScopeSet, Shortfall,
+    TokenHash,
 };
 use crate::store::{Cursor, EntryQuery, Found, Store};
 
@@ -63,11 +64,9 @@ impl<S: Store> World<S> {
         parent: Option<KeyId>,
         new: NewKey,
     ) -> Result<(Key, TokenHash), ChangeError> {
-        let NewKey { name, scopes, budget, expiry, delegated_by, metadata, .. } = new;
         let token = self.token();
         let hash = token.hash;
-        let draft =
-            KeyDraft { account, parent, name, scopes, budget, delegated_by, metadata, expiry };
+        let draft = KeyDraft::new(account, parent, new);
         Ok((self.change_key(KeyChange::Create { draft, token }).await?, hash))
     }
 
@@ -87,6 +86,24 @@ impl<S: Store> World<S> {
     /// The store's [`ChangeError`].
     pub async fn change_key(&self, change: KeyChange) -> Result<Key, ChangeError> {
         self.store.change_key(&change, &self.rules).await.unwrap()
+    }
+
+    /// Imports keys in one batch.
+    pub async fn import(&self, imports: Vec<KeyImport>) -> Vec<Result<Imported, ChangeError>> {
+        let mut drafts = Vec::with_capacity(imports.len());
+        for import in imports {
+            let (account, parent) = match import.new.owner.clone() {
+                Owner::Account(account) => (account, None),
+                Owner::Parent(parent) => {
+                    let lineage = self.store.lineage(parent).await.unwrap();
+                    (lineage.expect("a parent").account_id().clone(), Some(parent))
+                }
+            };
+            drafts.push(import.draft(account, parent));
+        }
+        let answers = self.store.import_keys(&drafts, &self.rules).await.unwrap();
+        assert_eq!(answers.len(), drafts.len(), "a batch gets one answer for each import");
+        answers
     }
 
     /// Creates or changes an account.

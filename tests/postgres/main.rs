@@ -9,8 +9,11 @@ mod batch_isolation;
 mod batches;
 mod clock;
 mod connection_loss;
+#[path = "../support/documented.rs"]
+mod documented;
 mod external_writes;
 mod failover;
+mod imports;
 #[path = "../support/invariants.rs"]
 mod invariants;
 mod isolation;

@@ -400,7 +400,7 @@ async fn walk(keys: &AgentKeys, base: String) -> Result<(), Box<dyn std::error::
     println!(
         "\nIt mints a key for a sub-agent: never wider than its own, and its spending counts on both."
     );
-    let budget = json!({ "limit_cents": 300, "period": "lifetime" });
+    let budget = json!([{ "limit_cents": 300, "period": "lifetime" }]);
     let wider = json!({ "name": "scout", "scopes": ["publish"], "budget": budget });
     let refused = walker.post("/keys", &agent).json(wider).send().await?;
     let reason = "scopes: go beyond the parent's, which are: browse claim_free install purchase";

@@ -26,7 +26,8 @@ pub struct AgentKeyLayer {
 impl AgentKeyLayer {
     /// Returns a layer that looks keys up through this handle.
     pub fn new(keys: &AgentKeys) -> Self {
-        Self { options: AuthenticateOptions::new(keys.inner().clone()) }
+        let layer = Self { options: AuthenticateOptions::new(keys.inner().clone()) };
+        layer.foreign_tokens(keys.inner().has_foreign_tokens())
     }
 
     /// Lets requests without a credential through, without a key: for an application with sessions
@@ -59,7 +60,9 @@ impl AgentKeyLayer {
     }
 
     /// Accepts tokens that this crate did not make: any 8 to 512 visible ASCII characters are
-    /// looked up. Default: off.
+    /// looked up. Default: off, but on with an adopted table of keys.
+    ///
+    /// Set it for keys that were [imported](AgentKeys::import).
     pub fn foreign_tokens(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.options.credentials).foreign(on);
         self

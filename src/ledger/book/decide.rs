@@ -75,7 +75,12 @@ impl Book {
                 self.pay(posting, *amount, note, claim.as_ref(), now)?
             }
             Action::Refund { entry, amount } => self.refund(posting, *entry, *amount, now)?,
-            Action::Adjust { amount, note } => self.adjust(posting, *amount, note, now)?,
+            Action::Adjust { amount, note } => {
+                self.adjust(posting, EntryKind::Adjust, *amount, note, now)?
+            }
+            Action::Opening { amount } => {
+                self.adjust(posting, EntryKind::Opening, *amount, &Note::default(), now)?
+            }
         };
         Ok(Posted {
             outcome,
@@ -374,12 +379,13 @@ impl Book {
     fn adjust(
         &mut self,
         posting: &Posting,
+        kind: EntryKind,
         amount: Amount,
         note: &Note,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
-        if self.was_accepted(posting, EntryKind::Adjust)? {
+        if self.was_accepted(posting, kind)? {
             return Ok(Outcome::Adjusted { entry: id });
         }
         if amount.is_zero() {
@@ -390,8 +396,7 @@ impl Book {
         if !posting.key.is_none_or(is_of_account) {
             return Err(Refusal::InvalidKey);
         }
-        let mut entry =
-            Entry::stored(id, posting.account.clone(), posting.key, EntryKind::Adjust, amount, now);
+        let mut entry = Entry::stored(id, posting.account.clone(), posting.key, kind, amount, now);
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);

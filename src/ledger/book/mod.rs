@@ -197,7 +197,7 @@ impl Needs {
                 );
                 self.add_claim(posting.key, claim.as_ref());
             }
-            Action::Adjust { .. } => self.entries.push(posting.id.into()),
+            Action::Adjust { .. } | Action::Opening { .. } => self.entries.push(posting.id.into()),
             Action::Pay { claim, .. } => {
                 self.entries.push(posting.id.into());
                 self.add_claim(posting.key, claim.as_ref());

@@ -3,6 +3,7 @@
 mod plan;
 mod record;
 mod shape;
+mod switch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +12,7 @@ use crate::model::{Budget, ScopeSet};
 
 pub(super) use self::plan::{Adopting, plan};
 pub(super) use self::record::adopted;
+pub use self::switch::SwitchedOff;
 
 /// Says what the rows of an adopted table leave open: see
 /// [`PostgresOptions::table`](crate::store::PostgresOptions::table).
@@ -35,19 +37,49 @@ pub struct Adoption {
     scopes: ScopeSet,
     budget: Budget,
     columns: BTreeMap<KeyColumn, String>,
+    /// The columns that switch keys off; `None` for a column that does not, whatever its name is.
+    switches: BTreeMap<String, Option<SwitchedOff>>,
 }
 
 impl Adoption {
     /// Sets what NULL scopes mean in the table, and what NULL in the column of the limit means. A row with a limit and
     /// no period is limited for its lifetime. A row with a period and no limit has this limit in its own period.
     pub const fn new(scopes: ScopeSet, budget: Budget) -> Self {
-        Self { scopes, budget, columns: BTreeMap::new() }
+        Self { scopes, budget, columns: BTreeMap::new(), switches: BTreeMap::new() }
     }
 
     /// Takes a field from a column of another name than [`KeyColumn`] says. If there is no such column, it is added by
     /// this name where the field allows that.
     pub fn column(mut self, field: KeyColumn, name: impl Into<String>) -> Self {
         self.columns.insert(field, name.into());
+        self
+    }
+
+    /// Names a column by which the application's own software switches keys off. Such a key is refused with
+    /// `disabled_key`, and its descendants too, for as long as the column says so.
+    ///
+    /// Columns such as `enabled`, `is_active`, `blocked` and `deleted_at` need not be named. One that may be a switch and
+    /// cannot be read as one, such as a `status`, is an error at the first opening. Then name another column, or
+    /// [`ignore`](Self::ignore) it. NULL is never off. agentkey reads these columns and never writes them: a key is
+    /// switched on again where it was switched off.
+    ///
+    /// ```
+    /// use agentkey::{Budget, ScopeSet};
+    /// use agentkey::store::{Adoption, SwitchedOff};
+    ///
+    /// let adoption = Adoption::new(ScopeSet::none(), Budget::unlimited())
+    ///     .switch("in_use", SwitchedOff::WhenFalse)
+    ///     .ignore("status");
+    /// # let _ = adoption;
+    /// ```
+    pub fn switch(mut self, column: impl Into<String>, off: SwitchedOff) -> Self {
+        self.switches.insert(column.into(), Some(off));
+        self
+    }
+
+    /// Says that a column does not switch keys off, whatever its name is.
+    pub fn ignore(mut self, column: impl Into<String>) -> Self {
+        self.switches.insert(column.into(), None);
         self
     }
 }
@@ -60,7 +92,8 @@ impl Adoption {
 /// | `Account` | `account_id` | | `text`, `varchar`, integers, `uuid` | refused |
 /// | `Hash` | `key_hash` | | `text`, `varchar`, `char(64)`; unique; SHA-256 in lower-case hex | refused |
 /// | `Parent` | `parent_id` | | integers | added |
-/// | `Name`, `Prefix`, `Start` | `name`, `prefix`, `start` | | `text`, `varchar` | added |
+/// | `Name`, `Prefix` | `name`, `prefix` | | `text`, `varchar` | added |
+/// | `Start` | `start`, or `key_prefix` with the prefix in it | | `text`, `varchar` | added |
 /// | `Scopes` | `scopes` | | `text[]`, `varchar[]` | added |
 /// | `LimitMicros` | `limit_micros` | none | `bigint` | added |
 /// | `LimitCents` | none | `budget_cents` | integers | `LimitMicros` |
@@ -69,13 +102,13 @@ impl Adoption {
 /// | `CreatedAt` | `created_at` | | `timestamptz`, `timestamp` in UTC | added |
 /// | `ExpiresAt`, `DisabledAt`, `RevokedAt` | `expires_at`, `disabled_at`, `revoked_at` | | the same | added |
 /// | `RevokedReason` | `revoked_reason` | | `text`, `varchar` | added |
-/// | `DelegatedBy` | `delegated_by` | | `text`, `varchar`, integers, `uuid` | added |
+/// | `DelegatedBy` | `delegated_by` | | `text`, `varchar`, `char`, integers, `uuid` | added |
 /// | `Metadata` | `metadata` | | `jsonb`, `json` | added |
 /// | `UsedCents` | none | `budget_used_cents` | integers | nothing was spent |
 /// | `ResetsAt` | none | `budget_reset_at` | as `CreatedAt` | windows are counted from `CreatedAt` |
 /// | `Subject` | none | `external_subject` | `text`, `varchar` | none |
 ///
-/// The last three are read once, at the adoption.
+/// `UsedCents` and `ResetsAt` are read once, at the adoption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum KeyColumn {
@@ -124,8 +157,8 @@ pub enum KeyColumn {
     /// When its window ends and the next one begins. The window is taken to be one period long. A longer window, whose
     /// period was shortened while it ran, ends a whole number of periods earlier.
     ResetsAt,
-    /// The user that it is used for. It becomes the label `external_subject` of the opening entry, if it is valid as a
-    /// label.
+    /// The user that it is used for. [`PostgresStore::find_by_subject`](crate::PostgresStore::find_by_subject) finds keys
+    /// by it. It becomes the label `external_subject` of the opening entry, if it is valid as a label.
     Subject,
 }
 
@@ -158,6 +191,10 @@ const ARRAYS: Types = Types { names: &["_text", "_varchar"], shown: "text[] or v
 const BIGINT: Types = Types { names: &["int8"], shown: "bigint" };
 const HASHES: Types =
     Types { names: &["text", "varchar", "bpchar"], shown: "text, varchar or char(64)" };
+const HUMANS: Types = Types {
+    names: &["text", "varchar", "bpchar", "int2", "int4", "int8", "uuid"],
+    shown: "text, varchar, char, smallint, integer, bigint or uuid",
+};
 const INSTANTS: Types =
     Types { names: &["timestamptz", "timestamp"], shown: "timestamp with or without time zone" };
 const INTEGERS: Types =
@@ -224,9 +261,7 @@ impl KeyColumn {
             Self::RevokedReason => {
                 ("revoked_reason", Some("revoked_reason"), None, TEXTS, Some("text"))
             }
-            Self::DelegatedBy => {
-                ("delegated_by", Some("delegated_by"), None, ACCOUNTS, Some("text"))
-            }
+            Self::DelegatedBy => ("delegated_by", Some("delegated_by"), None, HUMANS, Some("text")),
             Self::Metadata => ("metadata", Some("metadata"), None, JSON, Some("jsonb")),
             Self::UsedCents => ("used_cents", None, Some("budget_used_cents"), INTEGERS, None),
             Self::ResetsAt => ("resets_at", None, Some("budget_reset_at"), INSTANTS, None),

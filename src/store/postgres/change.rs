@@ -1,5 +1,7 @@
 //! Policy changes, each with its event in one transaction.
 
+mod import;
+
 use jiff::Timestamp;
 
 use super::connection::{Query, Statements};
@@ -178,9 +180,7 @@ impl PolicyTransaction<'_, '_, '_> {
             | KeyChange::Rotate { key, .. }
             | KeyChange::Revoke { key, .. } => self.lock_key(*key).await?,
         };
-        if let Some(account) = &account {
-            self.lock_account(account).await?;
-        }
+        self.lock_accounts(&account).await?;
         let now = self.now;
         let (mut lineage, time) = match change.load() {
             Load::Lineage(id) => (self.lineage(id).await?, now),
@@ -192,9 +192,31 @@ impl PolicyTransaction<'_, '_, '_> {
         let write = change.decide(lineage.as_ref(), time, rules);
         // Also a refused change has ended the expired holds.
         match write.and_then(|write| self.inner.schema.columns.check(&write).map(|()| write)) {
-            Ok(write) => self.write_key(write).await.map(Ok),
+            Ok(write) => match self.switched_off_by(&write).await? {
+                None => self.write_key(write).await.map(Ok),
+                Some(column) => Ok(Err(ChangeError::Invalid {
+                    field: "disabled",
+                    reason: format!(
+                        "the column {column:?} of the application's own table switches the key off: switch it on there"
+                    ),
+                })),
+            },
             Err(refused) => Ok(Err(refused)),
         }
+    }
+
+    /// Returns the column of the application that keeps a key off which is to be enabled.
+    async fn switched_off_by(&mut self, write: &KeyWrite) -> Result<Option<String>> {
+        let KeyWrite { key, record: Some((KeyRecord::Update { before, .. }, _)), .. } = write
+        else {
+            return Ok(None);
+        };
+        let is_enabled = before.disabled_at.is_some() && key.disabled_at.is_none();
+        if !is_enabled || self.inner.schema.columns.switches.is_empty() {
+            return Ok(None);
+        }
+        let query = self.inner.sql.switched_off.query().bind(key.id.get());
+        first(&self.statements.fetch(query).await?, None)
     }
 
     async fn change_account(
@@ -202,7 +224,7 @@ impl PolicyTransaction<'_, '_, '_> {
         id: &AccountId,
         change: AccountChange,
     ) -> ChangeOutcome<Account> {
-        self.lock_account(id).await?;
+        self.lock_accounts([id]).await?;
         let current = self.account(id).await?;
         match AccountWrite::decide(id, change, current, self.now) {
             Ok(write) => self.write_account(write).await.map(Ok),
@@ -217,16 +239,22 @@ impl PolicyTransaction<'_, '_, '_> {
         Ok(first(&rows, None::<String>)?.and_then(|owner| AccountId::stored(owner).ok()))
     }
 
-    /// Locks an account, or the creation of its row.
-    async fn lock_account(&mut self, account: &AccountId) -> Result<()> {
-        let lock = || self.inner.sql.lock_account.query().bind(account.as_str().to_owned());
-        if self.statements.fetch(lock()).await?.is_empty() {
-            self.statements.run(self.inner.lock_new_account(account)).await?;
-            self.statements.run(lock()).await?;
+    /// Locks accounts, in the order of their ids, or the creation of their rows.
+    async fn lock_accounts<'a>(
+        &mut self,
+        accounts: impl IntoIterator<Item = &'a AccountId>,
+    ) -> Result<()> {
+        let mut locked = Vec::new();
+        for account in accounts {
+            let lock = || self.inner.sql.lock_account.query().bind(account.as_str().to_owned());
+            if self.statements.fetch(lock()).await?.is_empty() {
+                self.statements.run(self.inner.lock_new_account(account)).await?;
+                self.statements.run(lock()).await?;
+            }
+            locked.push(account.clone());
         }
         self.now = self.inner.clock.now();
-        let write =
-            Write { epoch: None, next: None, deltas: Vec::new(), policy: vec![account.clone()] };
+        let write = Write { epoch: None, next: None, deltas: Vec::new(), policy: locked };
         *self.pending = Some(self.inner.cache.begin_write(write));
         Ok(())
     }
@@ -282,7 +310,14 @@ impl PolicyTransaction<'_, '_, '_> {
         let Some((record, event)) = record else { return Ok(key) };
         self.touch(&key.account, at).await?;
         match record {
-            KeyRecord::Insert(hash) => key.id = self.insert_key(&key, &hash).await?,
+            KeyRecord::Insert(hash) => {
+                key.id = self.insert_key(&key, &hash).await?;
+                if key.anchor != key.created_at {
+                    self.write_balance(&key).await?;
+                    let query = self.inner.sql.update_anchor.query().bind(key.id.get());
+                    self.run(query.bind(Instant(key.anchor))).await?;
+                }
+            }
             KeyRecord::Update { before, recount } => {
                 for window in recount {
                     self.inner.recount_key(self.statements, &mut key, window).await?;
@@ -314,7 +349,7 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(key.parent.map(KeyId::get))
             .bind(key.name.clone())
             .bind(key.prefix.clone())
-            .bind(key.start.clone())
+            .bind(columns.stored_start(key))
             .bind(hash.to_string())
             .bind(columns.stored_scopes(&key.scopes))
             .bind(limit)
@@ -323,7 +358,8 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(key.expires_at.map(Instant))
             .bind(more_limits(&key.budget))
             .bind(key.delegated_by.clone())
-            .bind(key.metadata.stored());
+            .bind(key.metadata.stored())
+            .bind(key.disabled_at.map(Instant));
         let rows = self.statements.fetch(query).await?;
         let id = first(&rows, None)?;
         id.map(KeyId::new).ok_or_else(|| invalid_row("a key was inserted without an id"))
@@ -406,7 +442,8 @@ impl PolicyTransaction<'_, '_, '_> {
         self.run(sql.retire_token.query().bind(id).bind(hash.clone()).bind(Instant(retires_at)))
             .await?;
         let replace = sql.replace_token.query().bind(id).bind(hash.clone());
-        self.run(replace.bind(key.prefix.clone()).bind(key.start.clone())).await?;
+        let start = self.inner.schema.columns.stored_start(key);
+        self.run(replace.bind(key.prefix.clone()).bind(start)).await?;
         self.run(sql.delete_retired_tokens.query().bind(id).bind(Instant(now)).bind(hash)).await
     }
 

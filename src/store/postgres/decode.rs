@@ -40,6 +40,7 @@ impl<'r> Cells<'r> {
         let (id, account, parent) = (self.key_id()?, self.maybe_text()?, self.maybe_key_id()?);
         let mut text = || Ok::<_, Error>(self.maybe_text()?.unwrap_or(""));
         let (name, prefix, start) = (text()?, text()?, text()?);
+        let (prefix, start) = columns.shown(prefix, start);
         // An array may have any shape, and one that is not a list is invalid.
         let scopes = self.read::<Option<Vec<Option<String>>>>();
         let (limit, period, more_limits) =
@@ -60,7 +61,8 @@ impl<'r> Cells<'r> {
         let created_at = self.maybe_instant()?.unwrap_or(columns.null_defaults.created_at);
         let (expires_at, disabled_at) = (self.maybe_instant()?, self.maybe_instant()?);
         let (revoked_at, revoked_reason) = (self.maybe_instant()?, self.maybe_text()?);
-        let (delegated_by, metadata) = (self.maybe_text()?, self.maybe_text()?);
+        let delegated_by = self.maybe_text()?.filter(|human| !human.is_empty());
+        let metadata = self.maybe_text()?;
         let version = self.read()?;
         let (policy, money) = (policy(), self.money()?);
         let key = StoredKey {

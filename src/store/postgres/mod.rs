@@ -42,16 +42,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
-pub use self::adopt::{Adoption, KeyColumn};
+pub use self::adopt::{Adoption, KeyColumn, SwitchedOff};
 use self::error::{Result, store_error};
 use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
-    Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
+    StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
 use crate::model::{Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -130,6 +130,16 @@ impl PostgresStore {
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::open(PostgresOptions::pool(pool)).await
     }
+
+    /// Returns the keys that are used for a subject, in force or not: the keys of an adopted table by its column
+    /// [`KeyColumn::Subject`], such as `external_subject`. Without that column there are none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the database does not answer.
+    pub async fn find_by_subject(&self, subject: &str) -> Result<Vec<Lineage>, StoreError> {
+        self.inner.find_by_subject(subject).await.map_err(store_error)
+    }
 }
 
 impl PostgresStore {
@@ -170,6 +180,14 @@ impl Store for PostgresStore {
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>> {
         self.answer(self.inner.change_key(change, rules))
+    }
+
+    fn import_keys<'a>(
+        &'a self,
+        imports: &'a [ImportDraft],
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Vec<ImportResult>>> {
+        self.answer(self.inner.import_keys(imports, rules))
     }
 
     fn change_account<'a>(
@@ -226,6 +244,10 @@ impl Store for PostgresStore {
         keys: &'a [KeyId],
     ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         self.answer(self.inner.last_used(keys))
+    }
+
+    fn has_foreign_tokens(&self) -> bool {
+        !self.inner.schema.columns.is_own
     }
 
     fn width(&self) -> Width {

@@ -125,8 +125,8 @@ impl PostgresOptions {
     /// needs a default before agentkey can make keys. An invalid row, such as one without an account, is refused by
     /// itself. A table that cannot be adopted is left as it was, and one error reports all problems.
     ///
-    /// Tokens of another format than agentkey's need
-    /// [`AgentKeyLayer::foreign_tokens`](crate::AgentKeyLayer::foreign_tokens).
+    /// Tokens of another format than agentkey's are accepted, unless
+    /// [`AgentKeyLayer::foreign_tokens`](crate::AgentKeyLayer::foreign_tokens) is turned off.
     ///
     /// ```no_run
     /// use agentkey::{Budget, PostgresStore, ScopeSet};

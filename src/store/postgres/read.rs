@@ -49,6 +49,21 @@ impl Inner {
         self.refreshed(async |statements| self.lineage_in(statements, key, None).await).await
     }
 
+    /// Returns the lineages of the keys of an adopted table with this subject.
+    pub(super) async fn find_by_subject(&self, subject: &str) -> Result<Vec<Lineage>> {
+        let Some(column) = &self.schema.columns.subject else { return Ok(Vec::new()) };
+        let text = format!(
+            "SELECT k.{{k.id}}::int8 FROM {{keys}} k WHERE k.{column} = $1 ORDER BY k.{{k.id}}"
+        );
+        let text = self.schema.sql(&text);
+        let rows = self.connections.fetch(text.query().bind(subject.to_owned())).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            found.extend(self.lineage(Cells::new(row).key_id()?).await?);
+        }
+        Ok(found)
+    }
+
     pub(super) async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
         let account =
             self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use sqlx::postgres::PgDatabaseError;
 
 use super::invalid_rows::InvalidRows;
-use super::names::{Ident, Sql, one_line};
+use super::names::{Ident, Sql, literal, one_line};
 use crate::ledger::MAX_DEPTH;
-use crate::model::{Amount, Budget, Period, ScopeSet};
+use crate::model::{Amount, Budget, Key, Period, ScopeSet};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub(super) struct KeyColumns {
     pub(super) name: Ident,
     pub(super) prefix: Ident,
     pub(super) start: Ident,
+    /// Whether the column of the start has the prefix in it too, such as `ak_588e90fe`.
+    pub(super) start_has_prefix: bool,
+    /// The column of the user that a key is used for, if the table has one.
+    pub(super) subject: Option<Ident>,
     pub(super) scopes: Ident,
     pub(super) limit: Ident,
     pub(super) limit_unit: LimitUnit,
@@ -45,10 +49,20 @@ pub(super) struct KeyColumns {
     pub(super) delegated_by: Ident,
     pub(super) delegated_by_type: IdType,
     pub(super) metadata: Ident,
+    /// The columns by which the application's own software switches keys off.
+    pub(super) switches: Vec<Switch>,
     pub(super) null_defaults: NullDefaults,
     /// Whether the table is our own, in which every row has a period.
     pub(super) is_own: bool,
     pub(super) invalid_rows: Arc<InvalidRows>,
+}
+
+/// A column by which the application's own software switches keys off.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    pub(super) column: String,
+    /// The condition that is true if the key of the row `k` is switched off, and else false.
+    pub(super) is_off: String,
 }
 
 /// A column with an instant.
@@ -110,6 +124,8 @@ impl Schema {
             name: Ident::from_static("name"),
             prefix: Ident::from_static("prefix"),
             start: Ident::from_static("start"),
+            start_has_prefix: false,
+            subject: None,
             scopes: Ident::from_static("scopes"),
             limit: Ident::from_static("limit_micros"),
             limit_unit: LimitUnit::Micros,
@@ -123,6 +139,7 @@ impl Schema {
             delegated_by: Ident::from_static("delegated_by"),
             delegated_by_type: IdType::Text { max: None },
             metadata: Ident::from_static("metadata"),
+            switches: Vec::new(),
             null_defaults: NullDefaults {
                 scopes: ScopeSet::unrestricted(),
                 budget: Budget::unlimited(),
@@ -186,6 +203,9 @@ impl Schema {
                 .replace(token, if column.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" });
         }
         text = text
+            .replace("{switched_off_by}", &c.switched_off_by())
+            .replace("{disabled_at}", &c.disabled_at_sql());
+        text = text
             .replace("{hash_type}", c.hash_type)
             .replace("{account_type}", c.account_type.name())
             .replace("{delegator_type}", c.delegated_by_type.name());
@@ -230,6 +250,49 @@ const PARTS: [(&str, &str); 14] = [
 ];
 
 impl KeyColumns {
+    /// Returns the SQL of the instant since which the key of the row `k` is disabled. A key that is switched off counts
+    /// as disabled since the adoption.
+    fn disabled_at_sql(&self) -> String {
+        let column = format!("k.{}", self.disabled_at.name);
+        if self.switches.is_empty() {
+            return column;
+        }
+        let zone = if self.disabled_at.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" };
+        let is_off: Vec<_> = self.switches.iter().map(|switch| &*switch.is_off).collect();
+        format!(
+            "CASE WHEN {} THEN coalesce({column}{zone}, '{}'::timestamptz) ELSE {column}{zone} END",
+            is_off.join(" OR "),
+            self.null_defaults.created_at,
+        )
+    }
+
+    /// Returns the SQL of the column that switches the key of the row `k` off, if one does.
+    fn switched_off_by(&self) -> String {
+        let switches = self.switches.iter();
+        let when = switches
+            .map(|switch| format!("WHEN {} THEN {} ", switch.is_off, literal(&switch.column)));
+        format!("CASE {}WHEN false THEN '' END", when.collect::<String>())
+    }
+
+    /// Decodes prefix and start. A row that the application wrote may have the prefix in its start only.
+    pub(super) fn shown<'r>(&self, prefix: &'r str, start: &'r str) -> (&'r str, &'r str) {
+        if !self.start_has_prefix {
+            return (prefix, start);
+        }
+        match start.rsplit_once('_') {
+            Some((own, rest)) if prefix.is_empty() || prefix == own => (own, rest),
+            _ => (prefix, start),
+        }
+    }
+
+    /// Encodes the start.
+    pub(super) fn stored_start(&self, key: &Key) -> String {
+        match self.start_has_prefix && !key.prefix.is_empty() {
+            true => format!("{}_{}", key.prefix, key.start),
+            false => key.start.clone(),
+        }
+    }
+
     /// Decodes a limit.
     pub(super) fn limit(&self, stored: Option<i64>) -> Result<Option<Amount>, &'static str> {
         match (stored, self.limit_unit) {
@@ -354,6 +417,22 @@ impl IdType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_with_the_prefix_in_it_is_shown_in_two_parts() {
+        let mut columns = Schema::own(Ident::from_static("public")).columns;
+        assert_eq!(columns.shown("ak", "003aUlTJ"), ("ak", "003aUlTJ"));
+        columns.start_has_prefix = true;
+        for (stored, shown) in [
+            (("", "ak_588e90fe"), ("ak", "588e90fe")),
+            (("ak_live", "ak_live_003aUlTJ"), ("ak_live", "003aUlTJ")),
+            (("ak", "sk-1_2"), ("ak", "sk-1_2")),
+            (("", "sk-0"), ("", "sk-0")),
+            (("", ""), ("", "")),
+        ] {
+            assert_eq!(columns.shown(stored.0, stored.1), shown);
+        }
+    }
 
     #[test]
     fn an_account_must_come_back_unchanged() {

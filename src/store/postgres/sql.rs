@@ -26,7 +26,7 @@ statements! {
     lock_accounts make_accounts unmade_accounts expired_holds next_expiry update_next_expiry holds claims entries
 
     // Policy changes.
-    lock_account lock_new_account lock_key insert_key revoke_key upsert_balance upsert_account touch_account
+    lock_account lock_new_account lock_key known_tokens insert_key update_anchor switched_off revoke_key upsert_balance upsert_account touch_account
     shorten_retired_tokens retire_token replace_token delete_retired_tokens insert_event
 
     // The ledger.

@@ -4,18 +4,22 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::connection::Open;
+use super::decode::ReadCells;
 use super::error::Result;
-use super::statement::run;
+use super::statement::{one, run};
 use super::transaction::{Written, in_write_transaction};
 use super::validator::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{
-    AccountChange, AccountWrite, BalanceRow, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules,
+    AccountChange, AccountWrite, Action, BalanceRow, Event, ImportDraft, ImportWrite, KeyChange,
+    KeyRecord, KeyWrite, Load, Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Key, KeyId, ScopeSet, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Imported, Key, KeyId, Lineage, ScopeSet, Spent,
+    TokenHash,
 };
+use crate::store::ImportResult;
 use crate::store::records::more_limits;
 use crate::store::stale::ReadResult;
 
@@ -30,22 +34,49 @@ pub(super) fn change_key(
     rules: &Rules,
 ) -> ChangeOutcome<Key> {
     in_write_transaction(open, cache, |connection, _| {
-        let now = clock.now();
-        let (lineage, time, account) = match change.load() {
-            Load::Lineage(id) => {
-                let lineage = current(connection, now, || read::lineage(connection, id, now))?;
-                let account = lineage.as_ref().map(|lineage| lineage.account_id().clone());
-                (lineage, now, account)
-            }
-            Load::Time(id) => {
-                (None, account(connection, id, now)?.map_or(now, |(_, at)| at), Some(id.clone()))
-            }
-        };
+        let (lineage, time, account) = load(connection, change.load(), clock.now())?;
         let changed = match change.decide(lineage.as_ref(), time, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
             Err(refused) => Err(refused),
         };
         Ok((changed, Written { policy: account.into_iter().collect(), ..Written::default() }))
+    })
+}
+
+/// Imports keys.
+pub(super) fn import_keys(
+    open: &mut Open,
+    cache: &Cache,
+    clock: &Clock,
+    imports: &[ImportDraft],
+    rules: &Rules,
+) -> Result<Vec<ImportResult>> {
+    const KNOWN: &str = include_str!("sql/key_of_any_token.sql");
+    in_write_transaction(open, cache, |connection, _| {
+        let now = clock.now();
+        let (mut answers, mut openings) = (Vec::with_capacity(imports.len()), Vec::new());
+        let mut policy = Vec::new();
+        for import in imports {
+            let hash = import.token.hash.to_string();
+            if let Some(known) = one(connection, KNOWN, [hash], |mut cells| cells.key_id())? {
+                answers.push(Ok(Imported::Known(known)));
+                continue;
+            }
+            let (parent, time, account) = load(connection, import.load(), now)?;
+            policy.extend(account);
+            answers.push(match import.decide(parent.as_ref(), time, rules) {
+                Ok(ImportWrite { write, spent }) => {
+                    let key = write_key(connection, write)?;
+                    let opening = Action::Opening { amount: spent };
+                    let opening = Posting::new(key.account.clone(), key.id, opening);
+                    openings.extend((!spent.is_zero()).then_some(opening));
+                    Ok(Imported::New(key.id))
+                }
+                Err(refused) => Err(refused),
+            });
+        }
+        let index_rows = post::post_openings(connection, now, &openings)?;
+        Ok((answers, Written { policy, index_rows, ..Written::default() }))
     })
 }
 
@@ -65,6 +96,25 @@ pub(super) fn change_account(
         };
         Ok((changed, Written { policy: vec![id.clone()], ..Written::default() }))
     })
+}
+
+/// Loads what a change is decided by, and the account.
+fn load(
+    connection: &Connection,
+    load: Load<'_>,
+    now: Timestamp,
+) -> Result<(Option<Lineage>, Timestamp, Option<AccountId>)> {
+    match load {
+        Load::Lineage(id) => {
+            let lineage = current(connection, now, || read::lineage(connection, id, now))?;
+            let account = lineage.as_ref().map(|lineage| lineage.account_id().clone());
+            Ok((lineage, now, account))
+        }
+        Load::Time(id) => {
+            let time = account(connection, id, now)?.map_or(now, |(_, at)| at);
+            Ok((None, time, Some(id.clone())))
+        }
+    }
 }
 
 /// Reads a value, after it brought what is stale up to date.
@@ -96,7 +146,10 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
     let Some((record, event)) = record else { return Ok(key) };
     touch(connection, &key.account, at)?;
     match record {
-        KeyRecord::Insert(hash) => key.id = insert_key(connection, &key, &hash)?,
+        KeyRecord::Insert(hash) => {
+            key.id = insert_key(connection, &key, &hash)?;
+            write_anchor(connection, &key)?;
+        }
         KeyRecord::Update { before, recount } => {
             for window in recount {
                 usage::recount_key(connection, &mut key, window)?;
@@ -147,9 +200,20 @@ fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<Ke
         key.expires_at.map(micros),
         key.delegated_by,
         key.metadata.stored(),
+        key.disabled_at.map(micros),
     ];
     run(connection, SQL, row)?;
     Ok(KeyId::new(connection.last_insert_rowid()))
+}
+
+/// Writes the instant from which the windows of a new key are counted, if it is not the key's creation.
+fn write_anchor(connection: &Connection, key: &Key) -> Result<()> {
+    const SQL: &str = "UPDATE agentkey_balances SET anchor = ?2 WHERE key_id = ?1";
+    if key.anchor == key.created_at {
+        return Ok(());
+    }
+    write::balance(connection, &BalanceRow::of(key))?;
+    run(connection, SQL, params![key.id.get(), micros(key.anchor)]).map(drop)
 }
 
 fn update_key(connection: &Connection, key: &Key) -> Result<()> {

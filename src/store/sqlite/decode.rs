@@ -51,11 +51,11 @@ impl<'r> Cells<'r> {
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
         let Some(period) = self.maybe_text()? else {
-            self.next += 4;
+            self.next += 5;
             return Ok(None);
         };
-        let period = period.parse().map_err(corrupt)?;
-        Ok(Some(StoredMoney { account: None, balance: self.balance(period)?, anchor: None }))
+        let balance = self.balance(period.parse().map_err(corrupt)?)?;
+        Ok(Some(StoredMoney { account: None, balance, anchor: self.maybe_instant()? }))
     }
 }
 

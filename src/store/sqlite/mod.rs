@@ -51,10 +51,10 @@ use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, KeyQuery, Store, StoreError, StoreResult,
-    Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
+    StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
 use crate::model::{
     Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
 };
@@ -262,6 +262,17 @@ impl Store for SqliteStore {
         let (change, rules) = (change.clone(), rules.clone());
         answer(self.write_with(move |open, cache, clock| {
             change::change_key(open, cache, clock, &change, &rules)
+        }))
+    }
+
+    fn import_keys<'a>(
+        &'a self,
+        imports: &'a [ImportDraft],
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Vec<ImportResult>>> {
+        let (imports, rules) = (imports.to_vec(), rules.clone());
+        answer(self.write_with(move |open, cache, clock| {
+            change::import_keys(open, cache, clock, &imports, &rules)
         }))
     }
 

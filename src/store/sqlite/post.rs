@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::connection::Open;
 use super::error::{Result, corrupt, is_duplicate};
+use super::index::IndexRow;
 use super::read::Snapshot;
 use super::statement::run;
 use super::transaction::{BegunTransaction, Written, in_write_transaction};
@@ -136,6 +137,28 @@ impl Decider<'_> {
         decisions.extend(row.map(|row| Decision::new(row, changes)));
         Ok(posted)
     }
+}
+
+/// Posts the openings of keys that the transaction has imported. Returns the index rows of the entries.
+pub(super) fn post_openings(
+    connection: &Connection,
+    now: Timestamp,
+    openings: &[Posting],
+) -> Result<Vec<IndexRow>> {
+    let mut accounts: BTreeMap<&AccountId, Vec<Posting>> = BTreeMap::new();
+    for opening in openings {
+        accounts.entry(&opening.account).or_default().push(opening.clone());
+    }
+    let mut decisions = Vec::with_capacity(accounts.len());
+    for own in accounts.into_values() {
+        let (mut book, row) = load::book(connection, &Needs::of(&own), now)?;
+        for opening in &own {
+            book.post(opening).map_err(corrupt)?;
+        }
+        let changes = book.take_writes();
+        decisions.extend(row.map(|row| Decision::new(row, changes)));
+    }
+    write::changes(connection, &decisions)
 }
 
 /// Brings stale accounts up to date in a transaction of its own. Returns how many holds had expired.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::ledger::{AccountChange, Action, KeyChange, Posted, Posting, Rules};
+use agentkey::ledger::{AccountChange, Action, ImportDraft, KeyChange, Posted, Posting, Rules};
 use agentkey::model::{Account, Entry, Lineage, TokenHash};
-use agentkey::store::{BoxFuture, ChangeResult, Found, KeyQuery, StoreResult, Width};
+use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
 use agentkey::store::{Cursor, Store, Usage};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
@@ -186,6 +186,14 @@ impl Store for SpyStore {
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>> {
         self.store.change_key(change, rules)
+    }
+
+    fn import_keys<'a>(
+        &'a self,
+        imports: &'a [ImportDraft],
+        rules: &'a Rules,
+    ) -> BoxFuture<'a, StoreResult<Vec<ImportResult>>> {
+        self.store.import_keys(imports, rules)
     }
 
     fn change_account<'a>(

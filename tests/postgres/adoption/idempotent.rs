@@ -11,14 +11,14 @@ const MADE: &str = "SELECT concat_ws(' ', (SELECT count(*) FROM agentkey_entries
     (SELECT sum(spent) FROM agentkey_accounts), (SELECT string_agg(columns::text, '') FROM agentkey_adoption), \
     (SELECT count(*) FROM agentkey_migrations))";
 
-const ROWS: &str = "INSERT INTO sdk_api_keys (account_id, key_hash, budget_cents, budget_used_cents, budget_period, \
-    budget_reset_at, external_subject) SELECT 1 + n % 3, encode(sha256(('obs_' || n)::bytea), 'hex'), 100, n, 'month', \
+const ROWS: &str = "INSERT INTO sdk_api_keys (account_id, key_prefix, key_hash, budget_cents, budget_used_cents, budget_period, \
+    budget_reset_at, external_subject) SELECT 1 + n % 3, 'obs_', encode(sha256(('obs_' || n)::bytea), 'hex'), 100, n, 'month', \
     now() + interval '2 days', E'it''s \\\\ ' || n FROM generate_series(1, 20) n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn eight_open_at_once_and_again() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(ROWS).await;
     host.clock.set(jiff::Timestamp::now());
     let mut tasks = tokio::task::JoinSet::new();
@@ -45,8 +45,8 @@ async fn eight_open_at_once_and_again() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn by_hand_it_is_the_same() {
-    let Some(mut opened) = Host::with(npm::TABLE).await else { return };
-    let Some(mut by_hand) = Host::with(npm::TABLE).await else { return };
+    let Some(mut opened) = Host::with(&npm::TABLE).await else { return };
+    let Some(mut by_hand) = Host::with(&npm::TABLE).await else { return };
     let adoption = || {
         let scopes = ScopeSet::parse(["read", "it's", "a\\b"].into_iter().take(2)).unwrap();
         Adoption::new(scopes, Budget::daily(Amount::cents(7)))
@@ -85,7 +85,7 @@ async fn by_hand_it_is_the_same() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn with_transactions_only() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(ROWS).await;
     host.clock.set(jiff::Timestamp::now());
     let store = PostgresStore::open(host.options().adopt(open_handed()).transaction_pooling(true))
@@ -122,7 +122,7 @@ async fn without_a_table_of_the_application_it_is_printed_too() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn what_was_said_stands() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(ROWS).await;
     host.open(open_handed()).await.unwrap();
     let other = Adoption::new(ScopeSet::parse(["read"]).unwrap(), Budget::daily(Amount::cents(7)));
@@ -147,14 +147,14 @@ async fn what_was_said_stands() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn dropped_columns_are_reported_and_not_added_again() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(
-        "INSERT INTO sdk_api_keys (account_id, key_hash, revoked_at) VALUES (5, encode(sha256('obs_1'), 'hex'), now())",
+        "INSERT INTO sdk_api_keys (account_id, key_prefix, key_hash, revoked_at) VALUES (5, 'obs_', encode(sha256('obs_1'), 'hex'), now())",
     )
     .await;
     drop(host.open(open_handed()).await.unwrap());
     host.run(
-        "ALTER TABLE sdk_api_keys RENAME revoked_at TO disabled_at; ALTER TABLE sdk_api_keys RENAME scopes TO rights; \
+        "ALTER TABLE sdk_api_keys RENAME revoked_at TO ended_at; ALTER TABLE sdk_api_keys RENAME scopes TO rights; \
          ALTER TABLE sdk_api_keys DROP COLUMN budget_cents",
     )
     .await;
@@ -179,7 +179,7 @@ async fn dropped_columns_are_reported_and_not_added_again() {
     // As the error says.
     host.run(
         "ALTER TABLE sdk_api_keys ADD COLUMN budget_cents int; UPDATE \"public\".\"agentkey_adoption\" \
-         SET columns = columns || '{\"revoked_at\": \"disabled_at\"}' || '{\"scopes\": \"rights\"}'",
+         SET columns = columns || '{\"revoked_at\": \"ended_at\"}' || '{\"scopes\": \"rights\"}'",
     )
     .await;
     let store = PostgresStore::open(host.options()).await.unwrap();

@@ -7,14 +7,14 @@ use sqlx::pool::PoolOptions;
 
 use super::*;
 
-const ROW: &str = "INSERT INTO sdk_api_keys (account_id, key_hash, budget_cents) \
-    VALUES (5, encode(sha256('obs_1'), 'hex'), 1000)";
+const ROW: &str = "INSERT INTO sdk_api_keys (account_id, key_prefix, key_hash, budget_cents) \
+    VALUES (5, 'obs_', encode(sha256('obs_1'), 'hex'), 1000)";
 
 /// The charge of the old service that is under way counts, as it does where the table is opened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(ROW).await;
     host.clock.set(jiff::Timestamp::now());
     let sql = PostgresStore::migration_sql(host.options().adopt(open_handed())).await.unwrap();
@@ -42,9 +42,10 @@ async fn by_hand_it_is_the_same_in_sessions_of_another_isolation() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_large_table_takes_its_time() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run(
-        "INSERT INTO sdk_api_keys (account_id, key_hash, delegated_by) SELECT n % 1000, \
+        "ALTER TABLE sdk_api_keys ADD parent_id int; \
+         INSERT INTO sdk_api_keys (account_id, key_prefix, key_hash, parent_id) SELECT n % 1000, 'obs_', \
          encode(sha256(('obs_' || n)::bytea), 'hex'), CASE WHEN n > 1000 THEN n - 1000 END \
          FROM generate_series(1, 50000) n; ANALYZE sdk_api_keys",
     )
@@ -58,7 +59,7 @@ async fn a_large_table_takes_its_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn an_opening_waits_for_another_one() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     host.run("BEGIN; SELECT pg_advisory_xact_lock(6004214)").await;
     let options = host.options().adopt(open_handed()).statement_timeout(Duration::from_millis(50));
     let opening = tokio::spawn(PostgresStore::open(options));

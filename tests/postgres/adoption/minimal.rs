@@ -179,7 +179,7 @@ async fn the_rules_of_the_application_hold() {
     assert!(
         error_of(new("acme", "good").budget(Budget::unlimited()))
             .await
-            .contains("limit: must be given")
+            .contains("budgets: must be given")
     );
     host.run(
         "UPDATE sdk_api_keys SET user_id = ''; ALTER TABLE sdk_api_keys ALTER user_id SET NOT NULL",
@@ -325,5 +325,8 @@ async fn other_names() {
     let again = AgentKeys::new(PostgresStore::open(options).await.unwrap()).unwrap();
     assert_eq!(*again.find(&made.token).await.unwrap().unwrap().key(), made.key);
     let error = keys.create(new(i32::from(i16::MAX) + 1)).await.unwrap_err();
-    assert!(matches!(error, Error::Change(ChangeError::Invalid { field: "limit", .. })), "{error}");
+    assert!(
+        matches!(error, Error::Change(ChangeError::Invalid { field: "budgets", .. })),
+        "{error}"
+    );
 }

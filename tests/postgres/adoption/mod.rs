@@ -1,5 +1,6 @@
 //! Keys tables of the application's own, taken over.
 
+mod dump;
 mod idempotent;
 mod invalid_rows;
 mod locking;
@@ -7,6 +8,7 @@ mod minimal;
 mod npm;
 mod policy;
 mod schema_checks;
+mod switches;
 mod versions;
 
 use agentkey::model::{Clock, ManualClock, TokenHash};

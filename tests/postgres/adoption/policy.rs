@@ -13,11 +13,11 @@ const ROW: &str = "SELECT concat_ws('|', coalesce(name, 'NULL'), coalesce(scopes
 
 /// An application with one row, in a table whose rule for periods is this.
 async fn with_row(rule: &str, columns: &str, values: &str) -> Option<Host> {
-    let table = npm::TABLE.replace("CHECK (budget_period IN ('day', 'month'))", rule);
+    let table = npm::TABLE.replace("budget_period text", &format!("budget_period text {rule}"));
     let mut host = Host::with(&table).await?;
     host.run(&format!(
-        "SET timezone = 'UTC'; INSERT INTO sdk_api_keys (account_id, key_hash, {columns}) \
-         VALUES (5, encode(sha256('obs_1'), 'hex'), {values})"
+        "SET timezone = 'UTC'; INSERT INTO sdk_api_keys (account_id, key_prefix, key_hash, {columns}) \
+         VALUES (5, 'obs_', encode(sha256('obs_1'), 'hex'), {values})"
     ))
     .await;
     Some(host)

@@ -29,8 +29,34 @@ async fn one_error_lists_everything_that_is_wrong_and_nothing_is_changed() {
          - the column \"period\" is interval; Period is text or varchar: take another column for it with \
          `.column(KeyColumn::Period, …)`; if there is no such column, it is added\n\
          - the column \"expires_at\" is date; ExpiresAt is timestamp with or without time zone: change its type: a \
-         column added in its place would be NULL for the existing keys, and would lift their restrictions"
+         column added in its place would be NULL for the existing keys, and would lift their restrictions\n\
+         Or leave the table as it is and import its keys instead, with `AgentKeys::import`, if their hashes are SHA-256 in \
+         hexadecimal or base64: see docs/adoption.md"
     );
+    assert_eq!(host.everything().await, before);
+}
+
+/// Everything that is wrong with another kind of table is told too, and with the kind of its hashes.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn one_error_tells_of_the_kind_of_the_table_and_of_the_hashes_too() {
+    let sql = "CREATE TABLE t (id text, account_id text, key_hash text); \
+        INSERT INTO t VALUES ('a', 'acme', '$2b$10$N9qo8uLOickgx2ZMRZoMye'); CREATE VIEW v AS TABLE t; \
+        CREATE TABLE p (id text, account_id text, key_hash text) PARTITION BY HASH (id); \
+        CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0); \
+        INSERT INTO p VALUES ('a', 'acme', 'ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0')";
+    let Some(mut host) = Host::with(sql).await else { return };
+    let before = host.everything().await;
+    for (table, kind, hashes) in [
+        ("v", "it is a view", "keys with a hash of another kind need new tokens"),
+        ("p", "it is a partitioned table", "in base64, as they seem to be, keys can be imported"),
+    ] {
+        let error = host.refused(host.options().table(table).adopt(open_handed())).await;
+        let reasons =
+            [kind, "\"id\" is text", "none of the 1 values", hashes, "import its keys instead"];
+        assert!(reasons.iter().all(|reason| error.contains(reason)), "{table}: {error}");
+        assert_eq!(error.matches("\n- ").count(), 3, "{table}: {error}");
+    }
     assert_eq!(host.everything().await, before);
 }
 
@@ -191,7 +217,7 @@ async fn one_schema_is_for_one_table_of_keys() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn balances_are_not_taken_over_behind_row_security() {
-    let Some(mut host) = Host::with(npm::TABLE).await else { return };
+    let Some(mut host) = Host::with(&npm::TABLE).await else { return };
     let role = format!("{}_role", host.database.name());
     host.run(&format!(
         "CREATE ROLE {role} LOGIN; ALTER TABLE sdk_api_keys OWNER TO {role}; GRANT ALL ON SCHEMA public TO {role}; \

@@ -28,7 +28,7 @@ async fn without_migrating_the_tables_must_be_of_this_version() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn without_migrating_keys_of_our_own_are_not_opened_beside_an_adopted_table() {
-    let Some(host) = Host::with(npm::TABLE).await else { return };
+    let Some(host) = Host::with(&npm::TABLE).await else { return };
     drop(host.open(open_handed()).await.unwrap());
     let error = host.refused(own(&host)).await;
     assert!(error.contains("open it with `PostgresOptions::table`"), "{error}");

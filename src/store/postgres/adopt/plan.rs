@@ -1,5 +1,7 @@
 //! The steps of an adoption.
 
+use std::collections::BTreeMap;
+
 use sqlx::Row;
 
 use super::record::{self, Record};
@@ -30,14 +32,17 @@ pub(in crate::store::postgres) async fn plan(
     let quoted = table.quoted()?;
     let shape = match shape::inspect(statements, table).await? {
         Ok(shape) => shape,
-        Err(problem) => return Err(refused(&quoted, &[problem])),
+        Err(problem) => return Err(refused(&quoted, &[problem], "")),
     };
     let recorded = record::read(statements, own).await?;
     let is_first = recorded.is_none();
-    let record = match recorded {
+    let (record, problems) = match recorded {
         Some(record) => {
             record.agrees(&quoted, *adoption, own).map_err(config_error)?;
-            record
+            let adoption_table = own.fill("{adoption}");
+            let mut problems = shape.problems(&record.columns, Some(&*adoption_table));
+            problems.extend(shape.switch_problems(&record.switches, &adoption_table));
+            (record, problems)
         }
         None => {
             let adoption = adoption.ok_or_else(|| config_error(not_adopted(&quoted)))?;
@@ -50,32 +55,40 @@ pub(in crate::store::postgres) async fn plan(
                     "`PostgresOptions::adopt`: a row without a limit has one limit: give a budget with one",
                 ));
             }
-            let columns = shape.choose(adoption).map_err(|problems| refused(&quoted, &problems))?;
-            Record::new(&quoted, columns, adoption, now.at)
+            let (columns, mut problems) = shape.choose(adoption);
+            problems.extend(shape.problems(&columns, None));
+            let (switches, more) = shape.choose_switches(adoption, &columns);
+            problems.extend(more);
+            problems.extend(check_side_tables(statements, own).await?);
+            problems.extend(check_hashes(statements, &quoted, &shape, &columns).await?);
+            if shape.is_filtered && columns.contains_key(&KeyColumn::UsedCents) {
+                problems.push(
+                    "row security is in force for this role, so the spending of hidden rows could not be taken over: \
+                     open it once as the table's owner, or as a role with BYPASSRLS"
+                        .to_owned(),
+                );
+            }
+            (Record::new(&quoted, columns, switches, adoption, now.at), problems)
         }
     };
-    let adoption_table = own.fill("{adoption}");
-    let problems = shape.problems(&record.columns, Some(&*adoption_table).filter(|_| !is_first));
     if !problems.is_empty() {
-        return Err(refused(&quoted, &problems));
+        return Err(refused(&quoted, &problems, if is_first { IMPORT_INSTEAD } else { "" }));
     }
     let columns =
-        shape.key_columns(&record.columns, record.null_defaults.clone()).map_err(config_error)?;
+        shape.key_columns(&record.columns, &record.switches, record.null_defaults.clone());
+    let columns = columns.map_err(config_error)?;
     let schema = Schema { name: own.name.clone(), keys: quoted, columns };
     let quoted = &schema.keys;
     if is_first {
-        let mut problems = Vec::from_iter(check_side_tables(statements, own).await?);
-        problems.extend(check_hashes(statements, &schema).await?);
-        if shape.is_filtered && record.columns.contains_key(&KeyColumn::UsedCents) {
-            problems.push(
-                "row security is in force for this role, so the spending of hidden rows could not be taken over: open it \
-                 once as the table's owner, or as a role with BYPASSRLS"
-                    .to_owned(),
+        for (column, off) in &record.switches {
+            tracing::info!(
+                table = quoted,
+                column,
+                off = off.as_str(),
+                "keys are refused where this column switches them off"
             );
         }
-        if !problems.is_empty() {
-            return Err(refused(quoted, &problems));
-        }
+        warn_of_rows(statements, &schema).await?;
         if shape.missing_columns(&record.columns).all(|(field, ..)| field != KeyColumn::Parent) {
             warn_of_orphans(statements, &schema).await?;
         }
@@ -96,14 +109,19 @@ pub(in crate::store::postgres) async fn plan(
     Ok((schema, steps))
 }
 
-fn refused(table: &str, problems: &[String]) -> Error {
+fn refused(table: &str, problems: &[String], way_out: &str) -> Error {
     let mut text = format!("agentkey cannot keep its keys in {table}; nothing was changed:");
     for problem in problems {
         text.push_str("\n- ");
         text.push_str(problem);
     }
+    text.push_str(way_out);
     config_error(text)
 }
+
+/// The way that is open to the keys of every table.
+const IMPORT_INSTEAD: &str = "\nOr leave the table as it is and import its keys instead, with `AgentKeys::import`, if their hashes \
+    are SHA-256 in hexadecimal or base64: see docs/adoption.md";
 
 fn not_adopted(table: &str) -> String {
     format!(
@@ -135,13 +153,38 @@ async fn has_rows(statements: &mut Statements<'_>, table: &str) -> Result<bool> 
 }
 
 /// Returns a problem if no token can have any of the hashes.
-async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Result<Option<String>> {
-    let (table, name) = (&schema.keys, &schema.columns.hash);
-    let rows =
-        statements.fetch(schema.sql(include_str!("../sql/adopt/hashes.sql")).query()).await?;
+async fn check_hashes(
+    statements: &mut Statements<'_>,
+    table: &str,
+    shape: &Shape,
+    columns: &BTreeMap<KeyColumn, String>,
+) -> Result<Option<String>> {
+    let name = columns.get(&KeyColumn::Hash).filter(|name| shape.has_texts(name));
+    let Some(name) = name.and_then(|name| Ident::new(name).ok()) else { return Ok(None) };
+    let text = include_str!("../sql/adopt/hashes.sql")
+        .replace("{hash}", &name.to_string())
+        .replace("{keys}", table);
+    let rows = statements.fetch(Sql::new(&text).query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let (all, good, without_account): (i64, i64, i64) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (all, good, base64): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if all == 0 || good > 0 {
+        return Ok(None);
+    }
+    let kind = match base64 {
+        0 => "keys with a hash of another kind need new tokens",
+        _ => "in base64, as they seem to be, keys can be imported",
+    };
+    Ok(Some(format!(
+        "none of the {all} values of {name} is a SHA-256 in lower-case hexadecimal, so no token would be found: {kind}"
+    )))
+}
+
+/// Logs rows that no token matches, and rows that are nobody's.
+async fn warn_of_rows(statements: &mut Statements<'_>, schema: &Schema) -> Result<()> {
+    let table = &schema.keys;
+    let rows = statements.fetch(schema.sql(include_str!("../sql/adopt/rows.sql")).query()).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (unmatched, without_account): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     if without_account > 0 {
         tracing::warn!(
             table,
@@ -149,19 +192,14 @@ async fn check_hashes(statements: &mut Statements<'_>, schema: &Schema) -> Resul
             "some rows have no account: they are refused, and their spending is not taken over"
         );
     }
-    if all > 0 && good == 0 {
-        return Ok(Some(format!(
-            "none of the {all} values of {name} is a SHA-256 in lower-case hexadecimal, so no token would be found"
-        )));
-    }
-    if good < all {
+    if unmatched > 0 {
         tracing::warn!(
             table,
-            rows = all - good,
+            rows = unmatched,
             "some rows have no SHA-256 in lower-case hexadecimal: no token can match them"
         );
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Logs keys whose parent is missing. They are refused, because what the parent allows is unknown.

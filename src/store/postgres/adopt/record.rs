@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::Row;
 
-use super::{Adoption, KeyColumn};
+use super::{Adoption, KeyColumn, SwitchedOff};
 use crate::model::{Amount, Budget, Scope, ScopeSet};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Result, invalid_row};
@@ -18,11 +18,15 @@ use crate::store::postgres::types::Instant;
 pub(super) const RESTART: &str =
     "and restart every process that has it open: each uses the record as it was when it opened";
 
+/// The columns that switch keys off.
+pub(super) type Switches = BTreeMap<String, SwitchedOff>;
+
 /// An adoption as it was recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) table: String,
     pub(super) columns: BTreeMap<KeyColumn, String>,
+    pub(super) switches: Switches,
     pub(super) null_defaults: NullDefaults,
 }
 
@@ -35,7 +39,7 @@ pub(super) async fn read(
         return Ok(None);
     }
     let text = schema
-        .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at FROM {adoption} WHERE is_one");
+        .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at, switches::text FROM {adoption} WHERE is_one");
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let names: BTreeMap<String, String> =
@@ -45,6 +49,13 @@ pub(super) async fn read(
         field
             .map(|field| (field, name))
             .ok_or_else(|| invalid_row("a column of the adoption record is for an unknown field"))
+    };
+    let switches: BTreeMap<String, String> =
+        serde_json::from_str(row.try_get(6)?).map_err(invalid_row)?;
+    let switch = |(column, off): (String, String)| {
+        let off = SwitchedOff::from_name(&off);
+        off.map(|off| (column, off))
+            .ok_or_else(|| invalid_row("a switch of the adoption record is unknown"))
     };
     let scopes = match row.try_get::<Option<Vec<String>>, _>(2)? {
         None => ScopeSet::unrestricted(),
@@ -60,6 +71,7 @@ pub(super) async fn read(
     Ok(Some(Record {
         table: row.try_get(0)?,
         columns: names.into_iter().map(column).collect::<Result<_>>()?,
+        switches: switches.into_iter().map(switch).collect::<Result<_>>()?,
         null_defaults: NullDefaults { scopes, budget: Budget::new(limit, period), created_at },
     }))
 }
@@ -76,6 +88,7 @@ impl Record {
     pub(super) fn new(
         table: &str,
         columns: BTreeMap<KeyColumn, String>,
+        switches: Switches,
         adoption: &Adoption,
         at: Timestamp,
     ) -> Self {
@@ -84,19 +97,23 @@ impl Record {
             budget: adoption.budget,
             created_at: at,
         };
-        Self { table: table.to_owned(), columns, null_defaults }
+        Self { table: table.to_owned(), columns, switches, null_defaults }
     }
 
     /// Returns the statement that inserts the record. `now` is an SQL expression.
     pub(super) fn insert(&self, schema: &Schema, now: &str) -> String {
         let columns: BTreeMap<_, _> =
             self.columns.iter().map(|(field, name)| (field.spec().name, name)).collect();
-        let columns = serde_json::to_string(&columns).unwrap_or_default();
+        let switches: BTreeMap<_, _> =
+            self.switches.iter().map(|(column, off)| (column, off.as_str())).collect();
+        let json = |map: serde_json::Result<String>| literal(&map.unwrap_or_default());
         format!(
-            "INSERT INTO {} (table_name, columns, scopes, limit_micros, period, adopted_at)\nVALUES ({}, {}, {}, {now})",
+            "INSERT INTO {} (table_name, columns, switches, scopes, limit_micros, period, adopted_at)\n\
+             VALUES ({}, {}, {}, {}, {now})",
             schema.fill("{adoption}"),
             literal(&self.table),
-            literal(&columns),
+            json(serde_json::to_string(&columns)),
+            json(serde_json::to_string(&switches)),
             null_defaults_sql(&self.null_defaults.scopes, &self.null_defaults.budget).join(", "),
         )
     }
@@ -129,6 +146,14 @@ impl Record {
                 return Err(format!(
                     "{table} was adopted with {recorded} for {field}, not with {name:?}: leave `Adoption::column` out, \
                      or, once its values are in the other column, change `columns` in {adoption_table} {RESTART}"
+                ));
+            }
+        }
+        for (name, off) in &adoption.switches {
+            if self.switches.get(name) != off.as_ref() {
+                return Err(format!(
+                    "{table} was adopted with another meaning of the column {name:?}: leave `Adoption::switch` and \
+                     `Adoption::ignore` out, or change `switches` in {adoption_table} {RESTART}"
                 ));
             }
         }

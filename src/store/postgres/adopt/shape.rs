@@ -5,15 +5,23 @@ use std::sync::Arc;
 
 use sqlx::Row;
 
-use super::record::RESTART;
-use super::{Adoption, KeyColumn};
+use super::record::{RESTART, Switches};
+use super::switch::{Guess, SwitchedOff, guess};
+use super::{Adoption, HASHES, KeyColumn};
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::Result;
-use crate::store::postgres::names::{Ident, TableName};
-use crate::store::postgres::schema::{IdType, KeyColumns, LimitUnit, NullDefaults, TimeColumn};
+use crate::store::postgres::names::{Ident, TableName, literal};
+use crate::store::postgres::schema::{
+    IdType, KeyColumns, LimitUnit, NullDefaults, Switch, TimeColumn,
+};
+
+/// The column that has the prefix and the start of a token in other programs.
+const KEY_PREFIX: &str = "key_prefix";
 
 /// A table as the database describes it.
 pub(super) struct Shape {
+    /// What it is instead of an ordinary table, if it is not one.
+    kind: Option<&'static str>,
     columns: Vec<Column>,
     indexes: Vec<Index>,
     /// Whether row security hides rows from this role.
@@ -41,7 +49,7 @@ struct Index {
     is_partial: bool,
 }
 
-/// Reads the description of a table. Returns a problem if it is not a table.
+/// Reads the description of a table. Returns a problem if there is no such table.
 pub(super) async fn inspect(
     statements: &mut Statements<'_>,
     table: &TableName,
@@ -57,17 +65,15 @@ pub(super) async fn inspect(
         "p" => Some("a partitioned table, in which a hash cannot be unique"),
         "v" | "m" => Some("a view"),
         "f" => Some("a foreign table"),
-        _ => Some("not a table"),
+        _ => Some("no table"),
     };
-    if let Some(kind) = kind {
-        return Ok(Err(format!("it is {kind}: name the table that has the keys")));
-    }
     let oid: i64 = found.try_get(0)?;
     let columns = sqlx::query(include_str!("../sql/adopt/columns.sql")).bind(oid);
     let columns = statements.fetch(columns).await?;
     let indexes = sqlx::query(include_str!("../sql/adopt/indexes.sql")).bind(oid);
     let indexes = statements.fetch(indexes).await?;
     Ok(Ok(Shape {
+        kind,
         columns: columns.iter().map(column).collect::<Result<_>>()?,
         indexes: indexes.iter().map(index).collect::<Result<_>>()?,
         is_filtered: found.try_get(2)?,
@@ -130,11 +136,9 @@ impl Shape {
         indexes.any(|index| index.first == column.number && index.is_unique && !index.is_partial)
     }
 
-    /// Chooses the column of each field, by the adoption and the existing columns.
-    pub(super) fn choose(
-        &self,
-        adoption: &Adoption,
-    ) -> Result<BTreeMap<KeyColumn, String>, Vec<String>> {
+    /// Chooses the column of each field, by the adoption and the existing columns. Also returns what is wrong with the
+    /// choice.
+    pub(super) fn choose(&self, adoption: &Adoption) -> (BTreeMap<KeyColumn, String>, Vec<String>) {
         let mut problems = Vec::new();
         let is_npm = self.has("budget_cents");
         let says_limit = [KeyColumn::LimitMicros, KeyColumn::LimitCents]
@@ -153,6 +157,7 @@ impl Shape {
             if let Some(name) = adoption.columns.get(&field) {
                 if let Err(error) = Ident::new(name) {
                     problems.push(format!("{field}: {error}"));
+                    continue;
                 }
                 columns.insert(field, name.clone());
                 continue;
@@ -161,13 +166,67 @@ impl Shape {
             let name = match field {
                 KeyColumn::LimitCents if says_limit[0] => None,
                 KeyColumn::LimitMicros if says_limit[1] || is_npm => None,
+                KeyColumn::Start if self.has(KEY_PREFIX) && !self.has("start") => Some(KEY_PREFIX),
                 _ => npm_name.or(field.spec().column),
             };
             if let Some(name) = name {
                 columns.insert(field, name.to_owned());
             }
         }
-        if problems.is_empty() { Ok(columns) } else { Err(problems) }
+        (columns, problems)
+    }
+
+    /// Chooses the columns that switch keys off, of those that are no fields. Also returns what is wrong with the choice.
+    pub(super) fn choose_switches(
+        &self,
+        adoption: &Adoption,
+        columns: &BTreeMap<KeyColumn, String>,
+    ) -> (Switches, Vec<String>) {
+        let (mut switches, mut problems) = (Switches::new(), Vec::new());
+        for name in adoption.switches.keys().filter(|name| !self.has(name)) {
+            problems.push(format!("it has no column {name:?} to switch keys off"));
+        }
+        let fields: Vec<_> = columns.values().collect();
+        for column in self.columns.iter().filter(|column| !fields.contains(&&column.name)) {
+            let Column { name, type_name, type_shown, .. } = column;
+            let off = match (adoption.switches.get(name), guess(name, type_name)) {
+                (Some(Some(off)), _) => *off,
+                (None, Guess::Switch(off)) => off,
+                (Some(None), _) | (None, Guess::Other) => continue,
+                (None, Guess::Unclear) => {
+                    problems.push(format!(
+                        "the column {name:?} ({type_shown}) may switch keys off, and agentkey cannot tell when: add a \
+                         column that says so, such as \"is_off boolean GENERATED ALWAYS AS (…) STORED\", and name it with \
+                         `.switch(\"is_off\", SwitchedOff::WhenTrue)`; then, or if it switches no key off, say \
+                         `.ignore({name:?})`"
+                    ));
+                    continue;
+                }
+            };
+            match off.fits(type_name) {
+                true => drop(switches.insert(name.clone(), off)),
+                false => problems.push(format!(
+                    "the column {name:?} is {type_shown}, which is neither true nor false: name a boolean or integer \
+                     column with `.switch(…)`, or say SwitchedOff::WhenSet"
+                )),
+            }
+        }
+        (switches, problems)
+    }
+
+    /// Returns the problems of columns that switched keys off when the table was adopted.
+    pub(super) fn switch_problems(&self, switches: &Switches, adoption_table: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, off) in switches {
+            if !self.column(name).is_some_and(|column| off.fits(&column.type_name)) {
+                problems.push(format!(
+                    "it has no column {name:?} any more, which switched keys off: give the column back, or, if it is not \
+                     needed, run: UPDATE {adoption_table} SET switches = switches - {}; {RESTART}",
+                    literal(name),
+                ));
+            }
+        }
+        problems
     }
 
     /// Returns all problems of these columns, each with its remedy. `recorded` is the table of the record, if there is
@@ -177,7 +236,11 @@ impl Shape {
         columns: &BTreeMap<KeyColumn, String>,
         recorded: Option<&str>,
     ) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = self
+            .kind
+            .map(|kind| format!("it is {kind}: name the table that has the keys"))
+            .into_iter()
+            .collect();
         for (field, name) in columns {
             let map = format!("`.column(KeyColumn::{field}, …)`");
             if let Some((other, _)) =
@@ -227,7 +290,8 @@ impl Shape {
                      found as one and yet have separate budgets; change its collation, or name another column with {map}"
                 ));
             }
-            if matches!(field, KeyColumn::Id | KeyColumn::Hash) && !self.is_unique(column) {
+            let must_be_unique = matches!(field, KeyColumn::Id | KeyColumn::Hash);
+            if must_be_unique && self.kind.is_none() && !self.is_unique(column) {
                 problems.push(format!(
                     "the column {name:?} is not unique: {field} needs a primary key, a unique constraint or a unique \
                      index on it alone, not partial and not deferrable"
@@ -259,6 +323,7 @@ impl Shape {
     pub(super) fn key_columns(
         &self,
         columns: &BTreeMap<KeyColumn, String>,
+        switches: &Switches,
         null_defaults: NullDefaults,
     ) -> Result<KeyColumns, String> {
         let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
@@ -289,6 +354,10 @@ impl Shape {
             "uuid" => IdType::Uuid,
             _ => IdType::Text { max: column(field).and_then(|column| column.length) },
         };
+        let switches = switches.iter().map(|(name, off): (_, &SwitchedOff)| {
+            let type_name = self.column(name).map_or("", |column| &*column.type_name);
+            Ok(Switch { column: name.clone(), is_off: off.sql(&Ident::new(name)?, type_name) })
+        });
         Ok(KeyColumns {
             id: ident(KeyColumn::Id)?,
             account: ident(KeyColumn::Account)?,
@@ -299,6 +368,8 @@ impl Shape {
             name: ident(KeyColumn::Name)?,
             prefix: ident(KeyColumn::Prefix)?,
             start: ident(KeyColumn::Start)?,
+            start_has_prefix: name(KeyColumn::Start) == KEY_PREFIX,
+            subject: columns.get(&KeyColumn::Subject).map(|name| Ident::new(name)).transpose()?,
             scopes: ident(KeyColumn::Scopes)?,
             limit: ident(limit)?,
             limit_unit,
@@ -312,10 +383,17 @@ impl Shape {
             delegated_by: ident(KeyColumn::DelegatedBy)?,
             delegated_by_type: id_type(KeyColumn::DelegatedBy),
             metadata: ident(KeyColumn::Metadata)?,
+            switches: switches.collect::<Result<_, String>>()?,
             null_defaults,
             is_own: false,
             invalid_rows: Arc::default(),
         })
+    }
+
+    /// Returns whether the column has texts.
+    pub(super) fn has_texts(&self, name: &str) -> bool {
+        let is_text = |column: &Column| HASHES.names.contains(&&*column.type_name);
+        self.column(name).is_some_and(is_text)
     }
 
     /// Returns whether the column is a `timestamp` without a zone.

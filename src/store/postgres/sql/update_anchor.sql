@@ -1,0 +1,1 @@
+UPDATE {balances} SET anchor = $2 WHERE key_id = $1
