@@ -32,7 +32,7 @@ CREATE OR REPLACE FUNCTION {schema}."agentkey_check_limits"() RETURNS trigger LA
 BEGIN
     IF jsonb_typeof(NEW.more_limits) <> 'object' OR EXISTS (
         SELECT FROM jsonb_each(NEW.more_limits) l
-        WHERE jsonb_typeof(l.value) <> 'number' OR l.value::text !~ '^[0-9]{1,18}$'
+        WHERE jsonb_typeof(l.value) <> 'number' OR l.value::text !~ '^[0-9]{1,19}$' OR l.value > '9223372036854775807'::jsonb
             OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')
     ) OR (
         SELECT count(*) <> count(DISTINCT unit) FROM (

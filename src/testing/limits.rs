@@ -173,6 +173,18 @@ pub async fn the_other_limits_bind_without_the_first<S: Store>(make: impl AsyncF
     w.paid(&key, 4).await;
 }
 
+/// Every limit may be as large as an amount can be.
+pub async fn a_limit_may_be_the_largest_amount<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let budget = Budget::daily(c(10)).and_lifetime(Amount::MAX);
+    let key = w.create(acme().budget(budget)).await;
+    let account = w.ceiling(&key.account, budget).await;
+    let updated = w.update(&key, KeyPatch::new().budget(budget.and_weekly(Amount::MAX))).await;
+    assert_eq!((key.budget, account.budget), (budget, budget));
+    assert_eq!(updated.expect("it may").budget, budget.and_weekly(Amount::MAX));
+    w.paid(&key, 1).await;
+}
+
 /// A child's limit is not above an ancestor's for the same or a longer period.
 pub async fn a_child_stays_inside_every_limit<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
