@@ -20,7 +20,9 @@ CREATE TABLE IF NOT EXISTS {keys} (
     revoked_at   timestamptz,
     revoked_reason text CHECK (length(revoked_reason) <= 255),
     delegated_by text CHECK (length(delegated_by) BETWEEN 1 AND 255), -- the human on whose behalf the key acts
-    metadata     jsonb CHECK (jsonb_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 8192),
+    -- The text of a jsonb has spaces, and writes 1e300 out.
+    metadata     jsonb CHECK (jsonb_typeof(metadata) = 'object'
+        AND octet_length(regexp_replace(metadata::text, '0{16,}', '', 'g')) <= 8192),
     -- A list of scope-tokens of 1 to 128 characters (RFC 6749, 3.3).
     CHECK (cardinality(scopes) = 0 OR array_ndims(scopes) = 1 AND array_position(scopes, NULL) IS NULL
         AND array_to_string(scopes, ' ') ~ '^[]!#-Z[^-~]{1,128}( []!#-Z[^-~]{1,128})*$'
@@ -32,7 +34,7 @@ CREATE OR REPLACE FUNCTION {schema}."agentkey_check_limits"() RETURNS trigger LA
 BEGIN
     IF jsonb_typeof(NEW.more_limits) <> 'object' OR EXISTS (
         SELECT FROM jsonb_each(NEW.more_limits) l
-        WHERE jsonb_typeof(l.value) <> 'number' OR l.value::text !~ '^[0-9]{1,18}$'
+        WHERE jsonb_typeof(l.value) <> 'number' OR l.value::text !~ '^[0-9]{1,19}$' OR l.value > '9223372036854775807'::jsonb
             OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')
     ) OR (
         SELECT count(*) <> count(DISTINCT unit) FROM (

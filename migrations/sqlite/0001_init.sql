@@ -22,7 +22,7 @@ CREATE TABLE agent_keys (
     revoked_at   INTEGER,
     revoked_reason TEXT CHECK (length(revoked_reason) <= 255),
     delegated_by TEXT CHECK (length(delegated_by) BETWEEN 1 AND 255), -- the human on whose behalf the key acts
-    metadata     TEXT CHECK (json_type(metadata) = 'object' AND length(CAST(metadata AS BLOB)) <= 4096)
+    metadata     TEXT CHECK (json_valid(metadata) AND json_type(metadata) = 'object' AND length(CAST(metadata AS BLOB)) <= 4096)
 ) STRICT;
 CREATE INDEX agent_keys_account ON agent_keys (account_id, id);
 CREATE INDEX agent_keys_parent ON agent_keys (parent_id, id) WHERE parent_id IS NOT NULL;
@@ -47,8 +47,8 @@ CREATE TRIGGER agent_keys_limits_of_new BEFORE INSERT ON agent_keys WHEN NEW.mor
 BEGIN
     SELECT RAISE(ABORT, 'agentkey: more_limits is a JSON object of micro-units by period, such as {"day": 50000}; with the period of the key, each of day, week, month and lifetime occurs once')
     WHERE NOT json_valid(NEW.more_limits) OR json_type(NEW.more_limits) <> 'object'
-        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR l.value < 0
-            OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
+        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR typeof(l.value) <> 'integer'
+            OR instr(NEW.more_limits, '-') > 0 OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
         OR (SELECT count(*) <> count(DISTINCT unit) FROM (
             SELECT replace(l.key, 'calendar_', '') AS unit FROM json_each(NEW.more_limits) l
             UNION ALL SELECT replace(NEW.period, 'calendar_', '')));
@@ -57,8 +57,8 @@ CREATE TRIGGER agent_keys_limits_changed BEFORE UPDATE OF more_limits, period ON
 BEGIN
     SELECT RAISE(ABORT, 'agentkey: more_limits is a JSON object of micro-units by period, such as {"day": 50000}; with the period of the key, each of day, week, month and lifetime occurs once')
     WHERE NOT json_valid(NEW.more_limits) OR json_type(NEW.more_limits) <> 'object'
-        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR l.value < 0
-            OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
+        OR EXISTS (SELECT 1 FROM json_each(NEW.more_limits) l WHERE l.type <> 'integer' OR typeof(l.value) <> 'integer'
+            OR instr(NEW.more_limits, '-') > 0 OR l.key NOT IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month'))
         OR (SELECT count(*) <> count(DISTINCT unit) FROM (
             SELECT replace(l.key, 'calendar_', '') AS unit FROM json_each(NEW.more_limits) l
             UNION ALL SELECT replace(NEW.period, 'calendar_', '')));

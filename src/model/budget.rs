@@ -116,6 +116,11 @@ impl Budget {
             (self.limit, self.period) = (Some(limit), period);
             return self;
         }
+        self.and_more(limit, period)
+    }
+
+    /// Adds a limit beside the first one, for another unit of time.
+    fn and_more(mut self, limit: Amount, period: Period) -> Self {
         // Beside the first limit there are three other units of time, so there is a place for each.
         let same = |slot: &&mut Option<Limit>| {
             slot.is_some_and(|other| other.period.is_as_long_as(period))
@@ -379,7 +384,8 @@ impl Budget {
             if budget.periods().any(|other| other.is_as_long_as(period)) {
                 return Err(BudgetError::SamePeriod);
             }
-            budget = budget.and(limit.ok_or(BudgetError::NoAmount)?, period);
+            // The first period is counted also where it has no limit, as the stored balance says.
+            budget = budget.and_more(limit.ok_or(BudgetError::NoAmount)?, period);
         }
         budget.validate()?;
         Ok(budget)
@@ -420,6 +426,13 @@ mod tests {
                     .and_lifetime(Amount::cents(50))
                     .and_daily(Amount::ZERO),
                 r#"[{"limit_cents":9,"period":"month"},{"limit_cents":0,"period":"day"},{"limit_cents":50,"period":"lifetime"}]"#,
+            ),
+            (
+                Budget {
+                    limit: None,
+                    ..Budget::lifetime(Amount::ZERO).and_daily(Amount::cents(5))
+                },
+                r#"[{"limit_cents":null,"period":"lifetime"},{"limit_cents":5,"period":"day"}]"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&budget).unwrap(), json);

@@ -31,9 +31,13 @@ impl Metadata {
     /// # Errors
     ///
     /// [`MetadataError::TooLarge`] where it has more than [`MAX_BYTES`](Self::MAX_BYTES).
+    /// [`MetadataError::NulCharacter`] where a text in it has the character U+0000.
     pub fn new(object: Map<String, Value>) -> Result<Self, MetadataError> {
         if object.is_empty() {
             return Ok(Self::default());
+        }
+        if object.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
+            return Err(MetadataError::NulCharacter);
         }
         let metadata = Self(Some(Arc::new(object)));
         match metadata.to_string().len() <= Self::MAX_BYTES {
@@ -60,6 +64,17 @@ impl Metadata {
     /// Returns the JSON that a store keeps; `None` where there are no members. For stores.
     pub fn stored(&self) -> Option<String> {
         (!self.is_empty()).then(|| self.to_string())
+    }
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(object) => {
+            object.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -107,6 +122,9 @@ pub enum MetadataError {
     /// It is not a JSON object.
     #[error("metadata is a JSON object")]
     NotAnObject,
+    /// A text in it has the character U+0000, which PostgreSQL cannot store.
+    #[error("metadata has no character U+0000")]
+    NulCharacter,
     /// It is too large.
     #[error("metadata has at most 4096 bytes as JSON")]
     TooLarge,
@@ -124,6 +142,18 @@ mod tests {
         assert_eq!(text.parse::<Metadata>(), Err(MetadataError::TooLarge));
         for text in ["", "null", "1", "[]", "{", r#"{"a":1}{}"#] {
             assert_eq!(text.parse::<Metadata>(), Err(MetadataError::NotAnObject), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_text_in_it_has_the_character_that_databases_refuse() {
+        for text in [r#"{"a":"\u0000"}"#, r#"{"\u0000":1}"#, r#"{"a":[{"b":"x\u0000"}]}"#] {
+            assert_eq!(text.parse::<Metadata>(), Err(MetadataError::NulCharacter), "{text}");
+            let error = serde_json::from_str::<Metadata>(text).unwrap_err().to_string();
+            assert!(error.contains("U+0000"), "{error}");
+        }
+        for text in [r#"{"a":"\\u0000"}"#, r#"{"a":"\u0001"}"#] {
+            assert_eq!(text.parse::<Metadata>().unwrap().to_string(), text);
         }
     }
 

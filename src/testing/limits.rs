@@ -152,6 +152,39 @@ pub async fn an_account_has_several_limits<S: Store>(make: impl AsyncFn(Clock) -
     assert_eq!(account.balance.windows().nth(1), Some(&month));
 }
 
+/// Where the first limit alone is taken away, the others stay, and count as before.
+pub async fn the_other_limits_bind_without_the_first<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let mut budget = Budget::lifetime(c(90)).and_daily(c(10));
+    let key = w.create(acme().budget(budget)).await;
+    w.ceiling(&key.account, budget).await;
+    w.clock.advance(secs(DAY));
+    w.paid(&key, 6).await;
+    budget.limit = None;
+    w.ceiling(&key.account, budget).await;
+    w.update(&key, KeyPatch::new().budget(budget)).await.expect("it may");
+    let account = w.store.account(&key.account).await.unwrap().expect("it has a ceiling");
+    let read = w.store.lineage(key.id).await.unwrap().expect("it is there").key().clone();
+    assert_eq!((account.budget, read.budget), (budget, budget));
+    for balance in [account.balance, read.balance] {
+        assert_eq!(balance.spent_in(Period::Day), Some(c(6)));
+    }
+    w.short(&pay(&key, c(5))).await;
+    w.paid(&key, 4).await;
+}
+
+/// Every limit may be as large as an amount can be.
+pub async fn a_limit_may_be_the_largest_amount<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let budget = Budget::daily(c(10)).and_lifetime(Amount::MAX);
+    let key = w.create(acme().budget(budget)).await;
+    let account = w.ceiling(&key.account, budget).await;
+    let updated = w.update(&key, KeyPatch::new().budget(budget.and_weekly(Amount::MAX))).await;
+    assert_eq!((key.budget, account.budget), (budget, budget));
+    assert_eq!(updated.expect("it may").budget, budget.and_weekly(Amount::MAX));
+    w.paid(&key, 1).await;
+}
+
 /// A child's limit is not above an ancestor's for the same or a longer period.
 pub async fn a_child_stays_inside_every_limit<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;

@@ -227,6 +227,8 @@ suite! { $
         a_refund_counts_by_each_window
         limits_come_and_go
         an_account_has_several_limits
+        the_other_limits_bind_without_the_first
+        a_limit_may_be_the_largest_amount
         a_child_stays_inside_every_limit
     }
     records {

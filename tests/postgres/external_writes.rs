@@ -30,6 +30,7 @@ async fn rows_that_make_no_sense_cannot_be_written() {
         "UPDATE agent_keys SET more_limits = '{\"quarter\": 1}'",
         "UPDATE agent_keys SET more_limits = '{\"day\": -1}'",
         "UPDATE agent_keys SET more_limits = '{\"day\": 1.5}'",
+        "UPDATE agent_keys SET more_limits = '{\"day\": 9223372036854775808}'",
         "UPDATE agent_keys SET more_limits = '{\"day\": null}'",
         "UPDATE agent_keys SET more_limits = '{\"day\": 1, \"calendar_day\": 1}'",
         "UPDATE agent_keys SET more_limits = '{\"lifetime\": 1}'",

@@ -358,7 +358,7 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(key.expires_at.map(Instant))
             .bind(more_limits(&key.budget))
             .bind(key.delegated_by.clone())
-            .bind(key.metadata.stored())
+            .bind(columns.stored_metadata(&key.metadata))
             .bind(key.disabled_at.map(Instant));
         let rows = self.statements.fetch(query).await?;
         let id = first(&rows, None)?;
@@ -383,7 +383,7 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(columns.stored_period(key.budget.period, true))
             .bind(more_limits(&key.budget))
             .bind(key.disabled_at.map(Instant))
-            .bind(key.metadata.stored());
+            .bind(columns.stored_metadata(&key.metadata));
         self.run(query).await
     }
 

@@ -8,7 +8,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::invalid_rows::InvalidRows;
 use super::names::{Ident, Sql, literal, one_line};
 use crate::ledger::MAX_DEPTH;
-use crate::model::{Amount, Budget, Key, Period, ScopeSet};
+use crate::model::{Amount, Budget, Key, Metadata, Period, ScopeSet};
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -370,6 +370,11 @@ impl KeyColumns {
             (true, false) => Some(vec!["*".to_owned()]),
             (false, _) => Some(scopes.iter().map(|scope| scope.as_str().to_owned()).collect()),
         }
+    }
+
+    /// Encodes metadata. The application's own column may be NOT NULL, so no metadata is an empty object there.
+    pub(super) fn stored_metadata(&self, metadata: &Metadata) -> Option<String> {
+        if self.is_own { metadata.stored() } else { Some(metadata.to_string()) }
     }
 
     /// Returns the name that callers use for the column with this name.

@@ -1,5 +1,6 @@
 //! A change of one field of a key changes neither the other columns of the application's row nor what they mean.
 
+use agentkey::model::Metadata;
 use agentkey::{AgentKeys, Amount, KeyId, KeyPatch, NewKey};
 
 use super::*;
@@ -109,7 +110,8 @@ async fn another_budget_is_read_back_as_it_was_given() {
 async fn columns_that_are_not_null_take_updates_and_new_keys() {
     let table = "CREATE TABLE sdk_api_keys (id serial PRIMARY KEY, account_id text, key_hash text UNIQUE, \
         scopes text[] NOT NULL DEFAULT '{}', budget_cents int NOT NULL DEFAULT 1000, \
-        budget_period text NOT NULL DEFAULT 'month'); \
+        budget_period text NOT NULL DEFAULT 'month', metadata json NOT NULL DEFAULT '{}', \
+        revoked_reason text NOT NULL DEFAULT 'none'); \
         INSERT INTO sdk_api_keys (account_id, key_hash) VALUES ('acme', encode(sha256('obs_1'), 'hex'))";
     let Some(host) = Host::with(table).await else { return };
     let adoption = Adoption::new(ScopeSet::none(), Budget::monthly(Amount::cents(1_000)));
@@ -121,8 +123,16 @@ async fn columns_that_are_not_null_take_updates_and_new_keys() {
             .scopes(scopes)
             .budget(Budget::monthly(Amount::cents(cents)));
         let made = keys.create(new).await.unwrap();
-        assert_eq!(*keys.find(&made.token).await.unwrap().unwrap().key(), made.key);
+        let mut found = keys.find(&made.token).await.unwrap().unwrap().key().clone();
+        assert_eq!(found.revoked_reason.take().as_deref(), Some("none"));
+        assert_eq!(found, made.key);
     }
+    for metadata in [r#"{"a": 1}"#, "{}"] {
+        let metadata: Metadata = metadata.parse().unwrap();
+        let updated = keys.update(FIRST, KeyPatch::new().metadata(metadata.clone())).await.unwrap();
+        assert_eq!(updated.metadata, metadata);
+    }
+    keys.revoke(FIRST, None).await.unwrap();
 }
 
 #[tokio::test]
