@@ -617,6 +617,7 @@ mod tests {
             prop_assert_eq!(Amount::parse_rounding_up(&text), text.parse());
         }
 
+        #[test]
         fn json_round_trips(micros: i64, round in 0..5_u32) {
             let amount = Amount::micros(micros / 10_i64.pow(round) * 10_i64.pow(round));
             prop_assert_eq!(read(&written(amount)), Ok(amount));

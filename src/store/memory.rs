@@ -277,8 +277,8 @@ impl Tables {
         if !spent.is_zero() {
             let opening = Action::Opening { amount: spent };
             let posting = Posting::new(key.account.clone(), key.id, opening);
-            let refused = |refusal| ChangeError::NotInForce { key: key.id, by: key.id, refusal };
-            self.book.post(&posting).map_err(refused)?;
+            let invalid = |refusal: Refusal| ChangeError::invalid("spent", refusal.to_string());
+            self.book.post(&posting).map_err(invalid)?;
             self.record();
         }
         Ok(Imported::New(key.id))
