@@ -533,10 +533,18 @@ impl ChargeState {
         if holds.is_empty() && claim.is_none() {
             return None;
         }
-        let (claim, left) = claim.unzip();
-        // A renewal never shortens the life of a hold, and the next one is in time for the holds.
-        let posted_ttl = left.flatten().map_or(ttl, |left| ttl.min(left));
-        let action = Action::Renew { holds: holds.clone(), ttl: posted_ttl, max_age, claim };
+        let (mut claim, left) = claim.unzip();
+        // A claim near its maximum age is renewed apart. The holds are younger, and live longer.
+        if let Some(left) = left.flatten().filter(|left| *left < ttl) {
+            let action =
+                Action::Renew { holds: Vec::new(), ttl: left, max_age, claim: claim.take() };
+            match self.post(action).await {
+                Err(Refusal::Unavailable { retry_after }) => return Some(retry_after.min(ttl / 6)),
+                _ if holds.is_empty() => return Some(ttl / 3),
+                _ => {}
+            }
+        }
+        let action = Action::Renew { holds: holds.clone(), ttl, max_age, claim };
         match self.post(action).await {
             Ok(Posted { outcome: Outcome::Renewed { over: expired, .. }, .. }) => {
                 self.totals().mark_expired(&expired);
