@@ -61,6 +61,15 @@ impl ChargeState {
         Self { is_outside: true, totals, ..Self::new(keys, found, Arc::default(), Ok(None)) }
     }
 
+    /// Returns the state of a charge that begins now. A request has one charge; outside of a request,
+    /// each is its own, so that a context may be kept.
+    pub(super) fn to_begin(self: &Arc<Self>) -> Arc<Self> {
+        match self.is_outside {
+            true => Arc::new(Self::outside(self.keys.clone(), self.found.clone())),
+            false => self.clone(),
+        }
+    }
+
     pub(crate) fn lineage(&self) -> &Lineage {
         &self.found.lineage
     }
