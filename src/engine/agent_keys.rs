@@ -537,6 +537,10 @@ impl AgentKeys {
     /// the charge was committed after all, its entry is returned, and nothing is charged. As every
     /// settle it is always accepted, also for a key that is revoked or over its limit.
     ///
+    /// `undone` is what the settle would have ended or taken back: the `holds` and the `void` of the
+    /// line. A hold that was [charged when it expired](crate::http::OnExpiry::Charge) and a payment in
+    /// doubt are charged beside the cost, unless they are named here.
+    ///
     /// # Errors
     ///
     /// [`ChangeError::UnknownKey`] where there is no such key. [`Refusal::Unavailable`] or
@@ -547,10 +551,11 @@ impl AgentKeys {
         key: KeyId,
         cost: Amount,
         note: Note,
+        undone: Vec<PostingId>,
     ) -> Result<Option<EntryId>, Error> {
         let lineage = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
         let action =
-            Action::Settle { holds: Vec::new(), void: Vec::new(), cost, note, claim: None };
+            Action::Settle { holds: undone.clone(), void: undone, cost, note, claim: None };
         let posting = Posting { id, ..Posting::new(lineage.account_id().clone(), key, action) };
         match self.inner.batches.post(posting).await?.outcome {
             Outcome::Settled { entry } => Ok(entry),

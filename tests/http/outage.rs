@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::ledger::{Action, Posting};
+use agentkey::ledger::{Action, OnExpiry, Posting};
 use agentkey::model::{EntryKind, Note, PostingId};
 use agentkey::{
-    AgentKeys, Amount, Charge, EntryQuery, KeyContext, MemoryStore, NewKey, Rejection,
+    AgentKeys, Amount, Charge, EntryQuery, Hold, KeyContext, MemoryStore, NewKey, Rejection,
     RequireScope, Token,
 };
 use axum::Router;
@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::support::{
-    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, dollar, is_hold,
-    is_pay, is_settle, logged, serve, soon,
+    Client, Fault, Faults, Ledger, Seen, Version, World, acme, capture_logs, clock, dollar,
+    is_hold, is_pay, is_settle, logged, serve, soon,
 };
 
 type Answer = Result<&'static str, Rejection>;
@@ -296,17 +296,63 @@ async fn a_settle_that_cannot_be_posted_is_logged_and_its_batch_is_posted() {
     let mut note = Note::default();
     note.set_reference("order-7").unwrap();
     let key = field("key").parse().unwrap();
-    let entry = world.keys.settle_as(id, key, cost, note).await.unwrap();
+    let holds = Vec::new(); // they are released when they expire
+    let entry = world.keys.settle_as(id, key, cost, note, holds).await.unwrap();
     assert_eq!(entry, Some(id.into()));
-    let again = world.keys.settle_as(id, key, cost, Note::default()).await.unwrap();
+    let again = world.keys.settle_as(id, key, cost, Note::default(), Vec::new()).await.unwrap();
     assert_eq!(again, entry);
     let query = EntryQuery::for_account("poisoned-settle".parse().unwrap());
     let entries = world.keys.entries(&query).await.unwrap().items;
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].kind, entries[0].amount), (EntryKind::Settle, Amount::cents(3)));
     assert_eq!(entries[0].note.reference.as_deref(), Some("order-7"));
-    let nothing = world.keys.settle_as(PostingId::new(), key, Amount::ZERO, Note::default()).await;
+    let nothing = world
+        .keys
+        .settle_as(PostingId::new(), key, Amount::ZERO, Note::default(), Vec::new())
+        .await;
     assert_eq!(nothing.unwrap(), None);
+}
+
+/// A hold that was charged when it expired is taken back, so the work is charged once.
+#[tokio::test]
+async fn a_charge_that_is_posted_by_hand_takes_back_what_its_settle_would_have() {
+    capture_logs();
+    let clock = clock();
+    let world = World::at(&clock).await;
+    let (key, token) = world.create(NewKey::new("by-hand".parse().unwrap())).await;
+    let app = Router::new().route(
+        "/",
+        get(async |charge: Charge| -> Answer {
+            charge.hold(Hold::new(Amount::cents(10)).on_expiry(OnExpiry::Charge)).await?;
+            charge.add(Amount::cents(3));
+            Ok("done")
+        }),
+    );
+    let app = app.layer(world.layer());
+    world.spy.set(Faults::posts(Fault::Broken).only(is_settle));
+    assert_eq!(ask(&app, "/", &token).await.refused(), unavailable());
+    world.spy.mend();
+    clock.advance(Duration::from_secs(3_600));
+    let spent = async || {
+        let account = world.keys.account(&"by-hand".parse().unwrap()).await.unwrap().unwrap();
+        (account.balance.spent(), account.balance.held)
+    };
+    assert_eq!(spent().await, (Amount::cents(10), Amount::ZERO), "the hold is charged whole");
+
+    let line = logged(&["post it by hand", "account=by-hand"]).remove(0);
+    let field = |name: &str, end: char| {
+        let value = line.split(&format!(" {name}=")).nth(1).unwrap();
+        value.split(end).next().unwrap().to_owned()
+    };
+    let id: PostingId = field("posting", ' ').parse().unwrap();
+    let holds = field("holds", ']').trim_start_matches("[\"").trim_end_matches('"').parse();
+    let holds: Vec<PostingId> = vec![holds.unwrap()];
+    for _ in 0..2 {
+        let posted =
+            world.keys.settle_as(id, key, Amount::cents(3), Note::default(), holds.clone()).await;
+        assert_eq!(posted.unwrap(), Some(id.into()));
+        assert_eq!(spent().await, (Amount::cents(3), Amount::ZERO));
+    }
 }
 
 /// A store that is down may come back, so a settle is retried for its whole timeout. No retry cures a broken one.

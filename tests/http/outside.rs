@@ -234,3 +234,23 @@ async fn validate_and_track_usage_are_authorize_and_charge() {
     let key = world.keys.authorize(&token).await.unwrap();
     assert_eq!(key.remaining(), Some(Amount::cents(3_800)));
 }
+
+/// A context that is kept begins each charge anew, also by `Charge::begin`: nothing of an earlier one is left in it.
+#[tokio::test]
+async fn a_kept_context_takes_nothing_from_one_charge_into_the_next() {
+    let world = World::new().await;
+    let (id, token) = world.key().await;
+    let key = world.keys.authorize(&token).await.unwrap();
+    let first = Charge::begin(&key).await.unwrap();
+    first.reference("job 1").unwrap();
+    first.add(Amount::cents(3));
+    first.settle().await.unwrap();
+    let second = Charge::begin(&key).await.unwrap();
+    second.add(Amount::cents(2));
+    second.settle().await.unwrap();
+    let entries = world.keys.entries(&EntryQuery::for_account(acme())).await.unwrap().items;
+    let references: Vec<_> = entries.iter().map(|entry| entry.note.reference.as_deref()).collect();
+    assert_eq!(references, [Some("job 1"), None]);
+    world.keys.disable(id).await.unwrap();
+    assert_eq!(code(Charge::begin(&key).await), "disabled_key");
+}

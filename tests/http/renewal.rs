@@ -208,6 +208,35 @@ async fn a_claim_of_work_behind_the_response_does_not_get_over_the_longest_age()
     }
 }
 
+/// A hold that is younger than the claim of its request outlives it.
+#[tokio::test(start_paused = true)]
+async fn a_hold_behind_the_response_is_renewed_beyond_the_age_of_the_claim() {
+    let clock = clock();
+    let builder = AgentKeys::builder().max_hold_age(Duration::from_secs(300));
+    let world = World::on(builder, Box::new(MemoryStore::with_clock(&clock)));
+    let (_, token) = world.key().await;
+    let handler = get(async |charge: Charge| {
+        charge.detach();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            charge.hold(Amount::cents(10)).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        "begun"
+    });
+    let app = Router::new().route("/", handler).layer(world.layer());
+    let request = Request::get("/").header("x-api-key", token.expose());
+    let request = request.header("idempotency-key", "k").body(Body::empty()).unwrap();
+    assert_eq!(Seen::read(app.oneshot(request).await.unwrap()).await.data, "begun");
+    for second in 1..=450 {
+        clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if second > 205 {
+            assert_eq!(world.ledger().await, held(), "{second} s");
+        }
+    }
+}
+
 /// An outage shorter than the hold's time to live costs nothing; a longer one ends the hold and loses no cost.
 #[tokio::test(start_paused = true)]
 async fn renewal_gets_over_an_outage() {

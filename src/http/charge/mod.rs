@@ -87,7 +87,7 @@ impl Charge {
     }
 
     async fn begin_replayable(context: &KeyContext) -> Result<Self, Rejection> {
-        let charge = Self::handle(context.charge_state().clone(), context.http().clone());
+        let charge = Self::handle(context.charge_state().to_begin(), context.http().clone());
         charge.state.begin().await.map_err(|refusal| charge.error(refusal))?;
         Ok(charge)
     }

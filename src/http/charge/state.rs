@@ -61,6 +61,15 @@ impl ChargeState {
         Self { is_outside: true, totals, ..Self::new(keys, found, Arc::default(), Ok(None)) }
     }
 
+    /// Returns the state of a charge that begins now. A request has one charge; outside of a request,
+    /// each is its own, so that a context may be kept.
+    pub(super) fn to_begin(self: &Arc<Self>) -> Arc<Self> {
+        match self.is_outside {
+            true => Arc::new(Self::outside(self.keys.clone(), self.found.clone())),
+            false => self.clone(),
+        }
+    }
+
     pub(crate) fn lineage(&self) -> &Lineage {
         &self.found.lineage
     }
@@ -533,10 +542,18 @@ impl ChargeState {
         if holds.is_empty() && claim.is_none() {
             return None;
         }
-        let (claim, left) = claim.unzip();
-        // A renewal never shortens the life of a hold, and the next one is in time for the holds.
-        let posted_ttl = left.flatten().map_or(ttl, |left| ttl.min(left));
-        let action = Action::Renew { holds: holds.clone(), ttl: posted_ttl, max_age, claim };
+        let (mut claim, left) = claim.unzip();
+        // A claim near its maximum age is renewed apart. The holds are younger, and live longer.
+        if let Some(left) = left.flatten().filter(|left| *left < ttl) {
+            let action =
+                Action::Renew { holds: Vec::new(), ttl: left, max_age, claim: claim.take() };
+            match self.post(action).await {
+                Err(Refusal::Unavailable { retry_after }) => return Some(retry_after.min(ttl / 6)),
+                _ if holds.is_empty() => return Some(ttl / 3),
+                _ => {}
+            }
+        }
+        let action = Action::Renew { holds: holds.clone(), ttl, max_age, claim };
         match self.post(action).await {
             Ok(Posted { outcome: Outcome::Renewed { over: expired, .. }, .. }) => {
                 self.totals().mark_expired(&expired);
