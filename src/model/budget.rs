@@ -308,6 +308,11 @@ impl Balance {
         }
     }
 
+    /// Returns whether nothing is spent in a current window, and nothing is held.
+    pub fn is_zero(&self) -> bool {
+        self.held.is_zero() && self.windows().all(|spent| spent.amount.is_zero())
+    }
+
     /// Returns whether it counts the periods of this budget and no others. For stores.
     pub fn counts(&self, budget: &Budget) -> bool {
         self.windows().map(|spent| spent.period).eq(budget.periods())

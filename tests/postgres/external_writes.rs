@@ -74,6 +74,11 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
         .await;
     execute(&pool, "INSERT INTO agent_keys (account_id, key_hash) VALUES ('acme', 'x')").await;
     execute(&pool, "DELETE FROM agent_keys WHERE key_hash = 'x'").await;
+    let (unused, _) = world.try_create(NewKey::new(key.account.clone())).await.unwrap();
+    let patch = agentkey::KeyPatch::new().budget(Budget::daily(agentkey::Amount::cents(5)));
+    let change = agentkey::ledger::KeyChange::Update { key: unused.id, patch };
+    world.change_key(change).await.unwrap();
+    execute(&pool, &format!("DELETE FROM agent_keys WHERE id = {}", unused.id)).await;
     assert!(world.post(&pay(&key, 98)).await.is_ok());
 }
 

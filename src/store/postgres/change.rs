@@ -322,7 +322,8 @@ impl PolicyTransaction<'_, '_, '_> {
                 for window in recount {
                     self.inner.recount_key(self.statements, &mut key, window).await?;
                 }
-                if !before.balance.counts(&key.budget) {
+                // A key without entries gets no balance: it may still be deleted.
+                if !before.balance.counts(&key.budget) && !key.balance.is_zero() {
                     self.write_balance(&key).await?;
                 }
                 self.update_key(&before, &key).await?;

@@ -154,7 +154,8 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
             for window in recount {
                 usage::recount_key(connection, &mut key, window)?;
             }
-            if !before.balance.counts(&key.budget) {
+            // A key without entries gets no balance: it may still be deleted.
+            if !before.balance.counts(&key.budget) && !key.balance.is_zero() {
                 write::balance(connection, &BalanceRow::of(&key))?;
             }
             update_key(connection, &key)?;

@@ -171,8 +171,11 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
         "UPDATE agent_keys SET account_id = 'acme', parent_id = 1, name = 'renamed' WHERE id = 2",
     );
     assert_eq!(pay(&store, 2, 8).await.unwrap().remaining, Some(Amount::ZERO));
-    // A key that was never used may be deleted.
+    // A key that was never used may be deleted, also after its limits were changed.
     let unused = create(&store, 2, draft("acme", None, Budget::unlimited())).await;
+    let patch = crate::model::KeyPatch::new().budget(Budget::daily(Amount::cents(5)));
+    let change = KeyChange::Update { key: unused.id, patch };
+    store.change_key(&change, &Rules::default()).await.unwrap().unwrap();
     raw(&path, &format!("DELETE FROM agent_keys WHERE id = {}", unused.id));
     assert_eq!(store.find(&[token(2).hash]).await.unwrap(), [None]);
 }
