@@ -158,7 +158,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
             if !before.balance.counts(&key.budget) && !key.balance.is_zero() {
                 write::balance(connection, &BalanceRow::of(&key))?;
             }
-            update_key(connection, &key)?;
+            update_key(connection, &before, &key)?;
         }
         KeyRecord::Rotate { hash, retires_at } => {
             rotate_token(connection, &key, &hash, retires_at, at)?
@@ -217,7 +217,7 @@ fn write_anchor(connection: &Connection, key: &Key) -> Result<()> {
     run(connection, SQL, params![key.id.get(), micros(key.anchor)]).map(drop)
 }
 
-fn update_key(connection: &Connection, key: &Key) -> Result<()> {
+fn update_key(connection: &Connection, before: &Key, key: &Key) -> Result<()> {
     const SQL: &str = include_str!("sql/update_key.sql");
     let row = params![
         key.id.get(),
@@ -229,6 +229,7 @@ fn update_key(connection: &Connection, key: &Key) -> Result<()> {
         key.expires_at.map(micros),
         key.disabled_at.map(micros),
         key.metadata.stored(),
+        before.metadata != key.metadata,
     ];
     run(connection, SQL, row).map(drop)
 }

@@ -1,7 +1,7 @@
 //! SQL of the application that is allowed is in force from the next request. SQLite refuses the rest.
 
 use super::*;
-use crate::model::Period;
+use crate::model::{KeyPatch, Period};
 
 async fn pay(store: &SqliteStore, key: i64, cents: i32) -> Result<Posted, Refusal> {
     let action = Action::Pay { amount: Amount::cents(cents), note: Note::default(), claim: None };
@@ -105,6 +105,28 @@ async fn limits_pauses_and_delegators_of_the_applications_sql_are_in_force() {
     assert_eq!((lineage.check_active(), lineage.delegated_by()), (Ok(()), Some("user_9")));
     assert_eq!(lineage.key().metadata.to_string(), r#"{"a":1}"#);
     pay(&store, 2, 1).await.unwrap();
+}
+
+/// Metadata that cannot be read is none for readers. A change of another field leaves it as it is.
+#[tokio::test]
+async fn metadata_that_cannot_be_read_is_not_erased() {
+    let directory = directory();
+    let path = directory.path().join("keys.db");
+    let store = family(&path).await;
+    for metadata in [
+        r#"{"a":"\u0000"}"#.to_owned(),
+        format!(r#"{{"a":{}{}}}"#, "[".repeat(200), "]".repeat(200)),
+    ] {
+        raw(&path, &format!("UPDATE agent_keys SET metadata = '{metadata}' WHERE id = 2"));
+        let patch = KeyPatch::new().name(format!("{} bytes", metadata.len()));
+        let change = KeyChange::Update { key: KeyId::new(2), patch };
+        let updated = store.change_key(&change, &Rules::default()).await.unwrap().unwrap();
+        assert!(updated.metadata.is_empty());
+        let kept = format!("SELECT 1 / (metadata = '{metadata}') FROM agent_keys WHERE id = 2");
+        let connection = Connection::open(&path).unwrap();
+        let kept: Option<i64> = connection.query_row(&kept, [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, Some(1), "{metadata}");
+    }
 }
 
 /// New scopes and accounts like these are refused. Those of a table stay what they were, and fail no other key.
