@@ -1,5 +1,6 @@
 //! Tables that cannot be adopted are left as they were, and one error says why.
 
+use agentkey::model::Period;
 use agentkey::store::KeyColumn;
 
 use super::*;
@@ -127,6 +128,13 @@ async fn other_things_than_a_table_with_keys() {
         (
             Adoption::new(ScopeSet::none(), Budget::daily(agentkey::Amount::micros(-1))),
             "a limit is zero or more",
+        ),
+        (
+            Adoption::new(
+                ScopeSet::none(),
+                Budget::new(None, Period::Month).and_daily(agentkey::Amount::cents(5)),
+            ),
+            "has one limit",
         ),
     ] {
         let error = host.refused(host.options().table("t").adopt(adoption)).await;

@@ -50,7 +50,7 @@ pub(in crate::store::postgres) async fn plan(
                 .budget
                 .validate()
                 .map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
-            if adoption.budget.limits().count() > 1 {
+            if adoption.budget.more().next().is_some() {
                 return Err(config_error(
                     "`PostgresOptions::adopt`: a row without a limit has one limit: give a budget with one",
                 ));
