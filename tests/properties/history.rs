@@ -98,9 +98,13 @@ pub(super) fn budgets() -> impl Strategy<Value = Budget> {
         1 => prop::collection::vec((0..120_i32, select(periods.to_vec())), 1..5),
     ];
     (limits, select(periods.to_vec()), more).prop_map(|(limit, period, more)| {
-        more.into_iter().fold(Budget::new(limit, period), |budget, (cents, period)| {
+        let first = Budget::new(Some(Amount::ZERO), period);
+        let mut budget = more.into_iter().fold(first, |budget, (cents, period)| {
             budget.and(Amount::cents(cents), period)
-        })
+        });
+        // The first period is counted also where it alone has no limit.
+        budget.limit = limit;
+        budget
     })
 }
 
