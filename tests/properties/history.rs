@@ -99,9 +99,9 @@ pub(super) fn budgets() -> impl Strategy<Value = Budget> {
     ];
     (limits, select(periods.to_vec()), more).prop_map(|(limit, period, more)| {
         let first = Budget::new(Some(Amount::ZERO), period);
-        let mut budget = more.into_iter().fold(first, |budget, (cents, period)| {
-            budget.and(Amount::cents(cents), period)
-        });
+        let mut budget = more
+            .into_iter()
+            .fold(first, |budget, (cents, period)| budget.and(Amount::cents(cents), period));
         // The first period is counted also where it alone has no limit.
         budget.limit = limit;
         budget
