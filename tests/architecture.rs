@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Bottom up.
-const FLOORS: [&str; 6] = ["model", "ledger", "store", "engine", "http", "testing"];
+const FLOORS: [&str; 7] = ["model", "ledger", "store", "engine", "http", "routes", "testing"];
 
 /// A module path, such as `["store", "cache"]`. The root is empty.
 type Module = Vec<String>;

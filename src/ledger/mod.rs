@@ -18,13 +18,15 @@
 //! | [`Opening`](Action::Opening) | always, unless it is zero | `spent += amount` along the lineage, an entry |
 
 mod book;
+mod caller;
 mod policy;
 mod posting;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
+pub use caller::{Caller, CallerRules, LeftOut, MintRules, Minting};
 pub use policy::{
     AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
-    KeyWrite, Load, MAX_DEPTH, NewToken, Rules,
+    KeyWrite, Load, Loaded, MAX_DEPTH, NewToken, Rules,
 };
 pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,

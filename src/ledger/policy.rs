@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::caller::{Ask, Caller, CallerRules, LeftOut, budget_beyond};
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Limit, Lineage,
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage,
     Metadata, Opening, Refusal, Scope, ScopeSet, Spent, TokenHash,
 };
 
@@ -68,6 +69,20 @@ pub enum Load<'a> {
     Lineage(KeyId),
     /// The time of this account, or the store's own where there is no such account.
     Time(&'a AccountId),
+}
+
+/// What a store has loaded, under the lock of the account.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The lineage that [`KeyChange::load`] names.
+    pub lineage: Option<Lineage>,
+    /// The lineage that [`KeyChange::load_caller`] names.
+    pub caller: Option<Lineage>,
+    /// The children in force of the key that [`KeyChange::count_children`] names: neither revoked
+    /// nor expired.
+    pub children: u64,
+    /// The time that [`Load::Time`] names, or the store's own.
+    pub time: Timestamp,
 }
 
 /// What a store writes for a change of a key, in one transaction.
@@ -153,6 +168,8 @@ pub struct KeyDraft {
     pub delegated_by: Option<String>,
     pub metadata: Metadata,
     pub(crate) expiry: Expiry,
+    /// What a caller's request left out. The application's own code leaves nothing out.
+    pub left_out: LeftOut,
 }
 
 /// A key to be imported, whose account is loaded.
@@ -183,11 +200,13 @@ pub struct Rules {
     pub max_depth: usize,
     /// The scope that includes every other one.
     pub admin_scope: Option<Scope>,
+    /// The caller, where the change is not that of the application's own code.
+    pub caller: Option<CallerRules>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { max_depth: 8, admin_scope: None }
+        Self { max_depth: 8, admin_scope: None, caller: None }
     }
 }
 
@@ -202,28 +221,94 @@ impl KeyChange {
         }
     }
 
-    /// Decides by the loaded lineage; for a new key without a parent, at `time`.
+    /// Returns the caller whose lineage is loaded too, because it is not in `lineage`.
+    pub fn load_caller(&self, lineage: Option<&Lineage>, rules: &Rules) -> Option<KeyId> {
+        let Caller::Key(caller) = rules.caller.as_ref()?.caller else { return None };
+        let is_member = lineage.is_some_and(|it| it.keys().any(|key| key.id == caller));
+        (!is_member).then_some(caller)
+    }
+
+    /// Returns the key whose children in force are counted.
+    pub fn count_children(&self, rules: &Rules) -> Option<KeyId> {
+        match self {
+            Self::Create { draft, .. } if rules.caller.is_some() => draft.parent,
+            _ => None,
+        }
+    }
+
+    /// Decides by what was loaded.
     ///
     /// # Errors
     ///
     /// [`ChangeError::UnknownKey`] where there is no such key. [`ChangeError::Invalid`] where a
     /// field is out of bounds or outside the parent's. [`ChangeError::NotInForce`] where the parent
-    /// is not in force, or the key is revoked.
-    pub fn decide(
+    /// is not in force, or the key is revoked. [`ChangeError::Refused`] where the caller may not
+    /// make the change.
+    pub fn decide(&self, loaded: &Loaded, rules: &Rules) -> Result<KeyWrite, ChangeError> {
+        let lineage = loaded.lineage.as_ref();
+        if let Some(caller) = &rules.caller {
+            let target = self.target().map(|key| lineage.ok_or(ChangeError::UnknownKey(key)));
+            let (target, admin) = (target.transpose()?, rules.admin_scope.as_ref());
+            caller.check(self.ask(), target, loaded.caller.as_ref(), admin)?;
+            if let (Caller::Account(own), Self::Create { draft, .. }) = (&caller.caller, self)
+                && draft.account != *own
+            {
+                return Err(ChangeError::UnknownAccount(draft.account.clone()));
+            }
+        }
+        let mut write = self.decide_for(loaded, lineage, rules)?;
+        if let (Some(CallerRules { caller, .. }), Some((_, event))) =
+            (&rules.caller, &mut write.record)
+            && let Some(detail) = event.detail.as_object_mut()
+        {
+            let by = match caller {
+                Caller::Key(key) => json!({ "key": key }),
+                Caller::Account(account) => json!({ "account": account }),
+            };
+            detail.insert("by".to_owned(), by);
+        }
+        Ok(write)
+    }
+
+    fn decide_for(
         &self,
+        loaded: &Loaded,
         lineage: Option<&Lineage>,
-        time: Timestamp,
         rules: &Rules,
     ) -> Result<KeyWrite, ChangeError> {
-        let loaded = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
+        let found = |key: &KeyId| lineage.ok_or(ChangeError::UnknownKey(*key));
         match self {
             Self::Create { draft, token } => {
                 let parent = draft.parent(lineage)?;
-                draft.create(token, parent, rules, parent.map_or(time, Lineage::at))
+                let now = parent.map_or(loaded.time, Lineage::at);
+                draft.create(token, parent, loaded.children, rules, now)
             }
-            Self::Update { key, patch } => patch.update(loaded(key)?, rules),
-            Self::Rotate { key, token, grace } => token.rotate(loaded(key)?, *grace),
-            Self::Revoke { key, reason } => revoke(loaded(key)?, reason.as_deref()),
+            Self::Update { key, patch } => patch.update(found(key)?, rules),
+            Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
+            Self::Revoke { key, reason } => revoke(found(key)?, reason.as_deref()),
+        }
+    }
+
+    /// Returns the key that is changed, or that a new key is minted from.
+    fn target(&self) -> Option<KeyId> {
+        match self {
+            Self::Create { draft, .. } => draft.parent,
+            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
+                Some(*key)
+            }
+        }
+    }
+
+    fn ask(&self) -> Ask {
+        match self {
+            Self::Create { .. } => Ask::Mint,
+            Self::Update { patch, .. } => match patch.is_disabled {
+                None => Ask::Narrow,
+                Some(true) => Ask::Disable,
+                Some(false) => Ask::Enable,
+            },
+            Self::Rotate { .. } => Ask::Rotate,
+            Self::Revoke { .. } => Ask::Revoke,
         }
     }
 }
@@ -281,11 +366,12 @@ impl KeyDraft {
         &self,
         token: &NewToken,
         parent: Option<&Lineage>,
+        children: u64,
         rules: &Rules,
         now: Timestamp,
     ) -> Result<KeyWrite, ChangeError> {
         let expires_at = self.expiry.at(now)?;
-        let key = self.key(token, parent, rules, now, expires_at)?;
+        let key = self.key(token, parent, children, rules, now, expires_at)?;
         let event = Event { kind: "key.created", detail: event_detail(&key) };
         Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
     }
@@ -295,6 +381,7 @@ impl KeyDraft {
         &self,
         token: &NewToken,
         parent: Option<&Lineage>,
+        children: u64,
         rules: &Rules,
         now: Timestamp,
         expires_at: Option<Timestamp>,
@@ -313,6 +400,11 @@ impl KeyDraft {
         check_budget(&key.budget)?;
         if let Some(human) = &key.delegated_by {
             check_delegator(human)?;
+        }
+        if let Some(caller) = &rules.caller {
+            let admin = rules.admin_scope.as_ref();
+            caller.mint(&mut key, self.left_out, parent, children, admin, now)?;
+            key.balance = Balance::empty(&key.budget, now, now);
         }
         if let Some(parent) = parent {
             if let Some((by, refusal)) = parent.inactive() {
@@ -354,7 +446,7 @@ impl ImportDraft {
         let parent = draft.parent(parent)?;
         let now = parent.map_or(time, Lineage::at);
         let expires_at = draft.expiry.resolve(now)?;
-        let mut key = draft.key(token, parent, rules, now, expires_at)?;
+        let mut key = draft.key(token, parent, 0, rules, now, expires_at)?;
         check_start(token)?;
         key.disabled_at = is_disabled.then_some(now);
         let spent = opening
@@ -392,11 +484,9 @@ impl KeyPatch {
         }
         if let Some(scopes) = &self.scopes {
             key.scopes = scopes.clone();
-            check_within(&|parent| check_scopes_within(&key, parent, rules))?;
         }
         if let Some(expiry) = self.expiry {
             key.expires_at = expiry.at(at)?;
-            check_within(&|parent| check_expiry_within(&key, parent))?;
         }
         if let Some(metadata) = &self.metadata {
             key.metadata = metadata.clone();
@@ -409,6 +499,18 @@ impl KeyPatch {
             check_budget(&budget)?;
             recount = key.balance.realign(&budget, key.anchor, at);
             key.budget = budget;
+        }
+        if let Some(caller) = &rules.caller {
+            caller.narrow(before, &key, parent.as_ref(), rules.admin_scope.as_ref(), at)?;
+        }
+        // In a change by the application's own code these are the first to fail.
+        if self.scopes.is_some() {
+            check_within(&|parent| check_scopes_within(&key, parent, rules))?;
+        }
+        if self.expiry.is_some() {
+            check_within(&|parent| check_expiry_within(&key, parent))?;
+        }
+        if self.budget.is_some() {
             check_within(&|parent| check_budget_within(&key, parent))?;
         }
         let record = (key != *before).then(|| {
@@ -584,18 +686,10 @@ fn check_scopes_within(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(),
 /// Such a limit promises what the ancestor can never give. A key without a limit has its ancestors'
 /// limits. The error names no figure of an ancestor, because the client may be another's.
 fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
-    for limit in key.budget.limits() {
-        let is_above =
-            |max: Limit| limit.amount > max.amount && limit.period.is_shorter_or_equal(max.period);
-        if parent.keys().flat_map(|ancestor| ancestor.budget.limits()).any(is_above) {
-            let reason = format!(
-                "the limit for each {} is above what the keys that it is minted from may spend",
-                limit.period
-            );
-            return Err(ChangeError::invalid("budgets", reason));
-        }
+    match budget_beyond(&key.budget, parent) {
+        Some(beyond) => Err(ChangeError::invalid("budgets", beyond.detail)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_expiry_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {

@@ -24,6 +24,9 @@ pub enum ChangeError {
         /// [`Refusal::DisabledKey`].
         refusal: Refusal,
     },
+    /// The caller may not make the change. It is the refusal that the client gets.
+    #[error(transparent)]
+    Refused(Refusal),
     /// A field of the change is not valid.
     #[error("{field}: {reason}")]
     Invalid {
@@ -69,6 +72,7 @@ impl From<ChangeError> for Refusal {
             // Not 401: the credential of the request is another key's, and its client would throw that away.
             // Nor is the id of an ancestor for the client of another key.
             ChangeError::NotInForce { .. } => Self::NotInForce,
+            ChangeError::Refused(refusal) => refusal,
             ChangeError::Invalid { field, reason } => Self::InvalidField { field, reason },
             // The names of the application's tables and constraints are not for clients.
             ChangeError::TableRule { .. } => Self::InvalidField {

@@ -45,6 +45,13 @@ impl Lineage {
         Some(Self::new(parent.clone(), ancestors.to_vec(), self.account.clone(), self.at))
     }
 
+    /// Returns the lineage of this member, at the same instant.
+    pub(crate) fn from_member(&self, id: KeyId) -> Option<Self> {
+        let mut keys = self.keys().skip_while(|key| key.id != id).cloned();
+        let key = keys.next()?;
+        Some(Self::new(key, keys.collect(), self.account.clone(), self.at))
+    }
+
     /// Returns the ancestors, parent first.
     pub fn ancestors(&self) -> &[Key] {
         &self.ancestors

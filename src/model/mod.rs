@@ -35,7 +35,7 @@ pub use lineage::Lineage;
 pub use metadata::{Metadata, MetadataError};
 pub use period::{Period, PeriodError, Window};
 pub use price::{TokenPrice, TokenUsage};
-pub use refusal::{BlockedBy, MissingScope, Refusal, Shortfall};
+pub use refusal::{BlockedBy, FieldError, MissingScope, Refusal, Shortfall};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use token::{Token, TokenError, TokenHash, TokenPrefix};
 pub use validity::{Validity, ValidityError};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Amount, EntryId, LabelError, Period, Scope, ScopeSet};
 
@@ -100,6 +101,62 @@ pub enum Refusal {
         /// What is wrong, and what is accepted.
         reason: String,
     },
+    /// Fields of the request are not valid.
+    #[error("the request is not valid: {}", first_of(.0))]
+    InvalidRequest(Vec<FieldError>),
+    /// The caller would give more than it has, or would widen a key.
+    #[error("the request goes beyond what the caller may give: {}", first_of(.0))]
+    BeyondCaller(Vec<FieldError>),
+    /// There is no such thing, or it is not the caller's.
+    #[error("there is nothing here that the caller may see")]
+    NotFound,
+    /// Keys of this service make no keys and no tokens.
+    #[error("a key cannot make keys or tokens here; log in to the service to do that")]
+    MintingDisabled,
+    /// The token was rotated away, and is in its grace.
+    #[error("the API key was rotated: this token may only read until it ends, so send the new one")]
+    RetiringToken,
+    /// A key would change itself.
+    #[error("a key may show, rotate and revoke itself, and nothing else; its parent may change it")]
+    OwnKey,
+    /// The key would get more out of the account than its own subtree allows.
+    #[error("a key may rotate and enable only itself and what was minted from it")]
+    OutsideSubtree,
+    /// The lineage has as many keys as the service allows.
+    #[error(
+        "a key that is minted from this one would be too deep: a lineage has at most {max} keys"
+    )]
+    TooDeep {
+        /// The most keys that a lineage may have.
+        max: usize,
+    },
+    /// The key has as many children in force as the service allows.
+    #[error("the key has {max} children in force, which is the most; revoke one first")]
+    TooManyChildren {
+        /// The most children in force that a key may have.
+        max: u64,
+    },
+    /// The application does not let this client sign up.
+    #[error("{0}")]
+    SignupRefused(String),
+    /// Too many requests of this kind.
+    #[error("there were too many requests; try again later")]
+    RateLimited {
+        /// How long the client should wait before it tries again.
+        retry_after: Duration,
+    },
+    /// The route does not take the method.
+    #[error("this route does not take this method")]
+    MethodNotAllowed,
+    /// The body of the request is too large.
+    #[error("the body of the request has more than {max} bytes")]
+    BodyTooLarge {
+        /// The most bytes that a body may have.
+        max: usize,
+    },
+    /// The body of the request is not JSON by its `Content-Type`.
+    #[error("the body of the request must be JSON, with Content-Type: application/json")]
+    UnsupportedMediaType,
     /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
@@ -140,6 +197,20 @@ impl Refusal {
             Self::NotInForce => "not_in_force",
             Self::UnknownAccount => "unknown_account",
             Self::InvalidField { .. } => "invalid_field",
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::BeyondCaller(_) => "beyond_caller",
+            Self::NotFound => "not_found",
+            Self::MintingDisabled => "minting_disabled",
+            Self::RetiringToken => "retiring_token",
+            Self::OwnKey => "own_key",
+            Self::OutsideSubtree => "outside_subtree",
+            Self::TooDeep { .. } => "too_deep",
+            Self::TooManyChildren { .. } => "too_many_children",
+            Self::SignupRefused(_) => "signup_refused",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
             Self::Unavailable { .. } => "unavailable",
             Self::Misconfigured => "misconfigured",
         }
@@ -151,6 +222,34 @@ fn locations([first, second]: &[String; 2]) -> String {
         true => format!("both in {first}"),
         false => format!("in {first} and {second}"),
     }
+}
+
+/// A field of a request, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FieldError {
+    /// The name of the field, such as `budgets[0].limit_cents`; empty for the body as a whole.
+    pub field: String,
+    /// What is wrong, and what is accepted.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// Returns an error of this field.
+    pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), detail: detail.into() }
+    }
+}
+
+fn first_of(errors: &[FieldError]) -> String {
+    let Some(first) = errors.first() else { return String::new() };
+    let more = match errors.len() {
+        1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let FieldError { field, detail } = first;
+    let space = if field.is_empty() { "" } else { " " };
+    format!("{field}{space}{detail}{more}")
 }
 
 /// The scopes that a route needs, and those that the lineage has.

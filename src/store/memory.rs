@@ -13,7 +13,7 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
-    KeyRecord, KeyWrite, Load, Posted, Posting, Rules,
+    KeyRecord, KeyWrite, Load, Loaded, Posted, Posting, Rules,
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
@@ -256,7 +256,14 @@ impl Tables {
         clock: &Clock,
     ) -> Result<Key, ChangeError> {
         let (lineage, time) = self.load(change.load(), clock);
-        Ok(self.write_key(change.decide(lineage.as_ref(), time, rules)?))
+        let caller = change
+            .load_caller(lineage.as_ref(), rules)
+            .and_then(|caller| self.current_lineage(caller, clock));
+        let children = change
+            .count_children(rules)
+            .map_or(0, |parent| self.children_in_force(parent, clock.now()));
+        let loaded = Loaded { lineage, caller, children, time };
+        Ok(self.write_key(change.decide(&loaded, rules)?))
     }
 
     fn load(&mut self, load: Load<'_>, clock: &Clock) -> (Option<Lineage>, Timestamp) {
@@ -316,6 +323,12 @@ impl Tables {
         key
     }
 
+    fn children_in_force(&self, parent: KeyId, now: Timestamp) -> u64 {
+        let is_counted =
+            |key: &&Key| key.parent == Some(parent) && key.check_not_ended(now).is_ok();
+        self.book.keys().filter(is_counted).map(|_| 1).sum()
+    }
+
     fn change_account(
         &mut self,
         id: &AccountId,
@@ -349,6 +362,7 @@ impl Tables {
         let wanted = |key: &&Key| match &query.of {
             KeysOf::Account(account) => key.account == *account,
             KeysOf::Parent(parent) => key.parent == Some(*parent),
+            KeysOf::Subtree(root) => self.book.path(key.id).contains(root),
         };
         let after = |key: &&Key| query.after.is_none_or(|after| key.id > after);
         let mut ids: Vec<_> =
@@ -367,7 +381,7 @@ impl Tables {
         });
         all.filter(|(position, entry)| {
             entry.account == query.account
-                && query.key.is_none_or(|key| entry.key == Some(key))
+                && self.is_of(entry, query.key, query.with_descendants)
                 && query.since.is_none_or(|since| entry.at >= since)
                 && query.until.is_none_or(|until| entry.at < until)
                 && query.after.is_none_or(|after| *position > after)
@@ -375,6 +389,13 @@ impl Tables {
         .take(query.limit as usize)
         .map(|(position, entry)| (position, self.with_delegator(entry)))
         .collect()
+    }
+
+    fn is_of(&self, entry: &Entry, key: Option<KeyId>, with_descendants: bool) -> bool {
+        key.is_none_or(|key| match with_descendants {
+            true => self.book.path(entry.key).contains(&key),
+            false => entry.key == Some(key),
+        })
     }
 
     fn with_delegator(&self, entry: &Entry) -> Entry {
@@ -386,7 +407,7 @@ impl Tables {
         let mut groups = UsageSums::default();
         for EntryRow { entry, refunded } in self.book.entries() {
             let counts = entry.account == query.account
-                && query.key.is_none_or(|key| entry.key == Some(key))
+                && self.is_of(entry, query.key, query.with_descendants)
                 && query.since.is_none_or(|since| entry.counts_at >= since)
                 && query.until.is_none_or(|until| entry.counts_at < until);
             if !counts {

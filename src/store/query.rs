@@ -39,6 +39,11 @@ impl KeyQuery {
         Self { of: KeysOf::Parent(key), after: None, limit: 100 }
     }
 
+    /// Queries the first 100 keys of a key and all its descendants.
+    pub const fn subtree_of(key: KeyId) -> Self {
+        Self { of: KeysOf::Subtree(key), after: None, limit: 100 }
+    }
+
     /// Continues after the last key of a page.
     pub const fn after(mut self, key: KeyId) -> Self {
         self.after = Some(key);
@@ -60,6 +65,8 @@ pub enum KeysOf {
     Account(AccountId),
     /// The keys minted directly from a key.
     Parent(KeyId),
+    /// A key, and all keys minted from it, directly or through others.
+    Subtree(KeyId),
 }
 
 /// Which entries to read: those of an account that pass all filters.
@@ -76,8 +83,10 @@ pub enum KeysOf {
 pub struct EntryQuery {
     /// The account.
     pub account: AccountId,
-    /// Only entries of this key, not of its children.
+    /// Only entries of this key.
     pub key: Option<KeyId>,
+    /// Whether those of the key's descendants count as the key's.
+    pub with_descendants: bool,
     /// Only entries written at this instant or later.
     pub since: Option<Timestamp>,
     /// Only entries written before this instant.
@@ -91,12 +100,26 @@ pub struct EntryQuery {
 impl EntryQuery {
     /// Queries the first 100 entries of an account.
     pub const fn for_account(account: AccountId) -> Self {
-        Self { account, key: None, since: None, until: None, after: None, limit: 100 }
+        Self {
+            account,
+            key: None,
+            with_descendants: false,
+            since: None,
+            until: None,
+            after: None,
+            limit: 100,
+        }
     }
 
     /// Keeps only entries of one key.
     pub fn key(mut self, key: KeyId) -> Self {
-        self.key = Some(key);
+        (self.key, self.with_descendants) = (Some(key), false);
+        self
+    }
+
+    /// Keeps only entries of one key and its descendants.
+    pub fn subtree(mut self, key: KeyId) -> Self {
+        (self.key, self.with_descendants) = (Some(key), true);
         self
     }
 
@@ -170,6 +193,8 @@ pub struct UsageQuery {
     pub account: AccountId,
     /// Only entries of this key.
     pub key: Option<KeyId>,
+    /// Whether those of the key's descendants count as the key's.
+    pub with_descendants: bool,
     /// Only entries that count at this instant or later.
     pub since: Option<Timestamp>,
     /// Only entries that count before this instant.
@@ -183,7 +208,7 @@ pub struct UsageQuery {
 impl UsageQuery {
     /// Queries all entries of an account.
     pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
-        Self { account, key: None, since: None, until: None, by, then_by: None }
+        Self { account, key: None, with_descendants: false, since: None, until: None, by, then_by: None }
     }
 
     /// Groups the entries of each group once more, for example by day and then by key.
@@ -203,7 +228,13 @@ impl UsageQuery {
 
     /// Keeps only entries of one key.
     pub fn key(mut self, key: KeyId) -> Self {
-        self.key = Some(key);
+        (self.key, self.with_descendants) = (Some(key), false);
+        self
+    }
+
+    /// Keeps only entries of one key and its descendants.
+    pub fn subtree(mut self, key: KeyId) -> Self {
+        (self.key, self.with_descendants) = (Some(key), true);
         self
     }
 

@@ -17,7 +17,7 @@ use super::types::Instant;
 use super::validator::ByRowVersion;
 use super::write::random_version_step;
 use crate::ledger::{
-    AccountChange, AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Rules,
+    AccountChange, AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Loaded, Rules,
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
@@ -189,7 +189,15 @@ impl PolicyTransaction<'_, '_, '_> {
         if let (KeyChange::Revoke { key, .. }, None, Some(account)) = (change, &lineage, account) {
             lineage = self.out_of_service(*key, account).await?;
         }
-        let write = change.decide(lineage.as_ref(), time, rules);
+        let caller = match change.load_caller(lineage.as_ref(), rules) {
+            Some(caller) => self.lineage(caller).await?,
+            None => None,
+        };
+        let children = match change.count_children(rules) {
+            Some(parent) => self.children_in_force(parent).await?,
+            None => 0,
+        };
+        let write = change.decide(&Loaded { lineage, caller, children, time }, rules);
         // Also a refused change has ended the expired holds.
         match write.and_then(|write| self.inner.schema.columns.check(&write).map(|()| write)) {
             Ok(write) => match self.switched_off_by(&write).await? {
@@ -270,6 +278,13 @@ impl PolicyTransaction<'_, '_, '_> {
             result = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
         }
         Ok(result.value)
+    }
+
+    /// Returns how many children of a key are neither revoked nor expired.
+    async fn children_in_force(&mut self, parent: KeyId) -> Result<u64> {
+        let query = self.inner.sql.children_in_force.query();
+        let rows = self.statements.fetch(query.bind(parent.get()).bind(Instant(self.now))).await?;
+        Ok(first(&rows, None::<i64>)?.unwrap_or_default().unsigned_abs())
     }
 
     /// Returns a key that is out of service by its own row or that of an ancestor, without its lineage. It can

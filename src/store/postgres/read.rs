@@ -145,13 +145,17 @@ impl Inner {
             }
             KeysOf::Account(_) => "k.{k.account} = ($1::text)::{account_type}",
             KeysOf::Parent(_) => "k.{k.parent} = $1",
+            KeysOf::Subtree(_) => {
+                "k.{k.id} IN (WITH RECURSIVE family (id) AS (SELECT $1::int8 UNION SELECT c.{k.id}::int8 \
+                FROM family f JOIN {keys} c ON c.{k.parent} = f.id) SELECT id FROM family)"
+            }
         };
         let text = self.schema.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
         // Invalid rows are skipped and replaced by later ones: a short page would mean that there are no more keys.
         while result.value.len() < limit {
             let page = match &query.of {
                 KeysOf::Account(account) => text.query().bind(account.as_str().to_owned()),
-                KeysOf::Parent(parent) => text.query().bind(parent.get()),
+                KeysOf::Parent(key) | KeysOf::Subtree(key) => text.query().bind(key.get()),
             };
             let rows = statements.fetch(page.bind(after).bind(i64::from(query.limit))).await?;
             let now = self.clock.now();

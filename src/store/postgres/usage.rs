@@ -14,9 +14,10 @@ use crate::store::{Cursor, EntryQuery, Usage, UsageBy, UsageQuery};
 
 impl Inner {
     pub(super) async fn entries(&self, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
-        let page = self
-            .schema
-            .sql(&include_str!("sql/list_entries.sql").replace("{owner}", owner(query.key)));
+        let page = self.schema.sql(
+            &include_str!("sql/list_entries.sql")
+                .replace("{owner}", owner(query.key, query.with_descendants)),
+        );
         let page =
             bind_owner_and_time(page.query(), &query.account, query.key, query.since, query.until);
         let page =
@@ -47,7 +48,7 @@ impl Inner {
         let (second_group, more) =
             group(query.then_by.as_ref(), 7 + usize::from(argument.is_some()));
         let text = include_str!("sql/usage.sql")
-            .replace("{owner}", owner(query.key))
+            .replace("{owner}", owner(query.key, query.with_descendants))
             .replace("{group}", &first_group)
             .replace("{subgroup}", &second_group);
         let text = self.schema.sql(&text);
@@ -130,8 +131,12 @@ fn group(by: Option<&UsageBy>, n: usize) -> (String, Option<&str>) {
 
 /// Returns the condition of an account's entries, or of a key's. Each is a statement of its own, because a plan is made
 /// once and uses the index of either.
-const fn owner(key: Option<KeyId>) -> &'static str {
+const fn owner(key: Option<KeyId>, with_descendants: bool) -> &'static str {
     match key {
+        Some(_) if with_descendants => {
+            "e.account_id = $1 AND e.key_id IN (WITH RECURSIVE family (id) AS (SELECT $2::int8 UNION \
+            SELECT c.{k.id}::int8 FROM family f JOIN {keys} c ON c.{k.parent} = f.id) SELECT id FROM family)"
+        }
         Some(_) => "e.account_id = $1 AND e.key_id = $2",
         None => "e.account_id = $1 AND $2::int8 IS NULL",
     }

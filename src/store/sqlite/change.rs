@@ -13,7 +13,7 @@ use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{
     AccountChange, AccountWrite, Action, BalanceRow, Event, ImportDraft, ImportWrite, KeyChange,
-    KeyRecord, KeyWrite, Load, Posting, Rules,
+    KeyRecord, KeyWrite, Load, Loaded, Posting, Rules,
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Imported, Key, KeyId, Lineage, ScopeSet, Spent,
@@ -34,8 +34,17 @@ pub(super) fn change_key(
     rules: &Rules,
 ) -> ChangeOutcome<Key> {
     in_write_transaction(open, cache, |connection, _| {
-        let (lineage, time, account) = load(connection, change.load(), clock.now())?;
-        let changed = match change.decide(lineage.as_ref(), time, rules) {
+        let now = clock.now();
+        let (lineage, time, account) = load(connection, change.load(), now)?;
+        let caller = match change.load_caller(lineage.as_ref(), rules) {
+            Some(id) => current(connection, now, || read::lineage(connection, id, now))?,
+            None => None,
+        };
+        let children = match change.count_children(rules) {
+            Some(parent) => read::children_in_force(connection, parent, now)?,
+            None => 0,
+        };
+        let changed = match change.decide(&Loaded { lineage, caller, children, time }, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
             Err(refused) => Err(refused),
         };

@@ -230,16 +230,32 @@ pub(super) fn account(
     Ok(ReadResult { value: row.map(rolled), stale })
 }
 
+const IN_SUBTREE: &str = "k.id IN (WITH RECURSIVE family (id) AS (SELECT ?1 UNION \
+    SELECT c.id FROM family f CROSS JOIN agent_keys c ON c.parent_id = f.id) SELECT id FROM family)";
+
+/// Returns how many children of a key are neither revoked nor expired.
+pub(super) fn children_in_force(
+    connection: &Connection,
+    parent: KeyId,
+    now: Timestamp,
+) -> Result<u64> {
+    const SQL: &str = "SELECT count(*) FROM agent_keys WHERE parent_id = ?1 AND revoked_at IS NULL \
+        AND (expires_at IS NULL OR expires_at > ?2)";
+    let count = one(connection, SQL, params![parent.get(), micros(now)], |mut row| row.number())?;
+    Ok(count.unwrap_or_default().unsigned_abs())
+}
+
 pub(super) fn keys(
     connection: &Connection,
     query: &KeyQuery,
     now: Timestamp,
 ) -> Result<ReadResult<Vec<Key>>> {
-    let (column, owner): (_, &dyn ToSql) = match &query.of {
-        KeysOf::Account(account) => ("k.account_id", &account.as_str()),
-        KeysOf::Parent(parent) => ("k.parent_id", &parent.get()),
+    let (condition, owner): (_, &dyn ToSql) = match &query.of {
+        KeysOf::Account(account) => ("k.account_id = ?1", &account.as_str()),
+        KeysOf::Parent(parent) => ("k.parent_id = ?1", &parent.get()),
+        KeysOf::Subtree(root) => (IN_SUBTREE, &root.get()),
     };
-    let sql = include_str!("sql/keys.sql").replace("{owner}", column);
+    let sql = include_str!("sql/keys.sql").replace("{owner}", condition);
     let after = query.after.map_or(i64::MIN, KeyId::get);
     let mut stale = Stale::default();
     let keys = all(connection, &sql, params![owner, after, query.limit], |mut cells| {

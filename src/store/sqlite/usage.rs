@@ -18,20 +18,46 @@ pub(super) const ENTRY: &str = include_str!("sql/entry.sql");
 pub(super) const SPENT_BY_KEY: &str = include_str!("sql/spent_by_key.sql");
 
 pub(super) fn spent_by_account_sql() -> String {
-    let entries = entries_of(false, "e.counts_at >= ?5");
+    let entries = entries_of(EntriesOf::Account, "e.counts_at >= ?5");
     include_str!("sql/spent_by_account.sql").replace("{entries}", &entries)
 }
 
-pub(super) fn page_sql(of_key: bool) -> String {
-    let page = entries_of(of_key, "e.at >= ?5 AND e.at < ?6") + "ORDER BY seq LIMIT ?7";
+/// Whose entries are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntriesOf {
+    Account,
+    Key,
+    Subtree,
+}
+
+impl EntriesOf {
+    const fn new(key: Option<KeyId>, with_descendants: bool) -> Self {
+        match (key, with_descendants) {
+            (None, _) => Self::Account,
+            (Some(_), false) => Self::Key,
+            (Some(_), true) => Self::Subtree,
+        }
+    }
+}
+
+pub(super) fn page_sql(of: EntriesOf) -> String {
+    let page = entries_of(of, "e.at >= ?5 AND e.at < ?6") + "ORDER BY seq LIMIT ?7";
     include_str!("sql/entries_with_delegator.sql").replace("{page}", &page)
 }
 
-/// Returns the SQL of the entries of an account, or of a key in it, that meet `condition`.
-fn entries_of(of_key: bool, condition: &str) -> String {
-    let sql = match of_key {
-        true => include_str!("sql/entries_of_key.sql"),
-        false => include_str!("sql/entries_of_account.sql"),
+/// The condition of an entry of the key ?2 or of a descendant.
+const IN_SUBTREE: &str = "e.key_id IN (WITH RECURSIVE family (id) AS (SELECT ?2 UNION \
+    SELECT c.id FROM family f CROSS JOIN agent_keys c ON c.parent_id = f.id) SELECT id FROM family)";
+
+/// Returns the SQL of the entries of an account, or of a key or a subtree in it, that meet
+/// `condition`.
+fn entries_of(of: EntriesOf, condition: &str) -> String {
+    let sql = match of {
+        EntriesOf::Key => include_str!("sql/entries_of_key.sql").to_owned(),
+        EntriesOf::Account => include_str!("sql/entries_of_account.sql").to_owned(),
+        EntriesOf::Subtree => {
+            include_str!("sql/entries_of_account.sql").replace("?2 IS NULL", IN_SUBTREE)
+        }
     };
     sql.replace("{condition}", condition)
 }
@@ -39,7 +65,7 @@ fn entries_of(of_key: bool, condition: &str) -> String {
 pub(super) fn entries(connection: &Connection, query: &EntryQuery) -> Result<Vec<(Cursor, Entry)>> {
     // `seq` follows `at`, so a lower bound in time is a lower bound in the order. At the upper end `seq` may be a
     // little ahead.
-    let sql = page_sql(query.key.is_some());
+    let sql = page_sql(EntriesOf::new(query.key, query.with_descendants));
     let after = query.after.map_or(Some(i64::MIN), |after| after.get().checked_add(1));
     let Some(after) = after else { return Ok(Vec::new()) }; // no entry comes after the last `seq`
     let (first, last) = seq_range(query.since, query.until);
@@ -78,13 +104,18 @@ fn group(by: Option<&UsageBy>, n: usize) -> (String, Option<&dyn ToSql>) {
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
     let (first_group, argument) = group(Some(&query.by), 7);
     let (second_group, more) = group(query.then_by.as_ref(), 7 + usize::from(argument.is_some()));
-    let of_key = query.key.is_some();
+    let of = EntriesOf::new(query.key, query.with_descendants);
+    let condition = match of {
+        EntriesOf::Account => "?2 IS NULL",
+        EntriesOf::Key => "+e.key_id = ?2",
+        EntriesOf::Subtree => IN_SUBTREE,
+    };
     let sql = include_str!("sql/usage.sql")
         .replace(
             "{entries}",
-            &entries_of(of_key, "e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
+            &entries_of(of, "e.refunds IS NULL AND e.counts_at >= ?5 AND e.counts_at < ?6"),
         )
-        .replace("{key}", if of_key { "+e.key_id = ?2" } else { "?2 IS NULL" })
+        .replace("{key}", condition)
         .replace("{group}", &first_group)
         .replace("{subgroup}", &second_group);
     let key = query.key.map(KeyId::get);

@@ -44,6 +44,7 @@ fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
         delegated_by: key.delegated_by,
         metadata: key.metadata,
         expiry: key.expiry,
+        left_out: Default::default(),
     }
 }
 
@@ -214,10 +215,10 @@ async fn rows_are_looked_up_through_indexes() {
             include_str!("../sql/claim.sql"),
             usage::ENTRY,
             include_str!("../sql/key_of_token.sql"),
-            &include_str!("../sql/keys.sql").replace("{owner}", "k.account_id"),
-            &include_str!("../sql/keys.sql").replace("{owner}", "k.parent_id"),
-            &usage::page_sql(false),
-            &usage::page_sql(true),
+            &include_str!("../sql/keys.sql").replace("{owner}", "k.account_id = ?1"),
+            &include_str!("../sql/keys.sql").replace("{owner}", "k.parent_id = ?1"),
+            &usage::page_sql(usage::EntriesOf::Account),
+            &usage::page_sql(usage::EntriesOf::Key),
             usage::SPENT_BY_KEY,
             &usage::spent_by_account_sql(),
             include_str!("../sql/overdue_accounts.sql"),

@@ -1,0 +1,328 @@
+//! What a caller that is not the application's own code may change, decided under the store's lock.
+//!
+//! Nothing that a key does widens what it or another key may do. A new key stays within the caller's
+//! lineage as it is at that instant, and a change makes a key narrower.
+
+use jiff::Timestamp;
+
+use crate::model::{
+    AccountId, Budget, ChangeError, FieldError, Key, KeyId, Limit, Lineage, Refusal, Scope,
+    ScopeSet, Validity,
+};
+
+/// The caller of a change, and what the service allows its callers.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct CallerRules {
+    pub caller: Caller,
+    /// The scope with which a key may manage its whole account. `None`: no key may.
+    pub account_scope: Option<Scope>,
+    pub minting: Minting,
+    pub mint: MintRules,
+}
+
+/// Who asks for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A key.
+    Key(KeyId),
+    /// A login of the application, which manages an account.
+    Account(AccountId),
+}
+
+/// Whether keys may make keys and tokens: mint children, open sessions, and rotate.
+///
+/// A login of the application may do so in either case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Minting {
+    /// Every key may. This is the default.
+    #[default]
+    Allowed,
+    /// A key needs this scope.
+    WithScope(Scope),
+    /// No key may: 403 `minting_disabled`.
+    Never,
+}
+
+/// What holds for every key that callers make.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct MintRules {
+    pub max_lifetime: Option<Validity>,
+    /// The budget of a new key whose request names none, cut to what its lineage allows.
+    pub default_budget: Option<Budget>,
+    pub max_depth: usize,
+    /// The most children in force that a key may have.
+    pub max_children: u64,
+}
+
+/// The fields that the request for a new key left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct LeftOut {
+    pub scopes: bool,
+    pub budget: bool,
+    pub expiry: bool,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Mint,
+    Narrow,
+    Disable,
+    Enable,
+    Rotate,
+    Revoke,
+}
+
+/// Where the key is, seen from the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Itself,
+    Below,
+    InAccount,
+}
+
+impl CallerRules {
+    /// Checks that the caller is in force and may ask this of `target`, which is the parent of a
+    /// new key.
+    ///
+    /// `caller` is the lineage of the caller where it is not a member of `target`'s.
+    pub(super) fn check(
+        &self,
+        ask: Ask,
+        target: Option<&Lineage>,
+        caller: Option<&Lineage>,
+        admin_scope: Option<&Scope>,
+    ) -> Result<(), ChangeError> {
+        let refused = |refusal| Err(ChangeError::Refused(refusal));
+        let id = match &self.caller {
+            Caller::Account(account) => {
+                let is_own = target.is_none_or(|target| target.account_id() == account);
+                return if is_own { Ok(()) } else { refused(Refusal::NotFound) };
+            }
+            Caller::Key(id) => *id,
+        };
+        let Some(target) = target else { return refused(Refusal::NotFound) };
+        let within = target.from_member(id);
+        let caller = within.as_ref().or(caller).filter(|caller| caller.id() == id);
+        let Some(caller) = caller else { return refused(Refusal::InvalidKey) };
+        caller.check_active().map_err(ChangeError::Refused)?;
+        let place = if target.id() == id {
+            Place::Itself
+        } else if within.is_some() {
+            Place::Below
+        } else if self.manages_account(caller, admin_scope)
+            && target.account_id() == caller.account_id()
+        {
+            Place::InAccount
+        } else {
+            return refused(Refusal::NotFound);
+        };
+        if matches!(ask, Ask::Mint | Ask::Rotate) {
+            self.minting.check(caller, admin_scope).map_err(ChangeError::Refused)?;
+        }
+        match (place, ask) {
+            (Place::Itself, Ask::Narrow | Ask::Disable | Ask::Enable) => refused(Refusal::OwnKey),
+            // A token of another key, or a key that works again, is more than the caller had.
+            (Place::InAccount, Ask::Rotate | Ask::Enable) => refused(Refusal::OutsideSubtree),
+            (Place::Below | Place::InAccount, Ask::Mint) => refused(Refusal::NotFound),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether a key may manage its whole account.
+    pub(crate) fn manages_account(&self, caller: &Lineage, admin_scope: Option<&Scope>) -> bool {
+        self.account_scope.as_ref().is_some_and(|scope| caller.allows(scope, admin_scope))
+    }
+
+    /// Gives a new key what its request left out, and checks the rest.
+    pub(super) fn mint(
+        &self,
+        key: &mut Key,
+        left_out: LeftOut,
+        parent: Option<&Lineage>,
+        children: u64,
+        admin_scope: Option<&Scope>,
+        now: Timestamp,
+    ) -> Result<(), ChangeError> {
+        let MintRules { max_lifetime, default_budget, max_depth, max_children } = &self.mint;
+        let depth = 1 + parent.map_or(0, Lineage::depth);
+        if depth > *max_depth {
+            return Err(ChangeError::Refused(Refusal::TooDeep { max: *max_depth }));
+        }
+        if parent.is_some() && children >= *max_children {
+            return Err(ChangeError::Refused(Refusal::TooManyChildren { max: *max_children }));
+        }
+        let mut beyond = Vec::new();
+        if left_out.scopes {
+            key.scopes = parent.map_or_else(ScopeSet::none, |parent| parent.scopes(admin_scope));
+        } else if let Some(parent) = parent {
+            beyond.extend(scopes_beyond(&key.scopes, parent, admin_scope));
+        }
+        if left_out.budget {
+            let default = default_budget.unwrap_or_default();
+            key.budget = parent.map_or(default, |parent| cut(default, parent));
+        } else if let Some(parent) = parent {
+            beyond.extend(budget_beyond(&key.budget, parent));
+        }
+        let latest = max_lifetime.map(|lifetime| lifetime.after(now)).transpose();
+        let latest = latest.map_err(|e| ChangeError::invalid("expires_at", e.to_string()))?;
+        let latest = latest.into_iter().chain(parent.and_then(Lineage::expires_at)).min();
+        let latest = latest.map(|at| crate::model::clock::from_micros(at.as_microsecond()));
+        if left_out.expiry {
+            key.expires_at = latest;
+        } else {
+            beyond.extend(expiry_beyond(key.expires_at, latest));
+        }
+        beyond_caller(beyond)
+    }
+
+    /// Checks that a change leaves a key within what it was, or where the application's own login
+    /// asks, within its parent.
+    pub(super) fn narrow(
+        &self,
+        before: &Key,
+        key: &Key,
+        parent: Option<&Lineage>,
+        admin_scope: Option<&Scope>,
+        now: Timestamp,
+    ) -> Result<(), ChangeError> {
+        let mut beyond = Vec::new();
+        if let Some(parent) = parent {
+            if key.scopes != before.scopes {
+                beyond.extend(scopes_beyond(&key.scopes, parent, admin_scope));
+            }
+            if key.budget != before.budget {
+                beyond.extend(budget_beyond(&key.budget, parent));
+            }
+        }
+        if key.expires_at != before.expires_at {
+            let lifetime = self.mint.max_lifetime.and_then(|lifetime| lifetime.after(now).ok());
+            let latest = lifetime.into_iter().chain(parent.and_then(Lineage::expires_at)).min();
+            beyond.extend(expiry_beyond(key.expires_at, latest));
+        }
+        if matches!(self.caller, Caller::Key(_)) {
+            beyond.extend(widened(before, key));
+        }
+        beyond.dedup_by(|one, other| one.field == other.field);
+        beyond_caller(beyond)
+    }
+}
+
+impl Minting {
+    /// Checks that a key may make keys and tokens.
+    pub(crate) fn check(
+        &self,
+        caller: &Lineage,
+        admin_scope: Option<&Scope>,
+    ) -> Result<(), Refusal> {
+        match self {
+            Self::Allowed => Ok(()),
+            Self::Never => Err(Refusal::MintingDisabled),
+            Self::WithScope(scope) if caller.allows(scope, admin_scope) => Ok(()),
+            Self::WithScope(scope) => {
+                let (required, held) = (vec![scope.clone()], caller.scopes(admin_scope));
+                Err(Refusal::InsufficientScope(Box::new(crate::model::MissingScope {
+                    required,
+                    held,
+                })))
+            }
+        }
+    }
+}
+
+fn beyond_caller(beyond: Vec<FieldError>) -> Result<(), ChangeError> {
+    match beyond.is_empty() {
+        true => Ok(()),
+        false => Err(ChangeError::Refused(Refusal::BeyondCaller(beyond))),
+    }
+}
+
+/// Names each scope that the parent's lineage does not allow.
+fn scopes_beyond(
+    scopes: &ScopeSet,
+    parent: &Lineage,
+    admin_scope: Option<&Scope>,
+) -> Option<FieldError> {
+    let allowed = parent.scopes(admin_scope);
+    if scopes.is_within(&allowed) || admin_scope.is_some_and(|all| parent.allows(all, None)) {
+        return None;
+    }
+    let detail = if scopes.is_unrestricted() {
+        "is null, which is unrestricted, and the key that it is minted from is not".to_owned()
+    } else {
+        let extra: Vec<_> = scopes.iter().filter(|scope| !allowed.allows(scope)).collect();
+        let extra: ScopeSet = extra.into_iter().cloned().collect();
+        format!("has what the key that it is minted from may not do: {extra}")
+    };
+    Some(FieldError::new("scopes", detail))
+}
+
+/// Names each period whose limit is above that of a member of the parent's lineage, in the same or
+/// a longer period. It shows no figure, because the member may be another's.
+pub(super) fn budget_beyond(budget: &Budget, parent: &Lineage) -> Option<FieldError> {
+    let above = |limit: &Limit| tightest(*limit, parent) < limit.amount;
+    let periods: Vec<_> =
+        budget.limits().filter(above).map(|limit| limit.period.as_str()).collect();
+    let detail = || {
+        let periods = periods.join(" and ");
+        format!(
+            "the limit for each {periods} is above what the keys that it is minted from may spend"
+        )
+    };
+    (!periods.is_empty()).then(|| FieldError::new("budgets", detail()))
+}
+
+/// Returns a limit's amount, or the least that a member of the lineage may spend in the same or a
+/// longer period, if that is less.
+fn tightest(limit: Limit, parent: &Lineage) -> crate::model::Amount {
+    let above = parent.keys().flat_map(|key| key.budget.limits().collect::<Vec<_>>());
+    let binding = above.filter(|max| limit.period.is_shorter_or_equal(max.period));
+    binding.map(|max| max.amount).chain([limit.amount]).min().unwrap_or(limit.amount)
+}
+
+/// Returns the budget with each limit cut to what the parent's lineage may spend.
+fn cut(budget: Budget, parent: &Lineage) -> Budget {
+    let cut = |budget: Budget, limit: Limit| budget.and(tightest(limit, parent), limit.period);
+    budget.limits().fold(Budget::unlimited(), cut)
+}
+
+fn expiry_beyond(expires_at: Option<Timestamp>, latest: Option<Timestamp>) -> Option<FieldError> {
+    let latest = latest?;
+    if expires_at.is_some_and(|at| at <= latest) {
+        return None;
+    }
+    let detail = match expires_at {
+        Some(_) => "is later than the caller and the service allow; leave it out for the latest",
+        None => "is null, and the caller or the service allows no key without an end",
+    };
+    Some(FieldError::new("expires_at", detail))
+}
+
+/// Names each field that allows more than before.
+fn widened(before: &Key, key: &Key) -> Vec<FieldError> {
+    let mut wider = Vec::new();
+    if !key.scopes.is_within(&before.scopes) {
+        wider.push(FieldError::new("scopes", "may only become fewer"));
+    }
+    let is_kept = |old: Limit| {
+        key.budget.limits().any(|new| new.period == old.period && new.amount <= old.amount)
+    };
+    if !before.budget.limits().all(is_kept) {
+        let detail =
+            "may only become lower: each limit stays, with its period, and no amount rises";
+        wider.push(FieldError::new("budgets", detail));
+    }
+    let is_later = match (before.expires_at, key.expires_at) {
+        (None, _) => false,
+        (Some(_), None) => true,
+        (Some(old), Some(new)) => new > old,
+    };
+    if is_later {
+        wider.push(FieldError::new("expires_at", "may only become earlier"));
+    }
+    wider
+}
