@@ -135,6 +135,7 @@
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
 //! - [`AgentKeys::authorize`] and [`AgentKeys::charge`] do the same for work outside of a request.
 //! - [`Rejection`] is what extractors return; [`Refusal`] and [`Error`] convert into it.
+//! - `routes::SelfServe` (feature `self-serve`) is the router by which agents serve themselves.
 //! - [`model`] has the values and records, [`store`] the stores and queries, [`mod@http`] the services.
 //!
 //! # Features
@@ -142,6 +143,7 @@
 //! | Feature | Default | What it brings |
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
+//! | `self-serve` | no | `routes`: an axum router by which agents sign up, look at themselves and mint narrower keys |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
 //! | `postgres` | no | `PostgresStore` |
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
@@ -157,6 +159,8 @@ pub mod http;
 #[doc(hidden)]
 pub mod ledger;
 pub mod model;
+#[cfg(feature = "self-serve")]
+pub mod routes;
 pub mod store;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

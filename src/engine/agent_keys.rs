@@ -16,8 +16,10 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
+#[cfg(feature = "self-serve")]
+use crate::ledger::CallerRules;
 use crate::ledger::{
-    AccountChange, Action, KeyChange, KeyDraft, NewToken, Outcome, Posting, Rules,
+    AccountChange, Action, KeyChange, KeyDraft, LeftOut, NewToken, Outcome, Posting, Rules,
 };
 use crate::model::key::Owner;
 use crate::model::{
@@ -632,6 +634,44 @@ impl AgentKeys {
         self.inner.store.close().await;
     }
 
+    /// Creates a key for a caller that is not the application's own code.
+    #[cfg(feature = "self-serve")]
+    pub(crate) async fn create_as(
+        &self,
+        caller: CallerRules,
+        draft: KeyDraft,
+    ) -> Result<Created, Error> {
+        let token = Token::generate(&self.inner.options.prefix)?;
+        let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
+        Ok(Created { key: self.change_key_as(caller, &change).await?, token })
+    }
+
+    /// Gives a key another token for a caller. `old` is the key as it was read before.
+    #[cfg(feature = "self-serve")]
+    pub(crate) async fn rotate_as(
+        &self,
+        caller: CallerRules,
+        old: &Key,
+        grace: Grace,
+    ) -> Result<Created, Error> {
+        let own: Option<crate::model::TokenPrefix> = old.prefix.parse().ok();
+        let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
+        let (key, new) = (old.id, NewToken::from_token(&token));
+        let change = KeyChange::Rotate { key, token: new, grace: grace.0 };
+        Ok(Created { key: self.change_key_as(caller, &change).await?, token })
+    }
+
+    /// Changes a key for a caller that is not the application's own code.
+    #[cfg(feature = "self-serve")]
+    pub(crate) async fn change_key_as(
+        &self,
+        caller: CallerRules,
+        change: &KeyChange,
+    ) -> Result<Key, Error> {
+        let rules = Rules { caller: Some(caller), ..self.inner.rules.clone() };
+        self.change_key_by(change, &rules).await
+    }
+
     async fn change_account(
         &self,
         account: &AccountId,
@@ -645,9 +685,12 @@ impl AgentKeys {
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
-        let rules = &self.inner.rules;
-        let key = self.with_store(|store| store.change_key(&change, rules)).await??;
-        let done = match &change {
+        self.change_key_by(&change, &self.inner.rules).await
+    }
+
+    async fn change_key_by(&self, change: &KeyChange, rules: &Rules) -> Result<Key, Error> {
+        let key = self.with_store(|store| store.change_key(change, rules)).await??;
+        let done = match change {
             KeyChange::Create { .. } => "created",
             KeyChange::Update { .. } => "updated",
             KeyChange::Rotate { .. } => "rotated",
@@ -678,7 +721,8 @@ impl KeyDraft {
     /// Returns a draft of a key with this owner, whatever owner `new` has.
     pub(crate) fn new(account: AccountId, parent: Option<KeyId>, new: NewKey) -> Self {
         let NewKey { name, scopes, budget, expiry, delegated_by, metadata, .. } = new;
-        Self { account, parent, name, scopes, budget, delegated_by, metadata, expiry }
+        let left_out = LeftOut::default();
+        Self { account, parent, name, scopes, budget, delegated_by, metadata, expiry, left_out }
     }
 }
 

@@ -8,11 +8,11 @@
 pub mod authenticate;
 mod body;
 pub mod charge;
-mod context;
+pub(crate) mod context;
 mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
-mod options;
+pub(crate) mod options;
 mod outside;
 mod problem;
 mod rejection;

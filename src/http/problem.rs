@@ -65,9 +65,18 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::InvalidIdempotencyKey
         | Refusal::InvalidLabel(_)
         | Refusal::InvalidField { .. }
+        | Refusal::InvalidRequest(_)
         | Refusal::NegativeAmount
         | Refusal::ZeroAdjustment => StatusCode::BAD_REQUEST,
-        Refusal::InsufficientScope(_) => StatusCode::FORBIDDEN,
+        Refusal::InsufficientScope(_)
+        | Refusal::BeyondCaller(_)
+        | Refusal::MintingDisabled
+        | Refusal::RetiringToken
+        | Refusal::OwnKey
+        | Refusal::OutsideSubtree
+        | Refusal::TooDeep { .. }
+        | Refusal::TooManyChildren { .. }
+        | Refusal::SignupRefused(_) => StatusCode::FORBIDDEN,
         Refusal::BudgetExceeded(_) => options.budget_status,
         Refusal::Conflict
         | Refusal::PostingConflict
@@ -76,9 +85,14 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::HoldExpired
         | Refusal::NotInForce
         | Refusal::RefundTooLarge { .. } => StatusCode::CONFLICT,
-        Refusal::UnknownAccount | Refusal::UnknownEntry | Refusal::UnknownKey => {
-            StatusCode::NOT_FOUND
-        }
+        Refusal::UnknownAccount
+        | Refusal::UnknownEntry
+        | Refusal::UnknownKey
+        | Refusal::NotFound => StatusCode::NOT_FOUND,
+        Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Refusal::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Refusal::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -114,6 +128,9 @@ fn document(refusal: &Refusal, status: StatusCode) -> Document {
         Refusal::BudgetExceeded(shortfall) => add_figures(&mut members, shortfall),
         Refusal::AlreadyCharged(entry) => members.add("entry", entry.to_string()),
         Refusal::InvalidField { field, .. } => members.add("field", *field),
+        Refusal::InvalidRequest(errors) | Refusal::BeyondCaller(errors) => {
+            members.add("errors", json!(errors));
+        }
         Refusal::RefundTooLarge { left } => members.add("left_cents", cents(*left)),
         _ => {}
     }
@@ -142,7 +159,9 @@ fn add_headers(headers: &mut HeaderMap, refusal: &Refusal, options: &HttpOptions
         headers.insert(WWW_AUTHENTICATE, challenge);
     }
     let seconds = match refusal {
-        Refusal::Unavailable { retry_after } => Some(whole_seconds(retry_after.as_micros())),
+        Refusal::Unavailable { retry_after } | Refusal::RateLimited { retry_after } => {
+            Some(whole_seconds(retry_after.as_micros()))
+        }
         Refusal::InFlight => Some(1),
         Refusal::BudgetExceeded(shortfall) => {
             shortfall.resets_at.map(|at| seconds_until(shortfall.at, at))

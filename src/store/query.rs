@@ -208,7 +208,15 @@ pub struct UsageQuery {
 impl UsageQuery {
     /// Queries all entries of an account.
     pub const fn for_account(account: AccountId, by: UsageBy) -> Self {
-        Self { account, key: None, with_descendants: false, since: None, until: None, by, then_by: None }
+        Self {
+            account,
+            key: None,
+            with_descendants: false,
+            since: None,
+            until: None,
+            by,
+            then_by: None,
+        }
     }
 
     /// Groups the entries of each group once more, for example by day and then by key.

@@ -135,6 +135,14 @@ impl AgentKeyLayer {
     }
 }
 
+#[cfg(feature = "self-serve")]
+impl AgentKeyLayer {
+    /// Returns the options of responses.
+    pub(crate) fn http(&self) -> Arc<crate::http::options::HttpOptions> {
+        self.options.http.clone()
+    }
+}
+
 impl<S> Layer<S> for AgentKeyLayer {
     type Service = AgentKeyService<S>;
 

@@ -1,0 +1,322 @@
+//! The routes of keys: mint, list, show, narrow, rotate, pause and revoke.
+
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State as StateOf, rejection::PathRejection};
+use axum::response::Response;
+use http::{Extensions, StatusCode};
+
+use super::fields::{Fields, budget_of, expiry_of};
+use super::principal::{Requester, State};
+use super::query::{List, Params, encode};
+use super::shared::{Shared, json};
+use super::view;
+use super::wire::{self, CreatedKey, MintRequest, PatchRequest, RevokeRequest, RotateRequest};
+use crate::engine::Created;
+use crate::http::Rejection;
+use crate::ledger::{Caller, KeyChange, KeyDraft, LeftOut};
+use crate::model::key::Expiry;
+use crate::model::{
+    Account, Budget, FieldError, Grace, Key, KeyId, KeyPatch, Lineage, Refusal, ScopeSet,
+};
+use crate::store::KeyQuery;
+
+type Answer = Result<Response, Rejection>;
+type PathId = Result<Path<String>, PathRejection>;
+
+/// The longest grace of a rotation: 30 days.
+const MAX_GRACE_SECONDS: u32 = 30 * 24 * 3_600;
+
+/// How many keys one request for a page reads at most, whatever its filters let through.
+const MAX_SCAN: usize = 1_000;
+
+/// `GET /keys/me`
+pub(super) async fn me(StateOf(shared): State, request: Request) -> Answer {
+    let requester = Requester::of(request.extensions(), &shared).await?;
+    let Caller::Key(own) = requester.caller else { return Err(shared.refuse(Refusal::NotFound)) };
+    show_to(&requester, own, &shared).await
+}
+
+/// `POST /keys`
+pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
+    let requester = Requester::of(request.extensions(), &shared).await?;
+    requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
+    let asked = mint_request(request, &requester).await;
+    let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
+    let parent = match requester.caller {
+        Caller::Key(own) => Some(own),
+        Caller::Account(_) => None,
+    };
+    let budget = match &asked.budgets {
+        Some(Some(limits)) => budget_of(limits).unwrap_or_default(),
+        _ => Budget::unlimited(),
+    };
+    let expiry = expiry_of(asked.expires_at, asked.expires_in);
+    let left_out = LeftOut {
+        scopes: asked.scopes.is_none(),
+        budget: asked.budgets.is_none(),
+        expiry: expiry.is_none(),
+    };
+    let draft = KeyDraft {
+        account: requester.account.clone(),
+        parent,
+        name: asked.name.unwrap_or_default(),
+        scopes: asked.scopes.unwrap_or_else(ScopeSet::none),
+        budget,
+        delegated_by: None,
+        metadata: asked.metadata.unwrap_or_default(),
+        expiry: expiry.unwrap_or(Expiry::Never),
+        left_out,
+    };
+    let (keys, rules) = (shared.keys.clone(), requester.rules(&shared));
+    let created = shared.run(async move { keys.create_as(rules, draft).await }).await?;
+    Ok(created_answer(StatusCode::CREATED, created, &requester, &shared).await)
+}
+
+/// `GET /keys`
+pub(super) async fn list(StateOf(shared): State, request: Request) -> Answer {
+    let requester = Requester::of(request.extensions(), &shared).await?;
+    let filter = Filter::read(&request).map_err(|refusal| shared.refuse(refusal))?;
+    let mut query = match requester.caller {
+        Caller::Key(own) if !requester.manages_account(&shared) => KeyQuery::subtree_of(own),
+        _ => KeyQuery::for_account(requester.account.clone()),
+    };
+    query.after = filter.after;
+    let (mut keys, mut read) = (Vec::new(), 0);
+    let next = loop {
+        query.limit = filter.limit.max(100);
+        let page = shared.keys.keys(&query).await.map_err(|error| shared.reject(error))?;
+        for key in &page.items {
+            if keys.len() == filter.limit as usize {
+                break;
+            }
+            (query.after, read) = (Some(key.id), read + 1);
+            keys.extend(filter.show(key, &requester, &shared).await?);
+        }
+        let is_last = page.next.is_none() && query.after >= page.items.last().map(|key| key.id);
+        if is_last {
+            break None;
+        }
+        if keys.len() == filter.limit as usize || read >= MAX_SCAN {
+            break query.after;
+        }
+    };
+    let next_cursor = next.map(|after| encode(List::Keys, &after.to_string()));
+    Ok(json(StatusCode::OK, &wire::KeyPage { keys, next_cursor }))
+}
+
+/// `GET /keys/{id}`
+pub(super) async fn show(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let requester = Requester::of(request.extensions(), &shared).await?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    show_to(&requester, key, &shared).await
+}
+
+/// `PATCH /keys/{id}`
+pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let requester = changing(request.extensions(), &shared).await?;
+    let asked = patch_request(request, &requester).await;
+    let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    let budget = asked.budgets.map(|limits| match limits {
+        Some(limits) => budget_of(&limits).unwrap_or_default(),
+        None => Budget::unlimited(),
+    });
+    let patch = KeyPatch {
+        name: asked.name,
+        scopes: asked.scopes,
+        budget,
+        expiry: expiry_of(asked.expires_at, asked.expires_in),
+        metadata: asked.metadata,
+        is_disabled: None,
+    };
+    change(KeyChange::Update { key, patch }, &requester, &shared).await
+}
+
+/// `POST /keys/{id}/disable`
+pub(super) async fn disable(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    pause(true, &shared, id, request).await
+}
+
+/// `POST /keys/{id}/enable`
+pub(super) async fn enable(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    pause(false, &shared, id, request).await
+}
+
+async fn pause(is_disabled: bool, shared: &Shared, id: PathId, request: Request) -> Answer {
+    let requester = changing(request.extensions(), shared).await?;
+    let nothing = Fields::read(request).await.and_then(Fields::finish);
+    nothing.map_err(|refusal| shared.refuse(refusal))?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    let patch = KeyPatch::new().disabled(is_disabled);
+    change(KeyChange::Update { key, patch }, &requester, shared).await
+}
+
+/// `POST /keys/{id}/rotate`
+pub(super) async fn rotate(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let requester = Requester::of(request.extensions(), &shared).await?;
+    requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
+    let asked = rotate_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    let old = visible(key, &requester, &shared).await?;
+    let grace = Grace::lasting(Duration::from_secs(asked.grace_seconds.unwrap_or(0).into()));
+    let (keys, rules) = (shared.keys.clone(), requester.rules(&shared));
+    let rotating = async move { keys.rotate_as(rules, old.key(), grace).await };
+    let created = shared.run(rotating).await?;
+    Ok(created_answer(StatusCode::OK, created, &requester, &shared).await)
+}
+
+/// `DELETE /keys/{id}`
+pub(super) async fn revoke(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let requester = changing(request.extensions(), &shared).await?;
+    let asked = revoke_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    change(KeyChange::Revoke { key, reason: asked.reason }, &requester, &shared).await
+}
+
+/// Returns a caller whose credential may change something.
+async fn changing(extensions: &Extensions, shared: &Shared) -> Result<Requester, Rejection> {
+    let requester = Requester::of(extensions, shared).await?;
+    requester.may_change().map_err(|refusal| shared.refuse(refusal))?;
+    Ok(requester)
+}
+
+/// Makes a change, and answers with the key after it.
+async fn change(change: KeyChange, requester: &Requester, shared: &Shared) -> Answer {
+    let (keys, rules) = (shared.keys.clone(), requester.rules(shared));
+    let changed = shared.run(async move { keys.change_key_as(rules, &change).await }).await?;
+    show_to(requester, changed.id, shared).await
+}
+
+async fn show_to(requester: &Requester, key: KeyId, shared: &Shared) -> Answer {
+    let lineage = visible(key, requester, shared).await?;
+    Ok(json(StatusCode::OK, &view::key(&lineage, requester, shared.admin_scope())))
+}
+
+/// Returns a key that the caller may see.
+async fn visible(key: KeyId, requester: &Requester, shared: &Shared) -> Result<Lineage, Rejection> {
+    let found = shared.keys.find_by_id(key).await.map_err(|error| shared.reject(error))?;
+    found
+        .filter(|lineage| requester.sees(lineage, shared))
+        .ok_or_else(|| shared.refuse(Refusal::NotFound))
+}
+
+/// Answers with a token. The key is read once more; if that fails, it is shown as it was made,
+/// because nobody will see the token again.
+async fn created_answer(
+    status: StatusCode,
+    created: Created,
+    requester: &Requester,
+    shared: &Shared,
+) -> Response {
+    let Created { key, token } = created;
+    let read = shared.keys.find_by_id(key.id).await.ok().flatten();
+    let lineage = read.unwrap_or_else(|| as_made(key, requester));
+    let key = view::key(&lineage, requester, shared.admin_scope());
+    json(status, &CreatedKey { token: token.expose().to_owned(), key })
+}
+
+fn as_made(key: Key, requester: &Requester) -> Lineage {
+    let at = requester.at().unwrap_or(key.created_at).max(key.created_at);
+    match &requester.lineage {
+        Some(lineage) => {
+            let own = lineage.keys().filter(|member| member.id != key.id).cloned().collect();
+            Lineage::new(key, own, lineage.account().clone(), at)
+        }
+        None => {
+            let account = Account::new(key.account.clone(), at);
+            Lineage::new(key, Vec::new(), account, at)
+        }
+    }
+}
+
+/// Reads the id in a path. What is no id is no key.
+fn key_id(id: PathId) -> Result<KeyId, Refusal> {
+    let Ok(Path(id)) = id else { return Err(Refusal::NotFound) };
+    let key: KeyId = id.parse().map_err(|_| Refusal::NotFound)?;
+    // One spelling for each key: no `+7` and no `007`.
+    if key.to_string() == id { Ok(key) } else { Err(Refusal::NotFound) }
+}
+
+async fn mint_request(request: Request, requester: &Requester) -> Result<MintRequest, Refusal> {
+    let mut fields = Fields::read(request).await?;
+    let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
+    let (expires_at, expires_in) = fields.expiry(requester.at());
+    let metadata = fields.value("metadata");
+    fields.finish()?;
+    Ok(MintRequest { name, scopes, budgets, expires_at, expires_in, metadata })
+}
+
+async fn patch_request(request: Request, requester: &Requester) -> Result<PatchRequest, Refusal> {
+    let mut fields = Fields::read(request).await?;
+    let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
+    let (expires_at, expires_in) = fields.expiry(requester.at());
+    let metadata = fields.value("metadata");
+    fields.finish()?;
+    Ok(PatchRequest { name, scopes, budgets, expires_at, expires_in, metadata })
+}
+
+async fn rotate_request(request: Request) -> Result<RotateRequest, Refusal> {
+    let mut fields = Fields::read(request).await?;
+    let grace_seconds: Option<u32> = fields.value("grace_seconds");
+    if grace_seconds.is_some_and(|seconds| seconds > MAX_GRACE_SECONDS) {
+        fields.error("grace_seconds", format!("is a number from 0 to {MAX_GRACE_SECONDS}"));
+    }
+    fields.finish()?;
+    Ok(RotateRequest { grace_seconds })
+}
+
+async fn revoke_request(request: Request) -> Result<RevokeRequest, Refusal> {
+    let mut fields = Fields::read(request).await?;
+    let reason = fields.text("reason");
+    fields.finish()?;
+    Ok(RevokeRequest { reason })
+}
+
+/// Which keys a list shows.
+struct Filter {
+    name: Option<String>,
+    state: Option<wire::State>,
+    limit: u32,
+    after: Option<KeyId>,
+}
+
+impl Filter {
+    fn read(request: &Request) -> Result<Self, Refusal> {
+        let mut params = Params::read(request.uri())?;
+        let name = params.text("name");
+        let state = params.value("state", |text| match text {
+            "active" => Ok(wire::State::Active),
+            "disabled" => Ok(wire::State::Disabled),
+            "expired" => Ok(wire::State::Expired),
+            "revoked" => Ok(wire::State::Revoked),
+            _ => Err("is active, disabled, expired or revoked".to_owned()),
+        });
+        let limit = params.limit();
+        let after = match params.cursor(List::Keys) {
+            Some(after) => Some(after.parse().map_err(|_| {
+                Refusal::InvalidRequest(vec![FieldError::new("cursor", "is of no page")])
+            })?),
+            None => None,
+        };
+        params.finish()?;
+        Ok(Self { name, state, limit, after })
+    }
+
+    /// Returns a key if it passes. A row that is out of service has no lineage, and is not shown.
+    async fn show(
+        &self,
+        key: &Key,
+        requester: &Requester,
+        shared: &Shared,
+    ) -> Result<Option<wire::Key>, Rejection> {
+        if self.name.as_ref().is_some_and(|name| !key.name.contains(name)) {
+            return Ok(None);
+        }
+        let found = shared.keys.find_by_id(key.id).await.map_err(|error| shared.reject(error))?;
+        let lineage = found.filter(|lineage| requester.sees(lineage, shared));
+        let is_asked_for = |it: &Lineage| self.state.is_none_or(|state| state == view::state(it));
+        let lineage = lineage.filter(is_asked_for);
+        Ok(lineage.map(|lineage| view::key(&lineage, requester, shared.admin_scope())))
+    }
+}

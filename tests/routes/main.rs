@@ -1,0 +1,13 @@
+//! The self-serve routes: who may do what, and what each answer is.
+
+#![cfg(all(feature = "self-serve", feature = "sqlite"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod access;
+mod bodies;
+mod manage;
+mod mint;
+mod numbers;
+mod signup;
+mod support;
+mod usage;
