@@ -145,13 +145,13 @@ impl CallerRules {
         left_out: LeftOut,
         parent: Option<&Lineage>,
         children: u64,
-        admin_scope: Option<&Scope>,
+        (max_depth, admin_scope): (usize, Option<&Scope>),
         now: Timestamp,
     ) -> Result<(), ChangeError> {
-        let MintRules { max_lifetime, default_budget, max_depth, max_children } = &self.mint;
-        let depth = 1 + parent.map_or(0, Lineage::depth);
-        if depth > *max_depth {
-            return Err(ChangeError::Refused(Refusal::TooDeep { max: *max_depth }));
+        let MintRules { max_lifetime, default_budget, max_children, .. } = &self.mint;
+        let max_depth = max_depth.min(self.mint.max_depth);
+        if parent.map_or(0, Lineage::depth) >= max_depth {
+            return Err(ChangeError::Refused(Refusal::TooDeep { max: max_depth }));
         }
         if parent.is_some() && children >= *max_children {
             return Err(ChangeError::Refused(Refusal::TooManyChildren { max: *max_children }));
@@ -205,9 +205,12 @@ impl CallerRules {
             beyond.extend(expiry_beyond(key.expires_at, latest));
         }
         if matches!(self.caller, Caller::Key(_)) {
-            beyond.extend(widened(before, key));
+            for wider in widened(before, key, admin_scope) {
+                if !beyond.iter().any(|named| named.field == wider.field) {
+                    beyond.push(wider);
+                }
+            }
         }
-        beyond.dedup_by(|one, other| one.field == other.field);
         beyond_caller(beyond)
     }
 }
@@ -303,9 +306,10 @@ fn expiry_beyond(expires_at: Option<Timestamp>, latest: Option<Timestamp>) -> Op
 }
 
 /// Names each field that allows more than before.
-fn widened(before: &Key, key: &Key) -> Vec<FieldError> {
+fn widened(before: &Key, key: &Key, admin_scope: Option<&Scope>) -> Vec<FieldError> {
     let mut wider = Vec::new();
-    if !key.scopes.is_within(&before.scopes) {
+    let allowed_all = admin_scope.is_some_and(|all| before.scopes.allows(all));
+    if !allowed_all && !key.scopes.is_within(&before.scopes) {
         wider.push(FieldError::new("scopes", "may only become fewer"));
     }
     let is_kept = |old: Limit| {

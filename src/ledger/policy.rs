@@ -402,8 +402,8 @@ impl KeyDraft {
             check_delegator(human)?;
         }
         if let Some(caller) = &rules.caller {
-            let admin = rules.admin_scope.as_ref();
-            caller.mint(&mut key, self.left_out, parent, children, admin, now)?;
+            let of_handle = (rules.max_depth, rules.admin_scope.as_ref());
+            caller.mint(&mut key, self.left_out, parent, children, of_handle, now)?;
             key.balance = Balance::empty(&key.budget, now, now);
         }
         if let Some(parent) = parent {

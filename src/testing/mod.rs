@@ -43,6 +43,7 @@
 #![allow(clippy::missing_panics_doc)] // every check panics where it fails
 
 pub mod adjustments;
+pub mod callers;
 pub mod concurrency;
 pub mod holds;
 pub mod idempotency;
@@ -257,6 +258,12 @@ suite! { $
         revoked_keys_are_not_changed
         unknown_keys_are_not_changed
         holds_that_ran_out_do_not_count_against_a_change
+    }
+    callers {
+        a_minted_key_inherits_from_its_lineage
+        children_in_force_are_counted
+        a_caller_must_be_in_force
+        a_subtree_is_listed_and_summed
     }
     queries {
         keys_come_in_pages

@@ -8,6 +8,10 @@ mod bodies;
 mod manage;
 mod mint;
 mod numbers;
+#[cfg(feature = "postgres")]
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 mod signup;
 mod support;
 mod usage;
+mod widening;

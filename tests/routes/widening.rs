@@ -1,0 +1,288 @@
+//! Nothing widens, whatever a key asks for: random trees, random requests, and parents that are
+//! narrowed meanwhile by another handle on the same database.
+
+use agentkey::model::{Limit, Period};
+use agentkey::routes::SelfServe;
+use agentkey::{
+    AgentKeys, Amount, Budget, Grace, Key, KeyId, KeyPatch, KeyQuery, NewKey, ScopeSet, Token,
+};
+use axum::Router;
+use http::Method;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, FileFailurePersistence};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::support::{App, Seen, acme, request, scopes};
+
+/// What a key asks for.
+#[derive(Clone, Debug)]
+enum Ask {
+    Mint { body: Value },
+    Patch { body: Value },
+    Act { action: &'static str },
+    Revoke,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    caller: Index,
+    target: Index,
+    ask: Ask,
+}
+
+fn maybe(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Option<Value>> {
+    prop::option::of(value)
+}
+
+fn body() -> impl Strategy<Value = Value> {
+    let scope = select(vec!["read", "write.a", "write.*", "pay", "*", "keys"]);
+    let scopes = prop_oneof![
+        6 => prop::collection::vec(scope, 0..3).prop_map(|list| json!(list)),
+        1 => Just(json!(null)),
+    ];
+    let period = select(vec!["day", "calendar_day", "week", "month", "lifetime"]);
+    let limit = (0..60_i64, period)
+        .prop_map(|(limit_cents, period)| json!({"limit_cents": limit_cents, "period": period}));
+    let budgets = prop_oneof![
+        6 => prop::collection::vec(limit, 0..3).prop_map(|list| json!(list)),
+        1 => Just(json!(null)),
+    ];
+    let expires_at = prop_oneof![
+        6 => (1..30_u8).prop_map(|day| json!(format!("2026-03-{day:02}T00:00:00Z"))),
+        1 => Just(json!(null)),
+    ];
+    (maybe(scopes), maybe(budgets), maybe(expires_at)).prop_map(|(scopes, budgets, expires_at)| {
+        let mut body = json!({});
+        for (name, value) in [("scopes", scopes), ("budgets", budgets), ("expires_at", expires_at)]
+        {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        }
+        body
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ask = prop_oneof![
+        6 => body().prop_map(|body| Ask::Mint { body }),
+        6 => body().prop_map(|body| Ask::Patch { body }),
+        3 => select(vec!["rotate", "disable", "enable"]).prop_map(|action| Ask::Act { action }),
+        1 => Just(Ask::Revoke),
+    ];
+    let step = (any::<Index>(), any::<Index>(), ask).prop_map(|(caller, target, ask)| Step {
+        caller,
+        target,
+        ask,
+    });
+    prop::collection::vec(step, 1..40)
+}
+
+fn root() -> NewKey {
+    NewKey::new(acme())
+        .scopes(scopes(&["read", "write.*", "keys"]))
+        .budget(Budget::daily(Amount::cents(20)).and_monthly(Amount::cents(50)))
+        .expires_at("2026-03-20T00:00:00Z".parse().unwrap())
+}
+
+/// What a key may spend at most in each unit of time, by its own and all its ancestors' limits.
+fn ceilings(lineage: &[Key]) -> Vec<(u8, Amount)> {
+    let rank = |period: Period| match period {
+        Period::Day | Period::CalendarDay => 0,
+        Period::Week | Period::CalendarWeek => 1,
+        Period::Month | Period::CalendarMonth => 2,
+        _ => 3,
+    };
+    let limits = lineage.iter().flat_map(|key| key.budget.limits().collect::<Vec<Limit>>());
+    limits.map(|limit| (rank(limit.period), limit.amount)).collect()
+}
+
+/// Checks that no key has more than an ancestor, and no key more than it once had.
+async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
+    let all = keys.keys(&KeyQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
+    for key in &all {
+        let lineage = keys.find_by_id(key.id).await.unwrap().unwrap();
+        for ancestor in lineage.ancestors() {
+            let above = keys.find_by_id(ancestor.id).await.unwrap().unwrap();
+            assert!(lineage.scopes(None).is_within(&above.scopes(None)), "{key:?} {ancestor:?}");
+            assert!(lineage.expires_at() <= above.expires_at(), "{key:?} {ancestor:?}");
+            assert!(key.expires_at.is_some(), "the root ends, so all do: {key:?}");
+        }
+        if let Some(old) = before.iter().find(|old| old.id == key.id) {
+            assert!(key.scopes.is_within(&old.scopes), "{old:?} {key:?}");
+            assert!(key.expires_at <= old.expires_at, "{old:?} {key:?}");
+            for limit in old.budget.limits() {
+                let kept = |new: &Limit| new.period == limit.period && new.amount <= limit.amount;
+                assert!(key.budget.limits().any(|new| kept(&new)), "{old:?} {key:?}");
+            }
+            assert_eq!((key.parent, &key.account), (old.parent, &old.account));
+        }
+    }
+    *before = all;
+}
+
+async fn ask(router: &Router, token: &Token, target: KeyId, ask: &Ask) -> Seen {
+    let (method, path, body) = match ask {
+        Ask::Mint { body } => (Method::POST, "/keys".to_owned(), body.to_string()),
+        Ask::Patch { body } => (Method::PATCH, format!("/keys/{target}"), body.to_string()),
+        Ask::Act { action } => (Method::POST, format!("/keys/{target}/{action}"), String::new()),
+        Ask::Revoke => (Method::DELETE, format!("/keys/{target}"), String::new()),
+    };
+    let response =
+        router.clone().oneshot(request(Some(token), method, &path, &body)).await.unwrap();
+    let (head, body) = response.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes().to_vec();
+    Seen { status: head.status, headers: head.headers, bytes }
+}
+
+proptest! {
+    #![proptest_config(Config {
+        cases: 64,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/routes.txt"))),
+        ..Config::default()
+    })]
+
+    #[test]
+    fn nothing_widens(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let app = App::with(|serve| serve.account_scope("keys".parse().unwrap())).await;
+            // Two roots, so that the account scope has something beside its own subtree.
+            let mut tokens = Vec::new();
+            for _ in 0..2 {
+                let made = app.create(root()).await;
+                tokens.push((made.id, made.token));
+            }
+            let mut before = Vec::new();
+            nothing_is_wider(&app.keys, &mut before).await;
+            for step in steps {
+                let (caller, token) = step.caller.get(&tokens);
+                let (caller, target) = (*caller, step.target.get(&tokens).0);
+                let seen = ask(&app.router, token, target, &step.ask).await;
+                assert!(!seen.status.is_server_error(), "{step:?}: {seen:?}");
+                if seen.status.is_success() && seen.json().get("token").is_some() {
+                    // A token that a key gets is its own, or of a key below it.
+                    let made = seen.created();
+                    let lineage = app.keys.find_by_id(made.id).await.unwrap().unwrap();
+                    assert!(lineage.keys().any(|key| key.id == caller), "{step:?}");
+                    tokens.retain(|(id, _)| *id != made.id);
+                    tokens.push((made.id, made.token));
+                }
+                nothing_is_wider(&app.keys, &mut before).await;
+            }
+            // Whatever was made, it spends no more than its lineage may.
+            let roots: Vec<_> = before.iter().filter(|key| key.parent.is_none()).cloned().collect();
+            for key in &before {
+                let Ok(context) = app.keys.authorize_by_id(key.id).await else { continue };
+                let Ok(charge) = app.keys.charge(&context).await else { continue };
+                while charge.pay(Amount::cents(7)).await.is_ok() {}
+                charge.settle().await.unwrap();
+            }
+            for root in roots {
+                let lineage = app.keys.find_by_id(root.id).await.unwrap().unwrap();
+                for (_, ceiling) in ceilings(&[root]) {
+                    assert!(lineage.key().balance.spent() <= ceiling);
+                }
+            }
+            app.keys.shutdown().await;
+        });
+    }
+}
+
+/// Mints and patches through one handle, while another one narrows the parent.
+async fn race(one: AgentKeys, other: AgentKeys) {
+    let router = SelfServe::new(&one).mint().manage().max_children(1_000).into_router().unwrap();
+    let (mut early, mut late) = (0, 0);
+    for round in 0..15 {
+        let new = NewKey::new(acme())
+            .scopes(scopes(&["read", "write"]))
+            .budget(Budget::daily(Amount::cents(50)));
+        let parent = one.create(new).await.unwrap();
+        let (id, token) = (parent.key.id, parent.token);
+        let narrow = async {
+            tokio::time::sleep(std::time::Duration::from_micros(700 * round)).await;
+            let narrower = KeyPatch::new()
+                .scopes(scopes(&["read"]))
+                .budget(Budget::daily(Amount::cents(5)))
+                .expires_in("1h".parse().unwrap());
+            other.update(id, narrower).await.unwrap()
+        };
+        let mint = async {
+            let mut made = Vec::new();
+            for n in 0..12 {
+                let body = match n % 2 {
+                    0 => json!({}),
+                    _ => {
+                        json!({"scopes": ["write"], "budgets": [{"limit_cents": 40, "period": "day"}], "expires_in": "2h"})
+                    }
+                };
+                let seen = ask(&router, &token, id, &Ask::Mint { body }).await;
+                assert!([201, 403].contains(&seen.status.as_u16()), "{seen:?}");
+                if seen.status == 201 {
+                    made.push(seen.created().id);
+                }
+            }
+            made
+        };
+        let (narrowed, made) = tokio::join!(narrow, mint);
+        assert!(!made.is_empty());
+        for child in made {
+            let lineage = one.find_by_id(child).await.unwrap().unwrap();
+            // What was made before the parent was narrowed is bound by the lineage, what was made
+            // after it by its own record too.
+            assert!(lineage.scopes(None).is_within(&narrowed.scopes));
+            assert!(lineage.expires_at() <= narrowed.expires_at);
+            assert!(lineage.remaining() <= Some(Amount::cents(5)));
+            let key = lineage.key();
+            if key.created_at <= narrowed_at(&narrowed) {
+                early += 1;
+            } else {
+                late += 1;
+                assert!(key.scopes.is_within(&narrowed.scopes), "{key:?}");
+                assert!(key.expires_at.is_some() && key.expires_at <= narrowed.expires_at);
+                assert!(
+                    key.budget.limits().all(|limit| limit.amount <= Amount::cents(5)),
+                    "{key:?}"
+                );
+            }
+        }
+    }
+    assert!(early > 0 && late > 0, "the race has both orders: {early} {late}");
+    // A caller that is revoked by another process mints nothing more.
+    let parent = one.create(NewKey::new(acme()).scopes(ScopeSet::none())).await.unwrap();
+    let rotated = one.rotate(parent.key.id, Grace::NONE).await.unwrap();
+    other.revoke(parent.key.id, None).await.unwrap();
+    let seen = ask(&router, &rotated.token, parent.key.id, &Ask::Mint { body: json!({}) }).await;
+    assert_eq!(seen.refused(), (401, "revoked_key".into()));
+    one.shutdown().await;
+    other.shutdown().await;
+}
+
+/// The expiry of the narrowed key was set to an hour after the change.
+fn narrowed_at(key: &Key) -> agentkey::jiff::Timestamp {
+    key.expires_at.unwrap() - agentkey::jiff::SignedDuration::from_hours(1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_is_narrowed_by_another_handle_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = dir.path().join("keys.db").display().to_string();
+    let (one, other) =
+        (AgentKeys::connect(&url).await.unwrap(), AgentKeys::connect(&url).await.unwrap());
+    race(one, other).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn a_parent_is_narrowed_by_another_handle_meanwhile_on_postgres() {
+    let Some(server) = crate::postgres_server::Server::shared() else { return };
+    let database = server.database().await;
+    let (one, other) = (
+        AgentKeys::connect(database.url()).await.unwrap(),
+        AgentKeys::connect(database.url()).await.unwrap(),
+    );
+    race(one, other).await;
+}
