@@ -121,6 +121,7 @@
 //! |---|---|
 //! | `cargo run -p example-quickstart` | a scoped and a paid route on one SQLite file, with curl lines to paste |
 //! | `cargo run -p example-marketplace` | purchases under an `Idempotency-Key`, refunds, and keys for sub-agents |
+//! | `cargo run -p example-self-serve` | an agent signs up, mints a narrower key, looks at its usage and revokes it |
 //! | `cargo run -p example-llm-proxy` | a streaming chat route, charged by tokens |
 //! | `cargo run -p example-postgres` | two instances on one database, and money in the application's own transaction |
 //! | `cargo run -p example-hyper` | the layers on a plain hyper server |
@@ -186,6 +187,7 @@ pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
     doctest,
     feature = "axum",
     feature = "postgres",
+    feature = "self-serve",
     feature = "sqlite",
     feature = "testing"
 ))]
@@ -196,6 +198,8 @@ mod documents {
     struct AdoptionDocs;
     #[doc = include_str!("../docs/operations.md")]
     struct OperationsDocs;
+    #[doc = include_str!("../docs/self-serve.md")]
+    struct SelfServeDocs;
     #[doc = include_str!("../docs/testing.md")]
     struct TestingDocs;
 }

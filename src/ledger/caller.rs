@@ -106,7 +106,7 @@ impl CallerRules {
             Caller::Key(id) => *id,
         };
         let Some(target) = target else { return refused(Refusal::NotFound) };
-        let within = target.from_member(id);
+        let within = target.member(id);
         let caller = within.as_ref().or(caller).filter(|caller| caller.id() == id);
         let Some(caller) = caller else { return refused(Refusal::InvalidKey) };
         caller.check_active().map_err(ChangeError::Refused)?;
@@ -329,4 +329,37 @@ fn widened(before: &Key, key: &Key, admin_scope: Option<&Scope>) -> Vec<FieldErr
         wider.push(FieldError::new("expires_at", "may only become earlier"));
     }
     wider
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{KeyChange, Loaded, Rules};
+    use crate::model::{Account, Balance};
+
+    #[test]
+    fn the_event_of_a_change_says_who_made_it() {
+        let (at, account) = (Timestamp::UNIX_EPOCH, AccountId::new("acme").unwrap());
+        let balance = Balance::empty(&Budget::unlimited(), at, at);
+        let key = Key::stored(KeyId::new(7), account.clone(), at, balance);
+        let lineage = Lineage::new(key, Vec::new(), Account::new(account.clone(), at), at);
+        let change = KeyChange::Revoke { key: KeyId::new(7), reason: None };
+        let by = |caller: Option<Caller>| {
+            let mint = MintRules {
+                max_lifetime: None,
+                default_budget: None,
+                max_depth: 8,
+                max_children: 1,
+            };
+            let (account_scope, minting) = (None, Minting::Never);
+            let caller = caller.map(|caller| CallerRules { caller, account_scope, minting, mint });
+            let loaded =
+                Loaded { lineage: Some(lineage.clone()), caller: None, children: 0, time: at };
+            let write = change.decide(&loaded, &Rules { caller, ..Rules::default() }).unwrap();
+            write.record.unwrap().1.detail["by"].to_string()
+        };
+        assert_eq!(by(Some(Caller::Key(KeyId::new(7)))), r#"{"key":7}"#);
+        assert_eq!(by(Some(Caller::Account(account.clone()))), r#"{"account":"acme"}"#);
+        assert_eq!(by(None), "null");
+    }
 }

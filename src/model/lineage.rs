@@ -46,7 +46,7 @@ impl Lineage {
     }
 
     /// Returns the lineage of this member, at the same instant.
-    pub(crate) fn from_member(&self, id: KeyId) -> Option<Self> {
+    pub(crate) fn member(&self, id: KeyId) -> Option<Self> {
         let mut keys = self.keys().skip_while(|key| key.id != id).cloned();
         let key = keys.next()?;
         Some(Self::new(key, keys.collect(), self.account.clone(), self.at))

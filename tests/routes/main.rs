@@ -7,6 +7,7 @@ mod access;
 mod bodies;
 mod manage;
 mod mint;
+mod npm;
 mod numbers;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]

@@ -1,5 +1,7 @@
 //! The main job on one SQLite file: a scoped route, a paid route, and the ledger behind them.
 //!
+//! `agentkey::routes::SelfServe` adds routes by which agents mint keys themselves: see `examples/self-serve`.
+//!
 //! `cargo run -p example-quickstart`, then paste the lines it prints. `ADDR` and `DATABASE` override the defaults.
 
 use std::env;
