@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::extract::{Request, State as StateOf};
@@ -282,12 +282,14 @@ pub(super) struct SignupState {
     shared: Arc<Shared>,
     signup: Signup,
     limits: ClientLimits,
+    /// Whether the log says that no address is known.
+    warning: Once,
 }
 
 impl SignupState {
     pub(super) fn new(shared: Arc<Shared>, signup: Signup) -> Self {
         let limits = ClientLimits::new(signup.per_client, signup.total, signup.window);
-        Self { shared, signup, limits }
+        Self { shared, signup, limits, warning: Once::new() }
     }
 }
 
@@ -303,10 +305,12 @@ pub(super) async fn signup(
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let client = address.map_or(Client::Unknown, Client::new);
     if client == Client::Unknown {
-        tracing::warn!(
-            "agentkey does not know the addresses of clients, so all sign-ups have the limit of one: serve the app \
-             with into_make_service_with_connect_info::<SocketAddr>()"
-        );
+        state.warning.call_once(|| {
+            tracing::warn!(
+                "agentkey does not know the addresses of clients, so all sign-ups have the limit of one: serve the app \
+                 with into_make_service_with_connect_info::<SocketAddr>()"
+            );
+        });
     }
     let counted = state.limits.count(client);
     counted.map_err(|retry_after| shared.refuse(Refusal::RateLimited { retry_after }))?;

@@ -1,17 +1,20 @@
 //! Nothing widens, whatever a key asks for: random trees, random requests, and parents that are
-//! narrowed meanwhile by another handle on the same database.
+//! narrowed meanwhile by another process on the same database.
+
+use std::process::Stdio;
+use std::time::Duration;
 
 use agentkey::model::{Limit, Period};
 use agentkey::routes::SelfServe;
-use agentkey::{
-    AgentKeys, Amount, Budget, Grace, Key, KeyId, KeyPatch, KeyQuery, NewKey, ScopeSet, Token,
-};
+use agentkey::{AgentKeys, Amount, Budget, Key, KeyId, KeyPatch, KeyQuery, NewKey, Token};
 use axum::Router;
 use http::Method;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, FileFailurePersistence};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tower::ServiceExt;
 
 use super::support::{App, Seen, acme, request, scopes};
@@ -191,31 +194,88 @@ proptest! {
     }
 }
 
-/// Mints and patches through one handle, while another one narrows the parent.
-async fn race(one: AgentKeys, other: AgentKeys) {
-    let router = SelfServe::new(&one).mint().manage().max_children(1_000).into_router().unwrap();
+/// Says to this test binary that it is the other process, and on which database.
+const DATABASE: &str = "AGENTKEY_TEST_OTHER_PROCESS";
+
+/// Another process on the same database, which changes keys as it is told.
+struct OtherProcess {
+    _child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl OtherProcess {
+    async fn start(url: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "widening::the_other_process", "--nocapture"])
+            .env(DATABASE, url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let orders = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut other = Self { _child: child, orders, answers };
+        other.answer("ready").await;
+        other
+    }
+
+    async fn answer(&mut self, of: &str) {
+        // The test harness of the other process prints lines of its own.
+        while !self.answers.next_line().await.unwrap().expect("it lives").ends_with(of) {}
+    }
+
+    async fn order(&mut self, order: &str, key: KeyId, micros: u64) {
+        let line = format!("{order} {key} {micros}\n");
+        self.orders.write_all(line.as_bytes()).await.unwrap();
+        self.answer("done").await;
+    }
+}
+
+/// Narrows and revokes keys, where it is started as the other process.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_process() {
+    let Ok(url) = std::env::var(DATABASE) else { return };
+    let keys = AgentKeys::connect(&url).await.unwrap();
+    println!("ready");
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(order) = orders.next_line().await.unwrap() {
+        let mut parts = order.split(' ');
+        let (order, key) = (parts.next().unwrap(), parts.next().unwrap().parse().unwrap());
+        tokio::time::sleep(Duration::from_micros(parts.next().unwrap().parse().unwrap())).await;
+        if order == "revoke" {
+            keys.revoke(key, None).await.unwrap();
+        } else {
+            let narrower = KeyPatch::new()
+                .scopes(scopes(&["read"]))
+                .budget(Budget::daily(Amount::cents(5)))
+                .expires_in("1h".parse().unwrap());
+            keys.update(key, narrower).await.unwrap();
+        }
+        println!("done");
+    }
+}
+
+/// Mints through the routes, while another process narrows the parent.
+async fn race(url: &str) {
+    let (keys, mut other) =
+        (AgentKeys::connect(url).await.unwrap(), OtherProcess::start(url).await);
+    let router = SelfServe::new(&keys).mint().manage().max_children(1_000).into_router().unwrap();
     let (mut early, mut late) = (0, 0);
     for round in 0..15 {
         let new = NewKey::new(acme())
             .scopes(scopes(&["read", "write"]))
             .budget(Budget::daily(Amount::cents(50)));
-        let parent = one.create(new).await.unwrap();
+        let parent = keys.create(new).await.unwrap();
         let (id, token) = (parent.key.id, parent.token);
-        let narrow = async {
-            tokio::time::sleep(std::time::Duration::from_micros(700 * round)).await;
-            let narrower = KeyPatch::new()
-                .scopes(scopes(&["read"]))
-                .budget(Budget::daily(Amount::cents(5)))
-                .expires_in("1h".parse().unwrap());
-            other.update(id, narrower).await.unwrap()
-        };
         let mint = async {
             let mut made = Vec::new();
             for n in 0..12 {
                 let body = match n % 2 {
                     0 => json!({}),
                     _ => {
-                        json!({"scopes": ["write"], "budgets": [{"limit_cents": 40, "period": "day"}], "expires_in": "2h"})
+                        json!({"scopes": ["write"], "expires_in": "2h", "budgets": [{"limit_cents": 40, "period": "day"}]})
                     }
                 };
                 let seen = ask(&router, &token, id, &Ask::Mint { body }).await;
@@ -226,15 +286,16 @@ async fn race(one: AgentKeys, other: AgentKeys) {
             }
             made
         };
-        let (narrowed, made) = tokio::join!(narrow, mint);
+        let ((), made) = tokio::join!(other.order("narrow", id, 500 * round), mint);
+        let narrowed = keys.find_by_id(id).await.unwrap().unwrap().key().clone();
         assert!(!made.is_empty());
         for child in made {
-            let lineage = one.find_by_id(child).await.unwrap().unwrap();
-            // What was made before the parent was narrowed is bound by the lineage, what was made
-            // after it by its own record too.
+            let lineage = keys.find_by_id(child).await.unwrap().unwrap();
             assert!(lineage.scopes(None).is_within(&narrowed.scopes));
             assert!(lineage.expires_at() <= narrowed.expires_at);
             assert!(lineage.remaining() <= Some(Amount::cents(5)));
+            // What was made before is bound by its lineage, what was made after it by its own record
+            // too.
             let key = lineage.key();
             if key.created_at <= narrowed_at(&narrowed) {
                 early += 1;
@@ -250,14 +311,12 @@ async fn race(one: AgentKeys, other: AgentKeys) {
         }
     }
     assert!(early > 0 && late > 0, "the race has both orders: {early} {late}");
-    // A caller that is revoked by another process mints nothing more.
-    let parent = one.create(NewKey::new(acme()).scopes(ScopeSet::none())).await.unwrap();
-    let rotated = one.rotate(parent.key.id, Grace::NONE).await.unwrap();
-    other.revoke(parent.key.id, None).await.unwrap();
-    let seen = ask(&router, &rotated.token, parent.key.id, &Ask::Mint { body: json!({}) }).await;
+    // A caller that the other process revokes mints nothing more.
+    let parent = keys.create(NewKey::new(acme())).await.unwrap();
+    other.order("revoke", parent.key.id, 0).await;
+    let seen = ask(&router, &parent.token, parent.key.id, &Ask::Mint { body: json!({}) }).await;
     assert_eq!(seen.refused(), (401, "revoked_key".into()));
-    one.shutdown().await;
-    other.shutdown().await;
+    keys.shutdown().await;
 }
 
 /// The expiry of the narrowed key was set to an hour after the change.
@@ -266,23 +325,16 @@ fn narrowed_at(key: &Key) -> agentkey::jiff::Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_parent_is_narrowed_by_another_handle_meanwhile() {
+async fn a_parent_is_narrowed_by_another_process_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
-    let url = dir.path().join("keys.db").display().to_string();
-    let (one, other) =
-        (AgentKeys::connect(&url).await.unwrap(), AgentKeys::connect(&url).await.unwrap());
-    race(one, other).await;
+    race(&dir.path().join("keys.db").display().to_string()).await;
 }
 
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_parent_is_narrowed_by_another_handle_meanwhile_on_postgres() {
+async fn a_parent_is_narrowed_by_another_process_meanwhile_on_postgres() {
     let Some(server) = crate::postgres_server::Server::shared() else { return };
     let database = server.database().await;
-    let (one, other) = (
-        AgentKeys::connect(database.url()).await.unwrap(),
-        AgentKeys::connect(database.url()).await.unwrap(),
-    );
-    race(one, other).await;
+    race(database.url()).await;
 }
