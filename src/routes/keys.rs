@@ -32,6 +32,7 @@ const MAX_SCAN: usize = 1_000;
 
 /// `GET /keys/me`
 pub(super) async fn me(StateOf(shared): State, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     let Caller::Key(own) = requester.caller else { return Err(shared.refuse(Refusal::NotFound)) };
     show_to(&requester, own, &shared).await
@@ -39,6 +40,7 @@ pub(super) async fn me(StateOf(shared): State, request: Request) -> Answer {
 
 /// `POST /keys`
 pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
     let asked = mint_request(request, &requester).await;
@@ -75,6 +77,7 @@ pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
 
 /// `GET /keys`
 pub(super) async fn list(StateOf(shared): State, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     let filter = Filter::read(&request).map_err(|refusal| shared.refuse(refusal))?;
     let mut query = match requester.caller {
@@ -107,6 +110,7 @@ pub(super) async fn list(StateOf(shared): State, request: Request) -> Answer {
 
 /// `GET /keys/{id}`
 pub(super) async fn show(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
     show_to(&requester, key, &shared).await
@@ -114,6 +118,7 @@ pub(super) async fn show(StateOf(shared): State, id: PathId, request: Request) -
 
 /// `PATCH /keys/{id}`
 pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = changing(request.extensions(), &shared).await?;
     let asked = patch_request(request, &requester).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
@@ -135,11 +140,13 @@ pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) 
 
 /// `POST /keys/{id}/disable`
 pub(super) async fn disable(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     pause(true, &shared, id, request).await
 }
 
 /// `POST /keys/{id}/enable`
 pub(super) async fn enable(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     pause(false, &shared, id, request).await
 }
 
@@ -154,6 +161,7 @@ async fn pause(is_disabled: bool, shared: &Shared, id: PathId, request: Request)
 
 /// `POST /keys/{id}/rotate`
 pub(super) async fn rotate(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
     let asked = rotate_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
@@ -168,6 +176,7 @@ pub(super) async fn rotate(StateOf(shared): State, id: PathId, request: Request)
 
 /// `DELETE /keys/{id}`
 pub(super) async fn revoke(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
     let requester = changing(request.extensions(), &shared).await?;
     let asked = revoke_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::routing::{get, post};
 
 use super::principal::Authenticate;
-use super::shared::{Settings, Shared, method_not_allowed};
+use super::shared::{Settings, Shared};
 use super::signup::{Signup, SignupState, signup};
 use super::{keys, usage};
 use crate::engine::{AgentKeys, BuildError};
 use crate::http::AgentKeyLayer;
 use crate::ledger::{MAX_DEPTH, MintRules, Minting};
-use crate::model::{Budget, Scope, Validity};
+use crate::model::{Budget, Refusal, Scope, Validity};
 
 /// Makes the router by which agents serve themselves. See the [module docs](crate::routes).
 ///
@@ -142,7 +143,11 @@ impl SelfServe {
         self.validate()?;
         let Self { keys, layer, settings, has_me, has_mint, has_manage, signup: new_clients } =
             self;
-        let shared = Arc::new(Shared { keys, settings, http: layer.http() });
+        let shared = Arc::new(Shared { keys, settings: settings.into(), http: layer.http() });
+        let state = shared.clone();
+        let not_allowed = move |request: Request| {
+            std::future::ready(state.of_request(&request).refuse(Refusal::MethodNotAllowed))
+        };
         let mut with_key = Router::new();
         if has_me {
             with_key = with_key
@@ -163,7 +168,7 @@ impl SelfServe {
         let mut router = Router::new();
         if has_me || has_mint || has_manage {
             let with_key = with_key
-                .method_not_allowed_fallback(method_not_allowed)
+                .method_not_allowed_fallback(not_allowed.clone())
                 .route_layer(Authenticate(layer))
                 .with_state(shared.clone());
             router = router.merge(with_key);
@@ -171,7 +176,7 @@ impl SelfServe {
         if let Some(new_clients) = new_clients {
             let without_key = Router::new()
                 .route("/signup", post(signup))
-                .method_not_allowed_fallback(method_not_allowed)
+                .method_not_allowed_fallback(not_allowed)
                 .with_state(Arc::new(SignupState::new(shared, new_clients)));
             router = router.merge(without_key);
         }

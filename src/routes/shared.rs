@@ -4,15 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Method, StatusCode};
 use serde::Serialize;
 
 use crate::engine::{AgentKeys, Error};
-use crate::http::Rejection;
 use crate::http::options::HttpOptions;
+use crate::http::{KeyContext, Rejection};
 use crate::ledger::{Caller, CallerRules, MintRules, Minting};
 use crate::model::{ChangeError, FieldError, Refusal, Scope};
 
@@ -25,20 +26,29 @@ pub(super) struct Settings {
 }
 
 /// The state of the routes.
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) keys: AgentKeys,
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     pub(super) http: Arc<HttpOptions>,
 }
 
 impl Shared {
+    /// Returns the state for one request, whose refusals the host's layer logs and maps.
+    pub(super) fn of_request(&self, request: &Request) -> Self {
+        let context = request.extensions().get::<KeyContext>();
+        let http = context.map(|context| context.http().clone());
+        let http = http.unwrap_or_else(|| self.http.of_request(request, None));
+        Self { http, ..self.clone() }
+    }
+
     pub(super) fn admin_scope(&self) -> Option<&Scope> {
         self.keys.inner().rules.admin_scope.as_ref()
     }
 
     /// Returns what holds for a caller.
     pub(super) fn rules(&self, caller: Caller) -> CallerRules {
-        let Settings { account_scope, minting, mint } = self.settings.clone();
+        let Settings { account_scope, minting, mint } = (*self.settings).clone();
         CallerRules { caller, account_scope, minting, mint }
     }
 
@@ -89,9 +99,4 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// Answers a method that a route does not take.
-pub(super) async fn method_not_allowed(_: Method) -> Rejection {
-    Refusal::MethodNotAllowed.into()
 }

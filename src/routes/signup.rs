@@ -298,7 +298,7 @@ pub(super) async fn signup(
     StateOf(state): StateOf<Arc<SignupState>>,
     request: Request,
 ) -> Result<Response, Rejection> {
-    let (shared, signup) = (&state.shared, &state.signup);
+    let (shared, signup) = (state.shared.of_request(&request), &state.signup);
     let (parts, body) = request.into_parts();
     let address = address(&parts, signup.trusted_hops);
     let asked = signup_request(Request::from_parts(parts, body), signup).await;
@@ -314,14 +314,19 @@ pub(super) async fn signup(
     }
     let counted = state.limits.count(client);
     counted.map_err(|retry_after| shared.refuse(Refusal::RateLimited { retry_after }))?;
-    let state = state.clone();
-    let work = async move { Ok(state.sign_up(asked, address).await) };
+    let (state, of_request) = (state.clone(), shared.clone());
+    let work = async move { Ok(state.sign_up(asked, address, &of_request).await) };
     shared.run(work).await?
 }
 
 impl SignupState {
-    async fn sign_up(&self, asked: Asked, address: Option<IpAddr>) -> Result<Response, Rejection> {
-        let (shared, signup) = (&self.shared, &self.signup);
+    async fn sign_up(
+        &self,
+        asked: Asked,
+        address: Option<IpAddr>,
+        shared: &Shared,
+    ) -> Result<Response, Rejection> {
+        let signup = &self.signup;
         let client = NewClient {
             email: asked.email.clone(),
             name: asked.name.clone(),

@@ -29,6 +29,7 @@ enum Listed {
 }
 
 pub(super) async fn usage(StateOf(shared): State, request: Request) -> Result<Response, Rejection> {
+    let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     let asked = Asked::read(&request).map_err(|refusal| shared.refuse(refusal))?;
     match &asked.list {

@@ -130,3 +130,30 @@ async fn a_change_runs_to_its_end_when_the_client_leaves() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), made).await.expect("it is made");
 }
+
+#[tokio::test]
+async fn the_hosts_layer_maps_every_refusal() {
+    let keys = agentkey::AgentKeys::new(agentkey::MemoryStore::new()).unwrap();
+    let layer = agentkey::AgentKeyLayer::new(&keys).on_refusal(|_, mut response| {
+        response.headers_mut().insert("x-docs", "/docs".parse().unwrap());
+        response
+    });
+    let serve = agentkey::routes::SelfServe::new(&keys).me().mint().manage().signup(signup());
+    let router = serve.layer(layer).into_router().unwrap();
+    let key = keys.create(agentkey::NewKey::new(acme())).await.unwrap();
+    for (token, method, path, status) in [
+        (None, Method::GET, "/keys/me", 401),
+        (Some(&key.token), Method::GET, "/keys/987654", 404),
+        (Some(&key.token), Method::POST, "/keys/1/disable", 403),
+        (None, Method::POST, "/signup", 400),
+        (None, Method::GET, "/signup", 405),
+        (Some(&key.token), Method::PUT, "/keys", 405),
+    ] {
+        let seen = router.clone().oneshot(request(token, method, path, "")).await.unwrap();
+        assert_eq!(
+            (seen.status().as_u16(), seen.headers()["x-docs"].as_bytes()),
+            (status, &b"/docs"[..]),
+            "{path}"
+        );
+    }
+}
