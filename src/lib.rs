@@ -148,6 +148,7 @@
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
 //! | `postgres` | no | `PostgresStore` |
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
+//! | `sessions` | no | sessions: `AgentKeys::open_session`, with signed tokens (JWT) |
 //! | `testing` | no | `testing`: the conformance suite that every store has to pass |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -162,6 +163,15 @@ pub mod ledger;
 pub mod model;
 #[cfg(feature = "self-serve")]
 pub mod routes;
+/// Sessions: short-lived child keys with a signed token. See
+/// [`Builder::sessions`](crate::Builder::sessions).
+#[cfg(feature = "sessions")]
+pub mod session {
+    pub use crate::engine::sessions::{
+        NewSession, OpenedSession, SessionAlgorithm, Sessions, SigningKey, SigningKeyError,
+    };
+    pub use crate::model::SessionId;
+}
 pub mod store;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

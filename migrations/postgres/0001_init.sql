@@ -120,6 +120,15 @@ CREATE TABLE {last_used} (
     used_at timestamptz NOT NULL
 );
 
+-- The keys that sign the tokens of sessions, where the application brings none. A signing key alone opens no session:
+-- each token also has a random part, of which only the hash is kept.
+CREATE TABLE {signing_keys} (
+    kid        text PRIMARY KEY,
+    algorithm  text        NOT NULL, -- 'EdDSA' or 'HS256'
+    secret     bytea       NOT NULL,
+    created_at timestamptz NOT NULL
+);
+
 -- The application's own table of keys, if these tables are used with one: at most one. `columns` maps each field to its
 -- column, and `switches` the columns that switch keys off to when they do. NULL in a row of that table means `scopes` (NULL is unrestricted), `limit_micros` (NULL is unlimited) with
 -- `period`, and `adopted_at` as the creation.

@@ -209,6 +209,15 @@ CREATE TABLE agentkey_last_used (
     used_at INTEGER NOT NULL
 ) STRICT;
 
+-- The keys that sign the tokens of sessions, where the application brings none. A signing key alone opens no session:
+-- each token also has a random part, of which only the hash is kept.
+CREATE TABLE agentkey_signing_keys (
+    kid        TEXT PRIMARY KEY,
+    algorithm  TEXT    NOT NULL, -- 'EdDSA' or 'HS256'
+    secret     BLOB    NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
 -- The version of the file: two random numbers, so that a restored backup cannot repeat one. `state` changes with every
 -- transaction of the crate that changes what a posting reads. `version` changes with every policy change, by any SQL.
 CREATE TABLE agentkey_ledger (

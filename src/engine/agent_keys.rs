@@ -16,6 +16,8 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream};
 use crate::engine::renewals::Renewals;
+#[cfg(feature = "sessions")]
+use crate::engine::sessions::{Sessions, state::SessionState};
 #[cfg(feature = "self-serve")]
 use crate::ledger::CallerRules;
 use crate::ledger::{
@@ -24,7 +26,7 @@ use crate::ledger::{
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Entry, EntryId, Grace, Key, KeyId, KeyPatch,
-    Lineage, NewKey, Note, PostingId, Refusal, Token,
+    Lineage, NewKey, Note, PostingId, Refusal, Token, TokenHash,
 };
 use crate::store::{
     Cursor, EntryQuery, Found, KeyQuery, Store, StoreResult, Usage, UsageQuery, unwinding,
@@ -76,7 +78,9 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
-    tasks: [AbortHandle; 2],
+    #[cfg(feature = "sessions")]
+    pub(crate) sessions: Option<Arc<SessionState>>,
+    tasks: Vec<AbortHandle>,
 }
 
 /// A key that was just created or rotated, with its token, which is never shown again.
@@ -141,6 +145,7 @@ impl AgentKeys {
         store: Arc<dyn Store>,
         options: Options,
         rules: Rules,
+        #[cfg(feature = "sessions")] sessions: Option<Sessions>,
     ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let batches = Batches::start(&store, options.batches);
@@ -150,7 +155,15 @@ impl AgentKeys {
         let last_used = Arc::new(LastUsed::default());
         let sweeping =
             tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
-        let tasks = [renewing.abort_handle(), sweeping.abort_handle()];
+        #[cfg_attr(not(feature = "sessions"), expect(unused_mut))]
+        let mut tasks = vec![renewing.abort_handle(), sweeping.abort_handle()];
+        #[cfg(feature = "sessions")]
+        let sessions = sessions.map(|sessions| {
+            let state = SessionState::new(sessions, store.clone(), options.batches.timeout());
+            let state = Arc::new(state);
+            tasks.push(tokio::spawn(state.clone().keep_loaded()).abort_handle());
+            state
+        });
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -160,6 +173,8 @@ impl AgentKeys {
                 options,
                 rules,
                 last_used,
+                #[cfg(feature = "sessions")]
+                sessions,
                 tasks,
             }),
         })
@@ -236,15 +251,19 @@ impl AgentKeys {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] with [`Refusal::Unavailable`] where the store does not answer.
+    /// [`Error::Refused`] where the token of a session is not valid or has expired. [`Error::Refused`] with [`Refusal::Unavailable`] where the store does not answer.
     pub async fn find(&self, token: &Token) -> Result<Option<Lineage>, Error> {
         Ok(self.look_up(token).await?.map(|found| found.lineage.clone()))
     }
 
     pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Arc<Found>>, Refusal> {
-        match self.inner.batches.try_find_cached(&token.hash()) {
+        let hash = match self.inner.is_session_token(token.expose()) {
+            true => self.inner.verify_session(token.expose()).await?,
+            false => token.hash(),
+        };
+        match self.inner.batches.try_find_cached(&hash) {
             Some(found) => Ok(Some(found)),
-            None => self.inner.batches.find(token.hash()).await,
+            None => self.inner.batches.find(hash).await,
         }
     }
 
@@ -684,7 +703,7 @@ impl AgentKeys {
         Ok(changed)
     }
 
-    async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
+    pub(crate) async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         self.change_key_by(&change, &self.inner.rules).await
     }
 
@@ -733,6 +752,43 @@ impl NewToken {
             prefix: token.prefix().to_owned(),
             start: token.start().to_owned(),
         }
+    }
+}
+
+#[cfg(feature = "sessions")]
+impl Inner {
+    /// Returns whether a text is to be verified as the token of a session.
+    pub(crate) fn is_session_token(&self, text: &str) -> bool {
+        self.sessions.as_ref().is_some_and(|sessions| sessions.is_own(text))
+    }
+
+    /// Verifies the token of a session, and returns the hash that it is looked up by; `None` if the
+    /// signing keys are not read yet.
+    pub(crate) fn try_verify_session(&self, text: &str) -> Option<Result<TokenHash, Refusal>> {
+        self.sessions
+            .as_ref()
+            .map_or(Some(Err(Refusal::InvalidKey)), |state| state.try_verify(text))
+    }
+
+    /// Verifies the token of a session, and returns the hash that it is looked up by.
+    pub(crate) async fn verify_session(&self, text: &str) -> Result<TokenHash, Refusal> {
+        self.sessions.as_ref().ok_or(Refusal::InvalidKey)?.verify(text).await
+    }
+}
+
+/// Without the feature, no token is one of a session.
+#[cfg(not(feature = "sessions"))]
+impl Inner {
+    pub(crate) fn is_session_token(&self, _text: &str) -> bool {
+        false
+    }
+
+    pub(crate) fn try_verify_session(&self, _text: &str) -> Option<Result<TokenHash, Refusal>> {
+        Some(Err(Refusal::InvalidKey))
+    }
+
+    pub(crate) async fn verify_session(&self, _text: &str) -> Result<TokenHash, Refusal> {
+        Err(Refusal::InvalidKey)
     }
 }
 

@@ -8,6 +8,8 @@ use crate::engine::agent_keys::AgentKeys;
 use crate::engine::build_error::BuildError;
 use crate::engine::error::Error;
 use crate::engine::options::Options;
+#[cfg(feature = "sessions")]
+use crate::engine::sessions::Sessions;
 use crate::ledger::{MAX_DEPTH, Rules};
 use crate::model::{Scope, TokenPrefix};
 use crate::store::Store;
@@ -31,6 +33,8 @@ use crate::store::address::is_postgres;
 pub struct Builder {
     options: Options,
     rules: Rules,
+    #[cfg(feature = "sessions")]
+    sessions: Option<Sessions>,
 }
 
 /// The maximum of a duration option. Longer ones could overflow an instant.
@@ -173,6 +177,32 @@ impl Builder {
         self
     }
 
+    /// Lets keys open sessions, whose tokens every layer and [`AgentKeys::authorize`] then accept.
+    /// Default: off.
+    ///
+    /// ```
+    /// use agentkey::session::{NewSession, Sessions};
+    /// use agentkey::{AgentKeys, Amount, MemoryStore, NewKey, ScopeSet};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::builder().sessions(Sessions::new()).build(MemoryStore::new())?;
+    /// let new = NewKey::new("acme".parse()?).scopes(ScopeSet::parse(["read", "buy"])?);
+    /// let parent = keys.create(new).await?.key;
+    ///
+    /// let new = NewSession::new().scopes(ScopeSet::parse(["read"])?).spend_cap(Amount::cents(50));
+    /// let session = keys.open_session(parent.id, new).await?;
+    /// assert!(session.token.expose().starts_with("eyJ"));
+    /// let context = keys.authorize(&session.token).await?;
+    /// assert!(context.has_scope("read") && !context.has_scope("buy"));
+    /// # keys.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "sessions")]
+    pub fn sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
     /// Builds the handle on a store.
     ///
     /// # Errors
@@ -180,7 +210,13 @@ impl Builder {
     /// [`BuildError`] where an option is out of its range, or there is no tokio runtime.
     pub fn build(self, store: impl Store) -> Result<AgentKeys, BuildError> {
         self.check()?;
-        AgentKeys::start(Arc::new(store), self.options, self.rules)
+        AgentKeys::start(
+            Arc::new(store),
+            self.options,
+            self.rules,
+            #[cfg(feature = "sessions")]
+            self.sessions,
+        )
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -212,6 +248,13 @@ impl Builder {
             "at most a day",
         )?;
         duration("settle_timeout", batches.settle_timeout, Duration::ZERO..=day, "at most a day")?;
+        #[cfg(feature = "sessions")]
+        if let Some(sessions) = &self.sessions {
+            let (min, max) = (sessions.min_ttl, sessions.max_ttl);
+            let accepted = "from 1 s to 366 days, the shorter time first";
+            duration("sessions.ttl", min, Duration::from_secs(1)..=max, accepted)?;
+            duration("sessions.ttl", max, min..=366 * day, accepted)?;
+        }
         number("max_depth", self.rules.max_depth, 1..=MAX_DEPTH, "from 1 to 64")?;
         number("max_queue", batches.max_queue, 1..=MAX_PERMITS, "from 1 to 536,870,911")?;
         let limits = options.open_charges;

@@ -11,6 +11,8 @@ pub(crate) mod open_charges;
 mod options;
 mod page;
 pub(crate) mod renewals;
+#[cfg(feature = "sessions")]
+pub(crate) mod sessions;
 
 pub use agent_keys::{AgentKeys, Created, Holder};
 pub use build_error::BuildError;

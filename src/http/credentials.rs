@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
 use crate::model::{Refusal, Token, TokenHash, TokenPrefix};
 
@@ -13,6 +14,14 @@ pub(crate) struct Credentials {
     foreign: bool,
     /// If there are any, credentials with another prefix do not count.
     prefixes: Vec<TokenPrefix>,
+}
+
+/// The credential of a request.
+pub(crate) enum Credential {
+    /// A token, by its hash.
+    Token(TokenHash),
+    /// The token of a session, which has to be verified.
+    Session(Zeroizing<String>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,19 +64,23 @@ impl Credentials {
         self.prefixes = prefixes.into_iter().collect();
     }
 
-    /// Returns whether a credential counts by its prefix.
-    fn counts(&self, token: &[u8]) -> bool {
+    /// Returns whether a credential counts by its prefix. Tokens of sessions always do.
+    fn counts(&self, token: &[u8], is_session: &impl Fn(&str) -> bool) -> bool {
         let prefix = token.iter().rposition(|byte| *byte == b'_').and_then(|end| token.get(..end));
         self.prefixes.is_empty()
             || self.prefixes.iter().any(|own| Some(own.as_str().as_bytes()) == prefix)
+            || std::str::from_utf8(token).is_ok_and(is_session)
     }
 
-    /// Returns the hash of the request's token. Malformed tokens are refused here, without a
-    /// look-up.
+    /// Returns the credential of a request. Malformed tokens are refused here, without a look-up.
     ///
     /// Every value that may be a token is marked as sensitive, which keeps it out of logs of
     /// headers. One pass over the headers costs less than a search for each source.
-    pub(crate) fn read(&self, headers: &mut HeaderMap) -> Result<TokenHash, Refusal> {
+    pub(crate) fn read(
+        &self,
+        headers: &mut HeaderMap,
+        is_session: impl Fn(&str) -> bool,
+    ) -> Result<Credential, Refusal> {
         let mut credential: Option<(&HeaderName, &[u8])> = None;
         let mut ambiguous = None;
         // What the request is refused with if it has no other credential.
@@ -77,14 +90,15 @@ impl Credentials {
                 continue;
             };
             value.set_sensitive(true);
-            let token = match source.token(value).filter(|(token, _)| self.counts(token)) {
-                Some((token, Ok(()))) => token,
-                Some((_, Err(other))) => {
-                    refusal = other;
-                    continue;
-                }
-                None => continue,
-            };
+            let token =
+                match source.token(value).filter(|(token, _)| self.counts(token, &is_session)) {
+                    Some((token, Ok(()))) => token,
+                    Some((_, Err(other))) => {
+                        refusal = other;
+                        continue;
+                    }
+                    None => continue,
+                };
             match credential {
                 Some((first, found)) if found != token => ambiguous = Some([first, name]),
                 _ => credential = Some((name, token)),
@@ -96,8 +110,11 @@ impl Credentials {
         }
         let (_, token) = credential.ok_or(refusal)?;
         let text = std::str::from_utf8(token).map_err(|_| Refusal::InvalidKey)?;
+        if is_session(text) {
+            return Ok(Credential::Session(Zeroizing::new(text.to_owned())));
+        }
         let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
-        hash.map_err(|_| Refusal::InvalidKey)
+        hash.map(Credential::Token).map_err(|_| Refusal::InvalidKey)
     }
 }
 

@@ -34,6 +34,10 @@ pub struct RefusedRequest<'a> {
 pub(crate) struct HttpOptions {
     pub(crate) budget_status: StatusCode,
     pub(crate) realm: Option<Arc<str>>,
+    /// Where the metadata of the resource are (RFC 9728).
+    pub(crate) resource_metadata: Option<Arc<str>>,
+    /// The scopes that a challenge asks for where the refusal names none.
+    pub(crate) challenge_scopes: Option<Arc<str>>,
     pub(crate) remaining_header: bool,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     /// The request that may be refused, where something asks for it.
@@ -86,6 +90,8 @@ impl Default for HttpOptions {
         Self {
             budget_status: StatusCode::PAYMENT_REQUIRED,
             realm: None,
+            resource_metadata: None,
+            challenge_scopes: None,
             remaining_header: true,
             on_refusal: None,
             request: None,
@@ -98,6 +104,8 @@ impl fmt::Debug for HttpOptions {
         f.debug_struct("HttpOptions")
             .field("budget_status", &self.budget_status)
             .field("realm", &self.realm)
+            .field("resource_metadata", &self.resource_metadata)
+            .field("challenge_scopes", &self.challenge_scopes)
             .field("remaining_header", &self.remaining_header)
             .finish_non_exhaustive()
     }

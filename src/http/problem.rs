@@ -195,6 +195,7 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
     if let Some(realm) = &options.realm {
         put("realm", realm);
     }
+    let mut scopes = options.challenge_scopes.as_deref().map(str::to_owned);
     match refusal {
         Refusal::MissingKey => {}
         Refusal::InvalidKey
@@ -206,11 +207,17 @@ fn challenge(refusal: &Refusal, options: &HttpOptions) -> Option<HeaderValue> {
             put("error_description", &refusal.to_string());
         }
         Refusal::InsufficientScope(missing) => {
-            let scopes: Vec<_> = missing.required.iter().map(|scope| scope.as_str()).collect();
+            let required: Vec<_> = missing.required.iter().map(|scope| scope.as_str()).collect();
             put("error", "insufficient_scope");
-            put("scope", &scopes.join(" "));
+            scopes = Some(required.join(" "));
         }
         _ => return None,
+    }
+    if let Some(scopes) = scopes {
+        put("scope", &scopes);
+    }
+    if let Some(url) = &options.resource_metadata {
+        put("resource_metadata", url);
     }
     HeaderValue::try_from(challenge).ok()
 }

@@ -21,6 +21,7 @@ mod book;
 mod caller;
 mod policy;
 mod posting;
+mod signing_keys;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use caller::{Caller, CallerRules, LeftOut, MintRules, Minting};
@@ -32,3 +33,4 @@ pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
     PostingResult,
 };
+pub use signing_keys::{NewSigningKey, SigningKeysWrite};

@@ -410,12 +410,18 @@ impl KeyDraft {
             if let Some((by, refusal)) = parent.inactive() {
                 return Err(ChangeError::NotInForce { key: parent.id(), by, refusal });
             }
+            if parent.key().is_session() {
+                return Err(ChangeError::invalid("parent", "is a session, which makes no keys"));
+            }
             if parent.depth() >= rules.max_depth {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));
             }
             check_scopes_within(&key, parent, rules)?;
             check_budget_within(&key, parent)?;
+            if let Expiry::Within(_) = self.expiry {
+                key.expires_at = key.expires_at.into_iter().chain(parent.expires_at()).min();
+            }
             check_expiry_within(&key, parent)?;
             inherit_delegator(&mut key, parent)?;
         }
@@ -530,6 +536,9 @@ impl NewToken {
     fn rotate(&self, lineage: &Lineage, grace: Duration) -> Result<KeyWrite, ChangeError> {
         check_not_revoked(lineage)?;
         let (mut key, at) = (lineage.key().clone(), lineage.at());
+        if key.is_session() {
+            return Err(ChangeError::invalid("key", "is a session, whose token is not rotated"));
+        }
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at, "delegated_by": key.delegated_by});
@@ -590,6 +599,7 @@ impl Expiry {
         match self {
             Self::Never => Ok(None),
             Self::At(at) => Ok(Some(truncated(at))),
+            Self::Within(ttl) => Ok(Some(crate::model::clock::later(now, ttl))),
             Self::In(validity) => validity
                 .after(now)
                 .map(|at| Some(truncated(at)))

@@ -177,12 +177,14 @@ pub struct Posted {
     pub remaining: Option<Amount>,
     /// How much more a settle cost than the lineage had left.
     pub debt: Amount,
+    /// Whether the key is a session whose spending is above its cap, so that the session ends.
+    pub ends_session: bool,
 }
 
 impl Posted {
     /// Returns an answer without debt.
     pub const fn new(outcome: Outcome, remaining: Option<Amount>) -> Self {
-        Self { outcome, remaining, debt: Amount::ZERO }
+        Self { outcome, remaining, debt: Amount::ZERO, ends_session: false }
     }
 }
 

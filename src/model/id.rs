@@ -240,6 +240,10 @@ pub enum InvalidId {
     /// It is not a posting id.
     #[error("a posting id is a UUID")]
     Posting,
+    /// It is not the id of a session.
+    #[cfg(feature = "sessions")]
+    #[error("a session id is `ses_` and a whole number")]
+    Session,
 }
 
 #[cfg(test)]

@@ -96,6 +96,19 @@ impl Key {
         }
     }
 
+    /// The prefix of every session. No token has it, because it is no [`TokenPrefix`].
+    pub(crate) const SESSION_PREFIX: &str = "session:";
+
+    /// Returns whether the key is a session: its token is signed and has an end.
+    pub fn is_session(&self) -> bool {
+        self.prefix == Self::SESSION_PREFIX
+    }
+
+    /// Returns whether the key is a session in force with a cap of its own on what it spends.
+    pub(crate) fn is_capped_session(&self) -> bool {
+        self.is_session() && self.revoked_at.is_none() && self.budget.limits().next().is_some()
+    }
+
     /// Returns what the key's own budget has left: limit − spent − held, not below zero; `None`
     /// where it is unlimited.
     ///
@@ -215,6 +228,9 @@ pub(crate) enum Expiry {
     Never,
     At(Timestamp),
     In(Validity),
+    /// So long after the creation, or with the parent if that expires before.
+    #[cfg_attr(not(feature = "sessions"), allow(dead_code))]
+    Within(Duration),
 }
 
 impl NewKey {

@@ -19,6 +19,9 @@ mod record_json;
 mod refusal;
 mod request_json;
 mod scope;
+#[cfg(feature = "sessions")]
+mod session_id;
+mod signing_key;
 mod token;
 mod validity;
 
@@ -37,5 +40,9 @@ pub use period::{Period, PeriodError, Window};
 pub use price::{TokenPrice, TokenUsage};
 pub use refusal::{BlockedBy, FieldError, MissingScope, Refusal, Shortfall};
 pub use scope::{Scope, ScopeError, ScopeSet};
+#[cfg(feature = "sessions")]
+pub use session_id::SessionId;
+#[doc(hidden)]
+pub use signing_key::StoredSigningKey;
 pub use token::{Token, TokenError, TokenHash, TokenPrefix};
 pub use validity::{Validity, ValidityError};

@@ -289,6 +289,8 @@ pub struct Shortfall {
     pub blocked_by: BlockedBy,
     /// When it was refused, by the store's clock.
     pub at: Timestamp,
+    /// Whether the cap of a session refused, so that the session ends.
+    pub(crate) ends_session: bool,
 }
 
 /// The member of a lineage that refused.

@@ -47,6 +47,8 @@ impl Token {
     /// your tokens.
     pub const SECRET_SCANNER_REGEX: &str = r"\b[a-z](?:_?[a-z0-9]){0,19}_[0-9A-Za-z]{49}\b";
 
+    #[cfg(feature = "sessions")]
+    const MAX_SESSION_LEN: usize = 2_048;
     const SECRET_LEN: usize = 43;
     const CHECKSUM_LEN: usize = 6;
     const BODY_LEN: usize = Self::SECRET_LEN + Self::CHECKSUM_LEN;
@@ -151,12 +153,39 @@ impl Token {
         Ok(Self { text: Zeroizing::new(text.to_owned()), prefix: 0 })
     }
 
+    /// Reads the token of a session: three parts of base64url with a dot between them. A handle
+    /// verifies it when it looks it up.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`] where it has another form.
+    #[cfg(feature = "sessions")]
+    pub fn parse_session(text: &str) -> Result<Self, TokenError> {
+        let is_part = |part: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            !part.is_empty() && part.bytes().all(fits)
+        };
+        let is_session = text.len() <= Self::MAX_SESSION_LEN
+            && text.starts_with("eyJ")
+            && text.split('.').count() == 3
+            && text.split('.').all(is_part);
+        let token = || Self { text: Zeroizing::new(text.to_owned()), prefix: 0 };
+        is_session.then(token).ok_or(TokenError::Malformed)
+    }
+
+    /// Returns the token of a session, as it was signed.
+    #[cfg(feature = "sessions")]
+    pub(crate) const fn from_session(text: Zeroizing<String>) -> Self {
+        Self { text, prefix: 0 }
+    }
+
     /// Returns the secret itself. Show it once, to its user, and don't log or store it.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// Returns the hash that a store keeps of the token and finds it by.
+    /// Returns the hash that a store keeps of the token and finds it by. A session is found by the hash
+    /// of another text.
     pub fn hash(&self) -> TokenHash {
         TokenHash::digest(&self.text)
     }

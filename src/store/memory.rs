@@ -13,11 +13,11 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
-    KeyRecord, KeyWrite, Load, Loaded, Posted, Posting, Rules,
+    KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules,
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
-    KeyId, Lineage, Refusal, Spent, TokenHash,
+    KeyId, Lineage, Refusal, Spent, StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -44,6 +44,7 @@ struct Tables {
     order: Vec<EntryId>,
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
+    signing_keys: Vec<StoredSigningKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +203,22 @@ impl Store for MemoryStore {
         let state = self.lock();
         let last_used = keys.iter().map(|key| state.last_used.get(key).copied()).collect();
         Box::pin(std::future::ready(Ok(last_used)))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn signing_keys<'a>(
+        &'a self,
+        new: Option<&'a NewSigningKey>,
+    ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
+        let keys = &mut self.lock().signing_keys;
+        if let Some(write) = new.and_then(|new| new.decide(keys, self.clock.now())) {
+            keys.retain(|key| !write.delete.contains(&key.kid));
+            keys.push(write.insert);
+        }
+        Box::pin(std::future::ready(Ok(keys.clone())))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

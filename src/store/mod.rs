@@ -40,10 +40,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
 use crate::model::{
     Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
-    TokenHash,
+    StoredSigningKey, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -190,6 +190,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn has_foreign_tokens(&self) -> bool {
         false
     }
+
+    /// Returns the present time of the store's clock, as far as this process knows it without asking. It may be late, and
+    /// is never early.
+    fn now(&self) -> Timestamp;
+
+    /// Returns the keys that sign sessions, oldest first, after it has added one if that is
+    /// [decided](NewSigningKey::decide).
+    fn signing_keys<'a>(
+        &'a self,
+        new: Option<&'a NewSigningKey>,
+    ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>>;
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {

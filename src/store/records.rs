@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
 use super::account_row::AccountRow;
 use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
 use crate::model::clock::from_micros;
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, Period,
-    PostingId, Spent,
+    PostingId, Spent, StoredSigningKey,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +25,7 @@ pub(super) trait ReadCells<'r> {
     fn maybe_instant(&mut self) -> Result<Option<Timestamp>, Self::Error>;
     fn fingerprint(&mut self) -> Result<[u8; 32], Self::Error>;
     fn path(&mut self) -> Result<Vec<KeyId>, Self::Error>;
+    fn secret(&mut self) -> Result<Zeroizing<Vec<u8>>, Self::Error>;
 
     /// Returns the error of an invalid row.
     fn invalid(error: impl Into<BoxError>) -> Self::Error;
@@ -59,6 +61,15 @@ pub(super) trait ReadCells<'r> {
 
     fn account_id(&mut self) -> Result<AccountId, Self::Error> {
         AccountId::stored(self.text()?).map_err(Self::invalid)
+    }
+
+    fn signing_key(&mut self) -> Result<StoredSigningKey, Self::Error> {
+        Ok(StoredSigningKey {
+            kid: self.text()?.to_owned(),
+            algorithm: self.text()?.to_owned(),
+            secret: self.secret()?,
+            created_at: self.instant()?,
+        })
     }
 
     fn amount(&mut self) -> Result<Amount, Self::Error> {

@@ -25,5 +25,7 @@ mod outside;
 mod refusals;
 mod renewal;
 mod revocation;
+#[cfg(feature = "sessions")]
+mod sessions;
 mod shutdown;
 mod support;

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
 use crate::engine::open_charges::ChargePermit;
-use crate::ledger::{Action, Outcome, Posted, Posting, PostingResult};
-use crate::model::{AccountId, PostingId, Refusal};
+use crate::ledger::{Action, KeyChange, Outcome, Posted, Posting, PostingResult, Rules};
+use crate::model::{AccountId, KeyId, PostingId, Refusal};
 use crate::store::{Store, StoreError};
 
 /// The most postings in one batch.
@@ -18,6 +18,8 @@ const BATCH: usize = 512;
 /// The most postings of a blocked account in one batch. The last attempt left some postings of such
 /// an account undecided.
 const BLOCKED_BATCH: usize = 16;
+/// The reason of a revocation at the cap of a session.
+const SPEND_CAP: &str = "spend cap reached";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
@@ -153,6 +155,7 @@ impl CommitQueue {
 }
 
 /// A store, and the limit of the wait for it.
+#[derive(Clone)]
 struct TimedStore {
     store: Arc<dyn Store>,
     options: BatchOptions,
@@ -167,6 +170,53 @@ impl TimedStore {
         } else {
             Err(StoreError::failed("the store did not answer every posting of a batch"))
         }
+    }
+
+    /// Answers a job. If its posting crossed the cap of a session, the session is revoked first.
+    fn reply(&self, job: Job, answer: PostingResult) {
+        match job.posting.key.filter(|_| ends_session(&answer) && !job.in_doubt) {
+            None => job.reply(answer),
+            // The next batch does not wait for it.
+            Some(session) => drop(tokio::spawn(self.clone().reply_after_end(session, job, answer))),
+        }
+    }
+
+    async fn reply_after_end(self, session: KeyId, job: Job, answer: PostingResult) {
+        if let Err(error) = self.end_session(session, job.deadline).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                key = %session,
+                "agentkey could not revoke a session at its spend cap; its next charge tries again"
+            );
+        }
+        job.reply(answer);
+    }
+
+    /// Revokes a session, and retries until the deadline while the store is not available.
+    async fn end_session(&self, session: KeyId, deadline: Instant) -> Result<(), StoreError> {
+        let change = KeyChange::Revoke { key: session, reason: Some(SPEND_CAP.to_owned()) };
+        let rules = Rules::default(); // a revocation asks none
+        loop {
+            match self.options.call_store(|| self.store.change_key(&change, &rules)).await {
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    sleep(FIRST_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    tracing::info!(key = %session, reason = SPEND_CAP, "agentkey revoked a session");
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Returns whether the cap of a session was crossed, or a posting was refused that would have crossed it.
+fn ends_session(answer: &PostingResult) -> bool {
+    match answer {
+        Ok(posted) => posted.ends_session,
+        Err(Refusal::BudgetExceeded(shortfall)) => shortfall.ends_session,
+        Err(_) => false,
     }
 }
 
@@ -255,7 +305,7 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
             for (job, answer) in jobs.into_iter().zip(answers) {
                 match answer {
                     Err(Refusal::Unavailable { .. }) => retry.push(job),
-                    answer => job.reply(answer),
+                    answer => store.reply(job, answer),
                 }
             }
             Attempt { retry, is_down: false }
@@ -292,7 +342,7 @@ async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
-            Some(answer) => job.reply(answer),
+            Some(answer) => store.reply(job, answer),
         },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {

@@ -9,7 +9,7 @@ use super::options::AuthenticateOptions;
 use super::service::AgentKeyService;
 use crate::engine::AgentKeys;
 use crate::http::options::RefusedRequest;
-use crate::model::TokenPrefix;
+use crate::model::{Scope, TokenPrefix};
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
 ///
@@ -99,6 +99,37 @@ impl AgentKeyLayer {
         let realm: String =
             realm.chars().filter(|c| !matches!(c, '"' | '\\') && !c.is_control()).collect();
         Arc::make_mut(&mut self.options.http).realm = Some(realm.into());
+        self
+    }
+
+    /// Puts the URL of the resource's metadata (RFC 9728) into `WWW-Authenticate`, as the authorization
+    /// of MCP asks. Default: none.
+    ///
+    /// The URL is that of `/.well-known/oauth-protected-resource`. Characters that no URL has are left
+    /// out.
+    ///
+    /// ```
+    /// # use agentkey::{AgentKeyLayer, AgentKeys, ScopeSet};
+    /// # fn layer(keys: &AgentKeys) -> Result<AgentKeyLayer, agentkey::model::ScopeError> {
+    /// let layer = AgentKeyLayer::new(keys)
+    ///     .resource_metadata("https://api.example.com/.well-known/oauth-protected-resource")
+    ///     .challenge_scopes(["read".parse()?]);
+    /// # Ok(layer) }
+    /// ```
+    pub fn resource_metadata(mut self, url: &str) -> Self {
+        let url: String =
+            url.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
+        Arc::make_mut(&mut self.options.http).resource_metadata = Some(url.into());
+        self
+    }
+
+    /// Sets the `scope` of `WWW-Authenticate` where a request has no key or a bad one. Default: none.
+    ///
+    /// A request that lacks a scope is told the scopes of its route.
+    pub fn challenge_scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
+        let scopes: Vec<_> = scopes.into_iter().map(|scope| scope.to_string()).collect();
+        Arc::make_mut(&mut self.options.http).challenge_scopes =
+            (!scopes.is_empty()).then(|| scopes.join(" ").into());
         self
     }
 

@@ -5,18 +5,27 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
+use zeroize::Zeroizing;
 
 use super::future::AgentKeyFuture;
 use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::context::{Anonymous, insert_caller};
-use crate::model::Refusal;
+use crate::http::credentials::Credential;
+use crate::model::{Refusal, TokenHash};
 
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
 #[derive(Clone, Debug)]
 pub struct AgentKeyService<S> {
     pub(super) inner: S,
     pub(super) options: AuthenticateOptions,
+}
+
+/// What is looked up.
+enum Lookup {
+    Of(TokenHash),
+    /// The token of a session, once the signing keys are read that verify it.
+    After(Zeroizing<String>),
 }
 
 impl<S> AgentKeyService<S> {
@@ -52,13 +61,31 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let Self { inner, options } = self;
-        match options.credentials.read(request.headers_mut()) {
-            Ok(hash) => {
-                if let Some(found) = options.keys.batches.try_find_cached(&hash) {
+        let keys = &options.keys;
+        let is_session = |text: &str| keys.is_session_token(text);
+        let credential = options.credentials.read(request.headers_mut(), is_session);
+        let credential = credential.and_then(|credential| match credential {
+            Credential::Token(hash) => Ok(Lookup::Of(hash)),
+            Credential::Session(token) => match keys.try_verify_session(&token) {
+                Some(verified) => verified.map(Lookup::Of),
+                None => Ok(Lookup::After(token)),
+            },
+        });
+        match credential {
+            Ok(lookup) => {
+                if let Lookup::Of(hash) = &lookup
+                    && let Some(found) = keys.batches.try_find_cached(hash)
+                {
                     return AgentKeyFuture::found(found, inner, request, options);
                 }
-                let keys = options.keys.clone();
-                let found = Box::pin(async move { keys.batches.find(hash).await });
+                let keys = keys.clone();
+                let found = Box::pin(async move {
+                    let hash = match lookup {
+                        Lookup::Of(hash) => hash,
+                        Lookup::After(token) => keys.verify_session(&token).await?,
+                    };
+                    keys.batches.find(hash).await
+                });
                 // The service that was polled ready has to be the one that is called. Its clone
                 // serves the next request.
                 let clone = inner.clone();

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::{Book, EntryRow, IdempotencyRow};
 use crate::ledger::posting::{Action, IdempotencyClaim, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, BlockedBy, Budget, EntryId, EntryKind, Key, KeyId, Period,
-    Refusal, Shortfall,
+    Account, AccountId, Amount, Balance, BlockedBy, Budget, EntryId, EntryKind, Key, KeyId, Limit,
+    Period, Refusal, Shortfall,
 };
 
 impl Book {
@@ -104,7 +104,25 @@ impl Book {
             resets_at,
             blocked_by,
             at: now,
+            ends_session: blocked_by == BlockedBy::Key
+                && self.capped_session(posting.key).is_some(),
         })))
+    }
+
+    /// Returns whether the key is a session that has spent more than its cap. A session has no
+    /// descendants, and its cap is for its whole life.
+    pub(super) fn is_session_over_cap(&self, key: Option<KeyId>) -> bool {
+        self.capped_session(key).is_some_and(|session| {
+            let spent = |limit: Limit| session.balance.spent_in(limit.period);
+            session
+                .budget
+                .limits()
+                .any(|limit| spent(limit).is_some_and(|spent| spent > limit.amount))
+        })
+    }
+
+    fn capped_session(&self, key: Option<KeyId>) -> Option<&Key> {
+        self.keys.get(&key?).filter(|key| key.is_capped_session())
     }
 
     pub(super) fn lineage_remaining(

@@ -86,6 +86,7 @@ impl Book {
             outcome,
             remaining: self.lineage_remaining(&posting.account, posting.key, now),
             debt,
+            ends_session: self.is_session_over_cap(posting.key),
         })
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use sqlx::postgres::{PgRow, Postgres};
 use sqlx::{Decode, Row, Type};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::error::{Error, Result, invalid_row};
 use super::schema::KeyColumns;
@@ -122,6 +123,10 @@ impl<'r> ReadCells<'r> for Cells<'r> {
 
     fn path(&mut self) -> Result<Vec<KeyId>> {
         Ok(self.read::<Vec<i64>>()?.into_iter().map(KeyId::new).collect())
+    }
+
+    fn secret(&mut self) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::new(self.read::<&[u8]>()?.to_vec()))
     }
 
     fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -28,6 +28,7 @@ mod params;
 mod post;
 mod read;
 mod schema;
+mod signing_keys;
 mod sql;
 mod step;
 mod types;
@@ -51,8 +52,10 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
     StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
-use crate::model::{Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
+use crate::model::{
+    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
+};
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
 ///
@@ -248,6 +251,17 @@ impl Store for PostgresStore {
 
     fn has_foreign_tokens(&self) -> bool {
         !self.inner.schema.columns.is_own
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    fn signing_keys<'a>(
+        &'a self,
+        new: Option<&'a NewSigningKey>,
+    ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
+        self.answer(self.inner.signing_keys(new))
     }
 
     fn width(&self) -> Width {

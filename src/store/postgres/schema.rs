@@ -218,6 +218,7 @@ impl Schema {
             "idempotency_keys",
             "events",
             "last_used",
+            "signing_keys",
             "policy_changes",
             "migrations",
             "adoption",

@@ -35,4 +35,7 @@ statements! {
 
     // When keys were last used.
     record_last_used last_used
+
+    // The keys that sign sessions.
+    lock_signing_keys signing_keys delete_signing_keys insert_signing_key
 }

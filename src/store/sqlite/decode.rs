@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
+use zeroize::Zeroizing;
 
 use super::error::{Error, Result, corrupt};
 use crate::model::clock::from_micros;
@@ -88,6 +89,10 @@ impl<'r> ReadCells<'r> for Cells<'r> {
 
     fn path(&mut self) -> Result<Vec<KeyId>> {
         serde_json::from_str(self.text()?).map_err(corrupt)
+    }
+
+    fn secret(&mut self) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::new(self.cell()?.as_blob().map_err(corrupt)?.to_vec()))
     }
 
     fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -21,6 +21,7 @@ mod migrate;
 mod options;
 mod post;
 mod read;
+mod signing_keys;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -54,9 +55,10 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
     StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, Posted, Posting, Rules};
+use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey,
+    TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -342,6 +344,20 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, StoreResult<Vec<Option<Timestamp>>>> {
         let keys = keys.to_vec();
         self.report(move |connection| last_used::read(connection, &keys))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn signing_keys<'a>(
+        &'a self,
+        new: Option<&'a NewSigningKey>,
+    ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
+        let Some(new) = new.cloned() else { return self.report(signing_keys::read) };
+        answer(self.write_with(move |open, cache, clock| {
+            signing_keys::add(open, cache, &new, clock.now())
+        }))
     }
 
     fn width(&self) -> Width {

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkey::ledger::{AccountChange, Action, ImportDraft, KeyChange, Posted, Posting, Rules};
-use agentkey::model::{Account, Entry, Lineage, TokenHash};
+use agentkey::ledger::{
+    AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+};
+use agentkey::model::{Account, Entry, Lineage, StoredSigningKey, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
 use agentkey::store::{Cursor, Store, Usage};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
@@ -266,6 +268,17 @@ impl Store for SpyStore {
             self.spy.polls.send_modify(|polls| *polls += 1);
             Ok(())
         })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    fn signing_keys<'a>(
+        &'a self,
+        new: Option<&'a NewSigningKey>,
+    ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
+        self.store.signing_keys(new)
     }
 
     fn width(&self) -> Width {
