@@ -210,6 +210,9 @@ mod documents {
     struct OperationsDocs;
     #[doc = include_str!("../docs/self-serve.md")]
     struct SelfServeDocs;
+    #[cfg(feature = "sessions")]
+    #[doc = include_str!("../docs/sessions.md")]
+    struct SessionsDocs;
     #[doc = include_str!("../docs/testing.md")]
     struct TestingDocs;
 }

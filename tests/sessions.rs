@@ -312,6 +312,7 @@ mod on_postgres {
     }
 
     #[tokio::test]
+    #[ignore = "needs PostgreSQL: ./scripts/test"]
     async fn ends_are_exact() {
         let (Some(server), clock) = (Server::shared(), clock()) else { return };
         let (_database, keys) = two(server, &clock).await;
@@ -319,6 +320,7 @@ mod on_postgres {
     }
 
     #[tokio::test]
+    #[ignore = "needs PostgreSQL: ./scripts/test"]
     async fn signing_keys_are_shared() {
         let (Some(server), clock) = (Server::shared(), clock()) else { return };
         let (_database, keys) = two(server, &clock).await;
@@ -326,6 +328,7 @@ mod on_postgres {
     }
 
     #[tokio::test]
+    #[ignore = "needs PostgreSQL: ./scripts/test"]
     async fn a_cap_holds_on_both() {
         let Some(server) = Server::shared() else { return };
         let (_database, keys) = two(server, &clock()).await;

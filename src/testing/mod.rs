@@ -56,6 +56,7 @@ pub mod policy_version;
 pub mod queries;
 pub mod records;
 pub mod refunds;
+pub mod signing_keys;
 pub mod windows;
 mod world;
 
@@ -279,6 +280,10 @@ suite! { $
         usage_by_two_groups
         usage_saturates
         accounts_do_not_see_each_other
+    }
+    signing_keys {
+        the_first_signing_key_is_made_once
+        signing_keys_go_when_their_sessions_have_ended
     }
     policy_version {
         a_cached_look_up_knows_the_changes_of_its_store

@@ -431,6 +431,33 @@ async fn the_realm_is_sent_and_cannot_break_out_of_its_quotes() {
 }
 
 #[tokio::test]
+async fn a_challenge_says_where_the_metadata_are_and_which_scopes_to_ask_for() {
+    let world = World::new().await;
+    let (_, token) = world.create(NewKey::new(acme())).await;
+    let layer = world.layer().resource_metadata("https://api.test/.well-known/x\", y=\"1\r\n");
+    let challenge = async |layer: &agentkey::AgentKeyLayer, request| {
+        answer(&app(layer), request).await.header("www-authenticate").unwrap().to_owned()
+    };
+    let metadata = r#"resource_metadata="https://api.test/.well-known/x,y=1""#;
+    assert_eq!(challenge(&layer, ask("/free")).await, format!("Bearer {metadata}"));
+    let layer = layer.challenge_scopes(["read".parse().unwrap(), "docs.*".parse().unwrap()]);
+    assert_eq!(
+        challenge(&layer, ask("/free")).await,
+        format!(r#"Bearer scope="read docs.*", {metadata}"#)
+    );
+    assert_eq!(
+        challenge(&layer, ask("/free").header("x-api-key", "noise")).await,
+        format!(
+            r#"Bearer error="invalid_token", error_description="the API key is not valid", scope="read docs.*", {metadata}"#
+        )
+    );
+    assert_eq!(
+        challenge(&layer, ask_with("/scoped", &token)).await,
+        format!(r#"Bearer error="insufficient_scope", scope="docs.write", {metadata}"#)
+    );
+}
+
+#[tokio::test]
 async fn an_optional_layer_lets_requests_without_a_credential_through_and_no_others() {
     let world = World::new().await;
     let (id, token) = world.key().await;
