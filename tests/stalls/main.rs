@@ -43,7 +43,7 @@ const HANG: Duration = Duration::from_secs(90);
 const OTHERS_BOUND: Duration = Duration::from_secs(4);
 
 /// For how long a process that was cut off may serve no request after the network is back.
-const HEALED_BOUND: Duration = Duration::from_secs(1);
+const HEALED_BOUND: Duration = Duration::from_secs(3);
 
 /// Two processes at work on one account.
 struct Site {
