@@ -703,11 +703,15 @@ impl AgentKeys {
         Ok(changed)
     }
 
-    pub(crate) async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
+    async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
         self.change_key_by(&change, &self.inner.rules).await
     }
 
-    async fn change_key_by(&self, change: &KeyChange, rules: &Rules) -> Result<Key, Error> {
+    pub(crate) async fn change_key_by(
+        &self,
+        change: &KeyChange,
+        rules: &Rules,
+    ) -> Result<Key, Error> {
         let key = self.with_store(|store| store.change_key(change, rules)).await??;
         let done = match change {
             KeyChange::Create { .. } => "created",

@@ -71,6 +71,7 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         Refusal::InsufficientScope(_)
         | Refusal::BeyondCaller(_)
         | Refusal::MintingDisabled
+        | Refusal::SessionKey
         | Refusal::RetiringToken
         | Refusal::OwnKey
         | Refusal::OutsideSubtree
@@ -91,7 +92,9 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::NotFound => StatusCode::NOT_FOUND,
         Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Refusal::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Refusal::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Refusal::UnsupportedMediaType | Refusal::UnsupportedForm => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
         Refusal::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,

@@ -122,6 +122,9 @@ impl CallerRules {
             return refused(Refusal::NotFound);
         };
         if matches!(ask, Ask::Mint | Ask::Rotate) {
+            if caller.key().is_session() {
+                return refused(Refusal::SessionKey);
+            }
             self.minting.check(caller, admin_scope).map_err(ChangeError::Refused)?;
         }
         match (place, ask) {
@@ -148,7 +151,7 @@ impl CallerRules {
         (max_depth, admin_scope): (usize, Option<&Scope>),
         now: Timestamp,
     ) -> Result<(), ChangeError> {
-        let MintRules { max_lifetime, default_budget, max_children, .. } = &self.mint;
+        let MintRules { default_budget, max_children, .. } = &self.mint;
         let max_depth = max_depth.min(self.mint.max_depth);
         if parent.map_or(0, Lineage::depth) >= max_depth {
             return Err(ChangeError::Refused(Refusal::TooDeep { max: max_depth }));
@@ -168,16 +171,25 @@ impl CallerRules {
         } else if let Some(parent) = parent {
             beyond.extend(budget_beyond(&key.budget, parent));
         }
-        let latest = max_lifetime.map(|lifetime| lifetime.after(now)).transpose();
-        let latest = latest.map_err(|e| ChangeError::invalid("expires_at", e.to_string()))?;
-        let latest = latest.into_iter().chain(parent.and_then(Lineage::expires_at)).min();
-        let latest = latest.map(|at| crate::model::clock::from_micros(at.as_microsecond()));
+        let latest = self.latest(parent, now)?;
         if left_out.expiry {
             key.expires_at = latest;
         } else {
             beyond.extend(expiry_beyond(key.expires_at, latest));
         }
         beyond_caller(beyond)
+    }
+
+    /// Returns the latest end of a new key; `None` where it needs none.
+    pub(super) fn latest(
+        &self,
+        parent: Option<&Lineage>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, ChangeError> {
+        let latest = self.mint.max_lifetime.map(|lifetime| lifetime.after(now)).transpose();
+        let latest = latest.map_err(|e| ChangeError::invalid("expires_at", e.to_string()))?;
+        let latest = latest.into_iter().chain(parent.and_then(Lineage::expires_at)).min();
+        Ok(latest.map(|at| crate::model::clock::from_micros(at.as_microsecond())))
     }
 
     /// Checks that a change leaves a key within what it was, or where the application's own login

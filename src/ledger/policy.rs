@@ -401,6 +401,13 @@ impl KeyDraft {
         if let Some(human) = &key.delegated_by {
             check_delegator(human)?;
         }
+        if let Expiry::Within(_) = self.expiry {
+            let latest = match &rules.caller {
+                Some(caller) => caller.latest(parent, now)?,
+                None => parent.and_then(Lineage::expires_at),
+            };
+            key.expires_at = key.expires_at.into_iter().chain(latest).min();
+        }
         if let Some(caller) = &rules.caller {
             let of_handle = (rules.max_depth, rules.admin_scope.as_ref());
             caller.mint(&mut key, self.left_out, parent, children, of_handle, now)?;
@@ -419,9 +426,6 @@ impl KeyDraft {
             }
             check_scopes_within(&key, parent, rules)?;
             check_budget_within(&key, parent)?;
-            if let Expiry::Within(_) = self.expiry {
-                key.expires_at = key.expires_at.into_iter().chain(parent.expires_at()).min();
-            }
             check_expiry_within(&key, parent)?;
             inherit_delegator(&mut key, parent)?;
         }

@@ -113,6 +113,9 @@ pub enum Refusal {
     /// Keys of this service make no keys and no tokens.
     #[error("a key cannot make keys or tokens here; log in to the service to do that")]
     MintingDisabled,
+    /// A session would make a key, a token or another session.
+    #[error("a session makes no keys, tokens and sessions; use the key that opened it")]
+    SessionKey,
     /// The token was rotated away, and is in its grace.
     #[error("the API key was rotated: this token may only read until it ends, so send the new one")]
     RetiringToken,
@@ -157,6 +160,11 @@ pub enum Refusal {
     /// The body of the request is not JSON by its `Content-Type`.
     #[error("the body of the request must be JSON, with Content-Type: application/json")]
     UnsupportedMediaType,
+    /// The body of the request is no form by its `Content-Type`.
+    #[error(
+        "the body of the request must be a form, with Content-Type: application/x-www-form-urlencoded"
+    )]
+    UnsupportedForm,
     /// The store did not answer. What was asked may or may not have taken effect.
     #[error("the key store is not available")]
     Unavailable {
@@ -201,6 +209,7 @@ impl Refusal {
             Self::BeyondCaller(_) => "beyond_caller",
             Self::NotFound => "not_found",
             Self::MintingDisabled => "minting_disabled",
+            Self::SessionKey => "session_key",
             Self::RetiringToken => "retiring_token",
             Self::OwnKey => "own_key",
             Self::OutsideSubtree => "outside_subtree",
@@ -210,7 +219,7 @@ impl Refusal {
             Self::RateLimited { .. } => "rate_limited",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTooLarge { .. } => "body_too_large",
-            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedMediaType | Self::UnsupportedForm => "unsupported_media_type",
             Self::Unavailable { .. } => "unavailable",
             Self::Misconfigured => "misconfigured",
         }

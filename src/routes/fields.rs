@@ -16,7 +16,7 @@ use crate::model::key::Expiry;
 use crate::model::{Budget, FieldError, Period, Refusal, ScopeSet, Validity};
 
 /// The most bytes of a body.
-const MAX_BODY: usize = 64 * 1_024;
+pub(super) const MAX_BODY: usize = 64 * 1_024;
 
 /// How much of a client's own text an error repeats.
 const MAX_ECHO: usize = 64;

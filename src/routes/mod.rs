@@ -10,6 +10,10 @@
 //! | [`mint`](SelfServe::mint) | `POST /keys` |
 //! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `POST /keys/{id}/rotate`, `/disable` and `/enable` |
 //! | [`signup`](SelfServe::signup) | `POST /signup` |
+//! | `sessions` (feature `sessions`) | `POST /sessions`, `GET /me`, `DELETE /sessions/{id}` |
+//! | [`introspect`](SelfServe::introspect) | `POST /introspect` |
+//!
+//! [`ProtectedResource`] makes a router of its own, because its path begins at the root.
 //!
 //! The caller is a key in force, which the router looks up itself, or a [`Principal`] that a
 //! middleware of the host puts into the request. `docs/self-serve.md` says what each route answers.
@@ -25,10 +29,14 @@
 
 mod client_limits;
 mod fields;
+mod introspect;
 mod keys;
 mod principal;
 mod query;
+mod resource;
 mod self_serve;
+#[cfg(feature = "sessions")]
+mod sessions;
 mod shared;
 mod signup;
 mod usage;
@@ -36,6 +44,8 @@ mod view;
 pub mod wire;
 
 pub use crate::ledger::Minting;
+pub use introspect::ResourceServer;
 pub use principal::Principal;
+pub use resource::ProtectedResource;
 pub use self_serve::SelfServe;
 pub use signup::{NewClient, Signup, SignupDecision};

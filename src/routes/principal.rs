@@ -113,6 +113,7 @@ impl Requester {
     pub(super) fn may_mint(&self, shared: &Shared) -> Result<(), Refusal> {
         self.may_change()?;
         match &self.lineage {
+            Some(lineage) if lineage.key().is_session() => Err(Refusal::SessionKey),
             Some(lineage) => shared.settings.minting.check(lineage, shared.admin_scope()),
             None => Ok(()),
         }

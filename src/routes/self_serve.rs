@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+#[cfg(feature = "sessions")]
+use axum::routing::delete;
 use axum::routing::{get, post};
 
+use super::introspect::introspect;
 use super::principal::Authenticate;
+#[cfg(feature = "sessions")]
+use super::sessions;
 use super::shared::{Settings, Shared};
 use super::signup::{Signup, SignupState, signup};
 use super::{keys, usage};
@@ -38,6 +43,9 @@ pub struct SelfServe {
     has_me: bool,
     has_mint: bool,
     has_manage: bool,
+    #[cfg(feature = "sessions")]
+    has_sessions: bool,
+    has_introspection: bool,
     signup: Option<Signup>,
 }
 
@@ -59,6 +67,9 @@ impl SelfServe {
             has_me: false,
             has_mint: false,
             has_manage: false,
+            #[cfg(feature = "sessions")]
+            has_sessions: false,
+            has_introspection: false,
             signup: None,
         }
     }
@@ -78,6 +89,22 @@ impl SelfServe {
     /// Switches on the list of keys, and showing, narrowing, rotating, pausing and revoking a key.
     pub fn manage(mut self) -> Self {
         self.has_manage = true;
+        self
+    }
+
+    /// Switches on `POST /sessions`, `GET /me` and `DELETE /sessions/{id}`.
+    ///
+    /// The handle has to be built with [`Builder::sessions`](crate::Builder::sessions).
+    #[cfg(feature = "sessions")]
+    pub fn sessions(mut self) -> Self {
+        self.has_sessions = true;
+        self
+    }
+
+    /// Switches on `POST /introspect` (RFC 7662), for callers that the application authenticates as a
+    /// [`ResourceServer`](super::ResourceServer).
+    pub fn introspect(mut self) -> Self {
+        self.has_introspection = true;
         self
     }
 
@@ -141,8 +168,18 @@ impl SelfServe {
     /// [`BuildError::OutOfRange`] where a setting makes no sense.
     pub fn into_router(self) -> Result<Router, BuildError> {
         self.validate()?;
-        let Self { keys, layer, settings, has_me, has_mint, has_manage, signup: new_clients } =
-            self;
+        let Self {
+            keys,
+            layer,
+            settings,
+            has_me,
+            has_mint,
+            has_manage,
+            #[cfg(feature = "sessions")]
+            has_sessions,
+            has_introspection,
+            signup: new_clients,
+        } = self;
         let shared = Arc::new(Shared { keys, settings: settings.into(), http: layer.http() });
         let state = shared.clone();
         let not_allowed = move |request: Request| {
@@ -165,8 +202,25 @@ impl SelfServe {
                 .route("/keys/{id}/disable", post(keys::disable))
                 .route("/keys/{id}/enable", post(keys::enable));
         }
+        let has_keyed = has_me || has_mint || has_manage;
+        #[cfg(feature = "sessions")]
+        let has_keyed = has_keyed || has_sessions;
+        #[cfg(feature = "sessions")]
+        if has_sessions {
+            with_key = with_key
+                .route("/sessions", post(sessions::open))
+                .route("/sessions/{id}", delete(sessions::end))
+                .route("/me", get(sessions::me));
+        }
         let mut router = Router::new();
-        if has_me || has_mint || has_manage {
+        if has_introspection {
+            let introspection = Router::new()
+                .route("/introspect", post(introspect))
+                .method_not_allowed_fallback(not_allowed.clone())
+                .with_state(shared.clone());
+            router = router.merge(introspection);
+        }
+        if has_keyed {
             let with_key = with_key
                 .method_not_allowed_fallback(not_allowed.clone())
                 .route_layer(Authenticate(layer))
@@ -190,6 +244,11 @@ impl SelfServe {
         };
         if !(1..=MAX_DEPTH).contains(max_depth) {
             return refused("max_depth", max_depth.to_string(), "from 1 to 64");
+        }
+        #[cfg(feature = "sessions")]
+        if self.has_sessions && self.keys.inner().sessions.is_none() {
+            let accepted = "on a handle that is built with `Builder::sessions`";
+            return refused("sessions", "switched on".to_owned(), accepted);
         }
         if let Some(budget) = default_budget.filter(|budget| budget.validate().is_err()) {
             return refused("default_budget", format!("{budget:?}"), "limits of zero or more");

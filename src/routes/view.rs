@@ -54,7 +54,7 @@ pub(super) fn state(lineage: &Lineage) -> State {
     }
 }
 
-fn budgets(lineage: &Lineage) -> Vec<wire::Budget> {
+pub(super) fn budgets(lineage: &Lineage) -> Vec<wire::Budget> {
     let key = lineage.key();
     let own = key.budget.limits().map(|limit| wire::Budget::Key {
         period: limit.period,

@@ -4,8 +4,10 @@
 //! member that is absent, one that is `null` and one that has a value are three things.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+#[cfg(feature = "sessions")]
+use crate::model::SessionId;
 use crate::model::{
     Amount, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, ScopeSet, Validity,
 };
@@ -102,6 +104,195 @@ pub struct RevokeRequest {
     /// Why, for people: up to 255 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// The body of `POST /sessions`.
+#[cfg(feature = "sessions")]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SessionRequest {
+    /// What the session may do. Absent: what the caller may do. `null`: unrestricted.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<ScopeSet>,
+    /// How long the session lasts. Absent: an hour, or the nearest time that is allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
+    /// The most that the session may spend; 0 for nothing. Absent: the service's default for new keys,
+    /// if it has one. Excludes `spend_cap_usd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_cap_cents: Option<Amount>,
+    /// The same in units of the currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spend_cap_usd: Option<Usd>,
+}
+
+/// An amount in units of the currency: a JSON number with at most six decimals.
+///
+/// It is read through its decimal text and never through binary rounding. So from a billion units on,
+/// it has to be whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usd(pub Amount);
+
+impl Serialize for Usd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let micros = self.0.as_micros();
+        match micros % 1_000_000 {
+            0 => serializer.serialize_i64(micros / 1_000_000),
+            // The nearest double of so few digits has them as its shortest text.
+            _ if micros.unsigned_abs() < 1_000_000_000_000_000 => {
+                serializer.serialize_f64(micros as f64 / 1e6)
+            }
+            _ => serializer.serialize_str(&self.0.to_string()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Usd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl serde::de::Visitor<'_> for Number {
+            type Value = Usd;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number with at most six decimals")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, units: i64) -> Result<Usd, E> {
+                units.to_string().parse().map(Usd).map_err(E::custom)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, units: u64) -> Result<Usd, E> {
+                units.to_string().parse().map(Usd).map_err(E::custom)
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, units: f64) -> Result<Usd, E> {
+                if units.abs() >= 1e9 && units.fract() != 0.0 {
+                    return Err(E::custom("an amount of 1000000000 or more must be whole"));
+                }
+                if units.abs() >= 1e15 {
+                    return Err(E::custom(crate::model::AmountError::OutOfRange));
+                }
+                units.to_string().parse().map(Usd).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// A new session. The token is shown this once.
+#[cfg(feature = "sessions")]
+#[derive(Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OpenedSession {
+    /// The id of the session, such as `ses_42`.
+    pub session_id: SessionId,
+    /// The secret: a signed JWT.
+    pub token: String,
+    /// The instant from which the session is refused.
+    pub expires_at: Timestamp,
+    /// What the session may do; `null` for unrestricted.
+    pub scopes: ScopeSet,
+    /// The most that it may spend; `null` where only its lineage limits it.
+    pub spend_cap_usd: Option<Usd>,
+    /// The same in cents.
+    pub spend_cap_cents: Option<Amount>,
+}
+
+#[cfg(feature = "sessions")]
+impl std::fmt::Debug for OpenedSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenedSession")
+            .field("session_id", &self.session_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session, as itself and its parent see it.
+#[cfg(feature = "sessions")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Session {
+    /// The id of the session.
+    pub session_id: SessionId,
+    /// Whether it works.
+    pub state: State,
+    /// What the session and all its ancestors allow.
+    pub scopes: ScopeSet,
+    /// The instant from which it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// The most that it may spend; `null` where only its lineage limits it.
+    pub spend_cap_usd: Option<Usd>,
+    /// The same in cents.
+    pub spend_cap_cents: Option<Amount>,
+    /// The limits of the session, and what binds it from above.
+    pub budgets: Vec<Budget>,
+    /// The least that a limit has left; `null` where nothing limits the session.
+    pub remaining_cents: Option<Amount>,
+    /// The human on whose behalf it acts.
+    pub delegated_by: Option<String>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Why it was revoked.
+    pub revoked_reason: Option<String>,
+}
+
+/// The answer of `POST /introspect` (RFC 7662). What is not in force is `active: false`, and has no
+/// other member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Introspection {
+    /// Whether the token works now.
+    pub active: bool,
+    /// What it may do, with a space between two scopes; `*` for unrestricted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The id of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The human on whose behalf it acts, or else the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
+    /// `Bearer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<String>,
+    /// When the token ends, in seconds since 1970, rounded down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exp: Option<i64>,
+    /// When the key was created, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<i64>,
+    /// The account that owns the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The key's limits, and what binds it from above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budgets: Option<Vec<Budget>>,
+    /// The least that a limit has left, where one limits the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_cents: Option<Amount>,
+}
+
+/// The metadata of a protected resource (RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ResourceMetadata {
+    /// The URL of the resource.
+    pub resource: String,
+    /// The authorization servers whose tokens it takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorization_servers: Vec<String>,
+    /// The scopes that it knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes_supported: Vec<String>,
+    /// How it takes tokens: in the header `Authorization`.
+    pub bearer_methods_supported: Vec<String>,
+    /// Its name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_name: Option<String>,
+    /// Its documentation for developers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_documentation: Option<String>,
 }
 
 /// A limit in a request.

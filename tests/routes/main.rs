@@ -5,6 +5,7 @@
 
 mod access;
 mod bodies;
+mod introspect;
 mod manage;
 mod mint;
 mod npm;
@@ -12,6 +13,8 @@ mod numbers;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[cfg(feature = "sessions")]
+mod sessions;
 mod signup;
 mod support;
 mod usage;

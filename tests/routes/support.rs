@@ -30,8 +30,13 @@ impl App {
     pub(crate) async fn with(set: impl FnOnce(SelfServe) -> SelfServe) -> Self {
         let clock = ManualClock::at(NOON.parse().unwrap());
         let store = SqliteStore::open(SqliteOptions::new(":memory:").clock(&clock)).await.unwrap();
-        let keys = AgentKeys::new(store).unwrap();
+        let builder = AgentKeys::builder();
+        #[cfg(feature = "sessions")]
+        let builder = builder.sessions(agentkey::session::Sessions::new());
+        let keys = builder.build(store).unwrap();
         let serve = SelfServe::new(&keys).me().mint().manage().signup(signup());
+        #[cfg(feature = "sessions")]
+        let serve = serve.sessions();
         let router = set(serve).into_router().unwrap();
         Self { keys, clock, router }
     }

@@ -1,4 +1,4 @@
-//! Agents serve themselves: one signs up, mints a narrower key for a helper, looks at what the helper spent, and revokes
+//! Agents serve themselves: one signs up, mints a narrower key for a helper, opens a session, looks at what the helper spent, and revokes
 //! it.
 //!
 //! `cargo run -p example-self-serve` walks through it, and prints each request as a curl line with its answer.
@@ -8,8 +8,10 @@ use std::env;
 use std::net::SocketAddr;
 
 use agentkey::routes::{SelfServe, Signup};
+use agentkey::session::Sessions;
 use agentkey::{
     AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Rejection, RequireScope, ScopeSet,
+    SqliteStore,
 };
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -34,7 +36,8 @@ fn app(keys: &AgentKeys) -> Result<Router, Error> {
     let signup = Signup::new(Budget::lifetime(Amount::cents(100)))
         .scopes(ScopeSet::parse(["answer", "search"])?)
         .sponsor("trials".parse()?);
-    let self_serve = SelfServe::new(keys).me().mint().manage().signup(signup).into_router()?;
+    let self_serve =
+        SelfServe::new(keys).me().mint().manage().sessions().signup(signup).into_router()?;
     let service = Router::new()
         .route("/answer", post(answer).layer(RequireScope::one("answer")?))
         .route_layer(AgentKeyLayer::new(keys));
@@ -44,7 +47,8 @@ fn app(keys: &AgentKeys) -> Result<Router, Error> {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let addr = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
-    let keys = AgentKeys::sqlite("sqlite::memory:").await?;
+    let store = SqliteStore::in_memory().await?;
+    let keys = AgentKeys::builder().sessions(Sessions::new()).build(store)?;
     keys.ensure_account("trials".parse()?, Budget::monthly(Amount::units(20))).await?;
     let listener = tokio::net::TcpListener::bind(&addr).await?;
     let addr = listener.local_addr()?;
@@ -85,6 +89,17 @@ async fn walk(agent: &Agent) -> Result<(), Error> {
 
     println!("# The helper looks at itself. It cannot see the key that made it.");
     agent.send("GET", "/v1/keys/me", Some(&helper), None, 200).await?;
+
+    println!("# The agent opens a session for one task: 15 minutes, and at most 3 cents.");
+    let session = json!({ "scopes": ["answer"], "ttl_seconds": 900, "spend_cap_usd": 0.03 });
+    let opened = agent.send("POST", "/v1/sessions", Some(&token), Some(session), 201).await?;
+    let session = opened["token"].as_str().ok_or("an answer with a token")?.to_owned();
+    agent.send("POST", "/answer", Some(&session), None, 200).await?;
+    agent.send("GET", "/v1/me", Some(&session), None, 200).await?;
+
+    println!("# Its second answer would cross the cap. It is refused, and the session is over.");
+    agent.send("POST", "/answer", Some(&session), None, 402).await?;
+    agent.send("GET", "/v1/me", Some(&session), None, 401).await?;
 
     println!("# The agent sees what its keys have spent, by key.");
     let usage = "/v1/keys/me/usage?subtree=true&group_by=key";

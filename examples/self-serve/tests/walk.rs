@@ -14,6 +14,8 @@ fn it_walks_from_sign_up_to_revocation() {
         "201 Created",
         "\"error\": \"beyond_caller\"",
         "402 Payment Required",
+        "\"session_id\": \"ses_",
+        "\"spend_cap_usd\": 0.03",
         "\"amount_cents\": 3",
         "\"revoked_reason\": \"done\"",
         "\"error\": \"revoked_key\"",

@@ -9,7 +9,9 @@ use super::signing_key::SigningKey;
 use super::state::SessionState;
 use crate::engine::agent_keys::AgentKeys;
 use crate::engine::error::Error;
-use crate::ledger::{KeyChange, KeyDraft, LeftOut, NewToken};
+#[cfg(feature = "self-serve")]
+use crate::ledger::CallerRules;
+use crate::ledger::{KeyChange, KeyDraft, LeftOut, NewToken, Rules};
 use crate::model::key::Expiry;
 use crate::model::{
     Amount, Budget, ChangeError, Key, KeyId, Lineage, Metadata, Refusal, ScopeSet, SessionId, Token,
@@ -41,6 +43,16 @@ impl NewSession {
     /// Returns a session with the scopes of its parent, for an hour, without a cap of its own.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns the session that a request asks for.
+    #[cfg(feature = "self-serve")]
+    pub(crate) fn of_request(
+        scopes: Option<ScopeSet>,
+        ttl: Option<Duration>,
+        spend_cap: Option<Amount>,
+    ) -> Self {
+        Self { scopes, ttl, spend_cap, name: String::new() }
     }
 
     /// Sets what the session may do. Default: what its parent may do.
@@ -105,13 +117,46 @@ impl AgentKeys {
         parent: KeyId,
         new: NewSession,
     ) -> Result<OpenedSession, Error> {
+        self.open_session_by(parent, new, &self.inner().rules).await
+    }
+
+    /// Opens a session for a caller that is not the application's own code.
+    #[cfg(feature = "self-serve")]
+    pub(crate) async fn open_session_as(
+        &self,
+        caller: CallerRules,
+        parent: KeyId,
+        new: NewSession,
+    ) -> Result<OpenedSession, Error> {
+        let rules = Rules { caller: Some(caller), ..self.inner().rules.clone() };
+        self.open_session_by(parent, new, &rules).await
+    }
+
+    /// Checks how long a session may last.
+    #[cfg(feature = "self-serve")]
+    pub(crate) fn check_session_ttl(&self, ttl: Option<Duration>) -> Result<(), Error> {
+        Ok(allowed_ttl(self.session_state()?, ttl).map(drop)?)
+    }
+
+    async fn open_session_by(
+        &self,
+        parent: KeyId,
+        new: NewSession,
+        rules: &Rules,
+    ) -> Result<OpenedSession, Error> {
         let state = self.session_state()?;
         let ttl = allowed_ttl(state, new.ttl)?;
         if new.spend_cap.is_some_and(Amount::is_negative) {
             return Err(ChangeError::invalid("spend_cap", "must not be negative").into());
         }
         let lineage = self.find_by_id(parent).await?.ok_or(ChangeError::UnknownKey(parent))?;
-        let admin_scope = self.inner().rules.admin_scope.as_ref();
+        // A caller's request is completed under the store's lock.
+        let (scopes, budget) = (new.scopes.is_none(), new.spend_cap.is_none());
+        let left_out = match rules.caller {
+            Some(_) => LeftOut { scopes, budget, expiry: false },
+            None => LeftOut::default(),
+        };
+        let admin_scope = rules.admin_scope.as_ref();
         let scopes = new.scopes.unwrap_or_else(|| lineage.scopes(admin_scope));
         let ring = state.loaded().await?;
         let secret = TokenSecret::generate()?;
@@ -124,18 +169,19 @@ impl AgentKeys {
             delegated_by: None,
             metadata: Metadata::default(),
             expiry: Expiry::Within(ttl),
-            left_out: LeftOut::default(),
+            left_out,
         };
         let prefix = Key::SESSION_PREFIX.to_owned();
         let token = NewToken { hash: secret.hash(), prefix, start: String::new() };
-        let key = self.change_key(KeyChange::Create { draft, token }).await?;
+        let change = KeyChange::Create { draft, token };
+        let key = self.change_key_by(&change, rules).await?;
         let token = Token::from_session(state.sign(&ring, &key, secret)?);
         Ok(OpenedSession {
             session_id: SessionId::new(key.id),
             token,
             expires_at: key.expires_at.unwrap_or(Timestamp::MAX),
             scopes: key.scopes.clone(),
-            spend_cap: new.spend_cap,
+            spend_cap: key.budget.limit,
             key,
         })
     }
