@@ -667,7 +667,7 @@ fn check_delegator(human: &str) -> Result<(), ChangeError> {
     }
 }
 
-/// Gives a key the delegator of its parent. A child acts for nobody else.
+/// Gives a key the delegator of its parent. A child acts for the same human only.
 fn inherit_delegator(key: &mut Key, parent: &Lineage) -> Result<(), ChangeError> {
     let Some(human) = parent.delegated_by() else { return Ok(()) };
     match &key.delegated_by {

@@ -123,7 +123,7 @@ async fn not_allowed() -> Rejection {
 
 fn answer(metadata: &ResourceMetadata) -> Response {
     let mut response = json(StatusCode::OK, metadata);
-    // It is nobody's own, and changes with the service.
+    // The metadata is the service's and no caller's, so caches may keep it.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
     response
 }

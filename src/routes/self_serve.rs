@@ -165,7 +165,7 @@ impl SelfServe {
     ///
     /// # Errors
     ///
-    /// [`BuildError::OutOfRange`] where a setting makes no sense.
+    /// [`BuildError::OutOfRange`] where a setting is out of its range.
     pub fn into_router(self) -> Result<Router, BuildError> {
         self.validate()?;
         let Self {

@@ -63,7 +63,7 @@ pub struct Signup {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NewClient {
-    /// Its e-mail address, which nobody has verified.
+    /// Its e-mail address, which is not verified.
     pub email: Option<String>,
     /// The name of the key.
     pub name: Option<String>,
@@ -373,7 +373,7 @@ impl SignupState {
         };
         let created = shared.keys.create_as(rules, draft).await;
         let Created { key, token } = created.map_err(|error| match shared.reject(error) {
-            // A client that has no key goes beyond nobody: the field is wrong.
+            // A client without a key has no caller to go beyond: the field is wrong.
             beyond if matches!(beyond.refusal(), Refusal::BeyondCaller(_)) => {
                 let Refusal::BeyondCaller(errors) = beyond.refusal().clone() else { return beyond };
                 shared.refuse(Refusal::InvalidRequest(errors))

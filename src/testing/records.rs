@@ -5,7 +5,7 @@ use crate::ledger::{Action, KeyChange, Outcome};
 use crate::model::{Clock, KeyPatch, Metadata, NewKey, Refusal};
 use crate::store::{EntryQuery, Store};
 
-/// A child acts for its parent's delegator and for nobody else. Entries name the human.
+/// A child acts for its parent's delegator only. Entries name the human.
 pub async fn a_delegator_is_inherited<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().delegated_by("user_456")).await;

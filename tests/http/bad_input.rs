@@ -218,11 +218,11 @@ async fn only_credentials_with_these_prefixes_count() {
     let open = Router::new()
         .route(
             "/",
-            get(async |key: Option<KeyContext>| if key.is_none() { "nobody" } else { "somebody" }),
+            get(async |key: Option<KeyContext>| if key.is_none() { "anonymous" } else { "known" }),
         )
         .layer(layer.optional(true));
-    assert_eq!(answer(&open, &[bearer("another-system")]).await, "nobody");
-    assert_eq!(answer(&open, &[bearer("another-system"), api_key(token)]).await, "somebody");
+    assert_eq!(answer(&open, &[bearer("another-system")]).await, "anonymous");
+    assert_eq!(answer(&open, &[bearer("another-system"), api_key(token)]).await, "known");
 }
 
 /// Every value a header can have, shorter than a token: no panic, no look-up, never let in.

@@ -189,7 +189,7 @@ async fn a_session_beside_a_foreign_credential_is_the_key_of_the_request() {
         let mut request = client.request(http::Method::GET, "/free");
         request.headers_mut().insert("x-api-key", "a-placeholder".parse().unwrap());
         assert_eq!(client.send(request).await.data, "buy read");
-        // A JWT of somebody else is the foreign credential.
+        // A JWT of another issuer is the foreign credential.
         let foreign = token(&json!({"alg": "HS256", "kid": "x"}), &json!({}), |_| Vec::new());
         let mut request = client.request(http::Method::GET, "/free");
         request.headers_mut().insert("x-api-key", session.token.expose().parse().unwrap());

@@ -31,7 +31,7 @@ struct Claims {
     iss: String,
     aud: String,
     sub: String,
-    /// The random part, which nobody can guess who has a signing key alone.
+    /// The random part. A holder of the signing key alone cannot guess it.
     jti: String,
     iat: i64,
     exp: i64,

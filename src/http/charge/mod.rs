@@ -43,7 +43,7 @@ pub use hold::{Hold, OnInterrupt};
 /// if the client repeats an `Idempotency-Key`. [`Replayable`] answers a repeated request in another
 /// way.
 ///
-/// A request has one charge, whoever takes it: a middleware, [`RequireBudget`](crate::RequireBudget)
+/// A request has one charge, for all that take it: a middleware, [`RequireBudget`](crate::RequireBudget)
 /// and the handler, also with a second [`AgentKeyLayer`](crate::AgentKeyLayer) between them, as long
 /// as both layers find the same key.
 ///

@@ -179,7 +179,7 @@ async fn check_hashes(
     )))
 }
 
-/// Logs rows that no token matches, and rows that are nobody's.
+/// Logs rows that no token matches, and rows without an account.
 async fn warn_of_rows(statements: &mut Statements<'_>, schema: &Schema) -> Result<()> {
     let table = &schema.keys;
     let rows = statements.fetch(schema.sql(include_str!("../sql/adopt/rows.sql")).query()).await?;
