@@ -13,7 +13,9 @@ use ring::hmac;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
-use super::support::{Client, Seen, Version, World, acme, clock, dollar, serve};
+use super::support::{
+    Client, Fault, Faults, Seen, Version, World, acme, clock, dollar, is_settle, serve,
+};
 
 const SEED: [u8; 32] = [7; 32];
 const OTHER_SEED: [u8; 32] = [8; 32];
@@ -243,6 +245,25 @@ async fn crossing_the_cap_ends_the_session_and_reaching_it_does_not() {
     let ended = world.keys.find_by_id(id).await.unwrap().unwrap();
     assert_eq!(ended.key().balance.spent(), Amount::cents(20));
     assert_eq!(ended.key().revoked_reason.as_deref(), Some("spend cap reached"));
+}
+
+#[tokio::test]
+async fn a_charge_that_is_posted_again_ends_its_session() {
+    for fault in [Fault::Down, Fault::LoseAnswer] {
+        let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+        let addr = serve(app(world.layer())).await;
+        let new = NewSession::new().spend_cap(Amount::cents(5));
+        let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+        let client = Client::new(Version::Http1, addr, &session.token);
+        world.spy.set(Faults::posts(fault).only(is_settle));
+        let mend = async {
+            world.spy.arrived(1, is_settle).await;
+            world.spy.mend();
+        };
+        let (added, ()) = tokio::join!(client.get("/add"), mend);
+        assert_eq!(added.status, 200, "{fault:?}");
+        assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()), "{fault:?}");
+    }
 }
 
 #[tokio::test]

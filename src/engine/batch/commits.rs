@@ -174,7 +174,9 @@ impl TimedStore {
 
     /// Answers a job. If its posting crossed the cap of a session, the session is revoked first.
     fn reply(&self, job: Job, answer: PostingResult) {
-        match job.posting.key.filter(|_| ends_session(&answer) && !job.in_doubt) {
+        // A refusal of a posting in doubt is not final.
+        let is_final = answer.is_ok() || !job.in_doubt;
+        match job.posting.key.filter(|_| is_final && ends_session(&answer)) {
             None => job.reply(answer),
             // The next batch does not wait for it.
             Some(session) => drop(tokio::spawn(self.clone().reply_after_end(session, job, answer))),
