@@ -2,8 +2,8 @@
 
 use agentkey::session::{NewSession, SessionAlgorithm, Sessions, SigningKey};
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, KeyId, NewKey, Rejection,
-    ScopeSet, Token,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, KeyId, NewKey, Refusal,
+    Rejection, ScopeSet, Token,
 };
 use axum::Router;
 use axum::routing::get;
@@ -14,7 +14,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use super::support::{
-    Client, Fault, Faults, Seen, Version, World, acme, clock, dollar, is_settle, serve,
+    Client, Fault, Faults, Seen, Version, World, acme, clock, dollar, is_pay, is_settle, serve,
 };
 
 const SEED: [u8; 32] = [7; 32];
@@ -264,6 +264,31 @@ async fn a_charge_that_is_posted_again_ends_its_session() {
         assert_eq!(added.status, 200, "{fault:?}");
         assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()), "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn charges_that_are_refused_together_end_their_session_once() {
+    let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+    let new = NewSession::new().spend_cap(Amount::cents(5));
+    let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+    let context = world.keys.authorize(&session.token).await.unwrap();
+    let mut charges = Vec::new();
+    for _ in 0..20 {
+        charges.push(world.keys.charge(&context).await.unwrap());
+    }
+    // The first payment waits for the store, and the others wait together behind it.
+    world.spy.set(Faults::posts(Fault::Hang).only(is_pay));
+    let mut paying = tokio::task::JoinSet::new();
+    for charge in charges {
+        paying.spawn(async move { charge.pay(Amount::cents(10)).await.unwrap_err() });
+    }
+    world.spy.arrived(1, is_pay).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    world.spy.mend();
+    for refused in paying.join_all().await {
+        assert!(matches!(refused.refusal(), Refusal::BudgetExceeded(_)), "{refused:?}");
+    }
+    assert!(world.spy.revocations() <= 2, "{}", world.spy.revocations());
 }
 
 #[tokio::test]

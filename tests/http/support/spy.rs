@@ -29,6 +29,7 @@ pub(crate) struct Spy {
     polls: watch::Sender<usize>,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
+    revocations: AtomicUsize,
     uses: Mutex<Vec<(KeyId, Timestamp)>>,
     closed: Mutex<bool>,
 }
@@ -92,6 +93,7 @@ pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
         polls: watch::Sender::default(),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
+        revocations: AtomicUsize::new(0),
         uses: Mutex::default(),
         closed: Mutex::new(false),
     });
@@ -123,6 +125,11 @@ impl Spy {
         let enough =
             |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
         super::soon(posted.wait_for(enough)).await.unwrap();
+    }
+
+    /// How many revocations arrived at the store.
+    pub(crate) fn revocations(&self) -> usize {
+        self.revocations.load(Ordering::SeqCst)
     }
 
     /// The uses of keys that were written.
@@ -187,6 +194,8 @@ impl Store for SpyStore {
         change: &'a KeyChange,
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>> {
+        let is_revocation = matches!(change, KeyChange::Revoke { .. });
+        self.spy.revocations.fetch_add(is_revocation.into(), Ordering::SeqCst);
         self.store.change_key(change, rules)
     }
 
