@@ -2,7 +2,7 @@
 
 use agentkey::session::{NewSession, SessionAlgorithm, Sessions, SigningKey};
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, KeyId, NewKey, Refusal,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Error, KeyContext, KeyId, NewKey, Refusal,
     Rejection, ScopeSet, Token,
 };
 use axum::Router;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::support::{
     Client, Fault, Faults, Seen, Version, World, acme, clock, dollar, is_pay, is_settle, serve,
+    soon,
 };
 
 const SEED: [u8; 32] = [7; 32];
@@ -344,6 +345,20 @@ async fn signing_keys_change_while_requests_go_on() {
     let refused = ask(addr, "/free", old.token.expose()).await.refused();
     assert_eq!(refused, (401, "invalid_key".into()));
     assert_eq!(ask(addr, "/free", new.token.expose()).await.data, "buy read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn signing_keys_are_read_again_after_the_store_hung() {
+    let builder = AgentKeys::builder().sessions(Sessions::new());
+    let world = World::on(builder, Box::new(agentkey::MemoryStore::new()));
+    world.keys.open_session(parent(&world).await, NewSession::new()).await.unwrap();
+    world.spy.set(Faults { signing_keys: Fault::Hang, ..Faults::default() });
+    let error = soon(world.keys.reload_signing_keys()).await.unwrap_err();
+    assert!(matches!(error, Error::Store(_)), "{error:?}");
+    let error = soon(world.keys.rotate_signing_key()).await.unwrap_err();
+    assert!(matches!(error, Error::Store(_)), "{error:?}");
+    world.spy.mend();
+    world.keys.rotate_signing_key().await.unwrap();
 }
 
 #[tokio::test]

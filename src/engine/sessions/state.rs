@@ -98,10 +98,7 @@ impl SessionState {
             let new = self.new_key(true).map_err(StoreError::failed)?;
             self.exchange(Some(&new)).await
         };
-        let in_time = timeout(self.timeout, load).await;
-        in_time.unwrap_or_else(|_| {
-            Err(StoreError::unavailable("the signing keys were not read in time"))
-        })
+        self.in_time(load).await
     }
 
     /// Reads the keys again, once per interval.
@@ -120,8 +117,11 @@ impl SessionState {
     /// Reads the keys of the store again, if they were read before.
     pub(super) async fn reload(&self) -> Result<(), StoreError> {
         if !self.has_own_keys() && self.ring().is_some() {
-            let _loading = self.loading.lock().await;
-            self.exchange(None).await?;
+            let reload = async {
+                let _loading = self.loading.lock().await;
+                self.exchange(None).await
+            };
+            self.in_time(reload).await?;
         }
         Ok(())
     }
@@ -134,9 +134,12 @@ impl SessionState {
         }
         // The first key exists before the second, so that it goes on signing.
         self.loaded().await?;
-        let _loading = self.loading.lock().await;
         let new = self.new_key(false)?;
-        self.exchange(Some(&new)).await?;
+        let add = async {
+            let _loading = self.loading.lock().await;
+            self.exchange(Some(&new)).await
+        };
+        self.in_time(add).await?;
         Ok(new.key.kid)
     }
 
@@ -162,6 +165,16 @@ impl SessionState {
         let ring = Arc::new(ring);
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(ring.clone());
         ring
+    }
+
+    /// Limits the wait for the store: a call that hangs must not keep the keys from being read again.
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        timeout(self.timeout, call).await.unwrap_or_else(|_| {
+            Err(StoreError::unavailable("the signing keys were not read in time"))
+        })
     }
 
     async fn exchange(&self, new: Option<&NewSigningKey>) -> Result<Arc<KeyRing>, StoreError> {

@@ -41,6 +41,7 @@ type Which = Arc<dyn Fn(&Posting) -> bool + Send + Sync>;
 pub(crate) struct Faults {
     pub(crate) finds: Fault,
     pub(crate) posts: Fault,
+    pub(crate) signing_keys: Fault,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
 }
@@ -287,7 +288,10 @@ impl Store for SpyStore {
         &'a self,
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
-        self.store.signing_keys(new)
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.signing_keys).await?;
+            self.store.signing_keys(new).await
+        })
     }
 
     fn width(&self) -> Width {
