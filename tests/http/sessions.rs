@@ -347,6 +347,53 @@ async fn signing_keys_change_while_requests_go_on() {
     assert_eq!(ask(addr, "/free", new.token.expose()).await.data, "buy read");
 }
 
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn while_signing_keys_cannot_be_read_a_session_is_503_and_not_401() {
+    use agentkey::SqliteStore;
+    use agentkey::store::SqliteOptions;
+
+    let (clock, directory) = (clock(), tempfile::tempdir().unwrap());
+    let store = async || {
+        let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
+        SqliteStore::open(options).await.unwrap()
+    };
+    let builder = || AgentKeys::builder().sessions(Sessions::new());
+    let here = builder().build(store().await).unwrap();
+    let there = World::on(builder(), Box::new(store().await));
+    let addr = serve(app(there.layer())).await;
+    let parent = here.create(NewKey::new(acme())).await.unwrap().key.id;
+    let open = async || here.open_session(parent, NewSession::new()).await.unwrap();
+    let down = || there.spy.set(Faults { signing_keys: Fault::Down, ..Faults::default() });
+    let is_unavailable = async |session: &agentkey::session::OpenedSession| {
+        assert_eq!(ask(addr, "/free", session.token.expose()).await.status, 503);
+    };
+    let passes = async |session: &agentkey::session::OpenedSession| {
+        assert_eq!(ask(addr, "/free", session.token.expose()).await.status, 200);
+    };
+    // None is read yet.
+    let old = open().await;
+    down();
+    is_unavailable(&old).await;
+    there.spy.mend();
+    passes(&old).await;
+    // One that signs by now was not read.
+    here.rotate_signing_key().await.unwrap();
+    clock.advance(std::time::Duration::from_secs(301));
+    let young = open().await;
+    assert_ne!(kid(&young.token), kid(&old.token));
+    down();
+    is_unavailable(&young).await;
+    passes(&old).await;
+    there.spy.mend();
+    passes(&young).await;
+    // All that may sign are read now, so nothing is asked.
+    down();
+    let header = json!({"alg": "EdDSA", "kid": "agentkey-0123456789abcdef"});
+    let unknown = token(&header, &claims_of(&young.token), |message| with_ed(&SEED, message));
+    assert_eq!(ask(addr, "/free", &unknown).await.refused(), (401, "invalid_key".into()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn signing_keys_are_read_again_after_the_store_hung() {
     let builder = AgentKeys::builder().sessions(Sessions::new());

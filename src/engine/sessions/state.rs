@@ -52,13 +52,21 @@ impl SessionState {
         })
     }
 
-    /// Verifies a token; `None` if the keys are not read yet.
+    /// Verifies a token; `None` if the keys have to be read first.
     pub(crate) fn try_verify(&self, text: &str) -> Option<Result<TokenHash, Refusal>> {
-        self.ring().map(|ring| self.verify_with(&ring, text))
+        let ring = self.ring()?;
+        match self.verify_with(&ring, text) {
+            // A key may have signed it that was not read.
+            Err(Refusal::InvalidKey) if ring.is_stale(self.store.now()) => None,
+            verified => Some(verified),
+        }
     }
 
     /// Verifies a token, after it has read the keys where that is needed.
     pub(crate) async fn verify(&self, text: &str) -> Result<TokenHash, Refusal> {
+        if let Some(verified) = self.try_verify(text) {
+            return verified;
+        }
         let ring = self.loaded().await.map_err(|error| Refusal::from(Error::from(error)))?;
         self.verify_with(&ring, text)
     }
@@ -87,12 +95,13 @@ impl SessionState {
 
     /// Returns the keys, after it has read them where that is needed.
     pub(super) async fn loaded(&self) -> Result<Arc<KeyRing>, StoreError> {
-        if let Some(ring) = self.ring() {
+        let current = || self.ring().filter(|ring| !ring.is_stale(self.store.now()));
+        if let Some(ring) = current() {
             return Ok(ring);
         }
         let load = async {
             let _loading = self.loading.lock().await;
-            if let Some(ring) = self.ring() {
+            if let Some(ring) = current() {
                 return Ok(ring);
             }
             let new = self.new_key(true).map_err(StoreError::failed)?;
@@ -178,8 +187,9 @@ impl SessionState {
     }
 
     async fn exchange(&self, new: Option<&NewSigningKey>) -> Result<Arc<KeyRing>, StoreError> {
+        let read_at = self.store.now();
         let stored = unwinding(|| self.store.signing_keys(new)).await?;
-        Ok(self.set_ring(KeyRing::of_store(&stored)))
+        Ok(self.set_ring(KeyRing::of_store(&stored, read_at)))
     }
 
     fn new_key(&self, only_if_missing: bool) -> Result<NewSigningKey, TokenError> {
