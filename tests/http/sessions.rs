@@ -2,8 +2,8 @@
 
 use agentkey::session::{NewSession, SessionAlgorithm, Sessions, SigningKey};
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Error, KeyContext, KeyId, NewKey, Refusal,
-    Rejection, ScopeSet, Token,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Error, KeyContext, KeyId, KeyPatch, NewKey,
+    Refusal, Rejection, ScopeSet, Token,
 };
 use axum::Router;
 use axum::routing::get;
@@ -308,6 +308,28 @@ async fn only_its_own_cap_ends_a_session() {
         assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
         assert_eq!(client.get("/free").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_limit_that_resets_ends_no_session() {
+    let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+    let addr = serve(app(world.layer())).await;
+    let session = world.keys.open_session(parent(&world).await, NewSession::new()).await.unwrap();
+    let daily = KeyPatch::new().budget(Budget::daily(Amount::cents(15)));
+    world.keys.update(session.key.id, daily).await.unwrap();
+    let client = Client::new(Version::Http1, addr, &session.token);
+    assert_eq!(client.get("/pay").await.status, 200);
+    assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
+    assert_eq!(client.get("/add").await.status, 200);
+    assert_eq!(client.get("/free").await.data, "buy read");
+    // What is above a limit by day and above the cap too ends it.
+    let new = NewSession::new().spend_cap(Amount::cents(5));
+    let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+    let both = Budget::daily(Amount::cents(5)).and_lifetime(Amount::cents(5));
+    world.keys.update(session.key.id, KeyPatch::new().budget(both)).await.unwrap();
+    let client = Client::new(Version::Http1, addr, &session.token);
+    assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
+    assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()));
 }
 
 #[tokio::test]
