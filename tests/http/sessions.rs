@@ -268,6 +268,34 @@ async fn a_charge_that_is_posted_again_ends_its_session() {
 }
 
 #[tokio::test]
+async fn an_answer_waits_for_the_revocation_and_other_accounts_do_not() {
+    // How often the revocation is tried before the store is well again: it hangs, or is down.
+    for (fault, tries) in [(Fault::Hang, 1), (Fault::Down, 3)] {
+        for (path, status) in [("/pay", 402), ("/add", 200)] {
+            let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+            let addr = serve(app(world.layer())).await;
+            let new = NewSession::new().spend_cap(Amount::cents(5));
+            let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+            let client = Client::new(Version::Http1, addr, &session.token);
+            let other = NewKey::new("other".parse().unwrap()).budget(dollar());
+            let other = Client::new(Version::Http1, addr, &world.create(other).await.1);
+            world.spy.set(Faults { revocations: fault, ..Faults::default() });
+            let mut answer = Box::pin(client.get(path));
+            let revoked = async {
+                world.spy.revoked(tries).await;
+                assert_eq!(other.get("/pay").await.status, 200);
+            };
+            tokio::select! {
+                early = &mut answer => panic!("{fault:?}: {path} was answered with {early:?}"),
+                () = revoked => world.spy.mend(),
+            }
+            assert_eq!(answer.await.status, status, "{fault:?} {path}");
+            assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()));
+        }
+    }
+}
+
+#[tokio::test]
 async fn charges_that_are_refused_together_end_their_session_once() {
     let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
     let new = NewSession::new().spend_cap(Amount::cents(5));

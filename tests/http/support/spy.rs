@@ -29,7 +29,7 @@ pub(crate) struct Spy {
     polls: watch::Sender<usize>,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
-    revocations: AtomicUsize,
+    revocations: watch::Sender<usize>,
     uses: Mutex<Vec<(KeyId, Timestamp)>>,
     closed: Mutex<bool>,
 }
@@ -42,6 +42,7 @@ pub(crate) struct Faults {
     pub(crate) finds: Fault,
     pub(crate) posts: Fault,
     pub(crate) signing_keys: Fault,
+    pub(crate) revocations: Fault,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
 }
@@ -81,6 +82,11 @@ impl Faults {
         self
     }
 
+    fn of_change(&self, change: &KeyChange) -> Fault {
+        let is_revocation = matches!(change, KeyChange::Revoke { .. });
+        if is_revocation { self.revocations } else { Fault::None }
+    }
+
     fn of(&self, postings: &[Posting]) -> Fault {
         let concerned =
             self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
@@ -94,7 +100,7 @@ pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
         polls: watch::Sender::default(),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
-        revocations: AtomicUsize::new(0),
+        revocations: watch::Sender::default(),
         uses: Mutex::default(),
         closed: Mutex::new(false),
     });
@@ -130,7 +136,13 @@ impl Spy {
 
     /// How many revocations arrived at the store.
     pub(crate) fn revocations(&self) -> usize {
-        self.revocations.load(Ordering::SeqCst)
+        *self.revocations.borrow()
+    }
+
+    /// Waits until as many revocations have arrived at the store, whatever became of them.
+    pub(crate) async fn revoked(&self, times: usize) {
+        let mut revocations = self.revocations.subscribe();
+        super::soon(revocations.wait_for(|count| *count >= times)).await.unwrap();
     }
 
     /// The uses of keys that were written.
@@ -196,8 +208,11 @@ impl Store for SpyStore {
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>> {
         let is_revocation = matches!(change, KeyChange::Revoke { .. });
-        self.spy.revocations.fetch_add(is_revocation.into(), Ordering::SeqCst);
-        self.store.change_key(change, rules)
+        self.spy.revocations.send_modify(|count| *count += usize::from(is_revocation));
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.of_change(change)).await?;
+            self.store.change_key(change, rules).await
+        })
     }
 
     fn import_keys<'a>(
