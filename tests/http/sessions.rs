@@ -397,6 +397,20 @@ async fn signing_keys_change_while_requests_go_on() {
     assert_eq!(ask(addr, "/free", new.token.expose()).await.data, "buy read");
 }
 
+#[tokio::test]
+async fn two_keys_with_one_kid_are_both_accepted() {
+    let (old, new) = (ed("main"), SigningKey::ed25519("main", &OTHER_SEED).unwrap());
+    let sessions = Sessions::new().signing_keys(old.clone(), []);
+    let world = World::with(AgentKeys::builder().sessions(sessions)).await;
+    let parent = parent(&world).await;
+    let first = world.keys.open_session(parent, NewSession::new()).await.unwrap();
+    world.keys.set_signing_keys(new, [old]).unwrap();
+    let second = world.keys.open_session(parent, NewSession::new()).await.unwrap();
+    for session in [first, second] {
+        world.keys.authorize(&session.token).await.unwrap();
+    }
+}
+
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn while_signing_keys_cannot_be_read_a_session_is_503_and_not_401() {

@@ -56,8 +56,9 @@ impl KeyRing {
         ready().find(|key| key.algorithm() == algorithm).or_else(|| ready().next())
     }
 
-    pub(super) fn get(&self, kid: &str) -> Option<SigningKey> {
-        self.keys.iter().map(|(key, _)| key).find(|key| key.kid() == kid).cloned()
+    /// Returns the keys with this `kid`. Those of an application may share one.
+    pub(super) fn named(&self, kid: &str) -> impl Iterator<Item = &SigningKey> {
+        self.keys.iter().map(|(key, _)| key).filter(move |key| key.kid() == kid)
     }
 }
 
