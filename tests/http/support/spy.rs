@@ -135,11 +135,13 @@ impl Spy {
     }
 
     /// How many revocations arrived at the store.
+    #[cfg(feature = "sessions")]
     pub(crate) fn revocations(&self) -> usize {
         *self.revocations.borrow()
     }
 
     /// Waits until as many revocations have arrived at the store, whatever became of them.
+    #[cfg(feature = "sessions")]
     pub(crate) async fn revoked(&self, times: usize) {
         let mut revocations = self.revocations.subscribe();
         super::soon(revocations.wait_for(|count| *count >= times)).await.unwrap();
