@@ -15,7 +15,7 @@ pub struct NewSigningKey {
     pub key: StoredSigningKey,
     /// Whether it is added only where there is none of its algorithm.
     pub only_if_missing: bool,
-    /// How long a key is kept after the next one was added.
+    /// How long a key is kept after the next one of its algorithm was added.
     pub keep: Duration,
 }
 
@@ -35,10 +35,14 @@ impl NewSigningKey {
         if self.only_if_missing && stored.iter().any(is_there) {
             return None;
         }
-        let replaced_at = stored.iter().skip(1).map(|next| next.created_at);
-        let is_over = |at: Timestamp| later(at, self.keep) <= now;
-        let old = stored.iter().zip(replaced_at).filter(|(_, at)| is_over(*at));
-        let delete = old.map(|(key, _)| key.kid.clone()).collect();
+        // A process may sign with the newest key of its algorithm, whatever others were added since.
+        let is_old = |index: usize, key: &StoredSigningKey| {
+            let mut newer = stored.iter().skip(index + 1);
+            let next = newer.find(|next| next.algorithm == key.algorithm);
+            next.is_some_and(|next| later(next.created_at, self.keep) <= now)
+        };
+        let old = stored.iter().enumerate().filter(|(index, key)| is_old(*index, key));
+        let delete = old.map(|(_, key)| key.kid.clone()).collect();
         // The order of the instants is the order in which keys were added.
         let last = stored.last().map(|last| later(last.created_at, Duration::from_micros(1)));
         let created_at = last.map_or(now, |last| now.max(last));

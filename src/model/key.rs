@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::{
-    AccountId, Amount, Balance, Budget, KeyId, Metadata, Refusal, ScopeSet, TokenPrefix, Validity,
+    AccountId, Amount, Balance, Budget, KeyId, Limit, Metadata, Period, Refusal, ScopeSet,
+    TokenPrefix, Validity,
 };
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
@@ -104,9 +105,10 @@ impl Key {
         self.prefix == Self::SESSION_PREFIX
     }
 
-    /// Returns whether the key is a session in force with a cap of its own on what it spends.
-    pub(crate) fn is_capped_session(&self) -> bool {
-        self.is_session() && self.revoked_at.is_none() && self.budget.limits().next().is_some()
+    /// Returns the cap of a session: the most that it may spend in its life.
+    pub(crate) fn spend_cap(&self) -> Option<Limit> {
+        let mut limits = self.budget.limits().filter(|_| self.is_session());
+        limits.find(|limit| limit.period == Period::Lifetime)
     }
 
     /// Returns what the key's own budget has left: limit − spent − held, not below zero; `None`

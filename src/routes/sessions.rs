@@ -95,13 +95,14 @@ async fn visible(
 
 fn session(lineage: &Lineage, admin_scope: Option<&Scope>) -> wire::Session {
     let key = lineage.key();
+    let cap = key.spend_cap().map(|cap| cap.amount);
     wire::Session {
         session_id: SessionId::new(key.id),
         state: view::state(lineage),
         scopes: lineage.scopes(admin_scope),
         expires_at: lineage.expires_at(),
-        spend_cap_usd: key.budget.limit.map(Usd),
-        spend_cap_cents: key.budget.limit,
+        spend_cap_usd: cap.map(Usd),
+        spend_cap_cents: cap,
         budgets: view::budgets(lineage),
         remaining_cents: lineage.remaining(),
         delegated_by: lineage.delegated_by().map(str::to_owned),

@@ -284,6 +284,7 @@ suite! { $
     signing_keys {
         the_first_signing_key_is_made_once
         signing_keys_go_when_their_sessions_have_ended
+        the_newest_signing_key_of_each_algorithm_stays
     }
     policy_version {
         a_cached_look_up_knows_the_changes_of_its_store

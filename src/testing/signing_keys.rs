@@ -63,3 +63,18 @@ pub async fn signing_keys_go_when_their_sessions_have_ended<S: Store>(
     w.clock.set(replaced_at + Duration::from_secs(60));
     assert_eq!(kids(&add(&w, new("d", false)).await), ["b", "c", "d"]);
 }
+
+/// A process may sign with the newest key of its algorithm, whatever another process has added since.
+pub async fn the_newest_signing_key_of_each_algorithm_stays<S: Store>(
+    make: impl AsyncFn(Clock) -> S,
+) {
+    let w = World::new(make).await;
+    add(&w, new("a", true)).await;
+    let mut other = new("b", true);
+    other.key.algorithm = "HS256".to_owned();
+    add(&w, other).await;
+    w.clock.advance(Duration::from_secs(61));
+    assert_eq!(kids(&add(&w, new("c", false)).await), ["a", "b", "c"]);
+    w.clock.advance(Duration::from_secs(60));
+    assert_eq!(kids(&add(&w, new("d", false)).await), ["b", "c", "d"]);
+}

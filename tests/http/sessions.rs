@@ -2,8 +2,8 @@
 
 use agentkey::session::{NewSession, SessionAlgorithm, Sessions, SigningKey};
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, KeyId, NewKey, Rejection,
-    ScopeSet, Token,
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, Error, KeyContext, KeyId, KeyPatch, NewKey,
+    Refusal, Rejection, ScopeSet, Token,
 };
 use axum::Router;
 use axum::routing::get;
@@ -13,7 +13,10 @@ use ring::hmac;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
-use super::support::{Client, Seen, Version, World, acme, clock, dollar, serve};
+use super::support::{
+    Client, Fault, Faults, Seen, Version, World, acme, clock, dollar, is_pay, is_settle, serve,
+    soon,
+};
 
 const SEED: [u8; 32] = [7; 32];
 const OTHER_SEED: [u8; 32] = [8; 32];
@@ -246,6 +249,78 @@ async fn crossing_the_cap_ends_the_session_and_reaching_it_does_not() {
 }
 
 #[tokio::test]
+async fn a_charge_that_is_posted_again_ends_its_session() {
+    for fault in [Fault::Down, Fault::LoseAnswer] {
+        let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+        let addr = serve(app(world.layer())).await;
+        let new = NewSession::new().spend_cap(Amount::cents(5));
+        let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+        let client = Client::new(Version::Http1, addr, &session.token);
+        world.spy.set(Faults::posts(fault).only(is_settle));
+        let mend = async {
+            world.spy.arrived(1, is_settle).await;
+            world.spy.mend();
+        };
+        let (added, ()) = tokio::join!(client.get("/add"), mend);
+        assert_eq!(added.status, 200, "{fault:?}");
+        assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_the_revocation_and_other_accounts_do_not() {
+    // How often the revocation is tried before the store is well again: it hangs, or is down.
+    for (fault, tries) in [(Fault::Hang, 1), (Fault::Down, 3)] {
+        for (path, status) in [("/pay", 402), ("/add", 200)] {
+            let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+            let addr = serve(app(world.layer())).await;
+            let new = NewSession::new().spend_cap(Amount::cents(5));
+            let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+            let client = Client::new(Version::Http1, addr, &session.token);
+            let other = NewKey::new("other".parse().unwrap()).budget(dollar());
+            let other = Client::new(Version::Http1, addr, &world.create(other).await.1);
+            world.spy.set(Faults { revocations: fault, ..Faults::default() });
+            let mut answer = Box::pin(client.get(path));
+            let revoked = async {
+                world.spy.revoked(tries).await;
+                assert_eq!(other.get("/pay").await.status, 200);
+            };
+            tokio::select! {
+                early = &mut answer => panic!("{fault:?}: {path} was answered with {early:?}"),
+                () = revoked => world.spy.mend(),
+            }
+            assert_eq!(answer.await.status, status, "{fault:?} {path}");
+            assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn charges_that_are_refused_together_end_their_session_once() {
+    let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+    let new = NewSession::new().spend_cap(Amount::cents(5));
+    let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+    let context = world.keys.authorize(&session.token).await.unwrap();
+    let mut charges = Vec::new();
+    for _ in 0..20 {
+        charges.push(world.keys.charge(&context).await.unwrap());
+    }
+    // The first payment waits for the store, and the others wait together behind it.
+    world.spy.set(Faults::posts(Fault::Hang).only(is_pay));
+    let mut paying = tokio::task::JoinSet::new();
+    for charge in charges {
+        paying.spawn(async move { charge.pay(Amount::cents(10)).await.unwrap_err() });
+    }
+    world.spy.arrived(1, is_pay).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    world.spy.mend();
+    for refused in paying.join_all().await {
+        assert!(matches!(refused.refusal(), Refusal::BudgetExceeded(_)), "{refused:?}");
+    }
+    assert!(world.spy.revocations() <= 2, "{}", world.spy.revocations());
+}
+
+#[tokio::test]
 async fn only_its_own_cap_ends_a_session() {
     let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
     let addr = serve(app(world.layer())).await;
@@ -261,6 +336,28 @@ async fn only_its_own_cap_ends_a_session() {
         assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
         assert_eq!(client.get("/free").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_limit_that_resets_ends_no_session() {
+    let world = World::with(AgentKeys::builder().sessions(Sessions::new())).await;
+    let addr = serve(app(world.layer())).await;
+    let session = world.keys.open_session(parent(&world).await, NewSession::new()).await.unwrap();
+    let daily = KeyPatch::new().budget(Budget::daily(Amount::cents(15)));
+    world.keys.update(session.key.id, daily).await.unwrap();
+    let client = Client::new(Version::Http1, addr, &session.token);
+    assert_eq!(client.get("/pay").await.status, 200);
+    assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
+    assert_eq!(client.get("/add").await.status, 200);
+    assert_eq!(client.get("/free").await.data, "buy read");
+    // What is above a limit by day and above the cap too ends it.
+    let new = NewSession::new().spend_cap(Amount::cents(5));
+    let session = world.keys.open_session(parent(&world).await, new).await.unwrap();
+    let both = Budget::daily(Amount::cents(5)).and_lifetime(Amount::cents(5));
+    world.keys.update(session.key.id, KeyPatch::new().budget(both)).await.unwrap();
+    let client = Client::new(Version::Http1, addr, &session.token);
+    assert_eq!(client.get("/pay").await.refused(), (402, "budget_exceeded".into()));
+    assert_eq!(client.get("/free").await.refused(), (401, "revoked_key".into()));
 }
 
 #[tokio::test]
@@ -298,6 +395,81 @@ async fn signing_keys_change_while_requests_go_on() {
     let refused = ask(addr, "/free", old.token.expose()).await.refused();
     assert_eq!(refused, (401, "invalid_key".into()));
     assert_eq!(ask(addr, "/free", new.token.expose()).await.data, "buy read");
+}
+
+#[tokio::test]
+async fn two_keys_with_one_kid_are_both_accepted() {
+    let (old, new) = (ed("main"), SigningKey::ed25519("main", &OTHER_SEED).unwrap());
+    let sessions = Sessions::new().signing_keys(old.clone(), []);
+    let world = World::with(AgentKeys::builder().sessions(sessions)).await;
+    let parent = parent(&world).await;
+    let first = world.keys.open_session(parent, NewSession::new()).await.unwrap();
+    world.keys.set_signing_keys(new, [old]).unwrap();
+    let second = world.keys.open_session(parent, NewSession::new()).await.unwrap();
+    for session in [first, second] {
+        world.keys.authorize(&session.token).await.unwrap();
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn while_signing_keys_cannot_be_read_a_session_is_503_and_not_401() {
+    use agentkey::SqliteStore;
+    use agentkey::store::SqliteOptions;
+
+    let (clock, directory) = (clock(), tempfile::tempdir().unwrap());
+    let store = async || {
+        let options = SqliteOptions::new(directory.path().join("keys.db")).clock(&clock);
+        SqliteStore::open(options).await.unwrap()
+    };
+    let builder = || AgentKeys::builder().sessions(Sessions::new());
+    let here = builder().build(store().await).unwrap();
+    let there = World::on(builder(), Box::new(store().await));
+    let addr = serve(app(there.layer())).await;
+    let parent = here.create(NewKey::new(acme())).await.unwrap().key.id;
+    let open = async || here.open_session(parent, NewSession::new()).await.unwrap();
+    let down = || there.spy.set(Faults { signing_keys: Fault::Down, ..Faults::default() });
+    let is_unavailable = async |session: &agentkey::session::OpenedSession| {
+        assert_eq!(ask(addr, "/free", session.token.expose()).await.status, 503);
+    };
+    let passes = async |session: &agentkey::session::OpenedSession| {
+        assert_eq!(ask(addr, "/free", session.token.expose()).await.status, 200);
+    };
+    // None is read yet.
+    let old = open().await;
+    down();
+    is_unavailable(&old).await;
+    there.spy.mend();
+    passes(&old).await;
+    // One that signs by now was not read.
+    here.rotate_signing_key().await.unwrap();
+    clock.advance(std::time::Duration::from_secs(301));
+    let young = open().await;
+    assert_ne!(kid(&young.token), kid(&old.token));
+    down();
+    is_unavailable(&young).await;
+    passes(&old).await;
+    there.spy.mend();
+    passes(&young).await;
+    // All that may sign are read now, so nothing is asked.
+    down();
+    let header = json!({"alg": "EdDSA", "kid": "agentkey-0123456789abcdef"});
+    let unknown = token(&header, &claims_of(&young.token), |message| with_ed(&SEED, message));
+    assert_eq!(ask(addr, "/free", &unknown).await.refused(), (401, "invalid_key".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn signing_keys_are_read_again_after_the_store_hung() {
+    let builder = AgentKeys::builder().sessions(Sessions::new());
+    let world = World::on(builder, Box::new(agentkey::MemoryStore::new()));
+    world.keys.open_session(parent(&world).await, NewSession::new()).await.unwrap();
+    world.spy.set(Faults { signing_keys: Fault::Hang, ..Faults::default() });
+    let error = soon(world.keys.reload_signing_keys()).await.unwrap_err();
+    assert!(matches!(error, Error::Store(_)), "{error:?}");
+    let error = soon(world.keys.rotate_signing_key()).await.unwrap_err();
+    assert!(matches!(error, Error::Store(_)), "{error:?}");
+    world.spy.mend();
+    world.keys.rotate_signing_key().await.unwrap();
 }
 
 #[tokio::test]

@@ -172,24 +172,34 @@ impl TimedStore {
         }
     }
 
-    /// Answers a job. If its posting crossed the cap of a session, the session is revoked first.
-    fn reply(&self, job: Job, answer: PostingResult) {
-        match job.posting.key.filter(|_| ends_session(&answer) && !job.in_doubt) {
-            None => job.reply(answer),
+    /// Answers jobs. If postings crossed the cap of a session, it is revoked first, once for all of them.
+    fn reply(&self, answered: impl IntoIterator<Item = (Job, PostingResult)>) {
+        let mut ended: HashMap<KeyId, Vec<(Job, PostingResult)>> = HashMap::new();
+        for (job, answer) in answered {
+            // A refusal of a posting in doubt is not final.
+            let is_final = answer.is_ok() || !job.in_doubt;
+            match job.posting.key.filter(|_| is_final && ends_session(&answer)) {
+                None => job.reply(answer),
+                Some(session) => ended.entry(session).or_default().push((job, answer)),
+            }
+        }
+        for (session, answered) in ended {
             // The next batch does not wait for it.
-            Some(session) => drop(tokio::spawn(self.clone().reply_after_end(session, job, answer))),
+            tokio::spawn(self.clone().reply_after_end(session, answered));
         }
     }
 
-    async fn reply_after_end(self, session: KeyId, job: Job, answer: PostingResult) {
-        if let Err(error) = self.end_session(session, job.deadline).await {
+    async fn reply_after_end(self, session: KeyId, answered: Vec<(Job, PostingResult)>) {
+        let deadlines = answered.iter().map(|(job, _)| job.deadline);
+        let deadline = deadlines.max().unwrap_or_else(Instant::now);
+        if let Err(error) = self.end_session(session, deadline).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 key = %session,
                 "agentkey could not revoke a session at its spend cap; its next charge tries again"
             );
         }
-        job.reply(answer);
+        answered.into_iter().for_each(|(job, answer)| job.reply(answer));
     }
 
     /// Revokes a session, and retries until the deadline while the store is not available.
@@ -302,12 +312,14 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
     match store.post(&jobs).await {
         Ok(answers) => {
             let mut retry = Vec::new();
-            for (job, answer) in jobs.into_iter().zip(answers) {
-                match answer {
-                    Err(Refusal::Unavailable { .. }) => retry.push(job),
-                    answer => store.reply(job, answer),
+            let decided = jobs.into_iter().zip(answers).filter_map(|(job, answer)| match answer {
+                Err(Refusal::Unavailable { .. }) => {
+                    retry.push(job);
+                    None
                 }
-            }
+                answer => Some((job, answer)),
+            });
+            store.reply(decided);
             Attempt { retry, is_down: false }
         }
         Err(error) if error.is_transient() => {
@@ -342,7 +354,7 @@ async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
             None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
-            Some(answer) => store.reply(job, answer),
+            Some(answer) => store.reply([(job, answer)]),
         },
         Err(error) if error.is_transient() => return Some(job),
         Err(error) => {

@@ -12,6 +12,7 @@ use jsonwebtoken::{Header, decode_header};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::ring::KeyRing;
 use super::signing_key::SigningKey;
 use crate::model::{Refusal, SessionId, TokenError, TokenHash};
 
@@ -89,18 +90,18 @@ pub(super) fn kid_of(text: &str) -> Option<String> {
     has_form.then(|| decode_header(text).ok()?.kid).flatten()
 }
 
-/// Verifies a token with the key that it names, and returns the hash of its session.
+/// Verifies a token with a key that it names, and returns the hash of its session.
 ///
 /// # Errors
 ///
 /// [`Refusal::ExpiredKey`] where a token of ours has expired; else [`Refusal::InvalidKey`].
 pub(super) fn verify(
     service: &Service,
-    keys: impl Fn(&str) -> Option<SigningKey>,
+    ring: &KeyRing,
     text: &str,
     now: Timestamp,
 ) -> Result<TokenHash, Refusal> {
-    verified(service, keys, text).map_or(Err(Refusal::InvalidKey), |claims| {
+    verified(service, ring, text).map_or(Err(Refusal::InvalidKey), |claims| {
         match claims.exp <= now.as_second() {
             true => Err(Refusal::ExpiredKey),
             false => Ok(TokenSecret(Zeroizing::new(claims.jti)).hash()),
@@ -108,20 +109,16 @@ pub(super) fn verify(
     })
 }
 
-fn verified(
-    service: &Service,
-    keys: impl Fn(&str) -> Option<SigningKey>,
-    text: &str,
-) -> Option<Claims> {
+fn verified(service: &Service, ring: &KeyRing, text: &str) -> Option<Claims> {
     let header = decode_header(text).ok().filter(|_| text.len() <= MAX_LEN)?;
-    let key = keys(header.kid.as_deref()?)?;
-    // The key says how it signs. What the token says of it is only compared.
-    if header.alg != key.algorithm().in_header() || header.crit.is_some() {
-        return None;
-    }
+    let kid = header.kid.as_deref().filter(|_| header.crit.is_none())?;
     let (message, signature) = text.rsplit_once('.')?;
     let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-    if !key.verifies(message.as_bytes(), &signature) {
+    // The key says how it signs. What the token says of it is only compared.
+    let has_signed = |key: &SigningKey| {
+        header.alg == key.algorithm().in_header() && key.verifies(message.as_bytes(), &signature)
+    };
+    if !ring.named(kid).any(has_signed) {
         return None;
     }
     let claims: Claims = insecure_decode_claims(text).ok()?;

@@ -181,7 +181,7 @@ impl AgentKeys {
             token,
             expires_at: key.expires_at.unwrap_or(Timestamp::MAX),
             scopes: key.scopes.clone(),
-            spend_cap: key.budget.limit,
+            spend_cap: key.spend_cap().map(|cap| cap.amount),
             key,
         })
     }

@@ -13,17 +13,22 @@ pub(super) const PUBLISHED: Duration = Duration::from_secs(5 * 60);
 
 /// The keys, oldest first, each with the instant from which it signs.
 #[derive(Clone, Debug)]
-pub(super) struct KeyRing(Vec<(SigningKey, Timestamp)>);
+pub(super) struct KeyRing {
+    keys: Vec<(SigningKey, Timestamp)>,
+    /// From then on, a key may sign soon that is not among these.
+    stale_from: Timestamp,
+}
 
 impl KeyRing {
     /// Returns the keys of the application, of which the first signs.
     pub(super) fn of_application(keys: &[SigningKey]) -> Self {
         let from = |index| if index == 0 { Timestamp::MIN } else { Timestamp::MAX };
-        Self(keys.iter().enumerate().map(|(index, key)| (key.clone(), from(index))).collect())
+        let keys = keys.iter().enumerate().map(|(index, key)| (key.clone(), from(index)));
+        Self { keys: keys.collect(), stale_from: Timestamp::MAX }
     }
 
-    /// Returns the keys of a store, oldest first. The oldest one signs at once.
-    pub(super) fn of_store(stored: &[StoredSigningKey]) -> Self {
+    /// Returns the keys of a store as they were at `read_at`, oldest first. The oldest one signs at once.
+    pub(super) fn of_store(stored: &[StoredSigningKey], read_at: Timestamp) -> Self {
         let key = |(index, row): (usize, &StoredSigningKey)| {
             let key = SessionAlgorithm::from_name(&row.algorithm)
                 .and_then(|algorithm| stored_key(algorithm, &row.kid, &row.secret));
@@ -33,7 +38,12 @@ impl KeyRing {
             let published = later(row.created_at, PUBLISHED);
             Some((key?, if index == 0 { Timestamp::MIN } else { published }))
         };
-        Self(stored.iter().enumerate().filter_map(key).collect())
+        let keys = stored.iter().enumerate().filter_map(key).collect();
+        Self { keys, stale_from: later(read_at, PUBLISHED / 2) }
+    }
+
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        self.stale_from <= now
     }
 
     /// Returns the key that signs at `now`: the newest that may, of this algorithm if there is one.
@@ -42,12 +52,13 @@ impl KeyRing {
         algorithm: SessionAlgorithm,
         now: Timestamp,
     ) -> Option<&SigningKey> {
-        let ready = || self.0.iter().rev().filter(|(_, from)| *from <= now).map(|(key, _)| key);
+        let ready = || self.keys.iter().rev().filter(|(_, from)| *from <= now).map(|(key, _)| key);
         ready().find(|key| key.algorithm() == algorithm).or_else(|| ready().next())
     }
 
-    pub(super) fn get(&self, kid: &str) -> Option<SigningKey> {
-        self.0.iter().map(|(key, _)| key).find(|key| key.kid() == kid).cloned()
+    /// Returns the keys with this `kid`. Those of an application may share one.
+    pub(super) fn named(&self, kid: &str) -> impl Iterator<Item = &SigningKey> {
+        self.keys.iter().map(|(key, _)| key).filter(move |key| key.kid() == kid)
     }
 }
 

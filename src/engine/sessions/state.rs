@@ -47,24 +47,32 @@ impl SessionState {
     /// Returns whether a text is a token that a key of this service may have signed.
     pub(crate) fn is_own(&self, text: &str) -> bool {
         jwt::kid_of(text).is_some_and(|kid| match self.has_own_keys() {
-            true => self.ring().is_some_and(|ring| ring.get(&kid).is_some()),
+            true => self.ring().is_some_and(|ring| ring.named(&kid).next().is_some()),
             false => kid.starts_with(KID),
         })
     }
 
-    /// Verifies a token; `None` if the keys are not read yet.
+    /// Verifies a token; `None` if the keys have to be read first.
     pub(crate) fn try_verify(&self, text: &str) -> Option<Result<TokenHash, Refusal>> {
-        self.ring().map(|ring| self.verify_with(&ring, text))
+        let ring = self.ring()?;
+        match self.verify_with(&ring, text) {
+            // A key may have signed it that was not read.
+            Err(Refusal::InvalidKey) if ring.is_stale(self.store.now()) => None,
+            verified => Some(verified),
+        }
     }
 
     /// Verifies a token, after it has read the keys where that is needed.
     pub(crate) async fn verify(&self, text: &str) -> Result<TokenHash, Refusal> {
+        if let Some(verified) = self.try_verify(text) {
+            return verified;
+        }
         let ring = self.loaded().await.map_err(|error| Refusal::from(Error::from(error)))?;
         self.verify_with(&ring, text)
     }
 
     fn verify_with(&self, ring: &KeyRing, text: &str) -> Result<TokenHash, Refusal> {
-        jwt::verify(&self.options.service, |kid| ring.get(kid), text, self.store.now())
+        jwt::verify(&self.options.service, ring, text, self.store.now())
     }
 
     /// Signs the token of a session that was just made.
@@ -87,21 +95,19 @@ impl SessionState {
 
     /// Returns the keys, after it has read them where that is needed.
     pub(super) async fn loaded(&self) -> Result<Arc<KeyRing>, StoreError> {
-        if let Some(ring) = self.ring() {
+        let current = || self.ring().filter(|ring| !ring.is_stale(self.store.now()));
+        if let Some(ring) = current() {
             return Ok(ring);
         }
         let load = async {
             let _loading = self.loading.lock().await;
-            if let Some(ring) = self.ring() {
+            if let Some(ring) = current() {
                 return Ok(ring);
             }
             let new = self.new_key(true).map_err(StoreError::failed)?;
             self.exchange(Some(&new)).await
         };
-        let in_time = timeout(self.timeout, load).await;
-        in_time.unwrap_or_else(|_| {
-            Err(StoreError::unavailable("the signing keys were not read in time"))
-        })
+        self.in_time(load).await
     }
 
     /// Reads the keys again, once per interval.
@@ -120,8 +126,11 @@ impl SessionState {
     /// Reads the keys of the store again, if they were read before.
     pub(super) async fn reload(&self) -> Result<(), StoreError> {
         if !self.has_own_keys() && self.ring().is_some() {
-            let _loading = self.loading.lock().await;
-            self.exchange(None).await?;
+            let reload = async {
+                let _loading = self.loading.lock().await;
+                self.exchange(None).await
+            };
+            self.in_time(reload).await?;
         }
         Ok(())
     }
@@ -134,9 +143,12 @@ impl SessionState {
         }
         // The first key exists before the second, so that it goes on signing.
         self.loaded().await?;
-        let _loading = self.loading.lock().await;
         let new = self.new_key(false)?;
-        self.exchange(Some(&new)).await?;
+        let add = async {
+            let _loading = self.loading.lock().await;
+            self.exchange(Some(&new)).await
+        };
+        self.in_time(add).await?;
         Ok(new.key.kid)
     }
 
@@ -164,9 +176,20 @@ impl SessionState {
         ring
     }
 
+    /// Limits the wait for the store: a call that hangs must not keep the keys from being read again.
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        timeout(self.timeout, call).await.unwrap_or_else(|_| {
+            Err(StoreError::unavailable("the signing keys were not read in time"))
+        })
+    }
+
     async fn exchange(&self, new: Option<&NewSigningKey>) -> Result<Arc<KeyRing>, StoreError> {
+        let read_at = self.store.now();
         let stored = unwinding(|| self.store.signing_keys(new)).await?;
-        Ok(self.set_ring(KeyRing::of_store(&stored)))
+        Ok(self.set_ring(KeyRing::of_store(&stored, read_at)))
     }
 
     fn new_key(&self, only_if_missing: bool) -> Result<NewSigningKey, TokenError> {

@@ -104,25 +104,24 @@ impl Book {
             resets_at,
             blocked_by,
             at: now,
-            ends_session: blocked_by == BlockedBy::Key
-                && self.capped_session(posting.key).is_some(),
+            ends_session: self
+                .session_cap(posting.key)
+                .is_some_and(|(cap, balance)| !cap.fits(balance, amount)),
         })))
     }
 
     /// Returns whether the key is a session that has spent more than its cap. A session has no
     /// descendants, and its cap is for its whole life.
     pub(super) fn is_session_over_cap(&self, key: Option<KeyId>) -> bool {
-        self.capped_session(key).is_some_and(|session| {
-            let spent = |limit: Limit| session.balance.spent_in(limit.period);
-            session
-                .budget
-                .limits()
-                .any(|limit| spent(limit).is_some_and(|spent| spent > limit.amount))
+        self.session_cap(key).is_some_and(|(cap, balance)| {
+            balance.spent_in(cap.period).is_some_and(|spent| spent > cap.amount)
         })
     }
 
-    fn capped_session(&self, key: Option<KeyId>) -> Option<&Key> {
-        self.keys.get(&key?).filter(|key| key.is_capped_session())
+    /// Returns the cap of a session that is not revoked, and what counts towards it.
+    fn session_cap(&self, key: Option<KeyId>) -> Option<(Limit, &Balance)> {
+        let session = self.keys.get(&key?).filter(|key| key.revoked_at.is_none())?;
+        session.spend_cap().map(|cap| (cap, &session.balance))
     }
 
     pub(super) fn lineage_remaining(

@@ -29,6 +29,7 @@ pub(crate) struct Spy {
     polls: watch::Sender<usize>,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
+    revocations: watch::Sender<usize>,
     uses: Mutex<Vec<(KeyId, Timestamp)>>,
     closed: Mutex<bool>,
 }
@@ -40,6 +41,8 @@ type Which = Arc<dyn Fn(&Posting) -> bool + Send + Sync>;
 pub(crate) struct Faults {
     pub(crate) finds: Fault,
     pub(crate) posts: Fault,
+    pub(crate) signing_keys: Fault,
+    pub(crate) revocations: Fault,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
 }
@@ -79,6 +82,11 @@ impl Faults {
         self
     }
 
+    fn of_change(&self, change: &KeyChange) -> Fault {
+        let is_revocation = matches!(change, KeyChange::Revoke { .. });
+        if is_revocation { self.revocations } else { Fault::None }
+    }
+
     fn of(&self, postings: &[Posting]) -> Fault {
         let concerned =
             self.only.as_ref().is_none_or(|only| postings.iter().any(|posting| only(posting)));
@@ -92,6 +100,7 @@ pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
         polls: watch::Sender::default(),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
+        revocations: watch::Sender::default(),
         uses: Mutex::default(),
         closed: Mutex::new(false),
     });
@@ -123,6 +132,19 @@ impl Spy {
         let enough =
             |posted: &Vec<Posting>| posted.iter().filter(|posting| which(posting)).count() >= times;
         super::soon(posted.wait_for(enough)).await.unwrap();
+    }
+
+    /// How many revocations arrived at the store.
+    #[cfg(feature = "sessions")]
+    pub(crate) fn revocations(&self) -> usize {
+        *self.revocations.borrow()
+    }
+
+    /// Waits until as many revocations have arrived at the store, whatever became of them.
+    #[cfg(feature = "sessions")]
+    pub(crate) async fn revoked(&self, times: usize) {
+        let mut revocations = self.revocations.subscribe();
+        super::soon(revocations.wait_for(|count| *count >= times)).await.unwrap();
     }
 
     /// The uses of keys that were written.
@@ -187,7 +209,12 @@ impl Store for SpyStore {
         change: &'a KeyChange,
         rules: &'a Rules,
     ) -> BoxFuture<'a, ChangeResult<Key>> {
-        self.store.change_key(change, rules)
+        let is_revocation = matches!(change, KeyChange::Revoke { .. });
+        self.spy.revocations.send_modify(|count| *count += usize::from(is_revocation));
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.of_change(change)).await?;
+            self.store.change_key(change, rules).await
+        })
     }
 
     fn import_keys<'a>(
@@ -278,7 +305,10 @@ impl Store for SpyStore {
         &'a self,
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
-        self.store.signing_keys(new)
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.signing_keys).await?;
+            self.store.signing_keys(new).await
+        })
     }
 
     fn width(&self) -> Width {
