@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::shared::Shared;
+use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
 use crate::ledger::{Caller, CallerRules};
@@ -60,6 +60,8 @@ pub(super) struct Requester {
     pub(super) account: AccountId,
     /// The lineage of a key.
     pub(super) lineage: Option<Lineage>,
+    /// What is shown of the token, where the caller has one.
+    token_start: Option<String>,
     /// Whether the token was rotated away.
     is_retiring: bool,
 }
@@ -72,6 +74,7 @@ impl Requester {
                     caller: caller.clone(),
                     account: account.clone(),
                     lineage: None,
+                    token_start: None,
                     is_retiring: false,
                 }),
                 Caller::Key(key) => {
@@ -79,25 +82,26 @@ impl Requester {
                     let found = found.map_err(|error| shared.reject(error))?;
                     let lineage = found.ok_or_else(|| shared.refuse(Refusal::InvalidKey))?;
                     lineage.check_active().map_err(|refusal| shared.refuse(refusal))?;
-                    Ok(Self::key(lineage, false))
+                    Ok(Self::itself(lineage))
                 }
             };
         }
         let context = HttpCaller::key_of(extensions, "SelfServe")?;
-        Ok(Self::key(context.lineage().clone(), context.retires_at().is_some()))
+        Ok(Self {
+            token_start: Some(context.key().start.clone()),
+            is_retiring: context.retires_at().is_some(),
+            ..Self::itself(context.lineage().clone())
+        })
     }
 
     /// Returns a key as its own caller.
     pub(super) fn itself(lineage: Lineage) -> Self {
-        Self::key(lineage, false)
-    }
-
-    fn key(lineage: Lineage, is_retiring: bool) -> Self {
         Self {
             caller: Caller::Key(lineage.id()),
             account: lineage.account_id().clone(),
             lineage: Some(lineage),
-            is_retiring,
+            token_start: None,
+            is_retiring: false,
         }
     }
 
@@ -125,7 +129,9 @@ impl Requester {
     }
 
     pub(super) fn rules(&self, shared: &Shared) -> CallerRules {
-        shared.rules(self.caller.clone())
+        let Settings { account_scope, minting, mint } = (*shared.settings).clone();
+        let (caller, token_start) = (self.caller.clone(), self.token_start.clone());
+        CallerRules { caller, token_start, account_scope, minting, mint }
     }
 
     /// Returns whether the caller manages its whole account.

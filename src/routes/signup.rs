@@ -363,6 +363,7 @@ impl SignupState {
         };
         let rules = CallerRules {
             caller: Caller::Account(account.clone()),
+            token_start: None,
             account_scope: None,
             minting: Minting::Allowed,
             mint: MintRules {

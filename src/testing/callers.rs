@@ -19,6 +19,7 @@ fn by(caller: KeyId) -> Rules {
         max_children: 2,
     };
     let caller = CallerRules {
+        token_start: None,
         caller: Caller::Key(caller),
         account_scope: Some("admin".parse().unwrap()),
         minting: Minting::Allowed,

@@ -1,13 +1,16 @@
 //! Each operation without a credential, with one that does not work, in grace, and on keys that are
 //! not the caller's.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use agentkey::model::Grace;
 use agentkey::{KeyId, KeyPatch, NewKey, Token};
+use axum::body::Body;
+use futures_util::stream;
 use http::Method;
 
-use super::support::{App, Caller, acme, scopes};
+use super::support::{App, Caller, acme, request, scopes};
 
 /// All operations with a key, and what of a key they are on.
 fn operations(key: KeyId) -> Vec<(Method, String, &'static str)> {
@@ -124,6 +127,27 @@ async fn a_token_in_its_grace_may_only_read() {
     app.get(&agent, "/keys/me").await.is(200);
     app.clock.set("2026-01-31T12:01:00Z".parse().unwrap());
     assert_eq!(app.get(&agent, "/keys/me").await.refused(), (401, "invalid_key".into()));
+}
+
+#[tokio::test]
+async fn a_token_that_is_rotated_away_while_its_request_is_read_changes_nothing() {
+    let app = App::new().await;
+    let mut agent = app.agent().await;
+    let child = app.child_of(&agent).await;
+    for (method, path, _) in operations(child.id).into_iter().filter(|it| it.0 != Method::GET) {
+        // The look-up of the token is before the body ends.
+        let (keys, id) = (app.keys.clone(), agent.id);
+        let (sender, rotated) = tokio::sync::oneshot::channel();
+        let body = stream::once(async move {
+            sender.send(keys.rotate(id, Grace::NONE).await.unwrap()).unwrap();
+            Ok::<_, Infallible>("{}")
+        });
+        let stolen = request(Some(&agent.token), method.clone(), &path, "{}");
+        let seen = app.send(stolen.map(|_| Body::from_stream(body))).await;
+        assert_eq!(seen.refused(), (403, "retiring_token".into()), "{method} {path}");
+        agent.token = rotated.await.unwrap().token;
+    }
+    app.post(&agent, "/keys", "").await.is(201);
 }
 
 #[tokio::test]
