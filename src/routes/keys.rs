@@ -135,7 +135,7 @@ pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) 
         metadata: asked.metadata,
         is_disabled: None,
     };
-    change(KeyChange::Update { key, patch }, &requester, &shared).await
+    change(key, KeyChange::Update { key, patch }, &requester, &shared).await
 }
 
 /// `POST /keys/{id}/disable`
@@ -156,7 +156,7 @@ async fn pause(is_disabled: bool, shared: &Shared, id: PathId, request: Request)
     nothing.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
     let patch = KeyPatch::new().disabled(is_disabled);
-    change(KeyChange::Update { key, patch }, &requester, shared).await
+    change(key, KeyChange::Update { key, patch }, &requester, shared).await
 }
 
 /// `POST /keys/{id}/rotate`
@@ -180,7 +180,7 @@ pub(super) async fn revoke(StateOf(shared): State, id: PathId, request: Request)
     let requester = changing(request.extensions(), &shared).await?;
     let asked = revoke_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
-    change(KeyChange::Revoke { key, reason: asked.reason }, &requester, &shared).await
+    change(key, KeyChange::Revoke { key, reason: asked.reason }, &requester, &shared).await
 }
 
 /// Returns a caller whose credential may change something.
@@ -191,7 +191,14 @@ async fn changing(extensions: &Extensions, shared: &Shared) -> Result<Requester,
 }
 
 /// Makes a change, and answers with the key after it.
-async fn change(change: KeyChange, requester: &Requester, shared: &Shared) -> Answer {
+///
+/// A store locks the account of the key before it decides, which another's request must not.
+async fn change(key: KeyId, change: KeyChange, requester: &Requester, shared: &Shared) -> Answer {
+    let found = shared.keys.find_by_id(key).await.map_err(|error| shared.reject(error))?;
+    // A row that is out of service has no lineage, and may still be revoked.
+    if found.is_some_and(|lineage| !requester.sees(&lineage, shared)) {
+        return Err(shared.refuse(Refusal::NotFound));
+    }
     let (keys, rules) = (shared.keys.clone(), requester.rules(shared));
     let changed = shared.run(async move { keys.change_key_as(rules, &change).await }).await?;
     show_to(requester, changed.id, shared).await

@@ -5,10 +5,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use agentkey::model::Grace;
-use agentkey::{KeyId, KeyPatch, NewKey, Token};
+use agentkey::routes::SelfServe;
+use agentkey::{AgentKeys, KeyId, KeyPatch, NewKey, Token};
 use axum::body::Body;
 use futures_util::stream;
 use http::Method;
+use tower::ServiceExt;
 
 use super::support::{App, Caller, acme, request, scopes};
 
@@ -105,6 +107,25 @@ async fn what_is_not_the_callers_is_the_same_bytes_as_what_does_not_exist() {
         let lineage = app.keys.find_by_id(key).await.unwrap().unwrap();
         assert!(lineage.check_active().is_ok() && lineage.key().name != "x");
     }
+}
+
+#[tokio::test]
+async fn a_change_of_what_is_not_the_callers_takes_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.db");
+    let keys = AgentKeys::connect(&path.display().to_string()).await.unwrap();
+    let router = SelfServe::new(&keys).manage().into_router().unwrap();
+    let target = keys.create(NewKey::new(acme())).await.unwrap().key.id;
+    let stranger = keys.create(NewKey::new("globex".parse().unwrap())).await.unwrap();
+    let lock = rusqlite::Connection::open(&path).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for (method, path, body) in on_a_key(target).into_iter().filter(|it| it.0 != Method::GET) {
+        let request = request(Some(&stranger.token), method.clone(), &path, body);
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 404, "{method} {path}");
+    }
+    drop(lock);
+    keys.shutdown().await;
 }
 
 #[tokio::test]
