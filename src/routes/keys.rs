@@ -85,23 +85,32 @@ pub(super) async fn list(StateOf(shared): State, request: Request) -> Answer {
         _ => KeyQuery::for_account(requester.account.clone()),
     };
     query.after = filter.after;
+    // A filter may pass few keys, so more are read at once.
+    let is_filtered = filter.name.is_some() || filter.state.is_some();
+    query.limit = if is_filtered { filter.limit.max(100) } else { filter.limit };
     let (mut keys, mut read) = (Vec::new(), 0);
     let next = loop {
-        query.limit = filter.limit.max(100);
         let page = shared.keys.keys(&query).await.map_err(|error| shared.reject(error))?;
-        for key in &page.items {
-            if keys.len() == filter.limit as usize {
-                break;
-            }
-            (query.after, read) = (Some(key.id), read + 1);
-            keys.extend(filter.show(key, &requester, &shared).await?);
+        read += page.items.len();
+        let named = page.items.iter().filter(|key| filter.takes_name(key));
+        let ids: Vec<_> = named.map(|key| key.id).collect();
+        // A row that is out of service has no lineage, and is not shown.
+        let found = shared.keys.find_by_ids(&ids).await.map_err(|error| shared.reject(error))?;
+        let mut passing: Vec<_> = found
+            .into_iter()
+            .flatten()
+            .filter(|it| filter.takes_state(it) && requester.sees(it, &shared))
+            .collect();
+        let room = filter.limit as usize - keys.len();
+        let has_more = passing.len() > room;
+        passing.truncate(room);
+        keys.extend(passing.iter().map(|it| view::key(it, &requester, shared.admin_scope())));
+        query.after = page.next;
+        if has_more {
+            break passing.last().map(Lineage::id);
         }
-        let is_last = page.next.is_none() && query.after >= page.items.last().map(|key| key.id);
-        if is_last {
-            break None;
-        }
-        if keys.len() == filter.limit as usize || read >= MAX_SCAN {
-            break query.after;
+        if page.next.is_none() || keys.len() == filter.limit as usize || read >= MAX_SCAN {
+            break page.next;
         }
     };
     let next_cursor = next.map(|after| encode(List::Keys, &after.to_string()));
@@ -319,20 +328,11 @@ impl Filter {
         Ok(Self { name, state, limit, after })
     }
 
-    /// Returns a key if it passes. A row that is out of service has no lineage, and is not shown.
-    async fn show(
-        &self,
-        key: &Key,
-        requester: &Requester,
-        shared: &Shared,
-    ) -> Result<Option<wire::Key>, Rejection> {
-        if self.name.as_ref().is_some_and(|name| !key.name.contains(name)) {
-            return Ok(None);
-        }
-        let found = shared.keys.find_by_id(key.id).await.map_err(|error| shared.reject(error))?;
-        let lineage = found.filter(|lineage| requester.sees(lineage, shared));
-        let is_asked_for = |it: &Lineage| self.state.is_none_or(|state| state == view::state(it));
-        let lineage = lineage.filter(is_asked_for);
-        Ok(lineage.map(|lineage| view::key(&lineage, requester, shared.admin_scope())))
+    fn takes_name(&self, key: &Key) -> bool {
+        self.name.as_ref().is_none_or(|name| key.name.contains(name))
+    }
+
+    fn takes_state(&self, lineage: &Lineage) -> bool {
+        self.state.is_none_or(|state| state == view::state(lineage))
     }
 }
