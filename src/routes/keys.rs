@@ -228,7 +228,7 @@ async fn visible(key: KeyId, requester: &Requester, shared: &Shared) -> Result<L
 
 /// Answers with a token. The key is read once more; if that fails, it is shown as it was made,
 /// because nobody will see the token again.
-async fn created_answer(
+pub(super) async fn created_answer(
     status: StatusCode,
     created: Created,
     requester: &Requester,

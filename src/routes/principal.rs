@@ -70,19 +70,13 @@ impl Requester {
     pub(super) async fn of(extensions: &Extensions, shared: &Shared) -> Result<Self, Rejection> {
         if let Some(Principal(caller)) = extensions.get() {
             return match caller {
-                Caller::Account(account) => Ok(Self {
-                    caller: caller.clone(),
-                    account: account.clone(),
-                    lineage: None,
-                    token_start: None,
-                    is_retiring: false,
-                }),
+                Caller::Account(account) => Ok(Self::account(account.clone())),
                 Caller::Key(key) => {
                     let found = shared.keys.find_by_id(*key).await;
                     let found = found.map_err(|error| shared.reject(error))?;
                     let lineage = found.ok_or_else(|| shared.refuse(Refusal::InvalidKey))?;
                     lineage.check_active().map_err(|refusal| shared.refuse(refusal))?;
-                    Ok(Self::itself(lineage))
+                    Ok(Self::key(lineage))
                 }
             };
         }
@@ -90,12 +84,21 @@ impl Requester {
         Ok(Self {
             token_start: Some(context.key().start.clone()),
             is_retiring: context.retires_at().is_some(),
-            ..Self::itself(context.lineage().clone())
+            ..Self::key(context.lineage().clone())
         })
     }
 
-    /// Returns a key as its own caller.
-    pub(super) fn itself(lineage: Lineage) -> Self {
+    pub(super) fn account(account: AccountId) -> Self {
+        Self {
+            caller: Caller::Account(account.clone()),
+            account,
+            lineage: None,
+            token_start: None,
+            is_retiring: false,
+        }
+    }
+
+    fn key(lineage: Lineage) -> Self {
         Self {
             caller: Caller::Key(lineage.id()),
             account: lineage.account_id().clone(),
