@@ -11,7 +11,7 @@ use super::principal::{Requester, State};
 use super::query::{List, Params, encode};
 use super::shared::{Shared, json};
 use super::view;
-use super::wire::{self, CreatedKey, MintRequest, PatchRequest, RevokeRequest, RotateRequest};
+use super::wire::{self, CreatedKey, KeyRequest, RevokeRequest, RotateRequest};
 use crate::engine::Created;
 use crate::http::Rejection;
 use crate::ledger::{Caller, KeyChange, KeyDraft, LeftOut};
@@ -43,7 +43,7 @@ pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
     let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
-    let asked = mint_request(request, &requester).await;
+    let asked = key_request(request, &requester).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let parent = match requester.caller {
         Caller::Key(own) => Some(own),
@@ -129,7 +129,7 @@ pub(super) async fn show(StateOf(shared): State, id: PathId, request: Request) -
 pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) -> Answer {
     let shared = shared.of_request(&request);
     let requester = changing(request.extensions(), &shared).await?;
-    let asked = patch_request(request, &requester).await;
+    let asked = key_request(request, &requester).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
     let budget = asked.budgets.map(|limits| match limits {
@@ -263,22 +263,13 @@ fn key_id(id: PathId) -> Result<KeyId, Refusal> {
     if key.to_string() == id { Ok(key) } else { Err(Refusal::NotFound) }
 }
 
-async fn mint_request(request: Request, requester: &Requester) -> Result<MintRequest, Refusal> {
+async fn key_request(request: Request, requester: &Requester) -> Result<KeyRequest, Refusal> {
     let mut fields = Fields::read(request).await?;
     let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
     let (expires_at, expires_in) = fields.expiry(requester.at());
     let metadata = fields.value("metadata");
     fields.finish()?;
-    Ok(MintRequest { name, scopes, budgets, expires_at, expires_in, metadata })
-}
-
-async fn patch_request(request: Request, requester: &Requester) -> Result<PatchRequest, Refusal> {
-    let mut fields = Fields::read(request).await?;
-    let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
-    let (expires_at, expires_in) = fields.expiry(requester.at());
-    let metadata = fields.value("metadata");
-    fields.finish()?;
-    Ok(PatchRequest { name, scopes, budgets, expires_at, expires_in, metadata })
+    Ok(KeyRequest { name, scopes, budgets, expires_at, expires_in, metadata })
 }
 
 async fn rotate_request(request: Request) -> Result<RotateRequest, Refusal> {
