@@ -65,6 +65,7 @@ pub struct MintRules {
 pub struct LeftOut {
     pub scopes: bool,
     pub budget: bool,
+    /// The draft's expiry is then cut to the latest, and not refused.
     pub expiry: bool,
 }
 
@@ -178,7 +179,7 @@ impl CallerRules {
         }
         let latest = self.latest(parent, now)?;
         if left_out.expiry {
-            key.expires_at = latest;
+            key.expires_at = key.expires_at.into_iter().chain(latest).min();
         } else {
             beyond.extend(expiry_beyond(key.expires_at, latest));
         }

@@ -357,7 +357,8 @@ impl SignupState {
             delegated_by: decision.delegated_by,
             metadata: asked.metadata,
             expiry: Expiry::In(shorter.unwrap_or(asked.expires_in)),
-            left_out: LeftOut::default(),
+            // The end that the hook gives is cut to the service's.
+            left_out: LeftOut { expiry: shorter.is_some(), ..LeftOut::default() },
         };
         let rules = CallerRules {
             caller: Caller::Account(account.clone()),
