@@ -276,6 +276,12 @@ impl AgentKeys {
         self.with_store(|store| store.lineage(key)).await
     }
 
+    /// Returns keys with their ancestors, each at the place of its id, in one look-up.
+    #[cfg(feature = "self-serve")]
+    pub(crate) async fn find_by_ids(&self, keys: &[KeyId]) -> Result<Vec<Option<Lineage>>, Error> {
+        self.with_store(|store| store.lineages(keys)).await
+    }
+
     /// Returns a page of keys: those of an account, or those minted directly from a key.
     ///
     /// # Errors

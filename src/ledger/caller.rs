@@ -15,6 +15,8 @@ use crate::model::{
 #[allow(missing_docs)]
 pub struct CallerRules {
     pub caller: Caller,
+    /// What is shown of the token by which the caller was looked up. A rotation since then changes it.
+    pub token_start: Option<String>,
     /// The scope with which a key may manage its whole account. `None`: no key may.
     pub account_scope: Option<Scope>,
     pub minting: Minting,
@@ -63,6 +65,7 @@ pub struct MintRules {
 pub struct LeftOut {
     pub scopes: bool,
     pub budget: bool,
+    /// The draft's expiry is then cut to the latest, and not refused.
     pub expiry: bool,
 }
 
@@ -110,6 +113,9 @@ impl CallerRules {
         let caller = within.as_ref().or(caller).filter(|caller| caller.id() == id);
         let Some(caller) = caller else { return refused(Refusal::InvalidKey) };
         caller.check_active().map_err(ChangeError::Refused)?;
+        if self.token_start.as_ref().is_some_and(|start| *start != caller.key().start) {
+            return refused(Refusal::RetiringToken);
+        }
         let place = if target.id() == id {
             Place::Itself
         } else if within.is_some() {
@@ -173,7 +179,7 @@ impl CallerRules {
         }
         let latest = self.latest(parent, now)?;
         if left_out.expiry {
-            key.expires_at = latest;
+            key.expires_at = key.expires_at.into_iter().chain(latest).min();
         } else {
             beyond.extend(expiry_beyond(key.expires_at, latest));
         }
@@ -364,7 +370,14 @@ mod tests {
                 max_children: 1,
             };
             let (account_scope, minting) = (None, Minting::Never);
-            let caller = caller.map(|caller| CallerRules { caller, account_scope, minting, mint });
+            let token_start = None;
+            let caller = caller.map(|caller| CallerRules {
+                caller,
+                token_start,
+                account_scope,
+                minting,
+                mint,
+            });
             let loaded =
                 Loaded { lineage: Some(lineage.clone()), caller: None, children: 0, time: at };
             let write = change.decide(&loaded, &Rules { caller, ..Rules::default() }).unwrap();

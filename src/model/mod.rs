@@ -17,7 +17,7 @@ mod period;
 mod price;
 mod record_json;
 mod refusal;
-mod request_json;
+pub(crate) mod request_json;
 mod scope;
 #[cfg(feature = "sessions")]
 mod session_id;

@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for KeyPatch {
 }
 
 /// Reads a member that is there, so that `null` is not taken for a missing one.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)

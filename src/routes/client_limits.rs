@@ -87,12 +87,13 @@ pub(super) fn address(parts: &Parts, trusted_hops: usize) -> Option<IpAddr> {
         return peer;
     }
     let lines = parts.headers.get_all("x-forwarded-for").iter();
-    let lines: Vec<_> = lines.map(|line| line.to_str().unwrap_or_default()).collect();
-    let addresses: Vec<_> = lines.iter().flat_map(|line| line.split(',')).collect();
+    // As bytes: what the client wrote may be no text, and does not hide what a proxy appended.
+    let addresses: Vec<_> =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).collect();
     let at = addresses.len().checked_sub(trusted_hops);
-    let address = at.and_then(|at| addresses.get(at)).map(|address| address.trim());
+    let address = at.and_then(|at| std::str::from_utf8(addresses.get(at)?).ok());
     // A request that did not come through all the proxies is its peer's.
-    address.and_then(parse).or(peer)
+    address.and_then(|address| parse(address.trim())).or(peer)
 }
 
 /// Reads an address, with or without a port.
@@ -127,6 +128,7 @@ mod tests {
             (2, &["1.1.1.1, 203.0.113.9, 10.0.0.1"], "203.0.113.9"),
             (2, &["203.0.113.9"], "192.0.2.1"),
             (1, &["203.0.113.9, nonsense"], "192.0.2.1"),
+            (1, &["\u{fc}, 203.0.113.9"], "203.0.113.9"),
             (1, &["203.0.113.9:1234"], "203.0.113.9"),
             (1, &["[2001:db8::1]:1234"], "2001:db8::1"),
             (1, &["[2001:db8::1]"], "2001:db8::1"),

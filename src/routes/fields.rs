@@ -47,9 +47,7 @@ impl Fields {
         }
         let Members(members) =
             serde_json::from_slice(&body).map_err(|error| invalid("", error.to_string()))?;
-        let mut names = HashSet::new();
-        let twice = members.iter().filter(|(name, _)| !names.insert(name.as_str()));
-        let errors = twice.map(|(name, _)| FieldError::new(echo(name), "is there twice")).collect();
+        let errors = twice(&members);
         Ok(Self { members, errors })
     }
 
@@ -190,17 +188,30 @@ impl Fields {
     }
 
     /// Refuses the request if a field was wrong, or one is left that the route does not know.
-    pub(super) fn finish(mut self) -> Result<(), Refusal> {
-        let unknown = std::mem::take(&mut self.members);
-        for (name, _) in unknown {
-            if !self.errors.iter().any(|error| error.field == name) {
-                self.error(echo(&name), "is not known");
-            }
-        }
-        match self.errors.is_empty() {
-            true => Ok(()),
-            false => Err(Refusal::InvalidRequest(self.errors)),
-        }
+    pub(super) fn finish(self) -> Result<(), Refusal> {
+        finish(self.members, self.errors)
+    }
+}
+
+/// Names what is there twice.
+pub(super) fn twice<T>(members: &[(String, T)]) -> Vec<FieldError> {
+    let mut names = HashSet::new();
+    let twice = members.iter().filter(|(name, _)| !names.insert(name.as_str()));
+    twice.map(|(name, _)| FieldError::new(echo(name), "is there twice")).collect()
+}
+
+/// Refuses a request with these errors, or with members that the route did not read.
+pub(super) fn finish<T>(
+    left: Vec<(String, T)>,
+    mut errors: Vec<FieldError>,
+) -> Result<(), Refusal> {
+    let mut named: HashSet<_> = errors.iter().map(|error| error.field.clone()).collect();
+    let unknown = left.into_iter().map(|(name, _)| echo(&name));
+    let unknown = unknown.filter(|name| named.insert(name.clone()));
+    errors.extend(unknown.map(|name| FieldError::new(name, "is not known")));
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::InvalidRequest(errors)),
     }
 }
 

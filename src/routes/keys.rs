@@ -11,7 +11,7 @@ use super::principal::{Requester, State};
 use super::query::{List, Params, encode};
 use super::shared::{Shared, json};
 use super::view;
-use super::wire::{self, CreatedKey, MintRequest, PatchRequest, RevokeRequest, RotateRequest};
+use super::wire::{self, CreatedKey, KeyRequest, RevokeRequest, RotateRequest};
 use crate::engine::Created;
 use crate::http::Rejection;
 use crate::ledger::{Caller, KeyChange, KeyDraft, LeftOut};
@@ -43,7 +43,7 @@ pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
     let shared = shared.of_request(&request);
     let requester = Requester::of(request.extensions(), &shared).await?;
     requester.may_mint(&shared).map_err(|refusal| shared.refuse(refusal))?;
-    let asked = mint_request(request, &requester).await;
+    let asked = key_request(request, &requester).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let parent = match requester.caller {
         Caller::Key(own) => Some(own),
@@ -85,23 +85,32 @@ pub(super) async fn list(StateOf(shared): State, request: Request) -> Answer {
         _ => KeyQuery::for_account(requester.account.clone()),
     };
     query.after = filter.after;
+    // A filter may pass few keys, so more are read at once.
+    let is_filtered = filter.name.is_some() || filter.state.is_some();
+    query.limit = if is_filtered { filter.limit.max(100) } else { filter.limit };
     let (mut keys, mut read) = (Vec::new(), 0);
     let next = loop {
-        query.limit = filter.limit.max(100);
         let page = shared.keys.keys(&query).await.map_err(|error| shared.reject(error))?;
-        for key in &page.items {
-            if keys.len() == filter.limit as usize {
-                break;
-            }
-            (query.after, read) = (Some(key.id), read + 1);
-            keys.extend(filter.show(key, &requester, &shared).await?);
+        read += page.items.len();
+        let named = page.items.iter().filter(|key| filter.takes_name(key));
+        let ids: Vec<_> = named.map(|key| key.id).collect();
+        // A row that is out of service has no lineage, and is not shown.
+        let found = shared.keys.find_by_ids(&ids).await.map_err(|error| shared.reject(error))?;
+        let mut passing: Vec<_> = found
+            .into_iter()
+            .flatten()
+            .filter(|it| filter.takes_state(it) && requester.sees(it, &shared))
+            .collect();
+        let room = filter.limit as usize - keys.len();
+        let has_more = passing.len() > room;
+        passing.truncate(room);
+        keys.extend(passing.iter().map(|it| view::key(it, &requester, shared.admin_scope())));
+        query.after = page.next;
+        if has_more {
+            break passing.last().map(Lineage::id);
         }
-        let is_last = page.next.is_none() && query.after >= page.items.last().map(|key| key.id);
-        if is_last {
-            break None;
-        }
-        if keys.len() == filter.limit as usize || read >= MAX_SCAN {
-            break query.after;
+        if page.next.is_none() || keys.len() == filter.limit as usize || read >= MAX_SCAN {
+            break page.next;
         }
     };
     let next_cursor = next.map(|after| encode(List::Keys, &after.to_string()));
@@ -120,7 +129,7 @@ pub(super) async fn show(StateOf(shared): State, id: PathId, request: Request) -
 pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) -> Answer {
     let shared = shared.of_request(&request);
     let requester = changing(request.extensions(), &shared).await?;
-    let asked = patch_request(request, &requester).await;
+    let asked = key_request(request, &requester).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
     let budget = asked.budgets.map(|limits| match limits {
@@ -135,7 +144,7 @@ pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) 
         metadata: asked.metadata,
         is_disabled: None,
     };
-    change(KeyChange::Update { key, patch }, &requester, &shared).await
+    change(key, KeyChange::Update { key, patch }, &requester, &shared).await
 }
 
 /// `POST /keys/{id}/disable`
@@ -156,7 +165,7 @@ async fn pause(is_disabled: bool, shared: &Shared, id: PathId, request: Request)
     nothing.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
     let patch = KeyPatch::new().disabled(is_disabled);
-    change(KeyChange::Update { key, patch }, &requester, shared).await
+    change(key, KeyChange::Update { key, patch }, &requester, shared).await
 }
 
 /// `POST /keys/{id}/rotate`
@@ -180,7 +189,7 @@ pub(super) async fn revoke(StateOf(shared): State, id: PathId, request: Request)
     let requester = changing(request.extensions(), &shared).await?;
     let asked = revoke_request(request).await.map_err(|refusal| shared.refuse(refusal))?;
     let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
-    change(KeyChange::Revoke { key, reason: asked.reason }, &requester, &shared).await
+    change(key, KeyChange::Revoke { key, reason: asked.reason }, &requester, &shared).await
 }
 
 /// Returns a caller whose credential may change something.
@@ -191,7 +200,14 @@ async fn changing(extensions: &Extensions, shared: &Shared) -> Result<Requester,
 }
 
 /// Makes a change, and answers with the key after it.
-async fn change(change: KeyChange, requester: &Requester, shared: &Shared) -> Answer {
+///
+/// A store locks the account of the key before it decides, which another's request must not.
+async fn change(key: KeyId, change: KeyChange, requester: &Requester, shared: &Shared) -> Answer {
+    let found = shared.keys.find_by_id(key).await.map_err(|error| shared.reject(error))?;
+    // A row that is out of service has no lineage, and may still be revoked.
+    if found.is_some_and(|lineage| !requester.sees(&lineage, shared)) {
+        return Err(shared.refuse(Refusal::NotFound));
+    }
     let (keys, rules) = (shared.keys.clone(), requester.rules(shared));
     let changed = shared.run(async move { keys.change_key_as(rules, &change).await }).await?;
     show_to(requester, changed.id, shared).await
@@ -212,7 +228,7 @@ async fn visible(key: KeyId, requester: &Requester, shared: &Shared) -> Result<L
 
 /// Answers with a token. The key is read once more; if that fails, it is shown as it was made,
 /// because the token is shown once.
-async fn created_answer(
+pub(super) async fn created_answer(
     status: StatusCode,
     created: Created,
     requester: &Requester,
@@ -247,22 +263,13 @@ fn key_id(id: PathId) -> Result<KeyId, Refusal> {
     if key.to_string() == id { Ok(key) } else { Err(Refusal::NotFound) }
 }
 
-async fn mint_request(request: Request, requester: &Requester) -> Result<MintRequest, Refusal> {
+async fn key_request(request: Request, requester: &Requester) -> Result<KeyRequest, Refusal> {
     let mut fields = Fields::read(request).await?;
     let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
     let (expires_at, expires_in) = fields.expiry(requester.at());
     let metadata = fields.value("metadata");
     fields.finish()?;
-    Ok(MintRequest { name, scopes, budgets, expires_at, expires_in, metadata })
-}
-
-async fn patch_request(request: Request, requester: &Requester) -> Result<PatchRequest, Refusal> {
-    let mut fields = Fields::read(request).await?;
-    let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
-    let (expires_at, expires_in) = fields.expiry(requester.at());
-    let metadata = fields.value("metadata");
-    fields.finish()?;
-    Ok(PatchRequest { name, scopes, budgets, expires_at, expires_in, metadata })
+    Ok(KeyRequest { name, scopes, budgets, expires_at, expires_in, metadata })
 }
 
 async fn rotate_request(request: Request) -> Result<RotateRequest, Refusal> {
@@ -312,20 +319,11 @@ impl Filter {
         Ok(Self { name, state, limit, after })
     }
 
-    /// Returns a key if it passes. A row that is out of service has no lineage, and is not shown.
-    async fn show(
-        &self,
-        key: &Key,
-        requester: &Requester,
-        shared: &Shared,
-    ) -> Result<Option<wire::Key>, Rejection> {
-        if self.name.as_ref().is_some_and(|name| !key.name.contains(name)) {
-            return Ok(None);
-        }
-        let found = shared.keys.find_by_id(key.id).await.map_err(|error| shared.reject(error))?;
-        let lineage = found.filter(|lineage| requester.sees(lineage, shared));
-        let is_asked_for = |it: &Lineage| self.state.is_none_or(|state| state == view::state(it));
-        let lineage = lineage.filter(is_asked_for);
-        Ok(lineage.map(|lineage| view::key(&lineage, requester, shared.admin_scope())))
+    fn takes_name(&self, key: &Key) -> bool {
+        self.name.as_ref().is_none_or(|name| key.name.contains(name))
+    }
+
+    fn takes_state(&self, lineage: &Lineage) -> bool {
+        self.state.is_none_or(|state| state == view::state(lineage))
     }
 }

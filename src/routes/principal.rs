@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::shared::Shared;
+use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
 use crate::ledger::{Caller, CallerRules};
@@ -60,6 +60,8 @@ pub(super) struct Requester {
     pub(super) account: AccountId,
     /// The lineage of a key.
     pub(super) lineage: Option<Lineage>,
+    /// What is shown of the token, where the caller has one.
+    token_start: Option<String>,
     /// Whether the token was rotated away.
     is_retiring: bool,
 }
@@ -68,36 +70,41 @@ impl Requester {
     pub(super) async fn of(extensions: &Extensions, shared: &Shared) -> Result<Self, Rejection> {
         if let Some(Principal(caller)) = extensions.get() {
             return match caller {
-                Caller::Account(account) => Ok(Self {
-                    caller: caller.clone(),
-                    account: account.clone(),
-                    lineage: None,
-                    is_retiring: false,
-                }),
+                Caller::Account(account) => Ok(Self::account(account.clone())),
                 Caller::Key(key) => {
                     let found = shared.keys.find_by_id(*key).await;
                     let found = found.map_err(|error| shared.reject(error))?;
                     let lineage = found.ok_or_else(|| shared.refuse(Refusal::InvalidKey))?;
                     lineage.check_active().map_err(|refusal| shared.refuse(refusal))?;
-                    Ok(Self::key(lineage, false))
+                    Ok(Self::key(lineage))
                 }
             };
         }
         let context = HttpCaller::key_of(extensions, "SelfServe")?;
-        Ok(Self::key(context.lineage().clone(), context.retires_at().is_some()))
+        Ok(Self {
+            token_start: Some(context.key().start.clone()),
+            is_retiring: context.retires_at().is_some(),
+            ..Self::key(context.lineage().clone())
+        })
     }
 
-    /// Returns a key as its own caller.
-    pub(super) fn itself(lineage: Lineage) -> Self {
-        Self::key(lineage, false)
+    pub(super) fn account(account: AccountId) -> Self {
+        Self {
+            caller: Caller::Account(account.clone()),
+            account,
+            lineage: None,
+            token_start: None,
+            is_retiring: false,
+        }
     }
 
-    fn key(lineage: Lineage, is_retiring: bool) -> Self {
+    fn key(lineage: Lineage) -> Self {
         Self {
             caller: Caller::Key(lineage.id()),
             account: lineage.account_id().clone(),
             lineage: Some(lineage),
-            is_retiring,
+            token_start: None,
+            is_retiring: false,
         }
     }
 
@@ -125,7 +132,9 @@ impl Requester {
     }
 
     pub(super) fn rules(&self, shared: &Shared) -> CallerRules {
-        shared.rules(self.caller.clone())
+        let Settings { account_scope, minting, mint } = (*shared.settings).clone();
+        let (caller, token_start) = (self.caller.clone(), self.token_start.clone());
+        CallerRules { caller, token_start, account_scope, minting, mint }
     }
 
     /// Returns whether the caller manages its whole account.

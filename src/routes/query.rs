@@ -3,7 +3,7 @@
 use axum::extract::Query;
 use http::Uri;
 
-use super::fields::{echo, invalid};
+use super::fields::{finish, invalid, twice};
 use crate::model::{FieldError, Refusal};
 
 /// The most items on a page, and how many there are unless the request says so.
@@ -20,9 +20,7 @@ impl Params {
     pub(super) fn read(uri: &Uri) -> Result<Self, Refusal> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| invalid("", "the query cannot be read"))?;
-        let mut names = std::collections::HashSet::new();
-        let twice = pairs.iter().filter(|(name, _)| !names.insert(name.as_str()));
-        let errors = twice.map(|(name, _)| FieldError::new(echo(name), "is there twice")).collect();
+        let errors = twice(&pairs);
         Ok(Self { pairs, errors })
     }
 
@@ -74,16 +72,8 @@ impl Params {
     }
 
     /// Refuses the request if a parameter was wrong, or one is left that the route does not know.
-    pub(super) fn finish(mut self) -> Result<(), Refusal> {
-        for (name, _) in std::mem::take(&mut self.pairs) {
-            if !self.errors.iter().any(|error| error.field == name) {
-                self.error(&echo(&name), "is not known");
-            }
-        }
-        match self.errors.is_empty() {
-            true => Ok(()),
-            false => Err(Refusal::InvalidRequest(self.errors)),
-        }
+    pub(super) fn finish(self) -> Result<(), Refusal> {
+        finish(self.pairs, self.errors)
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::engine::{AgentKeys, Error};
 use crate::http::options::HttpOptions;
 use crate::http::{KeyContext, Rejection};
-use crate::ledger::{Caller, CallerRules, MintRules, Minting};
+use crate::ledger::{MintRules, Minting};
 use crate::model::{ChangeError, FieldError, Refusal, Scope};
 
 /// What the host has set.
@@ -44,12 +44,6 @@ impl Shared {
 
     pub(super) fn admin_scope(&self) -> Option<&Scope> {
         self.keys.inner().rules.admin_scope.as_ref()
-    }
-
-    /// Returns what holds for a caller.
-    pub(super) fn rules(&self, caller: Caller) -> CallerRules {
-        let Settings { account_scope, minting, mint } = (*self.settings).clone();
-        CallerRules { caller, account_scope, minting, mint }
     }
 
     pub(super) fn refuse(&self, refusal: Refusal) -> Rejection {

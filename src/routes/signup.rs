@@ -14,17 +14,15 @@ use serde_json::{Map, Value};
 
 use super::client_limits::{Client, ClientLimits, address};
 use super::fields::{Fields, budget_of};
+use super::keys::created_answer;
 use super::principal::Requester;
-use super::shared::{Shared, json};
-use super::view;
-use super::wire::{CreatedKey, Limit, SignupRequest};
-use crate::engine::{BuildError, Created};
+use super::shared::Shared;
+use super::wire::{Limit, SignupRequest};
+use crate::engine::BuildError;
 use crate::http::Rejection;
 use crate::ledger::{Caller, CallerRules, KeyDraft, LeftOut, MintRules, Minting};
 use crate::model::key::Expiry;
-use crate::model::{
-    Account, AccountId, Budget, Lineage, Metadata, Refusal, Scope, ScopeSet, Validity,
-};
+use crate::model::{AccountId, Budget, Metadata, Refusal, Scope, ScopeSet, Validity};
 use crate::store::BoxFuture;
 
 type Hook = dyn Fn(NewClient) -> BoxFuture<'static, SignupDecision> + Send + Sync;
@@ -359,10 +357,12 @@ impl SignupState {
             delegated_by: decision.delegated_by,
             metadata: asked.metadata,
             expiry: Expiry::In(shorter.unwrap_or(asked.expires_in)),
-            left_out: LeftOut::default(),
+            // The end that the hook gives is cut to the service's.
+            left_out: LeftOut { expiry: shorter.is_some(), ..LeftOut::default() },
         };
         let rules = CallerRules {
             caller: Caller::Account(account.clone()),
+            token_start: None,
             account_scope: None,
             minting: Minting::Allowed,
             mint: MintRules {
@@ -372,22 +372,15 @@ impl SignupState {
             },
         };
         let created = shared.keys.create_as(rules, draft).await;
-        let Created { key, token } = created.map_err(|error| match shared.reject(error) {
-            // A client without a key has no caller to go beyond: the field is wrong.
+        let created = created.map_err(|error| match shared.reject(error) {
+            // A client that has no key has no caller to go beyond: the field is wrong.
             beyond if matches!(beyond.refusal(), Refusal::BeyondCaller(_)) => {
                 let Refusal::BeyondCaller(errors) = beyond.refusal().clone() else { return beyond };
                 shared.refuse(Refusal::InvalidRequest(errors))
             }
             other => other,
         })?;
-        let read = shared.keys.find_by_id(key.id).await.ok().flatten();
-        let at = key.created_at;
-        let made = || Lineage::new(key.clone(), Vec::new(), Account::new(account.clone(), at), at);
-        let lineage = read.unwrap_or_else(made);
-        let itself = Requester::itself(lineage.clone());
-        let key = view::key(&lineage, &itself, shared.admin_scope());
-        let created = CreatedKey { token: token.expose().to_owned(), key };
-        Ok(json(StatusCode::CREATED, &created))
+        Ok(created_answer(StatusCode::CREATED, created, &Requester::account(account), shared).await)
     }
 }
 

@@ -11,7 +11,7 @@ use super::shared::{Shared, json};
 use super::wire::{Entry, EntryPage, UsageGroup, UsagePage};
 use crate::http::Rejection;
 use crate::ledger::Caller;
-use crate::model::Refusal;
+use crate::model::{Labels, Refusal};
 use crate::store::{Cursor, EntryQuery, UsageBy, UsageQuery};
 
 /// What a request asks for.
@@ -120,7 +120,13 @@ impl Asked {
         });
         match (&by, &label) {
             (Some(UsageBy::Label(_)), None) => params.error("label", "is missing"),
-            (Some(UsageBy::Label(_)), Some(_)) | (_, None) => {}
+            // PostgreSQL has no U+0000 in a text.
+            (Some(UsageBy::Label(name)), Some(_)) => {
+                if let Err(error) = Labels::default().insert(name, "") {
+                    params.error("label", error.to_string());
+                }
+            }
+            (_, None) => {}
             _ => params.error("label", "needs group_by=label"),
         }
         let list = match by {

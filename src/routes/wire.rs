@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[cfg(feature = "sessions")]
 use crate::model::SessionId;
+use crate::model::request_json::present;
 use crate::model::{
     Amount, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, ScopeSet, Validity,
 };
@@ -34,53 +35,28 @@ pub struct SignupRequest {
     pub expires_in: Option<Validity>,
 }
 
-/// The body of `POST /keys`.
+/// The body of `POST /keys`, and of `PATCH /keys/{id}`, where what is absent stays as it is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct MintRequest {
+pub struct KeyRequest {
     /// The name of the key, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the key may do. Absent: what the caller may do. `null`: unrestricted.
+    /// What the key may do. Absent in a mint: what the caller may do. `null`: unrestricted.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub scopes: Option<ScopeSet>,
-    /// What the key may spend. Absent: the service's default, if it has one. `null` and `[]`: no
-    /// limit of its own. The limits of its lineage bind it in every case.
+    /// All limits of what the key may spend. Absent in a mint: the service's default, if it has one.
+    /// `null` and `[]`: no limit of its own. The limits of its lineage bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Option<Vec<Limit>>>,
-    /// When the key ends. Absent: as late as allowed. `null`: never.
+    /// When the key ends. Absent in a mint: as late as allowed. `null`: never.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
-    /// How long the key is valid, such as `30d`. Excludes `expires_at`.
+    /// How long the key is valid from now on, such as `30d`. Excludes `expires_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<Validity>,
-    /// What the service keeps with the key: a JSON object of at most 4 KB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Metadata>,
-}
-
-/// The body of `PATCH /keys/{id}`. What is absent stays as it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct PatchRequest {
-    /// Another name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Fewer scopes. `null`: unrestricted.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub scopes: Option<ScopeSet>,
-    /// Other limits, in place of all. `null` and `[]`: none.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub budgets: Option<Option<Vec<Limit>>>,
-    /// Another end. `null`: never.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Option<Timestamp>>,
-    /// An end that is counted from now. Excludes `expires_at`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_in: Option<Validity>,
-    /// Other metadata, in place of all. `null`: none.
+    /// What the service keeps with the key: a JSON object of at most 4 KB. `null`: nothing.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Metadata>,
 }
@@ -494,11 +470,4 @@ pub struct Problem {
     /// The fields that are wrong, all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-}
-
-/// Reads a member that is there, so that `null` is not taken for a missing one.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

@@ -134,9 +134,13 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(changed)))
     }
 
-    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        let lineage = self.lock().current_lineage(key, &self.clock);
-        Box::pin(std::future::ready(Ok(lineage)))
+    fn lineages<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Lineage>>>> {
+        let mut state = self.lock();
+        let lineages = keys.iter().map(|key| state.current_lineage(*key, &self.clock)).collect();
+        Box::pin(std::future::ready(Ok(lineages)))
     }
 
     fn account<'a>(

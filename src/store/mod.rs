@@ -148,8 +148,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         change: AccountChange,
     ) -> BoxFuture<'a, ChangeResult<Account>>;
 
-    /// Returns the lineage of a key, as a change would see it now: expired holds are not counted.
-    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>>;
+    /// Returns the lineage of a key, as [`lineages`](Self::lineages) does.
+    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
+        Box::pin(async move { Ok(self.lineages(&[key]).await?.pop().flatten()) })
+    }
+
+    /// Returns the lineages of keys, each at the place of its key, as a change would see them now:
+    /// expired holds are not counted.
+    fn lineages<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Lineage>>>>;
 
     /// Returns an account, as a change would see it now.
     fn account<'a>(&'a self, account: &'a AccountId)

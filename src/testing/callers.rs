@@ -19,6 +19,7 @@ fn by(caller: KeyId) -> Rules {
         max_children: 2,
     };
     let caller = CallerRules {
+        token_start: None,
         caller: Caller::Key(caller),
         account_scope: Some("admin".parse().unwrap()),
         minting: Minting::Allowed,
@@ -32,10 +33,15 @@ async fn mint<S: Store>(
     caller: KeyId,
     expiry: Option<Expiry>,
 ) -> Result<Key, ChangeError> {
+    let change = KeyChange::Create { draft: draft(caller, expiry), token: w.token() };
+    w.store.change_key(&change, &by(caller)).await.unwrap()
+}
+
+fn draft(parent: KeyId, expiry: Option<Expiry>) -> KeyDraft {
     let left_out = LeftOut { scopes: true, budget: true, expiry: expiry.is_none() };
-    let draft = KeyDraft {
+    KeyDraft {
         account: account("acme"),
-        parent: Some(caller),
+        parent: Some(parent),
         name: String::new(),
         scopes: ScopeSet::none(),
         budget: Budget::unlimited(),
@@ -43,9 +49,7 @@ async fn mint<S: Store>(
         metadata: Default::default(),
         expiry: expiry.unwrap_or(Expiry::Never),
         left_out,
-    };
-    let change = KeyChange::Create { draft, token: w.token() };
-    w.store.change_key(&change, &by(caller)).await.unwrap()
+    }
 }
 
 fn scopes(list: &[&str]) -> ScopeSet {
@@ -94,10 +98,15 @@ pub async fn a_caller_must_be_in_force<S: Store>(make: impl AsyncFn(Clock) -> S)
     let stranger = w.create(NewKey::new(account("other"))).await;
     let disable = |key: KeyId| KeyChange::Update { key, patch: KeyPatch::new().disabled(true) };
     let changed = async |key| w.store.change_key(&disable(key), &by(caller.id)).await.unwrap();
+    let refused = |refusal| Err(ChangeError::Refused(refusal));
+    for parent in [child.id, beside.id] {
+        let change = KeyChange::Create { draft: draft(parent, None), token: w.token() };
+        let minted = w.store.change_key(&change, &by(caller.id)).await.unwrap();
+        assert_eq!(minted, refused(Refusal::NotFound), "a key mints from itself");
+    }
     for key in [&child, &beside] {
         assert!(changed(key.id).await.unwrap().disabled_at.is_some());
     }
-    let refused = |refusal| Err(ChangeError::Refused(refusal));
     assert_eq!(changed(stranger.id).await, refused(Refusal::NotFound));
     assert_eq!(changed(caller.id).await, refused(Refusal::OwnKey));
     let unknown = KeyId::new(987_654);

@@ -1,14 +1,16 @@
 //! Look-ups by token.
 
 use super::world::*;
-use crate::model::{Amount, Balance, Budget, Clock, NewKey, Period, Refusal, ScopeSet, TokenHash};
+use crate::model::{
+    Amount, Balance, Budget, Clock, KeyId, Lineage, NewKey, Period, Refusal, ScopeSet, TokenHash,
+};
 use crate::store::{Found, Store};
 
 fn id(found: &Option<Found>) -> Option<i64> {
     found.as_ref().map(|found| found.lineage.id().get())
 }
 
-/// Answers are in the order of the hashes, also for repeated and unknown hashes.
+/// Answers are in the order of the hashes or ids, also for repeated and unknown ones.
 pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (a, token_a) = w.create_with_token(acme()).await;
@@ -17,6 +19,15 @@ pub async fn answers_come_in_the_order_of_the_hashes<S: Store>(make: impl AsyncF
 
     let found =
         w.store.find(&[token_b, unknown, token_a, token_b, unknown, token_a]).await.unwrap();
+    let child = w.create(NewKey::child_of(a.id)).await;
+    let ids = [b.id, KeyId::new(987_654), child.id, a.id, child.id];
+    let lineages = w.store.lineages(&ids).await.unwrap();
+    let members = lineages.iter().map(|it| it.as_ref().map_or(0, Lineage::depth));
+    assert_eq!(members.collect::<Vec<_>>(), [1, 0, 2, 1, 2]);
+    assert_eq!(
+        lineages.iter().flatten().map(Lineage::id).collect::<Vec<_>>(),
+        [b.id, child.id, a.id, child.id]
+    );
     let [a, b] = [a.id.get(), b.id.get()].map(Some);
     assert_eq!(found.iter().map(id).collect::<Vec<_>>(), [b, None, a, b, None, a]);
     assert_eq!(w.store.find(&[]).await.unwrap(), [], "no hashes, no answers");

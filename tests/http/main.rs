@@ -25,6 +25,8 @@ mod outside;
 mod refusals;
 mod renewal;
 mod revocation;
+#[cfg(feature = "self-serve")]
+mod routes;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod shutdown;

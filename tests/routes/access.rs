@@ -1,13 +1,18 @@
 //! Each operation without a credential, with one that does not work, in grace, and on keys that are
 //! not the caller's.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use agentkey::model::Grace;
-use agentkey::{KeyId, KeyPatch, NewKey, Token};
+use agentkey::routes::SelfServe;
+use agentkey::{AgentKeys, KeyId, KeyPatch, NewKey, Token};
+use axum::body::Body;
+use futures_util::stream;
 use http::Method;
+use tower::ServiceExt;
 
-use super::support::{App, Caller, acme, scopes};
+use super::support::{App, Caller, acme, request, scopes};
 
 /// All operations with a key, and what of a key they are on.
 fn operations(key: KeyId) -> Vec<(Method, String, &'static str)> {
@@ -105,6 +110,25 @@ async fn what_is_not_the_callers_is_the_same_bytes_as_what_does_not_exist() {
 }
 
 #[tokio::test]
+async fn a_change_of_what_is_not_the_callers_takes_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.db");
+    let keys = AgentKeys::connect(&path.display().to_string()).await.unwrap();
+    let router = SelfServe::new(&keys).manage().into_router().unwrap();
+    let target = keys.create(NewKey::new(acme())).await.unwrap().key.id;
+    let stranger = keys.create(NewKey::new("globex".parse().unwrap())).await.unwrap();
+    let lock = rusqlite::Connection::open(&path).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for (method, path, body) in on_a_key(target).into_iter().filter(|it| it.0 != Method::GET) {
+        let request = request(Some(&stranger.token), method.clone(), &path, body);
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 404, "{method} {path}");
+    }
+    drop(lock);
+    keys.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_token_in_its_grace_may_only_read() {
     let app = App::new().await;
     let agent = app.agent().await;
@@ -124,6 +148,27 @@ async fn a_token_in_its_grace_may_only_read() {
     app.get(&agent, "/keys/me").await.is(200);
     app.clock.set("2026-01-31T12:01:00Z".parse().unwrap());
     assert_eq!(app.get(&agent, "/keys/me").await.refused(), (401, "invalid_key".into()));
+}
+
+#[tokio::test]
+async fn a_token_that_is_rotated_away_while_its_request_is_read_changes_nothing() {
+    let app = App::new().await;
+    let mut agent = app.agent().await;
+    let child = app.child_of(&agent).await;
+    for (method, path, _) in operations(child.id).into_iter().filter(|it| it.0 != Method::GET) {
+        // The look-up of the token is before the body ends.
+        let (keys, id) = (app.keys.clone(), agent.id);
+        let (sender, rotated) = tokio::sync::oneshot::channel();
+        let body = stream::once(async move {
+            sender.send(keys.rotate(id, Grace::NONE).await.unwrap()).unwrap();
+            Ok::<_, Infallible>("{}")
+        });
+        let stolen = request(Some(&agent.token), method.clone(), &path, "{}");
+        let seen = app.send(stolen.map(|_| Body::from_stream(body))).await;
+        assert_eq!(seen.refused(), (403, "retiring_token".into()), "{method} {path}");
+        agent.token = rotated.await.unwrap().token;
+    }
+    app.post(&agent, "/keys", "").await.is(201);
 }
 
 #[tokio::test]

@@ -184,6 +184,24 @@ async fn the_hook_may_refuse_narrow_and_open_an_account() {
 }
 
 #[tokio::test]
+async fn the_caps_hold_in_the_shortest_month_too() {
+    let hook = |client: agentkey::routes::NewClient| async move {
+        match client.name {
+            Some(_) => SignupDecision::accept(),
+            None => SignupDecision::accept().expires_in("30d".parse().unwrap()),
+        }
+    };
+    let signup = signup().expires_in("1mo".parse().unwrap()).on_signup(hook);
+    let app = App::with(|serve| serve.signup(signup)).await;
+    app.clock.set("2026-02-01T12:00:00Z".parse().unwrap());
+    let key = sign_up(&app, EMAIL).await.is(201)["key"].clone();
+    assert_eq!(key["expires_at"], "2026-03-01T12:00:00Z", "the hook's 30 days are more");
+    let asked = r#"{"email": "a@example.com", "name": "bot", "expires_in": "30d"}"#;
+    let seen = sign_up(&app, asked).await;
+    assert_eq!(seen.refused(), (400, "invalid_request".into()));
+}
+
+#[tokio::test]
 async fn forged_addresses_move_no_limit() {
     let app =
         App::with(|serve| serve.signup(signup().limits(2, 100, Duration::from_secs(60)))).await;

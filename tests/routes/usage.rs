@@ -94,6 +94,7 @@ async fn usage_is_entries_or_sums_of_the_key_or_its_subtree() {
     for (query, field) in [
         ("group_by=year", "group_by"),
         ("group_by=label", "label"),
+        ("group_by=label&label=a%00", "label"),
         ("label=job", "label"),
         ("since=yesterday", "since"),
         ("subtree=yes", "subtree"),

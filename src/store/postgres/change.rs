@@ -272,12 +272,13 @@ impl PolicyTransaction<'_, '_, '_> {
     }
 
     async fn lineage(&mut self, key: KeyId) -> Result<Option<Lineage>> {
-        let mut result = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
+        let (now, keys) = (Some(self.now), [key]);
+        let mut result = self.inner.lineages_in(self.statements, &keys, now).await?;
         if !result.stale.is_empty() {
             self.inner.expire_holds_in(self.statements, &result.stale).await?;
-            result = self.inner.lineage_in(self.statements, key, Some(self.now)).await?;
+            result = self.inner.lineages_in(self.statements, &keys, now).await?;
         }
-        Ok(result.value)
+        Ok(result.value.pop().flatten())
     }
 
     /// Returns how many children of a key are neither revoked nor expired.

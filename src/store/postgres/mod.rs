@@ -201,8 +201,11 @@ impl Store for PostgresStore {
         self.answer(self.inner.change_account(account, change))
     }
 
-    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        self.answer(self.inner.lineage(key))
+    fn lineages<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Lineage>>>> {
+        self.answer(self.inner.find_by_ids(keys))
     }
 
     fn account<'a>(

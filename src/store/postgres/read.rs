@@ -45,8 +45,8 @@ impl Inner {
         self.sql.lineages.query().bind(keys.iter().map(|key| key.get()).collect::<Vec<_>>())
     }
 
-    pub(super) async fn lineage(&self, key: KeyId) -> Result<Option<Lineage>> {
-        self.refreshed(async |statements| self.lineage_in(statements, key, None).await).await
+    pub(super) async fn find_by_ids(&self, keys: &[KeyId]) -> Result<Vec<Option<Lineage>>> {
+        self.refreshed(async |statements| self.lineages_in(statements, keys, None).await).await
     }
 
     /// Returns the lineages of the keys of an adopted table with this subject.
@@ -57,11 +57,8 @@ impl Inner {
         );
         let text = self.schema.sql(&text);
         let rows = self.connections.fetch(text.query().bind(subject.to_owned())).await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in &rows {
-            found.extend(self.lineage(Cells::new(row).key_id()?).await?);
-        }
-        Ok(found)
+        let ids = rows.iter().map(|row| Cells::new(row).key_id()).collect::<Result<Vec<_>>>()?;
+        Ok(self.find_by_ids(&ids).await?.into_iter().flatten().collect())
     }
 
     pub(super) async fn account(&self, id: &AccountId) -> Result<Option<Account>> {
@@ -87,25 +84,28 @@ impl Inner {
         Ok(self.connections.pooled(read).await?.value)
     }
 
-    /// Returns the lineage of one key at its account's time. If `now` is not given, it is the clock's time after the
-    /// rows were read.
-    pub(super) async fn lineage_in(
+    /// Returns lineages, each at the place of its key and at its account's time. If `now` is not given, it is the
+    /// clock's time after the rows were read.
+    pub(super) async fn lineages_in(
         &self,
         statements: &mut Statements<'_>,
-        key: KeyId,
+        keys: &[KeyId],
         now: Option<Timestamp>,
-    ) -> Result<ReadResult<Option<Lineage>>> {
-        let rows = statements.fetch(self.lineages(&[key])).await?;
+    ) -> Result<ReadResult<Vec<Option<Lineage>>>> {
+        let rows = statements.fetch(self.lineages(keys)).await?;
         let now = now.unwrap_or_else(|| self.clock.now());
         let members = members(&rows, &self.schema.columns)?;
-        let mut stale = Stale::default();
-        let value = assemble(&members, now, &mut stale);
-        if let Some(row) = members.first().and_then(|member| member.account.as_ref())
-            && row.is_overdue(now)
-        {
-            stale.add_account(&row.account.id);
+        let mut result = ReadResult { value: vec![None; keys.len()], stale: Stale::default() };
+        for (index, lineage) in lineages(&members) {
+            let account = lineage.first().and_then(|member| member.account.as_ref());
+            if let Some(row) = account.filter(|row| row.is_overdue(now)) {
+                result.stale.add_account(&row.account.id);
+            }
+            if let Some(slot) = result.value.get_mut(index) {
+                *slot = assemble(lineage, now, &mut result.stale);
+            }
         }
-        Ok(ReadResult { value, stale })
+        Ok(result)
     }
 
     /// Returns an account rolled to its time, and that time.

@@ -289,8 +289,12 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        answer(self.current(move |connection, now| read::lineage(connection, key, now)))
+    fn lineages<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Lineage>>>> {
+        let keys = keys.to_vec();
+        answer(self.current(move |connection, now| read::lineages(connection, &keys, now)))
     }
 
     fn account<'a>(

@@ -203,9 +203,20 @@ pub(super) fn lineage(
     key: KeyId,
     now: Timestamp,
 ) -> Result<ReadResult<Option<Lineage>>> {
+    let ReadResult { mut value, stale } = lineages(connection, &[key], now)?;
+    Ok(ReadResult { value: value.pop().flatten(), stale })
+}
+
+/// Returns lineages, each at the place of its key.
+pub(super) fn lineages(
+    connection: &Connection,
+    keys: &[KeyId],
+    now: Timestamp,
+) -> Result<ReadResult<Vec<Option<Lineage>>>> {
     let mut stale = Stale::default();
     let mut snapshot = Snapshot::default();
-    let value = snapshot.lineage(connection, key, now, &mut stale)?;
+    let lineages = keys.iter().map(|key| snapshot.lineage(connection, *key, now, &mut stale));
+    let value = lineages.collect::<Result<_>>()?;
     for row in snapshot.accounts.values().flatten().filter(|row| row.is_overdue(now)) {
         stale.add_account(&row.account.id);
     }

@@ -26,6 +26,7 @@ pub(crate) struct SpyStore {
 #[derive(Debug)]
 pub(crate) struct Spy {
     finds: AtomicUsize,
+    lineages: AtomicUsize,
     polls: watch::Sender<usize>,
     posted: watch::Sender<Vec<Posting>>,
     faults: watch::Sender<Faults>,
@@ -97,6 +98,7 @@ impl Faults {
 pub(crate) fn on(store: Box<dyn Store>) -> (SpyStore, Arc<Spy>) {
     let spy = Arc::new(Spy {
         finds: AtomicUsize::new(0),
+        lineages: AtomicUsize::new(0),
         polls: watch::Sender::default(),
         posted: watch::Sender::default(),
         faults: watch::Sender::default(),
@@ -111,6 +113,11 @@ impl Spy {
     /// How many token hashes were looked up.
     pub(crate) fn finds(&self) -> usize {
         self.finds.load(Ordering::SeqCst)
+    }
+
+    /// How often lineages were read by the ids of their keys.
+    pub(crate) fn lineages(&self) -> usize {
+        self.lineages.load(Ordering::SeqCst)
     }
 
     /// Waits until the policy has been polled once more from now on.
@@ -233,8 +240,12 @@ impl Store for SpyStore {
         self.store.change_account(account, change)
     }
 
-    fn lineage(&self, key: KeyId) -> BoxFuture<'_, StoreResult<Option<Lineage>>> {
-        self.store.lineage(key)
+    fn lineages<'a>(
+        &'a self,
+        keys: &'a [KeyId],
+    ) -> BoxFuture<'a, StoreResult<Vec<Option<Lineage>>>> {
+        self.spy.lineages.fetch_add(1, Ordering::SeqCst);
+        self.store.lineages(keys)
     }
 
     fn account<'a>(

@@ -238,9 +238,8 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
         }
     }
     same!(stores.sweep());
-    for key in &past.keys {
-        same!(stores.lineage(key.id));
-    }
+    let ids: Vec<_> = past.keys.iter().map(|key| key.id).collect();
+    same!(stores.lineages(&ids));
     let since = at("2026-03-01T00:00:00.0000005Z");
     for owner in [account("acme"), account("beta"), account("nobody")] {
         same!(stores.account(&owner));
