@@ -7,6 +7,7 @@ mod builder;
 mod error;
 mod import;
 mod last_used;
+mod money;
 pub(crate) mod open_charges;
 mod options;
 mod page;
@@ -14,8 +15,9 @@ pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;
 
-pub use agent_keys::{AgentKeys, Created, Holder};
+pub use agent_keys::{AgentKeys, Created};
 pub use build_error::BuildError;
 pub use builder::Builder;
 pub use error::Error;
+pub use money::Holder;
 pub use page::{Page, PageStream};

@@ -8,6 +8,7 @@ use futures_core::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::error::Error;
+use crate::model::ChangeError;
 use crate::store::BoxFuture;
 
 /// Part of a list, and the cursor of the next part.
@@ -78,5 +79,13 @@ impl<T: Unpin, C> Stream for PageStream<T, C> {
 impl<T, C> std::fmt::Debug for PageStream<T, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PageStream").field("items", &self.items.len()).finish_non_exhaustive()
+    }
+}
+
+/// Checks the size of a page.
+pub(super) fn page_limit(limit: u32) -> Result<u32, ChangeError> {
+    match limit {
+        1..=1_000 => Ok(limit),
+        _ => Err(ChangeError::invalid("limit", format!("is {limit}, and must be 1 to 1,000"))),
     }
 }

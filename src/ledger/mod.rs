@@ -19,6 +19,7 @@
 
 mod book;
 mod caller;
+mod checks;
 mod policy;
 mod posting;
 mod signing_keys;

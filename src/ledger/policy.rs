@@ -6,7 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::caller::{Ask, Caller, CallerRules, LeftOut, budget_beyond};
+use super::caller::{Ask, Caller, CallerRules, LeftOut};
+use super::checks::{
+    check_budget, check_budget_within, check_delegator, check_expiry_within, check_name,
+    check_scopes_within, check_start, check_text, inherit_delegator,
+};
 use crate::model::key::Expiry;
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage,
@@ -424,7 +428,7 @@ impl KeyDraft {
                 let reason = format!("a lineage has at most {} keys", rules.max_depth);
                 return Err(ChangeError::invalid("parent", reason));
             }
-            check_scopes_within(&key, parent, rules)?;
+            check_scopes_within(&key, parent, rules.admin_scope.as_ref())?;
             check_budget_within(&key, parent)?;
             check_expiry_within(&key, parent)?;
             inherit_delegator(&mut key, parent)?;
@@ -457,7 +461,7 @@ impl ImportDraft {
         let now = parent.map_or(time, Lineage::at);
         let expires_at = draft.expiry.resolve(now)?;
         let mut key = draft.key(token, parent, 0, rules, now, expires_at)?;
-        check_start(token)?;
+        check_start(&token.hash, &token.prefix, &token.start)?;
         key.disabled_at = is_disabled.then_some(now);
         let spent = opening
             .spent
@@ -515,7 +519,7 @@ impl KeyPatch {
         }
         // In a change by the application's own code these are the first to fail.
         if self.scopes.is_some() {
-            check_within(&|parent| check_scopes_within(&key, parent, rules))?;
+            check_within(&|parent| check_scopes_within(&key, parent, rules.admin_scope.as_ref()))?;
         }
         if self.expiry.is_some() {
             check_within(&|parent| check_expiry_within(&key, parent))?;
@@ -629,88 +633,4 @@ fn event_detail(key: &Key) -> Value {
         "delegated_by": key.delegated_by,
         "metadata": key.metadata,
     })
-}
-
-fn check_name(name: &str) -> Result<(), ChangeError> {
-    check_text("name", name)
-}
-
-/// Checks a text for people.
-fn check_text(field: &'static str, text: &str) -> Result<(), ChangeError> {
-    if text.chars().count() > 255 || text.chars().any(char::is_control) {
-        return Err(ChangeError::invalid(
-            field,
-            "has at most 255 characters, none of them a control character",
-        ));
-    }
-    Ok(())
-}
-
-/// Checks what is shown of the token of an imported key. It is not the whole token.
-fn check_start(token: &NewToken) -> Result<(), ChangeError> {
-    let NewToken { hash, prefix, start } = token;
-    if start.chars().count() > 64 || start.chars().any(char::is_control) {
-        let reason = "has at most 64 characters, none of them a control character";
-        return Err(ChangeError::invalid("start", reason));
-    }
-    let is_whole = |text: &str| TokenHash::digest(text) == *hash;
-    match is_whole(start) || is_whole(&format!("{prefix}_{start}")) {
-        true => Err(ChangeError::invalid("start", "is the whole token, which must not be kept")),
-        false => Ok(()),
-    }
-}
-
-fn check_delegator(human: &str) -> Result<(), ChangeError> {
-    match human.trim().is_empty() {
-        true => Err(ChangeError::invalid("delegated_by", "is empty; leave it out instead")),
-        false => check_text("delegated_by", human),
-    }
-}
-
-/// Gives a key the delegator of its parent. A child acts for the same human only.
-fn inherit_delegator(key: &mut Key, parent: &Lineage) -> Result<(), ChangeError> {
-    let Some(human) = parent.delegated_by() else { return Ok(()) };
-    match &key.delegated_by {
-        Some(own) if own != human => {
-            Err(ChangeError::invalid("delegated_by", "is inherited from the parent; leave it out"))
-        }
-        _ => {
-            key.delegated_by = Some(human.to_owned());
-            Ok(())
-        }
-    }
-}
-
-fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
-    budget.validate().map_err(|error| ChangeError::invalid("budgets", error.to_string()))
-}
-
-fn check_scopes_within(key: &Key, parent: &Lineage, rules: &Rules) -> Result<(), ChangeError> {
-    let all = rules.admin_scope.as_ref();
-    let allowed = parent.scopes(all);
-    if key.scopes.is_within(&allowed) || all.is_some_and(|all| parent.allows(all, None)) {
-        return Ok(());
-    }
-    let reason = format!("go beyond the parent's, which are: {allowed}");
-    Err(ChangeError::invalid("scopes", reason))
-}
-
-/// Checks that no limit of the key is above an ancestor's in a period that is as long or shorter.
-///
-/// Such a limit promises what the ancestor can never give. A key without a limit has its ancestors'
-/// limits. The error names no figure of an ancestor, because the client may be another's.
-fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
-    match budget_beyond(&key.budget, parent) {
-        Some(beyond) => Err(ChangeError::invalid("budgets", beyond.detail)),
-        None => Ok(()),
-    }
-}
-
-fn check_expiry_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
-    match (key.expires_at, parent.expires_at()) {
-        (Some(at), Some(latest)) if at > latest => {
-            Err(ChangeError::invalid("expires_at", format!("is after the parent's, {latest}")))
-        }
-        _ => Ok(()),
-    }
 }
