@@ -158,6 +158,7 @@
 
 mod engine;
 pub mod http;
+pub mod identity;
 #[doc(hidden)]
 pub mod ledger;
 pub mod model;

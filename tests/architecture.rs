@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 /// Bottom up.
-const FLOORS: [&str; 7] = ["model", "ledger", "store", "engine", "http", "routes", "testing"];
+const FLOORS: [&str; 8] =
+    ["model", "ledger", "store", "engine", "identity", "http", "routes", "testing"];
 
 /// A module path, such as `["store", "cache"]`. The root is empty.
 type Module = Vec<String>;

@@ -22,6 +22,7 @@ mod scope;
 #[cfg(feature = "sessions")]
 mod session_id;
 mod signing_key;
+mod subject;
 mod token;
 mod validity;
 
@@ -44,5 +45,6 @@ pub use scope::{Scope, ScopeError, ScopeSet};
 pub use session_id::SessionId;
 #[doc(hidden)]
 pub use signing_key::StoredSigningKey;
+pub use subject::{InvalidSubject, Subject};
 pub use token::{Token, TokenError, TokenHash, TokenPrefix};
 pub use validity::{Validity, ValidityError};
