@@ -22,6 +22,7 @@ mod caller;
 mod checks;
 mod policy;
 mod posting;
+mod rate;
 mod signing_keys;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
@@ -34,4 +35,6 @@ pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
     PostingResult,
 };
+pub use rate::{Quota, Take, Taken};
+pub(crate) use rate::{decide_rate, rate_time};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Metadata, Period, ScopeSet, Spent,
+    Account, AccountId, Amount, Balance, Budget, Cidrs, Key, KeyId, Metadata, Period, RateLimit,
+    ScopeSet, Spent,
 };
 
 /// A [`Key`] in JSON.
@@ -23,6 +24,10 @@ struct KeyJson {
     #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     scopes: ScopeSet,
     budgets: Vec<LimitJson>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    rate_limit: Option<RateLimit>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    allowed_cidrs: Option<Cidrs>,
     held_cents: Amount,
     created_at: Timestamp,
     windows_from: Timestamp,
@@ -95,6 +100,8 @@ impl From<Key> for KeyJson {
             prefix: key.prefix,
             start: key.start,
             scopes: key.scopes,
+            rate_limit: key.rate_limit,
+            allowed_cidrs: key.allowed_cidrs,
             held_cents: key.balance.held,
             created_at: key.created_at,
             windows_from: key.anchor,
@@ -127,6 +134,8 @@ impl<'de> Deserialize<'de> for Key {
             start: json.start,
             scopes: json.scopes,
             budget,
+            rate_limit: json.rate_limit,
+            allowed_cidrs: json.allowed_cidrs,
             created_at: json.created_at,
             anchor: json.windows_from,
             expires_at: json.expires_at,

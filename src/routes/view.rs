@@ -27,6 +27,8 @@ pub(super) fn key(
         scopes: key.scopes.clone(),
         effective_scopes: lineage.scopes(admin_scope),
         budgets: budgets(lineage),
+        rate_limit: key.rate_limit,
+        allowed_cidrs: key.allowed_cidrs.clone(),
         remaining_cents: lineage.remaining(),
         created_at: key.created_at,
         expires_at: key.expires_at,

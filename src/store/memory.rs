@@ -13,7 +13,8 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
-    KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules,
+    KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    rate_time,
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
@@ -45,6 +46,7 @@ struct Tables {
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
     signing_keys: Vec<StoredSigningKey>,
+    rate_limits: HashMap<KeyId, i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -223,6 +225,18 @@ impl Store for MemoryStore {
             keys.push(write.insert);
         }
         Box::pin(std::future::ready(Ok(keys.clone())))
+    }
+
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        let (used, at) = (&mut self.lock().rate_limits, rate_time(self.clock.now()));
+        let taken = takes.iter().map(|take| {
+            let before = take.limits.iter().map(|(key, _)| used.get(key).copied().unwrap_or(0));
+            let taken = take.decide(&before.collect::<Vec<_>>(), at);
+            used.extend(take.limits.iter().map(|(key, _)| *key).zip(taken.used.iter().copied()));
+            taken
+        });
+        let taken = taken.collect();
+        Box::pin(std::future::ready(Ok(taken)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -26,6 +26,7 @@ mod opening;
 mod options;
 mod params;
 mod post;
+mod rate_limits;
 mod read;
 mod schema;
 mod signing_keys;
@@ -52,7 +53,9 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
     StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
+use crate::ledger::{
+    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+};
 use crate::model::{
     Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
 };
@@ -159,11 +162,27 @@ impl Store for PostgresStore {
         &'a self,
         hashes: &'a [TokenHash],
     ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        self.answer(self.inner.find_tokens(hashes))
+        self.answer(async { Ok(self.inner.find_tokens(hashes, &[]).await?.0) })
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         self.inner.cache.try_find_cached(hash, max_staleness?, self.inner.clock.now())
+    }
+
+    fn peek(&self, hash: &TokenHash) -> Option<Found> {
+        self.inner.cache.peek(hash, self.inner.clock.now())
+    }
+
+    fn find_and_take<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+        takes: &'a [Take],
+    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+        self.answer(self.inner.find_tokens(hashes, takes))
+    }
+
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        self.answer(self.inner.take(takes))
     }
 
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
