@@ -169,6 +169,13 @@ async fn a_shared_limit_of_a_hundred_is_a_hundred(fixture: &Fixture, processes: 
     }
 }
 
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_four_processes_share_a_limit() {
+    let fixture = Fixture::sqlite().await.unwrap();
+    a_shared_limit_of_a_hundred_is_a_hundred(&fixture, 4).await;
+}
+
 async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(
     fixture: &Fixture,
     processes: usize,
