@@ -70,6 +70,9 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 /// What an import of one key came to.
 pub type ImportResult = Result<Imported, ChangeError>;
 
+/// What look-ups found, and what was taken from rate limits with them, if it was.
+pub type FoundAndTaken = (Vec<Option<Found>>, Option<Vec<Taken>>);
+
 /// A store of keys and money.
 ///
 /// Other crates must not implement it: until 1.0 its methods change with every version.
@@ -125,7 +128,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         hashes: &'a [TokenHash],
         _takes: &'a [Take],
-    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+    ) -> BoxFuture<'a, StoreResult<FoundAndTaken>> {
         Box::pin(async move { Ok((self.find(hashes).await?, None)) })
     }
 

@@ -13,7 +13,7 @@ use super::options::{BatchOptions, MIN_TIMEOUT};
 use super::takes::{Rates, count, shared_out};
 use crate::ledger::{Take, Taken};
 use crate::model::{Refusal, TokenHash};
-use crate::store::{BoxFuture, Found, Store, StoreResult};
+use crate::store::{BoxFuture, Found, FoundAndTaken, Store, StoreResult};
 
 /// The most look-ups in one query.
 const BATCH: usize = 512;
@@ -122,7 +122,7 @@ fn find<'a>(store: &'a dyn Store, hashes: &'a [TokenHash], takes: &'a [Take]) ->
     }
 }
 
-type FindFuture<'a> = BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>>;
+type FindFuture<'a> = BoxFuture<'a, StoreResult<FoundAndTaken>>;
 
 /// Returns what the look-ups of a batch take, requests with the same rates together.
 fn takes_of(batch: &[Lookup]) -> Vec<Take> {

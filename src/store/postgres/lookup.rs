@@ -14,12 +14,9 @@ use super::types::Instant;
 use super::validator::ByRowVersion;
 use crate::ledger::{Book, Take, Taken};
 use crate::model::TokenHash;
-use crate::store::Found;
 use crate::store::cache::{Revalidation, Snapshot};
 use crate::store::stale::{ReadResult, Stale};
-
-/// What look-ups found, and what was taken with them.
-type FoundAndTaken = (Vec<Option<Found>>, Option<Vec<Taken>>);
+use crate::store::{Found, FoundAndTaken};
 
 /// The pauses between attempts of a look-up.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

@@ -50,8 +50,8 @@ use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
-    StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, FoundAndTaken, ImportResult, KeyQuery,
+    Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
@@ -177,7 +177,7 @@ impl Store for PostgresStore {
         &'a self,
         hashes: &'a [TokenHash],
         takes: &'a [Take],
-    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+    ) -> BoxFuture<'a, StoreResult<FoundAndTaken>> {
         self.answer(self.inner.find_tokens(hashes, takes))
     }
 
