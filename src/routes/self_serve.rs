@@ -204,6 +204,7 @@ impl SelfServe {
                 .route("/keys", get(keys::list))
                 .route("/keys/{id}", get(keys::show).patch(keys::patch).delete(keys::revoke))
                 .route("/keys/{id}/rotate", post(keys::rotate))
+                .route("/keys/{id}/end-grace", post(keys::end_grace))
                 .route("/keys/{id}/disable", post(keys::disable))
                 .route("/keys/{id}/enable", post(keys::enable));
         }
