@@ -12,6 +12,7 @@
 //! | [`signup`](SelfServe::signup) | `POST /signup` |
 //! | `sessions` (feature `sessions`) | `POST /sessions`, `GET /me`, `DELETE /sessions/{id}` |
 //! | [`introspect`](SelfServe::introspect) | `POST /introspect` |
+//! | `openapi` (feature `openapi`) | `GET /openapi.json`: the OpenAPI document of the groups above that are switched on |
 //!
 //! [`ProtectedResource`] makes a router of its own, because its path begins at the root.
 //!
@@ -31,6 +32,8 @@ mod client_limits;
 mod fields;
 mod introspect;
 mod keys;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod principal;
 mod query;
 mod resource;
@@ -45,6 +48,8 @@ pub mod wire;
 
 pub use crate::ledger::Minting;
 pub use introspect::ResourceServer;
+#[cfg(feature = "openapi")]
+pub use openapi::openapi;
 pub use principal::Principal;
 pub use resource::ProtectedResource;
 pub use self_serve::SelfServe;
