@@ -18,6 +18,8 @@ mod openapi;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[cfg(all(feature = "openapi", feature = "sessions"))]
+mod schemathesis;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod signup;
