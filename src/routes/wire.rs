@@ -60,10 +60,12 @@ pub struct KeyRequest {
     /// How many requests the key and its children may send. `null`: no limit of its own. The limits of
     /// its lineage and of the service bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<RateLimit>))]
     pub rate_limit: Option<Option<RateLimit>>,
     /// The ranges of addresses from which the key may be used. `null`: no ranges of its own. Those of
     /// its lineage bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Cidrs>))]
     pub allowed_cidrs: Option<Option<Cidrs>>,
     /// When the key ends. Absent in a mint: as late as allowed. `null`: never.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]

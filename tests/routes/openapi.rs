@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use agentkey::model::Grace;
+use agentkey::model::{Cidrs, Grace, RateLimit};
 use agentkey::routes::{
     Principal, ProtectedResource, ResourceServer, SelfServe, SignupDecision, openapi,
 };
 use agentkey::session::{NewSession, SessionId};
-use agentkey::{Amount, KeyId, Token};
+use agentkey::{Amount, KeyId, KeyPatch, Token};
 use axum::Router;
 use axum::body::Body;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -150,6 +150,13 @@ impl World {
             ("DELETE /keys/{id}" | "DELETE /sessions/{id}", 200) => {
                 w.request(operation, r#"{"reason": "done"}"#)
             }
+            (_, 403) if operation.method == Method::GET => {
+                // The address of the request is not known.
+                let elsewhere = Cidrs::parse(["10.0.0.0/8"]).unwrap();
+                let patch = KeyPatch::new().allowed_cidrs(Some(elsewhere));
+                w.app.keys.update(w.agent.id, patch).await.unwrap();
+                w.request(operation, "")
+            }
             (_, 403) => {
                 let grace = Grace::lasting(Duration::from_secs(60));
                 w.app.keys.rotate(w.agent.id, grace).await.unwrap();
@@ -188,6 +195,12 @@ impl World {
                 let mut request = w.request(operation, "{}");
                 request.headers_mut().insert(CONTENT_TYPE, "text/plain".parse().unwrap());
                 request
+            }
+            (_, 429) => {
+                let patch = KeyPatch::new().rate_limit(Some(RateLimit::per_minute(1)));
+                w.app.keys.update(w.agent.id, patch).await.unwrap();
+                w.app.get(&w.agent, "/keys/me").await.is(200);
+                w.request(operation, "")
             }
             (_, 503) => w.request(operation, ""),
             _ => panic!("{name} has the status {status}, and this test no request for it"),

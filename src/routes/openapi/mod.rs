@@ -177,7 +177,9 @@ fn refusal(operation: &Operation, status: u16) -> Response {
     let said = match status {
         400 => "The request is not valid. `errors` names every field that is wrong.",
         401 => "The credential is missing, or is not in force.",
-        403 => "The caller may not do this. `errors` names what goes beyond the caller.",
+        403 => {
+            "The caller may not do this, or not from its address. `errors` names what goes beyond the caller."
+        }
         404 => "There is no such thing, or it is not the caller's.",
         409 => "The key, or an ancestor of it, is revoked or has expired.",
         413 => "The body has more than 64 KB.",

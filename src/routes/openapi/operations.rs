@@ -113,7 +113,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 404, 503],
+        refusals: &[400, 401, 403, 404, 429, 503],
     },
     Operation {
         group: Group::Me,
@@ -142,7 +142,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["EntryPage", "UsagePage"],
-        refusals: &[400, 401, 503],
+        refusals: &[400, 401, 403, 429, 503],
     },
     Operation {
         group: Group::Mint,
@@ -155,7 +155,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("KeyRequest"),
         success: 201,
         answers: &["CreatedKey"],
-        refusals: &[400, 401, 403, 413, 415, 503],
+        refusals: &[400, 401, 403, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -177,7 +177,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["KeyPage"],
-        refusals: &[400, 401, 503],
+        refusals: &[400, 401, 403, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -190,7 +190,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 404, 503],
+        refusals: &[400, 401, 403, 404, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -203,7 +203,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("KeyRequest"),
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 403, 404, 409, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 409, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -216,7 +216,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("RevokeRequest"),
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 403, 404, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -229,7 +229,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("RotateRequest"),
         success: 200,
         answers: &["CreatedKey"],
-        refusals: &[400, 401, 403, 404, 409, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 409, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -242,7 +242,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Empty,
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 403, 404, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -255,7 +255,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Empty,
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 403, 404, 409, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 409, 413, 415, 429, 503],
     },
     Operation {
         group: Group::Manage,
@@ -268,7 +268,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Empty,
         success: 200,
         answers: &["Key"],
-        refusals: &[400, 401, 403, 404, 409, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 409, 413, 415, 429, 503],
     },
     #[cfg(feature = "sessions")]
     Operation {
@@ -282,7 +282,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("SessionRequest"),
         success: 201,
         answers: &["OpenedSession"],
-        refusals: &[400, 401, 403, 404, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 413, 415, 429, 503],
     },
     #[cfg(feature = "sessions")]
     Operation {
@@ -296,7 +296,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Json("RevokeRequest"),
         success: 200,
         answers: &["Session"],
-        refusals: &[400, 401, 403, 404, 413, 415, 503],
+        refusals: &[400, 401, 403, 404, 413, 415, 429, 503],
     },
     #[cfg(feature = "sessions")]
     Operation {
@@ -310,7 +310,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["Session"],
-        refusals: &[400, 401, 404, 503],
+        refusals: &[400, 401, 403, 404, 429, 503],
     },
     Operation {
         group: Group::Introspection,

@@ -1,19 +1,25 @@
 //! The schemas of the document: those of [`wire`], and those of the values that they have.
 
 use utoipa::openapi::schema::{
-    ArrayBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type,
 };
 use utoipa::openapi::{Components, ComponentsBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::{
-    Amount, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, ScopeSet, Validity,
+    Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
+    ScopeSet, Validity,
 };
 use crate::routes::wire::{self, Usd};
 
 /// Members of requests that may be `null`: it says something else than leaving them out.
-const NULLABLE: &[(&str, &str)] =
-    &[("KeyRequest", "budgets"), ("KeyRequest", "expires_at"), ("KeyRequest", "metadata")];
+const NULLABLE: &[(&str, &str)] = &[
+    ("KeyRequest", "allowed_cidrs"),
+    ("KeyRequest", "budgets"),
+    ("KeyRequest", "expires_at"),
+    ("KeyRequest", "metadata"),
+    ("KeyRequest", "rate_limit"),
+];
 
 /// Answers that leave members out. The others have every member, and `null` where there is no value.
 const SPARSE: &[&str] = &["Introspection", "ResourceMetadata", "Problem"];
@@ -138,6 +144,23 @@ schema!(
         .property("detail", text("What is wrong, and what is accepted."))
         .required("detail")
 );
+schema!(
+    Cidrs,
+    ArrayBuilder::new()
+        .items(text("A range such as `10.0.0.0/8`, or an address."))
+        .description(Some("Ranges of addresses."))
+);
+schema!(
+    RateLimit,
+    ["requests", "window_seconds", "burst", "in_flight"].into_iter().fold(
+        ObjectBuilder::new()
+            .description(Some(
+                "`requests` in each `window_seconds`, of which `burst` at once; and how many requests may run at once."
+            ))
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))),
+        |limit, name| limit.property(name, number_or_null())
+    )
+);
 schema!(KeyId, key_id());
 schema!(
     Labels,
@@ -188,6 +211,12 @@ pub(super) fn session_id() -> ObjectBuilder {
 
 pub(super) fn text(description: &str) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).description(Some(description))
+}
+
+fn number_or_null() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::Integer, Type::Null]))
+        .minimum(Some(0))
 }
 
 fn number_or_text(description: &str) -> ObjectBuilder {
