@@ -145,6 +145,7 @@
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
 //! | `self-serve` | no | `routes`: an axum router by which agents sign up, look at themselves and mint narrower keys |
+//! | `openapi` | no | `routes::openapi`: the OpenAPI document of these routes, which their router can serve |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
 //! | `postgres` | no | `PostgresStore` |
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |

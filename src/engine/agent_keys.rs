@@ -328,6 +328,16 @@ impl AgentKeys {
         Ok(Created { key: self.change_key(change).await?, token })
     }
 
+    /// Ends the tokens of a key that were rotated away and are still in their [`Grace`]. They are
+    /// refused from the next request on; the key and its current token stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where there is no such key; [`Error::Store`] where the store does not answer.
+    pub async fn end_grace(&self, key: KeyId) -> Result<Key, Error> {
+        self.change_key(KeyChange::EndGrace { key }).await
+    }
+
     /// Revokes a key and its descendants, which are refused from the next request on. A second
     /// revocation changes nothing.
     ///
@@ -506,6 +516,7 @@ impl AgentKeys {
             KeyChange::Create { .. } => "created",
             KeyChange::Update { .. } => "updated",
             KeyChange::Rotate { .. } => "rotated",
+            KeyChange::EndGrace { .. } => "ended the grace of",
             KeyChange::Revoke { .. } => "revoked",
         };
         let parent = key.parent.map(tracing::field::display);

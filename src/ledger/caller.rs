@@ -80,6 +80,7 @@ pub(super) enum Ask {
     Disable,
     Enable,
     Rotate,
+    EndGrace,
     Revoke,
 }
 

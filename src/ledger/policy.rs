@@ -47,6 +47,11 @@ pub enum KeyChange {
         /// How long the old token still works.
         grace: Duration,
     },
+    /// Ends the tokens of a key that were rotated away and are still in their grace.
+    EndGrace {
+        /// The key.
+        key: KeyId,
+    },
     /// Revokes a key, and with it its descendants.
     Revoke {
         /// The key.
@@ -124,6 +129,8 @@ pub enum KeyRecord {
         /// When the old token ends.
         retires_at: Timestamp,
     },
+    /// The tokens that were retired, all of which end.
+    EndGrace,
     /// `revoked_at` and `revoked_reason`.
     Revoke,
 }
@@ -222,9 +229,10 @@ impl KeyChange {
     pub fn load(&self) -> Load<'_> {
         match self {
             Self::Create { draft, .. } => draft.load(),
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
-                Load::Lineage(*key)
-            }
+            Self::Update { key, .. }
+            | Self::Rotate { key, .. }
+            | Self::EndGrace { key }
+            | Self::Revoke { key, .. } => Load::Lineage(*key),
         }
     }
 
@@ -292,6 +300,7 @@ impl KeyChange {
             }
             Self::Update { key, patch } => patch.update(found(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
+            Self::EndGrace { key } => Ok(end_grace(found(key)?)),
             Self::Revoke { key, reason } => revoke(found(key)?, reason.as_deref()),
         }
     }
@@ -300,9 +309,10 @@ impl KeyChange {
     fn target(&self) -> Option<KeyId> {
         match self {
             Self::Create { draft, .. } => draft.parent,
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
-                Some(*key)
-            }
+            Self::Update { key, .. }
+            | Self::Rotate { key, .. }
+            | Self::EndGrace { key }
+            | Self::Revoke { key, .. } => Some(*key),
         }
     }
 
@@ -315,6 +325,7 @@ impl KeyChange {
                 Some(false) => Ask::Enable,
             },
             Self::Rotate { .. } => Ask::Rotate,
+            Self::EndGrace { .. } => Ask::EndGrace,
             Self::Revoke { .. } => Ask::Revoke,
         }
     }
@@ -579,6 +590,14 @@ impl NewToken {
         key.prefix.clone_from(&self.prefix);
         key.start.clone_from(&self.start);
     }
+}
+
+/// Ends the grace of every token that was rotated away. The key stays as it is.
+fn end_grace(lineage: &Lineage) -> KeyWrite {
+    let (key, at) = (lineage.key().clone(), lineage.at());
+    let detail = json!({"delegated_by": key.delegated_by});
+    let event = Event { kind: "key.grace_ended", detail };
+    KeyWrite { key, at, record: Some((KeyRecord::EndGrace, event)) }
 }
 
 /// Revokes a key. A key that is revoked stays as it is, with its first reason.

@@ -352,6 +352,9 @@ impl Tables {
                 }
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
+            KeyRecord::EndGrace => {
+                self.tokens.retain(|_, token| token.key != key.id || token.retires_at.is_none());
+            }
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());

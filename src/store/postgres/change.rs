@@ -189,6 +189,7 @@ impl PolicyTransaction<'_, '_, '_> {
             KeyChange::Create { draft, .. } => Some(draft.account.clone()),
             KeyChange::Update { key, .. }
             | KeyChange::Rotate { key, .. }
+            | KeyChange::EndGrace { key }
             | KeyChange::Revoke { key, .. } => self.lock_key(*key).await?,
         };
         self.lock_accounts(&account).await?;
@@ -357,6 +358,9 @@ impl PolicyTransaction<'_, '_, '_> {
             }
             KeyRecord::Rotate { hash, retires_at } => {
                 self.rotate_token(&key, &hash, retires_at, at).await?
+            }
+            KeyRecord::EndGrace => {
+                self.run(self.inner.sql.end_grace.query().bind(key.id.get())).await?
             }
             KeyRecord::Revoke => {
                 let query = self.inner.sql.revoke_key.query().bind(key.id.get()).bind(Instant(at));

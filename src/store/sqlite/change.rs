@@ -152,6 +152,7 @@ fn account(
 
 fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
     const REVOKE: &str = "UPDATE agent_keys SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1";
+    const END_GRACE: &str = "DELETE FROM agentkey_retired_tokens WHERE key_id = ?1";
     let KeyWrite { mut key, at, record } = write;
     let Some((record, event)) = record else { return Ok(key) };
     touch(connection, &key.account, at)?;
@@ -173,6 +174,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
         KeyRecord::Rotate { hash, retires_at } => {
             rotate_token(connection, &key, &hash, retires_at, at)?
         }
+        KeyRecord::EndGrace => run(connection, END_GRACE, params![key.id.get()]).map(drop)?,
         KeyRecord::Revoke => {
             let row = params![key.id.get(), micros(at), key.revoked_reason];
             run(connection, REVOKE, row).map(drop)?;
