@@ -8,6 +8,7 @@ mod error;
 mod import;
 mod last_used;
 mod money;
+pub(crate) mod metrics;
 pub(crate) mod open_charges;
 mod options;
 mod page;
