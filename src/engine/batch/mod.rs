@@ -20,8 +20,8 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::engine::open_charges::ChargePermit;
 use crate::engine::metrics::Metrics;
+use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Posted, Posting, Taken};
 use crate::model::{AccountId, Refusal, TokenHash};
 use crate::store::{Found, Store};
@@ -55,11 +55,7 @@ pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
 impl Batches {
     /// Starts the queues on the current runtime. Their tasks end when the queues are dropped and
     /// empty.
-    pub(crate) fn start(
-        store: &Arc<dyn Store>,
-        options: BatchOptions,
-        metrics: &Metrics,
-    ) -> Self {
+    pub(crate) fn start(store: &Arc<dyn Store>, options: BatchOptions, metrics: &Metrics) -> Self {
         let width = store.width();
         let Metrics { lookups, takes, store: calls, .. } = metrics;
         let lookups =

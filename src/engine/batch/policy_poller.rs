@@ -36,12 +36,7 @@ impl Drop for PolicyPoller {
     }
 }
 
-async fn run(
-    store: Arc<dyn Store>,
-    options: BatchOptions,
-    interval: Duration,
-    polls: StoreCalls,
-) {
+async fn run(store: Arc<dyn Store>, options: BatchOptions, interval: Duration, polls: StoreCalls) {
     let mut is_down = false;
     loop {
         let polled = options.call_store(&polls, || store.poll_policy_version()).await;

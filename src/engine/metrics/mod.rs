@@ -43,7 +43,9 @@ impl Metrics {
     pub(crate) fn register() -> Self {
         ALL.iter().for_each(backend::describe);
         Self {
-            decisions: Decisions { accepted: Counter::register(&REQUESTS, Some(decision::ACCEPTED)) },
+            decisions: Decisions {
+                accepted: Counter::register(&REQUESTS, Some(decision::ACCEPTED)),
+            },
             lookups: QueueMetrics::register("lookups"),
             takes: QueueMetrics::register("takes"),
             postings: PostingMetrics {
