@@ -104,6 +104,10 @@ async fn the_document_has_every_metric() {
     assert_eq!(registered(&prometheus), documented());
 }
 
+async fn panics() -> &'static str {
+    panic!("the handler fails")
+}
+
 #[tokio::test]
 async fn each_request_counts_once_by_its_decision() {
     let (recorder, prometheus) = recorder();
@@ -119,7 +123,7 @@ async fn each_request_counts_once_by_its_decision() {
     let routes = Router::new()
         .route("/paid", get(paid))
         .route("/dear", get(async |charge: Charge| charge.hold(Amount::units(2)).await))
-        .route("/panic", get(async || panic!("the handler fails").to_string()))
+        .route("/panic", get(panics))
         .route("/scoped", get(async || "").layer(RequireScope::one("docs.write").unwrap()));
     // Refusals that the application answers in its own way count too, and two layers count once.
     let own = world.layer().on_refusal(|_, _| http::Response::new("mine".into()));
@@ -147,8 +151,8 @@ async fn each_request_counts_once_by_its_decision() {
         // A request that was let through and has no response was accepted.
         let before = decided("accepted");
         let panicking = tokio::spawn({
-            let (app, token) = (app.clone(), token.clone());
-            async move { answer(&app, ask_with("/panic", &token)).await }
+            let (app, request) = (app.clone(), ask_with("/panic", &token));
+            async move { answer(&app, request).await }
         });
         assert!(panicking.await.unwrap_err().is_panic());
         assert_eq!(decided("accepted"), before + 1.0);
@@ -221,8 +225,8 @@ async fn a_backlog_of_settles_is_seen_with_its_age_and_its_loss() {
     for (fault, reason) in [(Fault::Down, "unavailable"), (Fault::Broken, "rejected")] {
         world.spy.set(Faults::posts(fault).only(is_settle));
         let request = tokio::spawn({
-            let (app, token) = (app.clone(), token.clone());
-            async move { answer(&app, ask_with("/", &token)).await }
+            let (app, request) = (app.clone(), ask_with("/", &token));
+            async move { answer(&app, request).await }
         });
         if fault == Fault::Broken {
             // No retry cures it.
