@@ -71,7 +71,11 @@ fn capture() {
             .with_span_events(FmtSpan::FULL)
             .with_writer(|| Output)
             .init(); // with the records of the crate `log`
-        std::panic::set_hook(Box::new(|panic| put_out(&panic.to_string())));
+        let show = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            put_out(&panic.to_string());
+            show(panic);
+        }));
         let recorder = PrometheusBuilder::new().build_recorder();
         METRICS.set(recorder.handle()).unwrap();
         metrics::set_global_recorder(recorder).unwrap();
@@ -229,7 +233,8 @@ async fn use_it(store: Box<dyn Store>, clock: Option<&ManualClock>) -> Secrets {
         let client = Client::new(version, addr, &created.token);
         for path in ["/free", "/paid", "/dear", "/scoped", "/own/keys/me", "/panics"] {
             let mut request = client.request(http::Method::GET, path);
-            request.headers_mut()[AUTHORIZATION].set_sensitive(true); // the client's own logs
+            let credential = request.headers_mut().get_mut(AUTHORIZATION).unwrap();
+            credential.set_sensitive(true); // in the logs of the client
             drop(client.send(request).await);
         }
     }
