@@ -289,7 +289,7 @@ async fn use_it(store: Box<dyn Store>, clock: Option<&ManualClock>) -> Secrets {
     assert_eq!(status, 200, "{json}");
     let child = secrets.add("a rotated token", &shown(&json));
     let signup = Request::post("/own/signup").header(CONTENT_TYPE, "application/json");
-    let (status, json) = answer(&app, signup, "{}").await;
+    let (status, json) = answer(&app, signup, r#"{"email":"a@example.com"}"#).await;
     assert_eq!(status, 201, "{json}");
     secrets.add("a token of a sign-up", &shown(&json));
     let (status, json) = answer(&app, post("/own/sessions", &token), r#"{"ttl_seconds":60}"#).await;
