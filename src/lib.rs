@@ -144,6 +144,7 @@
 //! | Feature | Default | What it brings |
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
+//! | `metrics` | no | metrics of decisions, money, queues and the store, by the facade of the crate `metrics` |
 //! | `self-serve` | no | `routes`: an axum router by which agents sign up, look at themselves and mint narrower keys |
 //! | `openapi` | no | `routes::openapi`: the OpenAPI document of these routes, which their router can serve |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
@@ -198,6 +199,7 @@ pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 #[cfg(all(
     doctest,
     feature = "axum",
+    feature = "metrics",
     feature = "postgres",
     feature = "self-serve",
     feature = "sqlite",

@@ -12,6 +12,7 @@ use crate::engine::batch::Batches;
 use crate::engine::build_error::BuildError;
 use crate::engine::error::Error;
 use crate::engine::last_used::LastUsed;
+use crate::engine::metrics::{Metrics, StoreCalls};
 use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream, page_limit};
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
+    pub(crate) metrics: Metrics,
     #[cfg(feature = "sessions")]
     pub(crate) sessions: Option<Arc<SessionState>>,
     tasks: Vec<AbortHandle>,
@@ -124,15 +126,19 @@ impl AgentKeys {
         #[cfg(feature = "sessions")] sessions: Option<Sessions>,
     ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let batches = Batches::start(&store, options.batches);
-        let open_charges = Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age));
+        let metrics = Metrics::register();
+        let batches = Batches::start(&store, options.batches, &metrics);
+        let gauge = metrics.open_charges.clone();
+        let open_charges =
+            Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age, gauge));
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
+        let sweeps = metrics.store.sweep.clone();
         let sweeping =
-            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
-        #[cfg_attr(not(feature = "sessions"), expect(unused_mut))]
+            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval, sweeps));
         let mut tasks = vec![renewing.abort_handle(), sweeping.abort_handle()];
+        tasks.extend(metrics.settles.keep_age().map(|task| tokio::spawn(task).abort_handle()));
         #[cfg(feature = "sessions")]
         let sessions = sessions.map(|sessions| {
             let state = SessionState::new(sessions, store.clone(), options.batches.timeout());
@@ -150,6 +156,7 @@ impl AgentKeys {
                 options,
                 rules,
                 last_used,
+                metrics,
                 #[cfg(feature = "sessions")]
                 sessions,
                 tasks,
@@ -495,7 +502,7 @@ impl AgentKeys {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, Error> {
-        let changed = self.with_store(|store| store.change_account(account, change)).await??;
+        let changed = self.change_store(|store| store.change_account(account, change)).await??;
         if let AccountChange::SetBudget(_) = change {
             tracing::info!(%account, "agentkey set the ceiling of an account");
         }
@@ -511,7 +518,7 @@ impl AgentKeys {
         change: &KeyChange,
         rules: &Rules,
     ) -> Result<Key, Error> {
-        let key = self.with_store(|store| store.change_key(change, rules)).await??;
+        let key = self.change_store(|store| store.change_key(change, rules)).await??;
         let done = match change {
             KeyChange::Create { .. } => "created",
             KeyChange::Update { .. } => "updated",
@@ -524,11 +531,28 @@ impl AgentKeys {
         Ok(key)
     }
 
+    /// Changes something in the store.
+    pub(super) async fn change_store<'a, T>(
+        &'a self,
+        call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
+    ) -> Result<T, Error> {
+        self.observe(&self.inner.metrics.store.change, call).await
+    }
+
+    /// Reads something from the store.
     pub(super) async fn with_store<'a, T>(
         &'a self,
         call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
     ) -> Result<T, Error> {
-        Ok(unwinding(|| call(&*self.inner.store)).await?)
+        self.observe(&self.inner.metrics.store.read, call).await
+    }
+
+    async fn observe<'a, T>(
+        &'a self,
+        calls: &StoreCalls,
+        call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
+    ) -> Result<T, Error> {
+        Ok(calls.observe(unwinding(|| call(&*self.inner.store))).await?)
     }
 }
 
@@ -621,11 +645,16 @@ impl Drop for Inner {
 
 /// Ends expired holds in accounts without requests, and writes when keys were last used, once per
 /// interval.
-async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, interval: Duration) {
+async fn sweep(
+    store: Arc<dyn Store>,
+    last_used: Arc<LastUsed>,
+    interval: Duration,
+    sweeps: StoreCalls,
+) {
     loop {
         tokio::time::sleep(interval).await;
         last_used.write(&*store).await;
-        match unwinding(|| store.sweep()).await {
+        match sweeps.observe(unwinding(|| store.sweep())).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
             Err(error) => tracing::warn!(

@@ -7,6 +7,7 @@ mod builder;
 mod error;
 mod import;
 mod last_used;
+pub(crate) mod metrics;
 mod money;
 pub(crate) mod open_charges;
 mod options;

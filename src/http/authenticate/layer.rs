@@ -17,7 +17,9 @@ use crate::model::{RateLimit, Scope, TokenPrefix};
 /// It refuses requests whose key is missing, unknown, revoked or expired. See the [module
 /// docs](crate::http::authenticate).
 ///
-/// The fields `agentkey.key_id` and `agentkey.account` of the current `tracing` span are set, if the span declares them.
+/// Each request has a `tracing` span, `agentkey.request`, at level debug: with its key, account, decision and amount, up
+/// to the settle. `docs/operations.md` has its fields. The fields `agentkey.key_id` and `agentkey.account` of the span
+/// around it are set, if that span declares them.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct AgentKeyLayer {
