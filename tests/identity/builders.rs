@@ -42,23 +42,33 @@ fn options_out_of_their_range_are_named() {
     let jwk = Signer::ed25519("one").jwk();
     let error = |builder: agentkey::identity::JwtVerifierBuilder| builder.build().unwrap_err();
     let seconds = Duration::from_secs;
+    let one = || given(std::slice::from_ref(&jwk));
     for (builder, text) in [
-        (given(&[jwk.clone()]).expiry_leeway(seconds(301)), "expiry_leeway is 301s"),
-        (given(&[jwk.clone()]).start_leeway(seconds(301)), "start_leeway is 301s"),
-        (given(&[jwk.clone()]).cooldown(Duration::ZERO), "cooldown is 0ns"),
-        (given(&[jwk.clone()]).refresh_every(Duration::ZERO), "refresh_every is 0ns"),
-        (given(&[jwk.clone()]).stale_for(seconds(599)), "stale_for is 599s"),
-        (given(&[jwk.clone()]).timeout(Duration::ZERO), "timeout is 0ns"),
+        (one().expiry_leeway(seconds(301)), "expiry_leeway is 301s"),
+        (one().start_leeway(seconds(301)), "start_leeway is 301s"),
+        (one().cooldown(Duration::ZERO), "cooldown is 0ns"),
+        (one().refresh_every(Duration::ZERO), "refresh_every is 0ns"),
+        (one().stale_for(seconds(599)), "stale_for is 599s"),
+        (one().timeout(Duration::ZERO), "timeout is 0ns"),
         (given(&[]), "the key set cannot be used: none of them can be used"),
         (JwtVerifier::from_jwks(ISSUER, "no JSON").audience("a"), "the key set cannot be used"),
-        (JwtVerifier::from_jwks("", key_set(&[jwk.clone()])).audience("a"), "an issuer has"),
-        (JwtVerifier::from_jwks(ISSUER, key_set(&[jwk.clone()])), "say for whom tokens are"),
+        (
+            JwtVerifier::from_jwks("", key_set(std::slice::from_ref(&jwk))).audience("a"),
+            "an issuer has",
+        ),
+        (
+            JwtVerifier::from_jwks(ISSUER, key_set(std::slice::from_ref(&jwk))),
+            "say for whom tokens are",
+        ),
         (JwtVerifier::from_secret(ISSUER, &[7; 31]).audience("a"), "at least 32 bytes"),
     ] {
         let error = error(builder).to_string();
         assert!(error.contains(text), "{error}");
     }
-    JwtVerifier::from_jwks(ISSUER, key_set(&[jwk])).without_audience().build().unwrap();
+    JwtVerifier::from_jwks(ISSUER, key_set(std::slice::from_ref(&jwk)))
+        .without_audience()
+        .build()
+        .unwrap();
 
     let builder =
         || IntrospectionVerifier::builder(ISSUER, "https://issuer.example/i", "id", "s3cret");
