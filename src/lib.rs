@@ -151,6 +151,7 @@
 //! | `postgres` | no | `PostgresStore` |
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
 //! | `sessions` | no | sessions: `AgentKeys::open_session`, with signed tokens (JWT) |
+//! | `oidc` | no | `identity`: verifiers of signed tokens (JWT, with keys by discovery) and of opaque ones (RFC 7662) |
 //! | `testing` | no | `testing`: the conformance suite that every store has to pass |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -221,4 +222,7 @@ mod documents {
     struct SessionsDocs;
     #[doc = include_str!("../docs/testing.md")]
     struct TestingDocs;
+    #[cfg(feature = "oidc")]
+    #[doc = include_str!("../docs/verifiers.md")]
+    struct VerifiersDocs;
 }
