@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `agentkey`.
+
+fn main() -> std::process::ExitCode {
+    agentkey_cli::main()
+}
