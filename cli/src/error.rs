@@ -108,7 +108,7 @@ fn with_mend(reason: String) -> String {
 }
 
 /// The calls that the library names in its errors, and what the command line has for each.
-const CALLS: [(&str, &str); 21] = [
+const CALLS: [(&str, &str); 26] = [
     (
         "run the SQL that `PostgresStore::migration_sql` returns, or open with `PostgresOptions::migrate(true)`",
         "run `agentkey migrate`, or the SQL of `agentkey migrate --print`",
@@ -157,9 +157,59 @@ const CALLS: [(&str, &str); 21] = [
         "the database is neither an SQLite file nor PostgreSQL: give a path, or `postgres://user@host/database`",
     ),
     ("name it with `table`", "name it with `--table`"),
+    ("`.column(KeyColumn::LimitCents, …)`", "`--column limit_cents=COLUMN`"),
+    ("`.column(KeyColumn::LimitMicros, …)`", "`--column limit_micros=COLUMN`"),
+    ("`.switch(\"is_off\", SwitchedOff::WhenTrue)`", "`--off is_off=true`"),
+    ("`.switch(…)`", "`--off COLUMN=WHEN`"),
+    ("or say SwitchedOff::WhenSet", "or say `--off COLUMN=set`"),
 ];
 
 /// Says in flags and commands what the library says in calls.
 pub(crate) fn in_terms_of_flags(text: &str) -> String {
-    CALLS.iter().fold(text.to_owned(), |text, (call, flag)| text.replace(call, flag))
+    let text = CALLS.iter().fold(text.to_owned(), |text, (call, flag)| text.replace(call, flag));
+    let column = |field: &str| format!("`--column {}=COLUMN`", snake_case(field));
+    let text = replaced(text, "`.column(KeyColumn::", ", …)`", column);
+    replaced(text, "`.ignore(\"", "\")`", |column| format!("`--ignore {column}`"))
+}
+
+/// Replaces every text from `start` to `end`, by what is between them.
+fn replaced(mut text: String, start: &str, end: &str, by: impl Fn(&str) -> String) -> String {
+    while let Some(from) = text.find(start) {
+        let between = from + start.len();
+        let Some(length) = text.get(between..).and_then(|rest| rest.find(end)) else { break };
+        let new = by(text.get(between..between + length).unwrap_or_default());
+        text.replace_range(from..between + length + end.len(), &new);
+    }
+    text
+}
+
+fn snake_case(name: &str) -> String {
+    let mut text = String::new();
+    for char in name.chars() {
+        if char.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(char.to_ascii_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_the_library_become_flags() {
+        for (text, flags) in [
+            (
+                "name its column with `.column(KeyColumn::RevokedAt, …)` or `.column(KeyColumn::Id, …)`",
+                "name its column with `--column revoked_at=COLUMN` or `--column id=COLUMN`",
+            ),
+            ("say `.ignore(\"status\")`", "say `--ignore status`"),
+            ("set `PostgresOptions::transaction_pooling(true)`", "give `--transaction-pooling`"),
+            ("all is well", "all is well"),
+        ] {
+            assert_eq!(in_terms_of_flags(text), flags);
+        }
+    }
 }

@@ -186,7 +186,7 @@ mod tests {
         for (text, says) in [
             ("fifty", "decimal number"),
             ("50/year", "a period is one of"),
-            ("-1", "negative"),
+            ("-1", "zero or more"),
             ("0.0000001", "decimals"),
             ("", "empty"),
         ] {

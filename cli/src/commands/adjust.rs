@@ -12,8 +12,8 @@ use crate::values;
 
 const EXAMPLES: &str = "\
 Example:
-  agentkey adjust --key 7 --top-up 5 --reason 'goodwill for the outage' --reference ticket-17
-  agentkey adjust --account acme --correct 0.25 --reason 'charged twice'
+  agentkey adjust --key 7 --top-up 5 --reason outage --reference ticket-17
+  agentkey adjust --account acme --correct 0.25 --reason charged-twice
 
 A top-up lets so much more be spent in the current window. It is an entry of the ledger. To be
 able to repeat a command whose answer was lost, give it an --id of your own.";

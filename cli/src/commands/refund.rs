@@ -57,6 +57,9 @@ impl Args {
                 self.entry
             ))
         })?;
+        if !entry.amount.is_positive() {
+            return Err(no_charge(entry.kind));
+        }
         let amount = self.amount.unwrap_or(entry.amount);
         let id = self.id.unwrap_or_else(PostingId::new);
         match keys.refund_as(id, &entry.account, entry.id, amount).await {

@@ -102,14 +102,14 @@ impl Ui {
         }
     }
 
-    /// Asks a question that is answered with `y`. Where nobody can answer, that is an error.
-    pub(crate) fn confirm(&self, question: &str) -> Result<(), Error> {
+    /// Says what would happen, and asks whether to go on. Where nobody can answer, that is an error.
+    pub(crate) fn confirm(&self, what: &str) -> Result<(), Error> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return Err(Error::Failed(format!(
-                "{question} Nothing was changed: give `--yes` where there is no terminal to ask on"
+                "{what} Nothing was changed: give `--yes` where there is no terminal to ask on"
             )));
         }
-        write!(io::stderr().lock(), "{question} [y/N] ")?;
+        write!(io::stderr().lock(), "{what} Go on? [y/N] ")?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         match answer.trim().to_lowercase().as_str() {

@@ -106,3 +106,17 @@ impl Table {
 fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The application's own SQL may write any name.
+    #[test]
+    fn a_name_cannot_forge_a_row_or_move_the_cursor() {
+        assert_eq!(printable("a\nb\u{1b}[2Jc"), "a\u{fffd}b\u{fffd}[2Jc");
+        let mut table = Table::new(&["NAME"]);
+        table.row(["one\n99 two"]);
+        assert_eq!(table.table.lines().count(), 2, "a header and a row");
+    }
+}

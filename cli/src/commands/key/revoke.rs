@@ -13,7 +13,7 @@ use crate::ui::Ui;
 /// The arguments of `key revoke`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Example:\n  agentkey key revoke 7 --reason 'leaked in a log' --yes\n\nA revocation is final. `key disable` can be undone."
+    after_help = "Example:\n  agentkey key revoke 7 --reason leaked --yes\n\nA revocation is final. `key disable` can be undone."
 )]
 pub(crate) struct Args {
     /// The id of the key
@@ -43,7 +43,7 @@ impl Args {
             if with > 0 && !self.yes {
                 let key = found.key();
                 ui.confirm(&format!(
-                    "Revoke key {}{} and the {} minted from it, for good?",
+                    "Revoking key {}{} also revokes the {} minted from it, for good.",
                     key.id,
                     super::show::named(key),
                     count(with)
