@@ -39,7 +39,7 @@ pub(crate) struct DatabaseArgs {
 /// A database that was named, and not opened yet.
 pub(crate) enum Target {
     Sqlite(SqliteOptions),
-    Postgres(PostgresOptions),
+    Postgres(Box<PostgresOptions>),
 }
 
 impl DatabaseArgs {
@@ -55,7 +55,7 @@ impl DatabaseArgs {
             if let Some(table) = &self.table {
                 options = options.table(table);
             }
-            return Ok(Target::Postgres(options));
+            return Ok(Target::Postgres(Box::new(options)));
         }
         if self.schema.is_some() || self.table.is_some() || self.transaction_pooling {
             return Err(Error::Usage(
@@ -132,7 +132,7 @@ impl Target {
     pub(crate) async fn migration_sql(&self) -> Result<String, Error> {
         Ok(match self {
             Self::Sqlite(options) => SqliteStore::migration_sql(options.clone()).await?,
-            Self::Postgres(options) => PostgresStore::migration_sql(options.clone()).await?,
+            Self::Postgres(options) => PostgresStore::migration_sql(*options.clone()).await?,
         })
     }
 
@@ -140,7 +140,7 @@ impl Target {
     pub(crate) async fn migrate(self) -> Result<(), Error> {
         let keys = match self {
             Self::Sqlite(options) => AgentKeys::new(SqliteStore::open(options).await?),
-            Self::Postgres(options) => AgentKeys::new(PostgresStore::open(options).await?),
+            Self::Postgres(options) => AgentKeys::new(PostgresStore::open(*options).await?),
         };
         keys.map_err(agentkey::Error::from)?.shutdown().await;
         Ok(())

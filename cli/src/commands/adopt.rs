@@ -55,7 +55,7 @@ impl Args {
             ));
         }
         let target = match database.with_table(&self.adopted).target()? {
-            Target::Postgres(options) => Target::Postgres(options.adopt(adoption)),
+            Target::Postgres(options) => Target::Postgres(Box::new(options.adopt(adoption))),
             Target::Sqlite(_) => return Err(not_postgres()),
         };
         let sql = target.migration_sql().await?;

@@ -68,12 +68,12 @@ impl Ui {
         self.has_printed.set(true);
         let mut out = BufWriter::new(io::stdout().lock());
         write!(out, "{{\"{name}\":[")?;
-        let mut separator = "";
+        let mut separator = "\n";
         let done = loop {
             let Some(item) = next else { break Ok(()) };
-            write!(out, "{separator}\n")?;
+            write!(out, "{separator}")?;
             serde_json::to_writer(&mut out, &item).map_err(io::Error::from)?;
-            separator = ",";
+            separator = ",\n";
             next = match items.try_next().await {
                 Ok(next) => next,
                 Err(error) => break Err(error),

@@ -2,13 +2,19 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement};
+use comfy_table::presets::NOTHING;
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ContentArrangement, LineStyle, TableStyle,
+};
 
 use crate::error::Error;
 use crate::states::{self, State};
 use crate::ui::wants_colors;
 use agentkey::KeyId;
+
+/// A line under the header, and no other.
+const RULED: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table that is being filled.
 pub(crate) struct Table {
@@ -24,7 +30,7 @@ impl Table {
         let is_colored = is_terminal && wants_colors();
         let mut table = comfy_table::Table::new();
         if is_terminal {
-            table.load_style(UTF8_HORIZONTAL_ONLY);
+            table.load_style(RULED);
             table.set_content_arrangement(ContentArrangement::Dynamic);
         } else {
             table.load_style(NOTHING);

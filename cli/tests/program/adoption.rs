@@ -71,8 +71,11 @@ async fn a_table_is_adopted_and_used() {
 async fn a_table_that_cannot_be_adopted_says_all_that_is_wrong() {
     let Some(world) = with_table().await else { return };
     let bare = ["adopt", "user_keys", "--null-scopes", "*", "--null-limit", "none"];
-    let said =
-        world.fails(&bare, 4, &["account_id", "`--column account=COLUMN`", "`--ignore status`", "nothing was changed"]);
+    let said = world.fails(
+        &bare,
+        4,
+        &["account_id", "`--column account=COLUMN`", "`--ignore status`", "nothing was changed"],
+    );
     assert!(said.contains("`agentkey key import`"), "{said}");
     world.fails(
         &["adopt", "no_such", "--null-scopes", "*", "--null-limit", "none"],

@@ -94,3 +94,23 @@ fn a_reader_that_leaves_early_is_no_error() {
     assert_eq!(run.stdout.lines().count(), 1);
     assert_eq!(run.stderr, "");
 }
+
+/// The lines of README.md and of docs/cli.md, as they are there.
+#[test]
+fn the_documented_walks_work() {
+    for document in [include_str!("../../../README.md"), include_str!("../../../docs/cli.md")] {
+        let (_, block) = document.split_once("```sh\nexport AGENTKEY_DATABASE=keys.db").unwrap();
+        let (lines, _) = block.split_once("```").unwrap();
+        assert_eq!(lines.trim_end().lines().count(), 5, "five lines: {lines}");
+        let folder = tempfile::tempdir().unwrap();
+        let bin = std::path::Path::new(env!("CARGO_BIN_EXE_agentkey")).parent().unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let script =
+            format!("set -e\nexport AGENTKEY_DATABASE=keys.db{lines}\nagentkey key show 1");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).env("PATH", path).current_dir(folder.path());
+        let run = Run::of(&shell.output().unwrap());
+        assert_eq!(run.code, 0, "{run:?}");
+        assert!(run.stdout.contains("0.00 of 50.00 lifetime") && run.stdout.contains("revoked"));
+    }
+}
