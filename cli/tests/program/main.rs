@@ -15,4 +15,5 @@ mod keys;
 mod money;
 mod secrets;
 mod service;
+mod terminal;
 mod world;
