@@ -28,7 +28,7 @@ use crate::model::{
     Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Refusal,
     Token, TokenHash,
 };
-use crate::store::{Found, KeyQuery, Store, StoreResult, unwinding};
+use crate::store::{AccountQuery, Found, KeyQuery, Store, StoreResult, unwinding};
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
 /// [`AgentKeyLayer`] looks keys up through it.
@@ -229,6 +229,46 @@ impl AgentKeys {
     /// [`Error::Store`] where the store does not answer.
     pub async fn account(&self, account: &AccountId) -> Result<Option<Account>, Error> {
         self.with_store(|store| store.account(account)).await
+    }
+
+    /// Returns a page of accounts, in the order of their ids.
+    ///
+    /// In an adopted table, an account is there from its first charge, or from its first change
+    /// through this crate.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where the limit of the query is not 1 to 1,000; [`Error::Store`] where the
+    /// store does not answer.
+    pub async fn accounts(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, Error> {
+        let limit = page_limit(query.limit)?;
+        let query = AccountQuery { limit: limit + 1, ..query.clone() };
+        let items = self.with_store(|store| store.accounts(&query)).await?;
+        Ok(Page::cut(items, limit, |account| account.id.clone()))
+    }
+
+    /// Returns a stream of accounts over all pages. The limit of the query is the size of a page.
+    ///
+    /// The stream ends with the first error.
+    ///
+    /// ```
+    /// use agentkey::store::AccountQuery;
+    /// use agentkey::{AgentKeys, Budget, MemoryStore};
+    /// use futures_util::TryStreamExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
+    /// keys.ensure_account("acme".parse()?, Budget::unlimited()).await?;
+    /// let accounts: Vec<_> = keys.account_stream(AccountQuery::all()).try_collect().await?;
+    /// assert_eq!(accounts[0].id.as_str(), "acme");
+    /// # Ok(()) }
+    /// ```
+    pub fn account_stream(&self, query: AccountQuery) -> PageStream<Account, AccountId> {
+        let keys = self.clone();
+        PageStream::new(query.after.clone(), move |after| {
+            let (keys, query) = (keys.clone(), AccountQuery { after, ..query.clone() });
+            Box::pin(async move { keys.accounts(&query).await })
+        })
     }
 
     /// Returns the key with this token, in force or not. See [`Lineage::check_active`].

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, KeysOf, Store,
-    StoreResult, Usage, UsageBy, UsageQuery,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
+    KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
@@ -18,7 +18,7 @@ use crate::ledger::{
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
-    KeyId, Lineage, Refusal, Spent, StoredSigningKey, TokenHash,
+    KeyId, Lineage, OpenHold, Refusal, Spent, StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -149,10 +149,17 @@ impl Store for MemoryStore {
         &'a self,
         account: &'a AccountId,
     ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
-        let mut state = self.lock();
-        let now = state.expire(account, self.clock.now());
-        let account = state.book.account(account).cloned().map(|account| account.rolled(now));
+        let account = self.lock().current_account(account, &self.clock);
         Box::pin(std::future::ready(Ok(account)))
+    }
+
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        let accounts = self.lock().accounts(query, &self.clock);
+        Box::pin(std::future::ready(Ok(accounts)))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        Box::pin(std::future::ready(Ok(self.lock().open_holds(limit))))
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
@@ -398,6 +405,7 @@ impl Tables {
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
         let wanted = |key: &&Key| match &query.of {
+            KeysOf::All => true,
             KeysOf::Account(account) => key.account == *account,
             KeysOf::Parent(parent) => key.parent == Some(*parent),
             KeysOf::Subtree(root) => self.book.path(key.id).contains(root),
@@ -410,6 +418,27 @@ impl Tables {
         ids.into_iter()
             .filter_map(|id| Some(self.current_lineage(id, clock)?.key().clone()))
             .collect()
+    }
+
+    fn current_account(&mut self, id: &AccountId, clock: &Clock) -> Option<Account> {
+        let now = self.expire(id, clock.now());
+        self.book.account(id).cloned().map(|account| account.rolled(now))
+    }
+
+    fn accounts(&mut self, query: &AccountQuery, clock: &Clock) -> Vec<Account> {
+        let after = |id: &AccountId| query.after.as_ref().is_none_or(|after| id > after);
+        let mut ids: Vec<_> = self.book.accounts().filter(|id| after(id)).cloned().collect();
+        ids.sort_unstable();
+        ids.truncate(query.limit as usize);
+        ids.iter().filter_map(|id| self.current_account(id, clock)).collect()
+    }
+
+    fn open_holds(&self, limit: u32) -> Vec<OpenHold> {
+        let mut holds: Vec<OpenHold> =
+            self.book.live_holds().map(|hold| hold.clone().into()).collect();
+        holds.sort_unstable_by_key(|hold| (hold.created_at, hold.id));
+        holds.truncate(limit as usize);
+        holds
     }
 
     fn entries(&self, query: &EntryQuery) -> Vec<(Cursor, Entry)> {

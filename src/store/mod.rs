@@ -44,8 +44,8 @@ use crate::ledger::{
     AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
-    StoredSigningKey, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, OpenHold,
+    Refusal, StoredSigningKey, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -54,7 +54,9 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
-pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
+pub use query::{
+    AccountQuery, Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -191,6 +193,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Returns an account, as a change would see it now.
     fn account<'a>(&'a self, account: &'a AccountId)
     -> BoxFuture<'a, StoreResult<Option<Account>>>;
+
+    /// Returns accounts that have a row, in the order of their ids' bytes, each as [`account`](Self::account) does.
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>>;
+
+    /// Returns the holds that are live, or have expired and were not ended yet, the oldest first.
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>>;
 
     /// Returns keys, in the order of their ids.
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>>;

@@ -39,6 +39,11 @@ impl KeyQuery {
         Self { of: KeysOf::Parent(key), after: None, limit: 100 }
     }
 
+    /// Queries the first 100 keys of the store, of all accounts.
+    pub const fn all() -> Self {
+        Self { of: KeysOf::All, after: None, limit: 100 }
+    }
+
     /// Queries the first 100 keys of a key and all its descendants.
     pub const fn subtree_of(key: KeyId) -> Self {
         Self { of: KeysOf::Subtree(key), after: None, limit: 100 }
@@ -61,12 +66,51 @@ impl KeyQuery {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KeysOf {
+    /// All keys of the store.
+    All,
     /// All keys of an account.
     Account(AccountId),
     /// The keys minted directly from a key.
     Parent(KeyId),
     /// A key, and all keys minted from it, directly or through others.
     Subtree(KeyId),
+}
+
+/// Which accounts to list, in the order of their ids.
+///
+/// ```
+/// use agentkey::store::AccountQuery;
+///
+/// let query = AccountQuery::all().limit(50);
+/// # let _ = query;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::accounts`"]
+pub struct AccountQuery {
+    /// Only accounts with an id after this one, by its bytes.
+    pub after: Option<AccountId>,
+    /// The most accounts on a page: 1 to 1,000.
+    pub limit: u32,
+}
+
+impl AccountQuery {
+    /// Queries the first 100 accounts of the store.
+    pub const fn all() -> Self {
+        Self { after: None, limit: 100 }
+    }
+
+    /// Continues after the last account of a page.
+    pub fn after(mut self, account: AccountId) -> Self {
+        self.after = Some(account);
+        self
+    }
+
+    /// Lists at most `limit` accounts on a page, from 1 to 1,000.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
 }
 
 /// Which entries to read: those of an account that pass all filters.

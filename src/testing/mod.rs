@@ -269,6 +269,8 @@ suite! { $
     }
     queries {
         keys_come_in_pages
+        accounts_come_in_pages
+        open_holds_come_oldest_first
         entries_come_in_pages
         entries_are_narrowed_by_key_and_time
         one_entry_is_found

@@ -50,14 +50,15 @@ use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, FoundAndTaken, ImportResult, KeyQuery,
-    Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, FoundAndTaken, ImportResult,
+    KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal, StoredSigningKey,
+    TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -232,6 +233,14 @@ impl Store for PostgresStore {
         account: &'a AccountId,
     ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         self.answer(self.inner.account(account))
+    }
+
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        self.answer(self.inner.accounts(query))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.answer(self.inner.open_holds(limit))
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {

@@ -14,12 +14,12 @@ use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{ByRowVersion, CurrentVersions};
 use crate::ledger::Take;
-use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+use crate::model::{Account, AccountId, Key, KeyId, Lineage, OpenHold, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::Revalidation;
 use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
-use crate::store::{Found, KeyQuery, KeysOf};
+use crate::store::{AccountQuery, Found, KeyQuery, KeysOf};
 
 impl Inner {
     /// Builds the look-up by token, at an instant or at the time of the server's clock.
@@ -69,6 +69,37 @@ impl Inner {
         let account =
             self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;
         Ok(account.map(|(account, _)| account))
+    }
+
+    pub(super) async fn accounts(&self, query: &AccountQuery) -> Result<Vec<Account>> {
+        self.refreshed(async |statements| self.accounts_in(statements, query).await).await
+    }
+
+    async fn accounts_in(
+        &self,
+        statements: &mut Statements<'_>,
+        query: &AccountQuery,
+    ) -> Result<ReadResult<Vec<Account>>> {
+        let after = query.after.as_ref().map_or("", AccountId::as_str).to_owned();
+        let page = self.sql.accounts.query().bind(after).bind(i64::from(query.limit));
+        let rows = statements.fetch(page).await?;
+        let now = self.clock.now();
+        let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
+        for row in &rows {
+            let Some(row) = Cells::new(row).maybe_account()? else { continue };
+            if row.is_overdue(now) {
+                result.stale.add_account(&row.account.id);
+            }
+            result.value.push(row.account.rolled(now.max(row.changed_at)));
+        }
+        Ok(result)
+    }
+
+    /// Returns the live holds of all accounts, the oldest first.
+    pub(super) async fn open_holds(&self, limit: u32) -> Result<Vec<OpenHold>> {
+        let rows =
+            self.connections.fetch(self.sql.open_holds.query().bind(i64::from(limit))).await?;
+        rows.iter().map(|row| Cells::new(row).hold().map(OpenHold::from)).collect()
     }
 
     pub(super) async fn keys(&self, query: &KeyQuery) -> Result<Vec<Key>> {
@@ -144,6 +175,7 @@ impl Inner {
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
         let limit = query.limit as usize;
         let owner = match &query.of {
+            KeysOf::All => "$1::text IS NULL",
             KeysOf::Account(account) if !columns.account_type.can_hold(account.as_str()) => {
                 return Ok(result);
             }
@@ -158,6 +190,7 @@ impl Inner {
         // Invalid rows are skipped and replaced by later ones: a short page would mean that there are no more keys.
         while result.value.len() < limit {
             let page = match &query.of {
+                KeysOf::All => text.query().bind(None::<String>),
                 KeysOf::Account(account) => text.query().bind(account.as_str().to_owned()),
                 KeysOf::Parent(key) | KeysOf::Subtree(key) => text.query().bind(key.get()),
             };

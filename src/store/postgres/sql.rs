@@ -20,7 +20,7 @@ macro_rules! statements {
 
 statements! {
     // Look-ups and lists.
-    find lineages revalidate account overdue_accounts policy_version fold_policy_changes
+    find lineages revalidate account accounts open_holds overdue_accounts policy_version fold_policy_changes
 
     // The rows that fill a book, under the lock of its accounts.
     lock_accounts make_accounts unmade_accounts expired_holds next_expiry update_next_expiry holds claims entries

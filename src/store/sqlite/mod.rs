@@ -44,25 +44,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use self::connection::{Connections, Open, Worker};
 use self::error::{opening_error, store_error};
+use self::options::Location;
 pub use self::options::SqliteOptions;
 use self::rate_limits::RateLimitFile;
 use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
-    StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
+    Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey,
-    TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal,
+    StoredSigningKey, TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -104,6 +105,43 @@ impl SqliteStore {
             RateLimitFile::new(&location, options.busy_timeout, options.clock.clone());
         let (out_of_service, clock) = (Arc::default(), options.clock);
         Ok(Self { connections, cache, out_of_service, rate_limits, clock })
+    }
+
+    /// Returns the SQL that [`open`](Self::open) would run for these options, as one transaction. It is empty if nothing
+    /// is to be done. This method changes nothing, and makes no file.
+    ///
+    /// ```
+    /// use agentkey::SqliteStore;
+    /// use agentkey::store::SqliteOptions;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+    /// let sql = SqliteStore::migration_sql(SqliteOptions::new("sqlite:no-such-file.db")).await?;
+    /// assert!(sql.contains("CREATE TABLE agent_keys"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the path or URL cannot be used, or the file cannot be read. Fails if a newer version of the crate made
+    /// its tables.
+    pub async fn migration_sql(options: SqliteOptions) -> Result<String, StoreError> {
+        let location = options.location().map_err(StoreError::failed)?;
+        let script = move || {
+            let script = match &location {
+                Location::File { path, .. } if path.exists() => {
+                    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                    let connection = Connection::open_with_flags(path, flags);
+                    connection.map_err(error::Error::from).and_then(|connection| {
+                        connection.busy_timeout(options.busy_timeout)?;
+                        migrate::script(Some(&connection))
+                    })
+                }
+                _ => migrate::script(None),
+            };
+            script.map_err(|error| opening_error(&location, error))
+        };
+        let script = tokio::task::spawn_blocking(script).await;
+        script.map_err(|_| store_error(error::Error::Panicked))?
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -318,6 +356,15 @@ impl Store for SqliteStore {
             let ReadResult { value, stale } = read::account(connection, &account, now)?;
             Ok(ReadResult { value: value.map(|(account, _)| account), stale })
         }))
+    }
+
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        let query = query.clone();
+        answer(self.current(move |connection, now| read::accounts(connection, &query, now)))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.report(move |connection| read::open_holds(connection, limit))
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {

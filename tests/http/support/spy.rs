@@ -9,9 +9,9 @@ use agentkey::ledger::{
     AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take,
     Taken,
 };
-use agentkey::model::{Account, Entry, Lineage, StoredSigningKey, TokenHash};
+use agentkey::model::{Account, Entry, Lineage, OpenHold, StoredSigningKey, TokenHash};
+use agentkey::store::{AccountQuery, Cursor, Store, Usage};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
-use agentkey::store::{Cursor, Store, Usage};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -255,6 +255,14 @@ impl Store for SpyStore {
         account: &'a AccountId,
     ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
         self.store.account(account)
+    }
+
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        self.store.accounts(query)
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.store.open_holds(limit)
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
