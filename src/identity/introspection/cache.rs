@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::Answer;
-use crate::identity::verifier::Verified;
+use crate::identity::verifier::{Verified, VerifyError};
 use crate::model::TokenHash;
 
 /// The most answers that are kept. While there are as many, further ones are not kept.
 const MAX_KEPT: usize = 10_000;
 /// The most tokens that are asked about at once, or wait for a place.
 const MAX_UNDER_WAY: usize = 1_024;
+
+/// The answer to one question, for all who wait for it.
+pub(super) type Answer = Option<Result<Arc<Verified>, VerifyError>>;
 
 #[derive(Default)]
 pub(super) struct Cache(Mutex<Maps>);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 pub use builder::IntrospectionVerifierBuilder;
-use cache::{Asked, Cache};
+use cache::{Answer, Asked, Cache};
 use reqwest::Url;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
@@ -83,9 +83,6 @@ struct ClientCredentials {
     secret: Zeroizing<String>,
     are_in_form: bool,
 }
-
-/// The answer to one question, for all who wait for it.
-type Answer = Option<Result<Arc<Verified>, VerifyError>>;
 
 impl IntrospectionVerifier {
     /// Returns the builder of a verifier that asks the endpoint of an issuer, as this client.
