@@ -21,6 +21,7 @@ mod cli;
 mod commands;
 mod database;
 mod error;
+mod requests;
 mod secrets;
 mod states;
 mod ui;

@@ -1,6 +1,6 @@
 //! Keys from their creation to their end.
 
-use agentkey::model::Account;
+use agentkey::model::{Account, Cidrs, RateLimit};
 use agentkey::{Amount, Budget, Created, Key, ScopeSet, Token};
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ on_both_databases! {
     the_walk_of_a_key
     every_field_is_set_and_changed
     absent_none_and_a_value_are_three_things
+    requests_are_limited_by_rate_and_address
     a_revoked_subtree_is_counted_and_confirmed
     a_rotation_prints_the_new_token_alone
     states_of_ancestors_show
@@ -214,4 +215,42 @@ async fn what_the_parent_does_not_allow_is_refused(world: &World) {
     world.ok(&["key", "revoke", &root]);
     world.fails(&["key", "create", "--parent", &root, "--scopes", "read"], 1, &["was revoked"]);
     world.fails(&["key", "update", &root, "--name", "b"], 1, &["was revoked"]);
+}
+
+async fn requests_are_limited_by_rate_and_address(world: &World) {
+    let (id, _) = world.create(&[
+        "--rate",
+        "100/1m",
+        "--burst",
+        "20",
+        "--in-flight",
+        "4",
+        "--allow-cidr",
+        "192.0.2.0/24,::1",
+    ]);
+    let made = key(world, &id);
+    assert_eq!(made.rate_limit, Some(RateLimit::per_minute(100).burst(20).in_flight(4)));
+    assert_eq!(made.allowed_cidrs, Some(Cidrs::parse(["192.0.2.0/24", "::1/128"]).unwrap()));
+    let table = world.ok(&["key", "show", &id]);
+    assert!(table.contains("100 in 60 s, 20 at once, 4 in flight"), "{table}");
+    assert!(table.contains("192.0.2.0/24, ::1/128"), "{table}");
+
+    world.ok(&["key", "update", &id, "--rate", "5/s"]);
+    let changed = key(world, &id);
+    assert_eq!(changed.rate_limit, Some(RateLimit::per_second(5)), "in place of all there was");
+    assert_eq!(changed.allowed_cidrs, made.allowed_cidrs, "the rest stays");
+    world.ok(&["key", "update", &id, "--no-rate", "--no-cidr"]);
+    let changed = key(world, &id);
+    assert_eq!((changed.rate_limit, changed.allowed_cidrs), (None, None));
+
+    world.fails(&["key", "update", &id, "--rate", "100"], 2, &["such as 100/1m"]);
+    world.fails(&["key", "update", &id, "--burst", "5"], 2, &["--rate"]);
+    world.fails(&["key", "update", &id, "--no-rate", "--rate", "5/s"], 2, &["--no-rate"]);
+    world.fails(&["key", "update", &id, "--allow-cidr", "192.0.2.1/24"], 2, &["192.0.2.0/24"]);
+    let (child, _) = world.create(&["--allow-cidr", "192.0.2.0/24", "--unrestricted"]);
+    world.fails(
+        &["key", "create", "--parent", &child, "--allow-cidr", "10.0.0.0/8"],
+        1,
+        &["cidrs"],
+    );
 }

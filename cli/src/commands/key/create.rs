@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use crate::commands::DEFAULT_ACCOUNT;
 use crate::database::DatabaseArgs;
 use crate::error::Error;
+use crate::requests::RequestArgs;
 use crate::ui::Ui;
 use crate::values::{self, BudgetArgs, Expiry};
 
@@ -14,6 +15,7 @@ const EXAMPLES: &str = "\
 Example:
   agentkey key create --name packer --scopes read,pack --spend-limit 50
   agentkey key create --parent 7 --scopes read --spend-limit 2/day --expires 30d
+  agentkey key create --name ci --rate 100/1m --in-flight 4 --allow-cidr 192.0.2.0/24
   TOKEN=$(agentkey key create --name ci --scopes deploy)
 
 The token is the only line on standard output. Without --scopes the key may do nothing,
@@ -45,6 +47,8 @@ pub(crate) struct Args {
     unrestricted: bool,
     #[command(flatten)]
     budget: BudgetArgs,
+    #[command(flatten)]
+    requests: RequestArgs,
     /// How long it is valid, such as 30d, or until when
     #[arg(long, value_name = "TIME", value_parser = values::expiry)]
     expires: Option<Expiry>,
@@ -83,6 +87,7 @@ impl Args {
             Some(Expiry::At(at)) => new.expires_at(at),
             Some(Expiry::In(validity)) => new.expires_in(validity),
         };
+        new = self.requests.create(new)?;
         if let Some(human) = self.delegated_by {
             new = new.delegated_by(human);
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::commands::owner::find;
 use crate::database::DatabaseArgs;
 use crate::error::Error;
+use crate::requests;
 use crate::states::States;
 use crate::ui::{self, Table, Ui};
 
@@ -75,6 +76,8 @@ fn print(lineage: &Lineage, last_used: Option<Timestamp>, ui: &Ui) -> Result<(),
         ("Scopes", ui::scopes(&key.scopes)),
         ("Spent", ui::budget(&key.budget, &key.balance)),
         ("Left", ui::remaining(lineage.remaining())),
+        ("Requests", key.rate_limit.as_ref().map_or("no limit".to_owned(), requests::shown)),
+        ("Addresses", key.allowed_cidrs.as_ref().map_or("any".to_owned(), ToString::to_string)),
         ("Account spent", ui::budget(&lineage.account().budget, &lineage.account().balance)),
         ("Created", ui::instant(key.created_at)),
         ("Expires", instant(lineage.expires_at())),

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args as ClapArgs};
 
 use crate::database::DatabaseArgs;
 use crate::error::Error;
+use crate::requests::RequestArgs;
 use crate::ui::Ui;
 use crate::values::{self, BudgetArgs, Expiry};
 
@@ -15,13 +16,13 @@ Example:
   agentkey key update 7 --no-limit --no-expiry
   agentkey key update 7 --scopes read
 
-Limits replace all that there were. What was spent stays.";
+Limits replace all that there were, and a rate replaces the one before. What was spent stays.";
 
 /// The arguments of `key update`.
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = EXAMPLES,
-    group = ArgGroup::new("change").args(["spend_limit", "limit_cents"]).required(true).multiple(true)
+    group = ArgGroup::new("change").args(["spend_limit", "limit_cents", "rate", "in_flight", "allow_cidr"]).required(true).multiple(true)
 )]
 pub(crate) struct Args {
     /// The id of the key
@@ -44,6 +45,14 @@ pub(crate) struct Args {
     /// Remove its limits: it may spend what its parent and its account have left
     #[arg(long, group = "change", conflicts_with_all = ["spend_limit", "limit_cents"])]
     no_limit: bool,
+    #[command(flatten)]
+    requests: RequestArgs,
+    /// Remove its own rate limit; those of its parents stay
+    #[arg(long, group = "change", conflicts_with_all = ["rate", "in_flight"])]
+    no_rate: bool,
+    /// Let it be used from everywhere that its parents may be used from
+    #[arg(long, group = "change", conflicts_with = "allow_cidr")]
+    no_cidr: bool,
     /// How long it is valid from now on, such as 30d, or until when
     #[arg(long, value_name = "TIME", group = "change", value_parser = values::expiry)]
     expires: Option<Expiry>,
@@ -80,6 +89,7 @@ impl Args {
         if let Some(budget) = self.budget.budget()?.or(self.no_limit.then(Budget::unlimited)) {
             patch = patch.budget(budget);
         }
+        patch = self.requests.update(patch, self.no_rate, self.no_cidr)?;
         patch = match self.expires {
             Some(Expiry::At(at)) => patch.expires_at(at),
             Some(Expiry::In(validity)) => patch.expires_in(validity),
