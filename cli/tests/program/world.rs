@@ -3,10 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use agentkey::model::ManualClock;
-use agentkey::store::{PostgresOptions, SqliteOptions};
-use agentkey::{AgentKeys, Amount, EntryId, KeyId, PostgresStore, SqliteStore};
+use agentkey::store::{AccountQuery, PostgresOptions, SqliteOptions};
+use agentkey::{
+    AgentKeys, Amount, EntryId, EntryQuery, KeyId, KeyQuery, PostgresStore, SqliteStore,
+};
+use futures_util::TryStreamExt;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -153,10 +157,42 @@ impl World {
         run.stderr
     }
 
-    /// Everything that the database has, if it can be read.
-    fn state(&self) -> Vec<String> {
-        let exports = ["keys", "accounts", "entries"];
-        exports.map(|what| self.run(&["export", what]).stdout).to_vec()
+    /// Everything that the database has, or why it cannot be read. The library reads it: a process for each comparison
+    /// would take most of the time.
+    fn state(&self) -> String {
+        let read = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                match self.read().await {
+                    Ok(state) => state,
+                    Err(error) => format!("{error:?}"),
+                }
+            })
+        };
+        // A test may have a runtime of its own on this thread.
+        thread::scope(|scope| scope.spawn(read).join().unwrap())
+    }
+
+    async fn read(&self) -> Result<String, agentkey::Error> {
+        let keys = match self.database.starts_with("postgres") {
+            true => {
+                let options = PostgresOptions::new(&self.database).migrate(false);
+                AgentKeys::new(PostgresStore::open(options).await?)?
+            }
+            false => {
+                let options = SqliteOptions::new(&self.database).migrate(false);
+                AgentKeys::new(SqliteStore::open(options).await?)?
+            }
+        };
+        let all: Vec<_> = keys.key_stream(KeyQuery::all()).try_collect().await?;
+        let accounts: Vec<_> = keys.account_stream(AccountQuery::all()).try_collect().await?;
+        let mut entries = Vec::new();
+        for account in &accounts {
+            let query = EntryQuery::for_account(account.id.clone());
+            entries.extend(keys.entry_stream(query).try_collect::<Vec<_>>().await?);
+        }
+        keys.shutdown().await;
+        Ok(format!("{all:?} {accounts:?} {entries:?}"))
     }
 
     /// Creates a key, and returns its id and its token.
