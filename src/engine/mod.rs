@@ -14,6 +14,7 @@ mod page;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;
+mod subjects;
 
 pub use agent_keys::{AgentKeys, Created};
 pub use build_error::BuildError;

@@ -23,9 +23,10 @@ mod checks;
 mod policy;
 mod posting;
 mod signing_keys;
+mod subjects;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
-pub use caller::{Caller, CallerRules, LeftOut, MintRules, Minting};
+pub use caller::{Caller, CallerRules, Ceiling, LeftOut, MintRules, Minting};
 pub use policy::{
     AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
     KeyWrite, Load, Loaded, MAX_DEPTH, NewToken, Rules,
@@ -35,3 +36,4 @@ pub use posting::{
     PostingResult,
 };
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
+pub use subjects::{Actor, FirstSeenClaim, NewSubject};

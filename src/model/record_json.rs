@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, Key, KeyId, Metadata, Period, ScopeSet, Spent,
+    Subject,
 };
 
 /// A [`Key`] in JSON.
@@ -20,6 +21,8 @@ struct KeyJson {
     name: String,
     prefix: String,
     start: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<Subject>,
     #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     scopes: ScopeSet,
     budgets: Vec<LimitJson>,
@@ -94,6 +97,7 @@ impl From<Key> for KeyJson {
             name: key.name,
             prefix: key.prefix,
             start: key.start,
+            subject: key.subject,
             scopes: key.scopes,
             held_cents: key.balance.held,
             created_at: key.created_at,
@@ -125,6 +129,7 @@ impl<'de> Deserialize<'de> for Key {
             name: json.name,
             prefix: json.prefix,
             start: json.start,
+            subject: json.subject,
             scopes: json.scopes,
             budget,
             created_at: json.created_at,

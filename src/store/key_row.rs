@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet};
+use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet, Subject};
 
 /// Why a row is invalid.
 pub(super) type InvalidRow = Box<dyn std::error::Error + Send + Sync>;
@@ -15,6 +15,8 @@ pub(super) struct StoredKey<'r> {
     pub(super) name: &'r str,
     pub(super) prefix: &'r str,
     pub(super) start: &'r str,
+    /// The issuer and the id of its subject.
+    pub(super) subject: (Option<&'r str>, Option<&'r str>),
     /// Its scopes and its budget, if they are valid.
     pub(super) policy: Result<(ScopeSet, Budget), InvalidRow>,
     pub(super) created_at: Timestamp,
@@ -68,6 +70,10 @@ impl StoredKey<'_> {
         self.name.clone_into(&mut key.name);
         self.prefix.clone_into(&mut key.prefix);
         self.start.clone_into(&mut key.start);
+        if let (Some(issuer), Some(id)) = self.subject {
+            // A text that is no subject finds no key.
+            key.subject = Subject::new(issuer, id).ok();
+        }
         key.scopes = scopes;
         key.budget = budget;
         key.anchor = anchor;

@@ -30,4 +30,5 @@ mod routes;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod shutdown;
+mod subjects;
 mod support;

@@ -16,6 +16,7 @@ mod postgres_server;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod signup;
+mod subjects;
 mod support;
 mod usage;
 mod widening;

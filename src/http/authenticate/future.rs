@@ -20,10 +20,11 @@ use crate::http::context::{Anonymous, KeyContext, insert_caller};
 use crate::http::options::HttpOptions;
 use crate::http::outside::admit;
 use crate::http::problem;
+use crate::identity::Identified;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
 
-pub(super) type LookupFuture = BoxFuture<'static, Result<Option<Arc<Found>>, Refusal>>;
+pub(super) type LookupFuture = BoxFuture<'static, Result<Option<Identified>, Refusal>>;
 
 pin_project! {
     /// The future of [`AgentKeyService`](super::AgentKeyService).
@@ -105,7 +106,14 @@ where
         request: Request<ReqBody>,
         options: &AuthenticateOptions,
     ) -> Self {
-        Self { state: FutureState::after(Ok(Some(found)), inner, request, options) }
+        Self {
+            state: FutureState::after(
+                Ok(Some(Identified::by_token(found))),
+                inner,
+                request,
+                options,
+            ),
+        }
     }
 }
 
@@ -121,16 +129,20 @@ where
 {
     /// Calls the inner service if the key is in force, and refuses otherwise.
     fn after(
-        found: Result<Option<Arc<Found>>, Refusal>,
+        identified: Result<Option<Identified>, Refusal>,
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
     ) -> Self {
         let AuthenticateOptions { keys, http, fail_open, .. } = options;
-        let key = found.as_ref().ok().and_then(|found| Some(found.as_ref()?.lineage.id()));
+        let key = identified.as_ref().ok().and_then(|key| Some(key.as_ref()?.found.lineage.id()));
         let http = http.of_request(&request, key);
-        let found = match found.and_then(|found| admit(keys, found)) {
-            Ok(found) => found,
+        let admitted = identified.and_then(|identified| {
+            let Identified { found, verified } = identified.ok_or(Refusal::InvalidKey)?;
+            Ok((admit(keys, found)?, verified))
+        });
+        let (found, verified) = match admitted {
+            Ok(admitted) => admitted,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
                 insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
                 return Self::Anonymous { inner: inner.call(request) };
@@ -139,7 +151,7 @@ where
         };
         record_in_span(&found);
         let guard = guard(&request, &found, keys, &http);
-        let context = KeyContext::new(found, guard.charge_state().clone(), http);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http, verified);
         insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
         let inner = inner.call(request);
@@ -179,11 +191,11 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Finding { lookup, call } => {
-                    let found = ready!(lookup.as_mut().poll(cx));
+                    let identified = ready!(lookup.as_mut().poll(cx));
                     let Some(Call { mut inner, request, options }) = call.take() else {
                         return Poll::Pending;
                     };
-                    FutureState::after(found, &mut inner, request, &options)
+                    FutureState::after(identified, &mut inner, request, &options)
                 }
                 StateProj::Anonymous { inner } => {
                     return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));

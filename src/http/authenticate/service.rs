@@ -1,4 +1,5 @@
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::context::{Anonymous, insert_caller};
 use crate::http::credentials::Credential;
+use crate::identity::{Identified, Verifier};
 use crate::model::{Refusal, TokenHash};
 
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
@@ -26,6 +28,8 @@ enum Lookup {
     Of(TokenHash),
     /// The token of a session, once the signing keys are read that verify it.
     After(Zeroizing<String>),
+    /// The key of the subject of a credential, once it is verified.
+    Issued(Zeroizing<String>, Arc<dyn Verifier>),
 }
 
 impl<S> AgentKeyService<S> {
@@ -63,9 +67,11 @@ where
         let Self { inner, options } = self;
         let keys = &options.keys;
         let is_session = |text: &str| keys.is_session_token(text);
-        let credential = options.credentials.read(request.headers_mut(), is_session);
+        let credential =
+            options.credentials.read(request.headers_mut(), is_session, &options.verifiers);
         let credential = credential.and_then(|credential| match credential {
             Credential::Token(hash) => Ok(Lookup::Of(hash)),
+            Credential::Issued(text, verifier) => Ok(Lookup::Issued(text, verifier)),
             Credential::Session(token) => match keys.try_verify_session(&token) {
                 Some(verified) => verified.map(Lookup::Of),
                 None => Ok(Lookup::After(token)),
@@ -78,13 +84,16 @@ where
                 {
                     return AgentKeyFuture::found(found, inner, request, options);
                 }
-                let keys = keys.clone();
+                let (keys, verifiers) = (keys.clone(), options.verifiers.clone());
                 let found = Box::pin(async move {
                     let hash = match lookup {
                         Lookup::Of(hash) => hash,
                         Lookup::After(token) => keys.verify_session(&token).await?,
+                        Lookup::Issued(text, verifier) => {
+                            return verifiers.identify(&keys, &*verifier, &text).await;
+                        }
                     };
-                    keys.batches.find(hash).await
+                    Ok(keys.batches.find(hash).await?.map(Identified::by_token))
                 });
                 // The service that was polled ready has to be the one that is called. Its clone
                 // serves the next request.

@@ -52,9 +52,12 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
     StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
+use crate::ledger::{
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+};
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, Subject,
+    TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -265,6 +268,18 @@ impl Store for PostgresStore {
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
         self.answer(self.inner.signing_keys(new))
+    }
+
+    fn bind_subject<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, StoreResult<bool>> {
+        self.answer(self.inner.bind_subject(subject))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        self.answer(async move { self.inner.claim_first_seen(&claim).await })
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        self.answer(async move { self.inner.release_first_seen(&claim).await })
     }
 
     fn width(&self) -> Width {

@@ -14,6 +14,7 @@ mod connection;
 mod decode;
 mod error;
 mod file_id;
+mod first_seen;
 mod index;
 mod last_used;
 mod load;
@@ -55,7 +56,9 @@ use super::{
     BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
     StoreResult, Usage, UsageQuery, Width,
 };
-use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
+use crate::ledger::{
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+};
 use crate::model::{
     Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey,
     TokenHash,
@@ -361,6 +364,18 @@ impl Store for SqliteStore {
         let Some(new) = new.cloned() else { return self.report(signing_keys::read) };
         answer(self.write_with(move |open, cache, clock| {
             signing_keys::add(open, cache, &new, clock.now())
+        }))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::claim(open, cache, &claim, clock.now())
+        }))
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::release(open, cache, &claim, clock.now())
         }))
     }
 
