@@ -213,6 +213,8 @@ mod documents {
     struct OperationsDocs;
     #[doc = include_str!("../docs/self-serve.md")]
     struct SelfServeDocs;
+    #[doc = include_str!("../docs/rate-limits.md")]
+    struct RateLimitsDocs;
     #[cfg(feature = "sessions")]
     #[doc = include_str!("../docs/sessions.md")]
     struct SessionsDocs;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkey::{AgentKeys, MemoryStore, SqliteStore};
+use agentkey::model::RateLimit;
+use agentkey::{AgentKeyLayer, AgentKeys, MemoryStore, SqliteStore};
 
 use crate::support::{Result, service};
 
@@ -21,6 +22,12 @@ pub enum On {
     SqliteCached,
     PostgresCached,
     MemoryCached,
+    /// With a rate limit, counted in this process.
+    SqliteLimited,
+    PostgresLimited,
+    /// With a rate limit that all processes on the database share.
+    SqliteShared,
+    PostgresShared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +49,7 @@ const fn case(on: On, path: &'static str, keys: Keys, bar: Option<f64>) -> Case 
     Case { on, path, keys, bar }
 }
 
-pub const CASES: [Case; 22] = {
+pub const CASES: [Case; 30] = {
     use Keys::*;
     use On::*;
     [
@@ -68,6 +75,14 @@ pub const CASES: [Case; 22] = {
         case(SqliteCached, "/add", InOneAccount, None),
         case(MemoryCached, "/read", InOneAccount, None),
         case(MemoryCached, "/read", Hot, None),
+        case(SqliteLimited, "/read", InOneAccount, None),
+        case(SqliteLimited, "/add", InOneAccount, None),
+        case(SqliteShared, "/read", InOneAccount, None),
+        case(SqliteShared, "/add", InOneAccount, None),
+        case(PostgresLimited, "/read", InOneAccount, None),
+        case(PostgresLimited, "/add", InOneAccount, None),
+        case(PostgresShared, "/read", InOneAccount, None),
+        case(PostgresShared, "/add", InOneAccount, None),
     ]
 };
 
@@ -79,6 +94,10 @@ impl Case {
             On::SqliteCached => "SQLite with cache",
             On::PostgresCached => "PostgreSQL with cache",
             On::MemoryCached => "MemoryStore with cache",
+            On::SqliteLimited => "SQLite with limits",
+            On::PostgresLimited => "PostgreSQL with limits",
+            On::SqliteShared => "SQLite with shared limits",
+            On::PostgresShared => "PostgreSQL with shared limits",
         };
         let what = match self.path {
             "/read" => "authenticate + scope",
@@ -121,12 +140,22 @@ impl Services {
         let needs = |on: On| cases.iter().any(|case| case.on == on);
         let dir = tempfile::tempdir()?;
         let mut running = Vec::new();
-        if needs(On::Sqlite) || needs(On::SqliteCached) {
+        let on_sqlite = [On::Sqlite, On::SqliteCached, On::SqliteLimited, On::SqliteShared];
+        if on_sqlite.into_iter().any(needs) {
             let file = dir.path().join("keys.db");
             let plain = AgentKeys::new(SqliteStore::connect(&file).await?)?;
             let cached =
                 AgentKeys::builder().cache(STALE).build(SqliteStore::connect(&file).await?)?;
-            running.extend(Service::pair([(On::Sqlite, plain), (On::SqliteCached, cached)]).await?);
+            let limited = AgentKeys::new(SqliteStore::connect(&file).await?)?;
+            let shared = AgentKeys::builder().shared_rate_limits(true);
+            let shared = shared.build(SqliteStore::connect(&file).await?)?;
+            let handles = [
+                (On::Sqlite, plain),
+                (On::SqliteCached, cached),
+                (On::SqliteLimited, limited),
+                (On::SqliteShared, shared),
+            ];
+            running.extend(Service::together(handles).await?);
         }
         if needs(On::MemoryCached) {
             let cached = AgentKeys::builder().cache(STALE).build(MemoryStore::new())?;
@@ -143,7 +172,9 @@ impl Services {
             _postgres: None,
             _dir: dir,
         };
-        if needs(On::Postgres) || needs(On::PostgresCached) {
+        let on_postgres =
+            [On::Postgres, On::PostgresCached, On::PostgresLimited, On::PostgresShared];
+        if on_postgres.into_iter().any(needs) {
             services.with_postgres().await
         } else {
             Ok(services)
@@ -161,8 +192,16 @@ impl Services {
         let cached = AgentKeys::builder()
             .cache(STALE)
             .build(PostgresStore::connect(database.url()).await?)?;
-        self.running
-            .extend(Service::pair([(On::Postgres, plain), (On::PostgresCached, cached)]).await?);
+        let limited = AgentKeys::new(PostgresStore::connect(database.url()).await?)?;
+        let shared = AgentKeys::builder().shared_rate_limits(true);
+        let shared = shared.build(PostgresStore::connect(database.url()).await?)?;
+        let handles = [
+            (On::Postgres, plain),
+            (On::PostgresCached, cached),
+            (On::PostgresLimited, limited),
+            (On::PostgresShared, shared),
+        ];
+        self.running.extend(Service::together(handles).await?);
         self.description = format!("{}; {}", self.description, database.describe().await?);
         self._postgres = Some(database);
         Ok(self)
@@ -205,17 +244,25 @@ impl Services {
 }
 
 impl Service {
-    /// Two handles on the same database.
-    async fn pair([first, second]: [(On, AgentKeys); 2]) -> Result<[Self; 2]> {
-        let tokens = Tokens::make(&first.1).await?;
-        Ok([
-            Self::start(first.0, first.1, tokens.clone()).await?,
-            Self::start(second.0, second.1, tokens).await?,
-        ])
+    /// Handles on the same database.
+    async fn together(handles: [(On, AgentKeys); 4]) -> Result<Vec<Self>> {
+        let tokens = Tokens::make(&handles[0].1).await?;
+        let mut services = Vec::new();
+        for (on, keys) in handles {
+            services.push(Self::start(on, keys, tokens.clone()).await?);
+        }
+        Ok(services)
     }
 
     async fn start(on: On, keys: AgentKeys, tokens: Arc<Tokens>) -> Result<Self> {
-        let addr = service::serve(service::keyed(&keys)).await?;
+        let layer = AgentKeyLayer::new(&keys);
+        let layer = match on {
+            On::SqliteLimited | On::PostgresLimited | On::SqliteShared | On::PostgresShared => {
+                layer.rate_limit(RateLimit::per_second(1_000_000))
+            }
+            _ => layer,
+        };
+        let addr = service::serve(service::keyed_by(layer)).await?;
         Ok(Self { on, keys, addr, tokens })
     }
 }

@@ -17,12 +17,16 @@ pub fn bare() -> Router {
 
 /// Behind keys that [`make_keys`] makes.
 pub fn keyed(keys: &AgentKeys) -> Router {
+    keyed_by(AgentKeyLayer::new(keys))
+}
+
+pub fn keyed_by(layer: AgentKeyLayer) -> Router {
     Router::new()
         .route("/read", get(read))
         .route("/add", get(add))
         .route("/pay", get(pay))
         .route("/hold", get(hold))
-        .layer((AgentKeyLayer::new(keys), RequireScope::one("read").expect("a scope")))
+        .layer((layer, RequireScope::one("read").expect("a scope")))
 }
 
 async fn read(key: KeyContext) -> &'static str {

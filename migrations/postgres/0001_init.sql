@@ -123,6 +123,53 @@ CREATE TABLE {last_used} (
     used_at timestamptz NOT NULL
 );
 
+-- What keys have used of their rate limits, where all instances share them. `used_until` is the instant, in nanoseconds
+-- since 1970, at which nothing of it counts any more. It is no loss if a crash of the server empties the table.
+CREATE UNLOGGED TABLE {rate_limits} (
+    key_id     bigint PRIMARY KEY,
+    used_until bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- Takes from rate limits for groups of requests, each of one lineage: of as many requests of a group as all limits of its
+-- lineage let through. `keys` are in order, each once. The limits of the groups follow one another, so many for each group
+-- as `sizes` says, each with the place of its key in `keys`. It decides as `Take::decide` in `src/ledger/rate.rs`.
+CREATE FUNCTION {schema}."agentkey_take_rates"(
+    keys bigint[], places int4[], intervals bigint[], capacities bigint[], sizes int4[], requests int4[], shown timestamptz,
+    OUT granted int4[], OUT used bigint[], OUT taken_at bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    first int4 := 1;
+    n bigint;
+    before bigint[];
+BEGIN
+    -- Rows are made and locked in the order of the keys, so that instances wait and do not deadlock.
+    IF EXISTS (SELECT FROM unnest(keys) k WHERE NOT EXISTS (SELECT FROM {rate_limits} r WHERE r.key_id = k)) THEN
+        INSERT INTO {rate_limits} (key_id, used_until) SELECT k, 0 FROM unnest(keys) k ORDER BY k ON CONFLICT DO NOTHING;
+    END IF;
+    SELECT array_agg(r.used_until ORDER BY w.place) INTO before
+    FROM (SELECT * FROM unnest(keys) WITH ORDINALITY w (key_id, place) ORDER BY w.key_id OFFSET 0) w
+    CROSS JOIN LATERAL (SELECT r.used_until FROM {rate_limits} r WHERE r.key_id = w.key_id OFFSET 0 FOR UPDATE) r;
+    used := before;
+    -- After the lock, so that no later batch has an earlier instant.
+    taken_at := (extract(epoch FROM coalesce(shown, clock_timestamp())) * 1000000)::bigint * 1000;
+    FOR g IN 1..cardinality(sizes) LOOP
+        n := requests[g];
+        FOR i IN first..first + sizes[g] - 1 LOOP
+            n := least(n, (taken_at + capacities[i]
+                - greatest(taken_at, least(used[places[i]], taken_at + capacities[i]))) / intervals[i]);
+        END LOOP;
+        granted[g] := n;
+        IF n > 0 THEN
+            FOR i IN first..first + sizes[g] - 1 LOOP
+                used[places[i]] := greatest(taken_at, least(used[places[i]], taken_at + capacities[i])) + n * intervals[i];
+            END LOOP;
+        END IF;
+        first := first + sizes[g];
+    END LOOP;
+    UPDATE {rate_limits} r SET used_until = w.used_until FROM unnest(keys, before, used) w (key_id, was, used_until)
+    WHERE r.key_id = w.key_id AND w.used_until <> w.was;
+END $$;
+
 -- The keys that sign the tokens of sessions, where the application brings none. A signing key alone opens no session:
 -- each token also has a random part, of which only the hash is kept.
 CREATE TABLE {signing_keys} (

@@ -1,7 +1,7 @@
 -- Instants are microseconds since the Unix epoch, money is micro-units.
 
 -- Policy, read on every request. Only policy changes write it: a charge never touches this table. The application's own
--- SQL may write `name`, `scopes`, `limit_micros`, `period`, `more_limits`, `expires_at`, `disabled_at`, `revoked_at`,
+-- SQL may write `name`, `scopes`, `limit_micros`, `period`, `more_limits`, `rate_limit`, `allowed_cidrs`, `expires_at`, `disabled_at`, `revoked_at`,
 -- `revoked_reason`, `delegated_by` and `metadata`: see docs/guarantees.md.
 CREATE TABLE agent_keys (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -18,6 +18,9 @@ CREATE TABLE agent_keys (
     limit_micros INTEGER CHECK (limit_micros >= 0), -- NULL is unlimited
     period       TEXT    NOT NULL DEFAULT 'lifetime' CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
     more_limits  TEXT,                    -- a JSON object of other periods and their micro-units, such as {"day": 50000}
+    -- {"requests": 100, "window_seconds": 60, "burst": 100, "in_flight": 4}: a rate, requests in flight, or both
+    rate_limit   TEXT CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object'),
+    allowed_cidrs TEXT CHECK (json_valid(allowed_cidrs) AND json_type(allowed_cidrs) = 'array'), -- NULL is from anywhere
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,
     disabled_at  INTEGER,
@@ -44,6 +47,30 @@ BEGIN
     WHERE NOT json_valid(NEW.scopes) OR json_type(NEW.scopes) <> 'array' OR EXISTS (SELECT 1 FROM json_each(NEW.scopes) s
         WHERE s.type <> 'text' OR length(s.value) NOT BETWEEN 1 AND 128 OR instr(s.value, char(0)) > 0
         OR s.value GLOB '*[^]!#-Z[^-~]*');
+END;
+
+-- SQLite has no type for a range. A key whose ranges cannot be read may be used from nowhere.
+CREATE TRIGGER agent_keys_rate_of_new BEFORE INSERT ON agent_keys WHEN NEW.rate_limit IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: rate_limit is a JSON object such as {"requests": 100, "window_seconds": 60}, with burst and in_flight where they are wanted')
+    WHERE EXISTS (SELECT 1 FROM json_each(NEW.rate_limit) l WHERE l.type <> 'integer' OR l.value NOT BETWEEN 0 AND 1000000
+            OR l.key NOT IN ('requests', 'window_seconds', 'burst', 'in_flight'))
+        OR (NEW.rate_limit ->> 'requests' IS NULL) <> (NEW.rate_limit ->> 'window_seconds' IS NULL)
+        OR coalesce(NEW.rate_limit ->> 'window_seconds', 1) NOT BETWEEN 1 AND 86400
+        OR coalesce(NEW.rate_limit ->> 'burst' = 0 AND NEW.rate_limit ->> 'requests' > 0, 0)
+        OR NEW.rate_limit ->> 'burst' IS NOT NULL AND NEW.rate_limit ->> 'requests' IS NULL
+        OR coalesce(NEW.rate_limit ->> 'requests', NEW.rate_limit ->> 'in_flight') IS NULL;
+END;
+CREATE TRIGGER agent_keys_rate_changed BEFORE UPDATE OF rate_limit ON agent_keys WHEN NEW.rate_limit IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'agentkey: rate_limit is a JSON object such as {"requests": 100, "window_seconds": 60}, with burst and in_flight where they are wanted')
+    WHERE EXISTS (SELECT 1 FROM json_each(NEW.rate_limit) l WHERE l.type <> 'integer' OR l.value NOT BETWEEN 0 AND 1000000
+            OR l.key NOT IN ('requests', 'window_seconds', 'burst', 'in_flight'))
+        OR (NEW.rate_limit ->> 'requests' IS NULL) <> (NEW.rate_limit ->> 'window_seconds' IS NULL)
+        OR coalesce(NEW.rate_limit ->> 'window_seconds', 1) NOT BETWEEN 1 AND 86400
+        OR coalesce(NEW.rate_limit ->> 'burst' = 0 AND NEW.rate_limit ->> 'requests' > 0, 0)
+        OR NEW.rate_limit ->> 'burst' IS NOT NULL AND NEW.rate_limit ->> 'requests' IS NULL
+        OR coalesce(NEW.rate_limit ->> 'requests', NEW.rate_limit ->> 'in_flight') IS NULL;
 END;
 
 CREATE TRIGGER agent_keys_limits_of_new BEFORE INSERT ON agent_keys WHEN NEW.more_limits IS NOT NULL
@@ -248,7 +275,8 @@ CREATE TRIGGER agentkey_policy_key_replaced BEFORE INSERT ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agent_keys WHERE id = NEW.id OR key_hash = NEW.key_hash)
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_key_changed AFTER UPDATE OF name, prefix, start, key_hash, scopes, limit_micros, period,
-    more_limits, created_at, expires_at, disabled_at, revoked_at, revoked_reason, delegated_by, metadata ON agent_keys
+    more_limits, rate_limit, allowed_cidrs, created_at, expires_at, disabled_at, revoked_at, revoked_reason, delegated_by,
+    metadata ON agent_keys
 BEGIN UPDATE agentkey_policy SET version = random(); END;
 CREATE TRIGGER agentkey_policy_key_deleted AFTER DELETE ON agent_keys
 BEGIN UPDATE agentkey_policy SET version = random(); END;

@@ -15,6 +15,7 @@ use crate::engine::last_used::LastUsed;
 use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream, page_limit};
+use crate::engine::rate_limits::RateLimits;
 use crate::engine::renewals::Renewals;
 #[cfg(feature = "sessions")]
 use crate::engine::sessions::{Sessions, state::SessionState};
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) batches: Batches,
     pub(crate) open_charges: Arc<OpenCharges>,
     pub(crate) renewals: Arc<Renewals>,
+    pub(crate) rate_limits: RateLimits,
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
@@ -144,6 +146,7 @@ impl AgentKeys {
                 batches,
                 open_charges,
                 renewals,
+                rate_limits: RateLimits::new(options.shared_rate_limits),
                 options,
                 rules,
                 last_used,
@@ -531,9 +534,19 @@ impl AgentKeys {
 impl KeyDraft {
     /// Returns a draft of a key with this owner, whatever owner `new` has.
     pub(crate) fn new(account: AccountId, parent: Option<KeyId>, new: NewKey) -> Self {
-        let NewKey { name, scopes, budget, expiry, delegated_by, metadata, .. } = new;
-        let left_out = LeftOut::default();
-        Self { account, parent, name, scopes, budget, delegated_by, metadata, expiry, left_out }
+        Self {
+            account,
+            parent,
+            name: new.name,
+            scopes: new.scopes,
+            budget: new.budget,
+            rate_limit: new.rate_limit,
+            allowed_cidrs: new.allowed_cidrs,
+            delegated_by: new.delegated_by,
+            metadata: new.metadata,
+            expiry: new.expiry,
+            left_out: LeftOut::default(),
+        }
     }
 }
 

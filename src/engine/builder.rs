@@ -177,6 +177,18 @@ impl Builder {
         self
     }
 
+    /// Counts [rate limits](crate::NewKey::rate_limit) in the database, so that all processes on it share
+    /// them: 100 a minute are 100 on any number of instances. Default: off, and each process counts
+    /// by itself.
+    ///
+    /// On PostgreSQL the count goes with the look-up of the key, in an unlogged table. On SQLite it is
+    /// in a file of its own beside the database, `<path>-limits`. A request whose limits cannot be
+    /// counted is answered with 503. How many requests are in flight is still counted by each process.
+    pub fn shared_rate_limits(mut self, on: bool) -> Self {
+        self.options.shared_rate_limits = on;
+        self
+    }
+
     /// Lets keys open sessions, whose tokens every layer and [`AgentKeys::authorize`] then accept.
     /// Default: off.
     ///

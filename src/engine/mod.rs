@@ -11,6 +11,7 @@ mod money;
 pub(crate) mod open_charges;
 mod options;
 mod page;
+pub(crate) mod rate_limits;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;

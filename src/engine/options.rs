@@ -15,6 +15,7 @@ pub(crate) struct Options {
     pub(crate) sweep_interval: Duration,
     pub(crate) open_charges: OpenChargeLimits,
     pub(crate) batches: BatchOptions,
+    pub(crate) shared_rate_limits: bool,
 }
 
 impl Default for Options {
@@ -26,6 +27,7 @@ impl Default for Options {
             sweep_interval: Duration::from_secs(30),
             open_charges: OpenChargeLimits::default(),
             batches: BatchOptions::default(),
+            shared_rate_limits: false,
         }
     }
 }

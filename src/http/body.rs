@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
+use crate::engine::rate_limits::InFlightPermit;
 use crate::http::charge::guard::{Guard, SettleFailed, ShutDown};
 
 /// The error of a response's body.
@@ -24,6 +25,8 @@ pin_project! {
     pub struct ResponseBody<B> {
         #[pin]
         kind: BodyKind<B>,
+        // Dropped at the end of the body, or with it.
+        permit: Option<InFlightPermit>,
     }
 }
 
@@ -39,21 +42,30 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     pub(crate) fn inner(inner: B) -> Self {
-        Self { kind: BodyKind::Inner { inner } }
+        Self::new(BodyKind::Inner { inner })
     }
 
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self { kind: BodyKind::Whole { inner: Full::new(bytes) } }
+        Self::new(BodyKind::Whole { inner: Full::new(bytes) })
     }
 
     /// Returns an empty body of unknown length, for an answer to HEAD that must not say 0.
     pub(crate) fn unread() -> Self {
-        Self { kind: BodyKind::Unread }
+        Self::new(BodyKind::Unread)
     }
 
     pub(crate) fn charged(inner: B, guard: Guard) -> Self {
         let inner = Charged { inner: Some(inner), guard, last: None, state: BodyState::Streaming };
-        Self { kind: BodyKind::Charged { inner } }
+        Self::new(BodyKind::Charged { inner })
+    }
+
+    fn new(kind: BodyKind<B>) -> Self {
+        Self { kind, permit: None }
+    }
+
+    /// Keeps the request in flight until the end of the body.
+    pub(crate) fn with_permit(self, permit: Option<InFlightPermit>) -> Self {
+        Self { permit, ..self }
     }
 }
 
@@ -81,12 +93,17 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.project().kind.project() {
+        let this = self.project();
+        let polled = match this.kind.project() {
             KindProj::Inner { inner } => inner.poll_frame(cx).map_err(Into::into),
             KindProj::Whole { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
             KindProj::Unread => Poll::Ready(None),
             KindProj::Charged { inner } => inner.poll_frame(cx),
+        };
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            drop(this.permit.take());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

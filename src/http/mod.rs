@@ -8,10 +8,12 @@
 pub mod authenticate;
 mod body;
 pub mod charge;
+pub(crate) mod client;
 pub(crate) mod context;
 mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
+mod limits;
 pub(crate) mod options;
 mod outside;
 mod problem;
@@ -24,6 +26,7 @@ pub use crate::ledger::OnExpiry;
 pub use authenticate::{AgentKeyFuture, AgentKeyLayer, AgentKeyService};
 pub use body::{BodyError, ResponseBody};
 pub use charge::{Charge, Hold, OnInterrupt, Receipt, Replayable};
+pub use client::PeerAddress;
 pub use context::KeyContext;
 pub use options::RefusedRequest;
 pub use rejection::Rejection;

@@ -1,5 +1,6 @@
 //! Charges outside of a request: for workers, webhooks, and services without the layers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::engine::agent_keys::Inner;
@@ -7,14 +8,21 @@ use crate::engine::{AgentKeys, Error};
 use crate::http::charge::Charge;
 use crate::http::charge::state::ChargeState;
 use crate::http::context::KeyContext;
+use crate::http::limits::check_address;
 use crate::http::rejection::Rejection;
 use crate::identity::Verified;
 use crate::model::{ChangeError, KeyId, Refusal, Subject, Token};
 use crate::store::Found;
 
-/// Checks that a key is in force, and records its use.
-pub(crate) fn admit(keys: &Inner, found: Arc<Found>) -> Result<Arc<Found>, Refusal> {
+/// Checks that a key was found, is in force and may be used from an address, and records its use.
+fn admit(
+    keys: &Inner,
+    found: Option<Arc<Found>>,
+    address: Option<IpAddr>,
+) -> Result<Arc<Found>, Refusal> {
+    let found = found.ok_or(Refusal::InvalidKey)?;
     found.lineage.check_active()?;
+    check_address(&found.lineage, address)?;
     keys.last_used.record(found.lineage.id(), found.lineage.at());
     Ok(found)
 }
@@ -24,20 +32,36 @@ impl AgentKeys {
     /// [`AgentKeyLayer`](crate::AgentKeyLayer) does for a request.
     ///
     /// It does not check a scope: see [`KeyContext::allows`]. Nor does it charge: see
-    /// [`charge`](Self::charge).
+    /// [`charge`](Self::charge). It counts for no rate limit. A key that may be used from some addresses
+    /// only is refused: see [`authorize_from`](Self::authorize_from).
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidKey`], [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`] or
-    /// [`Refusal::DisabledKey`], as for a request. [`Refusal::Unavailable`] where the store does not
-    /// answer.
+    /// [`Refusal::InvalidKey`], [`Refusal::RevokedKey`], [`Refusal::ExpiredKey`],
+    /// [`Refusal::DisabledKey`] or [`Refusal::AddressNotAllowed`], as for a request.
+    /// [`Refusal::Unavailable`] where the store does not answer.
     pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found.ok_or(Refusal::InvalidKey)?)?, None))
+        Ok(self.context(admit(self.inner(), found, None)?, None))
+    }
+
+    /// Returns the key with this token as [`authorize`](Self::authorize) does, if it may be used from
+    /// this address.
+    ///
+    /// # Errors
+    ///
+    /// As for [`authorize`](Self::authorize).
+    pub async fn authorize_from(
+        &self,
+        token: &Token,
+        address: IpAddr,
+    ) -> Result<KeyContext, Rejection> {
+        let found = self.look_up(token).await?;
+        Ok(self.context(admit(self.inner(), found, Some(address))?, None))
     }
 
     /// Returns the key with this id, if it is in force: for work that was queued with the id of its
-    /// key, and not with the token.
+    /// key, and not with the token. From where the key may be used is not asked.
     ///
     /// # Errors
     ///
@@ -47,19 +71,22 @@ impl AgentKeys {
         let lineage =
             self.find_by_id(key).await?.ok_or(Error::from(ChangeError::UnknownKey(key)))?;
         let found = Arc::new(Found::new(lineage, None));
-        Ok(self.context(admit(self.inner(), found)?, None))
+        found.lineage.check_active()?;
+        self.inner().last_used.record(found.lineage.id(), found.lineage.at());
+        Ok(self.context(found, None))
     }
 
     /// Returns the key of a subject, if it is in force: for a service that has verified who calls.
     ///
-    /// It does not create one: see [`ensure_subject`](Self::ensure_subject).
+    /// It does not create one: see [`ensure_subject`](Self::ensure_subject). A key that may be used from
+    /// some addresses only is refused.
     ///
     /// # Errors
     ///
     /// As for [`authorize`](Self::authorize). [`Refusal::InvalidKey`] where the subject has no key.
     pub async fn authorize_subject(&self, subject: &Subject) -> Result<KeyContext, Rejection> {
         let found = self.inner().look_up_subject(subject).await?;
-        Ok(self.context(admit(self.inner(), found.ok_or(Refusal::InvalidKey)?)?, None))
+        Ok(self.context(admit(self.inner(), found, None)?, None))
     }
 
     /// Begins a charge of a key outside of a request, or beside one.

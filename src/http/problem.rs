@@ -68,7 +68,8 @@ fn status(refusal: &Refusal, options: &HttpOptions) -> StatusCode {
         | Refusal::InvalidRequest(_)
         | Refusal::NegativeAmount
         | Refusal::ZeroAdjustment => StatusCode::BAD_REQUEST,
-        Refusal::InsufficientScope(_)
+        Refusal::AddressNotAllowed
+        | Refusal::InsufficientScope(_)
         | Refusal::BeyondCaller(_)
         | Refusal::MintingDisabled
         | Refusal::SessionKey

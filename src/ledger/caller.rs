@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 
 use crate::model::{
-    AccountId, Budget, ChangeError, FieldError, Key, KeyId, Limit, Lineage, Refusal, Scope,
-    ScopeSet, Validity,
+    AccountId, Budget, ChangeError, Cidrs, FieldError, Key, KeyId, Limit, Lineage, RateLimit,
+    Refusal, Scope, ScopeSet, Validity,
 };
 
 /// The caller of a change, and what the service allows its callers.
@@ -64,6 +64,9 @@ pub struct MintRules {
     pub max_lifetime: Option<Validity>,
     /// The budget of a new key whose request names none, cut to what its lineage allows.
     pub default_budget: Option<Budget>,
+    /// The most that a caller may give a key without a parent. Other keys have the limits of their
+    /// lineage.
+    pub max_rate_limit: Option<RateLimit>,
     pub max_depth: usize,
     /// The most children in force that a key may have.
     pub max_children: u64,
@@ -194,6 +197,10 @@ impl CallerRules {
         } else if let Some(parent) = parent {
             beyond.extend(budget_beyond(&key.budget, parent));
         }
+        match parent {
+            Some(parent) => beyond.extend(cidrs_beyond(key.allowed_cidrs.as_ref(), parent)),
+            None => beyond.extend(self.rate_beyond(key)),
+        }
         let latest = self.latest(parent, now)?;
         if left_out.expiry {
             key.expires_at = key.expires_at.into_iter().chain(latest).min();
@@ -201,6 +208,14 @@ impl CallerRules {
             beyond.extend(expiry_beyond(key.expires_at, latest));
         }
         beyond_caller(beyond)
+    }
+
+    /// Names the rate limit of a key without a parent, if it lets more through than the service gives
+    /// every key.
+    fn rate_beyond(&self, key: &Key) -> Option<FieldError> {
+        let (limit, max) = (key.rate_limit?, self.mint.max_rate_limit?);
+        let detail = "lets more through than the service gives a key";
+        (!limit.is_within(&max)).then(|| FieldError::new("rate_limit", detail))
     }
 
     /// Returns the latest end of a new key; `None` where it needs none.
@@ -234,6 +249,11 @@ impl CallerRules {
             if key.budget != before.budget {
                 beyond.extend(budget_beyond(&key.budget, parent));
             }
+            if key.allowed_cidrs != before.allowed_cidrs {
+                beyond.extend(cidrs_beyond(key.allowed_cidrs.as_ref(), parent));
+            }
+        } else if key.rate_limit != before.rate_limit {
+            beyond.extend(self.rate_beyond(key));
         }
         if key.expires_at != before.expires_at {
             let lifetime = self.mint.max_lifetime.and_then(|lifetime| lifetime.after(now).ok());
@@ -339,6 +359,16 @@ fn cut(budget: Budget, parent: &Lineage) -> Budget {
     budget.limits().fold(Budget::unlimited(), cut)
 }
 
+/// Says that a key could be used from where a member of the parent's lineage may not. It shows no range,
+/// because the member may be another's.
+pub(super) fn cidrs_beyond(ranges: Option<&Cidrs>, parent: &Lineage) -> Option<FieldError> {
+    let ranges = ranges?;
+    let mut above = parent.keys().filter_map(|key| key.allowed_cidrs.as_ref());
+    let detail =
+        "go beyond the addresses of the key that it is minted from; leave them out for the same";
+    (!above.all(|above| ranges.is_within(above))).then(|| FieldError::new("allowed_cidrs", detail))
+}
+
 fn expiry_beyond(expires_at: Option<Timestamp>, latest: Option<Timestamp>) -> Option<FieldError> {
     let latest = latest?;
     if expires_at.is_some_and(|at| at <= latest) {
@@ -365,6 +395,20 @@ fn widened(before: &Key, key: &Key, admin_scope: Option<&Scope>) -> Vec<FieldErr
         let detail =
             "may only become lower: each limit stays, with its period, and no amount rises";
         wider.push(FieldError::new("budgets", detail));
+    }
+    let is_faster = match (before.rate_limit, key.rate_limit) {
+        (None, _) => false,
+        (Some(old), new) => !new.is_some_and(|new| new.is_within(&old)),
+    };
+    if is_faster {
+        wider.push(FieldError::new("rate_limit", "may only become lower"));
+    }
+    let is_elsewhere = match (&before.allowed_cidrs, &key.allowed_cidrs) {
+        (None, _) => false,
+        (Some(old), new) => !new.as_ref().is_some_and(|new| new.is_within(old)),
+    };
+    if is_elsewhere {
+        wider.push(FieldError::new("allowed_cidrs", "may only become fewer addresses"));
     }
     let is_later = match (before.expires_at, key.expires_at) {
         (None, _) => false,
@@ -394,6 +438,7 @@ mod tests {
             let mint = MintRules {
                 max_lifetime: None,
                 default_budget: None,
+                max_rate_limit: None,
                 max_depth: 8,
                 max_children: 1,
             };

@@ -1,6 +1,6 @@
 //! Checks of the fields of a key: by themselves, and against its parent.
 
-use super::caller::budget_beyond;
+use super::caller::{budget_beyond, cidrs_beyond};
 use crate::model::{Budget, ChangeError, Key, Lineage, Scope, TokenHash};
 
 pub(super) fn check_name(name: &str) -> Result<(), ChangeError> {
@@ -56,6 +56,11 @@ pub(super) fn check_budget(budget: &Budget) -> Result<(), ChangeError> {
     budget.validate().map_err(|error| ChangeError::invalid("budgets", error.to_string()))
 }
 
+pub(super) fn check_rate_limit(key: &Key) -> Result<(), ChangeError> {
+    let checked = key.rate_limit.map_or(Ok(()), |limit| limit.validate());
+    checked.map_err(|error| ChangeError::invalid("rate_limit", error.to_string()))
+}
+
 pub(super) fn check_scopes_within(
     key: &Key,
     parent: &Lineage,
@@ -76,6 +81,15 @@ pub(super) fn check_scopes_within(
 pub(super) fn check_budget_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
     match budget_beyond(&key.budget, parent) {
         Some(beyond) => Err(ChangeError::invalid("budgets", beyond.detail)),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the key may be used from nowhere where an ancestor may not. A key without ranges has its
+/// ancestors'. The error names no range of an ancestor, because the client may be another's.
+pub(super) fn check_cidrs_within(key: &Key, parent: &Lineage) -> Result<(), ChangeError> {
+    match cidrs_beyond(key.allowed_cidrs.as_ref(), parent) {
+        Some(beyond) => Err(ChangeError::invalid("allowed_cidrs", beyond.detail)),
         None => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ mod caller;
 mod checks;
 mod policy;
 mod posting;
+mod rate;
 mod signing_keys;
 mod subjects;
 
@@ -35,5 +36,7 @@ pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
     PostingResult,
 };
+pub use rate::{Quota, Take, Taken};
+pub(crate) use rate::{decide_rate, rate_time};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
 pub use subjects::{Actor, FirstSeenClaim, NewSubject};

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::caller::{Ask, Caller, CallerRules, LeftOut};
 use super::checks::{
-    check_budget, check_budget_within, check_delegator, check_expiry_within, check_name,
-    check_scopes_within, check_start, check_text, inherit_delegator,
+    check_budget, check_budget_within, check_cidrs_within, check_delegator, check_expiry_within,
+    check_name, check_rate_limit, check_scopes_within, check_start, check_text, inherit_delegator,
 };
 use super::subjects::{Actor, NewSubject};
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, ChangeError, Key, KeyId, KeyPatch, Lineage,
-    Metadata, Opening, Refusal, Scope, ScopeSet, Spent, TokenHash,
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Cidrs, Key, KeyId, KeyPatch, Lineage,
+    Metadata, Opening, RateLimit, Refusal, Scope, ScopeSet, Spent, TokenHash,
 };
 
 /// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
@@ -117,7 +117,8 @@ pub struct KeyWrite {
 pub enum KeyRecord {
     /// A new row, with this token.
     Insert(TokenHash),
-    /// Name, scopes, budget, expiry, metadata and whether it is disabled.
+    /// Name, scopes, budget, rate limit, ranges of addresses, expiry, metadata and whether it is
+    /// disabled.
     Update {
         /// The key before the change.
         before: Box<Key>,
@@ -177,6 +178,8 @@ pub struct KeyDraft {
     pub name: String,
     pub scopes: ScopeSet,
     pub budget: Budget,
+    pub rate_limit: Option<RateLimit>,
+    pub allowed_cidrs: Option<Cidrs>,
     pub delegated_by: Option<String>,
     pub metadata: Metadata,
     pub(crate) expiry: Expiry,
@@ -409,12 +412,15 @@ impl KeyDraft {
         key.name.clone_from(&self.name);
         key.scopes = self.scopes.clone();
         key.budget = self.budget;
+        key.rate_limit = self.rate_limit;
+        key.allowed_cidrs.clone_from(&self.allowed_cidrs);
         key.expires_at = expires_at;
         key.delegated_by.clone_from(&self.delegated_by);
         key.metadata = self.metadata.clone();
         token.set_on(&mut key);
         check_name(&key.name)?;
         check_budget(&key.budget)?;
+        check_rate_limit(&key)?;
         if let Some(human) = &key.delegated_by {
             check_delegator(human)?;
         }
@@ -443,6 +449,7 @@ impl KeyDraft {
             }
             check_scopes_within(&key, parent, rules.admin_scope.as_ref())?;
             check_budget_within(&key, parent)?;
+            check_cidrs_within(&key, parent)?;
             check_expiry_within(&key, parent)?;
             inherit_delegator(&mut key, parent)?;
         }
@@ -518,6 +525,13 @@ impl KeyPatch {
         if let Some(metadata) = &self.metadata {
             key.metadata = metadata.clone();
         }
+        if let Some(limit) = self.rate_limit {
+            key.rate_limit = limit;
+            check_rate_limit(&key)?;
+        }
+        if let Some(ranges) = &self.allowed_cidrs {
+            key.allowed_cidrs.clone_from(ranges);
+        }
         if let Some(is_disabled) = self.is_disabled {
             key.disabled_at = is_disabled.then(|| key.disabled_at.unwrap_or(at));
         }
@@ -539,6 +553,9 @@ impl KeyPatch {
         }
         if self.budget.is_some() {
             check_within(&|parent| check_budget_within(&key, parent))?;
+        }
+        if self.allowed_cidrs.is_some() {
+            check_within(&|parent| check_cidrs_within(&key, parent))?;
         }
         let record = (key != *before).then(|| {
             let kind = match (before.disabled_at, key.disabled_at) {
@@ -676,6 +693,8 @@ fn event_detail(key: &Key) -> Value {
         "parent": key.parent,
         "scopes": key.scopes,
         "budgets": key.budget,
+        "rate_limit": key.rate_limit,
+        "allowed_cidrs": key.allowed_cidrs,
         "expires_at": key.expires_at,
         "delegated_by": key.delegated_by,
         "metadata": key.metadata,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::{
-    AccountId, Amount, Balance, Budget, KeyId, Limit, Metadata, Period, Refusal, ScopeSet, Subject,
-    TokenPrefix, Validity,
+    AccountId, Amount, Balance, Budget, Cidrs, KeyId, Limit, Metadata, Period, RateLimit, Refusal,
+    ScopeSet, Subject, TokenPrefix, Validity,
 };
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
@@ -35,6 +35,12 @@ pub struct Key {
     pub scopes: ScopeSet,
     /// What the key itself may spend. Its ancestors and its account may have less left.
     pub budget: Budget,
+    /// How many requests the key itself and its descendants may send. The limits of its ancestors bind
+    /// too.
+    pub rate_limit: Option<RateLimit>,
+    /// From where the key may be used; `None` where its own record does not say. The ranges of its
+    /// ancestors bind too.
+    pub allowed_cidrs: Option<Cidrs>,
     /// When the key was created.
     pub created_at: Timestamp,
     /// The instant from which windows are counted, unless the period follows the calendar.
@@ -89,6 +95,8 @@ impl Key {
             subject: None,
             scopes: ScopeSet::none(),
             budget: Budget::unlimited(),
+            rate_limit: None,
+            allowed_cidrs: None,
             created_at,
             anchor: created_at,
             expires_at: None,
@@ -202,8 +210,8 @@ impl Account {
 /// A key to be created. A new key has no scopes until they are set.
 ///
 /// In JSON it has `account` or `parent`, and what the methods set: `name`, `scopes`, `budgets`,
-/// `expires_at` or `expires_in`, `prefix`, `delegated_by` and `metadata`. Members that are left out
-/// have their defaults; `null` scopes are unrestricted.
+/// `rate_limit`, `allowed_cidrs`, `expires_at` or `expires_in`, `prefix`, `delegated_by` and
+/// `metadata`. Members that are left out have their defaults; `null` scopes are unrestricted.
 ///
 /// ```
 /// use agentkey::{Amount, Budget, NewKey, ScopeSet};
@@ -226,6 +234,8 @@ pub struct NewKey {
     pub(crate) name: String,
     pub(crate) scopes: ScopeSet,
     pub(crate) budget: Budget,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) allowed_cidrs: Option<Cidrs>,
     pub(crate) expiry: Expiry,
     pub(crate) prefix: Option<TokenPrefix>,
     pub(crate) delegated_by: Option<String>,
@@ -267,6 +277,8 @@ impl NewKey {
             name: String::new(),
             scopes: ScopeSet::none(),
             budget: Budget::unlimited(),
+            rate_limit: None,
+            allowed_cidrs: None,
             expiry: Expiry::Never,
             prefix: None,
             delegated_by: None,
@@ -289,6 +301,24 @@ impl NewKey {
     /// Sets what the key may spend. Default: what its ancestors and its account have left.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// Sets how many requests the key and its descendants may send. Default: what its ancestors and the
+    /// [layer](crate::AgentKeyLayer::rate_limit) allow.
+    ///
+    /// The limits of all members of a lineage bind, so that of a child may be any.
+    pub fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.rate_limit = Some(limit);
+        self
+    }
+
+    /// Sets from where the key and its descendants may be used. Default: from where its parent may, or
+    /// from anywhere.
+    ///
+    /// The ranges of a child lie within those of its ancestors.
+    pub fn allowed_cidrs(mut self, ranges: Cidrs) -> Self {
+        self.allowed_cidrs = Some(ranges);
         self
     }
 
@@ -330,8 +360,9 @@ impl NewKey {
 ///
 /// In JSON, a member that is left out stays as it is, `null` removes, and a value sets. `null`
 /// scopes are unrestricted, `null` budgets are no limit, a limit of 0 means that nothing may be
-/// spent. The members are `name`, `scopes`, `budgets`, `expires_at` or `expires_in`, `metadata` and
-/// `disabled`.
+/// spent. A `null` `rate_limit` or `allowed_cidrs` removes the key's own; those of its ancestors bind
+/// all the same. The members are `name`, `scopes`, `budgets`, `rate_limit`, `allowed_cidrs`,
+/// `expires_at` or `expires_in`, `metadata` and `disabled`.
 ///
 /// ```
 /// use agentkey::{KeyPatch, ScopeSet};
@@ -346,6 +377,8 @@ pub struct KeyPatch {
     pub(crate) name: Option<String>,
     pub(crate) scopes: Option<ScopeSet>,
     pub(crate) budget: Option<Budget>,
+    pub(crate) rate_limit: Option<Option<RateLimit>>,
+    pub(crate) allowed_cidrs: Option<Option<Cidrs>>,
     pub(crate) expiry: Option<Expiry>,
     pub(crate) metadata: Option<Metadata>,
     pub(crate) is_disabled: Option<bool>,
@@ -374,6 +407,18 @@ impl KeyPatch {
     /// `spent` is counted from the entries of its window.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = Some(budget);
+        self
+    }
+
+    /// Sets another rate limit, or removes the key's own. What was used of the old one counts.
+    pub fn rate_limit(mut self, limit: Option<RateLimit>) -> Self {
+        self.rate_limit = Some(limit);
+        self
+    }
+
+    /// Sets from where the key may be used, or removes the key's own ranges.
+    pub fn allowed_cidrs(mut self, ranges: Option<Cidrs>) -> Self {
+        self.allowed_cidrs = Some(ranges);
         self
     }
 

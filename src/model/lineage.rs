@@ -1,5 +1,7 @@
 //! Lineages: a key, its ancestors and its account, read at one instant.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 
 use crate::model::{Account, AccountId, Amount, Key, KeyId, Refusal, Scope, ScopeSet};
@@ -139,6 +141,16 @@ impl Lineage {
     /// Returns when the first member expires, if one does.
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.keys().filter_map(|key| key.expires_at).min()
+    }
+
+    /// Returns whether every member may be used from this address.
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.keys().filter_map(|key| key.allowed_cidrs.as_ref()).all(|it| it.contains(address))
+    }
+
+    /// Returns whether a member may be used from some addresses only.
+    pub fn has_allowed_cidrs(&self) -> bool {
+        self.keys().any(|key| key.allowed_cidrs.is_some())
     }
 
     /// Returns what the lineage can still spend: the least that a key or the account has left.

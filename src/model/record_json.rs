@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Key, KeyId, Metadata, Period, ScopeSet, Spent,
-    Subject,
+    Account, AccountId, Amount, Balance, Budget, Cidrs, Key, KeyId, Metadata, Period, RateLimit,
+    ScopeSet, Spent, Subject,
 };
 
 /// A [`Key`] in JSON.
@@ -26,6 +26,10 @@ struct KeyJson {
     #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     scopes: ScopeSet,
     budgets: Vec<LimitJson>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    rate_limit: Option<RateLimit>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    allowed_cidrs: Option<Cidrs>,
     held_cents: Amount,
     created_at: Timestamp,
     windows_from: Timestamp,
@@ -99,6 +103,8 @@ impl From<Key> for KeyJson {
             start: key.start,
             subject: key.subject,
             scopes: key.scopes,
+            rate_limit: key.rate_limit,
+            allowed_cidrs: key.allowed_cidrs,
             held_cents: key.balance.held,
             created_at: key.created_at,
             windows_from: key.anchor,
@@ -132,6 +138,8 @@ impl<'de> Deserialize<'de> for Key {
             subject: json.subject,
             scopes: json.scopes,
             budget,
+            rate_limit: json.rate_limit,
+            allowed_cidrs: json.allowed_cidrs,
             created_at: json.created_at,
             anchor: json.windows_from,
             expires_at: json.expires_at,

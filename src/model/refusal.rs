@@ -44,6 +44,9 @@ pub enum Refusal {
         "Idempotency-Key must be sent once, as 1 to 255 visible ASCII characters without quotes and backslashes"
     )]
     InvalidIdempotencyKey,
+    /// A member of the lineage may not be used from the client's address, or the address is not known.
+    #[error("the API key may not be used from this address")]
+    AddressNotAllowed,
     /// The lineage does not allow a scope that the route needs.
     #[error("the API key lacks the scope for this route")]
     InsufficientScope(Box<MissingScope>),
@@ -142,7 +145,7 @@ pub enum Refusal {
     /// The application does not let this client sign up.
     #[error("{0}")]
     SignupRefused(String),
-    /// Too many requests of this kind.
+    /// Too many requests: of the key, of a member of its lineage, or of the client.
     #[error("there were too many requests; try again later")]
     RateLimited {
         /// How long the client should wait before it tries again.
@@ -190,6 +193,7 @@ impl Refusal {
             Self::DisabledKey => "disabled_key",
             Self::AmbiguousCredentials { .. } => "ambiguous_credentials",
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
+            Self::AddressNotAllowed => "address_not_allowed",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::BudgetExceeded(_) => "budget_exceeded",
             Self::Conflict | Self::PostingConflict => "conflict",

@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::model::key::{Expiry, Owner};
 use crate::model::{
-    AccountId, Budget, KeyId, KeyPatch, Metadata, NewKey, ScopeSet, TokenPrefix, Validity,
+    AccountId, Budget, Cidrs, KeyId, KeyPatch, Metadata, NewKey, RateLimit, ScopeSet, TokenPrefix,
+    Validity,
 };
 
 /// A [`NewKey`] in JSON.
@@ -20,6 +21,8 @@ struct NewKeyJson {
     #[serde(default, deserialize_with = "present")]
     scopes: Option<ScopeSet>,
     budgets: Option<Budget>,
+    rate_limit: Option<RateLimit>,
+    allowed_cidrs: Option<Cidrs>,
     expires_at: Option<Timestamp>,
     expires_in: Option<Validity>,
     prefix: Option<String>,
@@ -42,6 +45,8 @@ impl<'de> Deserialize<'de> for NewKey {
             name: json.name,
             scopes: json.scopes.unwrap_or_default(),
             budget: json.budgets.unwrap_or_default(),
+            rate_limit: json.rate_limit,
+            allowed_cidrs: json.allowed_cidrs,
             expiry: expiry(json.expires_at.map(Some), json.expires_in)?.unwrap_or(Expiry::Never),
             prefix: prefix.transpose().map_err(D::Error::custom)?,
             delegated_by: json.delegated_by,
@@ -61,6 +66,10 @@ struct KeyPatchJson {
     #[serde(default, deserialize_with = "present")]
     budgets: Option<Option<Budget>>,
     #[serde(default, deserialize_with = "present")]
+    rate_limit: Option<Option<RateLimit>>,
+    #[serde(default, deserialize_with = "present")]
+    allowed_cidrs: Option<Option<Cidrs>>,
+    #[serde(default, deserialize_with = "present")]
     expires_at: Option<Option<Timestamp>>,
     #[serde(default, deserialize_with = "present")]
     expires_in: Option<Validity>,
@@ -77,6 +86,8 @@ impl<'de> Deserialize<'de> for KeyPatch {
             name: json.name,
             scopes: json.scopes,
             budget: json.budgets.map(Option::unwrap_or_default),
+            rate_limit: json.rate_limit,
+            allowed_cidrs: json.allowed_cidrs,
             expiry: expiry(json.expires_at, json.expires_in)?,
             metadata: json.metadata,
             is_disabled: json.disabled,
@@ -115,10 +126,15 @@ mod tests {
     fn absent_null_and_a_value_are_three_things() {
         let absent = patch("{}").unwrap();
         assert!(absent.scopes.is_none() && absent.budget.is_none() && absent.expiry.is_none());
+        assert!(absent.rate_limit.is_none() && absent.allowed_cidrs.is_none());
         assert!(absent.metadata.is_none() && absent.name.is_none() && absent.is_disabled.is_none());
 
-        let null = patch(r#"{"scopes":null,"budgets":null,"expires_at":null,"metadata":null}"#);
+        let null = patch(
+            r#"{"scopes":null,"budgets":null,"expires_at":null,"metadata":null,"rate_limit":null,
+                "allowed_cidrs":null}"#,
+        );
         let null = null.unwrap();
+        assert_eq!((null.rate_limit, null.allowed_cidrs), (Some(None), Some(None)));
         assert!(null.scopes.unwrap().is_unrestricted());
         assert_eq!(null.budget, Some(Budget::unlimited()));
         assert_eq!(null.expiry, Some(Expiry::Never));
@@ -126,9 +142,12 @@ mod tests {
 
         let value = patch(
             r#"{"name":"a","scopes":[],"budgets":[{"limit_cents":0,"period":"day"}],
-                "expires_in":"1h","metadata":{"a":1},"disabled":true}"#,
+                "expires_in":"1h","metadata":{"a":1},"disabled":true,"allowed_cidrs":[],
+                "rate_limit":{"requests":100,"window_seconds":60}}"#,
         );
         let value = value.unwrap();
+        assert_eq!(value.rate_limit, Some(Some(RateLimit::per_minute(100))));
+        assert_eq!(value.allowed_cidrs, Some(Some(Cidrs::parse([]).unwrap())));
         assert_eq!(value.scopes, Some(ScopeSet::none()));
         assert_eq!(value.budget, Some(Budget::daily(Amount::ZERO)));
         assert_eq!(value.expiry, Some(Expiry::In(Validity::hours(1))));

@@ -65,6 +65,8 @@ pub(super) async fn mint(StateOf(shared): State, request: Request) -> Answer {
         name: asked.name.unwrap_or_default(),
         scopes: asked.scopes.unwrap_or_else(ScopeSet::none),
         budget,
+        rate_limit: asked.rate_limit.flatten(),
+        allowed_cidrs: asked.allowed_cidrs.flatten(),
         delegated_by: None,
         metadata: asked.metadata.unwrap_or_default(),
         expiry: expiry.unwrap_or(Expiry::Never),
@@ -140,6 +142,8 @@ pub(super) async fn patch(StateOf(shared): State, id: PathId, request: Request) 
         name: asked.name,
         scopes: asked.scopes,
         budget,
+        rate_limit: asked.rate_limit,
+        allowed_cidrs: asked.allowed_cidrs,
         expiry: expiry_of(asked.expires_at, asked.expires_in),
         metadata: asked.metadata,
         is_disabled: None,
@@ -267,9 +271,19 @@ async fn key_request(request: Request, requester: &Requester) -> Result<KeyReque
     let mut fields = Fields::read(request).await?;
     let (name, scopes, budgets) = (fields.text("name"), fields.scopes(), fields.budgets());
     let (expires_at, expires_in) = fields.expiry(requester.at());
+    let (rate_limit, allowed_cidrs) = (fields.value("rate_limit"), fields.value("allowed_cidrs"));
     let metadata = fields.value("metadata");
     fields.finish()?;
-    Ok(KeyRequest { name, scopes, budgets, expires_at, expires_in, metadata })
+    Ok(KeyRequest {
+        name,
+        scopes,
+        budgets,
+        rate_limit,
+        allowed_cidrs,
+        expires_at,
+        expires_in,
+        metadata,
+    })
 }
 
 async fn rotate_request(request: Request) -> Result<RotateRequest, Refusal> {

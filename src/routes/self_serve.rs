@@ -57,6 +57,7 @@ impl SelfServe {
         let mint = MintRules {
             max_lifetime: None,
             default_budget: None,
+            max_rate_limit: None,
             max_depth: MAX_DEPTH,
             max_children: 100,
         };
@@ -115,6 +116,9 @@ impl SelfServe {
     }
 
     /// Sets how keys are looked up and how refusals are answered, instead of [`AgentKeyLayer::new`].
+    ///
+    /// A login of the application gives a key without a parent no more than the layer's
+    /// [rate limit](AgentKeyLayer::rate_limit).
     pub fn layer(mut self, layer: AgentKeyLayer) -> Self {
         self.layer = layer;
         self
@@ -171,7 +175,7 @@ impl SelfServe {
         let Self {
             keys,
             layer,
-            settings,
+            mut settings,
             has_me,
             has_mint,
             has_manage,
@@ -180,6 +184,7 @@ impl SelfServe {
             has_introspection,
             signup: new_clients,
         } = self;
+        settings.mint.max_rate_limit = layer.default_rate_limit();
         let shared = Arc::new(Shared { keys, settings: settings.into(), http: layer.http() });
         let state = shared.clone();
         let not_allowed = move |request: Request| {

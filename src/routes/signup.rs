@@ -12,7 +12,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::client_limits::{Client, ClientLimits, address};
+use super::client_limits::ClientLimits;
 use super::fields::{Fields, budget_of};
 use super::keys::created_answer;
 use super::principal::Requester;
@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::wire::{Limit, SignupRequest};
 use crate::engine::BuildError;
 use crate::http::Rejection;
+use crate::http::client::{Client, client_address};
 use crate::ledger::{Caller, CallerRules, Ceiling, KeyDraft, LeftOut, MintRules, Minting};
 use crate::model::key::Expiry;
 use crate::model::{AccountId, Budget, Metadata, Refusal, Scope, ScopeSet, Validity};
@@ -298,7 +299,7 @@ pub(super) async fn signup(
 ) -> Result<Response, Rejection> {
     let (shared, signup) = (state.shared.of_request(&request), &state.signup);
     let (parts, body) = request.into_parts();
-    let address = address(&parts, signup.trusted_hops);
+    let address = client_address(&parts.headers, &parts.extensions, signup.trusted_hops);
     let asked = signup_request(Request::from_parts(parts, body), signup).await;
     let asked = asked.map_err(|refusal| shared.refuse(refusal))?;
     let client = address.map_or(Client::Unknown, Client::new);
@@ -354,6 +355,8 @@ impl SignupState {
             name: asked.name.unwrap_or_default(),
             scopes,
             budget,
+            rate_limit: None,
+            allowed_cidrs: None,
             delegated_by: decision.delegated_by,
             metadata: asked.metadata,
             expiry: Expiry::In(shorter.unwrap_or(asked.expires_in)),

@@ -35,6 +35,8 @@ pub(super) fn key(
         subject: key.subject.clone(),
         effective_scopes,
         budgets: budgets(lineage),
+        rate_limit: key.rate_limit,
+        allowed_cidrs: key.allowed_cidrs.clone(),
         remaining_cents: lineage.remaining(),
         created_at: key.created_at,
         expires_at: key.expires_at,

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::model::SessionId;
 use crate::model::request_json::present;
 use crate::model::{
-    Amount, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, ScopeSet, Subject,
-    Validity,
+    Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
+    ScopeSet, Subject, Validity,
 };
 
 /// The body of `POST /signup`.
@@ -51,6 +51,14 @@ pub struct KeyRequest {
     /// `null` and `[]`: no limit of its own. The limits of its lineage bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Option<Vec<Limit>>>,
+    /// How many requests the key and its children may send. `null`: no limit of its own. The limits of
+    /// its lineage and of the service bind it in every case.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<Option<RateLimit>>,
+    /// The ranges of addresses from which the key may be used. `null`: no ranges of its own. Those of
+    /// its lineage bind it in every case.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub allowed_cidrs: Option<Option<Cidrs>>,
     /// When the key ends. Absent in a mint: as late as allowed. `null`: never.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
@@ -315,6 +323,12 @@ pub struct Key {
     pub effective_scopes: ScopeSet,
     /// The key's limits, and what binds it from above.
     pub budgets: Vec<Budget>,
+    /// How many requests the key and its children may send, by its own limit. Those of its ancestors
+    /// bind too.
+    pub rate_limit: Option<RateLimit>,
+    /// From where the key may be used, by its own record; `null` where it does not say. The ranges of
+    /// its ancestors bind too.
+    pub allowed_cidrs: Option<Cidrs>,
     /// The least that a limit has left; `null` where nothing limits the key.
     pub remaining_cents: Option<Amount>,
     /// When the key was created.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::model::{AccountId, Balance, Budget, Key, KeyId, ScopeSet, Subject};
+use crate::model::{AccountId, Balance, Budget, Cidrs, Key, KeyId, RateLimit, ScopeSet, Subject};
 
 /// Why a row is invalid.
 pub(super) type InvalidRow = Box<dyn std::error::Error + Send + Sync>;
@@ -17,8 +17,8 @@ pub(super) struct StoredKey<'r> {
     pub(super) start: &'r str,
     /// The issuer and the id of its subject.
     pub(super) subject: (Option<&'r str>, Option<&'r str>),
-    /// Its scopes and its budget, if they are valid.
-    pub(super) policy: Result<(ScopeSet, Budget), InvalidRow>,
+    /// Its policy, or why the row is invalid.
+    pub(super) policy: Result<StoredPolicy, InvalidRow>,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) disabled_at: Option<Timestamp>,
@@ -27,6 +27,14 @@ pub(super) struct StoredKey<'r> {
     pub(super) delegated_by: Option<&'r str>,
     pub(super) metadata: Option<&'r str>,
     pub(super) money: Option<StoredMoney<'r>>,
+}
+
+/// What a key may do, how much it may spend, how often and from where it may be used.
+pub(super) struct StoredPolicy {
+    pub(super) scopes: ScopeSet,
+    pub(super) budget: Budget,
+    pub(super) rate_limit: Option<RateLimit>,
+    pub(super) allowed_cidrs: Option<Cidrs>,
 }
 
 /// The stored money of a key.
@@ -47,7 +55,7 @@ pub(super) struct KeyRow {
 impl StoredKey<'_> {
     /// Decodes the key, or returns why its row is invalid.
     pub(super) fn decode(self) -> Result<KeyRow, InvalidRow> {
-        let (scopes, budget) = self.policy?;
+        let StoredPolicy { scopes, budget, rate_limit, allowed_cidrs } = self.policy?;
         let account = account_id(self.account)?;
         if let Some(owner) = self
             .money
@@ -76,6 +84,8 @@ impl StoredKey<'_> {
         }
         key.scopes = scopes;
         key.budget = budget;
+        key.rate_limit = rate_limit;
+        key.allowed_cidrs = allowed_cidrs;
         key.anchor = anchor;
         key.expires_at = self.expires_at;
         key.disabled_at = self.disabled_at;
@@ -86,6 +96,16 @@ impl StoredKey<'_> {
         key.metadata = self.metadata.and_then(|text| text.parse().ok()).unwrap_or_default();
         Ok(KeyRow { key, is_stale })
     }
+}
+
+/// Decodes the JSON of a rate limit.
+pub(super) fn rate_limit(text: Option<&str>) -> Result<Option<RateLimit>, InvalidRow> {
+    Ok(text.map(serde_json::from_str).transpose()?)
+}
+
+/// Returns the JSON of a rate limit, as [`rate_limit`] reads it.
+pub(super) fn stored_rate_limit(limit: Option<&RateLimit>) -> Option<String> {
+    limit.and_then(|limit| serde_json::to_string(limit).ok())
 }
 
 pub(super) fn account_id(text: Option<&str>) -> Result<AccountId, InvalidRow> {

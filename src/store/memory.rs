@@ -13,7 +13,8 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
-    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules,
+    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take,
+    Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
@@ -48,6 +49,7 @@ struct Tables {
     signing_keys: Vec<StoredSigningKey>,
     /// By subject, who is making its key and until when.
     first_seen: HashMap<TokenHash, (PostingId, Timestamp)>,
+    rate_limits: HashMap<KeyId, i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +249,18 @@ impl Store for MemoryStore {
         };
         self.lock().first_seen.retain(|subject, held| !is_over(subject, held));
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        let (used, at) = (&mut self.lock().rate_limits, rate_time(self.clock.now()));
+        let taken = takes.iter().map(|take| {
+            let before = take.limits.iter().map(|(key, _)| used.get(key).copied().unwrap_or(0));
+            let taken = take.decide(&before.collect::<Vec<_>>(), at);
+            used.extend(take.limits.iter().map(|(key, _)| *key).zip(taken.used.iter().copied()));
+            taken
+        });
+        let taken = taken.collect();
+        Box::pin(std::future::ready(Ok(taken)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

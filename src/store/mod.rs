@@ -42,6 +42,7 @@ use jiff::Timestamp;
 
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
@@ -111,6 +112,29 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         _max_staleness: Option<Duration>,
     ) -> Option<Found> {
         None
+    }
+
+    /// Returns the lineage of one hash as it was cached, whether it is still valid or not. A store that does not answer
+    /// [`find_and_take`](Self::find_and_take) together always returns `None`.
+    fn peek(&self, _hash: &TokenHash) -> Option<Found> {
+        None
+    }
+
+    /// Looks up as [`find`](Self::find) does, and takes from rate limits in the same round trip. `None` in place of what was
+    /// taken means that nothing was, and [`take`](Self::take) has to be called.
+    fn find_and_take<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+        _takes: &'a [Take],
+    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+        Box::pin(async move { Ok((self.find(hashes).await?, None)) })
+    }
+
+    /// Takes requests from rate limits that all processes share, in this order, and answers in the same order. What is taken
+    /// need not survive a crash of the machine.
+    fn take<'a>(&'a self, _takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        let error = StoreError::failed("this store keeps no rate limits for several processes");
+        Box::pin(std::future::ready(Err(error)))
     }
 
     /// Polls the policy version for [`try_find_cached`](Self::try_find_cached). It is called several times in each

@@ -16,6 +16,7 @@ fn by(caller: KeyId) -> Rules {
     let mint = MintRules {
         max_lifetime: None,
         default_budget: None,
+        max_rate_limit: None,
         max_depth: MAX_DEPTH,
         max_children: 2,
     };
@@ -49,6 +50,8 @@ fn draft(parent: KeyId, expiry: Option<Expiry>) -> KeyDraft {
         budget: Budget::unlimited(),
         delegated_by: None,
         metadata: Default::default(),
+        rate_limit: None,
+        allowed_cidrs: None,
         expiry: expiry.unwrap_or(Expiry::Never),
         left_out,
     }

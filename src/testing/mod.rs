@@ -54,6 +54,7 @@ pub mod payments;
 pub mod policy;
 pub mod policy_version;
 pub mod queries;
+pub mod rate_limits;
 pub mod records;
 pub mod refunds;
 pub mod signing_keys;
@@ -281,6 +282,13 @@ suite! { $
         usage_by_two_groups
         usage_saturates
         accounts_do_not_see_each_other
+    }
+    rate_limits {
+        rate_limits_and_ranges_are_kept
+        a_child_stays_inside_the_ranges_of_its_lineage
+        a_burst_is_taken_and_then_the_rate
+        all_limits_are_taken_from_or_none
+        takes_never_pass_a_limit_together
     }
     signing_keys {
         the_first_signing_key_is_made_once

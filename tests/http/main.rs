@@ -22,6 +22,7 @@ mod nested_layers;
 mod open_charges;
 mod outage;
 mod outside;
+mod rate_limits;
 mod refusals;
 mod renewal;
 mod revocation;

@@ -25,6 +25,7 @@ mod policy_version;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod proxy;
+mod rate_limits;
 mod row_locks;
 mod server;
 mod service;

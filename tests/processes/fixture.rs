@@ -1,7 +1,7 @@
 //! A database for several processes, and a handle on it.
 
 use agentkey::model::Clock;
-use agentkey::{AgentKeys, Amount, Budget, KeyId, NewKey};
+use agentkey::{AgentKeys, Amount, Budget, Builder, KeyId, NewKey};
 
 use crate::worker::Worker;
 
@@ -53,7 +53,20 @@ impl Fixture {
 
     pub fn workers(&self, processes: usize) -> Vec<Worker> {
         let offsets = self.offsets.iter().copied().map(Some).chain([None]).cycle();
-        offsets.take(processes).map(|offset| Worker::start(&self.home.address(), offset)).collect()
+        offsets
+            .take(processes)
+            .map(|offset| Worker::start(&self.home.address(), offset, None))
+            .collect()
+    }
+
+    /// Workers that share rate limits, at this instant where there is one.
+    pub fn limited_workers(&self, processes: usize, at: Option<&str>) -> Vec<Worker> {
+        let offsets = self.offsets.iter().copied().map(Some).chain([None]).cycle();
+        let limited = Some(at.unwrap_or_default());
+        offsets
+            .take(processes)
+            .map(|offset| Worker::start(&self.home.address(), offset, limited))
+            .collect()
     }
 
     pub async fn key(&self, budget: Budget) -> (KeyId, String) {
@@ -84,18 +97,23 @@ impl Home {
 
 /// A file, or a database by its URL.
 pub async fn open(address: &str, clock: Clock) -> AgentKeys {
+    build(address, clock, AgentKeys::builder()).await
+}
+
+pub async fn build(address: &str, clock: Clock, builder: Builder) -> AgentKeys {
     #[cfg(feature = "postgres")]
     if address.starts_with("postgres") {
         let options = agentkey::store::PostgresOptions::new(address).clock(clock);
-        return AgentKeys::new(agentkey::PostgresStore::open(options).await.unwrap()).unwrap();
+        return builder.build(agentkey::PostgresStore::open(options).await.unwrap()).unwrap();
     }
     #[cfg(feature = "sqlite")]
-    return AgentKeys::new(
-        agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock))
-            .await
-            .unwrap(),
-    )
-    .unwrap();
+    return builder
+        .build(
+            agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock))
+                .await
+                .unwrap(),
+        )
+        .unwrap();
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {address}");
 }

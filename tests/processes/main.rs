@@ -12,7 +12,7 @@ mod worker;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use agentkey::model::ManualClock;
+use agentkey::model::{ManualClock, RateLimit};
 use agentkey::{Amount, Budget, EntryQuery, KeyQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -59,6 +59,7 @@ checks! {
     ten_children_with_the_parents_limit_get_the_parents_limit_together
     an_accounts_ceiling_holds_over_ten_unlimited_keys
     a_revocation_in_one_process_holds_at_the_next_request_of_another
+    a_shared_limit_of_a_hundred_is_a_hundred
     one_idempotency_key_sent_to_all_processes_is_one_charge
     what_one_process_holds_no_other_spends
     work_in_flight_in_one_process_is_taken_over_by_no_other
@@ -162,6 +163,38 @@ async fn an_accounts_ceiling_holds_over_ten_unlimited_keys(fixture: &Fixture, pr
     assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
     let account = fixture.keys.account(&ACCOUNT.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(account.balance.spent(), Amount::cents(100));
+}
+
+async fn a_shared_limit_of_a_hundred_is_a_hundred(fixture: &Fixture, processes: usize) {
+    let minute = RateLimit::per_minute(100);
+    let day = RateLimit::new(100, Duration::from_secs(86_400));
+    // In a minute, requests come back while the test runs, so there the time stands still.
+    for (limit, noon) in [(minute, Some("2026-01-31T12:00:00Z")), (day, None)] {
+        let parent = fixture.create(NewKey::new(ACCOUNT.parse().unwrap()).rate_limit(limit)).await;
+        let workers = fixture.limited_workers(processes, noon);
+        let answers = storm(&workers, &[parent.1], "/free", 1_000).await;
+        assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
+        assert_eq!(answers.get(&StatusCode::TOO_MANY_REQUESTS), Some(&900), "{answers:?}");
+
+        // Ten children with more each have the parent's together.
+        let (parent, _) =
+            fixture.create(NewKey::new(ACCOUNT.parse().unwrap()).rate_limit(limit)).await;
+        let mut tokens = Vec::new();
+        for _ in 0..10 {
+            let new = NewKey::child_of(parent).rate_limit(RateLimit::per_second(500));
+            tokens.push(fixture.create(new).await.1);
+        }
+        let answers = storm(&workers, &tokens, "/free", 300).await;
+        assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
+        assert_eq!(answers.get(&StatusCode::TOO_MANY_REQUESTS), Some(&200), "{answers:?}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_four_processes_share_a_limit() {
+    let fixture = Fixture::sqlite().await.unwrap();
+    a_shared_limit_of_a_hundred_is_a_hundred(&fixture, 4).await;
 }
 
 async fn a_revocation_in_one_process_holds_at_the_next_request_of_another(

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use agentkey::identity::{Subject, Verified, Verifier, VerifyError, VerifyFuture};
-use agentkey::model::Clock;
-use agentkey::{AgentKeyLayer, Amount, Budget, Charge, NewKey, Rejection};
+use agentkey::model::{Clock, ManualClock};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
 use axum::extract::Query;
 use axum::{Router, routing::post};
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 pub const DATABASE: &str = "AGENTKEY_TEST_WORKER_DATABASE";
+
+/// Says that rate limits are shared, and at which instant the time stands still, if it does.
+const LIMITED: &str = "AGENTKEY_TEST_WORKER_LIMITED";
 
 #[derive(serde::Deserialize)]
 struct Ask {
@@ -91,11 +94,16 @@ pub fn serve(database: &str) {
         std::process::exit(0);
     });
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let keys = crate::fixture::open(database, Clock::default()).await;
+        let limited = std::env::var(LIMITED).ok();
+        let at = limited.as_ref().filter(|at| !at.is_empty());
+        let clock = at.map(|at| Clock::from(&ManualClock::at(at.parse().unwrap())));
+        let builder = AgentKeys::builder().shared_rate_limits(limited.is_some());
+        let keys = crate::fixture::build(database, clock.unwrap_or_default(), builder).await;
         let app = Router::new()
             .route("/hold", post(hold))
             .route("/pay", post(pay))
-            .route("/never", post(never));
+            .route("/never", post(never))
+            .route("/free", post(async |_: KeyContext| "free"));
         let app = app.layer(layer(&keys));
         let app = app.route("/asked", post(async || ASKED.load(Ordering::SeqCst).to_string()));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
@@ -145,7 +153,7 @@ pub fn faketime() -> Option<&'static str> {
 
 impl Worker {
     /// With its clock so far from that of this machine.
-    pub fn start(database: &str, offset: Option<&str>) -> Self {
+    pub fn start(database: &str, offset: Option<&str>, limited: Option<&str>) -> Self {
         let mut program = Command::new(std::env::current_exe().unwrap());
         if let Some((offset, library)) = offset.and_then(|offset| Some((offset, faketime()?))) {
             // How much time passes is true.
@@ -157,6 +165,7 @@ impl Worker {
         let mut process = program
             .args(["a_worker_process", "--exact", "--nocapture"])
             .env(DATABASE, database)
+            .envs(limited.map(|at| (LIMITED, at)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -6,6 +6,7 @@
 mod access;
 mod bodies;
 mod introspect;
+mod limits;
 mod manage;
 mod mint;
 mod npm;

@@ -4,7 +4,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use agentkey::model::{Limit, Period};
+use agentkey::http::PeerAddress;
+use agentkey::model::{Cidrs, Limit, Period, RateLimit};
 use agentkey::routes::SelfServe;
 use agentkey::{AgentKeys, Amount, Budget, Key, KeyId, KeyPatch, KeyQuery, NewKey, Token};
 use axum::Router;
@@ -56,10 +57,28 @@ fn body() -> impl Strategy<Value = Value> {
         6 => (1..30_u8).prop_map(|day| json!(format!("2026-03-{day:02}T00:00:00Z"))),
         1 => Just(json!(null)),
     ];
-    (maybe(scopes), maybe(budgets), maybe(expires_at)).prop_map(|(scopes, budgets, expires_at)| {
+    let rate_limit = prop_oneof![
+        6 => (0..90_u32, 1..3_u32, 1..4_u32).prop_map(|(requests, minutes, in_flight)| {
+            json!({"requests": requests, "window_seconds": 60 * minutes, "in_flight": in_flight})
+        }),
+        1 => Just(json!(null)),
+    ];
+    let range = select(vec!["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "::/0"]);
+    let cidrs = prop_oneof![
+        6 => prop::collection::vec(range, 0..3).prop_map(|list| json!(list)),
+        1 => Just(json!(null)),
+    ];
+    let fields =
+        (maybe(scopes), maybe(budgets), maybe(expires_at), maybe(rate_limit), maybe(cidrs));
+    fields.prop_map(|(scopes, budgets, expires_at, rate_limit, cidrs)| {
         let mut body = json!({});
-        for (name, value) in [("scopes", scopes), ("budgets", budgets), ("expires_at", expires_at)]
-        {
+        for (name, value) in [
+            ("scopes", scopes),
+            ("budgets", budgets),
+            ("expires_at", expires_at),
+            ("rate_limit", rate_limit),
+            ("allowed_cidrs", cidrs),
+        ] {
             if let Some(value) = value {
                 body[name] = value;
             }
@@ -87,6 +106,8 @@ fn root() -> NewKey {
     NewKey::new(acme())
         .scopes(scopes(&["read", "write.*", "keys"]))
         .budget(Budget::daily(Amount::cents(20)).and_monthly(Amount::cents(50)))
+        .rate_limit(RateLimit::per_minute(60).in_flight(2))
+        .allowed_cidrs(Cidrs::parse(["10.0.0.0/9", "10.128.0.0/9"]).unwrap())
         .expires_at("2026-03-20T00:00:00Z".parse().unwrap())
 }
 
@@ -102,6 +123,18 @@ fn ceilings(lineage: &[Key]) -> Vec<(u8, Amount)> {
     limits.map(|limit| (rank(limit.period), limit.amount)).collect()
 }
 
+/// Whether a limit gives no more than another in any respect, by its own figures.
+fn gives_no_more(new: RateLimit, old: RateLimit) -> bool {
+    let rate = |limit: RateLimit| {
+        let window = limit.window().map_or(f64::INFINITY, |window| window.as_secs_f64());
+        limit.requests().map_or(f64::INFINITY, |requests| f64::from(requests) / window)
+    };
+    let at_once = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+    rate(new) <= rate(old)
+        && at_once(new.burst_size()) <= at_once(old.burst_size())
+        && at_once(new.max_in_flight()) <= at_once(old.max_in_flight())
+}
+
 /// Checks that no key has more than an ancestor, and no key more than it once had.
 async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
     let all = keys.keys(&KeyQuery::for_account(acme()).limit(1_000)).await.unwrap().items;
@@ -112,6 +145,9 @@ async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
             assert!(lineage.scopes(None).is_within(&above.scopes(None)), "{key:?} {ancestor:?}");
             assert!(lineage.expires_at() <= above.expires_at(), "{key:?} {ancestor:?}");
             assert!(key.expires_at.is_some(), "the root ends, so all do: {key:?}");
+            if let (Some(own), Some(above)) = (&key.allowed_cidrs, &ancestor.allowed_cidrs) {
+                assert!(own.is_within(above), "{key:?} {ancestor:?}");
+            }
         }
         if let Some(old) = before.iter().find(|old| old.id == key.id) {
             assert!(key.scopes.is_within(&old.scopes), "{old:?} {key:?}");
@@ -119,6 +155,14 @@ async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
             for limit in old.budget.limits() {
                 let kept = |new: &Limit| new.period == limit.period && new.amount <= limit.amount;
                 assert!(key.budget.limits().any(|new| kept(&new)), "{old:?} {key:?}");
+            }
+            if let Some(old_limit) = old.rate_limit {
+                let new = key.rate_limit.expect("no null lifts it");
+                assert!(gives_no_more(new, old_limit), "{old:?} {key:?}");
+            }
+            if let Some(old_ranges) = &old.allowed_cidrs {
+                let new = key.allowed_cidrs.as_ref().expect("no null lifts them");
+                assert!(new.is_within(old_ranges), "{old:?} {key:?}");
             }
             assert_eq!((key.parent, &key.account), (old.parent, &old.account));
         }
@@ -133,8 +177,9 @@ async fn ask(router: &Router, token: &Token, target: KeyId, ask: &Ask) -> Seen {
         Ask::Act { action } => (Method::POST, format!("/keys/{target}/{action}"), String::new()),
         Ask::Revoke => (Method::DELETE, format!("/keys/{target}"), String::new()),
     };
-    let response =
-        router.clone().oneshot(request(Some(token), method, &path, &body)).await.unwrap();
+    let mut request = request(Some(token), method, &path, &body);
+    request.extensions_mut().insert(PeerAddress("10.1.2.3".parse().unwrap()));
+    let response = router.clone().oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes().to_vec();
     Seen { status: head.status, headers: head.headers, bytes }
@@ -163,6 +208,8 @@ proptest! {
             for step in steps {
                 let (caller, token) = step.caller.get(&tokens);
                 let (caller, target) = (*caller, step.target.get(&tokens).0);
+                // All of it in one minute of one clock would be too many requests.
+                app.clock.advance(Duration::from_secs(60));
                 let seen = ask(&app.router, token, target, &step.ask).await;
                 assert!(!seen.status.is_server_error(), "{step:?}: {seen:?}");
                 if seen.status.is_success() && seen.json().get("token").is_some() {

@@ -1,20 +1,25 @@
 //! Look-ups by token, batched into one query.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::options::{BatchOptions, MIN_TIMEOUT};
+use super::takes::{Rates, count, shared_out};
+use crate::ledger::{Take, Taken};
 use crate::model::{Refusal, TokenHash};
-use crate::store::{Found, Store};
+use crate::store::{BoxFuture, Found, Store, StoreResult};
 
 /// The most look-ups in one query.
 const BATCH: usize = 512;
 
-type LookupResult = Result<Option<Arc<Found>>, Refusal>;
+/// What was found, and what was taken with it.
+type LookupResult = Result<(Option<Arc<Found>>, Option<Taken>), Refusal>;
 
 #[derive(Debug)]
 pub(super) struct LookupBatcher(mpsc::Sender<Lookup>);
@@ -22,6 +27,8 @@ pub(super) struct LookupBatcher(mpsc::Sender<Lookup>);
 #[derive(Debug)]
 struct Lookup {
     hash: TokenHash,
+    /// What the request takes from rate limits in the same query, if the store can do both.
+    rates: Option<Rates>,
     deadline: Instant,
     answer: oneshot::Sender<LookupResult>,
 }
@@ -39,9 +46,15 @@ impl LookupBatcher {
         Self(sender)
     }
 
-    pub(super) async fn find(&self, hash: TokenHash, within: Duration) -> LookupResult {
+    pub(super) async fn find(
+        &self,
+        hash: TokenHash,
+        rates: Option<Rates>,
+        within: Duration,
+    ) -> LookupResult {
         let (answer, answered) = oneshot::channel();
-        let lookup = Lookup { hash, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
+        let deadline = Instant::now() + within.max(MIN_TIMEOUT);
+        let lookup = Lookup { hash, rates, deadline, answer };
         if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
             let permit =
                 timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
@@ -76,13 +89,17 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
         hashes.clear();
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
-        match options.call_store(|| store.find(&hashes)).await {
-            Ok(found) => {
+        let takes = takes_of(&batch);
+        match options.call_store(|| find(&*store, &hashes, &takes)).await {
+            Ok((found, taken)) => {
+                let mut shares = shares(takes, taken);
                 let mut lookups = batch.drain(..).peekable();
                 for (hash, found) in hashes.iter().zip(found) {
                     let found = found.map(Arc::new);
                     while let Some(lookup) = lookups.next_if(|lookup| lookup.hash == *hash) {
-                        lookup.reply(Ok(found.clone()));
+                        let share = lookup.rates.as_ref().and_then(|rates| shares.get_mut(rates));
+                        let taken = share.and_then(Iterator::next);
+                        lookup.reply(Ok((found.clone(), taken)));
                     }
                 }
             }
@@ -95,4 +112,36 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
             }
         }
     }
+}
+
+/// Looks up, and takes from rate limits if there is something to take.
+fn find<'a>(store: &'a dyn Store, hashes: &'a [TokenHash], takes: &'a [Take]) -> FindFuture<'a> {
+    match takes {
+        [] => Box::pin(async { Ok((store.find(hashes).await?, None)) }),
+        takes => store.find_and_take(hashes, takes),
+    }
+}
+
+type FindFuture<'a> = BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>>;
+
+/// Returns what the look-ups of a batch take, requests with the same rates together.
+fn takes_of(batch: &[Lookup]) -> Vec<Take> {
+    let mut groups: HashMap<&Rates, Vec<()>> = HashMap::new();
+    for rates in batch.iter().filter_map(|lookup| lookup.rates.as_ref()) {
+        groups.entry(rates).or_default().push(());
+    }
+    let take = |(rates, requests): (&Rates, Vec<()>)| Take {
+        limits: rates.clone(),
+        requests: count(&requests),
+    };
+    groups.into_iter().map(take).collect()
+}
+
+/// Returns for each take what its requests have, one after the other.
+fn shares(takes: Vec<Take>, taken: Option<Vec<Taken>>) -> HashMap<Rates, vec::IntoIter<Taken>> {
+    let share = |(take, taken): (Take, Taken)| {
+        let requests = usize::try_from(take.requests).unwrap_or(usize::MAX);
+        (take.limits, shared_out(&taken, requests).collect::<Vec<_>>().into_iter())
+    };
+    takes.into_iter().zip(taken.into_iter().flatten()).map(share).collect()
 }

@@ -11,6 +11,7 @@ mod commits;
 mod lookups;
 pub(crate) mod options;
 mod policy_poller;
+pub(crate) mod takes;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::engine::open_charges::ChargePermit;
-use crate::ledger::{Posted, Posting};
+use crate::ledger::{Posted, Posting, Taken};
 use crate::model::{AccountId, Refusal, TokenHash};
 use crate::store::{Found, Store};
 
@@ -28,12 +29,14 @@ use commits::{CommitQueue, Job, Permit};
 use lookups::LookupBatcher;
 use options::BatchOptions;
 use policy_poller::PolicyPoller;
+use takes::{Rates, TakeBatcher};
 
 /// The batches of look-ups and of postings.
 #[derive(Debug)]
 pub(crate) struct Batches {
     lookups: Vec<LookupBatcher>,
     postings: Vec<CommitQueue>,
+    takes: TakeBatcher,
     waiting: Arc<Semaphore>,
     options: BatchOptions,
     store: Arc<dyn Store>,
@@ -60,6 +63,7 @@ impl Batches {
             postings: (0..width.postings.max(1))
                 .map(|_| CommitQueue::start(store.clone(), options))
                 .collect(),
+            takes: TakeBatcher::start(store.clone(), options),
             waiting: Arc::new(Semaphore::new(options.max_queue)),
             options,
             store: store.clone(),
@@ -78,16 +82,42 @@ impl Batches {
 
     /// Returns the key with this token hash, as the store has it now.
     pub(crate) async fn find(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
-        let found = timeout(self.options.timeout(), self.look_up(hash)).await;
+        Ok(self.find_and_take(hash, None).await?.0)
+    }
+
+    /// Returns the key with this token hash, and what was taken from rates that all processes share, if
+    /// the store has taken it in the same query.
+    pub(crate) async fn find_and_take(
+        &self,
+        hash: TokenHash,
+        rates: Option<Rates>,
+    ) -> Result<(Option<Arc<Found>>, Option<Taken>), Refusal> {
+        let found = timeout(self.options.timeout(), self.look_up(hash, rates)).await;
         found.unwrap_or(Err(Refusal::UNAVAILABLE))
     }
 
-    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Found>>, Refusal> {
+    /// Takes a request from rates that all processes share: from all of them, or from none.
+    pub(crate) async fn take(&self, rates: Rates) -> Result<Taken, Refusal> {
+        let taken = self.takes.take(rates, self.options.request_timeout);
+        timeout(self.options.timeout(), taken).await.unwrap_or(Err(Refusal::UNAVAILABLE))
+    }
+
+    /// Returns the key with this token hash as the store has cached it, whether it is still valid or
+    /// not.
+    pub(crate) fn peek(&self, hash: &TokenHash) -> Option<Found> {
+        catch_unwind(AssertUnwindSafe(|| self.store.peek(hash))).ok()?
+    }
+
+    async fn look_up(
+        &self,
+        hash: TokenHash,
+        rates: Option<Rates>,
+    ) -> Result<(Option<Arc<Found>>, Option<Taken>), Refusal> {
         // Any byte of a hash distributes well. Equal hashes are in one queue, so they are read
         // once.
         let batcher =
             pick(&self.lookups, u64::from(hash.as_bytes()[0])).ok_or(Refusal::UNAVAILABLE)?;
-        batcher.find(hash, self.options.request_timeout).await
+        batcher.find(hash, rates, self.options.request_timeout).await
     }
 
     /// Posts, and waits for the answer.

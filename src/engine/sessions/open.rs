@@ -166,6 +166,8 @@ impl AgentKeys {
             name: new.name,
             scopes,
             budget: new.spend_cap.map_or(Budget::unlimited(), Budget::lifetime),
+            rate_limit: None,
+            allowed_cidrs: None,
             delegated_by: None,
             metadata: Metadata::default(),
             expiry: Expiry::Within(ttl),

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,21 +11,22 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::gate::{Gate, LookupFuture, TakenAhead};
 use super::idempotency;
 use super::options::AuthenticateOptions;
 use crate::engine::agent_keys::Inner;
+use crate::engine::rate_limits::InFlightPermit;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::guard::{Guard, SettleFailed};
 use crate::http::charge::state::ChargeState;
 use crate::http::context::{Anonymous, KeyContext, insert_caller};
+use crate::http::limits::{Admitted, Limits, Refused};
 use crate::http::options::HttpOptions;
-use crate::http::outside::admit;
 use crate::http::problem;
-use crate::identity::Identified;
+use crate::identity::{Identified, Verified};
+use crate::ledger::Taken;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
-
-pub(super) type LookupFuture = BoxFuture<'static, Result<Option<Identified>, Refusal>>;
 
 pin_project! {
     /// The future of [`AgentKeyService`](super::AgentKeyService).
@@ -34,6 +36,8 @@ pin_project! {
     {
         #[pin]
         state: FutureState<S, ReqBody, S::Future, ResBody>,
+        // What the response is told of its limits, and its place among those in flight.
+        admitted: Admitted,
     }
 }
 
@@ -41,6 +45,7 @@ pin_project! {
     #[project = StateProj]
     enum FutureState<S, ReqBody, F, ResBody> {
         Finding { lookup: LookupFuture, call: Option<Call<S, ReqBody>> },
+        Asking { taken: TakenFuture, asking: Option<Asking<S, ReqBody>> },
         Anonymous { #[pin] inner: F },
         Calling { #[pin] calling: Calling<F> },
         Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
@@ -53,6 +58,19 @@ struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
     options: AuthenticateOptions,
+    /// What its credential says, once another issuer's is verified.
+    verified: Option<Arc<Verified>>,
+}
+
+/// What was taken from rates that all processes share.
+type TakenFuture = BoxFuture<'static, Result<Taken, Refusal>>;
+
+/// A request whose key was found, kept until its rates have been asked.
+struct Asking<S, ReqBody> {
+    call: Call<S, ReqBody>,
+    found: Arc<Found>,
+    limits: Limits,
+    permit: Option<InFlightPermit>,
 }
 
 pin_project! {
@@ -82,11 +100,11 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
-        Self { state: FutureState::refused(refusal, http) }
+        Self::begin(FutureState::refused(refusal, http))
     }
 
     pub(super) fn anonymous(inner: S::Future) -> Self {
-        Self { state: FutureState::Anonymous { inner } }
+        Self::begin(FutureState::Anonymous { inner })
     }
 
     pub(super) fn finding(
@@ -95,9 +113,8 @@ where
         request: Request<ReqBody>,
         options: AuthenticateOptions,
     ) -> Self {
-        Self {
-            state: FutureState::Finding { lookup, call: Some(Call { inner, request, options }) },
-        }
+        let call = Some(Call { inner, request, options, verified: None });
+        Self::begin(FutureState::Finding { lookup, call })
     }
 
     pub(super) fn found(
@@ -105,15 +122,33 @@ where
         inner: &mut S,
         request: Request<ReqBody>,
         options: &AuthenticateOptions,
-    ) -> Self {
-        Self {
-            state: FutureState::after(
-                Ok(Some(Identified::by_token(found))),
-                inner,
-                request,
-                options,
-            ),
-        }
+    ) -> Self
+    where
+        S: Clone,
+    {
+        let mut admitted = Admitted::default();
+        let state = match options.gate(&found, None, &request) {
+            Ok(Gate::Ask(limits, permit)) => {
+                // As in `finding`, the service that was polled ready is the one that is called.
+                let clone = inner.clone();
+                let inner = mem::replace(inner, clone);
+                let call = Call { inner, request, options: options.clone(), verified: None };
+                FutureState::asking(call, found, limits, permit)
+            }
+            Ok(Gate::Open(open)) => {
+                admitted = open;
+                FutureState::calling(found, None, inner, request, options)
+            }
+            Err(Refused { refusal, status }) => {
+                admitted.status = status;
+                FutureState::denied(refusal, Some(&found), inner, request, options)
+            }
+        };
+        Self { state, admitted }
+    }
+
+    fn begin(state: FutureState<S, ReqBody, S::Future, ResBody>) -> Self {
+        Self { state, admitted: Admitted::default() }
     }
 }
 
@@ -127,28 +162,76 @@ impl<S, ReqBody, ResBody> FutureState<S, ReqBody, S::Future, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    /// Calls the inner service if the key is in force, and refuses otherwise.
-    fn after(
-        identified: Result<Option<Identified>, Refusal>,
+    /// Goes on when the look-up has answered.
+    fn after_lookup(
+        found: Result<(Option<Identified>, Option<TakenAhead>), Refusal>,
+        mut call: Call<S, ReqBody>,
+        admitted: &mut Admitted,
+    ) -> Self {
+        let (found, ahead) = match found {
+            Ok((Some(Identified { found, verified }), ahead)) => {
+                call.verified = verified;
+                (found, ahead)
+            }
+            Ok((None, _)) => return Self::denied_call(Refusal::InvalidKey, None, call),
+            Err(refusal) => return Self::denied_call(refusal, None, call),
+        };
+        match call.options.gate(&found, ahead, &call.request) {
+            Ok(Gate::Ask(limits, permit)) => Self::asking(call, found, limits, permit),
+            Ok(Gate::Open(open)) => {
+                *admitted = open;
+                Self::calling(found, call.verified, &mut call.inner, call.request, &call.options)
+            }
+            Err(Refused { refusal, status }) => {
+                admitted.status = status;
+                Self::denied_call(refusal, Some(&found), call)
+            }
+        }
+    }
+
+    /// Asks the rates that all processes share.
+    fn asking(
+        call: Call<S, ReqBody>,
+        found: Arc<Found>,
+        limits: Limits,
+        permit: Option<InFlightPermit>,
+    ) -> Self {
+        let (keys, rates) = (call.options.keys.clone(), limits.rates());
+        let taken = Box::pin(async move { keys.batches.take(rates).await });
+        Self::Asking { taken, asking: Some(Asking { call, found, limits, permit }) }
+    }
+
+    /// Goes on when the rates have answered.
+    fn after_rates(
+        taken: Result<Taken, Refusal>,
+        asking: Asking<S, ReqBody>,
+        admitted: &mut Admitted,
+    ) -> Self {
+        let Asking { mut call, found, limits, permit } = asking;
+        let taken = taken.map_err(Refused::from);
+        match taken.and_then(|taken| limits.decide(&taken, permit, &call.options.keys)) {
+            Ok(open) => {
+                *admitted = open;
+                Self::calling(found, call.verified, &mut call.inner, call.request, &call.options)
+            }
+            Err(Refused { refusal, status }) => {
+                admitted.status = status;
+                Self::denied_call(refusal, Some(&found), call)
+            }
+        }
+    }
+
+    /// Calls the inner service.
+    fn calling(
+        found: Arc<Found>,
+        verified: Option<Arc<Verified>>,
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
     ) -> Self {
-        let AuthenticateOptions { keys, http, fail_open, .. } = options;
-        let key = identified.as_ref().ok().and_then(|key| Some(key.as_ref()?.found.lineage.id()));
-        let http = http.of_request(&request, key);
-        let admitted = identified.and_then(|identified| {
-            let Identified { found, verified } = identified.ok_or(Refusal::InvalidKey)?;
-            Ok((admit(keys, found)?, verified))
-        });
-        let (found, verified) = match admitted {
-            Ok(admitted) => admitted,
-            Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {
-                insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
-                return Self::Anonymous { inner: inner.call(request) };
-            }
-            Err(refusal) => return Self::refused(&refusal, &http),
-        };
+        let keys = &options.keys;
+        keys.last_used.record(found.lineage.id(), found.lineage.at());
+        let http = options.http.of_request(&request, Some(found.lineage.id()));
         record_in_span(&found);
         let guard = guard(&request, &found, keys, &http);
         let context = KeyContext::new(found, guard.charge_state().clone(), http, verified);
@@ -156,6 +239,27 @@ where
         let method = request.method().clone();
         let inner = inner.call(request);
         Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
+    }
+
+    fn denied_call(refusal: Refusal, found: Option<&Found>, mut call: Call<S, ReqBody>) -> Self {
+        Self::denied(refusal, found, &mut call.inner, call.request, &call.options)
+    }
+
+    /// Refuses, or calls the inner service without a key where the store does not answer and the layer
+    /// fails open.
+    fn denied(
+        refusal: Refusal,
+        found: Option<&Found>,
+        inner: &mut S,
+        mut request: Request<ReqBody>,
+        options: &AuthenticateOptions,
+    ) -> Self {
+        let http = options.http.of_request(&request, found.map(|found| found.lineage.id()));
+        if options.fail_open && matches!(refusal, Refusal::Unavailable { .. }) {
+            insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
+            return Self::Anonymous { inner: inner.call(request) };
+        }
+        Self::refused(&refusal, &http)
     }
 }
 
@@ -187,55 +291,75 @@ where
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            let next = match state.as_mut().project() {
-                StateProj::Finding { lookup, call } => {
-                    let identified = ready!(lookup.as_mut().poll(cx));
-                    let Some(Call { mut inner, request, options }) = call.take() else {
-                        return Poll::Pending;
-                    };
-                    FutureState::after(identified, &mut inner, request, &options)
+        let this = self.project();
+        let polled = poll_state(this.state, this.admitted, cx);
+        polled.map_ok(|mut response| {
+            let Admitted { permit, status } = mem::take(this.admitted);
+            if let Some(status) = status {
+                status.put(response.headers_mut());
+            }
+            response.map(|body| body.with_permit(permit))
+        })
+    }
+}
+
+/// Polls the state of a future. Its answer lacks what the client is told of its limits.
+fn poll_state<S, ReqBody, ResBody>(
+    mut state: Pin<&mut FutureState<S, ReqBody, S::Future, ResBody>>,
+    admitted: &mut Admitted,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<ResponseBody<ResBody>>, S::Error>>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BodyError>,
+{
+    loop {
+        let next = match state.as_mut().project() {
+            StateProj::Finding { lookup, call } => {
+                let found = ready!(lookup.as_mut().poll(cx));
+                let Some(call) = call.take() else { return Poll::Pending };
+                FutureState::after_lookup(found, call, admitted)
+            }
+            StateProj::Asking { taken, asking } => {
+                let taken = ready!(taken.as_mut().poll(cx));
+                let Some(asking) = asking.take() else { return Poll::Pending };
+                FutureState::after_rates(taken, asking, admitted)
+            }
+            StateProj::Anonymous { inner } => {
+                return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
+            }
+            StateProj::Calling { mut calling } => {
+                let Poll::Ready(head) = calling.as_mut().poll_head(cx) else {
+                    let Some(guard) = calling.poll_cut_off(cx) else { return Poll::Pending };
+                    let http = guard.charge_state().http();
+                    let response = problem::respond(&Refusal::UNAVAILABLE, http);
+                    let response = Some(response.map(ResponseBody::whole));
+                    state.set(FutureState::Settling { guard, response });
+                    continue;
+                };
+                let (response, guard, method) = head?;
+                match finish(response, guard, &method) {
+                    Finished::Answered(response) => return Poll::Ready(Ok(response)),
+                    Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
+                        Poll::Ready(settled) => {
+                            return Poll::Ready(Ok(complete(settled, response, &guard)));
+                        }
+                        Poll::Pending => FutureState::Settling { guard, response: Some(response) },
+                    },
                 }
-                StateProj::Anonymous { inner } => {
-                    return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
-                }
-                StateProj::Calling { mut calling } => {
-                    let Poll::Ready(head) = calling.as_mut().poll_head(cx) else {
-                        let Some(guard) = calling.poll_cut_off(cx) else { return Poll::Pending };
-                        let http = guard.charge_state().http();
-                        let response = problem::respond(&Refusal::UNAVAILABLE, http);
-                        let response = Some(response.map(ResponseBody::whole));
-                        state.set(FutureState::Settling { guard, response });
-                        continue;
-                    };
-                    let (response, guard, method) = head?;
-                    match finish(response, guard, &method) {
-                        Finished::Answered(response) => return Poll::Ready(Ok(response)),
-                        Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
-                            Poll::Ready(settled) => {
-                                return Poll::Ready(Ok(complete(settled, response, &guard)));
-                            }
-                            Poll::Pending => {
-                                FutureState::Settling { guard, response: Some(response) }
-                            }
-                        },
-                    }
-                }
-                StateProj::Settling { guard, response } => {
-                    let settled = ready!(guard.poll_end(cx));
-                    let response =
-                        response.take().map(|response| Ok(complete(settled, response, guard)));
-                    return response.map_or(Poll::Pending, Poll::Ready);
-                }
-                StateProj::Refused { response } => {
-                    return response
-                        .take()
-                        .map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
-                }
-            };
-            state.set(next);
-        }
+            }
+            StateProj::Settling { guard, response } => {
+                let settled = ready!(guard.poll_end(cx));
+                let response =
+                    response.take().map(|response| Ok(complete(settled, response, guard)));
+                return response.map_or(Poll::Pending, Poll::Ready);
+            }
+            StateProj::Refused { response } => {
+                return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+            }
+        };
+        state.set(next);
     }
 }
 
@@ -252,7 +376,7 @@ impl<F> Calling<F> {
         let response = ready!(inner.poll(cx))?;
         this.inner.set(None);
         let Some(guard) = this.guard.take() else { return Poll::Pending };
-        Poll::Ready(Ok((response, guard, std::mem::take(this.method))))
+        Poll::Ready(Ok((response, guard, mem::take(this.method))))
     }
 }
 

@@ -7,10 +7,11 @@ use tower_layer::Layer;
 
 use super::options::AuthenticateOptions;
 use super::service::AgentKeyService;
+use super::unknown_keys::UnknownKeys;
 use crate::engine::AgentKeys;
 use crate::http::options::RefusedRequest;
 use crate::identity::{Verified, Verifier};
-use crate::model::{NewKey, Refusal, Scope, TokenPrefix};
+use crate::model::{NewKey, RateLimit, Refusal, Scope, TokenPrefix};
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
 ///
@@ -48,6 +49,52 @@ impl AgentKeyLayer {
     /// even a scope that lets anonymous requests through.
     pub fn fail_open(mut self, on: bool) -> Self {
         self.options.fail_open = on;
+        self
+    }
+
+    /// Sets how many requests every key may send that has no [limit of its own](crate::NewKey::rate_limit).
+    /// Default: any number.
+    ///
+    /// A key without a parent has it, with all that was minted from it: minting gives no more requests.
+    /// A key that is limited itself has its own instead, where the application set it so. Requests
+    /// beyond are refused with 429, before their scope and budget. Every response says in `RateLimit`
+    /// what is left.
+    ///
+    /// A request that passes several layers with the same key counts once, at the outermost.
+    ///
+    /// ```
+    /// # use agentkey::{AgentKeyLayer, AgentKeys};
+    /// use agentkey::model::RateLimit;
+    ///
+    /// # fn layer(keys: &AgentKeys) -> AgentKeyLayer {
+    /// AgentKeyLayer::new(keys).rate_limit(RateLimit::per_minute(100))
+    /// # }
+    /// ```
+    pub fn rate_limit(mut self, default: RateLimit) -> Self {
+        self.options.rate_limit = Some(default);
+        self
+    }
+
+    /// Limits the requests of each client whose token no key has, before the look-up: a flood of random
+    /// tokens then costs the store nothing. Default: off.
+    ///
+    /// A client is an IPv4 address, or the first 64 bits of an IPv6 address. Beyond its limit, each of
+    /// its requests is refused with 429, unless its key is cached. Malformed tokens cost no look-up,
+    /// and do not count. Where no address is known, all clients have the limit of one.
+    pub fn unknown_key_limit(mut self, limit: RateLimit) -> Self {
+        self.options.unknown_keys = UnknownKeys::new(limit).map(Arc::new);
+        self
+    }
+
+    /// Sets how many proxies stand between the clients and this service, each of which appends to
+    /// `X-Forwarded-For` the address that it was connected from. Default: 0, and the client is the peer
+    /// of the connection.
+    ///
+    /// Where a client is decides about [`allowed_cidrs`](crate::NewKey::allowed_cidrs) and
+    /// [`unknown_key_limit`](Self::unknown_key_limit). Clients write more into that header than these
+    /// proxies do, so a number that is too high lets them choose their address.
+    pub fn trusted_hops(mut self, hops: usize) -> Self {
+        self.options.trusted_hops = hops;
         self
     }
 
@@ -221,6 +268,11 @@ impl AgentKeyLayer {
 
 #[cfg(feature = "self-serve")]
 impl AgentKeyLayer {
+    /// Returns the rate limit of a key that has none of its own.
+    pub(crate) fn default_rate_limit(&self) -> Option<RateLimit> {
+        self.options.rate_limit
+    }
+
     /// Returns the options of responses.
     pub(crate) fn http(&self) -> Arc<crate::http::options::HttpOptions> {
         self.options.http.clone()

@@ -33,10 +33,12 @@
 //! ```
 
 mod future;
+mod gate;
 mod idempotency;
 mod layer;
 mod options;
 mod service;
+mod unknown_keys;
 
 pub use future::AgentKeyFuture;
 pub use layer::AgentKeyLayer;

@@ -1,35 +1,24 @@
 use std::mem;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use zeroize::Zeroizing;
 
 use super::future::AgentKeyFuture;
+use super::gate::Lookup;
 use super::options::AuthenticateOptions;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::context::{Anonymous, insert_caller};
 use crate::http::credentials::Credential;
-use crate::identity::{Identified, Verifier};
-use crate::model::{Refusal, TokenHash};
+use crate::model::Refusal;
 
 /// The service of [`AgentKeyLayer`](crate::AgentKeyLayer).
 #[derive(Clone, Debug)]
 pub struct AgentKeyService<S> {
     pub(super) inner: S,
     pub(super) options: AuthenticateOptions,
-}
-
-/// What is looked up.
-enum Lookup {
-    Of(TokenHash),
-    /// The token of a session, once the signing keys are read that verify it.
-    After(Zeroizing<String>),
-    /// The key of the subject of a credential, once it is verified.
-    Issued(Zeroizing<String>, Arc<dyn Verifier>),
 }
 
 impl<S> AgentKeyService<S> {
@@ -84,17 +73,7 @@ where
                 {
                     return AgentKeyFuture::found(found, inner, request, options);
                 }
-                let (keys, verifiers) = (keys.clone(), options.verifiers.clone());
-                let found = Box::pin(async move {
-                    let hash = match lookup {
-                        Lookup::Of(hash) => hash,
-                        Lookup::After(token) => keys.verify_session(&token).await?,
-                        Lookup::Issued(text, verifier) => {
-                            return verifiers.identify(&keys, &*verifier, &text).await;
-                        }
-                    };
-                    Ok(keys.batches.find(hash).await?.map(Identified::by_token))
-                });
+                let found = options.look_up(lookup, &request);
                 // The service that was polled ready has to be the one that is called. Its clone
                 // serves the next request.
                 let clone = inner.clone();

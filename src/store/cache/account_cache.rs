@@ -255,6 +255,12 @@ impl<V: Validator> AccountCache<V> {
         }
     }
 
+    /// Returns the lineage of this token as it is cached, whether it is still valid or not.
+    #[cfg(feature = "postgres")]
+    pub(in crate::store) fn peek(&self, hash: &TokenHash, now: Timestamp) -> Option<Found> {
+        self.read().entries.find(hash, now, |_| true)
+    }
+
     /// Returns the lineage of this token if it is cached and active, and its policy was in force less than
     /// `max_staleness` ago. Its figures of money may be older.
     pub(in crate::store) fn try_find_cached(

@@ -118,6 +118,8 @@ impl Adoption {
 /// | `LimitCents` | none | `budget_cents` | integers | `LimitMicros` |
 /// | `Period` | `period` | `budget_period` | `text`, `varchar` | added |
 /// | `MoreLimits` | `more_limits` | | `jsonb`, `json` | added |
+/// | `RateLimit` | `rate_limit` | | `jsonb`, `json` | added |
+/// | `AllowedCidrs` | `allowed_cidrs` | | `cidr[]` | added |
 /// | `CreatedAt` | `created_at` | | `timestamptz`, `timestamp` in UTC | added |
 /// | `ExpiresAt`, `DisabledAt`, `RevokedAt` | `expires_at`, `disabled_at`, `revoked_at` | | the same | added |
 /// | `RevokedReason` | `revoked_reason` | | `text`, `varchar` | added |
@@ -158,6 +160,10 @@ pub enum KeyColumn {
     Period,
     /// Its limits in other periods: a JSON object such as `{"day": 50000}`, in millionths of the currency.
     MoreLimits,
+    /// How many requests the key may send: [`RateLimit`](crate::model::RateLimit) in JSON.
+    RateLimit,
+    /// From where the key may be used.
+    AllowedCidrs,
     /// When it was made.
     CreatedAt,
     /// When it expires.
@@ -223,10 +229,11 @@ const INSTANTS: Types =
 const INTEGERS: Types =
     Types { names: &["int2", "int4", "int8"], shown: "smallint, integer or bigint" };
 const JSON: Types = Types { names: &["jsonb", "json"], shown: "jsonb or json" };
+const RANGES: Types = Types { names: &["_cidr"], shown: "cidr[]" };
 const TEXTS: Types = Types { names: &["text", "varchar"], shown: "text or varchar" };
 
 impl KeyColumn {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::Id,
         Self::Account,
         Self::Hash,
@@ -239,6 +246,8 @@ impl KeyColumn {
         Self::LimitCents,
         Self::Period,
         Self::MoreLimits,
+        Self::RateLimit,
+        Self::AllowedCidrs,
         Self::CreatedAt,
         Self::ExpiresAt,
         Self::DisabledAt,
@@ -270,6 +279,10 @@ impl KeyColumn {
             Self::LimitCents => ("limit_cents", None, Some("budget_cents"), INTEGERS, None),
             Self::Period => ("period", Some("period"), Some("budget_period"), TEXTS, Some("text")),
             Self::MoreLimits => ("more_limits", Some("more_limits"), None, JSON, Some("jsonb")),
+            Self::RateLimit => ("rate_limit", Some("rate_limit"), None, JSON, Some("jsonb")),
+            Self::AllowedCidrs => {
+                ("allowed_cidrs", Some("allowed_cidrs"), None, RANGES, Some("cidr[]"))
+            }
             Self::CreatedAt => {
                 ("created_at", Some("created_at"), None, INSTANTS, Some("timestamptz"))
             }

@@ -25,6 +25,7 @@ use crate::model::{
 };
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
+use crate::store::key_row::stored_rate_limit;
 use crate::store::records::{more_limits, more_spent};
 
 type ChangeOutcome<T> = Result<Result<T, ChangeError>>;
@@ -164,6 +165,12 @@ fn update_sql(schema: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, S
     if before.metadata != key.metadata {
         set.push("{k.metadata} = $10::jsonb".to_owned());
     }
+    if before.rate_limit != key.rate_limit {
+        set.push("{k.rate_limit} = $11::jsonb".to_owned());
+    }
+    if before.allowed_cidrs != key.allowed_cidrs {
+        set.push("{k.allowed_cidrs} = $12::text[]::cidr[]".to_owned());
+    }
     if before.budget.period == period {
         // When the limit changes, NULL in this column may mean another period.
         if is_limit_new && columns.period(None, has_limit) != Ok(period) {
@@ -177,6 +184,10 @@ fn update_sql(schema: &Schema, before: &Key, key: &Key) -> Result<Option<Sql>, S
     let text =
         || schema.sql(&format!("UPDATE {{keys}} SET {} WHERE {{k.id}} = $1", set.join(", ")));
     Ok((!set.is_empty()).then(text))
+}
+
+fn stored_cidrs(key: &Key) -> Option<Vec<String>> {
+    key.allowed_cidrs.as_ref().map(|ranges| ranges.iter().collect())
 }
 
 /// A transaction in progress.
@@ -401,6 +412,8 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(key.delegated_by.clone())
             .bind(columns.stored_metadata(&key.metadata))
             .bind(key.disabled_at.map(Instant))
+            .bind(stored_rate_limit(key.rate_limit.as_ref()))
+            .bind(stored_cidrs(key))
             .bind(key.subject.as_ref().map(|subject| subject.issuer().to_owned()))
             .bind(key.subject.as_ref().map(|subject| subject.id().to_owned()));
         let rows = self.statements.fetch(query).await?;
@@ -426,7 +439,9 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(columns.stored_period(key.budget.period, true))
             .bind(more_limits(&key.budget))
             .bind(key.disabled_at.map(Instant))
-            .bind(columns.stored_metadata(&key.metadata));
+            .bind(columns.stored_metadata(&key.metadata))
+            .bind(stored_rate_limit(key.rate_limit.as_ref()))
+            .bind(stored_cidrs(key));
         self.run(query).await
     }
 

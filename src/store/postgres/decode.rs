@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 use super::error::{Error, Result, invalid_row};
 use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
-use crate::model::{KeyId, Scope};
-use crate::store::key_row::{InvalidRow, StoredKey, StoredMoney};
+use crate::model::{Cidrs, KeyId, Scope};
+use crate::store::key_row::{InvalidRow, StoredKey, StoredMoney, StoredPolicy, rate_limit};
 pub(super) use crate::store::records::ReadCells;
 use crate::store::records::budget;
 
@@ -30,6 +30,11 @@ impl<'r> Cells<'r> {
         Self { row, next: 4 }
     }
 
+    /// Starts at the cell that so many cells end with.
+    pub(super) fn last(row: &'r PgRow, cells: usize) -> Self {
+        Self { row, next: row.len().saturating_sub(cells) }
+    }
+
     pub(super) fn read<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T> {
         let index = self.next;
         self.next += 1;
@@ -46,6 +51,8 @@ impl<'r> Cells<'r> {
         let scopes = self.read::<Option<Vec<Option<String>>>>();
         let (limit, period, more_limits) =
             (self.maybe_number()?, self.maybe_text()?, self.maybe_text()?);
+        let limit_text = self.maybe_text()?;
+        let cidrs = self.read::<Option<Vec<Option<String>>>>();
         let policy = || -> Result<_, InvalidRow> {
             let scopes = match scopes? {
                 None => columns.null_defaults.scopes.clone(),
@@ -57,7 +64,15 @@ impl<'r> Cells<'r> {
                 }
             };
             let first = (columns.limit(limit)?, columns.period(period, limit.is_some())?);
-            Ok((scopes, budget(first, more_limits)?))
+            let cidrs = cidrs?.map(|ranges| {
+                Cidrs::parse(ranges.iter().map(|range| range.as_deref().unwrap_or_default()))
+            });
+            Ok(StoredPolicy {
+                scopes,
+                budget: budget(first, more_limits)?,
+                rate_limit: rate_limit(limit_text)?,
+                allowed_cidrs: cidrs.transpose()?,
+            })
         };
         let created_at = self.maybe_instant()?.unwrap_or(columns.null_defaults.created_at);
         let (expires_at, disabled_at) = (self.maybe_instant()?, self.maybe_instant()?);

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::decode::{Cells, ReadCells};
-use super::error::{Result, is_lost};
+use super::error::{Result, invalid_row, is_lost};
 use super::inner::Inner;
+use super::rate_limits::taken;
 use super::read::{self, Member};
 use super::types::Instant;
 use super::validator::ByRowVersion;
-use crate::ledger::Book;
+use crate::ledger::{Book, Take, Taken};
 use crate::model::TokenHash;
 use crate::store::Found;
 use crate::store::cache::{Revalidation, Snapshot};
 use crate::store::stale::{ReadResult, Stale};
+
+/// What look-ups found, and what was taken with them.
+type FoundAndTaken = (Vec<Option<Found>>, Option<Vec<Taken>>);
 
 /// The pauses between attempts of a look-up.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -27,14 +31,23 @@ const MAX_POLICY_CHANGES: i64 = 500;
 impl Inner {
     /// Looks tokens up. Replaces a lost connection for as long as one is waited for, because a look-up can be repeated
     /// safely. A server that stops and comes back takes all connections with it.
-    pub(super) async fn find_tokens(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
+    ///
+    /// What is to be taken from rate limits is taken with it where cached lineages are revalidated. A repeated look-up takes
+    /// nothing: the first may have, and its answer was lost.
+    pub(super) async fn find_tokens(
+        &self,
+        hashes: &[TokenHash],
+        takes: &[Take],
+    ) -> Result<FoundAndTaken> {
+        let mut takes = takes;
         let (begun, mut pause) = (std::time::Instant::now(), Duration::ZERO);
         loop {
-            match self.find_tokens_once(hashes).await {
+            match self.find_tokens_once(hashes, takes).await {
                 Err(error)
                     if is_lost(&error) && begun.elapsed() < self.connections.acquire_timeout() =>
                 {
                     self.cache.clear();
+                    takes = &[];
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
                 }
@@ -43,33 +56,49 @@ impl Inner {
         }
     }
 
-    async fn find_tokens_once(&self, hashes: &[TokenHash]) -> Result<Vec<Option<Found>>> {
-        let result = self.look_up(hashes).await?;
+    async fn find_tokens_once(
+        &self,
+        hashes: &[TokenHash],
+        takes: &[Take],
+    ) -> Result<FoundAndTaken> {
+        let (result, taken) = self.look_up(hashes, takes).await?;
         if result.stale.is_empty() {
-            return Ok(result.value);
+            return Ok((result.value, taken));
         }
         // Accounts that cannot be brought up to date keep their figures: no charge is decided by them.
         self.refresh_skipping(result.stale, &mut Vec::new()).await?;
-        Ok(self.look_up(hashes).await?.value)
+        Ok((self.look_up(hashes, &[]).await?.0.value, taken))
     }
 
-    async fn look_up(&self, hashes: &[TokenHash]) -> Result<ReadResult<Vec<Option<Found>>>> {
-        self.connections.lookup(async |connection| self.look_up_by(connection, hashes).await).await
+    async fn look_up(
+        &self,
+        hashes: &[TokenHash],
+        takes: &[Take],
+    ) -> Result<(ReadResult<Vec<Option<Found>>>, Option<Vec<Taken>>)> {
+        let look_up = async |connection: &mut Connection<'_>| {
+            self.look_up_by(connection, hashes, takes).await
+        };
+        self.connections.lookup(look_up).await
     }
 
     async fn look_up_by(
         &self,
         connection: &mut Connection<'_>,
         hashes: &[TokenHash],
-    ) -> Result<ReadResult<Vec<Option<Found>>>> {
+        takes: &[Take],
+    ) -> Result<(ReadResult<Vec<Option<Found>>>, Option<Vec<Taken>>)> {
+        let mut was_taken = None;
         let revalidation =
             self.cache.revalidate(hashes, |account| self.backoff.is_skipped(account));
         let mut value = vec![None; hashes.len()];
         if !revalidation.keys.is_empty() {
-            let answer = read::revalidated(
-                &revalidation,
-                &connection.fetch(self.revalidate(&revalidation)).await?,
-            )?;
+            let mut rows = connection.fetch(self.revalidate(&revalidation, takes)).await?;
+            if !takes.is_empty() {
+                // The last part of the statement, and one row of it.
+                let row = rows.pop().ok_or_else(|| invalid_row("nothing was taken"))?;
+                was_taken = Some(taken(takes, &row)?);
+            }
+            let answer = read::revalidated(&revalidation, &rows)?;
             value = self.cache.lookup(hashes, &revalidation, &answer, self.clock.now());
         }
         let (mut slots, rest): (Vec<_>, Vec<_>) = value
@@ -79,7 +108,7 @@ impl Inner {
             .map(|(slot, hash)| (slot, *hash))
             .unzip();
         if rest.is_empty() {
-            return Ok(ReadResult { value, stale: Stale::default() });
+            return Ok((ReadResult { value, stale: Stale::default() }, was_taken));
         }
         let rows = connection.fetch(self.find(&rest, self.clock.set())).await?;
         let members = read::members(&rows, &self.schema.columns)?;
@@ -88,7 +117,7 @@ impl Inner {
         let mut late = read::found(&rest, &members, self.clock.now(), invalid_rows);
         self.end_expired(connection, &members, &mut late.value).await?;
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
-        Ok(ReadResult { value, stale: late.stale })
+        Ok((ReadResult { value, stale: late.stale }, was_taken))
     }
 
     /// Takes holds that have expired and are not yet ended out of what was found.

@@ -26,6 +26,7 @@ mod opening;
 mod options;
 mod params;
 mod post;
+mod rate_limits;
 mod read;
 mod schema;
 mod signing_keys;
@@ -54,6 +55,7 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, Subject,
@@ -162,11 +164,27 @@ impl Store for PostgresStore {
         &'a self,
         hashes: &'a [TokenHash],
     ) -> BoxFuture<'a, StoreResult<Vec<Option<Found>>>> {
-        self.answer(self.inner.find_tokens(hashes))
+        self.answer(async { Ok(self.inner.find_tokens(hashes, &[]).await?.0) })
     }
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         self.inner.cache.try_find_cached(hash, max_staleness?, self.inner.clock.now())
+    }
+
+    fn peek(&self, hash: &TokenHash) -> Option<Found> {
+        self.inner.cache.peek(hash, self.inner.clock.now())
+    }
+
+    fn find_and_take<'a>(
+        &'a self,
+        hashes: &'a [TokenHash],
+        takes: &'a [Take],
+    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+        self.answer(self.inner.find_tokens(hashes, takes))
+    }
+
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        self.answer(self.inner.take(takes))
     }
 
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {

@@ -13,6 +13,7 @@ use super::invalid_rows::InvalidRows;
 use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{ByRowVersion, CurrentVersions};
+use crate::ledger::Take;
 use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::Revalidation;
@@ -27,18 +28,21 @@ impl Inner {
         self.sql.find.query().bind(hashes).bind(now.map(Instant))
     }
 
-    pub(super) fn revalidate<'q>(&self, revalidation: &Revalidation<ByRowVersion>) -> Query<'q> {
+    /// Builds the revalidation, which also takes from rate limits if there is something to take.
+    pub(super) fn revalidate<'q>(
+        &self,
+        revalidation: &Revalidation<ByRowVersion>,
+        takes: &[Take],
+    ) -> Query<'q> {
         let (keys, versions): (Vec<_>, Vec<_>) =
             revalidation.keys.iter().map(|(key, version)| (key.get(), *version)).unzip();
         let accounts: Vec<_> =
             revalidation.accounts.iter().map(|account| account.as_str().to_owned()).collect();
-        self.sql
-            .revalidate
-            .query()
-            .bind(keys)
-            .bind(versions)
-            .bind(accounts)
-            .bind(revalidation.epoch.map(Instant))
+        let is_alone = takes.is_empty();
+        let sql = if is_alone { &self.sql.revalidate } else { &self.sql.revalidate_and_take };
+        let query = sql.query().bind(keys).bind(versions).bind(accounts);
+        let query = query.bind(revalidation.epoch.map(Instant));
+        if is_alone { query } else { self.bind_takes(query, takes) }
     }
 
     pub(super) fn lineages<'q>(&self, keys: &[KeyId]) -> Query<'q> {

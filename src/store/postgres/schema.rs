@@ -45,6 +45,8 @@ pub(super) struct KeyColumns {
     pub(super) period: Ident,
     pub(super) created_at: TimeColumn,
     pub(super) more_limits: Ident,
+    pub(super) rate_limit: Ident,
+    pub(super) allowed_cidrs: Ident,
     pub(super) expires_at: TimeColumn,
     pub(super) disabled_at: TimeColumn,
     pub(super) revoked_at: TimeColumn,
@@ -137,6 +139,8 @@ impl Schema {
             period: Ident::from_static("period"),
             created_at: TimeColumn::from_static("created_at"),
             more_limits: Ident::from_static("more_limits"),
+            rate_limit: Ident::from_static("rate_limit"),
+            allowed_cidrs: Ident::from_static("allowed_cidrs"),
             expires_at: TimeColumn::from_static("expires_at"),
             disabled_at: TimeColumn::from_static("disabled_at"),
             revoked_at: TimeColumn::from_static("revoked_at"),
@@ -191,6 +195,8 @@ impl Schema {
             ("{k.expires_at}", &c.expires_at.name),
             ("{k.revoked_at}", &c.revoked_at.name),
             ("{k.more_limits}", &c.more_limits),
+            ("{k.rate_limit}", &c.rate_limit),
+            ("{k.allowed_cidrs}", &c.allowed_cidrs),
             ("{k.disabled_at}", &c.disabled_at.name),
             ("{k.revoked_reason}", &c.revoked_reason),
             ("{k.delegated_by}", &c.delegated_by),
@@ -227,6 +233,7 @@ impl Schema {
             "idempotency_keys",
             "events",
             "last_used",
+            "rate_limits",
             "signing_keys",
             "first_seen",
             "policy_changes",
@@ -236,7 +243,8 @@ impl Schema {
             text = text
                 .replace(&format!("{{{table}}}"), &format!("{}.\"agentkey_{table}\"", self.name));
         }
-        text.replace("{schema}", &self.name.to_string())
+        text.replace("{take_rates}", &format!("{}.\"agentkey_take_rates\"", self.name))
+            .replace("{schema}", &self.name.to_string())
     }
 }
 
@@ -400,6 +408,8 @@ impl KeyColumns {
             (&self.limit, "budgets"),
             (&self.delegated_by, "delegated_by"),
             (&self.metadata, "metadata"),
+            (&self.rate_limit, "rate_limit"),
+            (&self.allowed_cidrs, "allowed_cidrs"),
             (&self.period, "period"),
             (&self.expires_at.name, "expires_at"),
         ];

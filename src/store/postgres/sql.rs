@@ -39,6 +39,9 @@ statements! {
     // When keys were last used.
     record_last_used last_used
 
+    // Rate limits that all instances share.
+    take_rates revalidate_and_take
+
     // The keys that sign sessions.
     lock_signing_keys signing_keys delete_signing_keys insert_signing_key
 }

@@ -20,6 +20,7 @@ use crate::model::{
     Subject, TokenHash,
 };
 use crate::store::ImportResult;
+use crate::store::key_row::stored_rate_limit;
 use crate::store::records::more_limits;
 use crate::store::stale::ReadResult;
 
@@ -222,6 +223,8 @@ fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<Ke
         key.delegated_by,
         key.metadata.stored(),
         key.disabled_at.map(micros),
+        stored_rate_limit(key.rate_limit.as_ref()),
+        key.allowed_cidrs.as_ref().map(json).transpose()?,
         key.subject.as_ref().map(Subject::issuer),
         key.subject.as_ref().map(Subject::id),
     ];
@@ -252,6 +255,9 @@ fn update_key(connection: &Connection, before: &Key, key: &Key) -> Result<()> {
         key.disabled_at.map(micros),
         key.metadata.stored(),
         before.metadata != key.metadata,
+        stored_rate_limit(key.rate_limit.as_ref()),
+        key.allowed_cidrs.as_ref().map(json).transpose()?,
+        before.allowed_cidrs != key.allowed_cidrs,
     ];
     run(connection, SQL, row).map(drop)
 }

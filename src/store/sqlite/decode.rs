@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::error::{Error, Result, corrupt};
 use crate::model::clock::from_micros;
-use crate::model::{KeyId, Scope, ScopeSet};
-use crate::store::key_row::{KeyRow, StoredKey, StoredMoney};
+use crate::model::{Cidrs, KeyId, Scope, ScopeSet};
+use crate::store::key_row::{KeyRow, StoredKey, StoredMoney, StoredPolicy, rate_limit};
 pub(super) use crate::store::records::ReadCells;
 
 /// The cells of a row, read from left to right.
@@ -38,7 +38,7 @@ impl<'r> Cells<'r> {
             prefix: self.text()?,
             start: self.text()?,
             subject: (self.maybe_text()?, self.maybe_text()?),
-            policy: Ok((scopes(self.maybe_text()?)?, self.budget()?)),
+            policy: Ok(self.policy()?),
             created_at: self.instant()?,
             expires_at: self.maybe_instant()?,
             disabled_at: self.maybe_instant()?,
@@ -49,6 +49,15 @@ impl<'r> Cells<'r> {
             money: self.money()?,
         };
         stored.decode().map_err(corrupt)
+    }
+
+    fn policy(&mut self) -> Result<StoredPolicy> {
+        Ok(StoredPolicy {
+            scopes: scopes(self.maybe_text()?)?,
+            budget: self.budget()?,
+            rate_limit: rate_limit(self.maybe_text()?).map_err(corrupt)?,
+            allowed_cidrs: self.maybe_text()?.map(cidrs),
+        })
     }
 
     fn money(&mut self) -> Result<Option<StoredMoney<'r>>> {
@@ -99,6 +108,15 @@ impl<'r> ReadCells<'r> for Cells<'r> {
     fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         corrupt(error)
     }
+}
+
+/// Decodes ranges of addresses. No CHECK of the table can read them, so ranges that make no sense let the
+/// key be used from nowhere, and hinder no other key.
+fn cidrs(text: &str) -> Cidrs {
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        tracing::error!(%error, "agent_keys has an `allowed_cidrs` that cannot be read, so its key is refused");
+        Cidrs::nowhere()
+    })
 }
 
 /// Decodes scopes. They are not parsed as a `ScopeSet`: the JSON text `null` would be unrestricted, and only an SQL

@@ -21,6 +21,7 @@ mod load;
 mod migrate;
 mod options;
 mod post;
+mod rate_limits;
 mod read;
 mod signing_keys;
 mod statement;
@@ -49,6 +50,7 @@ use rusqlite::Connection;
 use self::connection::{Connections, Open, Worker};
 use self::error::{opening_error, store_error};
 pub use self::options::SqliteOptions;
+use self::rate_limits::RateLimitFile;
 use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
@@ -58,6 +60,7 @@ use super::{
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey,
@@ -82,6 +85,7 @@ pub struct SqliteStore {
     connections: Connections,
     cache: Arc<Cache>,
     out_of_service: Arc<OutOfService>,
+    rate_limits: RateLimitFile,
     clock: Clock,
 }
 
@@ -98,7 +102,10 @@ impl SqliteStore {
         let connections = Connections::open(&location, &options, &cache)
             .await
             .map_err(|error| opening_error(&location, error))?;
-        Ok(Self { connections, cache, out_of_service: Arc::default(), clock: options.clock })
+        let rate_limits =
+            RateLimitFile::new(&location, options.busy_timeout, options.clock.clone());
+        let (out_of_service, clock) = (Arc::default(), options.clock);
+        Ok(Self { connections, cache, out_of_service, rate_limits, clock })
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -248,6 +255,10 @@ impl Store for SqliteStore {
         })
     }
 
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        answer(self.rate_limits.take(takes.to_vec()))
+    }
+
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {
         answer(self.poll_policy())
     }
@@ -384,6 +395,7 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        self.rate_limits.close();
         Box::pin(self.connections.close())
     }
 }

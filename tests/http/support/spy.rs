@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentkey::ledger::{
-    AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take,
+    Taken,
 };
 use agentkey::model::{Account, Entry, Lineage, StoredSigningKey, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
@@ -41,6 +42,7 @@ type Which = Arc<dyn Fn(&Posting) -> bool + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
     pub(crate) finds: Fault,
+    pub(crate) takes: Fault,
     pub(crate) posts: Fault,
     pub(crate) signing_keys: Fault,
     pub(crate) revocations: Fault,
@@ -297,6 +299,17 @@ impl Store for SpyStore {
 
     fn try_find_cached(&self, hash: &TokenHash, max_staleness: Option<Duration>) -> Option<Found> {
         self.store.try_find_cached(hash, max_staleness)
+    }
+
+    fn peek(&self, hash: &TokenHash) -> Option<Found> {
+        self.store.peek(hash)
+    }
+
+    fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
+        Box::pin(async move {
+            self.spy.pass(|faults| faults.takes).await?;
+            self.store.take(takes).await
+        })
     }
 
     fn poll_policy_version(&self) -> BoxFuture<'_, StoreResult<()>> {

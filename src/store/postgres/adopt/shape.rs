@@ -380,6 +380,8 @@ impl Shape {
             created_at: time(KeyColumn::CreatedAt)?,
             expires_at: time(KeyColumn::ExpiresAt)?,
             more_limits: ident(KeyColumn::MoreLimits)?,
+            rate_limit: ident(KeyColumn::RateLimit)?,
+            allowed_cidrs: ident(KeyColumn::AllowedCidrs)?,
             disabled_at: time(KeyColumn::DisabledAt)?,
             revoked_at: time(KeyColumn::RevokedAt)?,
             revoked_reason: ident(KeyColumn::RevokedReason)?,

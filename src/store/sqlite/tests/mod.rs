@@ -43,6 +43,8 @@ fn draft(owner: &str, parent: Option<KeyId>, budget: Budget) -> KeyDraft {
         budget,
         delegated_by: key.delegated_by,
         metadata: key.metadata,
+        rate_limit: None,
+        allowed_cidrs: None,
         expiry: key.expiry,
         left_out: Default::default(),
     }

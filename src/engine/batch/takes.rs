@@ -1,0 +1,106 @@
+//! What requests take from rate limits that all processes share, batched into one query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
+
+use super::options::{BatchOptions, MIN_TIMEOUT};
+use crate::ledger::{Quota, Take, Taken};
+use crate::model::{KeyId, Refusal};
+use crate::store::Store;
+
+/// The most requests in one query.
+const BATCH: usize = 512;
+
+/// The rates of a lineage.
+pub(crate) type Rates = Vec<(KeyId, Quota)>;
+
+#[derive(Debug)]
+pub(super) struct TakeBatcher(mpsc::Sender<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    rates: Rates,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Taken, Refusal>>,
+}
+
+impl TakeBatcher {
+    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
+        let (sender, waiting) = mpsc::channel(options.max_queue.max(1));
+        tokio::spawn(run(store, options, waiting));
+        Self(sender)
+    }
+
+    /// Takes a request from all these rates, or from none.
+    pub(super) async fn take(&self, rates: Rates, within: Duration) -> Result<Taken, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { rates, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
+        if let Err(mpsc::error::TrySendError::Full(waiting)) = self.0.try_send(waiting) {
+            let permit =
+                timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+            permit.map_err(|_| Refusal::UNAVAILABLE)?.send(waiting);
+        }
+        answered.await.map_err(|_| Refusal::UNAVAILABLE)?
+    }
+}
+
+async fn run(store: Arc<dyn Store>, options: BatchOptions, mut queue: mpsc::Receiver<Waiting>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        // Other requests that are ready join the batch.
+        yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(waiting) = queue.try_recv()
+        {
+            batch.push(waiting);
+        }
+        let now = Instant::now();
+        batch.retain(|waiting| !waiting.answer.is_closed());
+        batch
+            .extract_if(.., |waiting| waiting.deadline <= now)
+            .for_each(|waiting| drop(waiting.answer.send(Err(Refusal::UNAVAILABLE))));
+        let mut groups: HashMap<Rates, Vec<_>> = HashMap::new();
+        for Waiting { rates, answer, .. } in batch.drain(..) {
+            groups.entry(rates).or_default().push(answer);
+        }
+        if groups.is_empty() {
+            continue;
+        }
+        let (takes, answers): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .map(|(limits, answers)| (Take { limits, requests: count(&answers) }, answers))
+            .unzip();
+        match options.call_store(|| store.take(&takes)).await {
+            Ok(taken) => {
+                for (taken, answers) in taken.iter().zip(answers) {
+                    shared_out(taken, answers.len())
+                        .zip(answers)
+                        .for_each(|(taken, answer)| drop(answer.send(Ok(taken))));
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "agentkey could not count rate limits; their requests are answered with 503"
+                );
+                let answers = answers.into_iter().flatten();
+                answers.for_each(|answer| drop(answer.send(Err(Refusal::UNAVAILABLE))));
+            }
+        }
+    }
+}
+
+pub(super) fn count<T>(requests: &[T]) -> u32 {
+    u32::try_from(requests.len()).unwrap_or(u32::MAX)
+}
+
+/// Returns what each of so many requests took, of what they took together.
+pub(super) fn shared_out(taken: &Taken, requests: usize) -> impl Iterator<Item = Taken> + '_ {
+    let granted = usize::try_from(taken.granted).unwrap_or(usize::MAX);
+    (0..requests).map(move |at| Taken { granted: u32::from(at < granted), ..taken.clone() })
+}
