@@ -131,6 +131,8 @@
 //!
 //! - [`AgentKeys`] creates, finds, changes, rotates and revokes keys, and reads entries and usage.
 //! - [`AgentKeys::import`] takes over keys whose tokens another program made.
+//! - [`AgentKeys::ensure_subject`] gives an identity of another issuer a key, and
+//!   [`AgentKeyLayer::verifier`] verifies its requests: see [`identity`].
 //! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
 //! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
@@ -220,6 +222,8 @@ mod documents {
     #[cfg(feature = "sessions")]
     #[doc = include_str!("../docs/sessions.md")]
     struct SessionsDocs;
+    #[doc = include_str!("../docs/subjects.md")]
+    struct SubjectsDocs;
     #[doc = include_str!("../docs/testing.md")]
     struct TestingDocs;
     #[cfg(feature = "oidc")]

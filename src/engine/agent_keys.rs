@@ -164,6 +164,10 @@ impl AgentKeys {
         })
     }
 
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
@@ -175,19 +179,24 @@ impl AgentKeys {
     /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the parent is
     /// not in force. [`Error::Store`] where the store does not answer.
     pub async fn create(&self, new: NewKey) -> Result<Created, Error> {
-        let (account, parent) = match &new.owner {
-            Owner::Account(account) => (account.clone(), None),
-            Owner::Parent(parent) => {
-                let lineage = self.find_by_id(*parent).await?;
-                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
-                (lineage.account_id().clone(), Some(*parent))
-            }
-        };
+        let (account, parent) = self.owner_of(&new).await?;
         let prefix = new.prefix.as_ref().unwrap_or(&self.inner.options.prefix);
         let token = Token::generate(prefix)?;
         let draft = KeyDraft::new(account, parent, new);
         let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
+    }
+
+    /// Returns the account of a new key, and its parent.
+    pub(super) async fn owner_of(&self, new: &NewKey) -> Result<(AccountId, Option<KeyId>), Error> {
+        match &new.owner {
+            Owner::Account(account) => Ok((account.clone(), None)),
+            Owner::Parent(parent) => {
+                let lineage = self.find_by_id(*parent).await?;
+                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
+                Ok((lineage.account_id().clone(), Some(*parent)))
+            }
+        }
     }
 
     /// Creates an account with a ceiling over all its keys together, and returns it.
@@ -561,6 +570,7 @@ impl AgentKeys {
         let key = self.change_store(|store| store.change_key(change, rules)).await??;
         let done = match change {
             KeyChange::Create { .. } => "created",
+            KeyChange::EnsureSubject { .. } => "ensured",
             KeyChange::Update { .. } => "updated",
             KeyChange::Rotate { .. } => "rotated",
             KeyChange::EndGrace { .. } => "ended the grace of",
@@ -663,6 +673,10 @@ impl Inner {
 }
 
 impl Inner {
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// Returns the present time of the store's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.store.now()

@@ -16,6 +16,7 @@ pub(crate) mod rate_limits;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;
+mod subjects;
 
 pub use agent_keys::{AgentKeys, Created};
 pub use build_error::BuildError;

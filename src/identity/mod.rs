@@ -12,6 +12,7 @@ mod build;
 mod claims;
 #[cfg(feature = "oidc")]
 mod fetch;
+mod first_seen;
 #[cfg(feature = "oidc")]
 mod introspection;
 #[cfg(feature = "oidc")]
@@ -19,6 +20,7 @@ mod json;
 #[cfg(feature = "oidc")]
 mod jwt;
 mod verifier;
+mod verifiers;
 
 #[cfg(feature = "oidc")]
 pub use build::VerifierBuildError;
@@ -28,4 +30,5 @@ pub use introspection::{IntrospectionVerifier, IntrospectionVerifierBuilder};
 pub use jwt::{JwtAlgorithm, JwtVerifier, JwtVerifierBuilder};
 pub use verifier::{Verified, Verifier, VerifyError, VerifyFuture};
 
-pub use crate::model::Subject;
+pub use crate::model::{InvalidSubject, Subject};
+pub(crate) use verifiers::{Identified, Verifiers};

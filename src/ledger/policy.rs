@@ -11,6 +11,7 @@ use super::checks::{
     check_budget, check_budget_within, check_cidrs_within, check_delegator, check_expiry_within,
     check_name, check_rate_limit, check_scopes_within, check_start, check_text, inherit_delegator,
 };
+use super::subjects::{Actor, NewSubject};
 use crate::model::key::Expiry;
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, ChangeError, Cidrs, Key, KeyId, KeyPatch, Lineage,
@@ -30,6 +31,13 @@ pub enum KeyChange {
         draft: KeyDraft,
         /// Its token.
         token: NewToken,
+    },
+    /// Creates the key of a subject. If the subject has one, that stays as it is.
+    EnsureSubject {
+        /// The fields of the key.
+        draft: KeyDraft,
+        /// Whom it is for.
+        subject: NewSubject,
     },
     /// Changes a key.
     Update {
@@ -228,7 +236,7 @@ impl KeyChange {
     /// Returns what [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
         match self {
-            Self::Create { draft, .. } => draft.load(),
+            Self::Create { draft, .. } | Self::EnsureSubject { draft, .. } => draft.load(),
             Self::Update { key, .. }
             | Self::Rotate { key, .. }
             | Self::EndGrace { key }
@@ -298,6 +306,11 @@ impl KeyChange {
                 let now = parent.map_or(loaded.time, Lineage::at);
                 draft.create(token, parent, loaded.children, rules, now)
             }
+            Self::EnsureSubject { draft, subject } => {
+                let parent = draft.parent(lineage)?;
+                let now = parent.map_or(loaded.time, Lineage::at);
+                subject.create(draft, parent, rules, now)
+            }
             Self::Update { key, patch } => patch.update(found(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
             Self::EndGrace { key } => Ok(end_grace(found(key)?)),
@@ -308,7 +321,7 @@ impl KeyChange {
     /// Returns the key that is changed, or that a new key is minted from.
     fn target(&self) -> Option<KeyId> {
         match self {
-            Self::Create { draft, .. } => draft.parent,
+            Self::Create { draft, .. } | Self::EnsureSubject { draft, .. } => draft.parent,
             Self::Update { key, .. }
             | Self::Rotate { key, .. }
             | Self::EndGrace { key }
@@ -318,7 +331,7 @@ impl KeyChange {
 
     fn ask(&self) -> Ask {
         match self {
-            Self::Create { .. } => Ask::Mint,
+            Self::Create { .. } | Self::EnsureSubject { .. } => Ask::Mint,
             Self::Update { patch, .. } => match patch.is_disabled {
                 None => Ask::Narrow,
                 Some(true) => Ask::Disable,
@@ -575,6 +588,11 @@ impl NewToken {
         if key.is_session() {
             return Err(ChangeError::invalid("key", "is a session, whose token is not rotated"));
         }
+        if key.subject.is_some() || key.was_made_for_subject() {
+            let reason =
+                "is for a subject, whose credential its issuer makes: it has no token to rotate";
+            return Err(ChangeError::invalid("key", reason));
+        }
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at, "delegated_by": key.delegated_by});
@@ -589,6 +607,35 @@ impl NewToken {
     fn set_on(&self, key: &mut Key) {
         key.prefix.clone_from(&self.prefix);
         key.start.clone_from(&self.start);
+    }
+}
+
+impl NewSubject {
+    /// Returns what the key is found by in place of a token.
+    pub fn token(&self) -> NewToken {
+        let (hash, prefix) = (self.subject.digest(), Key::SUBJECT_PREFIX.to_owned());
+        NewToken { hash, prefix, start: String::new() }
+    }
+
+    fn create(
+        &self,
+        draft: &KeyDraft,
+        parent: Option<&Lineage>,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<KeyWrite, ChangeError> {
+        let mut write = draft.create(&self.token(), parent, 0, rules, now)?;
+        write.key.subject = Some(self.subject.clone());
+        if let Some((_, event)) = &mut write.record
+            && let Value::Object(detail) = &mut event.detail
+        {
+            detail.insert("subject".to_owned(), json!(self.subject));
+            if !self.actors.is_empty() {
+                let actors = self.actors.iter().map(Actor::json);
+                detail.insert("act".to_owned(), actors.collect());
+            }
+        }
+        Ok(write)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::SessionId;
 use crate::model::request_json::present;
 use crate::model::{
     Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
-    ScopeSet, Validity,
+    ScopeSet, Subject, Validity,
 };
 
 /// The body of `POST /signup`.
@@ -335,11 +335,13 @@ pub struct Key {
     pub prefix: String,
     /// The first characters of its token after the prefix.
     pub start: String,
+    /// The identity of another issuer that it is for; `null` for a key with a token.
+    pub subject: Option<Subject>,
     /// Whether it works.
     pub state: State,
     /// What the key itself may do; `null` for unrestricted.
     pub scopes: ScopeSet,
-    /// What the key and all its ancestors allow.
+    /// What the key and all its ancestors allow; for the caller itself, what its request allows.
     pub effective_scopes: ScopeSet,
     /// The key's limits, and what binds it from above.
     pub budgets: Vec<Budget>,

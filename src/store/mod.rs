@@ -41,11 +41,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, OpenHold,
-    Refusal, StoredSigningKey, TokenHash,
+    Refusal, StoredSigningKey, Subject, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -155,7 +156,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         postings: &'a [Posting],
     ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
-    /// Changes a key, and returns the key after the change.
+    /// Changes a key, and returns the key after the change. For [`KeyChange::EnsureSubject`] that is the key which the
+    /// subject has, if it has one; of many that ensure a subject at once, one makes its key.
     fn change_key<'a>(
         &'a self,
         change: &'a KeyChange,
@@ -246,6 +248,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>>;
+
+    /// Makes the row that the application's own software has for a subject found by it. Returns whether there is one.
+    /// Only a store that has adopted a table has such rows.
+    fn bind_subject<'a>(&'a self, _subject: &'a Subject) -> BoxFuture<'a, StoreResult<bool>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// Takes or renews a claim, and returns whether its owner has it now. A claim whose lease has ended is free.
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Ends a claim, if its owner has it.
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>>;
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {

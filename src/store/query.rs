@@ -22,6 +22,8 @@ use crate::model::{AccountId, Amount, KeyId};
 pub struct KeyQuery {
     /// The owner of the keys.
     pub of: KeysOf,
+    /// Whether only keys of [subjects](crate::model::Subject) are listed.
+    pub only_subjects: bool,
     /// Only keys with an id greater than this one.
     pub after: Option<KeyId>,
     /// The most keys on a page: 1 to 1,000.
@@ -31,22 +33,28 @@ pub struct KeyQuery {
 impl KeyQuery {
     /// Queries the first 100 keys of an account.
     pub const fn for_account(account: AccountId) -> Self {
-        Self { of: KeysOf::Account(account), after: None, limit: 100 }
+        Self { of: KeysOf::Account(account), only_subjects: false, after: None, limit: 100 }
     }
 
     /// Queries the first 100 keys that were minted directly from a key.
     pub const fn children_of(key: KeyId) -> Self {
-        Self { of: KeysOf::Parent(key), after: None, limit: 100 }
+        Self { of: KeysOf::Parent(key), only_subjects: false, after: None, limit: 100 }
     }
 
     /// Queries the first 100 keys of the store, of all accounts.
     pub const fn all() -> Self {
-        Self { of: KeysOf::All, after: None, limit: 100 }
+        Self { of: KeysOf::All, only_subjects: false, after: None, limit: 100 }
     }
 
     /// Queries the first 100 keys of a key and all its descendants.
     pub const fn subtree_of(key: KeyId) -> Self {
-        Self { of: KeysOf::Subtree(key), after: None, limit: 100 }
+        Self { of: KeysOf::Subtree(key), only_subjects: false, after: None, limit: 100 }
+    }
+
+    /// Lists only keys of [subjects](crate::model::Subject): identities that another service issued.
+    pub const fn subjects(mut self) -> Self {
+        self.only_subjects = true;
+        self
     }
 
     /// Continues after the last key of a page.

@@ -13,7 +13,7 @@ async fn key_ids<S: Store>(
     after: Option<KeyId>,
     limit: u32,
 ) -> Vec<KeyId> {
-    let keys = w.store.keys(&KeyQuery { of, after, limit }).await.unwrap();
+    let keys = w.store.keys(&KeyQuery { of, only_subjects: false, after, limit }).await.unwrap();
     keys.iter().map(|key| key.id).collect()
 }
 

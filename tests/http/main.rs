@@ -34,4 +34,5 @@ mod routes;
 mod sessions;
 mod shutdown;
 mod spans;
+mod subjects;
 mod support;

@@ -23,6 +23,7 @@ mod schemathesis;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod signup;
+mod subjects;
 mod support;
 mod usage;
 mod widening;

@@ -25,6 +25,7 @@ use crate::http::limits::{Admitted, Limits, Refused};
 use crate::http::options::HttpOptions;
 use crate::http::problem;
 use crate::http::request_span::{RequestSpan, record_key};
+use crate::identity::{Identified, Verified};
 use crate::ledger::Taken;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
@@ -60,6 +61,8 @@ struct Call<S, ReqBody> {
     request: Request<ReqBody>,
     options: AuthenticateOptions,
     span: RequestSpan,
+    /// What its credential says, once another issuer's is verified.
+    verified: Option<Arc<Verified>>,
 }
 
 /// What was taken from rates that all processes share.
@@ -120,7 +123,7 @@ where
         options: AuthenticateOptions,
         span: RequestSpan,
     ) -> Self {
-        let call = Some(Call { inner, request, options, span });
+        let call = Some(Call { inner, request, options, span, verified: None });
         Self::begin(FutureState::Finding { lookup, call })
     }
 
@@ -141,12 +144,13 @@ where
                 // As in `finding`, the service that was polled ready is the one that is called.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);
-                let call = Call { inner, request, options: options.clone(), span };
+                let options = options.clone();
+                let call = Call { inner, request, options, span, verified: None };
                 FutureState::asking(call, found, limits, permit)
             }
             Ok(Gate::Open(open)) => {
                 admitted = open;
-                FutureState::calling(found, inner, request, options, span)
+                FutureState::calling(found, None, inner, request, options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
@@ -175,12 +179,15 @@ where
 {
     /// Goes on when the look-up has answered.
     fn after_lookup(
-        found: Result<(Option<Arc<Found>>, Option<TakenAhead>), Refusal>,
-        call: Call<S, ReqBody>,
+        found: Result<(Option<Identified>, Option<TakenAhead>), Refusal>,
+        mut call: Call<S, ReqBody>,
         admitted: &mut Admitted,
     ) -> Self {
         let (found, ahead) = match found {
-            Ok((Some(found), ahead)) => (found, ahead),
+            Ok((Some(Identified { found, verified }), ahead)) => {
+                call.verified = verified;
+                (found, ahead)
+            }
             Ok((None, _)) => return Self::denied_call(Refusal::InvalidKey, None, call),
             Err(refusal) => return Self::denied_call(refusal, None, call),
         };
@@ -189,8 +196,8 @@ where
             Ok(Gate::Ask(limits, permit)) => Self::asking(call, found, limits, permit),
             Ok(Gate::Open(open)) => {
                 *admitted = open;
-                let Call { mut inner, request, options, span } = call;
-                Self::calling(found, &mut inner, request, &options, span)
+                let Call { mut inner, request, options, span, verified } = call;
+                Self::calling(found, verified, &mut inner, request, &options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
@@ -222,8 +229,8 @@ where
         match taken.and_then(|taken| limits.decide(&taken, permit, &call.options.keys)) {
             Ok(open) => {
                 *admitted = open;
-                let Call { mut inner, request, options, span } = call;
-                Self::calling(found, &mut inner, request, &options, span)
+                let Call { mut inner, request, options, span, verified } = call;
+                Self::calling(found, verified, &mut inner, request, &options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
@@ -235,6 +242,7 @@ where
     /// Calls the inner service.
     fn calling(
         found: Arc<Found>,
+        verified: Option<Arc<Verified>>,
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
@@ -246,7 +254,7 @@ where
         record_key(&tracing::Span::current(), &found);
         span.admit(decision::ACCEPTED);
         let guard = guard(&request, &found, keys, &http, span);
-        let context = KeyContext::new(found, guard.charge_state().clone(), http);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http, verified);
         insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
         let entered = guard.span().enter();

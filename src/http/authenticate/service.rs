@@ -59,9 +59,11 @@ where
         let keys = &options.keys;
         let span = RequestSpan::new(&request, &keys.metrics.decisions);
         let is_session = |text: &str| keys.is_session_token(text);
-        let credential = options.credentials.read(request.headers_mut(), is_session);
+        let credential =
+            options.credentials.read(request.headers_mut(), is_session, &options.verifiers);
         let credential = credential.and_then(|credential| match credential {
             Credential::Token(hash) => Ok(Lookup::Of(hash)),
+            Credential::Issued(text, verifier) => Ok(Lookup::Issued(text, verifier)),
             Credential::Session(token) => match keys.try_verify_session(&token) {
                 Some(verified) => verified.map(Lookup::Of),
                 None => Ok(Lookup::After(token)),

@@ -8,7 +8,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::{
     Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
-    ScopeSet, Validity,
+    ScopeSet, Subject, Validity,
 };
 use crate::routes::wire::{self, Usd};
 
@@ -143,6 +143,15 @@ schema!(
         .required("field")
         .property("detail", text("What is wrong, and what is accepted."))
         .required("detail")
+);
+schema!(
+    Subject,
+    ObjectBuilder::new()
+        .description(Some("An identity of another issuer."))
+        .property("issuer", text("The issuer, as it names itself."))
+        .required("issuer")
+        .property("sub", text("The id that the issuer gave."))
+        .required("sub")
 );
 schema!(
     Cidrs,

@@ -111,7 +111,7 @@ impl Inner {
         let members = read::members(&rows, &self.schema.columns)?;
         self.insert(&revalidation, &members, &rest);
         let invalid_rows = &self.schema.columns.invalid_rows;
-        let mut late = read::found(rest.len(), &members, self.clock.now(), invalid_rows);
+        let mut late = read::found(&rest, &members, self.clock.now(), invalid_rows);
         self.end_expired(connection, &members, &mut late.value).await?;
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok((ReadResult { value, stale: late.stale }, was_taken))
@@ -173,7 +173,7 @@ impl Inner {
             };
             snapshot.add_account(account.clone());
             if let Some(hash) = hashes.get(index)
-                && let Some((key, version)) = read::current(lineage)
+                && let Some((key, version)) = read::current(lineage, hash)
             {
                 snapshot.add_token(*hash, key, version, None);
             }

@@ -54,11 +54,12 @@ use super::{
     KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal, StoredSigningKey,
-    TokenHash,
+    Subject, TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -293,6 +294,18 @@ impl Store for PostgresStore {
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
         self.answer(self.inner.signing_keys(new))
+    }
+
+    fn bind_subject<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, StoreResult<bool>> {
+        self.answer(self.inner.bind_subject(subject))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        self.answer(async move { self.inner.claim_first_seen(&claim).await })
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        self.answer(async move { self.inner.release_first_seen(&claim).await })
     }
 
     fn width(&self) -> Width {

@@ -55,11 +55,11 @@ impl Inner {
 
     /// Returns the lineages of the keys of an adopted table with this subject.
     pub(super) async fn find_by_subject(&self, subject: &str) -> Result<Vec<Lineage>> {
-        let Some(column) = &self.schema.columns.subject else { return Ok(Vec::new()) };
-        let text = format!(
-            "SELECT k.{{k.id}}::int8 FROM {{keys}} k WHERE k.{column} = $1 ORDER BY k.{{k.id}}"
-        );
-        let text = self.schema.sql(&text);
+        if self.schema.columns.is_own {
+            return Ok(Vec::new());
+        }
+        let text = "SELECT k.{k.id}::int8 FROM {keys} k WHERE k.{k.sub} = $1 ORDER BY k.{k.id}";
+        let text = self.schema.sql(text);
         let rows = self.connections.fetch(text.query().bind(subject.to_owned())).await?;
         let ids = rows.iter().map(|row| Cells::new(row).key_id()).collect::<Result<Vec<_>>>()?;
         Ok(self.find_by_ids(&ids).await?.into_iter().flatten().collect())
@@ -186,7 +186,12 @@ impl Inner {
                 FROM family f JOIN {keys} c ON c.{k.parent} = f.id) SELECT id FROM family)"
             }
         };
-        let text = self.schema.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
+        let kind = match query.only_subjects {
+            true => "k.{k.sub} IS NOT NULL AND coalesce(k.{k.issuer}::text, {issuer}) IS NOT NULL",
+            false => "true",
+        };
+        let text = include_str!("sql/list_keys.sql").replace("{owner}", owner);
+        let text = self.schema.sql(&text.replace("{kind}", kind));
         // Invalid rows are skipped and replaced by later ones: a short page would mean that there are no more keys.
         while result.value.len() < limit {
             let page = match &query.of {
@@ -301,10 +306,23 @@ pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Mem
     })
 }
 
-/// Returns the key that was found by its present token.
-pub(super) fn current(members: &[Member]) -> Option<(&Key, RowVersion)> {
-    let first = members.first().filter(|first| first.retires_at.is_none())?;
+/// Returns the key that was found by its present token, or by its subject.
+pub(super) fn current<'m>(
+    members: &'m [Member],
+    hash: &TokenHash,
+) -> Option<(&'m Key, RowVersion)> {
+    let first = members.first().filter(|first| first.retires_at.is_none() && first.opens(hash))?;
     first.key.as_ref().map(|(row, version)| (&row.key, *version))
+}
+
+impl Member {
+    /// Returns whether a hash opens the key. The application may have given the row of a subject another one.
+    fn opens(&self, hash: &TokenHash) -> bool {
+        self.key.as_ref().is_none_or(|(KeyRow { key, .. }, _)| {
+            !key.was_made_for_subject()
+                || key.subject.as_ref().is_some_and(|subject| subject.digest() == *hash)
+        })
+    }
 }
 
 /// Returns the keys of a lineage from the key up. Every member up to the root must exist and be in one account. What a
@@ -343,14 +361,19 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) ->
 
 /// Returns what look-ups found, each at the place of its hash.
 pub(super) fn found(
-    count: usize,
+    hashes: &[TokenHash],
     members: &[Member],
     now: Timestamp,
     invalid_rows: &InvalidRows,
 ) -> ReadResult<Vec<Option<Found>>> {
     let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
-    result.value.resize_with(count, || None);
+    result.value.resize_with(hashes.len(), || None);
     for (index, lineage) in lineages(members) {
+        let is_opened =
+            hashes.get(index).zip(lineage.first()).is_some_and(|(hash, first)| first.opens(hash));
+        if !is_opened {
+            continue;
+        }
         let retires_at = lineage.first().and_then(|first| first.retires_at);
         let keys: Option<Vec<_>> =
             (lineage.iter()).map(|member| member.key.as_ref().map(|(row, _)| &row.key)).collect();

@@ -30,6 +30,9 @@ statements! {
     shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace insert_event
     children_in_force
 
+    // Subjects.
+    subject_key bind_subject claim_first_seen release_first_seen
+
     // The ledger.
     entry spent_by_key spent_by_account
 

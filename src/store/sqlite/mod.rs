@@ -14,6 +14,7 @@ mod connection;
 mod decode;
 mod error;
 mod file_id;
+mod first_seen;
 mod index;
 mod last_used;
 mod load;
@@ -59,7 +60,8 @@ use super::{
     Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
     Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal,
@@ -420,6 +422,18 @@ impl Store for SqliteStore {
         let Some(new) = new.cloned() else { return self.report(signing_keys::read) };
         answer(self.write_with(move |open, cache, clock| {
             signing_keys::add(open, cache, &new, clock.now())
+        }))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::claim(open, cache, &claim, clock.now())
+        }))
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::release(open, cache, &claim, clock.now())
         }))
     }
 

@@ -293,7 +293,8 @@ pub(super) fn keys(
         KeysOf::Parent(parent) => ("k.parent_id = ?1", &parent.get()),
         KeysOf::Subtree(root) => (IN_SUBTREE, &root.get()),
     };
-    let sql = include_str!("sql/keys.sql").replace("{owner}", condition);
+    let kind = if query.only_subjects { "k.issuer IS NOT NULL" } else { "true" };
+    let sql = include_str!("sql/keys.sql").replace("{owner}", condition).replace("{kind}", kind);
     let after = query.after.map_or(i64::MIN, KeyId::get);
     let mut stale = Stale::default();
     let keys = all(connection, &sql, params![owner, after, query.limit], |mut cells| {

@@ -347,6 +347,27 @@ impl Store for SpyStore {
         self.store.width()
     }
 
+    fn bind_subject<'a>(
+        &'a self,
+        subject: &'a agentkey::model::Subject,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        self.store.bind_subject(subject)
+    }
+
+    fn claim_first_seen(
+        &self,
+        claim: agentkey::ledger::FirstSeenClaim,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
+        self.store.claim_first_seen(claim)
+    }
+
+    fn release_first_seen(
+        &self,
+        claim: agentkey::ledger::FirstSeenClaim,
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        self.store.release_first_seen(claim)
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         // The store stays open, so that the tests can look into its books.
         *self.spy.closed.lock().unwrap() = true;
