@@ -15,6 +15,7 @@ use crate::engine::last_used::LastUsed;
 use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream, page_limit};
+use crate::engine::refusals::Refusals;
 use crate::engine::renewals::Renewals;
 #[cfg(feature = "sessions")]
 use crate::engine::sessions::{Sessions, state::SessionState};
@@ -23,8 +24,8 @@ use crate::ledger::CallerRules;
 use crate::ledger::{AccountChange, KeyChange, KeyDraft, LeftOut, NewToken, Rules};
 use crate::model::key::Owner;
 use crate::model::{
-    Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Refusal,
-    Token, TokenHash,
+    Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Origin,
+    Refusal, Token, TokenHash,
 };
 use crate::store::{Found, KeyQuery, Store, StoreResult, unwinding};
 
@@ -62,7 +63,9 @@ use crate::store::{Found, KeyQuery, Store, StoreResult, unwinding};
 /// [`AgentKeyLayer`]: crate::AgentKeyLayer
 #[derive(Clone, Debug)]
 pub struct AgentKeys {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
+    /// Who acts through this handle.
+    pub(super) origin: Arc<Origin>,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
+    pub(crate) refusals: Arc<Refusals>,
     #[cfg(feature = "sessions")]
     pub(crate) sessions: Option<Arc<SessionState>>,
     tasks: Vec<AbortHandle>,
@@ -127,8 +131,10 @@ impl AgentKeys {
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
+        let refusals = Arc::new(Refusals::default());
+        let interval = options.sweep_interval;
         let sweeping =
-            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
+            tokio::spawn(sweep(store.clone(), last_used.clone(), refusals.clone(), interval));
         #[cfg_attr(not(feature = "sessions"), expect(unused_mut))]
         let mut tasks = vec![renewing.abort_handle(), sweeping.abort_handle()];
         #[cfg(feature = "sessions")]
@@ -147,15 +153,22 @@ impl AgentKeys {
                 options,
                 rules,
                 last_used,
+                refusals,
                 #[cfg(feature = "sessions")]
                 sessions,
                 tasks,
             }),
+            origin: Arc::default(),
         })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+
+    /// Returns the rules of a change through this handle.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules { origin: (*self.origin).clone(), ..self.inner.rules.clone() }
     }
 
     /// Creates a key. Its token is in the answer and nowhere else.
@@ -436,6 +449,7 @@ impl AgentKeys {
     async fn close_store(&self) {
         self.inner.stop_tasks();
         self.inner.last_used.write(&*self.inner.store).await;
+        self.inner.refusals.write(&*self.inner.store).await;
         self.inner.store.close().await;
     }
 
@@ -473,7 +487,7 @@ impl AgentKeys {
         caller: CallerRules,
         change: &KeyChange,
     ) -> Result<Key, Error> {
-        let rules = Rules { caller: Some(caller), ..self.inner.rules.clone() };
+        let rules = Rules { caller: Some(caller), ..self.rules() };
         self.change_key_by(change, &rules).await
     }
 
@@ -482,7 +496,8 @@ impl AgentKeys {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, Error> {
-        let changed = self.with_store(|store| store.change_account(account, change)).await??;
+        let changed =
+            self.with_store(|store| store.change_account(account, change, &self.origin)).await??;
         if let AccountChange::SetBudget(_) = change {
             tracing::info!(%account, "agentkey set the ceiling of an account");
         }
@@ -490,7 +505,7 @@ impl AgentKeys {
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
-        self.change_key_by(&change, &self.inner.rules).await
+        self.change_key_by(&change, &self.rules()).await
     }
 
     pub(crate) async fn change_key_by(
@@ -575,6 +590,16 @@ impl Inner {
 }
 
 impl Inner {
+    /// Counts a refusal of a key for the audit trail.
+    pub(crate) fn record_refusal(
+        &self,
+        refusal: &Refusal,
+        lineage: &Lineage,
+        origin: impl FnOnce() -> Origin,
+    ) {
+        self.refusals.record(refusal, lineage, self.store.now(), origin);
+    }
+
     pub(crate) fn has_foreign_tokens(&self) -> bool {
         self.store.has_foreign_tokens()
     }
@@ -590,12 +615,18 @@ impl Drop for Inner {
     }
 }
 
-/// Ends expired holds in accounts without requests, and writes when keys were last used, once per
-/// interval.
-async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, interval: Duration) {
+/// Ends expired holds in accounts without requests, and writes when keys were last used and what they
+/// were refused, once per interval.
+async fn sweep(
+    store: Arc<dyn Store>,
+    last_used: Arc<LastUsed>,
+    refusals: Arc<Refusals>,
+    interval: Duration,
+) {
     loop {
         tokio::time::sleep(interval).await;
         last_used.write(&*store).await;
+        refusals.write(&*store).await;
         match unwinding(|| store.sweep()).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),

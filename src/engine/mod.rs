@@ -5,12 +5,14 @@ pub(crate) mod batch;
 mod build_error;
 mod builder;
 mod error;
+mod events;
 mod import;
 mod last_used;
 mod money;
 pub(crate) mod open_charges;
 mod options;
 mod page;
+pub(crate) mod refusals;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;

@@ -13,6 +13,7 @@ mod credentials;
 #[cfg(feature = "axum")]
 mod extract;
 pub(crate) mod options;
+pub(crate) mod origin;
 mod outside;
 mod problem;
 mod rejection;

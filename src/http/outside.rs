@@ -33,7 +33,7 @@ impl AgentKeys {
     /// answer.
     pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found)?))
+        self.admitted(found)
     }
 
     /// Returns the key with this id, if it is in force: for work that was queued with the id of its
@@ -47,7 +47,7 @@ impl AgentKeys {
         let lineage =
             self.find_by_id(key).await?.ok_or(Error::from(ChangeError::UnknownKey(key)))?;
         let found = Arc::new(Found::new(lineage, None));
-        Ok(self.context(admit(self.inner(), Some(found))?))
+        self.admitted(Some(found))
     }
 
     /// Begins a charge of a key outside of a request, or beside one.
@@ -93,6 +93,15 @@ impl AgentKeys {
     /// open](crate::Builder::max_open_charges_per_account).
     pub async fn charge(&self, key: &KeyContext) -> Result<Charge, Rejection> {
         Charge::begin(&self.context(key.found().clone())).await
+    }
+
+    /// Returns the context of a key that is in force. Counts the refusal of another.
+    fn admitted(&self, found: Option<Arc<Found>>) -> Result<KeyContext, Rejection> {
+        let admitted = admit(self.inner(), found.clone());
+        if let (Err(refusal), Some(found)) = (&admitted, &found) {
+            self.inner().record_refusal(refusal, &found.lineage, || self.origin().clone());
+        }
+        Ok(self.context(admitted?))
     }
 
     /// Returns the context of a key, with a charge that no response ends.

@@ -20,6 +20,7 @@
 mod book;
 mod caller;
 mod checks;
+mod events;
 mod policy;
 mod posting;
 mod signing_keys;
@@ -27,7 +28,7 @@ mod signing_keys;
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use caller::{Caller, CallerRules, LeftOut, MintRules, Minting};
 pub use policy::{
-    AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
+    AccountChange, AccountWrite, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
     KeyWrite, Load, Loaded, MAX_DEPTH, NewToken, Rules,
 };
 pub use posting::{

@@ -6,9 +6,9 @@
 //!
 //! | Group | Routes |
 //! |---|---|
-//! | [`me`](SelfServe::me) | `GET /keys/me`, `GET /keys/me/usage` |
+//! | [`me`](SelfServe::me) | `GET /keys/me`, `GET /keys/me/usage`, `GET /keys/me/events` |
 //! | [`mint`](SelfServe::mint) | `POST /keys` |
-//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `POST /keys/{id}/rotate`, `/disable` and `/enable` |
+//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `GET /keys/{id}/events`, `POST /keys/{id}/rotate`, `/disable` and `/enable` |
 //! | [`signup`](SelfServe::signup) | `POST /signup` |
 //! | `sessions` (feature `sessions`) | `POST /sessions`, `GET /me`, `DELETE /sessions/{id}` |
 //! | [`introspect`](SelfServe::introspect) | `POST /introspect` |
@@ -28,6 +28,7 @@
 //! process narrows the parent.
 
 mod client_limits;
+mod events;
 mod fields;
 mod introspect;
 mod keys;

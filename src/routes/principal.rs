@@ -14,7 +14,7 @@ use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
 use crate::ledger::{Caller, CallerRules};
-use crate::model::{AccountId, KeyId, Lineage, Refusal};
+use crate::model::{AccountId, Actor, KeyId, Lineage, Refusal};
 use crate::store::BoxFuture;
 
 /// The caller of a request, as the application's own login knows it.
@@ -40,17 +40,32 @@ use crate::store::BoxFuture;
 /// # fn user_of(_: &Request) -> Option<agentkey::AccountId> { None }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal(Caller);
+pub struct Principal {
+    caller: Caller,
+    name: Option<String>,
+}
 
 impl Principal {
     /// Returns a login that manages all keys of an account.
     pub const fn account(account: AccountId) -> Self {
-        Self(Caller::Account(account))
+        Self { caller: Caller::Account(account), name: None }
     }
 
     /// Returns a login that stands for a key: it sees and may do what that key does.
     pub const fn key(key: KeyId) -> Self {
-        Self(Caller::Key(key))
+        Self { caller: Caller::Key(key), name: None }
+    }
+
+    /// Sets the name of the login, which the [events](crate::AgentKeys::events) of its changes have. Default:
+    /// none.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Returns the login as the one who acts.
+    pub(super) fn actor(&self) -> Actor {
+        self.name.as_deref().map_or(Actor::Principal { name: None }, Actor::principal)
     }
 }
 
@@ -68,7 +83,7 @@ pub(super) struct Requester {
 
 impl Requester {
     pub(super) async fn of(extensions: &Extensions, shared: &Shared) -> Result<Self, Rejection> {
-        if let Some(Principal(caller)) = extensions.get() {
+        if let Some(Principal { caller, .. }) = extensions.get() {
             return match caller {
                 Caller::Account(account) => Ok(Self::account(account.clone())),
                 Caller::Key(key) => {

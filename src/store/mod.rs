@@ -42,8 +42,8 @@ use jiff::Timestamp;
 
 use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
-    StoredSigningKey, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Event, Imported, Key, KeyId, Lineage, Origin,
+    Refusal, StoredSigningKey, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -52,7 +52,9 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
-pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
+pub use query::{
+    Cursor, EntryQuery, EventQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -146,6 +148,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>>;
 
     /// Returns the lineage of a key, as [`lineages`](Self::lineages) does.
@@ -172,6 +175,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
+
+    /// Returns events, in the order in which they were written, each with its position. The events of an account are
+    /// written in the order of their positions, so that none appears before a page that was read.
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>>;
+
+    /// Writes events of refusals. Those with the key, the instant, the reason and the route of an event that is there are
+    /// added to its count.
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>>;
 
     /// Returns one entry.
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>>;

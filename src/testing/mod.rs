@@ -45,6 +45,7 @@
 pub mod adjustments;
 pub mod callers;
 pub mod concurrency;
+pub mod events;
 pub mod holds;
 pub mod idempotency;
 pub mod imports;
@@ -280,6 +281,17 @@ suite! { $
         usage_by_two_groups
         usage_saturates
         accounts_do_not_see_each_other
+    }
+    events {
+        a_change_has_one_event
+        a_refused_change_has_no_event
+        a_session_opens_and_ends
+        accounts_and_imports_have_events
+        an_adjustment_has_one_event
+        a_charged_hold_has_its_event
+        refusals_are_folded
+        refusals_are_counted_at_once
+        events_come_in_pages
     }
     signing_keys {
         the_first_signing_key_is_made_once

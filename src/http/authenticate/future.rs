@@ -127,8 +127,8 @@ where
         options: &AuthenticateOptions,
     ) -> Self {
         let AuthenticateOptions { keys, http, fail_open, .. } = options;
-        let key = found.as_ref().ok().and_then(|found| Some(found.as_ref()?.lineage.id()));
-        let http = http.of_request(&request, key);
+        let known = found.as_ref().ok().and_then(Option::as_ref);
+        let http = http.of_request(&request, known.map(|found| (keys, found)));
         let found = match found.and_then(|found| admit(keys, found)) {
             Ok(found) => found,
             Err(refusal @ Refusal::Unavailable { .. }) if *fail_open => {

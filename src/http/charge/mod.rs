@@ -296,6 +296,7 @@ impl Charge {
     }
 
     fn error(&self, refusal: Refusal) -> Rejection {
+        self.state.refused(&refusal);
         Rejection::new(refusal, self.http.clone())
     }
 }

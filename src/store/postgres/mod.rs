@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod decode;
 mod error;
+mod events;
 mod expire_holds;
 mod external_tx;
 mod inner;
@@ -49,12 +50,13 @@ use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
-    StoreResult, Usage, UsageQuery, Width,
+    BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult, KeyQuery, Store,
+    StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules};
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Entry, EntryId, Event, Key, KeyId, Lineage, Origin, Refusal,
+    StoredSigningKey, TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -197,8 +199,9 @@ impl Store for PostgresStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.answer(self.inner.change_account(account, change))
+        self.answer(self.inner.change_account(account, change, origin))
     }
 
     fn lineages<'a>(
@@ -224,6 +227,17 @@ impl Store for PostgresStore {
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.answer(self.inner.entries(query))
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        self.answer(self.inner.events(query))
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(self.inner.record_refusals(refusals))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {

@@ -27,11 +27,14 @@ statements! {
 
     // Policy changes.
     lock_account lock_new_account lock_key known_tokens insert_key update_anchor switched_off revoke_key upsert_balance upsert_account touch_account
-    shorten_retired_tokens retire_token replace_token delete_retired_tokens insert_event
-    children_in_force
+    shorten_retired_tokens retire_token replace_token delete_retired_tokens
+    children_in_force descendants
 
     // The ledger.
     entry spent_by_key spent_by_account
+
+    // The audit trail.
+    insert_event record_refusals
 
     // When keys were last used.
     record_last_used last_used

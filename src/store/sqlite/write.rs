@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, Params, params};
 use serde::Serialize;
 
 use super::error::{Result, corrupt};
+use super::events;
 use super::index::{IndexRow, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{BalanceRow, HoldRow, IdempotencyRow, WriteSet};
@@ -69,6 +70,7 @@ pub(super) fn changes(connection: &Connection, decisions: &[Decision]) -> Result
     each(connection, DROPPED_CLAIM, dropped, |statement, (_, key, claim)| {
         execute(statement, params![key.get(), &**claim])
     })?;
+    events::insert(connection, all_changes().flat_map(|changes| &changes.events))?;
     Ok(index_rows)
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use agentkey::ledger::{
     AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
 };
-use agentkey::model::{Account, Entry, Lineage, StoredSigningKey, TokenHash};
+use agentkey::model::{Account, Entry, Event, Lineage, Origin, StoredSigningKey, TokenHash};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
-use agentkey::store::{Cursor, Store, Usage};
+use agentkey::store::{Cursor, EventQuery, Store, Usage};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -236,8 +236,9 @@ impl Store for SpyStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.store.change_account(account, change)
+        self.store.change_account(account, change, origin)
     }
 
     fn lineages<'a>(
@@ -264,6 +265,17 @@ impl Store for SpyStore {
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.store.entries(query)
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        self.store.events(query)
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        self.store.record_refusals(refusals)
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
