@@ -32,6 +32,7 @@ mod events;
 mod fields;
 mod introspect;
 mod keys;
+mod login;
 mod principal;
 mod query;
 mod resource;
@@ -46,7 +47,7 @@ pub mod wire;
 
 pub use crate::ledger::Minting;
 pub use introspect::ResourceServer;
-pub use principal::Principal;
+pub use login::Principal;
 pub use resource::ProtectedResource;
 pub use self_serve::SelfServe;
 pub use signup::{NewClient, Signup, SignupDecision};

@@ -10,64 +10,13 @@ use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::login::Principal;
 use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
 use crate::ledger::{Caller, CallerRules};
-use crate::model::{AccountId, Actor, KeyId, Lineage, Refusal};
+use crate::model::{AccountId, Lineage, Refusal};
 use crate::store::BoxFuture;
-
-/// The caller of a request, as the application's own login knows it.
-///
-/// A middleware of the application puts it into the request's extensions. Then the routes take it
-/// as the caller and do not look for a key.
-///
-/// Such a login is the application's: where [`Minting`](super::Minting) says that keys make no keys,
-/// it may still do so. A key it stands for is bound as that key is.
-///
-/// ```
-/// use agentkey::routes::Principal;
-/// use axum::extract::Request;
-/// use axum::middleware::Next;
-/// use axum::response::Response;
-///
-/// async fn login(mut request: Request, next: Next) -> Response {
-///     if let Some(user) = user_of(&request) {
-///         request.extensions_mut().insert(Principal::account(user));
-///     }
-///     next.run(request).await
-/// }
-/// # fn user_of(_: &Request) -> Option<agentkey::AccountId> { None }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal {
-    caller: Caller,
-    name: Option<String>,
-}
-
-impl Principal {
-    /// Returns a login that manages all keys of an account.
-    pub const fn account(account: AccountId) -> Self {
-        Self { caller: Caller::Account(account), name: None }
-    }
-
-    /// Returns a login that stands for a key: it sees and may do what that key does.
-    pub const fn key(key: KeyId) -> Self {
-        Self { caller: Caller::Key(key), name: None }
-    }
-
-    /// Sets the name of the login, which the [events](crate::AgentKeys::events) of its changes have. Default:
-    /// none.
-    pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Returns the login as the one who acts.
-    pub(super) fn actor(&self) -> Actor {
-        self.name.as_deref().map_or(Actor::Principal { name: None }, Actor::principal)
-    }
-}
 
 /// The caller of a request, found and in force.
 pub(super) struct Requester {
@@ -83,8 +32,8 @@ pub(super) struct Requester {
 
 impl Requester {
     pub(super) async fn of(extensions: &Extensions, shared: &Shared) -> Result<Self, Rejection> {
-        if let Some(Principal { caller, .. }) = extensions.get() {
-            return match caller {
+        if let Some(login) = extensions.get::<Principal>() {
+            return match login.caller() {
                 Caller::Account(account) => Ok(Self::account(account.clone())),
                 Caller::Key(key) => {
                     let found = shared.keys.find_by_id(*key).await;

@@ -11,7 +11,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 
-use super::principal::Principal;
+use super::login::Principal;
 use crate::engine::{AgentKeys, Error};
 use crate::http::options::HttpOptions;
 use crate::http::origin::RequestOrigin;

@@ -84,18 +84,21 @@ impl Home {
 
 /// A file, or a database by its URL.
 pub async fn open(address: &str, clock: Clock) -> AgentKeys {
+    // Refusals are written often, so that a test sees them soon.
+    let builder = AgentKeys::builder().sweep_interval(std::time::Duration::from_millis(500));
     #[cfg(feature = "postgres")]
     if address.starts_with("postgres") {
         let options = agentkey::store::PostgresOptions::new(address).clock(clock);
-        return AgentKeys::new(agentkey::PostgresStore::open(options).await.unwrap()).unwrap();
+        return builder.build(agentkey::PostgresStore::open(options).await.unwrap()).unwrap();
     }
     #[cfg(feature = "sqlite")]
-    return AgentKeys::new(
-        agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock))
-            .await
-            .unwrap(),
-    )
-    .unwrap();
+    return builder
+        .build(
+            agentkey::SqliteStore::open(agentkey::store::SqliteOptions::new(address).clock(clock))
+                .await
+                .unwrap(),
+        )
+        .unwrap();
     #[cfg(not(feature = "sqlite"))]
     panic!("no feature for {address}");
 }

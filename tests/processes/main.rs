@@ -12,8 +12,8 @@ mod worker;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use agentkey::model::ManualClock;
-use agentkey::{Amount, Budget, EntryQuery, NewKey};
+use agentkey::model::{EventKind, ManualClock};
+use agentkey::{Amount, Budget, EntryQuery, EventQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -64,6 +64,7 @@ checks! {
     work_in_flight_in_one_process_is_taken_over_by_no_other
     clients_that_hang_up_pay_for_the_work_and_free_the_rest
     kill_9_loses_no_acknowledged_charge_and_doubles_none
+    refusals_of_all_processes_are_counted_in_a_handful_of_events
 }
 
 /// Sends all requests at once, spread over the workers; counts the answers by status.
@@ -109,6 +110,36 @@ async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(
     }
     assert_eq!(worked, 100, "only the requests that could hold did the work");
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(100), Amount::ZERO));
+}
+
+async fn refusals_of_all_processes_are_counted_in_a_handful_of_events(
+    fixture: &Fixture,
+    processes: usize,
+) {
+    let (key, token) = fixture.key(Budget::unlimited()).await;
+    let workers = fixture.workers(processes);
+    fixture.keys.revoke(key, None).await.unwrap();
+
+    let answers = storm(&workers, &[token], "/hold", 1_000).await;
+
+    let refused = answers.get(&StatusCode::UNAUTHORIZED).copied().unwrap_or(0);
+    assert!(refused > 500, "{answers:?}");
+    let query = EventQuery::for_account(ACCOUNT.parse().unwrap()).kind(EventKind::Refused);
+    let events = async {
+        loop {
+            let events = fixture.keys.events(&query).await.unwrap().items;
+            if events.iter().map(|event| event.count).sum::<u64>() >= refused as u64 {
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // Only a hang gets to the bound.
+    let events = tokio::time::timeout(Duration::from_secs(60), events).await.unwrap();
+    assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), refused as u64);
+    assert!(events.len() <= 3, "one in each minute of the storm: {events:?}");
+    assert!(events.iter().all(|event| event.key == Some(key)));
+    assert!(events.iter().all(|event| event.origin.route.as_deref() == Some("/hold")));
 }
 
 async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(

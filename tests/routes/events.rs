@@ -116,7 +116,10 @@ async fn a_login_and_an_account_scope_see_all_of_the_account() {
 #[tokio::test]
 async fn a_signup_has_its_event() {
     let app = App::new().await;
-    let made = app.call(None, Method::POST, "/signup", r#"{"name": "agent"}"#).await.is(201);
+    let made = app
+        .call(None, Method::POST, "/signup", r#"{"name": "agent", "email": "a@example.com"}"#)
+        .await
+        .is(201);
     let id = agentkey::KeyId::new(made["key"]["id"].as_i64().unwrap());
     let account = app.keys.find_by_id(id).await.unwrap().unwrap().account_id().clone();
     let page = app.keys.events(&agentkey::EventQuery::for_account(account)).await.unwrap();

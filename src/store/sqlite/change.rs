@@ -10,7 +10,7 @@ use super::statement::{one, run};
 use super::transaction::{Written, in_write_transaction};
 use super::validator::Cache;
 use super::write::{json, micros};
-use super::{events, post, read, usage, write};
+use super::{post, read, usage, write};
 use crate::ledger::{
     AccountChange, AccountWrite, Action, BalanceRow, ImportDraft, ImportWrite, KeyChange,
     KeyRecord, KeyWrite, Load, Loaded, Posting, Rules,
@@ -185,7 +185,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
             run(connection, REVOKE, row).map(drop)?;
         }
     }
-    events::insert(connection, [&event])?;
+    write::events(connection, [&event])?;
     Ok(key)
 }
 
@@ -197,7 +197,7 @@ fn write_account(connection: &Connection, write: AccountWrite) -> Result<Account
         account.balance.set_spent(Spent { amount, ..window });
     }
     write::account(connection, &account, at)?;
-    events::insert(connection, [&event])?;
+    write::events(connection, [&event])?;
     Ok(account)
 }
 
