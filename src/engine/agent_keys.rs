@@ -447,7 +447,7 @@ impl AgentKeys {
     }
 
     async fn close_store(&self) {
-        self.inner.stop_tasks();
+        self.inner.end_tasks().await;
         self.inner.last_used.write(&*self.inner.store).await;
         self.inner.refusals.write(&*self.inner.store).await;
         self.inner.store.close().await;
@@ -606,6 +606,20 @@ impl Inner {
 
     fn stop_tasks(&self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Stops the tasks, and waits until each has given back what it was writing. On a runtime that
+    /// nothing drives any more, no task ends.
+    async fn end_tasks(&self) {
+        self.stop_tasks();
+        let ended = async {
+            while !self.tasks.iter().all(AbortHandle::is_finished) {
+                tokio::task::yield_now().await;
+            }
+        };
+        if timeout(Duration::from_secs(1), ended).await.is_err() {
+            tracing::warn!("agentkey could not stop its tasks in time");
+        }
     }
 }
 

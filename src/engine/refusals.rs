@@ -79,23 +79,43 @@ impl Refusals {
     ///
     /// If an answer of the store is lost, the refusals of that write may be counted twice.
     pub(crate) async fn write(&self, store: &dyn Store) {
-        let taken = self.shards.iter().map(|shard| std::mem::take(&mut *lock(shard)));
-        let mut events: Vec<_> =
-            taken.flat_map(|shard| shard.by_key.into_values().flatten()).collect();
-        events.sort_by_key(|event| (event.at, event.key));
-        for batch in events.chunks(BATCH) {
+        let mut unwritten = self.take();
+        while let Some(batch) = unwritten.events.chunks(BATCH).next() {
+            let written = batch.len();
             if let Err(error) = unwinding(|| store.record_refusals(batch)).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "agentkey could not write events of refusals; the next sweep tries again"
                 );
-                batch.iter().for_each(|event| self.add(event.clone()));
+                break;
             }
+            unwritten.events.drain(..written);
         }
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::warn!(refusals = lost, "agentkey had no room for refusals in its events");
         }
+    }
+
+    fn take(&self) -> Unwritten<'_> {
+        let taken = self.shards.iter().map(|shard| std::mem::take(&mut *lock(shard)));
+        let mut events: Vec<_> =
+            taken.flat_map(|shard| shard.by_key.into_values().flatten()).collect();
+        events.sort_by_key(|event| (event.at, event.key));
+        Unwritten { refusals: self, events }
+    }
+}
+
+/// Events that are being written. Those that are left are counted again: the store has failed, or
+/// shutdown has ended the task that wrote them.
+struct Unwritten<'a> {
+    refusals: &'a Refusals,
+    events: Vec<Event>,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        self.events.drain(..).for_each(|event| self.refusals.add(event));
     }
 }
 
@@ -181,6 +201,18 @@ mod tests {
         assert_eq!(counts, [25_000; 4]);
         assert_eq!(kept[0].at, Timestamp::UNIX_EPOCH);
         assert_eq!(kept[0].origin.actor, Actor::Key { id: KeyId::new(7) });
+    }
+
+    #[test]
+    fn what_is_not_written_is_kept() {
+        let (refusals, key) = (Refusals::default(), lineage(7));
+        let record = || refusals.record(&Refusal::RevokedKey, &key, key.at(), Origin::new);
+        record();
+        let writing = refusals.take();
+        record();
+        assert_eq!(kept(&refusals)[0].count, 1);
+        drop(writing);
+        assert_eq!(kept(&refusals)[0].count, 2);
     }
 
     #[test]

@@ -21,7 +21,6 @@ async fn it_moves_with_every_change_by_plain_sql() {
         .change_account(
             &key.account,
             AccountChange::SetBudget(Budget::lifetime(Amount::cents(1_000))),
-            &agentkey::model::Origin::new(),
         )
         .await
         .unwrap();
