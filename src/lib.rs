@@ -196,7 +196,7 @@ pub use model::{
 pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
-pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
+pub use store::{EntryQuery, EventQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 
 /// Compiles and runs the code of the README and of `docs`.
 #[cfg(all(
@@ -213,6 +213,8 @@ mod documents {
     struct Readme;
     #[doc = include_str!("../docs/adoption.md")]
     struct AdoptionDocs;
+    #[doc = include_str!("../docs/audit.md")]
+    struct AuditDocs;
     #[doc = include_str!("../docs/operations.md")]
     struct OperationsDocs;
     #[doc = include_str!("../docs/self-serve.md")]

@@ -287,7 +287,7 @@ mod on_sqlite {
         let (directory, keys) = two(&clock()).await;
         super::a_cap_holds_on_both(keys).await;
         let file = rusqlite::Connection::open(directory.path().join("keys.db")).unwrap();
-        let sql = "SELECT detail ->> 'reason' FROM agentkey_events WHERE kind = 'key.revoked'";
+        let sql = "SELECT detail ->> 'reason' FROM agentkey_events WHERE kind = 'session.ended' AND actor ->> 'type' = 'ledger'";
         let reason: String = file.query_row(sql, [], |row| row.get(0)).unwrap();
         assert_eq!(reason, "spend cap reached");
     }

@@ -49,12 +49,13 @@ const fn case(on: On, path: &'static str, keys: Keys, bar: Option<f64>) -> Case 
     Case { on, path, keys, bar }
 }
 
-pub const CASES: [Case; 30] = {
+pub const CASES: [Case; 31] = {
     use Keys::*;
     use On::*;
     [
         case(Sqlite, "/read", InOneAccount, Some(0.60)),
         case(Sqlite, "/read", Hot, None),
+        case(Sqlite, "/refused", InOneAccount, None),
         case(Sqlite, "/add", InOneAccount, Some(0.30)),
         case(Sqlite, "/add", InAccountsOfTheirOwn, Some(0.30)),
         case(Sqlite, "/add", Hot, Some(0.30)),
@@ -101,12 +102,13 @@ impl Case {
         };
         let what = match self.path {
             "/read" => "authenticate + scope",
+            "/refused" => "authenticate + a refusal, counted",
             "/add" => "authenticate + one posting",
             _ => "authenticate + hold + settle",
         };
         let keys = match (self.keys, self.path) {
             (Keys::Hot, _) => "one hot key",
-            (_, "/read") => "1,000 keys",
+            (_, "/read" | "/refused") => "1,000 keys",
             (Keys::InOneAccount, _) => "1,000 keys in one account",
             (Keys::InAccountsOfTheirOwn, _) => "1,000 keys in 1,000 accounts",
         };

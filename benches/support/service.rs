@@ -7,6 +7,8 @@ use agentkey::{
     AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection, RequireScope,
     ScopeSet,
 };
+use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Router, routing::get};
 
 use super::Result;
@@ -27,6 +29,19 @@ pub fn keyed_by(layer: AgentKeyLayer) -> Router {
         .route("/pay", get(pay))
         .route("/hold", get(hold))
         .layer((layer, RequireScope::one("read").expect("a scope")))
+        .merge(refused(keys))
+}
+
+/// A route whose scope no key has. Each refusal is counted in an event, and is answered with 200, which is what the client
+/// of the benches takes.
+fn refused(keys: &AgentKeys) -> Router {
+    Router::new()
+        .route("/refused", get(read))
+        .layer((AgentKeyLayer::new(keys), RequireScope::one("refused").expect("a scope")))
+        .layer(axum::middleware::map_response(async |mut response: Response| {
+            *response.status_mut() = StatusCode::OK;
+            response
+        }))
 }
 
 async fn read(key: KeyContext) -> &'static str {

@@ -106,16 +106,27 @@ CREATE TABLE {idempotency_keys} (
     PRIMARY KEY (key_id, idempotency_key)
 );
 
--- The audit trail of policy changes. Each row is written in the transaction of its change, and holds no secret.
+-- The audit trail. Each row is written in the transaction of what it tells, and holds no secret. The refusals of a key in
+-- one minute, for one reason and on one route, are one row. Only such a row has a `reason`; its `at` is the minute.
 CREATE TABLE {events} (
-    seq        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at         timestamptz NOT NULL,
-    account_id text COLLATE "C" NOT NULL,
-    key_id     bigint,
-    kind       text        NOT NULL,
-    detail     jsonb       NOT NULL
+    seq          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at           timestamptz NOT NULL,
+    account_id   text COLLATE "C" NOT NULL,
+    key_id       bigint,
+    key_name     text,
+    lineage      bigint[]    NOT NULL, -- the key and its ancestors
+    delegated_by text,
+    kind         text        NOT NULL,
+    actor        jsonb       NOT NULL,
+    request_id   text,
+    route        text,
+    reason       text,
+    count        bigint      NOT NULL DEFAULT 1,
+    detail       jsonb       NOT NULL
 );
 CREATE INDEX ON {events} (account_id, seq);
+CREATE INDEX ON {events} (key_id, seq) WHERE key_id IS NOT NULL;
+CREATE UNIQUE INDEX ON {events} (key_id, at, reason, coalesce(route, '')) WHERE reason IS NOT NULL;
 
 -- When keys were last used. The crate writes it for many keys at once, not at each use.
 CREATE TABLE {last_used} (

@@ -223,16 +223,27 @@ CREATE TABLE agentkey_idempotency_keys (
     PRIMARY KEY (key_id, idempotency_key)
 ) STRICT, WITHOUT ROWID;
 
--- The audit trail of policy changes. Each row is written in the transaction of its change, and holds no secret.
+-- The audit trail. Each row is written in the transaction of what it tells, and holds no secret. The refusals of a key in
+-- one minute, for one reason and on one route, are one row. Only such a row has a `reason`; its `at` is the minute.
 CREATE TABLE agentkey_events (
-    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
-    at         INTEGER NOT NULL,
-    account_id TEXT    NOT NULL,
-    key_id     INTEGER,
-    kind       TEXT    NOT NULL,
-    detail     TEXT    NOT NULL
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    at           INTEGER NOT NULL,
+    account_id   TEXT    NOT NULL,
+    key_id       INTEGER,
+    key_name     TEXT,
+    lineage      TEXT    NOT NULL, -- a JSON array: the key and its ancestors
+    delegated_by TEXT,
+    kind         TEXT    NOT NULL,
+    actor        TEXT    NOT NULL, -- a JSON object
+    request_id   TEXT,
+    route        TEXT,
+    reason       TEXT,
+    count        INTEGER NOT NULL DEFAULT 1,
+    detail       TEXT    NOT NULL  -- a JSON object
 ) STRICT;
 CREATE INDEX agentkey_events_account ON agentkey_events (account_id, seq);
+CREATE INDEX agentkey_events_key ON agentkey_events (key_id, seq) WHERE key_id IS NOT NULL;
+CREATE UNIQUE INDEX agentkey_events_refused ON agentkey_events (key_id, at, reason, coalesce(route, '')) WHERE reason IS NOT NULL;
 
 -- When keys were last used. The crate writes it for many keys at once, not at each use.
 CREATE TABLE agentkey_last_used (

@@ -17,6 +17,7 @@ use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream, page_limit};
 use crate::engine::rate_limits::RateLimits;
+use crate::engine::refusals::Refusals;
 use crate::engine::renewals::Renewals;
 #[cfg(feature = "sessions")]
 use crate::engine::sessions::{Sessions, state::SessionState};
@@ -25,8 +26,8 @@ use crate::ledger::CallerRules;
 use crate::ledger::{AccountChange, KeyChange, KeyDraft, LeftOut, NewToken, Rules};
 use crate::model::key::Owner;
 use crate::model::{
-    Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Refusal,
-    Token, TokenHash,
+    Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Origin,
+    Refusal, Token, TokenHash,
 };
 use crate::store::{AccountQuery, Found, KeyQuery, Store, StoreResult, unwinding};
 
@@ -64,7 +65,9 @@ use crate::store::{AccountQuery, Found, KeyQuery, Store, StoreResult, unwinding}
 /// [`AgentKeyLayer`]: crate::AgentKeyLayer
 #[derive(Clone, Debug)]
 pub struct AgentKeys {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
+    /// Who acts through this handle.
+    pub(super) origin: Arc<Origin>,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
     pub(crate) metrics: Metrics,
+    pub(crate) refusals: Arc<Refusals>,
     #[cfg(feature = "sessions")]
     pub(crate) sessions: Option<Arc<SessionState>>,
     tasks: Vec<AbortHandle>,
@@ -134,9 +138,14 @@ impl AgentKeys {
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
-        let sweeps = metrics.store.sweep.clone();
-        let sweeping =
-            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval, sweeps));
+        let refusals = Arc::new(Refusals::default());
+        let sweeper = Sweeper {
+            store: store.clone(),
+            last_used: last_used.clone(),
+            refusals: refusals.clone(),
+            calls: metrics.store.sweep.clone(),
+        };
+        let sweeping = tokio::spawn(sweeper.run(options.sweep_interval));
         let mut tasks = vec![renewing.abort_handle(), sweeping.abort_handle()];
         tasks.extend(metrics.settles.keep_age().map(|task| tokio::spawn(task).abort_handle()));
         #[cfg(feature = "sessions")]
@@ -157,19 +166,26 @@ impl AgentKeys {
                 rules,
                 last_used,
                 metrics,
+                refusals,
                 #[cfg(feature = "sessions")]
                 sessions,
                 tasks,
             }),
+            origin: Arc::default(),
         })
     }
 
     pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
-        Self { inner }
+        Self { inner, origin: Arc::default() }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+
+    /// Returns the rules of a change through this handle.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules { origin: (*self.origin).clone(), ..self.inner.rules.clone() }
     }
 
     /// Creates a key. Its token is in the answer and nowhere else.
@@ -503,8 +519,9 @@ impl AgentKeys {
     }
 
     async fn close_store(&self) {
-        self.inner.stop_tasks();
+        self.inner.end_tasks().await;
         self.inner.last_used.write(&*self.inner.store).await;
+        self.inner.refusals.write(&*self.inner.store).await;
         self.inner.store.close().await;
     }
 
@@ -542,7 +559,7 @@ impl AgentKeys {
         caller: CallerRules,
         change: &KeyChange,
     ) -> Result<Key, Error> {
-        let rules = Rules { caller: Some(caller), ..self.inner.rules.clone() };
+        let rules = Rules { caller: Some(caller), ..self.rules() };
         self.change_key_by(change, &rules).await
     }
 
@@ -551,7 +568,9 @@ impl AgentKeys {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, Error> {
-        let changed = self.change_store(|store| store.change_account(account, change)).await??;
+        let changed = self
+            .change_store(|store| store.change_account(account, change, &self.origin))
+            .await??;
         if let AccountChange::SetBudget(_) = change {
             tracing::info!(%account, "agentkey set the ceiling of an account");
         }
@@ -559,7 +578,7 @@ impl AgentKeys {
     }
 
     async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
-        self.change_key_by(&change, &self.inner.rules).await
+        self.change_key_by(&change, &self.rules()).await
     }
 
     pub(crate) async fn change_key_by(
@@ -682,12 +701,36 @@ impl Inner {
         self.store.now()
     }
 
+    /// Counts a refusal of a key for the audit trail.
+    pub(crate) fn record_refusal(
+        &self,
+        refusal: &Refusal,
+        lineage: &Lineage,
+        origin: impl FnOnce() -> Origin,
+    ) {
+        self.refusals.record(refusal, lineage, self.store.now(), origin);
+    }
+
     pub(crate) fn has_foreign_tokens(&self) -> bool {
         self.store.has_foreign_tokens()
     }
 
     fn stop_tasks(&self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Stops the tasks, and waits until each has given back what it was writing. On a runtime that
+    /// nothing drives any more, no task ends.
+    async fn end_tasks(&self) {
+        self.stop_tasks();
+        let ended = async {
+            while !self.tasks.iter().all(AbortHandle::is_finished) {
+                tokio::task::yield_now().await;
+            }
+        };
+        if timeout(Duration::from_secs(1), ended).await.is_err() {
+            tracing::warn!("agentkey could not stop its tasks in time");
+        }
     }
 }
 
@@ -697,24 +740,31 @@ impl Drop for Inner {
     }
 }
 
-/// Ends expired holds in accounts without requests, and writes when keys were last used, once per
-/// interval.
-async fn sweep(
+/// What is done once per interval.
+struct Sweeper {
     store: Arc<dyn Store>,
     last_used: Arc<LastUsed>,
-    interval: Duration,
-    sweeps: StoreCalls,
-) {
-    loop {
-        tokio::time::sleep(interval).await;
-        last_used.write(&*store).await;
-        match sweeps.observe(unwinding(|| store.sweep())).await {
-            Ok(0) => {}
-            Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "agentkey could not end expired holds; the next sweep tries again"
-            ),
+    refusals: Arc<Refusals>,
+    calls: StoreCalls,
+}
+
+impl Sweeper {
+    /// Ends expired holds in accounts without requests, and writes when keys were last used and what
+    /// they were refused.
+    async fn run(self, interval: Duration) {
+        let Self { store, last_used, refusals, calls } = self;
+        loop {
+            tokio::time::sleep(interval).await;
+            last_used.write(&*store).await;
+            refusals.write(&*store).await;
+            match calls.observe(unwinding(|| store.sweep())).await {
+                Ok(0) => {}
+                Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "agentkey could not end expired holds; the next sweep tries again"
+                ),
+            }
         }
     }
 }

@@ -86,8 +86,8 @@ impl Builder {
 
     /// Sets the interval of the sweep. Default: 30 s. From 100 ms to a day.
     ///
-    /// The sweep ends expired holds in accounts without requests, and writes when keys were last
-    /// used.
+    /// The sweep ends expired holds in accounts without requests. It writes when keys were last used,
+    /// and which requests were [refused](AgentKeys::events).
     pub fn sweep_interval(mut self, period: Duration) -> Self {
         self.options.sweep_interval = period;
         self

@@ -63,8 +63,8 @@ impl AgentKeys {
                 unknown.push(owner.as_ref().err().cloned());
                 drafts.extend(owner.map(|(account, parent)| import.draft(account, parent)));
             }
-            let rules = &self.inner().rules;
-            let imported = self.change_store(|store| store.import_keys(&drafts, rules)).await?;
+            let rules = self.rules();
+            let imported = self.change_store(|store| store.import_keys(&drafts, &rules)).await?;
             let mut imported = imported.into_iter();
             for unknown in unknown {
                 let answer = unknown.map(Err).or_else(|| imported.next());

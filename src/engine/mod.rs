@@ -5,6 +5,7 @@ pub(crate) mod batch;
 mod build_error;
 mod builder;
 mod error;
+mod events;
 mod import;
 mod last_used;
 pub(crate) mod metrics;
@@ -13,6 +14,7 @@ pub(crate) mod open_charges;
 mod options;
 mod page;
 pub(crate) mod rate_limits;
+pub(crate) mod refusals;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;

@@ -229,7 +229,9 @@ impl AgentKeys {
                 None => return Err(ChangeError::UnknownAccount(account).into()),
             },
         };
-        let posting = Posting { id, ..Posting::new(account, key, Action::Adjust { amount, note }) };
+        let origin = Box::new((*self.origin).clone());
+        let action = Action::Adjust { amount, note, origin };
+        let posting = Posting { id, ..Posting::new(account, key, action) };
         self.inner().batches.post(posting).await?;
         Ok(id.into())
     }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::agent_keys::{AgentKeys, Inner};
 use super::error::Error;
-use crate::ledger::{Actor, FirstSeenClaim, KeyChange, KeyDraft, NewSubject};
+use crate::ledger::{ActClaim, FirstSeenClaim, KeyChange, KeyDraft, NewSubject};
 use crate::model::{Key, Lineage, NewKey, PostingId, Refusal, Subject};
 use crate::store::{BoxFuture, Found, Store, StoreResult, unwinding};
 
@@ -50,7 +50,7 @@ impl AgentKeys {
     pub(crate) async fn ensure_seen_subject(
         &self,
         subject: Subject,
-        actors: Vec<Actor>,
+        actors: Vec<ActClaim>,
         new: NewKey,
     ) -> Result<Key, Error> {
         let (account, parent) = self.owner_of(&new).await?;

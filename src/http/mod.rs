@@ -15,6 +15,7 @@ mod credentials;
 mod extract;
 mod limits;
 pub(crate) mod options;
+pub(crate) mod origin;
 mod outside;
 mod problem;
 mod rejection;

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 
+use crate::engine::agent_keys::Inner;
+use crate::http::origin::RequestOrigin;
 use crate::http::whole_uri::whole_uri;
 use crate::model::{KeyId, Refusal};
+use crate::store::Found;
 
 pub(crate) type OnRefusal =
     dyn Fn(&RefusedRequest<'_>, Response<Bytes>) -> Response<Bytes> + Send + Sync;
@@ -42,17 +45,30 @@ pub(crate) struct HttpOptions {
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     /// The request that may be refused, where something asks for it.
     request: Option<Arc<(Option<KeyId>, Parts)>>,
+    /// Where the request came from.
+    origin: Option<RequestOrigin>,
+    /// Whose refusals are counted for the audit trail.
+    trail: Option<(Arc<Inner>, Arc<Found>)>,
 }
 
 impl HttpOptions {
-    /// Returns the options for the refusals of one request.
+    /// Returns the options for one request, of this key where there is one, in force or not.
     pub(crate) fn of_request<B>(
-        self: &Arc<Self>,
+        &self,
         request: &Request<B>,
-        key: Option<KeyId>,
+        found: Option<(&Arc<Inner>, &Arc<Found>)>,
     ) -> Arc<Self> {
+        let origin = Some(RequestOrigin::of(request));
+        let trail = found.map(|(keys, found)| (keys.clone(), found.clone()));
+        let key = found.map(|(_, found)| found.lineage.id());
+        let request = self.head_for_refusal(request).map(|parts| Arc::new((key, parts)));
+        Arc::new(Self { request, origin, trail, ..self.clone() })
+    }
+
+    /// Returns a copy of the head of a request, if a refusal of it is mapped or logged.
+    fn head_for_refusal<B>(&self, request: &Request<B>) -> Option<Parts> {
         if self.on_refusal.is_none() && !tracing::enabled!(target: LOG, tracing::Level::DEBUG) {
-            return self.clone();
+            return None;
         }
         let mut head = Request::new(());
         head.method_mut().clone_from(request.method());
@@ -60,11 +76,20 @@ impl HttpOptions {
         *head.version_mut() = request.version();
         head.headers_mut().clone_from(request.headers());
         head.extensions_mut().clone_from(request.extensions());
-        Arc::new(Self { request: Some(Arc::new((key, head.into_parts().0))), ..(**self).clone() })
+        Some(head.into_parts().0)
     }
 
-    /// Logs a refusal, and returns its response as the application maps it.
+    /// Returns where the request came from, as far as it is known.
+    pub(crate) fn origin(&self) -> Option<&RequestOrigin> {
+        self.origin.as_ref()
+    }
+
+    /// Logs and counts a refusal, and returns its response as the application maps it.
     pub(crate) fn refused(&self, refusal: &Refusal, response: Response<Bytes>) -> Response<Bytes> {
+        if let Some((keys, found)) = &self.trail {
+            let origin = || self.origin.as_ref().map(RequestOrigin::origin).unwrap_or_default();
+            keys.record_refusal(refusal, &found.lineage, origin);
+        }
         let request = self.request.as_deref();
         let key = request.and_then(|(key, _)| *key);
         // A query may have secrets in it.
@@ -95,6 +120,8 @@ impl Default for HttpOptions {
             remaining_header: true,
             on_refusal: None,
             request: None,
+            origin: None,
+            trail: None,
         }
     }
 }

@@ -42,7 +42,7 @@ impl AgentKeys {
     /// [`Refusal::Unavailable`] where the store does not answer.
     pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found, None)?, None))
+        self.admitted(found, None)
     }
 
     /// Returns the key with this token as [`authorize`](Self::authorize) does, if it may be used from
@@ -57,7 +57,7 @@ impl AgentKeys {
         address: IpAddr,
     ) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found, Some(address))?, None))
+        self.admitted(found, Some(address))
     }
 
     /// Returns the key with this id, if it is in force: for work that was queued with the id of its
@@ -71,7 +71,7 @@ impl AgentKeys {
         let lineage =
             self.find_by_id(key).await?.ok_or(Error::from(ChangeError::UnknownKey(key)))?;
         let found = Arc::new(Found::new(lineage, None));
-        found.lineage.check_active()?;
+        self.counted(found.lineage.check_active(), &found)?;
         self.inner().last_used.record(found.lineage.id(), found.lineage.at());
         Ok(self.context(found, None))
     }
@@ -86,7 +86,7 @@ impl AgentKeys {
     /// As for [`authorize`](Self::authorize). [`Refusal::InvalidKey`] where the subject has no key.
     pub async fn authorize_subject(&self, subject: &Subject) -> Result<KeyContext, Rejection> {
         let found = self.inner().look_up_subject(subject).await?;
-        Ok(self.context(admit(self.inner(), found, None)?, None))
+        self.admitted(found, None)
     }
 
     /// Begins a charge of a key outside of a request, or beside one.
@@ -138,6 +138,27 @@ impl AgentKeys {
             return Err(Refusal::ExpiredKey.into());
         }
         Charge::begin(&self.context(key.found().clone(), verified)).await
+    }
+
+    /// Returns the context of a key that is in force and may be used from an address.
+    fn admitted(
+        &self,
+        found: Option<Arc<Found>>,
+        address: Option<IpAddr>,
+    ) -> Result<KeyContext, Rejection> {
+        let admitted = admit(self.inner(), found.clone(), address);
+        match found {
+            Some(found) => self.counted(admitted, &found),
+            None => admitted,
+        }
+        .map(|found| Ok(self.context(found, None)))?
+    }
+
+    /// Counts a refusal of a key for the audit trail.
+    fn counted<T>(&self, admitted: Result<T, Refusal>, found: &Found) -> Result<T, Refusal> {
+        admitted.inspect_err(|refusal| {
+            self.inner().record_refusal(refusal, &found.lineage, || self.origin().clone());
+        })
     }
 
     /// Returns the context of a key, with a charge that no response ends.

@@ -12,7 +12,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::verifier::Verified;
 use crate::engine::AgentKeys;
 use crate::engine::agent_keys::Inner;
-use crate::ledger::Actor;
+use crate::ledger::ActClaim;
 use crate::model::{NewKey, PostingId, Refusal, TokenHash};
 use crate::store::{BoxFuture, unwinding};
 
@@ -142,7 +142,7 @@ impl FirstSeen {
             tracing::error!("the hook `on_first_seen` panicked");
             Refusal::UNAVAILABLE
         })??;
-        let actors = Actor::chain(verified.claims.get("act"));
+        let actors = ActClaim::chain(verified.claims.get("act"));
         match keys.ensure_seen_subject(subject, actors, new).await {
             Ok(_) => Ok(()),
             Err(error) => match Refusal::from(error) {

@@ -426,7 +426,7 @@ fn widened(before: &Key, key: &Key, admin_scope: Option<&Scope>) -> Vec<FieldErr
 mod tests {
     use super::*;
     use crate::ledger::{KeyChange, Loaded, Rules};
-    use crate::model::{Account, Balance};
+    use crate::model::{Account, Actor, Balance, Origin};
 
     #[test]
     fn the_event_of_a_change_says_who_made_it() {
@@ -435,7 +435,7 @@ mod tests {
         let key = Key::stored(KeyId::new(7), account.clone(), at, balance);
         let lineage = Lineage::new(key, Vec::new(), Account::new(account.clone(), at), at);
         let change = KeyChange::Revoke { key: KeyId::new(7), reason: None };
-        let by = |caller: Option<Caller>| {
+        let by = |caller: Option<Caller>, named: Actor| {
             let mint = MintRules {
                 max_lifetime: None,
                 default_budget: None,
@@ -453,13 +453,22 @@ mod tests {
                 mint,
                 ceiling: Ceiling::default(),
             });
-            let loaded =
-                Loaded { lineage: Some(lineage.clone()), caller: None, children: 0, time: at };
-            let write = change.decide(&loaded, &Rules { caller, ..Rules::default() }).unwrap();
-            write.record.unwrap().1.detail["by"].to_string()
+            let loaded = Loaded {
+                lineage: Some(lineage.clone()),
+                caller: None,
+                children: 0,
+                descendants: 0,
+                time: at,
+            };
+            let rules = Rules { caller, origin: Origin::by(named), ..Rules::default() };
+            let write = change.decide(&loaded, &rules).unwrap();
+            write.record.unwrap().1.origin.actor
         };
-        assert_eq!(by(Some(Caller::Key(KeyId::new(7)))), r#"{"key":7}"#);
-        assert_eq!(by(Some(Caller::Account(account.clone()))), r#"{"account":"acme"}"#);
-        assert_eq!(by(None), "null");
+        let (own, login) = (Caller::Key(KeyId::new(7)), Caller::Account(account.clone()));
+        let (nobody, ops) = (Actor::Application, Actor::principal("ops"));
+        assert_eq!(by(Some(own.clone()), nobody.clone()), Actor::Key { id: KeyId::new(7) });
+        assert_eq!(by(Some(login), nobody.clone()), Actor::Principal { name: None });
+        assert_eq!(by(None, nobody.clone()), nobody);
+        assert_eq!(by(Some(own), ops.clone()), ops, "a login that stands for a key");
     }
 }

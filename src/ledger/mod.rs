@@ -20,6 +20,7 @@
 mod book;
 mod caller;
 mod checks;
+mod events;
 mod policy;
 mod posting;
 mod rate;
@@ -28,8 +29,9 @@ mod subjects;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
 pub use caller::{Caller, CallerRules, Ceiling, LeftOut, MintRules, Minting};
+pub(crate) use events::actor_of;
 pub use policy::{
-    AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
+    AccountChange, AccountWrite, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
     KeyWrite, Load, Loaded, MAX_DEPTH, NewToken, Rules,
 };
 pub use posting::{
@@ -39,4 +41,4 @@ pub use posting::{
 pub use rate::{Quota, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
-pub use subjects::{Actor, FirstSeenClaim, NewSubject};
+pub use subjects::{ActClaim, FirstSeenClaim, NewSubject};

@@ -11,11 +11,13 @@ use super::checks::{
     check_budget, check_budget_within, check_cidrs_within, check_delegator, check_expiry_within,
     check_name, check_rate_limit, check_scopes_within, check_start, check_text, inherit_delegator,
 };
-use super::subjects::{Actor, NewSubject};
+use super::events;
+use super::subjects::{ActClaim, NewSubject};
 use crate::model::key::Expiry;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, ChangeError, Cidrs, Key, KeyId, KeyPatch, Lineage,
-    Metadata, Opening, RateLimit, Refusal, Scope, ScopeSet, Spent, TokenHash,
+    Account, AccountId, Amount, Balance, Budget, ChangeError, Cidrs, Event, EventKind, Key, KeyId,
+    KeyPatch, Lineage, Metadata, Opening, Origin, RateLimit, Refusal, Scope, ScopeSet, Spent,
+    TokenHash,
 };
 
 /// The maximum depth of a lineage that a store follows to the root, whatever [`Rules`] say.
@@ -98,6 +100,8 @@ pub struct Loaded {
     /// The children in force of the key that [`KeyChange::count_children`] names: neither revoked
     /// nor expired.
     pub children: u64,
+    /// The descendants of the key that [`KeyChange::count_descendants`] names that are not revoked.
+    pub descendants: u64,
     /// The time that [`Load::Time`] names, or the store's own.
     pub time: Timestamp,
 }
@@ -159,14 +163,6 @@ pub struct AccountWrite {
     pub event: Option<Event>,
 }
 
-/// One line of the audit trail of the account and the key that are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Event {
-    pub kind: &'static str,
-    pub detail: Value,
-}
-
 /// What a store keeps of a token.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -224,11 +220,13 @@ pub struct Rules {
     pub admin_scope: Option<Scope>,
     /// The caller, where the change is not that of the application's own code.
     pub caller: Option<CallerRules>,
+    /// Who acts, and by which request. The event of the change says it.
+    pub origin: Origin,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { max_depth: 8, admin_scope: None, caller: None }
+        Self { max_depth: 8, admin_scope: None, caller: None, origin: Origin::new() }
     }
 }
 
@@ -259,6 +257,14 @@ impl KeyChange {
         }
     }
 
+    /// Returns the key whose descendants are counted, which are revoked with it.
+    pub fn count_descendants(&self) -> Option<KeyId> {
+        match self {
+            Self::Revoke { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Decides by what was loaded.
     ///
     /// # Errors
@@ -280,15 +286,11 @@ impl KeyChange {
             }
         }
         let mut write = self.decide_for(loaded, lineage, rules)?;
-        if let (Some(CallerRules { caller, .. }), Some((_, event))) =
-            (&rules.caller, &mut write.record)
-            && let Some(detail) = event.detail.as_object_mut()
-        {
-            let by = match caller {
-                Caller::Key(key) => json!({ "key": key }),
-                Caller::Account(account) => json!({ "account": account }),
-            };
-            detail.insert("by".to_owned(), by);
+        if let Some((_, event)) = &mut write.record {
+            let lineages: Vec<_> = lineage.into_iter().chain(&loaded.caller).collect();
+            event.origin = rules.origin.clone();
+            event.origin.actor =
+                events::actor(&rules.origin.actor, rules.caller.as_ref(), &lineages);
         }
         Ok(write)
     }
@@ -314,7 +316,9 @@ impl KeyChange {
             Self::Update { key, patch } => patch.update(found(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
             Self::EndGrace { key } => Ok(end_grace(found(key)?)),
-            Self::Revoke { key, reason } => revoke(found(key)?, reason.as_deref()),
+            Self::Revoke { key, reason } => {
+                revoke(found(key)?, reason.as_deref(), loaded.descendants)
+            }
         }
     }
 
@@ -348,7 +352,7 @@ impl AccountWrite {
     /// Decides a change of an account.
     ///
     /// `loaded` is the account, rolled to its time, and that time. `now` is the store's own time,
-    /// for a new account.
+    /// for a new account. The event has the `origin`.
     ///
     /// # Errors
     ///
@@ -359,6 +363,7 @@ impl AccountWrite {
         change: AccountChange,
         loaded: Option<(Account, Timestamp)>,
         now: Timestamp,
+        origin: &Origin,
     ) -> Result<Self, ChangeError> {
         let (AccountChange::Ensure(budget) | AccountChange::SetBudget(budget)) = change;
         check_budget(&budget)?;
@@ -375,7 +380,7 @@ impl AccountWrite {
         };
         let recount = account.balance.realign(&budget, account.created_at, at);
         let event = (is_new || account.budget != budget)
-            .then(|| Event { kind: "account.updated", detail: json!({"budgets": budget}) });
+            .then(|| events::of_account(&account, &budget, is_new, at, origin));
         account.budget = budget;
         Ok(Self { account, at, recount, event })
     }
@@ -403,7 +408,11 @@ impl KeyDraft {
     ) -> Result<KeyWrite, ChangeError> {
         let expires_at = self.expiry.at(now)?;
         let key = self.key(token, parent, children, rules, now, expires_at)?;
-        let event = Event { kind: "key.created", detail: event_detail(&key) };
+        let kind = match key.is_session() {
+            true => EventKind::SessionOpened,
+            false => EventKind::KeyCreated,
+        };
+        let event = events::of_new_key(kind, &key, parent, now, events::fields(&key).into());
         Ok(KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) })
     }
 
@@ -504,11 +513,10 @@ impl ImportDraft {
         // The window of a lifetime does not end.
         let is_over = resets_at.is_some_and(|at| at <= now && key.resets_at(now).is_some());
         let spent = if is_over { Amount::ZERO } else { spent };
-        let mut detail = event_detail(&key);
-        if let Value::Object(detail) = &mut detail {
-            detail.insert("spent_micros".to_owned(), spent.as_micros().into());
-        }
-        let event = Event { kind: "key.imported", detail };
+        let mut detail = events::fields(&key);
+        detail.insert("spent_cents".to_owned(), json!(spent));
+        let detail = Value::Object(detail);
+        let event = events::of_new_key(EventKind::KeyImported, &key, parent, now, detail);
         let write = KeyWrite { key, at: now, record: Some((KeyRecord::Insert(token.hash), event)) };
         Ok(ImportWrite { write, spent })
     }
@@ -570,11 +578,12 @@ impl KeyPatch {
         }
         let record = (key != *before).then(|| {
             let kind = match (before.disabled_at, key.disabled_at) {
-                (None, Some(_)) => "key.disabled",
-                (Some(_), None) => "key.enabled",
-                _ => "key.updated",
+                (None, Some(_)) => EventKind::KeyDisabled,
+                (Some(_), None) => EventKind::KeyEnabled,
+                _ => EventKind::KeyUpdated,
             };
-            let event = Event { kind, detail: event_detail(&key) };
+            let detail = events::changes(before, &key);
+            let event = events::of_key(kind, &key, lineage.ancestors(), at, detail);
             (KeyRecord::Update { before: before.clone().into(), recount }, event)
         });
         Ok(KeyWrite { key, at, record })
@@ -595,8 +604,10 @@ impl NewToken {
         }
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
-        let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at, "delegated_by": key.delegated_by});
-        let event = Event { kind: "key.rotated", detail };
+        let detail =
+            json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at});
+        let ancestors = lineage.ancestors();
+        let event = events::of_key(EventKind::KeyRotated, &key, ancestors, at, detail);
         Ok(KeyWrite {
             key,
             at,
@@ -629,9 +640,10 @@ impl NewSubject {
         if let Some((_, event)) = &mut write.record
             && let Value::Object(detail) = &mut event.detail
         {
+            event.kind = EventKind::SubjectFirstSeen;
             detail.insert("subject".to_owned(), json!(self.subject));
             if !self.actors.is_empty() {
-                let actors = self.actors.iter().map(Actor::json);
+                let actors = self.actors.iter().map(ActClaim::json);
                 detail.insert("act".to_owned(), actors.collect());
             }
         }
@@ -642,13 +654,17 @@ impl NewSubject {
 /// Ends the grace of every token that was rotated away. The key stays as it is.
 fn end_grace(lineage: &Lineage) -> KeyWrite {
     let (key, at) = (lineage.key().clone(), lineage.at());
-    let detail = json!({"delegated_by": key.delegated_by});
-    let event = Event { kind: "key.grace_ended", detail };
+    let (kind, ancestors) = (EventKind::KeyGraceEnded, lineage.ancestors());
+    let event = events::of_key(kind, &key, ancestors, at, json!({}));
     KeyWrite { key, at, record: Some((KeyRecord::EndGrace, event)) }
 }
 
 /// Revokes a key. A key that is revoked stays as it is, with its first reason.
-fn revoke(lineage: &Lineage, reason: Option<&str>) -> Result<KeyWrite, ChangeError> {
+fn revoke(
+    lineage: &Lineage,
+    reason: Option<&str>,
+    descendants: u64,
+) -> Result<KeyWrite, ChangeError> {
     check_text("reason", reason.unwrap_or_default())?;
     let (mut key, at) = (lineage.key().clone(), lineage.at());
     if key.revoked_at.is_some() {
@@ -656,8 +672,13 @@ fn revoke(lineage: &Lineage, reason: Option<&str>) -> Result<KeyWrite, ChangeErr
     }
     key.revoked_at = Some(at);
     key.revoked_reason = reason.map(str::to_owned);
-    let detail = json!({"reason": reason, "delegated_by": key.delegated_by});
-    let record = Some((KeyRecord::Revoke, Event { kind: "key.revoked", detail }));
+    let kind = match key.is_session() {
+        true => EventKind::SessionEnded,
+        false => EventKind::KeyRevoked,
+    };
+    let detail = json!({"reason": reason, "descendants": descendants});
+    let event = events::of_key(kind, &key, lineage.ancestors(), at, detail);
+    let record = Some((KeyRecord::Revoke, event));
     Ok(KeyWrite { key, at, record })
 }
 
@@ -702,20 +723,4 @@ impl Expiry {
 /// Returns the instant as stores keep it, in whole microseconds.
 fn truncated(at: Timestamp) -> Timestamp {
     crate::model::clock::from_micros(at.as_microsecond())
-}
-
-fn event_detail(key: &Key) -> Value {
-    json!({
-        "name": key.name,
-        "prefix": key.prefix,
-        "start": key.start,
-        "parent": key.parent,
-        "scopes": key.scopes,
-        "budgets": key.budget,
-        "rate_limit": key.rate_limit,
-        "allowed_cidrs": key.allowed_cidrs,
-        "expires_at": key.expires_at,
-        "delegated_by": key.delegated_by,
-        "metadata": key.metadata,
-    })
 }

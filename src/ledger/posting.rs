@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, PostingId, Refusal};
+use crate::model::{AccountId, Amount, Entry, EntryId, KeyId, Note, Origin, PostingId, Refusal};
 
 /// One request to the ledger to change money.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,8 @@ pub enum Action {
         amount: Amount,
         /// The note of the entry.
         note: Note,
+        /// Who adjusts, for the event.
+        origin: Box<Origin>,
     },
     /// Counts what an imported key had spent before. Always accepted, unless it is zero.
     Opening {

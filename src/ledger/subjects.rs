@@ -12,13 +12,13 @@ use crate::model::{ChangeError, Key, KeyId, PostingId, Subject, TokenHash};
 pub struct NewSubject {
     pub subject: Subject,
     /// Who acts for the subject, as its credential said at first sight: the last one first.
-    pub actors: Vec<Actor>,
+    pub actors: Vec<ActClaim>,
 }
 
 /// An actor of the claim `act` (RFC 8693 §4.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Actor {
+pub struct ActClaim {
     pub issuer: Option<String>,
     pub id: Option<String>,
 }
@@ -51,7 +51,7 @@ impl NewSubject {
     }
 }
 
-impl Actor {
+impl ActClaim {
     /// The most actors of a chain that are kept.
     const MAX: usize = 8;
     /// The most bytes of a text that are kept.
@@ -81,8 +81,9 @@ impl Actor {
 
 /// Returns a text without control characters, which PostgreSQL does not store in JSON, and cut.
 fn kept(text: &str) -> String {
-    let mut text: String = text.chars().filter(|c| !c.is_control()).take(Actor::MAX_LEN).collect();
-    text.truncate(text.floor_char_boundary(Actor::MAX_LEN));
+    let mut text: String =
+        text.chars().filter(|c| !c.is_control()).take(ActClaim::MAX_LEN).collect();
+    text.truncate(text.floor_char_boundary(ActClaim::MAX_LEN));
     text
 }
 
@@ -95,18 +96,18 @@ mod tests {
     #[test]
     fn a_chain_of_actors_is_kept_within_bounds() {
         let deep = (0..20).rfold(Value::Null, |act, n| json!({"sub": format!("a{n}"), "act": act}));
-        let chain = Actor::chain(Some(&deep));
+        let chain = ActClaim::chain(Some(&deep));
         assert_eq!(chain.len(), 8);
         assert_eq!(chain.first().unwrap().id.as_deref(), Some("a0"));
 
         let long = "é".repeat(1_000);
         let act =
             json!({"sub": long, "iss": "a\u{0}b", "email": "x@example.com", "act": "no object"});
-        let chain = Actor::chain(Some(&act));
+        let chain = ActClaim::chain(Some(&act));
         assert_eq!(chain.len(), 1);
         assert_eq!(chain[0].id.as_deref(), Some(&*"é".repeat(127)));
         assert_eq!(chain[0].json(), json!({"iss": "ab", "sub": "é".repeat(127)}));
-        assert_eq!(Actor::chain(None), []);
-        assert_eq!(Actor::chain(Some(&json!(["act"]))), []);
+        assert_eq!(ActClaim::chain(None), []);
+        assert_eq!(ActClaim::chain(Some(&json!(["act"]))), []);
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::labels::is_text;
+use crate::model::origin::fits_label;
 use crate::model::{AccountId, Amount, ChangeError, EntryId, KeyId, LabelError, Labels};
 
 /// One line of the ledger. Entries are only ever added.
@@ -138,6 +139,10 @@ impl Note {
 impl Note {
     /// The label that holds the reason of an adjustment.
     pub const REASON: &str = "reason";
+    /// The label that holds the route of the request, unless the handler has set another one.
+    pub const ROUTE: &str = "route";
+    /// The label that holds the id of the request, unless the handler has set another one.
+    pub const REQUEST_ID: &str = "request_id";
 
     const MAX_REFERENCE: usize = 255;
 
@@ -155,6 +160,20 @@ impl Note {
                 .map_err(|error| invalid("reference", error.to_string()))?;
         }
         Ok(note)
+    }
+
+    /// Sets the labels of the request, its route and its id, unless the handler has set them.
+    pub(crate) fn set_request(&mut self, route: Option<&str>, request_id: Option<&str>) {
+        if let Some(route) = route.filter(|route| fits_label(route))
+            && self.labels.get(Self::ROUTE).is_none()
+        {
+            self.labels.set(Self::ROUTE, route);
+        }
+        if let Some(request_id) = request_id
+            && self.labels.get(Self::REQUEST_ID).is_none()
+        {
+            self.labels.set(Self::REQUEST_ID, request_id);
+        }
     }
 
     /// Sets the reference.

@@ -22,7 +22,7 @@ use crate::model::{
 use crate::store::KeyQuery;
 
 type Answer = Result<Response, Rejection>;
-type PathId = Result<Path<String>, PathRejection>;
+pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// The longest grace of a rotation: 30 days.
 const MAX_GRACE_SECONDS: u32 = 30 * 24 * 3_600;
@@ -233,7 +233,11 @@ async fn show_to(requester: &Requester, key: KeyId, shared: &Shared) -> Answer {
 }
 
 /// Returns a key that the caller may see.
-async fn visible(key: KeyId, requester: &Requester, shared: &Shared) -> Result<Lineage, Rejection> {
+pub(super) async fn visible(
+    key: KeyId,
+    requester: &Requester,
+    shared: &Shared,
+) -> Result<Lineage, Rejection> {
     let found = shared.keys.find_by_id(key).await.map_err(|error| shared.reject(error))?;
     found
         .filter(|lineage| requester.sees(lineage, shared))
@@ -270,7 +274,7 @@ fn as_made(key: Key, requester: &Requester) -> Lineage {
 }
 
 /// Reads the id in a path. What is no id is no key.
-fn key_id(id: PathId) -> Result<KeyId, Refusal> {
+pub(super) fn key_id(id: PathId) -> Result<KeyId, Refusal> {
     let Ok(Path(id)) = id else { return Err(Refusal::NotFound) };
     let key: KeyId = id.parse().map_err(|_| Refusal::NotFound)?;
     // One spelling for each key: no `+7` and no `007`.

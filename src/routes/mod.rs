@@ -6,9 +6,9 @@
 //!
 //! | Group | Routes |
 //! |---|---|
-//! | [`me`](SelfServe::me) | `GET /keys/me`, `GET /keys/me/usage` |
+//! | [`me`](SelfServe::me) | `GET /keys/me`, `GET /keys/me/usage`, `GET /keys/me/events` |
 //! | [`mint`](SelfServe::mint) | `POST /keys` |
-//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `POST /keys/{id}/rotate`, `/end-grace`, `/disable` and `/enable` |
+//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `GET /keys/{id}/events`, `POST /keys/{id}/rotate`, `/end-grace`, `/disable` and `/enable` |
 //! | [`signup`](SelfServe::signup) | `POST /signup` |
 //! | `sessions` (feature `sessions`) | `POST /sessions`, `GET /me`, `DELETE /sessions/{id}` |
 //! | [`introspect`](SelfServe::introspect) | `POST /introspect` |
@@ -29,9 +29,11 @@
 //! process narrows the parent.
 
 mod client_limits;
+mod events;
 mod fields;
 mod introspect;
 mod keys;
+mod login;
 #[cfg(feature = "openapi")]
 mod openapi;
 mod principal;
@@ -48,9 +50,9 @@ pub mod wire;
 
 pub use crate::ledger::Minting;
 pub use introspect::ResourceServer;
+pub use login::Principal;
 #[cfg(feature = "openapi")]
 pub use openapi::openapi;
-pub use principal::Principal;
 pub use resource::ProtectedResource;
 pub use self_serve::SelfServe;
 pub use signup::{NewClient, Signup, SignupDecision};

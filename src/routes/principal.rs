@@ -10,49 +10,13 @@ use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::login::Principal;
 use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
 use crate::ledger::{Caller, CallerRules, Ceiling};
-use crate::model::{AccountId, KeyId, Lineage, Refusal};
+use crate::model::{AccountId, Lineage, Refusal};
 use crate::store::BoxFuture;
-
-/// The caller of a request, as the application's own login knows it.
-///
-/// A middleware of the application puts it into the request's extensions. Then the routes take it
-/// as the caller and do not look for a key.
-///
-/// Such a login is the application's: where [`Minting`](super::Minting) says that keys make no keys,
-/// it may still do so. A key it stands for is bound as that key is.
-///
-/// ```
-/// use agentkey::routes::Principal;
-/// use axum::extract::Request;
-/// use axum::middleware::Next;
-/// use axum::response::Response;
-///
-/// async fn login(mut request: Request, next: Next) -> Response {
-///     if let Some(user) = user_of(&request) {
-///         request.extensions_mut().insert(Principal::account(user));
-///     }
-///     next.run(request).await
-/// }
-/// # fn user_of(_: &Request) -> Option<agentkey::AccountId> { None }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal(Caller);
-
-impl Principal {
-    /// Returns a login that manages all keys of an account.
-    pub const fn account(account: AccountId) -> Self {
-        Self(Caller::Account(account))
-    }
-
-    /// Returns a login that stands for a key: it sees and may do what that key does.
-    pub const fn key(key: KeyId) -> Self {
-        Self(Caller::Key(key))
-    }
-}
 
 /// The caller of a request, found and in force.
 pub(super) struct Requester {
@@ -70,8 +34,8 @@ pub(super) struct Requester {
 
 impl Requester {
     pub(super) async fn of(extensions: &Extensions, shared: &Shared) -> Result<Self, Rejection> {
-        if let Some(Principal(caller)) = extensions.get() {
-            return match caller {
+        if let Some(login) = extensions.get::<Principal>() {
+            return match login.caller() {
                 Caller::Account(account) => Ok(Self::account(account.clone())),
                 Caller::Key(key) => {
                     let found = shared.keys.find_by_id(*key).await;

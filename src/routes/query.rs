@@ -2,6 +2,7 @@
 
 use axum::extract::Query;
 use http::Uri;
+use jiff::Timestamp;
 
 use super::fields::{finish, invalid, twice};
 use crate::model::{FieldError, Refusal};
@@ -62,6 +63,10 @@ impl Params {
         self.value("cursor", |text| decode(list, text).ok_or_else(|| detail.to_owned()))
     }
 
+    pub(super) fn instant(&mut self, name: &str) -> Option<Timestamp> {
+        self.value(name, |text| text.parse().map_err(|_| "is an instant as in RFC 3339".to_owned()))
+    }
+
     pub(super) fn flag(&mut self, name: &str) -> bool {
         let read = |text: &str| match text {
             "true" => Ok(true),
@@ -83,6 +88,7 @@ pub(super) enum List {
     Keys,
     Entries,
     Groups,
+    Events,
 }
 
 /// The first character of a cursor. Another one is for another format.
@@ -94,6 +100,7 @@ impl List {
             Self::Keys => 'k',
             Self::Entries => 'e',
             Self::Groups => 'g',
+            Self::Events => 'v',
         }
     }
 }

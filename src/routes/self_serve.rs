@@ -16,7 +16,7 @@ use super::principal::Authenticate;
 use super::sessions;
 use super::shared::{Settings, Shared};
 use super::signup::{Signup, SignupState, signup};
-use super::{keys, usage};
+use super::{events, keys, usage};
 use crate::engine::{AgentKeys, BuildError};
 use crate::http::AgentKeyLayer;
 use crate::ledger::{MAX_DEPTH, MintRules, Minting};
@@ -81,7 +81,7 @@ impl SelfServe {
         }
     }
 
-    /// Switches on `GET /keys/me` and `GET /keys/me/usage`.
+    /// Switches on `GET /keys/me`, `GET /keys/me/usage` and `GET /keys/me/events`.
     pub fn me(mut self) -> Self {
         self.has_me = true;
         self
@@ -93,7 +93,8 @@ impl SelfServe {
         self
     }
 
-    /// Switches on the list of keys, and showing, narrowing, rotating, pausing and revoking a key.
+    /// Switches on the list of keys, and showing, narrowing, rotating, pausing and revoking a key. So it
+    /// does the events of a key.
     pub fn manage(mut self) -> Self {
         self.has_manage = true;
         self
@@ -213,7 +214,8 @@ impl SelfServe {
         if has_me {
             with_key = with_key
                 .route("/keys/me", get(keys::me))
-                .route("/keys/me/usage", get(usage::usage));
+                .route("/keys/me/usage", get(usage::usage))
+                .route("/keys/me/events", get(events::of_caller));
         }
         if has_mint {
             with_key = with_key.route("/keys", post(keys::mint));
@@ -222,6 +224,7 @@ impl SelfServe {
             with_key = with_key
                 .route("/keys", get(keys::list))
                 .route("/keys/{id}", get(keys::show).patch(keys::patch).delete(keys::revoke))
+                .route("/keys/{id}/events", get(events::of_key))
                 .route("/keys/{id}/rotate", post(keys::rotate))
                 .route("/keys/{id}/end-grace", post(keys::end_grace))
                 .route("/keys/{id}/disable", post(keys::disable))

@@ -11,8 +11,10 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 
+use super::login::Principal;
 use crate::engine::{AgentKeys, Error};
 use crate::http::options::HttpOptions;
+use crate::http::origin::RequestOrigin;
 use crate::http::{KeyContext, Rejection};
 use crate::ledger::{MintRules, Minting};
 use crate::model::{ChangeError, FieldError, Refusal, Scope};
@@ -34,12 +36,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Returns the state for one request, whose refusals the host's layer logs and maps.
+    /// Returns the state for one request, whose refusals the host's layer logs and maps. Its changes
+    /// have the request in their events.
     pub(super) fn of_request(&self, request: &Request) -> Self {
         let context = request.extensions().get::<KeyContext>();
         let http = context.map(|context| context.http().clone());
         let http = http.unwrap_or_else(|| self.http.of_request(request, None));
-        Self { http, ..self.clone() }
+        let mut origin = http.origin().map(RequestOrigin::origin).unwrap_or_default();
+        if let Some(principal) = request.extensions().get::<Principal>() {
+            origin.actor = principal.actor();
+        }
+        Self { http, keys: self.keys.with_origin(origin), ..self.clone() }
     }
 
     pub(super) fn admin_scope(&self) -> Option<&Scope> {

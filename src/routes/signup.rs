@@ -23,7 +23,9 @@ use crate::http::Rejection;
 use crate::http::client::{Client, client_address};
 use crate::ledger::{Caller, CallerRules, Ceiling, KeyDraft, LeftOut, MintRules, Minting};
 use crate::model::key::Expiry;
-use crate::model::{AccountId, Budget, Metadata, Refusal, Scope, ScopeSet, Validity};
+use crate::model::{
+    AccountId, Actor, Budget, Metadata, Origin, Refusal, Scope, ScopeSet, Validity,
+};
 use crate::store::BoxFuture;
 
 type Hook = dyn Fn(NewClient) -> BoxFuture<'static, SignupDecision> + Send + Sync;
@@ -375,7 +377,8 @@ impl SignupState {
                 ..shared.settings.mint
             },
         };
-        let created = shared.keys.create_as(rules, draft).await;
+        let origin = Origin { actor: Actor::Signup, ..shared.keys.origin().clone() };
+        let created = shared.keys.with_origin(origin).create_as(rules, draft).await;
         let created = created.map_err(|error| match shared.reject(error) {
             // A client that has no key has no caller to go beyond: the field is wrong.
             beyond if matches!(beyond.refusal(), Refusal::BeyondCaller(_)) => {

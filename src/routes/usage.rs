@@ -102,11 +102,7 @@ async fn groups(
 impl Asked {
     fn read(request: &Request) -> Result<Self, Refusal> {
         let mut params = Params::read(request.uri())?;
-        let instant = |text: &str| {
-            text.parse::<Timestamp>().map_err(|_| "is an instant as in RFC 3339".to_owned())
-        };
-        let since = params.value("since", instant);
-        let until = params.value("until", instant);
+        let (since, until) = (params.instant("since"), params.instant("until"));
         let with_descendants = params.flag("subtree");
         let limit = params.limit();
         let label = params.text("label");

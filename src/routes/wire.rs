@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::model::SessionId;
 use crate::model::request_json::present;
 use crate::model::{
-    Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
-    ScopeSet, Subject, Validity,
+    Actor, Amount, Cidrs, EntryId, EntryKind, EventKind, FieldError, KeyId, Labels, Metadata,
+    Period, RateLimit, ScopeSet, Subject, Validity,
 };
 
 /// The body of `POST /signup`.
@@ -475,6 +475,45 @@ pub struct Entry {
     pub labels: Labels,
     /// The reference that the service set.
     pub reference: Option<String>,
+}
+
+/// A page of the audit trail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EventPage {
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+    /// What to send as `cursor` for the next page; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// What was done to a key, or by it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// When it happened. Of refusals, the start of their minute.
+    pub at: Timestamp,
+    /// What happened.
+    pub kind: EventKind,
+    /// The key; `null` where it is about the account itself.
+    pub key: Option<KeyId>,
+    /// The name of the key, as it was after the event.
+    pub key_name: Option<String>,
+    /// The chain of delegation, from the key up to the caller, or to the first key for a caller that
+    /// manages the account.
+    pub lineage: Vec<KeyId>,
+    /// The human on whose behalf the key acted.
+    pub delegated_by: Option<String>,
+    /// Who acted; `null` where that is above the caller.
+    pub actor: Option<Actor>,
+    /// The id of the request, where the caller sees who acted.
+    pub request_id: Option<String>,
+    /// The route of the request, where the caller sees who acted.
+    pub route: Option<String>,
+    /// How many refusals this stands for. 1 for every other kind.
+    pub count: u64,
+    /// More, by the kind.
+    pub detail: serde_json::Value,
 }
 
 /// A page of sums.

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
-    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
-    KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult,
+    KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
@@ -18,8 +18,8 @@ use crate::ledger::{
 };
 use crate::model::clock::later;
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
-    KeyId, Lineage, OpenHold, PostingId, Refusal, Spent, StoredSigningKey, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Imported,
+    Key, KeyId, Lineage, OpenHold, Origin, PostingId, Refusal, Spent, StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -44,6 +44,7 @@ struct Tables {
     tokens: HashMap<TokenHash, TokenRow>,
     /// Entries in the order in which they were written.
     order: Vec<EntryId>,
+    events: Vec<Event>,
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
     signing_keys: Vec<StoredSigningKey>,
@@ -132,9 +133,10 @@ impl Store for MemoryStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
         let mut state = self.lock();
-        let changed = state.change_account(account, change, self.clock.now());
+        let changed = state.change_account(account, change, self.clock.now(), origin);
         drop(state);
         Box::pin(std::future::ready(Ok(changed)))
     }
@@ -176,6 +178,20 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         let entries = self.lock().entries(query);
         Box::pin(std::future::ready(Ok(entries)))
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        let events = self.lock().events(query);
+        Box::pin(std::future::ready(Ok(events)))
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        let mut state = self.lock();
+        refusals.iter().for_each(|event| state.fold(event));
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {
@@ -312,6 +328,7 @@ impl Tables {
     fn record(&mut self) -> usize {
         let changes = self.book.take_writes();
         self.order.extend(changes.entries.iter().map(|entry| entry.id));
+        self.events.extend(changes.events);
         changes.changed_holds.len()
     }
 
@@ -335,7 +352,8 @@ impl Tables {
         let children = change
             .count_children(rules)
             .map_or(0, |parent| self.children_in_force(parent, clock.now()));
-        let loaded = Loaded { lineage, caller, children, time };
+        let descendants = change.count_descendants().map_or(0, |key| self.descendants(key));
+        let loaded = Loaded { lineage, caller, children, descendants, time };
         Ok(self.write_key(change.decide(&loaded, rules)?))
     }
 
@@ -366,12 +384,13 @@ impl Tables {
 
     fn write_key(&mut self, write: KeyWrite) -> Key {
         let KeyWrite { mut key, at, record } = write;
-        let Some((record, _)) = record else { return key };
+        let Some((record, mut event)) = record else { return key };
         match record {
             KeyRecord::Insert(hash) => {
                 self.make_account(&key.account, at);
                 self.last_key += 1;
                 key.id = KeyId::new(self.last_key);
+                event.set_new_key(key.id);
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
             KeyRecord::Update { recount, .. } => {
@@ -396,7 +415,29 @@ impl Tables {
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());
+        self.events.push(event);
         key
+    }
+
+    /// Counts a refusal, with those of its key, minute, reason and route.
+    fn fold(&mut self, refusal: &Event) {
+        let is_same = |event: &&mut Event| {
+            event.key == refusal.key
+                && event.at == refusal.at
+                && event.reason() == refusal.reason()
+                && event.origin.route == refusal.origin.route
+        };
+        match self.events.iter_mut().filter(|event| event.reason().is_some()).find(is_same) {
+            Some(event) => event.count += refusal.count,
+            None => self.events.push(refusal.clone()),
+        }
+    }
+
+    fn descendants(&self, key: KeyId) -> u64 {
+        let is_counted = |it: &&Key| {
+            it.id != key && it.revoked_at.is_none() && self.book.path(it.id).contains(&key)
+        };
+        self.book.keys().filter(is_counted).map(|_| 1).sum()
     }
 
     fn children_in_force(&self, parent: KeyId, now: Timestamp) -> u64 {
@@ -410,16 +451,18 @@ impl Tables {
         id: &AccountId,
         change: AccountChange,
         now: Timestamp,
+        origin: &Origin,
     ) -> Result<Account, ChangeError> {
         let time = self.expire(id, now);
         let current = self.book.account(id).cloned().map(|account| (account.rolled(time), time));
-        let AccountWrite { mut account, at, recount, .. } =
-            AccountWrite::decide(id, change, current, now)?;
+        let AccountWrite { mut account, at, recount, event } =
+            AccountWrite::decide(id, change, current, now, origin)?;
         for window in recount {
             let amount = self.spent(|row| row.entry.account == *id, window.since);
             account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
+        self.events.extend(event);
         Ok(account)
     }
 
@@ -486,7 +529,7 @@ impl Tables {
         });
         all.filter(|(position, entry)| {
             entry.account == query.account
-                && self.is_of(entry, query.key, query.with_descendants)
+                && self.is_of(entry.key, query.key, query.with_descendants)
                 && query.since.is_none_or(|since| entry.at >= since)
                 && query.until.is_none_or(|until| entry.at < until)
                 && query.after.is_none_or(|after| *position > after)
@@ -496,10 +539,28 @@ impl Tables {
         .collect()
     }
 
-    fn is_of(&self, entry: &Entry, key: Option<KeyId>, with_descendants: bool) -> bool {
+    fn events(&self, query: &EventQuery) -> Vec<(Cursor, Event)> {
+        let all = self.events.iter().enumerate().filter_map(|(position, event)| {
+            Some((Cursor(i64::try_from(position).ok()?.checked_add(1)?), event))
+        });
+        all.filter(|(position, event)| {
+            event.account == query.account
+                && self.is_of(event.key, query.key, query.with_descendants)
+                && (query.kinds.is_empty() || query.kinds.contains(&event.kind))
+                && query.since.is_none_or(|since| event.at >= since)
+                && query.until.is_none_or(|until| event.at < until)
+                && query.after.is_none_or(|after| *position > after)
+        })
+        .take(query.limit as usize)
+        .map(|(position, event)| (position, event.clone()))
+        .collect()
+    }
+
+    /// Returns whether what was done with `of` is to be read of this key.
+    fn is_of(&self, of: Option<KeyId>, key: Option<KeyId>, with_descendants: bool) -> bool {
         key.is_none_or(|key| match with_descendants {
-            true => self.book.path(entry.key).contains(&key),
-            false => entry.key == Some(key),
+            true => self.book.path(of).contains(&key),
+            false => of == Some(key),
         })
     }
 
@@ -512,7 +573,7 @@ impl Tables {
         let mut groups = UsageSums::default();
         for EntryRow { entry, refunded } in self.book.entries() {
             let counts = entry.account == query.account
-                && self.is_of(entry, query.key, query.with_descendants)
+                && self.is_of(entry.key, query.key, query.with_descendants)
                 && query.since.is_none_or(|since| entry.counts_at >= since)
                 && query.until.is_none_or(|until| entry.counts_at < until);
             if !counts {

@@ -45,8 +45,8 @@ use crate::ledger::{
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, OpenHold,
-    Refusal, StoredSigningKey, Subject, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Event, Imported, Key, KeyId, Lineage,
+    OpenHold, Origin, Refusal, StoredSigningKey, Subject, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -56,7 +56,8 @@ pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
 pub use query::{
-    AccountQuery, Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery,
+    AccountQuery, Cursor, EntryQuery, EventQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy,
+    UsageQuery,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
@@ -178,6 +179,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>>;
 
     /// Returns the lineage of a key, as [`lineages`](Self::lineages) does.
@@ -210,6 +212,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>>;
+
+    /// Returns events, in the order in which they were written, each with its position. The events of an account are
+    /// written in the order of their positions, so that none appears before a page that was read.
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>>;
+
+    /// Writes events of refusals. Those with the key, the instant, the reason and the route of an event that is there are
+    /// added to its count.
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>>;
 
     /// Returns one entry.
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>>;

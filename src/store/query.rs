@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AccountId, Amount, KeyId};
+use crate::model::{AccountId, Amount, EventKind, KeyId};
 
 /// Which keys to list, in the order of their ids.
 ///
@@ -200,7 +200,96 @@ impl EntryQuery {
     }
 }
 
-/// A position in the ledger, after which the next page starts.
+/// Which events to read: those of an account that pass all filters.
+///
+/// ```
+/// use agentkey::EventQuery;
+/// use agentkey::model::EventKind;
+///
+/// let query = EventQuery::for_account("acme".parse()?).kind(EventKind::KeyRevoked).limit(50);
+/// # let _ = query; Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::events`"]
+pub struct EventQuery {
+    /// The account.
+    pub account: AccountId,
+    /// Only events of this key.
+    pub key: Option<KeyId>,
+    /// Whether those of the key's descendants count as the key's.
+    pub with_descendants: bool,
+    /// Only events of these kinds. Empty: of every kind.
+    pub kinds: Vec<EventKind>,
+    /// Only events at this instant or later.
+    pub since: Option<Timestamp>,
+    /// Only events before this instant.
+    pub until: Option<Timestamp>,
+    /// Only events after this position.
+    pub after: Option<Cursor>,
+    /// The most events on a page: 1 to 1,000.
+    pub limit: u32,
+}
+
+impl EventQuery {
+    /// Queries the first 100 events of an account, of all its keys and its own.
+    pub const fn for_account(account: AccountId) -> Self {
+        Self {
+            account,
+            key: None,
+            with_descendants: false,
+            kinds: Vec::new(),
+            since: None,
+            until: None,
+            after: None,
+            limit: 100,
+        }
+    }
+
+    /// Keeps only events of one key.
+    pub fn key(mut self, key: KeyId) -> Self {
+        (self.key, self.with_descendants) = (Some(key), false);
+        self
+    }
+
+    /// Keeps only events of one key and its descendants.
+    pub fn subtree(mut self, key: KeyId) -> Self {
+        (self.key, self.with_descendants) = (Some(key), true);
+        self
+    }
+
+    /// Keeps only events of this kind, and of those that were named before.
+    pub fn kind(mut self, kind: EventKind) -> Self {
+        self.kinds.push(kind);
+        self
+    }
+
+    /// Keeps only events at `at` or later.
+    pub fn since(mut self, at: Timestamp) -> Self {
+        self.since = Some(at);
+        self
+    }
+
+    /// Keeps only events before `at`.
+    pub fn until(mut self, at: Timestamp) -> Self {
+        self.until = Some(at);
+        self
+    }
+
+    /// Continues after the last event of a page.
+    pub fn after(mut self, cursor: Cursor) -> Self {
+        self.after = Some(cursor);
+        self
+    }
+
+    /// Lists at most `limit` events on a page, from 1 to 1,000.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// A position in the ledger or in the audit trail, after which the next page starts.
 ///
 /// Its serialised form is a string: JavaScript would round the number, and pages would skip entries or repeat them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use super::account_row::AccountRow;
 use crate::ledger::{EntryRow, HoldRow, HoldState, IdempotencyKey, IdempotencyRow, OnExpiry};
 use crate::model::clock::from_micros;
 use crate::model::{
-    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, KeyId, Labels, Note, Period,
-    PostingId, Spent, StoredSigningKey,
+    Account, AccountId, Amount, Balance, Budget, Entry, EntryId, Event, KeyId, Labels, Note,
+    Period, PostingId, Spent, StoredSigningKey,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -157,6 +157,22 @@ pub(super) trait ReadCells<'r> {
     /// Reads an entry, and after it what refunds gave back of it.
     fn entry_row(&mut self) -> Result<EntryRow, Self::Error> {
         Ok(EntryRow { entry: self.entry()?, refunded: self.amount()? })
+    }
+
+    fn event(&mut self) -> Result<Event, Self::Error> {
+        let (at, account, key) = (self.instant()?, self.account_id()?, self.maybe_key_id()?);
+        let key_name = self.maybe_text()?.map(str::to_owned);
+        let (lineage, delegated_by) = (self.path()?, self.maybe_text()?.map(str::to_owned));
+        let kind = self.text()?.parse().map_err(Self::invalid)?;
+        let mut event = Event::new(at, account, kind, serde_json::Value::Null);
+        (event.key, event.key_name) = (key, key_name);
+        (event.lineage, event.delegated_by) = (lineage, delegated_by);
+        event.origin.actor = serde_json::from_str(self.text()?).map_err(Self::invalid)?;
+        event.origin.request_id = self.maybe_text()?.map(str::to_owned);
+        event.origin.route = self.maybe_text()?.map(str::to_owned);
+        event.count = self.number()?.unsigned_abs();
+        event.detail = serde_json::from_str(self.text()?).map_err(Self::invalid)?;
+        Ok(event)
     }
 
     fn claim(&mut self) -> Result<IdempotencyRow, Self::Error> {

@@ -2,11 +2,16 @@
 
 use super::world::*;
 use crate::ledger::{Action, Outcome, Posting};
-use crate::model::{Amount, Budget, Clock, EntryKind, Key, KeyPatch, NewKey, Refusal};
+use crate::model::{Amount, Budget, Clock, EntryKind, Key, KeyPatch, NewKey, Origin, Refusal};
 use crate::store::{EntryQuery, Store, UsageBy, UsageQuery};
 
 fn adjust(key: &Key, cents: i32) -> Posting {
-    posting(key, Action::Adjust { amount: c(cents), note: note("reason", "a test", "ticket 17") })
+    adjust_by(key, cents, &Origin::new())
+}
+
+pub(super) fn adjust_by(key: &Key, cents: i32, origin: &Origin) -> Posting {
+    let (amount, note) = (c(cents), note("reason", "a test", "ticket 17"));
+    posting(key, Action::Adjust { amount, note, origin: Box::new(origin.clone()) })
 }
 
 fn adjust_account(key: &Key, cents: i32) -> Posting {
@@ -257,6 +262,7 @@ pub async fn an_adjustment_saturates<S: Store>(make: impl AsyncFn(Clock) -> S) {
         action: Action::Adjust {
             amount: Amount::micros(micros),
             note: note("reason", "a test", "x"),
+            origin: Box::default(),
         },
         ..adjust(key, 1)
     };

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::world::*;
 use crate::ledger::{AccountChange, Action, IdempotencyKey, Outcome, Posted, Posting};
-use crate::model::{Budget, Clock, Key, KeyPatch, NewKey, Refusal};
+use crate::model::{Budget, Clock, Key, KeyPatch, NewKey, Origin, Refusal};
 use crate::store::Store;
 
 /// Posts each batch from a task of its own, all at once.
@@ -207,7 +207,10 @@ pub async fn one_account_is_made_by_one<S: Store>(make: impl AsyncFn(Clock) -> S
         tasks.spawn(async move {
             gate.wait().await;
             let change = AccountChange::Ensure(Budget::daily(c(cents)));
-            store.change_account(&account("acme"), change).await.expect("a store answers")
+            store
+                .change_account(&account("acme"), change, &Origin::new())
+                .await
+                .expect("a store answers")
         });
     }
     let ensured = tasks.join_all().await;

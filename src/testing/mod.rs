@@ -45,6 +45,7 @@
 pub mod adjustments;
 pub mod callers;
 pub mod concurrency;
+pub mod events;
 pub mod holds;
 pub mod idempotency;
 pub mod imports;
@@ -291,6 +292,17 @@ suite! { $
         a_burst_is_taken_and_then_the_rate
         all_limits_are_taken_from_or_none
         takes_never_pass_a_limit_together
+    }
+    events {
+        a_change_has_one_event
+        a_refused_change_has_no_event
+        a_session_opens_and_ends
+        accounts_and_imports_have_events
+        an_adjustment_has_one_event
+        a_charged_hold_has_its_event
+        refusals_are_folded
+        refusals_are_counted_at_once
+        events_come_in_pages
     }
     signing_keys {
         the_first_signing_key_is_made_once

@@ -419,7 +419,11 @@ pub async fn usage_by_two_groups<S: Store>(make: impl AsyncFn(Clock) -> S) {
         w.clock.advance(secs(day * DAY));
         w.accept(&labelled(key, "model", model, cents)).await;
     }
-    let top_up = Action::Adjust { amount: c(-32), note: crate::model::Note::default() };
+    let top_up = Action::Adjust {
+        amount: c(-32),
+        note: crate::model::Note::default(),
+        origin: Box::default(),
+    };
     w.accept(&posting(&one, top_up)).await;
     let [one, two] = [&one, &two].map(|key| key.id.to_string());
     let (first, second) = ("2026-01-31T00:00:00Z", "2026-02-01T00:00:00Z");

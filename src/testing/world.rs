@@ -13,8 +13,8 @@ use crate::ledger::{
 use crate::model::key::Owner;
 use crate::model::{
     Account, AccountId, Amount, Budget, ChangeError, Clock, Entry, EntryId, Imported, Key, KeyId,
-    KeyImport, KeyPatch, ManualClock, NewKey, Note, PostingId, Refusal, ScopeSet, Shortfall,
-    TokenHash,
+    KeyImport, KeyPatch, ManualClock, NewKey, Note, Origin, PostingId, Refusal, ScopeSet,
+    Shortfall, TokenHash,
 };
 use crate::store::{Cursor, EntryQuery, Found, Store};
 
@@ -116,7 +116,7 @@ impl<S: Store> World<S> {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, ChangeError> {
-        self.store.change_account(account, change).await.unwrap()
+        self.store.change_account(account, change, &Origin::new()).await.unwrap()
     }
 
     /// Posts one posting.

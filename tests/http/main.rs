@@ -14,6 +14,7 @@ mod cache;
 mod charge_lifetime;
 mod connection_loss;
 mod detached;
+mod events;
 mod idempotency;
 mod last_used;
 mod layers;

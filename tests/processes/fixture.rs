@@ -101,6 +101,8 @@ pub async fn open(address: &str, clock: Clock) -> AgentKeys {
 }
 
 pub async fn build(address: &str, clock: Clock, builder: Builder) -> AgentKeys {
+    // Refusals are written often, so that a test sees them soon.
+    let builder = builder.sweep_interval(std::time::Duration::from_millis(500));
     #[cfg(feature = "postgres")]
     if address.starts_with("postgres") {
         let options = agentkey::store::PostgresOptions::new(address).clock(clock);

@@ -12,8 +12,8 @@ mod worker;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use agentkey::model::{ManualClock, RateLimit};
-use agentkey::{Amount, Budget, EntryQuery, KeyQuery, NewKey};
+use agentkey::model::{EventKind, ManualClock, RateLimit};
+use agentkey::{Amount, Budget, EntryQuery, EventQuery, KeyQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -66,6 +66,7 @@ checks! {
     clients_that_hang_up_pay_for_the_work_and_free_the_rest
     two_hundred_first_requests_of_a_subject_ask_the_hook_once
     kill_9_loses_no_acknowledged_charge_and_doubles_none
+    refusals_of_all_processes_are_counted_in_a_handful_of_events
 }
 
 /// Sends all requests at once, spread over the workers; counts the answers by status.
@@ -131,6 +132,36 @@ async fn two_hundred_first_requests_of_a_subject_ask_the_hook_once(
     let subjects = fixture.keys.keys(&subjects).await.unwrap().items;
     assert_eq!(subjects.len(), 1, "{subjects:?}");
     assert_eq!(fixture.spent_and_held(subjects[0].id).await, (Amount::cents(100), Amount::ZERO));
+}
+
+async fn refusals_of_all_processes_are_counted_in_a_handful_of_events(
+    fixture: &Fixture,
+    processes: usize,
+) {
+    let (key, token) = fixture.key(Budget::unlimited()).await;
+    let workers = fixture.workers(processes);
+    fixture.keys.revoke(key, None).await.unwrap();
+
+    let answers = storm(&workers, &[token], "/hold", 1_000).await;
+
+    let refused = answers.get(&StatusCode::UNAUTHORIZED).copied().unwrap_or(0);
+    assert!(refused > 500, "{answers:?}");
+    let query = EventQuery::for_account(ACCOUNT.parse().unwrap()).kind(EventKind::Refused);
+    let events = async {
+        loop {
+            let events = fixture.keys.events(&query).await.unwrap().items;
+            if events.iter().map(|event| event.count).sum::<u64>() >= refused as u64 {
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // Only a hang gets to the bound.
+    let events = tokio::time::timeout(Duration::from_secs(60), events).await.unwrap();
+    assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), refused as u64);
+    assert!(events.len() <= 3, "one in each minute of the storm: {events:?}");
+    assert!(events.iter().all(|event| event.key == Some(key)));
+    assert!(events.iter().all(|event| event.origin.route.as_deref() == Some("/hold")));
 }
 
 async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(

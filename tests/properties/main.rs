@@ -267,9 +267,10 @@ impl<A: Store, B: Store> Sides<A, B> {
                 });
                 (key?, Action::Refund { entry: of.id?, amount: *amount })
             }
-            Ask::Adjust { key, amount, .. } => {
-                (self.pick_key(key)?.id, Action::Adjust { amount: *amount, note })
-            }
+            Ask::Adjust { key, amount, .. } => (
+                self.pick_key(key)?.id,
+                Action::Adjust { amount: *amount, note, origin: Box::default() },
+            ),
             Ask::Again(which) => {
                 return (!self.postings.is_empty()).then(|| which.get(&self.postings).clone());
             }

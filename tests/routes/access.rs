@@ -20,9 +20,11 @@ fn operations(key: KeyId) -> Vec<(Method, String, &'static str)> {
     vec![
         (Method::GET, "/keys/me".into(), ""),
         (Method::GET, "/keys/me/usage".into(), ""),
+        (Method::GET, "/keys/me/events".into(), ""),
         (Method::POST, "/keys".into(), "{}"),
         (Method::GET, "/keys".into(), ""),
         (Method::GET, of_key(""), ""),
+        (Method::GET, of_key("/events"), ""),
         (Method::PATCH, of_key(""), r#"{"name": "x"}"#),
         (Method::POST, of_key("/disable"), ""),
         (Method::POST, of_key("/enable"), ""),
@@ -34,7 +36,7 @@ fn operations(key: KeyId) -> Vec<(Method, String, &'static str)> {
 
 /// Those that are on the key with the id.
 fn on_a_key(key: KeyId) -> Vec<(Method, String, &'static str)> {
-    operations(key).split_off(4)
+    operations(key).split_off(5)
 }
 
 async fn refused(

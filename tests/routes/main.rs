@@ -5,6 +5,7 @@
 
 mod access;
 mod bodies;
+mod events;
 mod introspect;
 mod limits;
 mod manage;

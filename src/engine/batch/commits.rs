@@ -11,7 +11,7 @@ use super::options::BatchOptions;
 use crate::engine::metrics::{Counted, Metrics, PostingMetrics, SentSettle, StoreMetrics};
 use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Action, KeyChange, Outcome, Posted, Posting, PostingResult, Rules};
-use crate::model::{AccountId, KeyId, PostingId, Refusal};
+use crate::model::{AccountId, Actor, KeyId, Origin, PostingId, Refusal};
 use crate::store::{Store, StoreError};
 
 /// The most postings in one batch.
@@ -220,7 +220,8 @@ impl TimedStore {
     /// Revokes a session, and retries until the deadline while the store is not available.
     async fn end_session(&self, session: KeyId, deadline: Instant) -> Result<(), StoreError> {
         let change = KeyChange::Revoke { key: session, reason: Some(SPEND_CAP.to_owned()) };
-        let rules = Rules::default(); // a revocation asks none
+        // A revocation asks for no other rule.
+        let rules = Rules { origin: Origin::by(Actor::Ledger), ..Rules::default() };
         loop {
             let revoke = || self.store.change_key(&change, &rules);
             match self.options.call_store(&self.calls.change, revoke).await {

@@ -117,7 +117,7 @@ impl AgentKeys {
         parent: KeyId,
         new: NewSession,
     ) -> Result<OpenedSession, Error> {
-        self.open_session_by(parent, new, &self.inner().rules).await
+        self.open_session_by(parent, new, &self.rules()).await
     }
 
     /// Opens a session for a caller that is not the application's own code.
@@ -128,7 +128,7 @@ impl AgentKeys {
         parent: KeyId,
         new: NewSession,
     ) -> Result<OpenedSession, Error> {
-        let rules = Rules { caller: Some(caller), ..self.inner().rules.clone() };
+        let rules = Rules { caller: Some(caller), ..self.rules() };
         self.open_session_by(parent, new, &rules).await
     }
 

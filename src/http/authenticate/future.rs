@@ -250,7 +250,7 @@ where
     ) -> Self {
         let keys = &options.keys;
         keys.last_used.record(found.lineage.id(), found.lineage.at());
-        let http = options.http.of_request(&request, Some(found.lineage.id()));
+        let http = options.http.of_request(&request, Some((keys, &found)));
         record_key(&tracing::Span::current(), &found);
         span.admit(decision::ACCEPTED);
         let guard = guard(&request, &found, keys, &http, span);
@@ -277,7 +277,11 @@ where
         Self::Anonymous { inner, span }
     }
 
-    fn denied_call(refusal: Refusal, found: Option<&Found>, mut call: Call<S, ReqBody>) -> Self {
+    fn denied_call(
+        refusal: Refusal,
+        found: Option<&Arc<Found>>,
+        mut call: Call<S, ReqBody>,
+    ) -> Self {
         Self::denied(refusal, found, &mut call.inner, call.request, &call.options, call.span)
     }
 
@@ -285,13 +289,13 @@ where
     /// fails open.
     fn denied(
         refusal: Refusal,
-        found: Option<&Found>,
+        found: Option<&Arc<Found>>,
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
         span: RequestSpan,
     ) -> Self {
-        let http = options.http.of_request(&request, found.map(|found| found.lineage.id()));
+        let http = options.http.of_request(&request, found.map(|found| (&options.keys, found)));
         if options.fail_open && matches!(refusal, Refusal::Unavailable { .. }) {
             insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
             return Self::anonymous(inner, request, decision::FAIL_OPEN, span);

@@ -299,6 +299,7 @@ impl Charge {
     }
 
     fn error(&self, refusal: Refusal) -> Rejection {
+        self.state.refused(&refusal);
         Rejection::new(refusal, self.http.clone())
     }
 }

@@ -16,7 +16,7 @@ use crate::engine::open_charges::CutOff;
 use crate::engine::renewals::{Renew, RenewalKey};
 use crate::http::options::HttpOptions;
 use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting};
-use crate::model::{Amount, Entry, EntryId, LabelError, Lineage, Refusal};
+use crate::model::{Amount, Entry, EntryId, LabelError, Lineage, Note, Origin, Refusal};
 use crate::store::{BoxFuture, Found};
 
 /// The most that one settle charges. A thousand such charges still leave room in an account for
@@ -128,6 +128,21 @@ impl ChargeState {
 
     pub(super) fn take_replay(&self) -> bool {
         !std::mem::replace(&mut self.totals().replay_taken, true)
+    }
+
+    /// Returns a note with the labels of the request.
+    fn labelled(&self, mut note: Note) -> Note {
+        if let Some(origin) = self.http.origin() {
+            origin.label(&mut note);
+        }
+        note
+    }
+
+    /// Counts a refusal that no response tells, because the charge is not of a request.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        if self.is_outside {
+            self.keys.record_refusal(refusal, self.lineage(), Origin::new);
+        }
     }
 
     fn totals(&self) -> MutexGuard<'_, ChargeTotals> {
@@ -249,6 +264,7 @@ impl ChargeState {
         let posting = {
             let mut totals = self.totals();
             let (note, claim) = totals.note_and_claim()?;
+            let note = self.labelled(note);
             let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
             let hold = ChargeHold::new(posting.id, amount, ttl);
             totals.holds.push(hold);
@@ -280,6 +296,7 @@ impl ChargeState {
         let posting = {
             let mut totals = self.totals();
             let (note, claim) = totals.note_and_claim()?;
+            let note = self.labelled(note);
             let posting = self.posting(Action::Pay { amount, note, claim });
             totals.unanswered.push(posting.id);
             posting
@@ -515,8 +532,12 @@ impl ChargeState {
             || self.begun.get().is_none();
         let awaited = !cost.is_zero() || !in_doubt;
         let holds = holds.into_iter().map(|hold| hold.id).collect();
-        let posting =
-            self.posting(Action::Settle { holds, void, cost, note: totals.note.clone(), claim });
+        // A settle without a cost writes no entry.
+        let note = match cost.is_zero() {
+            true => Note::default(),
+            false => self.labelled(totals.note.clone()),
+        };
+        let posting = self.posting(Action::Settle { holds, void, cost, note, claim });
         if let Some(kept) = totals.claim.as_mut().filter(|_| !cost.is_zero()) {
             kept.paid.push(posting.id);
         }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Book, EntryRow, HoldRow, HoldState, IdempotencyRow};
+use crate::ledger::events;
 use crate::ledger::posting::{
     Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
 };
 use crate::model::clock::later;
 use crate::model::{
-    AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, PostingId, Refusal, Shortfall,
+    AccountId, Amount, Entry, EntryId, EntryKind, KeyId, Note, Origin, PostingId, Refusal,
+    Shortfall,
 };
 
 /// Decides postings.
@@ -37,6 +39,7 @@ impl Book {
                     Entry::stored(id.into(), account, key, EntryKind::Expiry, amount, now);
                 entry.note = note;
                 self.charge(&path, entry);
+                self.add_event(id.into(), &path, events::of_charged_hold);
             }
         }
     }
@@ -75,11 +78,11 @@ impl Book {
                 self.pay(posting, *amount, note, claim.as_ref(), now)?
             }
             Action::Refund { entry, amount } => self.refund(posting, *entry, *amount, now)?,
-            Action::Adjust { amount, note } => {
-                self.adjust(posting, EntryKind::Adjust, *amount, note, now)?
+            Action::Adjust { amount, note, origin } => {
+                self.adjust(posting, EntryKind::Adjust, *amount, note, Some(origin), now)?
             }
             Action::Opening { amount } => {
-                self.adjust(posting, EntryKind::Opening, *amount, &Note::default(), now)?
+                self.adjust(posting, EntryKind::Opening, *amount, &Note::default(), None, now)?
             }
         };
         Ok(Posted {
@@ -377,12 +380,14 @@ impl Book {
         Ok(Outcome::Refunded { entry: id })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn adjust(
         &mut self,
         posting: &Posting,
         kind: EntryKind,
         amount: Amount,
         note: &Note,
+        origin: Option<&Origin>,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
         let id = EntryId::from(posting.id);
@@ -401,6 +406,9 @@ impl Book {
         entry.note = note.clone();
         let path = self.path(posting.key);
         self.charge(&path, entry);
+        if let Some(origin) = origin {
+            self.add_event(id, &path, |entry, keys| events::of_adjustment(entry, keys, origin));
+        }
         Ok(Outcome::Adjusted { entry: id })
     }
 }

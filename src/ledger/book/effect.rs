@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::check::rolled;
 use super::{Book, EntryRow, HoldState, IdempotencyRow, OpenAccount};
 use crate::model::{
-    AccountId, Amount, Balance, Entry, EntryId, EntryKind, KeyId, PostingId, Spent,
+    AccountId, Amount, Balance, Entry, EntryId, EntryKind, Event, Key, KeyId, PostingId, Spent,
 };
 
 impl Book {
@@ -112,6 +112,19 @@ impl Book {
     pub(super) fn record(&mut self, entry: Entry) {
         self.touched.entries.push(entry.id);
         self.entries.insert(entry.id, EntryRow { entry, refunded: Amount::ZERO });
+    }
+
+    /// Adds the event of an entry that was just written, with the loaded keys of its path.
+    pub(super) fn add_event(
+        &mut self,
+        entry: EntryId,
+        path: &[KeyId],
+        event: impl FnOnce(&Entry, Vec<&Key>) -> Event,
+    ) {
+        let Some(row) = self.entries.get(&entry) else { return };
+        let keys = path.iter().filter_map(|id| self.keys.get(id)).collect();
+        let event = event(&row.entry, keys);
+        self.touched.events.push(event);
     }
 
     pub(super) fn end_hold(&mut self, id: PostingId, state: HoldState) {

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Lineage, Note, OpenHold,
-    PostingId,
+    Account, AccountId, Amount, Balance, Entry, EntryId, Event, Key, KeyId, Lineage, Note,
+    OpenHold, PostingId,
 };
 
 /// The state of some accounts while a store has locked them.
@@ -43,6 +43,7 @@ struct Touched {
     new_holds: HashSet<PostingId>,
     old_holds: HashSet<PostingId>,
     entries: Vec<EntryId>,
+    events: Vec<Event>,
     claims: HashSet<(KeyId, Arc<str>)>,
 }
 
@@ -113,6 +114,8 @@ pub struct WriteSet {
     /// Holds whose `expires_at` or `state` changed.
     pub changed_holds: Vec<HoldRow>,
     pub entries: Vec<Entry>,
+    /// What the audit trail says of the entries.
+    pub events: Vec<Event>,
     /// Claims, with the accounts of their keys.
     pub claims: Vec<(AccountId, IdempotencyRow)>,
     pub dropped_claims: Vec<(AccountId, KeyId, Arc<str>)>,
@@ -295,6 +298,7 @@ impl Book {
                 .filter_map(|id| self.holds.get(id).cloned())
                 .collect(),
             entries: Vec::with_capacity(touched.entries.len()),
+            events: touched.events,
             claims: Vec::new(),
             dropped_claims: Vec::new(),
         };

@@ -18,10 +18,10 @@ use super::types::Instant;
 use super::validator::ByRowVersion;
 use super::write::random_version_step;
 use crate::ledger::{
-    AccountChange, AccountWrite, Event, KeyChange, KeyRecord, KeyWrite, Load, Loaded, Rules,
+    AccountChange, AccountWrite, KeyChange, KeyRecord, KeyWrite, Load, Loaded, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Spent, TokenHash,
+    Account, AccountId, Amount, ChangeError, Key, KeyId, Lineage, Origin, Spent, TokenHash,
 };
 use crate::store::cache::{PendingWrite, Write};
 use crate::store::key_row::KeyRow;
@@ -64,8 +64,9 @@ impl Inner {
         &self,
         id: &AccountId,
         change: AccountChange,
+        origin: &Origin,
     ) -> ChangeOutcome<Account> {
-        self.attempt(async |mut session| session.change_account(id, change).await).await
+        self.attempt(async |mut session| session.change_account(id, change, origin).await).await
     }
 
     async fn attempt<T>(
@@ -233,7 +234,12 @@ impl PolicyTransaction<'_, '_, '_> {
             Some(parent) => self.children_in_force(parent).await?,
             None => 0,
         };
-        let write = change.decide(&Loaded { lineage, caller, children, time }, rules);
+        let descendants = match change.count_descendants() {
+            Some(key) => self.descendants(key).await?,
+            None => 0,
+        };
+        let loaded = Loaded { lineage, caller, children, descendants, time };
+        let write = change.decide(&loaded, rules);
         // Also a refused change has ended the expired holds.
         match write.and_then(|write| self.inner.schema.columns.check(&write).map(|()| write)) {
             Ok(write) => match self.switched_off_by(&write).await? {
@@ -267,10 +273,11 @@ impl PolicyTransaction<'_, '_, '_> {
         &mut self,
         id: &AccountId,
         change: AccountChange,
+        origin: &Origin,
     ) -> ChangeOutcome<Account> {
         self.lock_accounts([id]).await?;
         let current = self.account(id).await?;
-        match AccountWrite::decide(id, change, current, self.now) {
+        match AccountWrite::decide(id, change, current, self.now, origin) {
             Ok(write) => self.write_account(write).await.map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
@@ -324,6 +331,13 @@ impl PolicyTransaction<'_, '_, '_> {
         Ok(first(&rows, None::<i64>)?.unwrap_or_default().unsigned_abs())
     }
 
+    /// Returns how many descendants of a key are not revoked.
+    async fn descendants(&mut self, key: KeyId) -> Result<u64> {
+        let query = self.inner.sql.descendants.query().bind(key.get());
+        let rows = self.statements.fetch(query).await?;
+        Ok(first(&rows, None::<i64>)?.unwrap_or_default().unsigned_abs())
+    }
+
     /// Returns a key that is out of service by its own row or that of an ancestor, without its lineage. It can
     /// still be revoked, so that it does not work again when the row is corrected.
     async fn out_of_service(&mut self, id: KeyId, account: AccountId) -> Result<Option<Lineage>> {
@@ -359,11 +373,12 @@ impl PolicyTransaction<'_, '_, '_> {
 
     async fn write_key(&mut self, write: KeyWrite) -> Result<Key> {
         let KeyWrite { mut key, at, record } = write;
-        let Some((record, event)) = record else { return Ok(key) };
+        let Some((record, mut event)) = record else { return Ok(key) };
         self.touch(&key.account, at).await?;
         match record {
             KeyRecord::Insert(hash) => {
                 key.id = self.insert_key(&key, &hash).await?;
+                event.set_new_key(key.id);
                 if key.anchor != key.created_at {
                     self.write_balance(&key).await?;
                     let query = self.inner.sql.update_anchor.query().bind(key.id.get());
@@ -391,7 +406,7 @@ impl PolicyTransaction<'_, '_, '_> {
                 self.run(query.bind(key.revoked_reason.clone())).await?;
             }
         }
-        self.event(at, &key.account, Some(key.id), &event).await?;
+        self.inner.insert_event(self.statements, &event).await?;
         Ok(key)
     }
 
@@ -486,7 +501,7 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(more_limits(budget))
             .bind(more_spent(balance));
         self.run(query).await?;
-        self.event(at, id, None, &event).await?;
+        self.inner.insert_event(self.statements, &event).await?;
         Ok(account)
     }
 
@@ -521,19 +536,6 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(Instant(account.balance.since()))
             .bind(random_version_step());
         self.run(query).await
-    }
-
-    async fn event(
-        &mut self,
-        at: Timestamp,
-        account: &AccountId,
-        key: Option<KeyId>,
-        event: &Event,
-    ) -> Result<()> {
-        let query = self.inner.sql.insert_event.query();
-        let query =
-            query.bind(Instant(at)).bind(account.as_str().to_owned()).bind(key.map(KeyId::get));
-        self.run(query.bind(event.kind).bind(event.detail.to_string())).await
     }
 }
 

@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod decode;
 mod error;
+mod events;
 mod expire_holds;
 mod external_tx;
 mod inner;
@@ -50,16 +51,16 @@ use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, FoundAndTaken, ImportResult,
-    KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, FoundAndTaken,
+    ImportResult, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal, StoredSigningKey,
-    Subject, TokenHash,
+    Account, AccountId, Entry, EntryId, Event, Key, KeyId, Lineage, OpenHold, Origin, Refusal,
+    StoredSigningKey, Subject, TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -218,8 +219,9 @@ impl Store for PostgresStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.answer(self.inner.change_account(account, change))
+        self.answer(self.inner.change_account(account, change, origin))
     }
 
     fn lineages<'a>(
@@ -253,6 +255,17 @@ impl Store for PostgresStore {
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.answer(self.inner.entries(query))
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        self.answer(self.inner.events(query))
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        self.answer(self.inner.record_refusals(refusals))
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {

@@ -192,7 +192,9 @@ impl Inner {
             let posted: Vec<_> = own.iter().map(|posting| book.post(posting)).collect();
             // A refused posting may have been accepted before, which is checked under the lock.
             let is_accepted = posted.iter().all(Result::is_ok);
-            is_accepted.then(|| Decision { expected, indices, posted, changes: book.take_writes() })
+            let changes = is_accepted.then(|| book.take_writes())?;
+            // An event is a statement of its own, in a transaction.
+            changes.events.is_empty().then_some(Decision { expected, indices, posted, changes })
         };
         accounts.into_iter().filter_map(decide).collect()
     }
@@ -360,6 +362,9 @@ impl Inner {
         let rows = statements.fetch(self.write_sql.query(&self.schema, &write)?).await?;
         if applied(&rows, expected.len())?.contains(&false) {
             return Err(Retry::Conflict.into());
+        }
+        for event in &changes.events {
+            self.insert_event(statements, event).await?;
         }
         Ok(changes)
     }

@@ -27,14 +27,17 @@ statements! {
 
     // Policy changes.
     lock_account lock_new_account lock_key known_tokens insert_key update_anchor switched_off revoke_key upsert_balance upsert_account touch_account
-    shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace insert_event
-    children_in_force
+    shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace
+    children_in_force descendants
 
     // Subjects.
     subject_key bind_subject claim_first_seen release_first_seen
 
     // The ledger.
     entry spent_by_key spent_by_account
+
+    // The audit trail.
+    insert_event record_refusals
 
     // When keys were last used.
     record_last_used last_used

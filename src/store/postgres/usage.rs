@@ -131,7 +131,7 @@ fn group(by: Option<&UsageBy>, n: usize) -> (String, Option<&str>) {
 
 /// Returns the condition of an account's entries, or of a key's. Each is a statement of its own, because a plan is made
 /// once and uses the index of either.
-const fn owner(key: Option<KeyId>, with_descendants: bool) -> &'static str {
+pub(super) const fn owner(key: Option<KeyId>, with_descendants: bool) -> &'static str {
     match key {
         Some(_) if with_descendants => {
             "e.account_id = $1 AND e.key_id IN (WITH RECURSIVE family (id) AS (SELECT $2::int8 UNION \

@@ -12,12 +12,12 @@ use super::validator::Cache;
 use super::write::{json, micros};
 use super::{post, read, usage, write};
 use crate::ledger::{
-    AccountChange, AccountWrite, Action, BalanceRow, Event, ImportDraft, ImportWrite, KeyChange,
+    AccountChange, AccountWrite, Action, BalanceRow, ImportDraft, ImportWrite, KeyChange,
     KeyRecord, KeyWrite, Load, Loaded, Posting, Rules,
 };
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Imported, Key, KeyId, Lineage, ScopeSet, Spent,
-    Subject, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Imported, Key, KeyId, Lineage, Origin,
+    ScopeSet, Spent, Subject, TokenHash,
 };
 use crate::store::ImportResult;
 use crate::store::key_row::stored_rate_limit;
@@ -52,7 +52,12 @@ pub(super) fn change_key(
             Some(parent) => read::children_in_force(connection, parent, now)?,
             None => 0,
         };
-        let changed = match change.decide(&Loaded { lineage, caller, children, time }, rules) {
+        let descendants = match change.count_descendants() {
+            Some(key) => read::descendants(connection, key)?,
+            None => 0,
+        };
+        let loaded = Loaded { lineage, caller, children, descendants, time };
+        let changed = match change.decide(&loaded, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
             Err(refused) => Err(refused),
         };
@@ -108,10 +113,12 @@ pub(super) fn change_account(
     clock: &Clock,
     id: &AccountId,
     change: AccountChange,
+    origin: &Origin,
 ) -> ChangeOutcome<Account> {
     in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
-        let changed = match AccountWrite::decide(id, change, account(connection, id, now)?, now) {
+        let current = account(connection, id, now)?;
+        let changed = match AccountWrite::decide(id, change, current, now, origin) {
             Ok(write) => Ok(write_account(connection, write)?),
             Err(refused) => Err(refused),
         };
@@ -165,11 +172,12 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
     const REVOKE: &str = "UPDATE agent_keys SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1";
     const END_GRACE: &str = "DELETE FROM agentkey_retired_tokens WHERE key_id = ?1";
     let KeyWrite { mut key, at, record } = write;
-    let Some((record, event)) = record else { return Ok(key) };
+    let Some((record, mut event)) = record else { return Ok(key) };
     touch(connection, &key.account, at)?;
     match record {
         KeyRecord::Insert(hash) => {
             key.id = insert_key(connection, &key, &hash)?;
+            event.set_new_key(key.id);
             write_anchor(connection, &key)?;
         }
         KeyRecord::Update { before, recount } => {
@@ -191,7 +199,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
             run(connection, REVOKE, row).map(drop)?;
         }
     }
-    write_event(connection, at, &key.account, Some(key.id), &event)?;
+    write::events(connection, [&event])?;
     Ok(key)
 }
 
@@ -203,7 +211,7 @@ fn write_account(connection: &Connection, write: AccountWrite) -> Result<Account
         account.balance.set_spent(Spent { amount, ..window });
     }
     write::account(connection, &account, at)?;
-    write_event(connection, at, &account.id, None, &event)?;
+    write::events(connection, [&event])?;
     Ok(account)
 }
 
@@ -293,24 +301,6 @@ fn touch(connection: &Connection, id: &AccountId, at: Timestamp) -> Result<()> {
         0 => write::account(connection, &Account::new(id.clone(), at), at),
         _ => Ok(()),
     }
-}
-
-fn write_event(
-    connection: &Connection,
-    at: Timestamp,
-    account: &AccountId,
-    key: Option<KeyId>,
-    event: &Event,
-) -> Result<()> {
-    const SQL: &str = "INSERT INTO agentkey_events (at, account_id, key_id, kind, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let row = params![
-        micros(at),
-        account.as_str(),
-        key.map(KeyId::get),
-        event.kind,
-        event.detail.to_string()
-    ];
-    run(connection, SQL, row).map(drop)
 }
 
 /// Returns the scopes as a JSON array; `None`, stored as NULL, is unrestricted.

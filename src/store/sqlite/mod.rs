@@ -13,6 +13,7 @@ mod change;
 mod connection;
 mod decode;
 mod error;
+mod events;
 mod file_id;
 mod first_seen;
 mod index;
@@ -56,16 +57,16 @@ use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
-    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
-    Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult,
+    KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal,
-    StoredSigningKey, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Event, Key, KeyId, Lineage, OpenHold, Origin,
+    Refusal, StoredSigningKey, TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -334,10 +335,11 @@ impl Store for SqliteStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        let account = account.clone();
+        let (account, origin) = (account.clone(), origin.clone());
         answer(self.write_with(move |open, cache, clock| {
-            change::change_account(open, cache, clock, &account, change)
+            change::change_account(open, cache, clock, &account, change, &origin)
         }))
     }
 
@@ -380,6 +382,21 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         let query = query.clone();
         self.report(move |connection| usage::entries(connection, &query))
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        let query = query.clone();
+        self.report(move |connection| events::read(connection, &query))
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        let refusals = refusals.to_vec();
+        answer(
+            self.write_with(move |open, cache, _| events::record_refusals(open, cache, &refusals)),
+        )
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {

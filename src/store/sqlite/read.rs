@@ -282,6 +282,13 @@ pub(super) fn children_in_force(
     Ok(count.unwrap_or_default().unsigned_abs())
 }
 
+/// Returns how many descendants of a key are not revoked.
+pub(super) fn descendants(connection: &Connection, key: KeyId) -> Result<u64> {
+    const SQL: &str = include_str!("sql/descendants.sql");
+    let count = one(connection, SQL, [key.get()], |mut row| row.number())?;
+    Ok(count.unwrap_or_default().unsigned_abs())
+}
+
 pub(super) fn keys(
     connection: &Connection,
     query: &KeyQuery,

@@ -46,7 +46,7 @@ pub(super) fn page_sql(of: EntriesOf) -> String {
 }
 
 /// The condition of an entry of the key ?2 or of a descendant.
-const IN_SUBTREE: &str = "e.key_id IN (WITH RECURSIVE family (id) AS (SELECT ?2 UNION \
+pub(super) const IN_SUBTREE: &str = "e.key_id IN (WITH RECURSIVE family (id) AS (SELECT ?2 UNION \
     SELECT c.id FROM family f CROSS JOIN agent_keys c ON c.parent_id = f.id) SELECT id FROM family)";
 
 /// Returns the SQL of the entries of an account, or of a key or a subtree in it, that meet

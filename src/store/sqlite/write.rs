@@ -10,7 +10,7 @@ use super::error::{Result, corrupt};
 use super::index::{IndexRow, account_part, next_number};
 use super::statement::{each, run};
 use crate::ledger::{BalanceRow, HoldRow, IdempotencyRow, WriteSet};
-use crate::model::{Account, AccountId, Amount, Balance, Entry, KeyId, Note};
+use crate::model::{Account, AccountId, Amount, Balance, Entry, Event, KeyId, Note};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::CacheDelta;
 use crate::store::fast_path::next_seq;
@@ -69,6 +69,7 @@ pub(super) fn changes(connection: &Connection, decisions: &[Decision]) -> Result
     each(connection, DROPPED_CLAIM, dropped, |statement, (_, key, claim)| {
         execute(statement, params![key.get(), &**claim])
     })?;
+    events(connection, all_changes().flat_map(|changes| &changes.events))?;
     Ok(index_rows)
 }
 
@@ -181,6 +182,35 @@ fn entry(statement: &mut CachedStatement<'_>, entry: &Entry, index_row: &IndexRo
         labels(&entry.note)?,
         entry.note.reference,
         index_row.account_part,
+    ];
+    execute(statement, row)
+}
+
+const NEW_EVENT: &str = include_str!("sql/insert_event.sql");
+
+/// Writes events.
+pub(super) fn events<'e>(
+    connection: &Connection,
+    events: impl IntoIterator<Item = &'e Event>,
+) -> Result<()> {
+    each(connection, NEW_EVENT, events, event)
+}
+
+pub(super) fn event(statement: &mut CachedStatement<'_>, event: &Event) -> Result<()> {
+    let row = params![
+        micros(event.at),
+        event.account.as_str(),
+        event.key.map(KeyId::get),
+        event.key_name,
+        json(&event.lineage)?,
+        event.delegated_by,
+        event.kind.as_str(),
+        json(&event.origin.actor)?,
+        event.origin.request_id,
+        event.origin.route,
+        event.reason(),
+        event.count.cast_signed(),
+        json(&event.detail)?,
     ];
     execute(statement, row)
 }

@@ -9,8 +9,10 @@ use agentkey::ledger::{
     AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take,
     Taken,
 };
-use agentkey::model::{Account, Entry, Lineage, OpenHold, StoredSigningKey, TokenHash};
-use agentkey::store::{AccountQuery, Cursor, Store, Usage};
+use agentkey::model::{
+    Account, Entry, Event, Lineage, OpenHold, Origin, StoredSigningKey, TokenHash,
+};
+use agentkey::store::{AccountQuery, Cursor, EventQuery, Store, Usage};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
@@ -238,8 +240,9 @@ impl Store for SpyStore {
         &'a self,
         account: &'a AccountId,
         change: AccountChange,
+        origin: &'a Origin,
     ) -> BoxFuture<'a, ChangeResult<Account>> {
-        self.store.change_account(account, change)
+        self.store.change_account(account, change, origin)
     }
 
     fn lineages<'a>(
@@ -274,6 +277,17 @@ impl Store for SpyStore {
         query: &'a EntryQuery,
     ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Entry)>>> {
         self.store.entries(query)
+    }
+
+    fn events<'a>(
+        &'a self,
+        query: &'a EventQuery,
+    ) -> BoxFuture<'a, StoreResult<Vec<(Cursor, Event)>>> {
+        self.store.events(query)
+    }
+
+    fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        self.store.record_refusals(refusals)
     }
 
     fn entry(&self, id: EntryId) -> BoxFuture<'_, StoreResult<Option<Entry>>> {

@@ -201,6 +201,7 @@ async fn sums_beyond_the_range_of_amounts_saturate() {
         .change_account(
             &account("acme"),
             AccountChange::SetBudget(Budget::monthly(Amount::cents(1))),
+            &crate::model::Origin::new(),
         )
         .await
         .unwrap()

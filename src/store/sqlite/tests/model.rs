@@ -213,7 +213,11 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
         }
         if past.dice.below(40) == 0 {
             let (key, budget) = (past.dice.pick(&past.keys), past.budget());
-            let _ = same!(stores.change_account(&key.account, AccountChange::SetBudget(budget)));
+            let _ = same!(stores.change_account(
+                &key.account,
+                AccountChange::SetBudget(budget),
+                &crate::model::Origin::new()
+            ));
         }
         let key = past.dice.pick(&past.keys);
         match past.dice.below(5) {

@@ -1,0 +1,236 @@
+//! Refused requests, counted in memory and written by the sweep, so that no request waits for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::ledger::actor_of;
+use crate::model::clock::from_micros;
+use crate::model::{Event, EventKind, KeyId, Lineage, Origin, Refusal};
+use crate::store::{Store, unwinding};
+
+/// The most events in one write.
+const BATCH: usize = 500;
+
+const SHARDS: usize = 16;
+
+/// The most events that a shard keeps: together 4,096, each of up to 2 KB.
+const MAX_EVENTS: usize = 256;
+
+/// The most events of a key with a route of their own. Refusals on more routes are counted without a
+/// route, so that a client cannot fill the trail with paths.
+const MAX_ROUTES: usize = 32;
+
+const MINUTE: i64 = 60_000_000;
+
+/// The refusals that are not written yet, folded by key, minute, reason and route.
+///
+/// They are in 16 shards, so that requests seldom wait for each other. A refusal for which there is no
+/// room is counted, and the count is logged.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    shards: [Mutex<Shard>; SHARDS],
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    by_key: HashMap<KeyId, Vec<Event>>,
+    events: usize,
+}
+
+impl Refusals {
+    /// Counts a refusal of a key, if it is of those that the audit trail has.
+    pub(crate) fn record(
+        &self,
+        refusal: &Refusal,
+        lineage: &Lineage,
+        now: Timestamp,
+        origin: impl FnOnce() -> Origin,
+    ) {
+        let code = refusal.code();
+        let is_of_trail = matches!(
+            code,
+            "revoked_key"
+                | "expired_key"
+                | "disabled_key"
+                | "insufficient_scope"
+                | "budget_exceeded"
+                | "rate_limited"
+                | "address_not_allowed"
+        );
+        if is_of_trail {
+            self.add(event(code, lineage, now, origin()));
+        }
+    }
+
+    fn add(&self, event: Event) {
+        let (Some(key), count) = (event.key, event.count) else { return };
+        let shard = usize::try_from(key.get().rem_euclid(SHARDS as i64)).ok();
+        let Some(shard) = shard.and_then(|shard| self.shards.get(shard)) else { return };
+        if !lock(shard).add(key, event) {
+            self.lost.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes what was counted. What the store does not accept is kept for the next write.
+    ///
+    /// If an answer of the store is lost, the refusals of that write may be counted twice.
+    pub(crate) async fn write(&self, store: &dyn Store) {
+        let mut unwritten = self.take();
+        while let Some(batch) = unwritten.events.chunks(BATCH).next() {
+            let written = batch.len();
+            if let Err(error) = unwinding(|| store.record_refusals(batch)).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "agentkey could not write events of refusals; the next sweep tries again"
+                );
+                break;
+            }
+            unwritten.events.drain(..written);
+        }
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(refusals = lost, "agentkey had no room for refusals in its events");
+        }
+    }
+
+    fn take(&self) -> Unwritten<'_> {
+        let taken = self.shards.iter().map(|shard| std::mem::take(&mut *lock(shard)));
+        let mut events: Vec<_> =
+            taken.flat_map(|shard| shard.by_key.into_values().flatten()).collect();
+        events.sort_by_key(|event| (event.at, event.key));
+        Unwritten { refusals: self, events }
+    }
+}
+
+/// Events that are being written. Those that are left are counted again: the store has failed, or
+/// shutdown has ended the task that wrote them.
+struct Unwritten<'a> {
+    refusals: &'a Refusals,
+    events: Vec<Event>,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        self.events.drain(..).for_each(|event| self.refusals.add(event));
+    }
+}
+
+impl Shard {
+    /// Returns whether there was room.
+    fn add(&mut self, key: KeyId, mut event: Event) -> bool {
+        let events = self.by_key.entry(key).or_default();
+        if fold(events, &event) {
+            return true;
+        }
+        if events.len() >= MAX_ROUTES && event.origin.route.take().is_some() && fold(events, &event)
+        {
+            return true;
+        }
+        if self.events >= MAX_EVENTS {
+            return false;
+        }
+        events.push(event);
+        self.events += 1;
+        true
+    }
+}
+
+/// Adds to the count of an event that is there. Returns whether there was one.
+fn fold(events: &mut [Event], event: &Event) -> bool {
+    let same = events.iter_mut().find(|it| {
+        it.at == event.at && it.origin.route == event.origin.route && it.reason() == event.reason()
+    });
+    same.map(|same| same.count = same.count.saturating_add(event.count)).is_some()
+}
+
+fn event(code: &str, lineage: &Lineage, now: Timestamp, mut origin: Origin) -> Event {
+    let key = lineage.key();
+    let minute = from_micros(now.as_microsecond().div_euclid(MINUTE).saturating_mul(MINUTE));
+    let detail = json!({"reason": code});
+    let mut event = Event::new(minute, key.account.clone(), EventKind::Refused, detail);
+    event.key = Some(key.id);
+    event.key_name = Some(key.name.clone());
+    event.lineage = lineage.keys().map(|key| key.id).collect();
+    event.delegated_by = lineage.delegated_by().map(str::to_owned);
+    origin.actor = actor_of(key);
+    event.origin = origin;
+    event
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Account, AccountId, Balance, Budget, Key};
+
+    fn lineage(id: i64) -> Lineage {
+        let (at, account) = (Timestamp::UNIX_EPOCH, AccountId::new("acme").unwrap());
+        let balance = Balance::empty(&Budget::unlimited(), at, at);
+        let key = Key::stored(KeyId::new(id), account.clone(), at, balance);
+        Lineage::new(key, Vec::new(), Account::new(account, at), at)
+    }
+
+    fn kept(refusals: &Refusals) -> Vec<Event> {
+        let shards = refusals.shards.iter();
+        shards.flat_map(|shard| lock(shard).by_key.clone().into_values().flatten()).collect()
+    }
+
+    #[test]
+    fn a_flood_leaves_a_handful_of_events() {
+        let (refusals, key) = (Refusals::default(), lineage(7));
+        for n in 0..100_000 {
+            let refusal = if n % 2 == 0 { Refusal::RevokedKey } else { Refusal::DisabledKey };
+            let route = if n % 4 < 2 { "/a" } else { "/b" };
+            let now = from_micros(n % 60 * 1_000_000);
+            refusals.record(&refusal, &key, now, || Origin::new().route(route));
+            refusals.record(&Refusal::NotFound, &key, now, Origin::new);
+        }
+        let mut kept = kept(&refusals);
+        kept.sort_by_key(|event| (event.origin.route.clone(), event.count));
+        let counts: Vec<_> = kept.iter().map(|event| event.count).collect();
+        assert_eq!(counts, [25_000; 4]);
+        assert_eq!(kept[0].at, Timestamp::UNIX_EPOCH);
+        assert_eq!(kept[0].origin.actor, Actor::Key { id: KeyId::new(7) });
+    }
+
+    #[test]
+    fn what_is_not_written_is_kept() {
+        let (refusals, key) = (Refusals::default(), lineage(7));
+        let record = || refusals.record(&Refusal::RevokedKey, &key, key.at(), Origin::new);
+        record();
+        let writing = refusals.take();
+        record();
+        assert_eq!(kept(&refusals)[0].count, 1);
+        drop(writing);
+        assert_eq!(kept(&refusals)[0].count, 2);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_clients_send() {
+        let refusals = Refusals::default();
+        for n in 0..1_000 {
+            let origin = || Origin::new().route(&format!("/{n}"));
+            refusals.record(&Refusal::RevokedKey, &lineage(16), Timestamp::UNIX_EPOCH, origin);
+        }
+        let of_paths = kept(&refusals);
+        assert_eq!(of_paths.len(), MAX_ROUTES + 1);
+        assert_eq!(of_paths.iter().map(|event| event.count).sum::<u64>(), 1_000);
+
+        for id in 1..1_000 {
+            let refusal = Refusal::RevokedKey;
+            refusals.record(&refusal, &lineage(id * 16), Timestamp::UNIX_EPOCH, Origin::new);
+        }
+        let of_keys = kept(&refusals);
+        assert_eq!(of_keys.len(), MAX_EVENTS);
+        let lost = refusals.lost.load(Ordering::Relaxed);
+        assert_eq!(of_keys.iter().map(|event| event.count).sum::<u64>() + lost, 1_999);
+    }
+}

@@ -1,0 +1,2 @@
+INSERT INTO agentkey_events (at, account_id, key_id, key_name, lineage, delegated_by, kind, actor, request_id, route, reason, count, detail)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
