@@ -19,7 +19,7 @@ pub fn bare() -> Router {
 
 /// Behind keys that [`make_keys`] makes.
 pub fn keyed(keys: &AgentKeys) -> Router {
-    keyed_by(AgentKeyLayer::new(keys))
+    keyed_by(AgentKeyLayer::new(keys)).merge(refused(keys))
 }
 
 pub fn keyed_by(layer: AgentKeyLayer) -> Router {
@@ -29,7 +29,6 @@ pub fn keyed_by(layer: AgentKeyLayer) -> Router {
         .route("/pay", get(pay))
         .route("/hold", get(hold))
         .layer((layer, RequireScope::one("read").expect("a scope")))
-        .merge(refused(keys))
 }
 
 /// A route whose scope no key has. Each refusal is counted in an event, and is answered with 200, which is what the client

@@ -114,7 +114,7 @@ pub(super) fn actor(named: &Actor, caller: Option<&CallerRules>, lineages: &[&Li
 pub(crate) fn actor_of(key: &Key) -> Actor {
     match &key.subject {
         _ if key.is_session() => Actor::Session { id: key.id },
-        Some(subject) => Actor::Subject(subject.clone()),
+        Some(subject) => Actor::Subject { id: key.id, subject: subject.clone() },
         None => Actor::Key { id: key.id },
     }
 }

@@ -130,6 +130,18 @@ impl EventKind {
         Self::Refused,
     ];
 
+    /// The names of all kinds.
+    #[cfg(feature = "openapi")]
+    pub(crate) const NAMES: &[&str] = &{
+        let mut names = [""; Self::ALL.len()];
+        let mut n = 0;
+        while n < names.len() {
+            names[n] = Self::ALL[n].as_str();
+            n += 1;
+        }
+        names
+    };
+
     /// Returns its name in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -55,7 +55,13 @@ pub enum Actor {
         id: KeyId,
     },
     /// An identity that another service issued.
-    Subject(Subject),
+    Subject {
+        /// The id of its key.
+        id: KeyId,
+        /// Who it is.
+        #[serde(flatten)]
+        subject: Subject,
+    },
 }
 
 impl Origin {

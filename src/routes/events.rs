@@ -73,7 +73,9 @@ fn seen_by(own: Option<KeyId>, event: Event) -> wire::Event {
     }
     let is_seen = own.is_none()
         || match &event.origin.actor {
-            Actor::Key { id } | Actor::Session { id } => lineage.contains(id),
+            Actor::Key { id } | Actor::Session { id } | Actor::Subject { id, .. } => {
+                lineage.contains(id)
+            }
             Actor::Ledger | Actor::Signup => true,
             _ => false,
         };

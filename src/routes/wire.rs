@@ -479,6 +479,7 @@ pub struct Entry {
 
 /// A page of the audit trail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct EventPage {
     /// The events, oldest first.
@@ -489,6 +490,7 @@ pub struct EventPage {
 
 /// What was done to a key, or by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Event {
     /// When it happened. Of refusals, the start of their minute.

@@ -166,7 +166,7 @@ impl World {
             (_, 400) if operation.described.get("requestBody").is_some() && !is_form => {
                 w.request(operation, r#"{"colour": "red", "reason": 7}"#)
             }
-            (_, 400) if operation.path == "/keys" || operation.path == "/keys/me/usage" => {
+            (_, 400) if operation.path == "/keys" || operation.path.starts_with("/keys/me/") => {
                 let mut request = w.request(operation, "");
                 *request.uri_mut() = format!("{}?limit=0&colour=red", operation.path).parse().unwrap();
                 request

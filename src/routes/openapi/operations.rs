@@ -2,6 +2,8 @@
 
 use utoipa::openapi::HttpMethod::{self, Delete, Get, Patch, Post};
 
+use crate::model::EventKind;
+
 /// The routes that the host switches on together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::routes) enum Group {
@@ -77,7 +79,12 @@ const fn of_query(name: &'static str, kind: Kind, description: &'static str) -> 
     Parameter { name, description, kind }
 }
 
-const KEY: &[Parameter] = &[of_query("id", Kind::KeyId, "The id of the key.")];
+const KEY_ID: Parameter = of_query("id", Kind::KeyId, "The id of the key.");
+const KEY: &[Parameter] = &[KEY_ID];
+const KIND: Parameter =
+    of_query("kind", Kind::OneOf(EventKind::NAMES), "What the events are about.");
+const SINCE: Parameter = of_query("since", Kind::Instant, "The first instant.");
+const UNTIL: Parameter = of_query("until", Kind::Instant, "The instant after the last.");
 #[cfg(feature = "sessions")]
 const SESSION: &[Parameter] = &[of_query("id", Kind::SessionId, "The id of the session.")];
 const LIMIT: Parameter = of_query(
@@ -123,8 +130,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Lists what the caller was charged, or sums of it.",
         caller: Caller::Key,
         parameters: &[
-            of_query("since", Kind::Instant, "The first instant."),
-            of_query("until", Kind::Instant, "The instant after the last."),
+            SINCE,
+            UNTIL,
             of_query("subtree", Kind::Flag, "Whether descendants count too; `false` by default."),
             of_query(
                 "group_by",
@@ -142,6 +149,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["EntryPage", "UsagePage"],
+        refusals: &[400, 401, 403, 429, 503],
+    },
+    Operation {
+        group: Group::Me,
+        method: Get,
+        path: "/keys/me/events",
+        id: "listOwnEvents",
+        summary: "Lists what was done to the caller and its descendants.",
+        caller: Caller::Key,
+        parameters: &[KIND, SINCE, UNTIL, LIMIT, CURSOR],
+        body: Body::Nothing,
+        success: 200,
+        answers: &["EventPage"],
         refusals: &[400, 401, 403, 429, 503],
     },
     Operation {
@@ -190,6 +210,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Body::Nothing,
         success: 200,
         answers: &["Key"],
+        refusals: &[400, 401, 403, 404, 429, 503],
+    },
+    Operation {
+        group: Group::Manage,
+        method: Get,
+        path: "/keys/{id}/events",
+        id: "listEvents",
+        summary: "Lists what was done to a key and its descendants.",
+        caller: Caller::Key,
+        parameters: &[KEY_ID, KIND, SINCE, UNTIL, LIMIT, CURSOR],
+        body: Body::Nothing,
+        success: 200,
+        answers: &["EventPage"],
         refusals: &[400, 401, 403, 404, 429, 503],
     },
     Operation {

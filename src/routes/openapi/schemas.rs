@@ -7,8 +7,8 @@ use utoipa::openapi::{Components, ComponentsBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::{
-    Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
-    ScopeSet, Subject, Validity,
+    Actor, Amount, Cidrs, EntryId, EntryKind, EventKind, FieldError, KeyId, Labels, Metadata,
+    Period, RateLimit, ScopeSet, Subject, Validity,
 };
 use crate::routes::wire::{self, Usd};
 
@@ -35,6 +35,7 @@ pub(super) fn components() -> Components {
     add::<wire::KeyPage>(&mut schemas);
     add::<wire::EntryPage>(&mut schemas);
     add::<wire::UsagePage>(&mut schemas);
+    add::<wire::EventPage>(&mut schemas);
     add::<wire::Introspection>(&mut schemas);
     add::<wire::ResourceMetadata>(&mut schemas);
     add::<wire::Problem>(&mut schemas);
@@ -134,6 +135,33 @@ schema!(
     EntryKind,
     text("The kind of an entry.")
         .enum_values(Some(["settle", "pay", "refund", "expiry", "opening", "adjust"]))
+);
+schema!(EventKind, text("What an event is about.").enum_values(Some(EventKind::NAMES.to_vec())));
+schema!(
+    Actor,
+    ObjectBuilder::new()
+        .description(Some("Who acted: `type`, and who of that type."))
+        .property(
+            "type",
+            text("What it is.").enum_values(Some([
+                "application",
+                "ledger",
+                "principal",
+                "signup",
+                "key",
+                "session",
+                "subject",
+            ]))
+        )
+        .required("type")
+        .property("id", KeyId::schema())
+        .property(
+            "name",
+            text("The name of a login; `null` where the application gave none.")
+                .schema_type(SchemaType::Array(vec![Type::String, Type::Null]))
+        )
+        .property("issuer", text("The issuer of a subject."))
+        .property("sub", text("The id of a subject."))
 );
 schema!(
     FieldError,
