@@ -42,11 +42,10 @@ impl Error {
     /// Returns the `code` of the JSON document of the error.
     pub(crate) const fn code(&self) -> &'static str {
         match self {
-            Self::Failed(_) => "failed",
+            Self::Failed(_) | Self::Output(_) => "failed",
             Self::Usage(_) => "usage",
             Self::NotFound(_) => "not_found",
             Self::Database(_) => "database",
-            Self::Output(_) => "output",
         }
     }
 }

@@ -114,3 +114,21 @@ fn the_documented_walks_work() {
         assert!(run.stdout.contains("0.00 of 50.00 lifetime") && run.stdout.contains("revoked"));
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")] // has /dev/full
+fn a_token_that_could_not_be_written_is_told_with_its_key() {
+    let world = World::sqlite();
+    for json in ["", "--json"] {
+        let program = env!("CARGO_BIN_EXE_agentkey");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("'{program}' key create {json} > /dev/full")]);
+        let run = Run::of(&shell.env("AGENTKEY_DATABASE", world.database()).output().unwrap());
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(
+            run.stderr.contains("cannot be written")
+                && run.stderr.contains("`agentkey key rotate ")
+        );
+    }
+    assert_eq!(world.json(&["key", "list"])["keys"].as_array().unwrap().len(), 2);
+}

@@ -103,11 +103,18 @@ impl Args {
 
 /// Prints a token, the only time that it is shown. For people, the token is a line of its own.
 pub(super) fn show(created: &Created, done: &str, ui: &Ui) -> Result<(), Error> {
-    if ui.is_json() {
-        return ui.document(created);
-    }
     let key = &created.key;
-    ui.line(created.token.expose())?;
+    let shown = match ui.is_json() {
+        true => ui.document(created),
+        false => ui.line(created.token.expose()),
+    };
+    // The change is made, and the token is nowhere else.
+    shown.map_err(|error| {
+        Error::Failed(format!(
+            "{error}, so the token of key {id} is lost: `agentkey key rotate {id}` gives it another",
+            id = key.id
+        ))
+    })?;
     ui.note(&format!(
         "{done} key {}{} of the account {}. Its token is shown this once only: keep it now.",
         key.id,
