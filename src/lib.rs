@@ -131,6 +131,8 @@
 //!
 //! - [`AgentKeys`] creates, finds, changes, rotates and revokes keys, and reads entries and usage.
 //! - [`AgentKeys::import`] takes over keys whose tokens another program made.
+//! - [`AgentKeys::ensure_subject`] gives an identity of another issuer a key, and
+//!   [`AgentKeyLayer::verifier`] verifies its requests: see [`identity`].
 //! - [`AgentKeyLayer`] finds the key of a request and puts a [`KeyContext`] into its extensions.
 //! - [`RequireScope`] and [`RequireBudget`] say what a route requires of a key.
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
@@ -146,11 +148,14 @@
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
 //! | `llm` | no | `llm`: a meter for the answers of language models, with prices by model |
+//! | `metrics` | no | metrics of decisions, money, queues and the store, by the facade of the crate `metrics` |
 //! | `self-serve` | no | `routes`: an axum router by which agents sign up, look at themselves and mint narrower keys |
+//! | `openapi` | no | `routes::openapi`: the OpenAPI document of these routes, which their router can serve |
 //! | `sqlite` | yes | `SqliteStore`, on a file or in memory; SQLite itself is built in |
 //! | `postgres` | no | `PostgresStore` |
 //! | `postgres-tls` | no | TLS for `PostgresStore`, by rustls with the system's certificates |
 //! | `sessions` | no | sessions: `AgentKeys::open_session`, with signed tokens (JWT) |
+//! | `oidc` | no | `identity`: verifiers of signed tokens (JWT, with keys by discovery) and of opaque ones (RFC 7662) |
 //! | `testing` | no | `testing`: the conformance suite that every store has to pass |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -201,6 +206,7 @@ pub use store::{EntryQuery, KeyQuery, MemoryStore, StoreError, UsageQuery};
 #[cfg(all(
     doctest,
     feature = "axum",
+    feature = "metrics",
     feature = "postgres",
     feature = "self-serve",
     feature = "sqlite",
@@ -223,6 +229,11 @@ mod documents {
     #[cfg(feature = "sessions")]
     #[doc = include_str!("../docs/sessions.md")]
     struct SessionsDocs;
+    #[doc = include_str!("../docs/subjects.md")]
+    struct SubjectsDocs;
     #[doc = include_str!("../docs/testing.md")]
     struct TestingDocs;
+    #[cfg(feature = "oidc")]
+    #[doc = include_str!("../docs/verifiers.md")]
+    struct VerifiersDocs;
 }

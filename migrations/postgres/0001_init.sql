@@ -49,11 +49,14 @@ CREATE TABLE {balances} (
     anchor     timestamptz
 ) WITH (fillfactor = 70);
 
--- Tokens that were rotated away and work until `retires_at`.
+-- Tokens that were rotated away and work until `retires_at`. With `sub` it is the digest of a subject that a row of the
+-- application's own table is for, without an end: it finds the row for as long as the row has this subject.
 CREATE TABLE {retired_tokens} (
     key_hash   text PRIMARY KEY,
     key_id     bigint      NOT NULL,
-    retires_at timestamptz NOT NULL
+    retires_at timestamptz NOT NULL,
+    issuer     text COLLATE "C",
+    sub        text COLLATE "C"
 );
 CREATE INDEX ON {retired_tokens} (key_id);
 
@@ -176,6 +179,13 @@ CREATE TABLE {signing_keys} (
     created_at timestamptz NOT NULL
 );
 
+-- Who is making the key of a subject that was never seen before, and until when others wait for that.
+CREATE TABLE {first_seen} (
+    key_hash text PRIMARY KEY, -- the digest of the subject
+    owner    uuid        NOT NULL,
+    until    timestamptz NOT NULL
+);
+
 -- The application's own table of keys, if these tables are used with one: at most one. `columns` maps each field to its
 -- column, and `switches` the columns that switch keys off to when they do. NULL in a row of that table means `scopes` (NULL is unrestricted), `limit_micros` (NULL is unlimited) with
 -- `period`, and `adopted_at` as the creation.
@@ -187,6 +197,7 @@ CREATE TABLE {adoption} (
     scopes       text[],
     limit_micros bigint,
     period       text        NOT NULL,
+    issuer       text, -- of the subjects in rows that name none
     adopted_at   timestamptz NOT NULL
 );
 

@@ -9,7 +9,9 @@ CREATE TABLE IF NOT EXISTS {keys} (
     name         text        NOT NULL DEFAULT '',
     prefix       text        NOT NULL DEFAULT '',
     start        text        NOT NULL DEFAULT '',
-    key_hash     text        NOT NULL UNIQUE, -- SHA-256 of the token, lower-case hex
+    key_hash     text        NOT NULL UNIQUE, -- SHA-256 of the token, or the digest of the subject, lower-case hex
+    issuer       text,                        -- with `sub`, the identity of another issuer that the key is for
+    sub          text,
     scopes       text[],                      -- NULL is unrestricted, {} is none
     limit_micros bigint CHECK (limit_micros >= 0), -- NULL is unlimited
     period       text        NOT NULL DEFAULT 'lifetime' CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
@@ -36,6 +38,7 @@ CREATE TABLE IF NOT EXISTS {keys} (
     -- The text of a jsonb has spaces, and writes 1e300 out.
     metadata     jsonb CHECK (jsonb_typeof(metadata) = 'object'
         AND octet_length(regexp_replace(metadata::text, '0{16,}', '', 'g')) <= 8192),
+    CHECK ((issuer IS NULL) = (sub IS NULL)),
     -- A list of scope-tokens of 1 to 128 characters (RFC 6749, 3.3).
     CHECK (cardinality(scopes) = 0 OR array_ndims(scopes) = 1 AND array_position(scopes, NULL) IS NULL
         AND array_to_string(scopes, ' ') ~ '^[]!#-Z[^-~]{1,128}( []!#-Z[^-~]{1,128})*$'
@@ -76,13 +79,14 @@ BEGIN
         END IF;
         RETURN OLD;
     END IF;
-    IF (NEW.id, NEW.account_id, NEW.parent_id) IS DISTINCT FROM (OLD.id, OLD.account_id, OLD.parent_id) THEN
-        RAISE 'agentkey: the id, account and parent of key % never change: revoke it and make another', OLD.id
+    IF (NEW.id, NEW.account_id, NEW.parent_id, NEW.issuer, NEW.sub)
+        IS DISTINCT FROM (OLD.id, OLD.account_id, OLD.parent_id, OLD.issuer, OLD.sub) THEN
+        RAISE 'agentkey: the id, account, parent and subject of key % never change: revoke it and make another', OLD.id
             USING ERRCODE = '23001';
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER agentkey_guard_key BEFORE UPDATE OF id, account_id, parent_id OR DELETE ON {keys}
+CREATE TRIGGER agentkey_guard_key BEFORE UPDATE OF id, account_id, parent_id, issuer, sub OR DELETE ON {keys}
     FOR EACH ROW EXECUTE FUNCTION {schema}."agentkey_guard_key"();
 CREATE TRIGGER agentkey_policy_change AFTER UPDATE OR DELETE OR TRUNCATE ON {keys}
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}."agentkey_record_policy_change"();

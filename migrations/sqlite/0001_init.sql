@@ -11,7 +11,9 @@ CREATE TABLE agent_keys (
     name         TEXT    NOT NULL DEFAULT '',
     prefix       TEXT    NOT NULL DEFAULT '',
     start        TEXT    NOT NULL DEFAULT '',
-    key_hash     TEXT    NOT NULL UNIQUE, -- SHA-256 of the token, lower-case hex
+    key_hash     TEXT    NOT NULL UNIQUE, -- SHA-256 of the token, or the digest of the subject, lower-case hex
+    issuer       TEXT,                    -- with `sub`, the identity of another issuer that the key is for
+    sub          TEXT,
     scopes       TEXT,                    -- a JSON array; NULL is unrestricted, [] is none
     limit_micros INTEGER CHECK (limit_micros >= 0), -- NULL is unlimited
     period       TEXT    NOT NULL DEFAULT 'lifetime' CHECK (period IN ('lifetime', 'day', 'week', 'month', 'calendar_day', 'calendar_week', 'calendar_month')),
@@ -25,7 +27,8 @@ CREATE TABLE agent_keys (
     revoked_at   INTEGER,
     revoked_reason TEXT CHECK (length(revoked_reason) <= 255),
     delegated_by TEXT CHECK (length(delegated_by) BETWEEN 1 AND 255), -- the human on whose behalf the key acts
-    metadata     TEXT CHECK (json_valid(metadata) AND json_type(metadata) = 'object' AND length(CAST(metadata AS BLOB)) <= 4096)
+    metadata     TEXT CHECK (json_valid(metadata) AND json_type(metadata) = 'object' AND length(CAST(metadata AS BLOB)) <= 4096),
+    CHECK ((issuer IS NULL) = (sub IS NULL))
 ) STRICT;
 CREATE INDEX agent_keys_account ON agent_keys (account_id, id);
 CREATE INDEX agent_keys_parent ON agent_keys (parent_id, id) WHERE parent_id IS NOT NULL;
@@ -125,9 +128,10 @@ CREATE TABLE agentkey_balances (
     anchor INTEGER
 ) STRICT;
 
-CREATE TRIGGER agent_keys_identity BEFORE UPDATE OF id, account_id, parent_id ON agent_keys
+CREATE TRIGGER agent_keys_identity BEFORE UPDATE OF id, account_id, parent_id, issuer, sub ON agent_keys
 WHEN OLD.id IS NOT NEW.id OR OLD.account_id IS NOT NEW.account_id OR OLD.parent_id IS NOT NEW.parent_id
-BEGIN SELECT RAISE(ABORT, 'agentkey: the id, account and parent of a key never change: revoke it and make another'); END;
+    OR OLD.issuer IS NOT NEW.issuer OR OLD.sub IS NOT NEW.sub
+BEGIN SELECT RAISE(ABORT, 'agentkey: the id, account, parent and subject of a key never change: revoke it and make another'); END;
 
 CREATE TRIGGER agent_keys_with_money BEFORE DELETE ON agent_keys
 WHEN EXISTS (SELECT 1 FROM agentkey_balances WHERE key_id = OLD.id)
@@ -244,6 +248,13 @@ CREATE TABLE agentkey_signing_keys (
     secret     BLOB    NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT;
+
+-- Who is making the key of a subject that was never seen before, and until when others wait for that.
+CREATE TABLE agentkey_first_seen (
+    key_hash TEXT PRIMARY KEY NOT NULL, -- the digest of the subject
+    owner    BLOB    NOT NULL,
+    until    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- The version of the file: two random numbers, so that a restored backup cannot repeat one. `state` changes with every
 -- transaction of the crate that changes what a posting reads. `version` changes with every policy change, by any SQL.

@@ -12,6 +12,7 @@ use crate::engine::batch::Batches;
 use crate::engine::build_error::BuildError;
 use crate::engine::error::Error;
 use crate::engine::last_used::LastUsed;
+use crate::engine::metrics::{Metrics, StoreCalls};
 use crate::engine::open_charges::OpenCharges;
 use crate::engine::options::Options;
 use crate::engine::page::{Page, PageStream, page_limit};
@@ -27,7 +28,7 @@ use crate::model::{
     Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Refusal,
     Token, TokenHash,
 };
-use crate::store::{Found, KeyQuery, Store, StoreResult, unwinding};
+use crate::store::{AccountQuery, Found, KeyQuery, Store, StoreResult, unwinding};
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
 /// [`AgentKeyLayer`] looks keys up through it.
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) last_used: Arc<LastUsed>,
+    pub(crate) metrics: Metrics,
     #[cfg(feature = "sessions")]
     pub(crate) sessions: Option<Arc<SessionState>>,
     tasks: Vec<AbortHandle>,
@@ -124,15 +126,19 @@ impl AgentKeys {
         #[cfg(feature = "sessions")] sessions: Option<Sessions>,
     ) -> Result<Self, BuildError> {
         tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let batches = Batches::start(&store, options.batches);
-        let open_charges = Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age));
+        let metrics = Metrics::register();
+        let batches = Batches::start(&store, options.batches, &metrics);
+        let gauge = metrics.open_charges.clone();
+        let open_charges =
+            Arc::new(OpenCharges::new(options.open_charges, options.max_hold_age, gauge));
         let renewals = Arc::new(Renewals::default());
         let renewing = tokio::spawn(Renewals::run(renewals.clone()));
         let last_used = Arc::new(LastUsed::default());
+        let sweeps = metrics.store.sweep.clone();
         let sweeping =
-            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval));
-        #[cfg_attr(not(feature = "sessions"), expect(unused_mut))]
+            tokio::spawn(sweep(store.clone(), last_used.clone(), options.sweep_interval, sweeps));
         let mut tasks = vec![renewing.abort_handle(), sweeping.abort_handle()];
+        tasks.extend(metrics.settles.keep_age().map(|task| tokio::spawn(task).abort_handle()));
         #[cfg(feature = "sessions")]
         let sessions = sessions.map(|sessions| {
             let state = SessionState::new(sessions, store.clone(), options.batches.timeout());
@@ -150,11 +156,16 @@ impl AgentKeys {
                 options,
                 rules,
                 last_used,
+                metrics,
                 #[cfg(feature = "sessions")]
                 sessions,
                 tasks,
             }),
         })
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -168,19 +179,24 @@ impl AgentKeys {
     /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the parent is
     /// not in force. [`Error::Store`] where the store does not answer.
     pub async fn create(&self, new: NewKey) -> Result<Created, Error> {
-        let (account, parent) = match &new.owner {
-            Owner::Account(account) => (account.clone(), None),
-            Owner::Parent(parent) => {
-                let lineage = self.find_by_id(*parent).await?;
-                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
-                (lineage.account_id().clone(), Some(*parent))
-            }
-        };
+        let (account, parent) = self.owner_of(&new).await?;
         let prefix = new.prefix.as_ref().unwrap_or(&self.inner.options.prefix);
         let token = Token::generate(prefix)?;
         let draft = KeyDraft::new(account, parent, new);
         let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
         Ok(Created { key: self.change_key(change).await?, token })
+    }
+
+    /// Returns the account of a new key, and its parent.
+    pub(super) async fn owner_of(&self, new: &NewKey) -> Result<(AccountId, Option<KeyId>), Error> {
+        match &new.owner {
+            Owner::Account(account) => Ok((account.clone(), None)),
+            Owner::Parent(parent) => {
+                let lineage = self.find_by_id(*parent).await?;
+                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
+                Ok((lineage.account_id().clone(), Some(*parent)))
+            }
+        }
     }
 
     /// Creates an account with a ceiling over all its keys together, and returns it.
@@ -222,6 +238,46 @@ impl AgentKeys {
     /// [`Error::Store`] where the store does not answer.
     pub async fn account(&self, account: &AccountId) -> Result<Option<Account>, Error> {
         self.with_store(|store| store.account(account)).await
+    }
+
+    /// Returns a page of accounts, in the order of their ids.
+    ///
+    /// In an adopted table, an account is there from its first charge, or from its first change
+    /// through this crate.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where the limit of the query is not 1 to 1,000; [`Error::Store`] where the
+    /// store does not answer.
+    pub async fn accounts(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, Error> {
+        let limit = page_limit(query.limit)?;
+        let query = AccountQuery { limit: limit + 1, ..query.clone() };
+        let items = self.with_store(|store| store.accounts(&query)).await?;
+        Ok(Page::cut(items, limit, |account| account.id.clone()))
+    }
+
+    /// Returns a stream of accounts over all pages. The limit of the query is the size of a page.
+    ///
+    /// The stream ends with the first error.
+    ///
+    /// ```
+    /// use agentkey::store::AccountQuery;
+    /// use agentkey::{AgentKeys, Budget, MemoryStore};
+    /// use futures_util::TryStreamExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
+    /// keys.ensure_account("acme".parse()?, Budget::unlimited()).await?;
+    /// let accounts: Vec<_> = keys.account_stream(AccountQuery::all()).try_collect().await?;
+    /// assert_eq!(accounts[0].id.as_str(), "acme");
+    /// # Ok(()) }
+    /// ```
+    pub fn account_stream(&self, query: AccountQuery) -> PageStream<Account, AccountId> {
+        let keys = self.clone();
+        PageStream::new(query.after.clone(), move |after| {
+            let (keys, query) = (keys.clone(), AccountQuery { after, ..query.clone() });
+            Box::pin(async move { keys.accounts(&query).await })
+        })
     }
 
     /// Returns the key with this token, in force or not. See [`Lineage::check_active`].
@@ -326,6 +382,16 @@ impl AgentKeys {
         let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
         let change = KeyChange::Rotate { key, token: NewToken::from_token(&token), grace: grace.0 };
         Ok(Created { key: self.change_key(change).await?, token })
+    }
+
+    /// Ends the tokens of a key that were rotated away and are still in their [`Grace`]. They are
+    /// refused from the next request on; the key and its current token stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where there is no such key; [`Error::Store`] where the store does not answer.
+    pub async fn end_grace(&self, key: KeyId) -> Result<Key, Error> {
+        self.change_key(KeyChange::EndGrace { key }).await
     }
 
     /// Revokes a key and its descendants, which are refused from the next request on. A second
@@ -485,7 +551,7 @@ impl AgentKeys {
         account: &AccountId,
         change: AccountChange,
     ) -> Result<Account, Error> {
-        let changed = self.with_store(|store| store.change_account(account, change)).await??;
+        let changed = self.change_store(|store| store.change_account(account, change)).await??;
         if let AccountChange::SetBudget(_) = change {
             tracing::info!(%account, "agentkey set the ceiling of an account");
         }
@@ -501,11 +567,13 @@ impl AgentKeys {
         change: &KeyChange,
         rules: &Rules,
     ) -> Result<Key, Error> {
-        let key = self.with_store(|store| store.change_key(change, rules)).await??;
+        let key = self.change_store(|store| store.change_key(change, rules)).await??;
         let done = match change {
             KeyChange::Create { .. } => "created",
+            KeyChange::EnsureSubject { .. } => "ensured",
             KeyChange::Update { .. } => "updated",
             KeyChange::Rotate { .. } => "rotated",
+            KeyChange::EndGrace { .. } => "ended the grace of",
             KeyChange::Revoke { .. } => "revoked",
         };
         let parent = key.parent.map(tracing::field::display);
@@ -513,11 +581,28 @@ impl AgentKeys {
         Ok(key)
     }
 
+    /// Changes something in the store.
+    pub(super) async fn change_store<'a, T>(
+        &'a self,
+        call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
+    ) -> Result<T, Error> {
+        self.observe(&self.inner.metrics.store.change, call).await
+    }
+
+    /// Reads something from the store.
     pub(super) async fn with_store<'a, T>(
         &'a self,
         call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
     ) -> Result<T, Error> {
-        Ok(unwinding(|| call(&*self.inner.store)).await?)
+        self.observe(&self.inner.metrics.store.read, call).await
+    }
+
+    async fn observe<'a, T>(
+        &'a self,
+        calls: &StoreCalls,
+        call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
+    ) -> Result<T, Error> {
+        Ok(calls.observe(unwinding(|| call(&*self.inner.store))).await?)
     }
 }
 
@@ -588,6 +673,10 @@ impl Inner {
 }
 
 impl Inner {
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// Returns the present time of the store's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.store.now()
@@ -610,11 +699,16 @@ impl Drop for Inner {
 
 /// Ends expired holds in accounts without requests, and writes when keys were last used, once per
 /// interval.
-async fn sweep(store: Arc<dyn Store>, last_used: Arc<LastUsed>, interval: Duration) {
+async fn sweep(
+    store: Arc<dyn Store>,
+    last_used: Arc<LastUsed>,
+    interval: Duration,
+    sweeps: StoreCalls,
+) {
     loop {
         tokio::time::sleep(interval).await;
         last_used.write(&*store).await;
-        match unwinding(|| store.sweep()).await {
+        match sweeps.observe(unwinding(|| store.sweep())).await {
             Ok(0) => {}
             Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
             Err(error) => tracing::warn!(

@@ -64,7 +64,7 @@ impl AgentKeys {
                 drafts.extend(owner.map(|(account, parent)| import.draft(account, parent)));
             }
             let rules = &self.inner().rules;
-            let imported = self.with_store(|store| store.import_keys(&drafts, rules)).await?;
+            let imported = self.change_store(|store| store.import_keys(&drafts, rules)).await?;
             let mut imported = imported.into_iter();
             for unknown in unknown {
                 let answer = unknown.map(Err).or_else(|| imported.next());

@@ -7,6 +7,7 @@ mod builder;
 mod error;
 mod import;
 mod last_used;
+pub(crate) mod metrics;
 mod money;
 pub(crate) mod open_charges;
 mod options;
@@ -15,6 +16,7 @@ pub(crate) mod rate_limits;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;
+mod subjects;
 
 pub use agent_keys::{AgentKeys, Created};
 pub use build_error::BuildError;

@@ -5,7 +5,7 @@ use crate::engine::error::Error;
 use crate::engine::page::{Page, PageStream, page_limit};
 use crate::ledger::{Action, Outcome, Posting};
 use crate::model::{
-    AccountId, Amount, ChangeError, Entry, EntryId, KeyId, Note, PostingId, Refusal,
+    AccountId, Amount, ChangeError, Entry, EntryId, KeyId, Note, OpenHold, PostingId, Refusal,
 };
 use crate::store::{Cursor, EntryQuery, Usage, UsageQuery};
 
@@ -66,6 +66,47 @@ impl AgentKeys {
             let (keys, query) = (keys.clone(), EntryQuery { after, ..query.clone() });
             Box::pin(async move { keys.entries(&query).await })
         })
+    }
+
+    /// Returns one entry, if there is one with this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] where the store does not answer.
+    pub async fn entry(&self, id: EntryId) -> Result<Option<Entry>, Error> {
+        self.with_store(|store| store.entry(id)).await
+    }
+
+    /// Returns the holds that are open now, of all accounts: at most `limit`, the oldest first.
+    ///
+    /// A hold that is older than [`max_hold_age`](crate::Builder::max_hold_age), or that expired
+    /// and was not ended, says that a process or its sweep has stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Change`] where the limit is not 1 to 1,000; [`Error::Store`] where the store does
+    /// not answer.
+    ///
+    /// ```
+    /// use agentkey::{AgentKeys, Amount, MemoryStore, NewKey};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = AgentKeys::new(MemoryStore::new())?;
+    /// let key = keys.create(NewKey::new("acme".parse()?)).await?.key;
+    /// let context = keys.authorize_by_id(key.id).await?;
+    /// let charge = keys.charge(&context).await?;
+    /// charge.hold(Amount::cents(5)).await?;
+    ///
+    /// let holds = keys.open_holds(100).await?;
+    /// assert_eq!((holds[0].key, holds[0].amount), (key.id, Amount::cents(5)));
+    /// charge.settle().await?;
+    /// assert!(keys.open_holds(100).await?.is_empty());
+    /// # keys.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_holds(&self, limit: u32) -> Result<Vec<OpenHold>, Error> {
+        let limit = page_limit(limit)?;
+        self.with_store(|store| store.open_holds(limit)).await
     }
 
     /// Returns what was charged, summed by key, label or time, or by two of them, in the order of the

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::engine::metrics::{Counted, Gauge};
 use crate::model::{AccountId, Refusal};
 
 /// How many charges may be open at once.
@@ -43,6 +44,7 @@ pub(crate) struct OpenCharges {
     limits: OpenChargeLimits,
     max_age: Duration,
     register: Mutex<Register>,
+    gauge: Gauge,
     /// Notified when the last charge is closed, once new ones are refused.
     none_left: Notify,
 }
@@ -71,12 +73,13 @@ struct OpenCharge {
 pub(crate) struct ChargePermit {
     charges: Arc<OpenCharges>,
     number: u64,
+    _counted: Counted,
 }
 
 impl OpenCharges {
     /// Returns the register of no open charges. A charge of the maximum age gives its place back.
-    pub(crate) fn new(limits: OpenChargeLimits, max_age: Duration) -> Self {
-        Self { limits, max_age, register: Mutex::default(), none_left: Notify::new() }
+    pub(crate) fn new(limits: OpenChargeLimits, max_age: Duration, gauge: Gauge) -> Self {
+        Self { limits, max_age, register: Mutex::default(), gauge, none_left: Notify::new() }
     }
 
     /// Opens a charge, if the account has a place left.
@@ -101,7 +104,7 @@ impl OpenCharges {
             return Err(Refusal::UNAVAILABLE);
         }
         let number = register.open(OpenCharge { account: account.clone(), since, charge });
-        Ok(ChargePermit { charges: self.clone(), number })
+        Ok(ChargePermit { charges: self.clone(), number, _counted: self.gauge.enter() })
     }
 
     /// Refuses new charges, and waits until none is open.

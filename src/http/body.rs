@@ -139,6 +139,7 @@ pin_project! {
     impl<B> PinnedDrop for Charged<B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            let _entered = this.guard.span().entered();
             // If no handle is left, the work was done.
             if this.guard.has_handles() {
                 this.guard.interrupt();
@@ -166,6 +167,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut this = self.project();
+        let _entered = this.guard.span().entered();
         if let (BodyState::Streaming, Some(inner)) = (*this.state, this.inner.as_mut().as_pin_mut())
         {
             // A stream that is always ready is cut off too.

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use crate::http::charge::state::ChargeState;
 use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
-use crate::model::{Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet};
+use crate::identity::Verified;
+use crate::model::{
+    Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet, Subject,
+};
 use crate::store::Found;
 
 /// The key of a request, found and in force.
@@ -30,11 +33,17 @@ pub struct KeyContext {
     found: Arc<Found>,
     state: Arc<ChargeState>,
     http: Arc<HttpOptions>,
+    verified: Option<Arc<Verified>>,
 }
 
 impl KeyContext {
-    pub(crate) fn new(found: Arc<Found>, state: Arc<ChargeState>, http: Arc<HttpOptions>) -> Self {
-        Self { found, state, http }
+    pub(crate) fn new(
+        found: Arc<Found>,
+        state: Arc<ChargeState>,
+        http: Arc<HttpOptions>,
+        verified: Option<Arc<Verified>>,
+    ) -> Self {
+        Self { found, state, http, verified }
     }
 
     pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
@@ -43,6 +52,20 @@ impl KeyContext {
 
     pub(crate) fn found(&self) -> &Arc<Found> {
         &self.found
+    }
+
+    pub(crate) fn shared_verified(&self) -> Option<&Arc<Verified>> {
+        self.verified.as_ref()
+    }
+
+    /// Returns what the credential of the request allows at most, where another issuer made it.
+    #[cfg(feature = "self-serve")]
+    pub(crate) fn ceiling(&self) -> crate::ledger::Ceiling {
+        let verified = self.verified.as_deref();
+        crate::ledger::Ceiling {
+            scopes: verified.and_then(|verified| verified.scopes.clone()),
+            expires_at: verified.and_then(|verified| verified.expires_at),
+        }
     }
 
     /// Returns the options of the layer that has let the request through.
@@ -85,17 +108,30 @@ impl KeyContext {
         &self.found.lineage
     }
 
+    /// Returns the identity of another issuer that the key is for, if it is for one.
+    pub fn subject(&self) -> Option<&Subject> {
+        self.key().subject.as_ref()
+    }
+
+    /// Returns what the credential of this request says, if a
+    /// [verifier](crate::AgentKeyLayer::verifier) verified it.
+    ///
+    /// Its scopes have narrowed the request already: see [`scopes`](Self::scopes).
+    pub fn verified(&self) -> Option<&Verified> {
+        self.verified.as_deref()
+    }
+
     /// Returns the human on whose behalf the key acts, by the application's own id.
     pub fn delegated_by(&self) -> Option<&str> {
         self.lineage().delegated_by()
     }
 
-    /// Returns whether the key and every ancestor allow `scope`.
+    /// Returns whether the key, every ancestor and the credential of the request allow `scope`.
     pub fn allows(&self, scope: &Scope) -> bool {
         self.lineage().allows(scope, self.state.keys().rules.admin_scope.as_ref())
     }
 
-    /// Returns whether the key and every ancestor allow the scope of this name. A text that is no
+    /// Returns whether the key, every ancestor and the credential allow the scope of this name. A text that is no
     /// scope is allowed by none.
     ///
     /// ```
@@ -109,7 +145,7 @@ impl KeyContext {
         scope.parse().is_ok_and(|scope| self.allows(&scope))
     }
 
-    /// Returns the scopes that the key and every ancestor allow.
+    /// Returns the scopes that the key, every ancestor and the credential of the request allow.
     pub fn scopes(&self) -> ScopeSet {
         self.lineage().scopes(self.state.keys().rules.admin_scope.as_ref())
     }

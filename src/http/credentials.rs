@@ -1,10 +1,13 @@
 //! Credentials: reads the token of a request.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use crate::model::{Refusal, Token, TokenHash, TokenPrefix};
+use crate::identity::{Verifier, Verifiers};
+use crate::model::{Refusal, Token, TokenError, TokenHash, TokenPrefix};
 
 /// The headers that may contain a token, in order. Default: `Authorization: Bearer`, then
 /// `X-Api-Key`.
@@ -22,6 +25,8 @@ pub(crate) enum Credential {
     Token(TokenHash),
     /// The token of a session, which has to be verified.
     Session(Zeroizing<String>),
+    /// What another issuer made, and the verifier that decides about it.
+    Issued(Zeroizing<String>, Arc<dyn Verifier>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +69,19 @@ impl Credentials {
         self.prefixes = prefixes.into_iter().collect();
     }
 
-    /// Returns whether a credential counts by its prefix. Tokens of sessions always do.
-    fn counts(&self, token: &[u8], is_session: &impl Fn(&str) -> bool) -> bool {
+    /// Returns whether a credential counts by its prefix. Tokens of sessions always do, and so does
+    /// what a verifier accepts.
+    fn counts(
+        &self,
+        token: &[u8],
+        is_session: &impl Fn(&str) -> bool,
+        verifiers: &Verifiers,
+    ) -> bool {
         let prefix = token.iter().rposition(|byte| *byte == b'_').and_then(|end| token.get(..end));
         self.prefixes.is_empty()
             || self.prefixes.iter().any(|own| Some(own.as_str().as_bytes()) == prefix)
-            || std::str::from_utf8(token).is_ok_and(is_session)
+            || std::str::from_utf8(token)
+                .is_ok_and(|text| is_session(text) || accepting(verifiers, text).is_some())
     }
 
     /// Returns the credential of a request. Malformed tokens are refused here, without a look-up.
@@ -80,6 +92,7 @@ impl Credentials {
         &self,
         headers: &mut HeaderMap,
         is_session: impl Fn(&str) -> bool,
+        verifiers: &Verifiers,
     ) -> Result<Credential, Refusal> {
         let mut credential: Option<(&HeaderName, &[u8])> = None;
         let mut ambiguous = None;
@@ -90,15 +103,15 @@ impl Credentials {
                 continue;
             };
             value.set_sensitive(true);
-            let token =
-                match source.token(value).filter(|(token, _)| self.counts(token, &is_session)) {
-                    Some((token, Ok(()))) => token,
-                    Some((_, Err(other))) => {
-                        refusal = other;
-                        continue;
-                    }
-                    None => continue,
-                };
+            let counts = |token: &[u8]| self.counts(token, &is_session, verifiers);
+            let token = match source.token(value).filter(|(token, _)| counts(token)) {
+                Some((token, Ok(()))) => token,
+                Some((_, Err(other))) => {
+                    refusal = other;
+                    continue;
+                }
+                None => continue,
+            };
             match credential {
                 Some((first, found)) if found != token => ambiguous = Some([first, name]),
                 _ => credential = Some((name, token)),
@@ -113,9 +126,19 @@ impl Credentials {
         if is_session(text) {
             return Ok(Credential::Session(Zeroizing::new(text.to_owned())));
         }
+        if let Some(verifier) = accepting(verifiers, text) {
+            return Ok(Credential::Issued(Zeroizing::new(text.to_owned()), verifier.clone()));
+        }
         let hash = if self.foreign { Token::hash_foreign(text) } else { Token::hash_of(text) };
         hash.map(Credential::Token).map_err(|_| Refusal::InvalidKey)
     }
+}
+
+/// Returns the verifier that decides about a credential, unless that has the form of a token of
+/// ours: such a token is not sent to another service, also if it was copied wrongly.
+fn accepting<'v>(verifiers: &'v Verifiers, text: &str) -> Option<&'v Arc<dyn Verifier>> {
+    let verifier = verifiers.accepting(text)?;
+    matches!(Token::hash_of(text), Err(TokenError::Malformed)).then_some(verifier)
 }
 
 impl CredentialSource {

@@ -18,6 +18,7 @@ pub(crate) mod options;
 mod outside;
 mod problem;
 mod rejection;
+mod request_span;
 mod require_budget;
 mod require_scope;
 mod whole_uri;

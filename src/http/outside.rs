@@ -10,7 +10,8 @@ use crate::http::charge::state::ChargeState;
 use crate::http::context::KeyContext;
 use crate::http::limits::check_address;
 use crate::http::rejection::Rejection;
-use crate::model::{ChangeError, KeyId, Refusal, Token};
+use crate::identity::Verified;
+use crate::model::{ChangeError, KeyId, Refusal, Subject, Token};
 use crate::store::Found;
 
 /// Checks that a key was found, is in force and may be used from an address, and records its use.
@@ -41,7 +42,7 @@ impl AgentKeys {
     /// [`Refusal::Unavailable`] where the store does not answer.
     pub async fn authorize(&self, token: &Token) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found, None)?))
+        Ok(self.context(admit(self.inner(), found, None)?, None))
     }
 
     /// Returns the key with this token as [`authorize`](Self::authorize) does, if it may be used from
@@ -56,7 +57,7 @@ impl AgentKeys {
         address: IpAddr,
     ) -> Result<KeyContext, Rejection> {
         let found = self.look_up(token).await?;
-        Ok(self.context(admit(self.inner(), found, Some(address))?))
+        Ok(self.context(admit(self.inner(), found, Some(address))?, None))
     }
 
     /// Returns the key with this id, if it is in force: for work that was queued with the id of its
@@ -72,7 +73,20 @@ impl AgentKeys {
         let found = Arc::new(Found::new(lineage, None));
         found.lineage.check_active()?;
         self.inner().last_used.record(found.lineage.id(), found.lineage.at());
-        Ok(self.context(found))
+        Ok(self.context(found, None))
+    }
+
+    /// Returns the key of a subject, if it is in force: for a service that has verified who calls.
+    ///
+    /// It does not create one: see [`ensure_subject`](Self::ensure_subject). A key that may be used from
+    /// some addresses only is refused.
+    ///
+    /// # Errors
+    ///
+    /// As for [`authorize`](Self::authorize). [`Refusal::InvalidKey`] where the subject has no key.
+    pub async fn authorize_subject(&self, subject: &Subject) -> Result<KeyContext, Rejection> {
+        let found = self.inner().look_up_subject(subject).await?;
+        Ok(self.context(admit(self.inner(), found, None)?, None))
     }
 
     /// Begins a charge of a key outside of a request, or beside one.
@@ -113,16 +127,22 @@ impl AgentKeys {
     /// # Errors
     ///
     /// [`Refusal::BudgetExceeded`] where the key has nothing left. [`Refusal::RevokedKey`],
-    /// [`Refusal::ExpiredKey`] or [`Refusal::DisabledKey`] where it is not in force any more.
+    /// [`Refusal::ExpiredKey`] or [`Refusal::DisabledKey`] where it is not in force any more, or the
+    /// credential of its context has expired.
     /// [`Refusal::Unavailable`] where the store does not answer, or too many charges [are
     /// open](crate::Builder::max_open_charges_per_account).
     pub async fn charge(&self, key: &KeyContext) -> Result<Charge, Rejection> {
-        Charge::begin(&self.context(key.found().clone())).await
+        let verified = key.shared_verified().cloned();
+        if verified.as_ref().and_then(|it| it.expires_at).is_some_and(|at| at <= self.inner().now())
+        {
+            return Err(Refusal::ExpiredKey.into());
+        }
+        Charge::begin(&self.context(key.found().clone(), verified)).await
     }
 
     /// Returns the context of a key, with a charge that no response ends.
-    fn context(&self, found: Arc<Found>) -> KeyContext {
+    fn context(&self, found: Arc<Found>, verified: Option<Arc<Verified>>) -> KeyContext {
         let state = ChargeState::outside(self.inner().clone(), found.clone());
-        KeyContext::new(found, Arc::new(state), Arc::default())
+        KeyContext::new(found, Arc::new(state), Arc::default(), verified)
     }
 }

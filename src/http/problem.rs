@@ -39,7 +39,10 @@ pub(crate) fn respond(refusal: &Refusal, options: &HttpOptions) -> Response<Byte
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response.extensions_mut().insert(refusal.clone());
-    options.refused(refusal, response)
+    let mut response = options.refused(refusal, response);
+    // The application may have made another response.
+    response.extensions_mut().get_or_insert_with(|| refusal.clone());
+    response
 }
 
 /// Sets the header with what is left, if there is a limit.

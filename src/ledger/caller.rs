@@ -21,6 +21,16 @@ pub struct CallerRules {
     pub account_scope: Option<Scope>,
     pub minting: Minting,
     pub mint: MintRules,
+    /// What the credential of the request allows at most.
+    pub ceiling: Ceiling,
+}
+
+/// What the credential of a request allows at most, where another issuer made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Ceiling {
+    pub scopes: Option<ScopeSet>,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Who asks for a change.
@@ -80,6 +90,7 @@ pub(super) enum Ask {
     Disable,
     Enable,
     Rotate,
+    EndGrace,
     Revoke,
 }
 
@@ -115,6 +126,7 @@ impl CallerRules {
         let within = target.member(id);
         let caller = within.as_ref().or(caller).filter(|caller| caller.id() == id);
         let Some(caller) = caller else { return refused(Refusal::InvalidKey) };
+        let caller = &caller.clone().narrowed(self.ceiling.scopes.as_ref());
         caller.check_active().map_err(ChangeError::Refused)?;
         if self.token_start.as_ref().is_some_and(|start| *start != caller.key().start) {
             return refused(Refusal::RetiringToken);
@@ -135,6 +147,10 @@ impl CallerRules {
                 return refused(Refusal::SessionKey);
             }
             self.minting.check(caller, admin_scope).map_err(ChangeError::Refused)?;
+        }
+        if ask == Ask::Rotate {
+            // The caller gets the token.
+            beyond_caller(self.ceiling.beyond(target, admin_scope))?;
         }
         match (place, ask) {
             (Place::Itself, Ask::Narrow | Ask::Disable | Ask::Enable) => refused(Refusal::OwnKey),
@@ -169,6 +185,8 @@ impl CallerRules {
             return Err(ChangeError::Refused(Refusal::TooManyChildren { max: *max_children }));
         }
         let mut beyond = Vec::new();
+        let parent = parent.map(|parent| parent.clone().narrowed(self.ceiling.scopes.as_ref()));
+        let parent = parent.as_ref();
         if left_out.scopes {
             key.scopes = parent.map_or_else(ScopeSet::none, |parent| parent.scopes(admin_scope));
         } else if let Some(parent) = parent {
@@ -209,7 +227,8 @@ impl CallerRules {
     ) -> Result<Option<Timestamp>, ChangeError> {
         let latest = self.mint.max_lifetime.map(|lifetime| lifetime.after(now)).transpose();
         let latest = latest.map_err(|e| ChangeError::invalid("expires_at", e.to_string()))?;
-        let latest = latest.into_iter().chain(parent.and_then(Lineage::expires_at)).min();
+        let latest = latest.into_iter().chain(parent.and_then(Lineage::expires_at));
+        let latest = latest.chain(self.ceiling.expires_at).min();
         Ok(latest.map(|at| crate::model::clock::from_micros(at.as_microsecond())))
     }
 
@@ -250,6 +269,16 @@ impl CallerRules {
             }
         }
         beyond_caller(beyond)
+    }
+}
+
+impl Ceiling {
+    /// Names what of a key is beyond the ceiling.
+    fn beyond(&self, target: &Lineage, admin_scope: Option<&Scope>) -> Vec<FieldError> {
+        let within = target.clone().narrowed(self.scopes.as_ref());
+        let scopes = scopes_beyond(&target.scopes(admin_scope), &within, admin_scope);
+        let expiry = expiry_beyond(target.expires_at(), self.expires_at);
+        scopes.into_iter().chain(expiry).collect()
     }
 }
 
@@ -422,6 +451,7 @@ mod tests {
                 account_scope,
                 minting,
                 mint,
+                ceiling: Ceiling::default(),
             });
             let loaded =
                 Loaded { lineage: Some(lineage.clone()), caller: None, children: 0, time: at };

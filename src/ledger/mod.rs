@@ -24,9 +24,10 @@ mod policy;
 mod posting;
 mod rate;
 mod signing_keys;
+mod subjects;
 
 pub use book::{BalanceRow, Book, EntryRow, HoldRow, HoldState, IdempotencyRow, Needs, WriteSet};
-pub use caller::{Caller, CallerRules, LeftOut, MintRules, Minting};
+pub use caller::{Caller, CallerRules, Ceiling, LeftOut, MintRules, Minting};
 pub use policy::{
     AccountChange, AccountWrite, Event, ImportDraft, ImportWrite, KeyChange, KeyDraft, KeyRecord,
     KeyWrite, Load, Loaded, MAX_DEPTH, NewToken, Rules,
@@ -38,3 +39,4 @@ pub use posting::{
 pub use rate::{Quota, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
+pub use subjects::{Actor, FirstSeenClaim, NewSubject};

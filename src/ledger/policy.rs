@@ -11,6 +11,7 @@ use super::checks::{
     check_budget, check_budget_within, check_cidrs_within, check_delegator, check_expiry_within,
     check_name, check_rate_limit, check_scopes_within, check_start, check_text, inherit_delegator,
 };
+use super::subjects::{Actor, NewSubject};
 use crate::model::key::Expiry;
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, ChangeError, Cidrs, Key, KeyId, KeyPatch, Lineage,
@@ -31,6 +32,13 @@ pub enum KeyChange {
         /// Its token.
         token: NewToken,
     },
+    /// Creates the key of a subject. If the subject has one, that stays as it is.
+    EnsureSubject {
+        /// The fields of the key.
+        draft: KeyDraft,
+        /// Whom it is for.
+        subject: NewSubject,
+    },
     /// Changes a key.
     Update {
         /// The key.
@@ -46,6 +54,11 @@ pub enum KeyChange {
         token: NewToken,
         /// How long the old token still works.
         grace: Duration,
+    },
+    /// Ends the tokens of a key that were rotated away and are still in their grace.
+    EndGrace {
+        /// The key.
+        key: KeyId,
     },
     /// Revokes a key, and with it its descendants.
     Revoke {
@@ -124,6 +137,8 @@ pub enum KeyRecord {
         /// When the old token ends.
         retires_at: Timestamp,
     },
+    /// The tokens that were retired, all of which end.
+    EndGrace,
     /// `revoked_at` and `revoked_reason`.
     Revoke,
 }
@@ -221,10 +236,11 @@ impl KeyChange {
     /// Returns what [`decide`](Self::decide) needs.
     pub fn load(&self) -> Load<'_> {
         match self {
-            Self::Create { draft, .. } => draft.load(),
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
-                Load::Lineage(*key)
-            }
+            Self::Create { draft, .. } | Self::EnsureSubject { draft, .. } => draft.load(),
+            Self::Update { key, .. }
+            | Self::Rotate { key, .. }
+            | Self::EndGrace { key }
+            | Self::Revoke { key, .. } => Load::Lineage(*key),
         }
     }
 
@@ -290,8 +306,14 @@ impl KeyChange {
                 let now = parent.map_or(loaded.time, Lineage::at);
                 draft.create(token, parent, loaded.children, rules, now)
             }
+            Self::EnsureSubject { draft, subject } => {
+                let parent = draft.parent(lineage)?;
+                let now = parent.map_or(loaded.time, Lineage::at);
+                subject.create(draft, parent, rules, now)
+            }
             Self::Update { key, patch } => patch.update(found(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
+            Self::EndGrace { key } => Ok(end_grace(found(key)?)),
             Self::Revoke { key, reason } => revoke(found(key)?, reason.as_deref()),
         }
     }
@@ -299,22 +321,24 @@ impl KeyChange {
     /// Returns the key that is changed, or that a new key is minted from.
     fn target(&self) -> Option<KeyId> {
         match self {
-            Self::Create { draft, .. } => draft.parent,
-            Self::Update { key, .. } | Self::Rotate { key, .. } | Self::Revoke { key, .. } => {
-                Some(*key)
-            }
+            Self::Create { draft, .. } | Self::EnsureSubject { draft, .. } => draft.parent,
+            Self::Update { key, .. }
+            | Self::Rotate { key, .. }
+            | Self::EndGrace { key }
+            | Self::Revoke { key, .. } => Some(*key),
         }
     }
 
     fn ask(&self) -> Ask {
         match self {
-            Self::Create { .. } => Ask::Mint,
+            Self::Create { .. } | Self::EnsureSubject { .. } => Ask::Mint,
             Self::Update { patch, .. } => match patch.is_disabled {
                 None => Ask::Narrow,
                 Some(true) => Ask::Disable,
                 Some(false) => Ask::Enable,
             },
             Self::Rotate { .. } => Ask::Rotate,
+            Self::EndGrace { .. } => Ask::EndGrace,
             Self::Revoke { .. } => Ask::Revoke,
         }
     }
@@ -564,6 +588,11 @@ impl NewToken {
         if key.is_session() {
             return Err(ChangeError::invalid("key", "is a session, whose token is not rotated"));
         }
+        if key.subject.is_some() || key.was_made_for_subject() {
+            let reason =
+                "is for a subject, whose credential its issuer makes: it has no token to rotate";
+            return Err(ChangeError::invalid("key", reason));
+        }
         self.set_on(&mut key);
         let retires_at = crate::model::clock::later(at, grace);
         let detail = json!({"prefix": key.prefix, "start": key.start, "old_retires_at": retires_at, "delegated_by": key.delegated_by});
@@ -579,6 +608,43 @@ impl NewToken {
         key.prefix.clone_from(&self.prefix);
         key.start.clone_from(&self.start);
     }
+}
+
+impl NewSubject {
+    /// Returns what the key is found by in place of a token.
+    pub fn token(&self) -> NewToken {
+        let (hash, prefix) = (self.subject.digest(), Key::SUBJECT_PREFIX.to_owned());
+        NewToken { hash, prefix, start: String::new() }
+    }
+
+    fn create(
+        &self,
+        draft: &KeyDraft,
+        parent: Option<&Lineage>,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<KeyWrite, ChangeError> {
+        let mut write = draft.create(&self.token(), parent, 0, rules, now)?;
+        write.key.subject = Some(self.subject.clone());
+        if let Some((_, event)) = &mut write.record
+            && let Value::Object(detail) = &mut event.detail
+        {
+            detail.insert("subject".to_owned(), json!(self.subject));
+            if !self.actors.is_empty() {
+                let actors = self.actors.iter().map(Actor::json);
+                detail.insert("act".to_owned(), actors.collect());
+            }
+        }
+        Ok(write)
+    }
+}
+
+/// Ends the grace of every token that was rotated away. The key stays as it is.
+fn end_grace(lineage: &Lineage) -> KeyWrite {
+    let (key, at) = (lineage.key().clone(), lineage.at());
+    let detail = json!({"delegated_by": key.delegated_by});
+    let event = Event { kind: "key.grace_ended", detail };
+    KeyWrite { key, at, record: Some((KeyRecord::EndGrace, event)) }
 }
 
 /// Revokes a key. A key that is revoked stays as it is, with its first reason.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::model::{
     AccountId, Amount, Balance, Budget, Cidrs, KeyId, Limit, Metadata, Period, RateLimit, Refusal,
-    ScopeSet, TokenPrefix, Validity,
+    ScopeSet, Subject, TokenPrefix, Validity,
 };
 
 /// The record of a key: what it may do, how much it may spend, until when, and on whose behalf.
@@ -27,6 +27,9 @@ pub struct Key {
     pub prefix: String,
     /// The first characters of its token after the prefix. People recognise the token by them.
     pub start: String,
+    /// The identity of another issuer that the key is for, if it is for one. Such a key is found by
+    /// its subject, and has no token that this crate made.
+    pub subject: Option<Subject>,
     /// What the key itself may do. Its ancestors may allow less: see
     /// [`Lineage::scopes`](crate::model::Lineage::scopes).
     pub scopes: ScopeSet,
@@ -89,6 +92,7 @@ impl Key {
             name: String::new(),
             prefix: String::new(),
             start: String::new(),
+            subject: None,
             scopes: ScopeSet::none(),
             budget: Budget::unlimited(),
             rate_limit: None,
@@ -111,6 +115,15 @@ impl Key {
     /// Returns whether the key is a session: its token is signed and has an end.
     pub fn is_session(&self) -> bool {
         self.prefix == Self::SESSION_PREFIX
+    }
+
+    /// The prefix of every subject that this crate made. No token has it, because it is no
+    /// [`TokenPrefix`].
+    pub(crate) const SUBJECT_PREFIX: &str = "subject:";
+
+    /// Returns whether this crate made the key for a subject, so that the key has no token at all.
+    pub(crate) fn was_made_for_subject(&self) -> bool {
+        self.prefix == Self::SUBJECT_PREFIX
     }
 
     /// Returns the cap of a session: the most that it may spend in its life.

@@ -10,12 +10,16 @@ use crate::model::{Account, AccountId, Amount, Key, KeyId, Refusal, Scope, Scope
 ///
 /// A lineage may do what every member allows, and spend the least that a member has left. It is
 /// refused as soon as one key of it is revoked, expired or disabled.
+///
+/// In a request whose credential says what it allows, the lineage allows no more than that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {
     key: Key,
     ancestors: Vec<Key>,
     account: Account,
     at: Timestamp,
+    /// What the credential of a request allows at most.
+    narrowed: Option<ScopeSet>,
 }
 
 impl Lineage {
@@ -28,7 +32,12 @@ impl Lineage {
             member.roll(at);
         }
         account.roll(at);
-        Self { key, ancestors, account, at }
+        Self { key, ancestors, account, at, narrowed: None }
+    }
+
+    /// Returns the lineage as a request sees it whose credential allows these scopes at most.
+    pub(crate) fn narrowed(self, scopes: Option<&ScopeSet>) -> Self {
+        Self { narrowed: scopes.cloned(), ..self }
     }
 
     /// Returns the key itself.
@@ -102,22 +111,24 @@ impl Lineage {
     /// Returns whether every member allows `scope`. A member that has the `admin_scope` allows
     /// every scope.
     pub fn allows(&self, scope: &Scope, admin_scope: Option<&Scope>) -> bool {
-        self.keys().all(|key| {
-            key.scopes.allows(scope) || admin_scope.is_some_and(|all| key.scopes.allows(all))
-        })
+        let allows = |scopes: &ScopeSet| {
+            scopes.allows(scope) || admin_scope.is_some_and(|all| scopes.allows(all))
+        };
+        self.keys().all(|key| allows(&key.scopes)) && self.narrowed.as_ref().is_none_or(allows)
     }
 
     /// Returns the scopes that every member allows. A member that has the `admin_scope` allows
     /// every scope.
     pub fn scopes(&self, admin_scope: Option<&Scope>) -> ScopeSet {
         let allows_all = |scopes: &ScopeSet| admin_scope.is_some_and(|all| scopes.allows(all));
-        self.ancestors.iter().fold(self.key.scopes.clone(), |held, ancestor| {
-            if allows_all(&ancestor.scopes) {
+        let others = self.ancestors.iter().map(|ancestor| &ancestor.scopes).chain(&self.narrowed);
+        others.fold(self.key.scopes.clone(), |held, other| {
+            if allows_all(other) {
                 held
             } else if allows_all(&held) {
-                ancestor.scopes.clone()
+                other.clone()
             } else {
-                held.intersect(&ancestor.scopes)
+                held.intersect(other)
             }
         })
     }

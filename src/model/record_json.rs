@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{
     Account, AccountId, Amount, Balance, Budget, Cidrs, Key, KeyId, Metadata, Period, RateLimit,
-    ScopeSet, Spent,
+    ScopeSet, Spent, Subject,
 };
 
 /// A [`Key`] in JSON.
@@ -21,6 +21,8 @@ struct KeyJson {
     name: String,
     prefix: String,
     start: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<Subject>,
     #[serde(deserialize_with = "ScopeSet::deserialize_stored")]
     scopes: ScopeSet,
     budgets: Vec<LimitJson>,
@@ -99,6 +101,7 @@ impl From<Key> for KeyJson {
             name: key.name,
             prefix: key.prefix,
             start: key.start,
+            subject: key.subject,
             scopes: key.scopes,
             rate_limit: key.rate_limit,
             allowed_cidrs: key.allowed_cidrs,
@@ -132,6 +135,7 @@ impl<'de> Deserialize<'de> for Key {
             name: json.name,
             prefix: json.prefix,
             start: json.start,
+            subject: json.subject,
             scopes: json.scopes,
             budget,
             rate_limit: json.rate_limit,

@@ -187,6 +187,16 @@ pub(super) async fn rotate(StateOf(shared): State, id: PathId, request: Request)
     Ok(created_answer(StatusCode::OK, created, &requester, &shared).await)
 }
 
+/// `POST /keys/{id}/end-grace`
+pub(super) async fn end_grace(StateOf(shared): State, id: PathId, request: Request) -> Answer {
+    let shared = shared.of_request(&request);
+    let requester = changing(request.extensions(), &shared).await?;
+    let nothing = Fields::read(request).await.and_then(Fields::finish);
+    nothing.map_err(|refusal| shared.refuse(refusal))?;
+    let key = key_id(id).map_err(|refusal| shared.refuse(refusal))?;
+    change(key, KeyChange::EndGrace { key }, &requester, &shared).await
+}
+
 /// `DELETE /keys/{id}`
 pub(super) async fn revoke(StateOf(shared): State, id: PathId, request: Request) -> Answer {
     let shared = shared.of_request(&request);

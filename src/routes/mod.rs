@@ -8,10 +8,11 @@
 //! |---|---|
 //! | [`me`](SelfServe::me) | `GET /keys/me`, `GET /keys/me/usage` |
 //! | [`mint`](SelfServe::mint) | `POST /keys` |
-//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `POST /keys/{id}/rotate`, `/disable` and `/enable` |
+//! | [`manage`](SelfServe::manage) | `GET /keys`, `GET`, `PATCH` and `DELETE /keys/{id}`, `POST /keys/{id}/rotate`, `/end-grace`, `/disable` and `/enable` |
 //! | [`signup`](SelfServe::signup) | `POST /signup` |
 //! | `sessions` (feature `sessions`) | `POST /sessions`, `GET /me`, `DELETE /sessions/{id}` |
 //! | [`introspect`](SelfServe::introspect) | `POST /introspect` |
+//! | `openapi` (feature `openapi`) | `GET /openapi.json`: the OpenAPI document of the groups above that are switched on |
 //!
 //! [`ProtectedResource`] makes a router of its own, because its path begins at the root.
 //!
@@ -21,8 +22,8 @@
 //! # What a key may do
 //!
 //! Nothing that a key does widens what it or another key may do. It sees itself and what was minted
-//! from it; the rest is 404, as if it did not exist. It may show, rotate and revoke itself, and
-//! narrow, pause, rotate and revoke its descendants. A key with the
+//! from it; the rest is 404, as if it did not exist. It may show, rotate and revoke itself and
+//! end its grace, and narrow, pause, rotate and revoke its descendants. A key with the
 //! [account scope](SelfServe::account_scope) sees its whole account, and may narrow, disable and
 //! revoke there. The ledger decides this under the store's lock, so that it holds too while another
 //! process narrows the parent.
@@ -31,6 +32,8 @@ mod client_limits;
 mod fields;
 mod introspect;
 mod keys;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod principal;
 mod query;
 mod resource;
@@ -45,6 +48,8 @@ pub mod wire;
 
 pub use crate::ledger::Minting;
 pub use introspect::ResourceServer;
+#[cfg(feature = "openapi")]
+pub use openapi::openapi;
 pub use principal::Principal;
 pub use resource::ProtectedResource;
 pub use self_serve::SelfServe;

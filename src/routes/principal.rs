@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::shared::{Settings, Shared};
 use crate::http::context::Caller as HttpCaller;
 use crate::http::{AgentKeyLayer, AgentKeyService, Rejection};
-use crate::ledger::{Caller, CallerRules};
+use crate::ledger::{Caller, CallerRules, Ceiling};
 use crate::model::{AccountId, KeyId, Lineage, Refusal};
 use crate::store::BoxFuture;
 
@@ -64,6 +64,8 @@ pub(super) struct Requester {
     token_start: Option<String>,
     /// Whether the token was rotated away.
     is_retiring: bool,
+    /// What the credential allows at most.
+    pub(super) ceiling: Ceiling,
 }
 
 impl Requester {
@@ -84,6 +86,7 @@ impl Requester {
         Ok(Self {
             token_start: Some(context.key().start.clone()),
             is_retiring: context.retires_at().is_some(),
+            ceiling: context.ceiling(),
             ..Self::key(context.lineage().clone())
         })
     }
@@ -95,6 +98,7 @@ impl Requester {
             lineage: None,
             token_start: None,
             is_retiring: false,
+            ceiling: Ceiling::default(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Requester {
             lineage: Some(lineage),
             token_start: None,
             is_retiring: false,
+            ceiling: Ceiling::default(),
         }
     }
 
@@ -134,7 +139,8 @@ impl Requester {
     pub(super) fn rules(&self, shared: &Shared) -> CallerRules {
         let Settings { account_scope, minting, mint } = (*shared.settings).clone();
         let (caller, token_start) = (self.caller.clone(), self.token_start.clone());
-        CallerRules { caller, token_start, account_scope, minting, mint }
+        let ceiling = self.ceiling.clone();
+        CallerRules { caller, token_start, account_scope, minting, mint, ceiling }
     }
 
     /// Returns whether the caller manages its whole account.

@@ -9,6 +9,8 @@ use axum::routing::delete;
 use axum::routing::{get, post};
 
 use super::introspect::introspect;
+#[cfg(feature = "openapi")]
+use super::openapi::{self, Group};
 use super::principal::Authenticate;
 #[cfg(feature = "sessions")]
 use super::sessions;
@@ -46,6 +48,8 @@ pub struct SelfServe {
     #[cfg(feature = "sessions")]
     has_sessions: bool,
     has_introspection: bool,
+    #[cfg(feature = "openapi")]
+    has_openapi: bool,
     signup: Option<Signup>,
 }
 
@@ -71,6 +75,8 @@ impl SelfServe {
             #[cfg(feature = "sessions")]
             has_sessions: false,
             has_introspection: false,
+            #[cfg(feature = "openapi")]
+            has_openapi: false,
             signup: None,
         }
     }
@@ -106,6 +112,16 @@ impl SelfServe {
     /// [`ResourceServer`](super::ResourceServer).
     pub fn introspect(mut self) -> Self {
         self.has_introspection = true;
+        self
+    }
+
+    /// Switches on `GET /openapi.json`, which needs no key: the OpenAPI document of the groups that are
+    /// switched on.
+    ///
+    /// [`routes::openapi`](super::openapi) is the document of all routes.
+    #[cfg(feature = "openapi")]
+    pub fn openapi(mut self) -> Self {
+        self.has_openapi = true;
         self
     }
 
@@ -172,6 +188,8 @@ impl SelfServe {
     /// [`BuildError::OutOfRange`] where a setting is out of its range.
     pub fn into_router(self) -> Result<Router, BuildError> {
         self.validate()?;
+        #[cfg(feature = "openapi")]
+        let document = self.has_openapi.then(|| openapi::document(|group| self.has(group)));
         let Self {
             keys,
             layer,
@@ -183,6 +201,7 @@ impl SelfServe {
             has_sessions,
             has_introspection,
             signup: new_clients,
+            ..
         } = self;
         settings.mint.max_rate_limit = layer.default_rate_limit();
         let shared = Arc::new(Shared { keys, settings: settings.into(), http: layer.http() });
@@ -204,6 +223,7 @@ impl SelfServe {
                 .route("/keys", get(keys::list))
                 .route("/keys/{id}", get(keys::show).patch(keys::patch).delete(keys::revoke))
                 .route("/keys/{id}/rotate", post(keys::rotate))
+                .route("/keys/{id}/end-grace", post(keys::end_grace))
                 .route("/keys/{id}/disable", post(keys::disable))
                 .route("/keys/{id}/enable", post(keys::enable));
         }
@@ -239,7 +259,26 @@ impl SelfServe {
                 .with_state(Arc::new(SignupState::new(shared, new_clients)));
             router = router.merge(without_key);
         }
+        #[cfg(feature = "openapi")]
+        if let Some(document) = document {
+            router = router.merge(openapi::route(document));
+        }
         Ok(router)
+    }
+
+    #[cfg(feature = "openapi")]
+    fn has(&self, group: Group) -> bool {
+        match group {
+            Group::Me => self.has_me,
+            Group::Mint => self.has_mint,
+            Group::Manage => self.has_manage,
+            #[cfg(feature = "sessions")]
+            Group::Sessions => self.has_sessions,
+            Group::Signup => self.signup.is_some(),
+            Group::Introspection => self.has_introspection,
+            // It has a router of its own.
+            Group::Resource => false,
+        }
     }
 
     fn validate(&self) -> Result<(), BuildError> {

@@ -21,7 +21,7 @@ use super::wire::{Limit, SignupRequest};
 use crate::engine::BuildError;
 use crate::http::Rejection;
 use crate::http::client::{Client, client_address};
-use crate::ledger::{Caller, CallerRules, KeyDraft, LeftOut, MintRules, Minting};
+use crate::ledger::{Caller, CallerRules, Ceiling, KeyDraft, LeftOut, MintRules, Minting};
 use crate::model::key::Expiry;
 use crate::model::{AccountId, Budget, Metadata, Refusal, Scope, ScopeSet, Validity};
 use crate::store::BoxFuture;
@@ -364,6 +364,7 @@ impl SignupState {
             left_out: LeftOut { expiry: shorter.is_some(), ..LeftOut::default() },
         };
         let rules = CallerRules {
+            ceiling: Ceiling::default(),
             caller: Caller::Account(account.clone()),
             token_start: None,
             account_scope: None,

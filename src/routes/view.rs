@@ -17,6 +17,13 @@ pub(super) fn key(
         Caller::Key(own) if own == key.id => None,
         _ => key.parent,
     };
+    // What a key sees of itself is what this request may do.
+    let effective_scopes = match requester.caller {
+        Caller::Key(own) if own == key.id => {
+            lineage.clone().narrowed(requester.ceiling.scopes.as_ref()).scopes(admin_scope)
+        }
+        _ => lineage.scopes(admin_scope),
+    };
     wire::Key {
         id: key.id,
         parent,
@@ -25,7 +32,8 @@ pub(super) fn key(
         start: key.start.clone(),
         state: state(lineage),
         scopes: key.scopes.clone(),
-        effective_scopes: lineage.scopes(admin_scope),
+        subject: key.subject.clone(),
+        effective_scopes,
         budgets: budgets(lineage),
         rate_limit: key.rate_limit,
         allowed_cidrs: key.allowed_cidrs.clone(),

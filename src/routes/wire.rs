@@ -11,19 +11,22 @@ use crate::model::SessionId;
 use crate::model::request_json::present;
 use crate::model::{
     Amount, Cidrs, EntryId, EntryKind, FieldError, KeyId, Labels, Metadata, Period, RateLimit,
-    ScopeSet, Validity,
+    ScopeSet, Subject, Validity,
 };
 
 /// The body of `POST /signup`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SignupRequest {
     /// The e-mail address. The service may require it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = "email", max_length = 254))]
     pub email: Option<String>,
     /// The name of the key, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 255))]
     pub name: Option<String>,
     /// What the key may do. Absent: all that the service gives to new clients.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -38,11 +41,13 @@ pub struct SignupRequest {
 
 /// The body of `POST /keys`, and of `PATCH /keys/{id}`, where what is absent stays as it is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KeyRequest {
     /// The name of the key, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 255))]
     pub name: Option<String>,
     /// What the key may do. Absent in a mint: what the caller may do. `null`: unrestricted.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -50,17 +55,21 @@ pub struct KeyRequest {
     /// All limits of what the key may spend. Absent in a mint: the service's default, if it has one.
     /// `null` and `[]`: no limit of its own. The limits of its lineage bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<Limit>>))]
     pub budgets: Option<Option<Vec<Limit>>>,
     /// How many requests the key and its children may send. `null`: no limit of its own. The limits of
     /// its lineage and of the service bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<RateLimit>))]
     pub rate_limit: Option<Option<RateLimit>>,
     /// The ranges of addresses from which the key may be used. `null`: no ranges of its own. Those of
     /// its lineage bind it in every case.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Cidrs>))]
     pub allowed_cidrs: Option<Option<Cidrs>>,
     /// When the key ends. Absent in a mint: as late as allowed. `null`: never.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
     pub expires_at: Option<Option<Timestamp>>,
     /// How long the key is valid from now on, such as `30d`. Excludes `expires_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,28 +81,33 @@ pub struct KeyRequest {
 
 /// The body of `POST /keys/{id}/rotate`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RotateRequest {
     /// How long the old token still works, in seconds: 0 to 2,592,000. Absent: 0, so that it ends
     /// at once, and so do tokens that were rotated away before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 2_592_000))]
     pub grace_seconds: Option<u32>,
 }
 
 /// The body of `DELETE /keys/{id}`, which may be empty.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RevokeRequest {
     /// Why, for people: up to 255 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 255))]
     pub reason: Option<String>,
 }
 
 /// The body of `POST /sessions`.
 #[cfg(feature = "sessions")]
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SessionRequest {
@@ -106,9 +120,11 @@ pub struct SessionRequest {
     /// The most that the session may spend; 0 for nothing. Absent: the service's default for new keys,
     /// if it has one. Excludes `spend_cap_usd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 0))]
     pub spend_cap_cents: Option<Amount>,
     /// The same in units of the currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 0))]
     pub spend_cap_usd: Option<Usd>,
 }
 
@@ -168,6 +184,7 @@ impl<'de> Deserialize<'de> for Usd {
 /// A new session. The token is shown this once.
 #[cfg(feature = "sessions")]
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct OpenedSession {
     /// The id of the session, such as `ses_42`.
@@ -196,6 +213,7 @@ impl std::fmt::Debug for OpenedSession {
 /// A session, as itself and its parent see it.
 #[cfg(feature = "sessions")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Session {
     /// The id of the session.
@@ -225,6 +243,7 @@ pub struct Session {
 /// The answer of `POST /introspect` (RFC 7662). What is not in force is `active: false`, and has no
 /// other member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Introspection {
     /// Whether the token works now.
@@ -260,6 +279,7 @@ pub struct Introspection {
 
 /// The metadata of a protected resource (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct ResourceMetadata {
     /// The URL of the resource.
@@ -282,10 +302,12 @@ pub struct ResourceMetadata {
 
 /// A limit in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Limit {
     /// The most that may be spent in a window; 0 for nothing.
+    #[cfg_attr(feature = "openapi", schema(value_type = f64, minimum = 0))]
     pub limit_cents: Amount,
     /// The period after which it may be spent again.
     pub period: Period,
@@ -300,6 +322,7 @@ impl Limit {
 
 /// A key, as its caller sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Key {
     /// The id of the record.
@@ -312,11 +335,13 @@ pub struct Key {
     pub prefix: String,
     /// The first characters of its token after the prefix.
     pub start: String,
+    /// The identity of another issuer that it is for; `null` for a key with a token.
+    pub subject: Option<Subject>,
     /// Whether it works.
     pub state: State,
     /// What the key itself may do; `null` for unrestricted.
     pub scopes: ScopeSet,
-    /// What the key and all its ancestors allow.
+    /// What the key and all its ancestors allow; for the caller itself, what its request allows.
     pub effective_scopes: ScopeSet,
     /// The key's limits, and what binds it from above.
     pub budgets: Vec<Budget>,
@@ -348,6 +373,7 @@ pub struct Key {
 
 /// Whether a key works, by its own record and those of its ancestors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum State {
@@ -363,6 +389,7 @@ pub enum State {
 
 /// What limits a key: a limit of its own, or what is left above it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "scope", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Budget {
@@ -390,6 +417,7 @@ pub enum Budget {
 
 /// A new key, or a key with a new token. The token is shown this once.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct CreatedKey {
     /// The secret.
@@ -406,6 +434,7 @@ impl std::fmt::Debug for CreatedKey {
 
 /// A page of keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct KeyPage {
     /// The keys. A page may have fewer than were asked for, and more may follow.
@@ -416,6 +445,7 @@ pub struct KeyPage {
 
 /// A page of entries.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct EntryPage {
     /// The entries, oldest first.
@@ -426,6 +456,7 @@ pub struct EntryPage {
 
 /// What was charged, refunded or adjusted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Entry {
     /// The id of the entry.
@@ -448,6 +479,7 @@ pub struct Entry {
 
 /// A page of sums.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct UsagePage {
     /// The sums, in the order of their groups.
@@ -458,6 +490,7 @@ pub struct UsagePage {
 
 /// The sum of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct UsageGroup {
     /// The group: the start of an hour, a day or a month, the id of a key, or the value of a label.
@@ -472,6 +505,7 @@ pub struct UsageGroup {
 
 /// A problem document (RFC 9457). Some errors have more members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Problem {
     /// The standard text of the status.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::model::{AccountId, Balance, Budget, Cidrs, Key, KeyId, RateLimit, ScopeSet};
+use crate::model::{AccountId, Balance, Budget, Cidrs, Key, KeyId, RateLimit, ScopeSet, Subject};
 
 /// Why a row is invalid.
 pub(super) type InvalidRow = Box<dyn std::error::Error + Send + Sync>;
@@ -15,6 +15,8 @@ pub(super) struct StoredKey<'r> {
     pub(super) name: &'r str,
     pub(super) prefix: &'r str,
     pub(super) start: &'r str,
+    /// The issuer and the id of its subject.
+    pub(super) subject: (Option<&'r str>, Option<&'r str>),
     /// Its policy, or why the row is invalid.
     pub(super) policy: Result<StoredPolicy, InvalidRow>,
     pub(super) created_at: Timestamp,
@@ -76,6 +78,10 @@ impl StoredKey<'_> {
         self.name.clone_into(&mut key.name);
         self.prefix.clone_into(&mut key.prefix);
         self.start.clone_into(&mut key.start);
+        if let (Some(issuer), Some(id)) = self.subject {
+            // A text that is no subject finds no key.
+            key.subject = Subject::new(issuer, id).ok();
+        }
         key.scopes = scopes;
         key.budget = budget;
         key.rate_limit = rate_limit;

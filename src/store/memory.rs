@@ -8,17 +8,18 @@ use jiff::Timestamp;
 
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, KeysOf, Store,
-    StoreResult, Usage, UsageBy, UsageQuery,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
+    KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountChange, AccountWrite, Action, Book, EntryRow, ImportDraft, ImportWrite, KeyChange,
-    KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take, Taken,
-    rate_time,
+    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
+    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take,
+    Taken, rate_time,
 };
+use crate::model::clock::later;
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Imported, Key,
-    KeyId, Lineage, Refusal, Spent, StoredSigningKey, TokenHash,
+    KeyId, Lineage, OpenHold, PostingId, Refusal, Spent, StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -46,6 +47,8 @@ struct Tables {
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
     signing_keys: Vec<StoredSigningKey>,
+    /// By subject, who is making its key and until when.
+    first_seen: HashMap<TokenHash, (PostingId, Timestamp)>,
     rate_limits: HashMap<KeyId, i64>,
 }
 
@@ -149,10 +152,17 @@ impl Store for MemoryStore {
         &'a self,
         account: &'a AccountId,
     ) -> BoxFuture<'a, StoreResult<Option<Account>>> {
-        let mut state = self.lock();
-        let now = state.expire(account, self.clock.now());
-        let account = state.book.account(account).cloned().map(|account| account.rolled(now));
+        let account = self.lock().current_account(account, &self.clock);
         Box::pin(std::future::ready(Ok(account)))
+    }
+
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        let accounts = self.lock().accounts(query, &self.clock);
+        Box::pin(std::future::ready(Ok(accounts)))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        Box::pin(std::future::ready(Ok(self.lock().open_holds(limit))))
     }
 
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
@@ -227,6 +237,27 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(keys.clone())))
     }
 
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        let now = self.clock.now();
+        let until = later(now, claim.lease);
+        let claims = &mut self.lock().first_seen;
+        let held = claims.entry(claim.subject).or_insert((claim.owner, until));
+        let is_own = held.0 == claim.owner || held.1 <= now;
+        if is_own {
+            *held = (claim.owner, until);
+        }
+        Box::pin(std::future::ready(Ok(is_own)))
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        let now = self.clock.now();
+        let is_over = |subject: &TokenHash, (owner, until): &(PostingId, Timestamp)| {
+            (*subject, *owner) == (claim.subject, claim.owner) || *until <= now
+        };
+        self.lock().first_seen.retain(|subject, held| !is_over(subject, held));
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn take<'a>(&'a self, takes: &'a [Take]) -> BoxFuture<'a, StoreResult<Vec<Taken>>> {
         let (used, at) = (&mut self.lock().rate_limits, rate_time(self.clock.now()));
         let taken = takes.iter().map(|take| {
@@ -290,6 +321,13 @@ impl Tables {
         rules: &Rules,
         clock: &Clock,
     ) -> Result<Key, ChangeError> {
+        if let KeyChange::EnsureSubject { subject, .. } = change
+            && let Some(token) = self.tokens.get(&subject.subject.digest())
+        {
+            let id = token.key;
+            let lineage = self.current_lineage(id, clock);
+            return subject.check_found(id, lineage.as_ref().map(Lineage::key));
+        }
         let (lineage, time) = self.load(change.load(), clock);
         let caller = change
             .load_caller(lineage.as_ref(), rules)
@@ -352,6 +390,9 @@ impl Tables {
                 }
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
+            KeyRecord::EndGrace => {
+                self.tokens.retain(|_, token| token.key != key.id || token.retires_at.is_none());
+            }
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());
@@ -395,18 +436,47 @@ impl Tables {
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
         let wanted = |key: &&Key| match &query.of {
+            KeysOf::All => true,
             KeysOf::Account(account) => key.account == *account,
             KeysOf::Parent(parent) => key.parent == Some(*parent),
             KeysOf::Subtree(root) => self.book.path(key.id).contains(root),
         };
         let after = |key: &&Key| query.after.is_none_or(|after| key.id > after);
-        let mut ids: Vec<_> =
-            self.book.keys().filter(wanted).filter(after).map(|key| key.id).collect();
+        let is_kind = |key: &&Key| !query.only_subjects || key.subject.is_some();
+        let mut ids: Vec<_> = self
+            .book
+            .keys()
+            .filter(wanted)
+            .filter(is_kind)
+            .filter(after)
+            .map(|key| key.id)
+            .collect();
         ids.sort_unstable();
         ids.truncate(query.limit as usize);
         ids.into_iter()
             .filter_map(|id| Some(self.current_lineage(id, clock)?.key().clone()))
             .collect()
+    }
+
+    fn current_account(&mut self, id: &AccountId, clock: &Clock) -> Option<Account> {
+        let now = self.expire(id, clock.now());
+        self.book.account(id).cloned().map(|account| account.rolled(now))
+    }
+
+    fn accounts(&mut self, query: &AccountQuery, clock: &Clock) -> Vec<Account> {
+        let after = |id: &AccountId| query.after.as_ref().is_none_or(|after| id > after);
+        let mut ids: Vec<_> = self.book.accounts().filter(|id| after(id)).cloned().collect();
+        ids.sort_unstable();
+        ids.truncate(query.limit as usize);
+        ids.iter().filter_map(|id| self.current_account(id, clock)).collect()
+    }
+
+    fn open_holds(&self, limit: u32) -> Vec<OpenHold> {
+        let mut holds: Vec<OpenHold> =
+            self.book.live_holds().map(|hold| hold.clone().into()).collect();
+        holds.sort_unstable_by_key(|hold| (hold.created_at, hold.id));
+        holds.truncate(limit as usize);
+        holds
     }
 
     fn entries(&self, query: &EntryQuery) -> Vec<(Cursor, Entry)> {

@@ -41,11 +41,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, Refusal,
-    StoredSigningKey, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Imported, Key, KeyId, Lineage, OpenHold,
+    Refusal, StoredSigningKey, Subject, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -54,7 +55,9 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
-pub use query::{Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery};
+pub use query::{
+    AccountQuery, Cursor, EntryQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy, UsageQuery,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -69,6 +72,9 @@ pub type ChangeResult<T> = StoreResult<Result<T, ChangeError>>;
 
 /// What an import of one key came to.
 pub type ImportResult = Result<Imported, ChangeError>;
+
+/// What look-ups found, and what was taken from rate limits with them, if it was.
+pub type FoundAndTaken = (Vec<Option<Found>>, Option<Vec<Taken>>);
 
 /// A store of keys and money.
 ///
@@ -125,7 +131,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         hashes: &'a [TokenHash],
         _takes: &'a [Take],
-    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+    ) -> BoxFuture<'a, StoreResult<FoundAndTaken>> {
         Box::pin(async move { Ok((self.find(hashes).await?, None)) })
     }
 
@@ -150,7 +156,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         postings: &'a [Posting],
     ) -> BoxFuture<'a, StoreResult<Vec<Result<Posted, Refusal>>>>;
 
-    /// Changes a key, and returns the key after the change.
+    /// Changes a key, and returns the key after the change. For [`KeyChange::EnsureSubject`] that is the key which the
+    /// subject has, if it has one; of many that ensure a subject at once, one makes its key.
     fn change_key<'a>(
         &'a self,
         change: &'a KeyChange,
@@ -188,6 +195,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Returns an account, as a change would see it now.
     fn account<'a>(&'a self, account: &'a AccountId)
     -> BoxFuture<'a, StoreResult<Option<Account>>>;
+
+    /// Returns accounts that have a row, in the order of their ids' bytes, each as [`account`](Self::account) does.
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>>;
+
+    /// Returns the holds that are live, or have expired and were not ended yet, the oldest first.
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>>;
 
     /// Returns keys, in the order of their ids.
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>>;
@@ -235,6 +248,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>>;
+
+    /// Makes the row that the application's own software has for a subject found by it. Returns whether there is one.
+    /// Only a store that has adopted a table has such rows.
+    fn bind_subject<'a>(&'a self, _subject: &'a Subject) -> BoxFuture<'a, StoreResult<bool>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// Takes or renews a claim, and returns whether its owner has it now. A claim whose lease has ended is free.
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Ends a claim, if its owner has it.
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>>;
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {

@@ -22,6 +22,8 @@ use crate::model::{AccountId, Amount, KeyId};
 pub struct KeyQuery {
     /// The owner of the keys.
     pub of: KeysOf,
+    /// Whether only keys of [subjects](crate::model::Subject) are listed.
+    pub only_subjects: bool,
     /// Only keys with an id greater than this one.
     pub after: Option<KeyId>,
     /// The most keys on a page: 1 to 1,000.
@@ -31,17 +33,28 @@ pub struct KeyQuery {
 impl KeyQuery {
     /// Queries the first 100 keys of an account.
     pub const fn for_account(account: AccountId) -> Self {
-        Self { of: KeysOf::Account(account), after: None, limit: 100 }
+        Self { of: KeysOf::Account(account), only_subjects: false, after: None, limit: 100 }
     }
 
     /// Queries the first 100 keys that were minted directly from a key.
     pub const fn children_of(key: KeyId) -> Self {
-        Self { of: KeysOf::Parent(key), after: None, limit: 100 }
+        Self { of: KeysOf::Parent(key), only_subjects: false, after: None, limit: 100 }
+    }
+
+    /// Queries the first 100 keys of the store, of all accounts.
+    pub const fn all() -> Self {
+        Self { of: KeysOf::All, only_subjects: false, after: None, limit: 100 }
     }
 
     /// Queries the first 100 keys of a key and all its descendants.
     pub const fn subtree_of(key: KeyId) -> Self {
-        Self { of: KeysOf::Subtree(key), after: None, limit: 100 }
+        Self { of: KeysOf::Subtree(key), only_subjects: false, after: None, limit: 100 }
+    }
+
+    /// Lists only keys of [subjects](crate::model::Subject): identities that another service issued.
+    pub const fn subjects(mut self) -> Self {
+        self.only_subjects = true;
+        self
     }
 
     /// Continues after the last key of a page.
@@ -61,12 +74,51 @@ impl KeyQuery {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum KeysOf {
+    /// All keys of the store.
+    All,
     /// All keys of an account.
     Account(AccountId),
     /// The keys minted directly from a key.
     Parent(KeyId),
     /// A key, and all keys minted from it, directly or through others.
     Subtree(KeyId),
+}
+
+/// Which accounts to list, in the order of their ids.
+///
+/// ```
+/// use agentkey::store::AccountQuery;
+///
+/// let query = AccountQuery::all().limit(50);
+/// # let _ = query;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use = "a query does nothing until it is passed to `AgentKeys::accounts`"]
+pub struct AccountQuery {
+    /// Only accounts with an id after this one, by its bytes.
+    pub after: Option<AccountId>,
+    /// The most accounts on a page: 1 to 1,000.
+    pub limit: u32,
+}
+
+impl AccountQuery {
+    /// Queries the first 100 accounts of the store.
+    pub const fn all() -> Self {
+        Self { after: None, limit: 100 }
+    }
+
+    /// Continues after the last account of a page.
+    pub fn after(mut self, account: AccountId) -> Self {
+        self.after = Some(account);
+        self
+    }
+
+    /// Lists at most `limit` accounts on a page, from 1 to 1,000.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
 }
 
 /// Which entries to read: those of an account that pass all filters.

@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::ledger::{
-    Caller, CallerRules, KeyChange, KeyDraft, LeftOut, MAX_DEPTH, MintRules, Minting, Rules,
+    Caller, CallerRules, Ceiling, KeyChange, KeyDraft, LeftOut, MAX_DEPTH, MintRules, Minting,
+    Rules,
 };
 use crate::model::key::Expiry;
 use crate::model::{
@@ -20,6 +21,7 @@ fn by(caller: KeyId) -> Rules {
         max_children: 2,
     };
     let caller = CallerRules {
+        ceiling: Ceiling::default(),
         token_start: None,
         caller: Caller::Key(caller),
         account_scope: Some("admin".parse().unwrap()),

@@ -1,6 +1,7 @@
 //! Look-ups by token.
 
 use super::world::*;
+use crate::ledger::KeyChange;
 use crate::model::{
     Amount, Balance, Budget, Clock, KeyId, Lineage, NewKey, Period, Refusal, ScopeSet, TokenHash,
 };
@@ -109,6 +110,15 @@ pub async fn a_retired_token_works_until_its_grace_ends<S: Store>(make: impl Asy
     w.clock.set(ends);
     assert!(w.find(first).await.is_none(), "the grace ends at its instant");
     assert!(w.find(second).await.is_some() && w.find(third).await.is_some());
+
+    // The grace can be ended at once. The current token stays, and so does the grace of other keys.
+    let (other, of_other) = w.create_with_token(acme()).await;
+    w.rotate(&other, 60 * MINUTE).await;
+    w.change_key(KeyChange::EndGrace { key: key.id }).await.expect("the grace may be ended");
+    assert!(w.find(second).await.is_none(), "the grace was ended");
+    assert_eq!(w.find(third).await.map(|found| found.retires_at), Some(None));
+    assert!(w.find(of_other).await.is_some(), "it was the grace of another key");
+    w.change_key(KeyChange::EndGrace { key: key.id }).await.expect("a second time too");
 
     // Without grace, every older token ends at once, even if the clock goes back.
     let (_, fourth) = w.rotate(&key, 0).await;

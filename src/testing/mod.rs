@@ -58,6 +58,7 @@ pub mod rate_limits;
 pub mod records;
 pub mod refunds;
 pub mod signing_keys;
+pub mod subjects;
 pub mod windows;
 mod world;
 
@@ -269,6 +270,8 @@ suite! { $
     }
     queries {
         keys_come_in_pages
+        accounts_come_in_pages
+        open_holds_come_oldest_first
         entries_come_in_pages
         entries_are_narrowed_by_key_and_time
         one_entry_is_found
@@ -293,6 +296,17 @@ suite! { $
         the_first_signing_key_is_made_once
         signing_keys_go_when_their_sessions_have_ended
         the_newest_signing_key_of_each_algorithm_stays
+    }
+    subjects {
+        a_subject_is_found_by_its_digest
+        a_subject_that_is_there_stays_as_it_is
+        a_subject_is_made_once
+        other_issuers_and_ids_are_other_subjects
+        a_subject_has_no_token_to_rotate
+        a_subject_is_a_member_of_a_lineage
+        the_windows_of_a_subject_turn
+        subjects_are_listed
+        a_claim_of_first_sight_ends_with_its_lease
     }
     policy_version {
         a_cached_look_up_knows_the_changes_of_its_store

@@ -5,7 +5,7 @@ use crate::ledger::{Action, Posting};
 use crate::model::{
     Account, AccountId, Amount, Budget, Clock, EntryId, Key, KeyId, NewKey, PostingId,
 };
-use crate::store::{EntryQuery, KeyQuery, KeysOf, Store, Usage, UsageBy, UsageQuery};
+use crate::store::{AccountQuery, EntryQuery, KeyQuery, KeysOf, Store, Usage, UsageBy, UsageQuery};
 
 async fn key_ids<S: Store>(
     w: &World<S>,
@@ -13,7 +13,7 @@ async fn key_ids<S: Store>(
     after: Option<KeyId>,
     limit: u32,
 ) -> Vec<KeyId> {
-    let keys = w.store.keys(&KeyQuery { of, after, limit }).await.unwrap();
+    let keys = w.store.keys(&KeyQuery { of, only_subjects: false, after, limit }).await.unwrap();
     keys.iter().map(|key| key.id).collect()
 }
 
@@ -22,7 +22,7 @@ async fn key_ids<S: Store>(
 pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let root = w.create(acme().budget(Budget::daily(c(10)))).await;
-    let (mut children, mut all) = (Vec::new(), vec![root.id]);
+    let (mut children, mut all, mut every) = (Vec::new(), vec![root.id], vec![root.id]);
     for n in 0..12 {
         let child = w.create(NewKey::child_of(root.id)).await;
         let grandchild = w.create(NewKey::child_of(child.id)).await;
@@ -30,13 +30,16 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
         assert!(child.id < grandchild.id && grandchild.id < theirs.id, "ids grow");
         children.push(child.id);
         all.extend([child.id, grandchild.id]);
+        every.extend([child.id, grandchild.id, theirs.id]);
         if n == 5 {
             w.revoke(&child).await;
         }
     }
-    for (of, wanted) in
-        [(KeysOf::Account(account("acme")), all), (KeysOf::Parent(root.id), children)]
-    {
+    for (of, wanted) in [
+        (KeysOf::Account(account("acme")), all),
+        (KeysOf::Parent(root.id), children),
+        (KeysOf::All, every),
+    ] {
         assert_eq!(key_ids(&w, of.clone(), None, 1_001).await, wanted);
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
@@ -66,6 +69,66 @@ pub async fn keys_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(listed.balance.spent(), c(7));
     w.clock.advance(secs(DAY));
     assert_eq!(first(&w).await.balance.spent(), NOTHING, "the day is over");
+}
+
+/// Accounts are listed by the bytes of their ids, page by page, each as it is now.
+pub async fn accounts_come_in_pages<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let page = async |after: Option<&str>, limit| {
+        let query = AccountQuery { after: after.map(account), limit };
+        w.store.accounts(&query).await.unwrap()
+    };
+    assert!(page(None, 10).await.is_empty());
+    for name in ["b", "a", "\u{e4}", "Z", "a b"] {
+        w.ensure(&account(name), Budget::daily(c(10))).await;
+    }
+    let ids = async |after, limit| {
+        let page = page(after, limit).await;
+        page.into_iter().map(|account| account.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None, 1_001).await, ["Z", "a", "a b", "b", "\u{e4}"]);
+    assert_eq!(ids(None, 2).await, ["Z", "a"]);
+    assert_eq!(ids(Some("a"), 2).await, ["a b", "b"]);
+    assert_eq!(ids(Some("aa"), 9).await, ["b", "\u{e4}"]);
+    assert_eq!(ids(Some("\u{e4}"), 9).await, [""; 0]);
+
+    let key = w.create(NewKey::new(account("b"))).await;
+    w.paid(&key, 7).await;
+    w.accept(&hold(&key, c(2), MINUTE)).await;
+    let listed = async || page(Some("a b"), 1).await.pop().expect("b");
+    assert_eq!(Some(listed().await), w.store.account(&account("b")).await.unwrap());
+    assert_eq!((listed().await.balance.spent(), listed().await.balance.held), (c(7), c(2)));
+    w.clock.advance(secs(MINUTE));
+    assert_eq!(listed().await.balance.held, NOTHING, "the hold is over");
+    w.clock.advance(secs(DAY));
+    assert_eq!(listed().await.balance.spent(), NOTHING, "the day is over");
+}
+
+/// Open holds are listed oldest first, of all accounts. One that was settled or ended is gone.
+pub async fn open_holds_come_oldest_first<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (mine, theirs) = (w.create(acme()).await, w.create(NewKey::new(account("other"))).await);
+    let holds =
+        [hold(&mine, c(3), MINUTE), hold(&theirs, c(2), 2 * MINUTE), hold(&mine, c(1), 3 * MINUTE)];
+    let started = w.clock.now();
+    for hold in &holds {
+        w.accept(hold).await;
+        w.clock.advance(secs(1));
+    }
+    let open = async |limit| w.store.open_holds(limit).await.unwrap();
+    let ids = async |limit| open(limit).await.iter().map(|hold| hold.id).collect::<Vec<_>>();
+    assert_eq!(ids(1_000).await, holds.each_ref().map(|hold| hold.id));
+    assert_eq!(ids(2).await, [holds[0].id, holds[1].id]);
+    let first = open(1).await.pop().expect("the oldest");
+    assert_eq!((first.account, first.key, first.amount), (mine.account.clone(), mine.id, c(3)));
+    assert_eq!((first.created_at, first.expires_at), (started, started + secs(MINUTE)));
+
+    w.accept(&settle(&mine, &[&holds[2]], NOTHING)).await;
+    assert_eq!(ids(9).await, [holds[0].id, holds[1].id]);
+    w.clock.advance(secs(MINUTE));
+    assert_eq!(ids(9).await.len(), 2, "what is over stays until it is ended");
+    w.store.sweep().await.unwrap();
+    assert_eq!(ids(9).await, [holds[1].id]);
 }
 
 /// Entries are listed oldest first, page by page. Entries that are written meanwhile come last.

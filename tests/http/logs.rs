@@ -120,7 +120,7 @@ async fn refusals_are_logged_with_key_reason_and_route() {
         ),
     ] {
         assert!(answer(&app, request).await.status.is_client_error());
-        let wanted = ["DEBUG agentkey::refusal: ", &format!("agentkey refused a request {line}")];
+        let wanted = ["DEBUG ", &format!(" agentkey::refusal: agentkey refused a request {line}")];
         assert_eq!(logged(&wanted).len(), 1, "{line}: {:#?}", logged(&["path=\"/logged-refusals"]));
     }
     assert_eq!(logged(&["s3cret"]), [""; 0]);

@@ -18,6 +18,8 @@ mod idempotency;
 mod last_used;
 mod layers;
 mod logs;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod nested_layers;
 mod open_charges;
 mod outage;
@@ -31,4 +33,6 @@ mod routes;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod shutdown;
+mod spans;
+mod subjects;
 mod support;

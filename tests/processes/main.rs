@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use agentkey::model::{ManualClock, RateLimit};
-use agentkey::{Amount, Budget, EntryQuery, NewKey};
+use agentkey::{Amount, Budget, EntryQuery, KeyQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -64,6 +64,7 @@ checks! {
     what_one_process_holds_no_other_spends
     work_in_flight_in_one_process_is_taken_over_by_no_other
     clients_that_hang_up_pay_for_the_work_and_free_the_rest
+    two_hundred_first_requests_of_a_subject_ask_the_hook_once
     kill_9_loses_no_acknowledged_charge_and_doubles_none
 }
 
@@ -110,6 +111,26 @@ async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(
     }
     assert_eq!(worked, 100, "only the requests that could hold did the work");
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(100), Amount::ZERO));
+}
+
+async fn two_hundred_first_requests_of_a_subject_ask_the_hook_once(
+    fixture: &Fixture,
+    processes: usize,
+) {
+    let workers = fixture.workers(processes);
+    let answers = storm(&workers, &["ext.m7".to_owned()], "/hold", 200).await;
+
+    assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
+    let (mut asked, mut worked) = (0, 0);
+    for worker in &workers {
+        asked += worker.hooks_that_were_asked().await;
+        worked += worker.handlers_that_worked().await;
+    }
+    assert_eq!((asked, worked), (1, 100));
+    let subjects = KeyQuery::for_account(ACCOUNT.parse().unwrap()).subjects();
+    let subjects = fixture.keys.keys(&subjects).await.unwrap().items;
+    assert_eq!(subjects.len(), 1, "{subjects:?}");
+    assert_eq!(fixture.spent_and_held(subjects[0].id).await, (Amount::cents(100), Amount::ZERO));
 }
 
 async fn ten_children_with_the_parents_limit_get_the_parents_limit_together(

@@ -5,8 +5,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
+use agentkey::identity::{Subject, Verified, Verifier, VerifyError, VerifyFuture};
 use agentkey::model::{Clock, ManualClock};
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, KeyContext, Rejection};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
 use axum::extract::Query;
 use axum::{Router, routing::post};
 use bytes::Bytes;
@@ -27,6 +28,34 @@ struct Ask {
 
 /// Handlers of this process that did their work.
 static WORKED: AtomicUsize = AtomicUsize::new(0);
+
+/// How often this process was asked which key a subject gets.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// What another issuer made: `ext.` and the id of its subject.
+#[derive(Debug)]
+struct External;
+
+impl Verifier for External {
+    fn accepts(&self, credential: &str) -> bool {
+        credential.starts_with("ext.")
+    }
+
+    fn verify<'a>(&'a self, credential: &'a str) -> VerifyFuture<'a> {
+        let id = credential.trim_start_matches("ext.");
+        let subject = Subject::new("https://issuer.example", id);
+        let verified = subject.map(Verified::new);
+        Box::pin(async { verified.map_err(|error| VerifyError::Invalid(error.to_string())) })
+    }
+}
+
+fn layer(keys: &agentkey::AgentKeys) -> AgentKeyLayer {
+    AgentKeyLayer::new(keys).verifier(External).on_first_seen(async |verified| {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        let new = NewKey::new(crate::fixture::ACCOUNT.parse().expect("an account"));
+        Ok(new.name(verified.subject.id()).budget(Budget::lifetime(Amount::cents(100))))
+    })
+}
 
 /// Counts, and writes a line to the test, before the answer.
 fn worked() {
@@ -75,7 +104,8 @@ pub fn serve(database: &str) {
             .route("/pay", post(pay))
             .route("/never", post(never))
             .route("/free", post(async |_: KeyContext| "free"));
-        let app = app.layer(AgentKeyLayer::new(&keys));
+        let app = app.layer(layer(&keys));
+        let app = app.route("/asked", post(async || ASKED.load(Ordering::SeqCst).to_string()));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("\nADDR {}", listener.local_addr().unwrap());
@@ -164,7 +194,16 @@ impl Worker {
     }
 
     pub async fn handlers_that_worked(&self) -> usize {
-        self.client().post("/worked", "").await.unwrap().1.parse().unwrap()
+        self.count("/worked").await
+    }
+
+    /// How often it was asked which key a subject gets.
+    pub async fn hooks_that_were_asked(&self) -> usize {
+        self.count("/asked").await
+    }
+
+    async fn count(&self, path: &str) -> usize {
+        self.client().post(path, "").await.unwrap().1.parse().unwrap()
     }
 
     /// `kill -9`, as soon as so many handlers have worked.

@@ -27,6 +27,7 @@ fn operations(key: KeyId) -> Vec<(Method, String, &'static str)> {
         (Method::POST, of_key("/disable"), ""),
         (Method::POST, of_key("/enable"), ""),
         (Method::POST, of_key("/rotate"), ""),
+        (Method::POST, of_key("/end-grace"), ""),
         (Method::DELETE, of_key(""), ""),
     ]
 }

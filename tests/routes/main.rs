@@ -8,15 +8,22 @@ mod bodies;
 mod introspect;
 mod limits;
 mod manage;
+#[cfg(all(feature = "openapi", feature = "sessions"))]
+mod matrix;
 mod mint;
 mod npm;
 mod numbers;
+#[cfg(all(feature = "openapi", feature = "sessions"))]
+mod openapi;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[cfg(all(feature = "openapi", feature = "sessions"))]
+mod schemathesis;
 #[cfg(feature = "sessions")]
 mod sessions;
 mod signup;
+mod subjects;
 mod support;
 mod usage;
 mod widening;

@@ -153,6 +153,16 @@ async fn a_rotation_answers_with_the_new_token_and_ends_the_old_one() {
         assert_eq!(app.get(token, "/keys/me").await.refused(), (401, "invalid_key".into()));
     }
     app.get(&third, "/keys/me").await.is(200);
+    // So does the request to end it, which leaves the current token as it is.
+    let fourth = app.post(&third, &path, r#"{"grace_seconds": 60}"#).await.created();
+    let end = format!("/keys/{}/end-grace", child.id);
+    assert_eq!(app.post(&third, &end, "").await.refused(), (403, "retiring_token".into()));
+    for caller in [&fourth, &agent] {
+        assert_eq!(app.post(caller, &end, "").await.is(200)["state"], "active");
+    }
+    assert_eq!(app.get(&third, "/keys/me").await.refused(), (401, "invalid_key".into()));
+    app.get(&fourth, "/keys/me").await.is(200);
+    let third = fourth;
     let seen = app.post(&third, &path, r#"{"grace_seconds": 2592001}"#).await;
     assert_eq!((seen.status.as_u16(), seen.fields()), (400, vec!["grace_seconds".into()]));
 }

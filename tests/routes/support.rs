@@ -63,11 +63,18 @@ impl App {
         self.create(new.budget(Budget::monthly(Amount::cents(10)))).await
     }
 
+    /// Sends a request. Whatever it asks, the OpenAPI document names its answer.
     pub(crate) async fn send(&self, request: Request<Body>) -> Seen {
+        let asked = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Seen { status: head.status, headers: head.headers, bytes: body.to_vec() }
+        let seen = Seen { status: head.status, headers: head.headers, bytes: body.to_vec() };
+        #[cfg(all(feature = "openapi", feature = "sessions"))]
+        super::openapi::is_documented(&asked.0, &asked.1, &seen);
+        #[cfg(not(all(feature = "openapi", feature = "sessions")))]
+        drop(asked);
+        seen
     }
 
     pub(crate) async fn call(

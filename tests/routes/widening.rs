@@ -7,7 +7,12 @@ use std::time::Duration;
 use agentkey::http::PeerAddress;
 use agentkey::model::{Cidrs, Limit, Period, RateLimit};
 use agentkey::routes::SelfServe;
-use agentkey::{AgentKeys, Amount, Budget, Key, KeyId, KeyPatch, KeyQuery, NewKey, Token};
+#[cfg(feature = "postgres")]
+use agentkey::store::{PostgresOptions, PostgresStore};
+use agentkey::store::{SqliteOptions, Store};
+use agentkey::{
+    AgentKeys, Amount, Budget, Key, KeyId, KeyPatch, KeyQuery, NewKey, SqliteStore, Token,
+};
 use axum::Router;
 use http::Method;
 use proptest::prelude::*;
@@ -23,9 +28,19 @@ use super::support::{App, Seen, acme, request, scopes};
 /// What a key asks for.
 #[derive(Clone, Debug)]
 enum Ask {
-    Mint { body: Value },
-    Patch { body: Value },
-    Act { action: &'static str },
+    Mint {
+        body: Value,
+    },
+    #[cfg(feature = "sessions")]
+    Session {
+        body: Value,
+    },
+    Patch {
+        body: Value,
+    },
+    Act {
+        action: &'static str,
+    },
     Revoke,
 }
 
@@ -87,11 +102,35 @@ fn body() -> impl Strategy<Value = Value> {
     })
 }
 
+/// What a session is asked for with.
+#[cfg(feature = "sessions")]
+fn session_body() -> impl Strategy<Value = Value> {
+    let of_key = body().prop_map(|body| body.get("scopes").cloned());
+    let ttl = maybe(select(vec![60, 3_600, 86_400]).prop_map(|seconds| json!(seconds)));
+    let cap = maybe((0..60_i64).prop_map(|cents| json!(cents)));
+    (of_key, ttl, cap).prop_map(|(scopes, ttl, cap)| {
+        let mut body = json!({});
+        for (name, value) in [("scopes", scopes), ("ttl_seconds", ttl), ("spend_cap_cents", cap)] {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        }
+        body
+    })
+}
+
+fn minting() -> impl Strategy<Value = Ask> {
+    let mint = body().prop_map(|body| Ask::Mint { body });
+    #[cfg(feature = "sessions")]
+    let mint = prop_oneof![2 => mint, 1 => session_body().prop_map(|body| Ask::Session { body })];
+    mint
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ask = prop_oneof![
-        6 => body().prop_map(|body| Ask::Mint { body }),
+        9 => minting(),
         6 => body().prop_map(|body| Ask::Patch { body }),
-        3 => select(vec!["rotate", "disable", "enable"]).prop_map(|action| Ask::Act { action }),
+        3 => select(vec!["rotate", "end-grace", "disable", "enable"]).prop_map(|action| Ask::Act { action }),
         1 => Just(Ask::Revoke),
     ];
     let step = (any::<Index>(), any::<Index>(), ask).prop_map(|(caller, target, ask)| Step {
@@ -144,6 +183,10 @@ async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
             let above = keys.find_by_id(ancestor.id).await.unwrap().unwrap();
             assert!(lineage.scopes(None).is_within(&above.scopes(None)), "{key:?} {ancestor:?}");
             assert!(lineage.expires_at() <= above.expires_at(), "{key:?} {ancestor:?}");
+            assert!(
+                lineage.remaining().is_some_and(|left| Some(left) <= above.remaining()),
+                "{key:?} {ancestor:?}"
+            );
             assert!(key.expires_at.is_some(), "the root ends, so all do: {key:?}");
             if let (Some(own), Some(above)) = (&key.allowed_cidrs, &ancestor.allowed_cidrs) {
                 assert!(own.is_within(above), "{key:?} {ancestor:?}");
@@ -173,6 +216,8 @@ async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
 async fn ask(router: &Router, token: &Token, target: KeyId, ask: &Ask) -> Seen {
     let (method, path, body) = match ask {
         Ask::Mint { body } => (Method::POST, "/keys".to_owned(), body.to_string()),
+        #[cfg(feature = "sessions")]
+        Ask::Session { body } => (Method::POST, "/sessions".to_owned(), body.to_string()),
         Ask::Patch { body } => (Method::PATCH, format!("/keys/{target}"), body.to_string()),
         Ask::Act { action } => (Method::POST, format!("/keys/{target}/{action}"), String::new()),
         Ask::Revoke => (Method::DELETE, format!("/keys/{target}"), String::new()),
@@ -183,6 +228,28 @@ async fn ask(router: &Router, token: &Token, target: KeyId, ask: &Ask) -> Seen {
     let (head, body) = response.into_parts();
     let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes().to_vec();
     Seen { status: head.status, headers: head.headers, bytes }
+}
+
+/// The key or the session that an answer with a token made.
+fn made(seen: &Seen) -> (KeyId, Token) {
+    #[cfg(feature = "sessions")]
+    if let Some(id) = seen.json()["session_id"].as_str() {
+        let id: agentkey::session::SessionId = id.parse().unwrap();
+        return (id.key(), Token::parse_session(seen.json()["token"].as_str().unwrap()).unwrap());
+    }
+    let made = seen.created();
+    (made.id, made.token)
+}
+
+/// Spends as much as each key and session may.
+async fn spend_all(keys: &AgentKeys, of: impl IntoIterator<Item = KeyId>) {
+    for key in of {
+        let Ok(context) = keys.authorize_by_id(key).await else { continue };
+        let Ok(charge) = keys.charge(&context).await else { continue };
+        while charge.pay(Amount::cents(7)).await.is_ok() {}
+        while charge.pay(Amount::cents(1)).await.is_ok() {}
+        charge.settle().await.unwrap();
+    }
 }
 
 proptest! {
@@ -214,22 +281,17 @@ proptest! {
                 assert!(!seen.status.is_server_error(), "{step:?}: {seen:?}");
                 if seen.status.is_success() && seen.json().get("token").is_some() {
                     // A token that a key gets is its own, or of a key below it.
-                    let made = seen.created();
-                    let lineage = app.keys.find_by_id(made.id).await.unwrap().unwrap();
+                    let made = made(&seen);
+                    let lineage = app.keys.find_by_id(made.0).await.unwrap().unwrap();
                     assert!(lineage.keys().any(|key| key.id == caller), "{step:?}");
-                    tokens.retain(|(id, _)| *id != made.id);
-                    tokens.push((made.id, made.token));
+                    tokens.retain(|(id, _)| *id != made.0);
+                    tokens.push(made);
                 }
                 nothing_is_wider(&app.keys, &mut before).await;
             }
             // Whatever was made, it spends no more than its lineage may.
             let roots: Vec<_> = before.iter().filter(|key| key.parent.is_none()).cloned().collect();
-            for key in &before {
-                let Ok(context) = app.keys.authorize_by_id(key.id).await else { continue };
-                let Ok(charge) = app.keys.charge(&context).await else { continue };
-                while charge.pay(Amount::cents(7)).await.is_ok() {}
-                charge.settle().await.unwrap();
-            }
+            spend_all(&app.keys, before.iter().map(|key| key.id)).await;
             for root in roots {
                 let lineage = app.keys.find_by_id(root.id).await.unwrap().unwrap();
                 for (_, ceiling) in ceilings(&[root]) {
@@ -304,11 +366,16 @@ async fn the_other_process() {
     }
 }
 
-/// Mints through the routes, while another process narrows the parent.
-async fn race(url: &str) {
-    let (keys, mut other) =
-        (AgentKeys::connect(url).await.unwrap(), OtherProcess::start(url).await);
-    let router = SelfServe::new(&keys).mint().manage().max_children(1_000).into_router().unwrap();
+/// Mints and opens sessions through the routes and spends, while another process narrows the parent.
+async fn race(store: impl Store, url: &str) {
+    let builder = AgentKeys::builder();
+    #[cfg(feature = "sessions")]
+    let builder = builder.sessions(agentkey::session::Sessions::new());
+    let (keys, mut other) = (builder.build(store).unwrap(), OtherProcess::start(url).await);
+    let serve = SelfServe::new(&keys).mint().manage().max_children(1_000);
+    #[cfg(feature = "sessions")]
+    let serve = serve.sessions();
+    let router = serve.into_router().unwrap();
     let (mut early, mut late) = (0, 0);
     for round in 0..15 {
         let new = NewKey::new(acme())
@@ -319,16 +386,30 @@ async fn race(url: &str) {
         let mint = async {
             let mut made = Vec::new();
             for n in 0..12 {
-                let body = match n % 2 {
-                    0 => json!({}),
-                    _ => {
-                        json!({"scopes": ["write"], "expires_in": "2h", "budgets": [{"limit_cents": 40, "period": "day"}]})
-                    }
+                let asked = match n % 4 {
+                    #[cfg(feature = "sessions")]
+                    1 => Ask::Session { body: json!({}) },
+                    #[cfg(feature = "sessions")]
+                    2 => Ask::Session {
+                        body: json!({"scopes": ["write"], "ttl_seconds": 7200, "spend_cap_cents": 40}),
+                    },
+                    0 => Ask::Mint { body: json!({}) },
+                    _ => Ask::Mint {
+                        body: json!({"scopes": ["write"], "expires_in": "2h", "budgets": [{"limit_cents": 40, "period": "day"}]}),
+                    },
                 };
-                let seen = ask(&router, &token, id, &Ask::Mint { body }).await;
+                let seen = ask(&router, &token, id, &asked).await;
                 assert!([201, 403].contains(&seen.status.as_u16()), "{seen:?}");
                 if seen.status == 201 {
-                    made.push(seen.created().id);
+                    let key = self::made(&seen).0;
+                    if let Ok(context) = keys.authorize_by_id(key).await
+                        && let Ok(charge) = keys.charge(&context).await
+                    {
+                        // Refused once the parent is narrowed and has nothing left.
+                        drop(charge.pay(Amount::cents(1)).await);
+                        charge.settle().await.unwrap();
+                    }
+                    made.push(key);
                 }
             }
             made
@@ -336,6 +417,11 @@ async fn race(url: &str) {
         let ((), made) = tokio::join!(other.order("narrow", id, 500 * round), mint);
         let narrowed = keys.find_by_id(id).await.unwrap().unwrap().key().clone();
         assert!(!made.is_empty());
+        // What was spent before the change stays spent, and nothing is spent beyond the new limit.
+        let max = narrowed.balance.spent().max(Amount::cents(5));
+        spend_all(&keys, made.iter().copied()).await;
+        let spent = keys.find_by_id(id).await.unwrap().unwrap().key().balance.spent();
+        assert!(spent <= max && max <= Amount::cents(50), "{spent:?} {max:?}");
         for child in made {
             let lineage = keys.find_by_id(child).await.unwrap().unwrap();
             assert!(lineage.scopes(None).is_within(&narrowed.scopes));
@@ -374,7 +460,8 @@ fn narrowed_at(key: &Key) -> agentkey::jiff::Timestamp {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_is_narrowed_by_another_process_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
-    race(&dir.path().join("keys.db").display().to_string()).await;
+    let url = dir.path().join("keys.db").display().to_string();
+    race(SqliteStore::open(SqliteOptions::new(&url)).await.unwrap(), &url).await;
 }
 
 #[cfg(feature = "postgres")]
@@ -383,5 +470,6 @@ async fn a_parent_is_narrowed_by_another_process_meanwhile() {
 async fn a_parent_is_narrowed_by_another_process_meanwhile_on_postgres() {
     let Some(server) = crate::postgres_server::Server::shared() else { return };
     let database = server.database().await;
-    race(database.url()).await;
+    let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
+    race(store, database.url()).await;
 }

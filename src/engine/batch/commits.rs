@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::options::BatchOptions;
+use crate::engine::metrics::{Counted, Metrics, PostingMetrics, SentSettle, StoreMetrics};
 use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Action, KeyChange, Outcome, Posted, Posting, PostingResult, Rules};
 use crate::model::{AccountId, KeyId, PostingId, Refusal};
@@ -36,6 +37,7 @@ pub(super) struct Job {
     /// Until when the posting is retried while the store is not available.
     deadline: Instant,
     permit: Permit,
+    _queued: Counted,
     /// Whether an earlier attempt may still take effect, because the store did not answer it.
     in_doubt: bool,
 }
@@ -46,7 +48,7 @@ pub(super) enum Permit {
     /// A permit of a posting that waits for an answer.
     Waiting(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
     /// The permit of a charge, kept for its settle.
-    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<ChargePermit>>),
+    Charge(#[expect(dead_code, reason = "held, not read")] Option<Arc<ChargePermit>>, SentSettle),
 }
 
 impl Job {
@@ -55,13 +57,15 @@ impl Job {
         answer: oneshot::Sender<PostingResult>,
         deadline: Instant,
         permit: Permit,
+        queued: Counted,
     ) -> Self {
-        Self { posting, answer: Some(answer), deadline, permit, in_doubt: false }
+        let answer = Some(answer);
+        Self { posting, answer, deadline, permit, _queued: queued, in_doubt: false }
     }
 
     /// Returns whether this is a settle, which is posted even if its answer is not awaited.
     fn is_settle(&self) -> bool {
-        matches!(self.permit, Permit::Charge(_))
+        matches!(self.permit, Permit::Charge(..))
     }
 
     fn is_wanted(&self) -> bool {
@@ -72,6 +76,9 @@ impl Job {
     ///
     /// The charge may have been committed, and only its answer lost.
     fn log_lost(&self) {
+        if let Permit::Charge(_, settle) = &self.permit {
+            settle.lost();
+        }
         let posting = &self.posting;
         if let Action::Settle { holds, void, cost, note, claim } = &posting.action {
             let ids = |ids: &[PostingId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -140,9 +147,10 @@ impl Drop for Job {
 }
 
 impl CommitQueue {
-    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
+    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions, metrics: &Metrics) -> Self {
         let (sender, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(run(TimedStore { store, options }, waiting));
+        let (metrics, calls) = (metrics.postings.clone(), metrics.store.clone());
+        tokio::spawn(run(TimedStore { store, options, metrics, calls }, waiting));
         Self(sender)
     }
 
@@ -159,12 +167,16 @@ impl CommitQueue {
 struct TimedStore {
     store: Arc<dyn Store>,
     options: BatchOptions,
+    metrics: PostingMetrics,
+    calls: StoreMetrics,
 }
 
 impl TimedStore {
     async fn post(&self, jobs: &[Job]) -> Result<Vec<PostingResult>, StoreError> {
         let postings: Vec<_> = jobs.iter().map(|job| job.posting.clone()).collect();
-        let answers = self.options.call_store(|| self.store.post(&postings)).await?;
+        self.metrics.queue.batch(jobs.len());
+        let calls = &self.calls.post;
+        let answers = self.options.call_store(calls, || self.store.post(&postings)).await?;
         if answers.len() == postings.len() {
             Ok(answers)
         } else {
@@ -176,6 +188,9 @@ impl TimedStore {
     fn reply(&self, answered: impl IntoIterator<Item = (Job, PostingResult)>) {
         let mut ended: HashMap<KeyId, Vec<(Job, PostingResult)>> = HashMap::new();
         for (job, answer) in answered {
+            if let Ok(posted) = &answer {
+                self.metrics.posted(&job.posting.action, posted);
+            }
             // A refusal of a posting in doubt is not final.
             let is_final = answer.is_ok() || !job.in_doubt;
             match job.posting.key.filter(|_| is_final && ends_session(&answer)) {
@@ -207,7 +222,8 @@ impl TimedStore {
         let change = KeyChange::Revoke { key: session, reason: Some(SPEND_CAP.to_owned()) };
         let rules = Rules::default(); // a revocation asks none
         loop {
-            match self.options.call_store(|| self.store.change_key(&change, &rules)).await {
+            let revoke = || self.store.change_key(&change, &rules);
+            match self.options.call_store(&self.calls.change, revoke).await {
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
                     sleep(FIRST_PAUSE).await;
                 }
@@ -320,6 +336,7 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
                 answer => Some((job, answer)),
             });
             store.reply(decided);
+            store.metrics.retries.undecided.add(retry.len() as u64);
             Attempt { retry, is_down: false }
         }
         Err(error) if error.is_transient() => {
@@ -328,6 +345,7 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
                 postings = jobs.len(),
                 "agentkey could not post a batch, and retries it"
             );
+            store.metrics.retries.unavailable.add(jobs.len() as u64);
             Attempt { retry: jobs, is_down: true }
         }
         Err(error) => {
@@ -336,6 +354,7 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
                 postings = jobs.len(),
                 "agentkey could not post a batch, and posts each posting alone"
             );
+            store.metrics.retries.rejected.add(jobs.len() as u64);
             let mut retry: Vec<Job> = Vec::new();
             for job in jobs {
                 // Postings of one account keep their order.
@@ -353,10 +372,16 @@ async fn attempt(store: &TimedStore, mut jobs: Vec<Job>) -> Attempt {
 async fn attempt_one(store: &TimedStore, job: Job) -> Option<Job> {
     match store.post(std::slice::from_ref(&job)).await {
         Ok(answers) => match answers.into_iter().next() {
-            None | Some(Err(Refusal::Unavailable { .. })) => return Some(job),
+            None | Some(Err(Refusal::Unavailable { .. })) => {
+                store.metrics.retries.undecided.add(1);
+                return Some(job);
+            }
             Some(answer) => store.reply([(job, answer)]),
         },
-        Err(error) if error.is_transient() => return Some(job),
+        Err(error) if error.is_transient() => {
+            store.metrics.retries.unavailable.add(1);
+            return Some(job);
+        }
         Err(error) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,

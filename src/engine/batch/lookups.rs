@@ -11,9 +11,10 @@ use tokio::time::{Instant, timeout};
 
 use super::options::{BatchOptions, MIN_TIMEOUT};
 use super::takes::{Rates, count, shared_out};
+use crate::engine::metrics::{Counted, QueueMetrics, StoreCalls};
 use crate::ledger::{Take, Taken};
 use crate::model::{Refusal, TokenHash};
-use crate::store::{BoxFuture, Found, Store, StoreResult};
+use crate::store::{BoxFuture, Found, FoundAndTaken, Store, StoreResult};
 
 /// The most look-ups in one query.
 const BATCH: usize = 512;
@@ -22,7 +23,10 @@ const BATCH: usize = 512;
 type LookupResult = Result<(Option<Arc<Found>>, Option<Taken>), Refusal>;
 
 #[derive(Debug)]
-pub(super) struct LookupBatcher(mpsc::Sender<Lookup>);
+pub(super) struct LookupBatcher {
+    queue: mpsc::Sender<Lookup>,
+    metrics: QueueMetrics,
+}
 
 #[derive(Debug)]
 struct Lookup {
@@ -31,6 +35,7 @@ struct Lookup {
     rates: Option<Rates>,
     deadline: Instant,
     answer: oneshot::Sender<LookupResult>,
+    _queued: Counted,
 }
 
 impl Lookup {
@@ -40,10 +45,15 @@ impl Lookup {
 }
 
 impl LookupBatcher {
-    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
-        let (sender, waiting) = mpsc::channel(options.max_queue.max(1));
-        tokio::spawn(run(store, options, waiting));
-        Self(sender)
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        options: BatchOptions,
+        metrics: QueueMetrics,
+        finds: StoreCalls,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(options.max_queue.max(1));
+        tokio::spawn(run(store, options, waiting, metrics.clone(), finds));
+        Self { queue, metrics }
     }
 
     pub(super) async fn find(
@@ -54,17 +64,24 @@ impl LookupBatcher {
     ) -> LookupResult {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + within.max(MIN_TIMEOUT);
-        let lookup = Lookup { hash, rates, deadline, answer };
-        if let Err(mpsc::error::TrySendError::Full(lookup)) = self.0.try_send(lookup) {
+        let _queued = self.metrics.depth.enter();
+        let lookup = Lookup { hash, rates, deadline, answer, _queued };
+        if let Err(mpsc::error::TrySendError::Full(lookup)) = self.queue.try_send(lookup) {
             let permit =
-                timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+                timeout(within, self.queue.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
             permit.map_err(|_| Refusal::UNAVAILABLE)?.send(lookup);
         }
         answered.await.map_err(|_| Refusal::UNAVAILABLE)?
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Receiver<Lookup>) {
+async fn run(
+    store: Arc<dyn Store>,
+    options: BatchOptions,
+    mut waiting: mpsc::Receiver<Lookup>,
+    metrics: QueueMetrics,
+    finds: StoreCalls,
+) {
     let mut batch = Vec::new();
     let mut hashes = Vec::new();
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
@@ -90,7 +107,8 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut waiting: mpsc::Re
         hashes.extend(batch.iter().map(|lookup| lookup.hash));
         hashes.dedup();
         let takes = takes_of(&batch);
-        match options.call_store(|| find(&*store, &hashes, &takes)).await {
+        metrics.batch(batch.len());
+        match options.call_store(&finds, || find(&*store, &hashes, &takes)).await {
             Ok((found, taken)) => {
                 let mut shares = shares(takes, taken);
                 let mut lookups = batch.drain(..).peekable();
@@ -122,7 +140,7 @@ fn find<'a>(store: &'a dyn Store, hashes: &'a [TokenHash], takes: &'a [Take]) ->
     }
 }
 
-type FindFuture<'a> = BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>>;
+type FindFuture<'a> = BoxFuture<'a, StoreResult<FoundAndTaken>>;
 
 /// Returns what the look-ups of a batch take, requests with the same rates together.
 fn takes_of(batch: &[Lookup]) -> Vec<Take> {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::engine::metrics::Metrics;
 use crate::engine::open_charges::ChargePermit;
 use crate::ledger::{Posted, Posting, Taken};
 use crate::model::{AccountId, Refusal, TokenHash};
@@ -40,6 +41,7 @@ pub(crate) struct Batches {
     waiting: Arc<Semaphore>,
     options: BatchOptions,
     store: Arc<dyn Store>,
+    metrics: Metrics,
     /// Set where look-ups may be served from the store's cache.
     poller: Option<PolicyPoller>,
 }
@@ -53,20 +55,23 @@ pub(crate) type Settling = oneshot::Receiver<Result<Posted, Refusal>>;
 impl Batches {
     /// Starts the queues on the current runtime. Their tasks end when the queues are dropped and
     /// empty.
-    pub(crate) fn start(store: &Arc<dyn Store>, options: BatchOptions) -> Self {
+    pub(crate) fn start(store: &Arc<dyn Store>, options: BatchOptions, metrics: &Metrics) -> Self {
         let width = store.width();
-        let poller = |max_staleness| PolicyPoller::start(store.clone(), options, max_staleness);
+        let Metrics { lookups, takes, store: calls, .. } = metrics;
+        let lookups =
+            || LookupBatcher::start(store.clone(), options, lookups.clone(), calls.find.clone());
+        let postings = || CommitQueue::start(store.clone(), options, metrics);
+        let poller = |max_staleness| {
+            PolicyPoller::start(store.clone(), options, max_staleness, calls.poll.clone())
+        };
         Self {
-            lookups: (0..width.lookups.max(1))
-                .map(|_| LookupBatcher::start(store.clone(), options))
-                .collect(),
-            postings: (0..width.postings.max(1))
-                .map(|_| CommitQueue::start(store.clone(), options))
-                .collect(),
-            takes: TakeBatcher::start(store.clone(), options),
+            lookups: (0..width.lookups.max(1)).map(|_| lookups()).collect(),
+            postings: (0..width.postings.max(1)).map(|_| postings()).collect(),
+            takes: TakeBatcher::start(store.clone(), options, takes.clone(), calls.take.clone()),
             waiting: Arc::new(Semaphore::new(options.max_queue)),
             options,
             store: store.clone(),
+            metrics: metrics.clone(),
             poller: options.max_staleness.map(poller),
         }
     }
@@ -127,6 +132,7 @@ impl Batches {
     pub(crate) async fn post(&self, posting: Posting) -> Result<Posted, Refusal> {
         let queue = self.queue_of(&posting.account).ok_or(Refusal::UNAVAILABLE)?;
         let begun = Instant::now();
+        let queued = self.metrics.postings.queue.depth.enter();
         let deadline = begun + self.options.request_timeout;
         let permit = match self.waiting.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -136,7 +142,7 @@ impl Batches {
                 .map_err(|_| Refusal::UNAVAILABLE)?,
         };
         let (answer, answered) = oneshot::channel();
-        queue.send(Job::new(posting, answer, deadline, Permit::Waiting(permit)))?;
+        queue.send(Job::new(posting, answer, deadline, Permit::Waiting(permit), queued))?;
         // An attempt that began in time may end late.
         let answered = timeout_at(begun + self.options.timeout(), answered).await;
         answered.map_err(|_| Refusal::UNAVAILABLE)?.map_err(|_| Refusal::UNAVAILABLE)?
@@ -151,7 +157,9 @@ impl Batches {
         let deadline = Instant::now() + self.options.settle_timeout;
         if let Some(queue) = self.queue_of(&posting.account) {
             // A closed queue logs the settle.
-            let _ = queue.send(Job::new(posting, answer, deadline, Permit::Charge(permit)));
+            let queued = self.metrics.postings.queue.depth.enter();
+            let permit = Permit::Charge(permit, self.metrics.settles.enter());
+            let _ = queue.send(Job::new(posting, answer, deadline, permit, queued));
         }
         answered
     }

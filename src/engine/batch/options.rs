@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::engine::metrics::StoreCalls;
 use crate::store::{BoxFuture, StoreError, StoreResult, unwinding};
 
 /// Limits of the queues and of the wait for the store.
@@ -34,10 +35,15 @@ impl BatchOptions {
     /// Calls the store. A call that takes too long is an error, but it may still take effect.
     pub(super) async fn call_store<'a, T>(
         &self,
+        calls: &StoreCalls,
         call: impl FnOnce() -> BoxFuture<'a, StoreResult<T>>,
     ) -> StoreResult<T> {
-        let answer = timeout(self.timeout(), unwinding(call)).await;
-        answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store did not answer in time")))
+        let call = async {
+            let answer = timeout(self.timeout(), unwinding(call)).await;
+            let late = || StoreError::unavailable("the store did not answer in time");
+            answer.unwrap_or_else(|_| Err(late()))
+        };
+        calls.observe(call).await
     }
 
     /// Returns how long one call of the store may take.

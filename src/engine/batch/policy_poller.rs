@@ -7,6 +7,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::options::BatchOptions;
+use crate::engine::metrics::StoreCalls;
 use crate::store::Store;
 
 /// The polling task, which ends when this is dropped.
@@ -18,9 +19,10 @@ impl PolicyPoller {
         store: Arc<dyn Store>,
         options: BatchOptions,
         max_staleness: Duration,
+        polls: StoreCalls,
     ) -> Self {
         let interval = (max_staleness / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        Self(tokio::spawn(run(store, options, interval)).abort_handle())
+        Self(tokio::spawn(run(store, options, interval, polls)).abort_handle())
     }
 
     pub(super) fn stop(&self) {
@@ -34,10 +36,10 @@ impl Drop for PolicyPoller {
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: BatchOptions, interval: Duration) {
+async fn run(store: Arc<dyn Store>, options: BatchOptions, interval: Duration, polls: StoreCalls) {
     let mut is_down = false;
     loop {
-        let polled = options.call_store(|| store.poll_policy_version()).await;
+        let polled = options.call_store(&polls, || store.poll_policy_version()).await;
         if let Some(error) = polled.as_ref().err().filter(|_| !is_down) {
             tracing::warn!(
                 error = error as &dyn std::error::Error,

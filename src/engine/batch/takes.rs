@@ -9,6 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::options::{BatchOptions, MIN_TIMEOUT};
+use crate::engine::metrics::{Counted, QueueMetrics, StoreCalls};
 use crate::ledger::{Quota, Take, Taken};
 use crate::model::{KeyId, Refusal};
 use crate::store::Store;
@@ -20,36 +21,52 @@ const BATCH: usize = 512;
 pub(crate) type Rates = Vec<(KeyId, Quota)>;
 
 #[derive(Debug)]
-pub(super) struct TakeBatcher(mpsc::Sender<Waiting>);
+pub(super) struct TakeBatcher {
+    queue: mpsc::Sender<Waiting>,
+    metrics: QueueMetrics,
+}
 
 #[derive(Debug)]
 struct Waiting {
     rates: Rates,
     deadline: Instant,
     answer: oneshot::Sender<Result<Taken, Refusal>>,
+    _queued: Counted,
 }
 
 impl TakeBatcher {
-    pub(super) fn start(store: Arc<dyn Store>, options: BatchOptions) -> Self {
-        let (sender, waiting) = mpsc::channel(options.max_queue.max(1));
-        tokio::spawn(run(store, options, waiting));
-        Self(sender)
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        options: BatchOptions,
+        metrics: QueueMetrics,
+        takes: StoreCalls,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(options.max_queue.max(1));
+        tokio::spawn(run(store, options, waiting, metrics.clone(), takes));
+        Self { queue, metrics }
     }
 
     /// Takes a request from all these rates, or from none.
     pub(super) async fn take(&self, rates: Rates, within: Duration) -> Result<Taken, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { rates, deadline: Instant::now() + within.max(MIN_TIMEOUT), answer };
-        if let Err(mpsc::error::TrySendError::Full(waiting)) = self.0.try_send(waiting) {
+        let deadline = Instant::now() + within.max(MIN_TIMEOUT);
+        let waiting = Waiting { rates, deadline, answer, _queued: self.metrics.depth.enter() };
+        if let Err(mpsc::error::TrySendError::Full(waiting)) = self.queue.try_send(waiting) {
             let permit =
-                timeout(within, self.0.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
+                timeout(within, self.queue.reserve()).await.map_err(|_| Refusal::UNAVAILABLE)?;
             permit.map_err(|_| Refusal::UNAVAILABLE)?.send(waiting);
         }
         answered.await.map_err(|_| Refusal::UNAVAILABLE)?
     }
 }
 
-async fn run(store: Arc<dyn Store>, options: BatchOptions, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(
+    store: Arc<dyn Store>,
+    options: BatchOptions,
+    mut queue: mpsc::Receiver<Waiting>,
+    metrics: QueueMetrics,
+    calls: StoreCalls,
+) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         // Other requests that are ready join the batch.
@@ -64,23 +81,24 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut queue: mpsc::Rece
         batch
             .extract_if(.., |waiting| waiting.deadline <= now)
             .for_each(|waiting| drop(waiting.answer.send(Err(Refusal::UNAVAILABLE))));
-        let mut groups: HashMap<Rates, Vec<_>> = HashMap::new();
-        for Waiting { rates, answer, .. } in batch.drain(..) {
-            groups.entry(rates).or_default().push(answer);
-        }
-        if groups.is_empty() {
+        if batch.is_empty() {
             continue;
+        }
+        metrics.batch(batch.len());
+        let mut groups: HashMap<Rates, Vec<_>> = HashMap::new();
+        for Waiting { rates, answer, _queued, .. } in batch.drain(..) {
+            groups.entry(rates).or_default().push((answer, _queued));
         }
         let (takes, answers): (Vec<_>, Vec<_>) = groups
             .into_iter()
             .map(|(limits, answers)| (Take { limits, requests: count(&answers) }, answers))
             .unzip();
-        match options.call_store(|| store.take(&takes)).await {
+        match options.call_store(&calls, || store.take(&takes)).await {
             Ok(taken) => {
                 for (taken, answers) in taken.iter().zip(answers) {
                     shared_out(taken, answers.len())
                         .zip(answers)
-                        .for_each(|(taken, answer)| drop(answer.send(Ok(taken))));
+                        .for_each(|(taken, (answer, _))| drop(answer.send(Ok(taken))));
                 }
             }
             Err(error) => {
@@ -89,7 +107,7 @@ async fn run(store: Arc<dyn Store>, options: BatchOptions, mut queue: mpsc::Rece
                     "agentkey could not count rate limits; their requests are answered with 503"
                 );
                 let answers = answers.into_iter().flatten();
-                answers.for_each(|answer| drop(answer.send(Err(Refusal::UNAVAILABLE))));
+                answers.for_each(|(answer, _)| drop(answer.send(Err(Refusal::UNAVAILABLE))));
             }
         }
     }

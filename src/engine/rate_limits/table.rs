@@ -53,11 +53,14 @@ impl<K: Copy + Eq + Hash> RateTable<K> {
     }
 }
 
-/// Removes a quarter of the keys at least, so that this happens once for many new keys.
+/// Removes half of the keys at least, so that this happens once for many new keys, and so that the map
+/// uses its places again: one that is more than half full would grow.
 fn make_room<K: Eq + Hash>(table: &mut HashMap<K, i64>, max: usize, at: i64) {
     table.retain(|_, used| *used > at);
-    let spare = (max / 4).max(1);
-    let Some(excess) = table.len().checked_sub(max - spare).filter(|excess| *excess > 0) else {
+    let spare = max / 2 + 1;
+    let Some(excess) =
+        table.len().checked_sub(max.saturating_sub(spare)).filter(|excess| *excess > 0)
+    else {
         return;
     };
     let mut ends: Vec<_> = table.values().copied().collect();
@@ -133,12 +136,12 @@ mod tests {
 
     #[test]
     fn keys_that_have_used_nothing_any_more_go_first() {
-        let (table, quota) = (RateTable::new(4), quota(RateLimit::per_minute(1)));
+        let (table, quota) = (RateTable::new(8), quota(RateLimit::per_minute(1)));
         let granted = |key, at| table.take(&[(KeyId::new(key), quota)], at).granted;
         let later = AT + 61_000_000_000;
-        assert_eq!([1, 2].map(|key| granted(key, AT)), [1, 1]);
-        assert_eq!([3, 4, 5].map(|key| granted(key, later)), [1, 1, 1]);
-        assert_eq!([3, 4, 5].map(|key| granted(key, later)), [0, 0, 0]);
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|key| granted(key, AT)), [1; 6]);
+        assert_eq!([7, 8, 9].map(|key| granted(key, later)), [1, 1, 1]);
+        assert_eq!([7, 8, 9].map(|key| granted(key, later)), [0, 0, 0]);
         assert_eq!(table.lock().len(), 3);
     }
 

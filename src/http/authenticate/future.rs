@@ -15,6 +15,7 @@ use super::gate::{Gate, LookupFuture, TakenAhead};
 use super::idempotency;
 use super::options::AuthenticateOptions;
 use crate::engine::agent_keys::Inner;
+use crate::engine::metrics::names::decision;
 use crate::engine::rate_limits::InFlightPermit;
 use crate::http::body::{BodyError, ResponseBody};
 use crate::http::charge::guard::{Guard, SettleFailed};
@@ -23,6 +24,8 @@ use crate::http::context::{Anonymous, KeyContext, insert_caller};
 use crate::http::limits::{Admitted, Limits, Refused};
 use crate::http::options::HttpOptions;
 use crate::http::problem;
+use crate::http::request_span::{RequestSpan, record_key};
+use crate::identity::{Identified, Verified};
 use crate::ledger::Taken;
 use crate::model::Refusal;
 use crate::store::{BoxFuture, Found};
@@ -45,7 +48,7 @@ pin_project! {
     enum FutureState<S, ReqBody, F, ResBody> {
         Finding { lookup: LookupFuture, call: Option<Call<S, ReqBody>> },
         Asking { taken: TakenFuture, asking: Option<Asking<S, ReqBody>> },
-        Anonymous { #[pin] inner: F },
+        Anonymous { #[pin] inner: F, span: RequestSpan },
         Calling { #[pin] calling: Calling<F> },
         Settling { guard: Guard, response: Option<Response<ResponseBody<ResBody>>> },
         Refused { response: Option<Response<ResponseBody<ResBody>>> },
@@ -57,6 +60,9 @@ struct Call<S, ReqBody> {
     inner: S,
     request: Request<ReqBody>,
     options: AuthenticateOptions,
+    span: RequestSpan,
+    /// What its credential says, once another issuer's is verified.
+    verified: Option<Arc<Verified>>,
 }
 
 /// What was taken from rates that all processes share.
@@ -84,6 +90,7 @@ pin_project! {
     impl<F> PinnedDrop for Calling<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            let _entered = this.guard.as_ref().map(|guard| guard.span().entered());
             if let Some(guard) = this.guard {
                 guard.interrupt();
             }
@@ -96,12 +103,17 @@ impl<S, ReqBody, ResBody> AgentKeyFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    pub(super) fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
-        Self::begin(FutureState::refused(refusal, http))
+    pub(super) fn refused(refusal: &Refusal, http: &HttpOptions, span: RequestSpan) -> Self {
+        Self::begin(FutureState::refused(refusal, http, span))
     }
 
-    pub(super) fn anonymous(inner: S::Future) -> Self {
-        Self::begin(FutureState::Anonymous { inner })
+    pub(super) fn anonymous(
+        inner: &mut S,
+        request: Request<ReqBody>,
+        decision: &'static str,
+        span: RequestSpan,
+    ) -> Self {
+        Self::begin(FutureState::anonymous(inner, request, decision, span))
     }
 
     pub(super) fn finding(
@@ -109,8 +121,9 @@ where
         inner: S,
         request: Request<ReqBody>,
         options: AuthenticateOptions,
+        span: RequestSpan,
     ) -> Self {
-        let call = Some(Call { inner, request, options });
+        let call = Some(Call { inner, request, options, span, verified: None });
         Self::begin(FutureState::Finding { lookup, call })
     }
 
@@ -119,26 +132,29 @@ where
         inner: &mut S,
         request: Request<ReqBody>,
         options: &AuthenticateOptions,
+        span: RequestSpan,
     ) -> Self
     where
         S: Clone,
     {
+        span.found(&found);
         let mut admitted = Admitted::default();
         let state = match options.gate(&found, None, &request) {
             Ok(Gate::Ask(limits, permit)) => {
                 // As in `finding`, the service that was polled ready is the one that is called.
                 let clone = inner.clone();
                 let inner = mem::replace(inner, clone);
-                let call = Call { inner, request, options: options.clone() };
+                let options = options.clone();
+                let call = Call { inner, request, options, span, verified: None };
                 FutureState::asking(call, found, limits, permit)
             }
             Ok(Gate::Open(open)) => {
                 admitted = open;
-                FutureState::calling(found, inner, request, options)
+                FutureState::calling(found, None, inner, request, options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
-                FutureState::denied(refusal, Some(&found), inner, request, options)
+                FutureState::denied(refusal, Some(&found), inner, request, options, span)
             }
         };
         Self { state, admitted }
@@ -150,7 +166,9 @@ where
 }
 
 impl<S, ReqBody, F, ResBody> FutureState<S, ReqBody, F, ResBody> {
-    fn refused(refusal: &Refusal, http: &HttpOptions) -> Self {
+    fn refused(refusal: &Refusal, http: &HttpOptions, mut span: RequestSpan) -> Self {
+        span.refuse(refusal);
+        let _entered = span.enter();
         Self::Refused { response: Some(problem::respond(refusal, http).map(ResponseBody::whole)) }
     }
 }
@@ -161,20 +179,25 @@ where
 {
     /// Goes on when the look-up has answered.
     fn after_lookup(
-        found: Result<(Option<Arc<Found>>, Option<TakenAhead>), Refusal>,
+        found: Result<(Option<Identified>, Option<TakenAhead>), Refusal>,
         mut call: Call<S, ReqBody>,
         admitted: &mut Admitted,
     ) -> Self {
         let (found, ahead) = match found {
-            Ok((Some(found), ahead)) => (found, ahead),
+            Ok((Some(Identified { found, verified }), ahead)) => {
+                call.verified = verified;
+                (found, ahead)
+            }
             Ok((None, _)) => return Self::denied_call(Refusal::InvalidKey, None, call),
             Err(refusal) => return Self::denied_call(refusal, None, call),
         };
+        call.span.found(&found);
         match call.options.gate(&found, ahead, &call.request) {
             Ok(Gate::Ask(limits, permit)) => Self::asking(call, found, limits, permit),
             Ok(Gate::Open(open)) => {
                 *admitted = open;
-                Self::calling(found, &mut call.inner, call.request, &call.options)
+                let Call { mut inner, request, options, span, verified } = call;
+                Self::calling(found, verified, &mut inner, request, &options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
@@ -201,12 +224,13 @@ where
         asking: Asking<S, ReqBody>,
         admitted: &mut Admitted,
     ) -> Self {
-        let Asking { mut call, found, limits, permit } = asking;
+        let Asking { call, found, limits, permit } = asking;
         let taken = taken.map_err(Refused::from);
         match taken.and_then(|taken| limits.decide(&taken, permit, &call.options.keys)) {
             Ok(open) => {
                 *admitted = open;
-                Self::calling(found, &mut call.inner, call.request, &call.options)
+                let Call { mut inner, request, options, span, verified } = call;
+                Self::calling(found, verified, &mut inner, request, &options, span)
             }
             Err(Refused { refusal, status }) => {
                 admitted.status = status;
@@ -218,24 +242,43 @@ where
     /// Calls the inner service.
     fn calling(
         found: Arc<Found>,
+        verified: Option<Arc<Verified>>,
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
+        mut span: RequestSpan,
     ) -> Self {
         let keys = &options.keys;
         keys.last_used.record(found.lineage.id(), found.lineage.at());
         let http = options.http.of_request(&request, Some(found.lineage.id()));
-        record_in_span(&found);
-        let guard = guard(&request, &found, keys, &http);
-        let context = KeyContext::new(found, guard.charge_state().clone(), http);
+        record_key(&tracing::Span::current(), &found);
+        span.admit(decision::ACCEPTED);
+        let guard = guard(&request, &found, keys, &http, span);
+        let context = KeyContext::new(found, guard.charge_state().clone(), http, verified);
         insert_caller(request.extensions_mut(), Ok(context));
         let method = request.method().clone();
+        let entered = guard.span().enter();
         let inner = inner.call(request);
+        drop(entered);
         Self::Calling { calling: Calling { inner: Some(inner), guard: Some(guard), method } }
     }
 
+    /// Calls the inner service without a key.
+    fn anonymous(
+        inner: &mut S,
+        request: Request<ReqBody>,
+        decision: &'static str,
+        mut span: RequestSpan,
+    ) -> Self {
+        span.admit(decision);
+        let entered = span.enter();
+        let inner = inner.call(request);
+        drop(entered);
+        Self::Anonymous { inner, span }
+    }
+
     fn denied_call(refusal: Refusal, found: Option<&Found>, mut call: Call<S, ReqBody>) -> Self {
-        Self::denied(refusal, found, &mut call.inner, call.request, &call.options)
+        Self::denied(refusal, found, &mut call.inner, call.request, &call.options, call.span)
     }
 
     /// Refuses, or calls the inner service without a key where the store does not answer and the layer
@@ -246,13 +289,14 @@ where
         inner: &mut S,
         mut request: Request<ReqBody>,
         options: &AuthenticateOptions,
+        span: RequestSpan,
     ) -> Self {
         let http = options.http.of_request(&request, found.map(|found| found.lineage.id()));
         if options.fail_open && matches!(refusal, Refusal::Unavailable { .. }) {
             insert_caller(request.extensions_mut(), Err(Anonymous { http, refusal }));
-            return Self::Anonymous { inner: inner.call(request) };
+            return Self::anonymous(inner, request, decision::FAIL_OPEN, span);
         }
-        Self::refused(&refusal, &http)
+        Self::refused(&refusal, &http, span)
     }
 }
 
@@ -263,6 +307,7 @@ fn guard<B>(
     found: &Arc<Found>,
     keys: &Arc<Inner>,
     http: &Arc<HttpOptions>,
+    span: RequestSpan,
 ) -> Guard {
     let claim = idempotency::claim(request);
     let outer = request.extensions().get().map(KeyContext::charge_state);
@@ -272,7 +317,8 @@ fn guard<B>(
         }
         return Guard::joined(outer.clone());
     }
-    Guard::new(Arc::new(ChargeState::new(keys.clone(), found.clone(), http.clone(), claim)))
+    let charge = ChargeState::new(keys.clone(), found.clone(), http.clone(), claim);
+    Guard::new(Arc::new(charge), span)
 }
 
 impl<S, ReqBody, ResBody> Future for AgentKeyFuture<S, ReqBody, ResBody>
@@ -310,17 +356,25 @@ where
     loop {
         let next = match state.as_mut().project() {
             StateProj::Finding { lookup, call } => {
+                let entered = call.as_ref().map(|call| call.span.enter());
                 let found = ready!(lookup.as_mut().poll(cx));
+                drop(entered);
                 let Some(call) = call.take() else { return Poll::Pending };
                 FutureState::after_lookup(found, call, admitted)
             }
             StateProj::Asking { taken, asking } => {
+                let entered = asking.as_ref().map(|asking| asking.call.span.enter());
                 let taken = ready!(taken.as_mut().poll(cx));
+                drop(entered);
                 let Some(asking) = asking.take() else { return Poll::Pending };
                 FutureState::after_rates(taken, asking, admitted)
             }
-            StateProj::Anonymous { inner } => {
-                return inner.poll(cx).map_ok(|response| response.map(ResponseBody::inner));
+            StateProj::Anonymous { inner, span } => {
+                let entered = span.enter();
+                let response = ready!(inner.poll(cx))?;
+                drop(entered);
+                span.answered(&response);
+                return Poll::Ready(Ok(response.map(ResponseBody::inner)));
             }
             StateProj::Calling { mut calling } => {
                 let Poll::Ready(head) = calling.as_mut().poll_head(cx) else {
@@ -336,7 +390,7 @@ where
                     Finished::Answered(response) => return Poll::Ready(Ok(response)),
                     Finished::Settling { mut guard, response } => match guard.poll_end(cx) {
                         Poll::Ready(settled) => {
-                            return Poll::Ready(Ok(complete(settled, response, &guard)));
+                            return Poll::Ready(Ok(complete(settled, response, &mut guard)));
                         }
                         Poll::Pending => FutureState::Settling { guard, response: Some(response) },
                     },
@@ -366,8 +420,10 @@ impl<F> Calling<F> {
     {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
+        let entered = this.guard.as_ref().map(|guard| guard.span().enter());
         let response = ready!(inner.poll(cx))?;
         this.inner.set(None);
+        drop(entered);
         let Some(guard) = this.guard.take() else { return Poll::Pending };
         Poll::Ready(Ok((response, guard, mem::take(this.method))))
     }
@@ -429,6 +485,7 @@ where
         // A server that knows the length would not wait for the end of the body.
         head.headers.remove(CONTENT_LENGTH);
         let response = with_remaining(Response::from_parts(head, ()), &guard);
+        guard.span_mut().answered(&response);
         Finished::Answered(response.map(|()| ResponseBody::charged(body, guard)))
     } else {
         Finished::Settling { guard, response: response.map(ResponseBody::inner) }
@@ -440,13 +497,15 @@ where
 fn complete<ResBody>(
     settled: Result<(), SettleFailed>,
     response: Response<ResponseBody<ResBody>>,
-    guard: &Guard,
+    guard: &mut Guard,
 ) -> Response<ResponseBody<ResBody>> {
-    match settled {
+    let response = match settled {
         Ok(()) => with_remaining(response, guard),
         Err(SettleFailed) => problem::respond(&Refusal::UNAVAILABLE, guard.charge_state().http())
             .map(ResponseBody::whole),
-    }
+    };
+    guard.span_mut().answered(&response);
+    response
 }
 
 /// Returns whether a server discards the body of a response unread (RFC 9110 §6.4.1).
@@ -460,11 +519,4 @@ fn with_remaining<B>(mut response: Response<B>, guard: &Guard) -> Response<B> {
         problem::put_remaining(response.headers_mut(), state.remaining());
     }
     response
-}
-
-/// Sets the fields `agentkey.key_id` and `agentkey.account` of the current span, if it has them.
-fn record_in_span(found: &Found) {
-    let span = tracing::Span::current();
-    span.record("agentkey.key_id", found.lineage.id().get());
-    span.record("agentkey.account", found.lineage.account_id().as_str());
 }

@@ -14,6 +14,7 @@ use crate::engine::rate_limits::InFlightPermit;
 use crate::http::client::{Client, client_address};
 use crate::http::context::KeyContext;
 use crate::http::limits::{Admitted, Limits, Refused, check_address};
+use crate::identity::{Identified, Verifier};
 use crate::ledger::Taken;
 use crate::model::{Refusal, TokenHash};
 use crate::store::{BoxFuture, Found};
@@ -23,11 +24,13 @@ pub(super) enum Lookup {
     Of(TokenHash),
     /// The token of a session, once the signing keys are read that verify it.
     After(Zeroizing<String>),
+    /// The key of the subject of a credential, once it is verified.
+    Issued(Zeroizing<String>, Arc<dyn Verifier>),
 }
 
 /// The key of a request, and what was taken from rates while it was looked up.
 pub(super) type LookupFuture =
-    BoxFuture<'static, Result<(Option<Arc<Found>>, Option<TakenAhead>), Refusal>>;
+    BoxFuture<'static, Result<(Option<Identified>, Option<TakenAhead>), Refusal>>;
 
 /// What was taken from rates that all processes share, before the key was known to be valid.
 pub(super) struct TakenAhead {
@@ -49,19 +52,31 @@ impl AuthenticateOptions {
     /// Where all processes share rates, and the key is cached as one that will pass, the store takes
     /// from its rates in the same round trip.
     pub(super) fn look_up<B>(&self, lookup: Lookup, request: &Request<B>) -> LookupFuture {
-        let keys = self.keys.clone();
+        let (keys, verifiers) = (self.keys.clone(), self.verifiers.clone());
         let unknown_keys = self
             .unknown_keys
             .clone()
             .map(|limit| (limit, self.address(request).map_or(Client::Unknown, Client::new)));
         let ahead = match &lookup {
             Lookup::Of(hash) => self.foresee(hash, request),
-            Lookup::After(_) => None,
+            Lookup::After(_) | Lookup::Issued(..) => None,
         };
         Box::pin(async move {
             let hash = match lookup {
                 Lookup::Of(hash) => hash,
                 Lookup::After(token) => keys.verify_session(&token).await?,
+                Lookup::Issued(credential, verifier) => {
+                    if let Some((limit, client)) = &unknown_keys {
+                        limit.count(*client, &keys)?;
+                    }
+                    let identified = verifiers.identify(&keys, &*verifier, &credential).await;
+                    if let Some((limit, client)) = &unknown_keys
+                        && !matches!(identified, Ok(None) | Err(Refusal::InvalidKey))
+                    {
+                        limit.take_back(*client);
+                    }
+                    return Ok((identified?, None));
+                }
             };
             if let Some((limit, client)) = &unknown_keys {
                 limit.count(*client, &keys)?;
@@ -75,6 +90,7 @@ impl AuthenticateOptions {
             }
             let (found, taken) = found?;
             let ahead = ahead.zip(taken);
+            let found = found.map(Identified::by_token);
             Ok((found, ahead.map(|((limits, permit), taken)| TakenAhead { limits, permit, taken })))
         })
     }

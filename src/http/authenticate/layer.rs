@@ -10,14 +10,17 @@ use super::service::AgentKeyService;
 use super::unknown_keys::UnknownKeys;
 use crate::engine::AgentKeys;
 use crate::http::options::RefusedRequest;
-use crate::model::{RateLimit, Scope, TokenPrefix};
+use crate::identity::{Verified, Verifier};
+use crate::model::{NewKey, RateLimit, Refusal, Scope, TokenPrefix};
 
 /// Finds the key of each request and puts a [`KeyContext`](crate::KeyContext) into its extensions.
 ///
 /// It refuses requests whose key is missing, unknown, revoked or expired. See the [module
 /// docs](crate::http::authenticate).
 ///
-/// The fields `agentkey.key_id` and `agentkey.account` of the current `tracing` span are set, if the span declares them.
+/// Each request has a `tracing` span, `agentkey.request`, at level debug: with its key, account, decision and amount, up
+/// to the settle. `docs/operations.md` has its fields. The fields `agentkey.key_id` and `agentkey.account` of the span
+/// around it are set, if that span declares them.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct AgentKeyLayer {
@@ -115,13 +118,65 @@ impl AgentKeyLayer {
         self
     }
 
+    /// Adds a verifier of credentials that another service issued. It decides about each credential
+    /// that it [accepts](Verifier::accepts) and that has not the form of a token of this crate. With
+    /// several verifiers, the first that accepts a credential decides.
+    ///
+    /// The key of a request is then that of the credential's subject:
+    /// [`AgentKeys::ensure_subject`]. What the credential says [narrows](Verified::scopes) the scopes
+    /// of its request. A subject without a key is refused with `invalid_key`, unless
+    /// [`on_first_seen`](Self::on_first_seen) gives it one.
+    ///
+    /// A verifier is asked before a [foreign token](Self::foreign_tokens) is looked up.
+    pub fn verifier(mut self, verifier: impl Verifier) -> Self {
+        Arc::make_mut(&mut self.options.verifiers).add(Arc::new(verifier));
+        self
+    }
+
+    /// Sets a hook that says which key a subject gets that has none. Default: none, and the subject is
+    /// refused with `invalid_key`.
+    ///
+    /// However many first requests of a subject come at once, the hook is asked once, over all
+    /// processes with the same store. Only where a process stops in it, another one asks again. A
+    /// refusal is the answer to the requests that wait for it, and is not remembered.
+    ///
+    /// The requests wait for up to 30 seconds, and are then refused with 503.
+    ///
+    /// ```
+    /// use agentkey::identity::Verifier;
+    /// use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, NewKey, Refusal, ScopeSet};
+    ///
+    /// # fn layer(keys: &AgentKeys, verifier: impl Verifier) -> Result<AgentKeyLayer, agentkey::model::ScopeError> {
+    /// let read = ScopeSet::parse(["docs.read"])?;
+    /// let layer = AgentKeyLayer::new(keys).verifier(verifier).on_first_seen(move |verified| {
+    ///     let read = read.clone();
+    ///     async move {
+    ///         let org = verified.claims.get("org_id").and_then(|org| org.as_str());
+    ///         let account = org.and_then(|org| org.parse().ok()).ok_or(Refusal::InvalidKey)?;
+    ///         Ok(NewKey::new(account)
+    ///             .name(verified.subject.id())
+    ///             .scopes(read)
+    ///             .budget(Budget::daily(Amount::units(5))))
+    ///     }
+    /// });
+    /// # Ok(layer) }
+    /// ```
+    pub fn on_first_seen<F>(mut self, hook: impl Fn(Verified) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<NewKey, Refusal>> + Send + 'static,
+    {
+        Arc::make_mut(&mut self.options.verifiers).on_first_seen(hook);
+        self
+    }
+
     /// Counts only credentials whose token has one of these prefixes. Others are treated as absent,
     /// as if their headers had not been sent. Default: every credential counts.
     ///
     /// It is for clients that have to send something else beside the key: a placeholder that their
     /// SDK insists on, or a credential of another system. Name every prefix in use: that of the
     /// [builder](crate::Builder::prefix), and those of [`NewKey::prefix`](crate::NewKey::prefix).
-    /// Without any prefix, every credential counts.
+    /// Without any prefix, every credential counts. What a [verifier](Self::verifier) accepts always
+    /// counts.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};

@@ -6,12 +6,14 @@ use super::unknown_keys::UnknownKeys;
 use crate::engine::agent_keys::Inner;
 use crate::http::credentials::Credentials;
 use crate::http::options::HttpOptions;
+use crate::identity::Verifiers;
 use crate::model::RateLimit;
 
 #[derive(Clone, Debug)]
 pub(super) struct AuthenticateOptions {
     pub(super) keys: Arc<Inner>,
     pub(super) credentials: Arc<Credentials>,
+    pub(super) verifiers: Arc<Verifiers>,
     pub(super) http: Arc<HttpOptions>,
     pub(super) optional: bool,
     pub(super) fail_open: bool,
@@ -28,6 +30,7 @@ impl AuthenticateOptions {
         Self {
             keys,
             credentials: Arc::default(),
+            verifiers: Arc::default(),
             http: Arc::default(),
             optional: false,
             fail_open: false,

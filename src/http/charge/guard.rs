@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use super::state::ChargeState;
 use crate::engine::batch::Settling;
+use crate::http::request_span::RequestSpan;
 
 /// Settles the charge of a response at its end.
 ///
@@ -19,6 +20,8 @@ pub(crate) struct Guard {
     /// Settles that were sent before the end.
     early: Vec<Settling>,
     state: GuardState,
+    // The last field: the span ends after the settle.
+    span: RequestSpan,
 }
 
 #[derive(Debug)]
@@ -39,14 +42,15 @@ pub(crate) struct SettleFailed;
 pub(crate) struct ShutDown;
 
 impl Guard {
-    pub(crate) fn new(charge: Arc<ChargeState>) -> Self {
-        Self { charge, is_joined: false, early: Vec::new(), state: GuardState::Open }
+    pub(crate) fn new(charge: Arc<ChargeState>, span: RequestSpan) -> Self {
+        Self { charge, is_joined: false, early: Vec::new(), state: GuardState::Open, span }
     }
 
     /// Returns the guard of an inner layer, on a charge that an outer layer settles. It sees
     /// interruptions between the two.
     pub(crate) fn joined(charge: Arc<ChargeState>) -> Self {
-        Self { charge, is_joined: true, early: Vec::new(), state: GuardState::Open }
+        let span = RequestSpan::inner();
+        Self { charge, is_joined: true, early: Vec::new(), state: GuardState::Open, span }
     }
 
     pub(crate) fn is_joined(&self) -> bool {
@@ -55,6 +59,14 @@ impl Guard {
 
     pub(crate) fn charge_state(&self) -> &Arc<ChargeState> {
         &self.charge
+    }
+
+    pub(crate) fn span(&self) -> &RequestSpan {
+        &self.span
+    }
+
+    pub(crate) fn span_mut(&mut self) -> &mut RequestSpan {
+        &mut self.span
     }
 
     /// Returns whether a handle is left that can add to the charge.
@@ -122,6 +134,7 @@ impl Guard {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SettleFailed>> {
         let Ok(Ok(posted)) = ready!(Pin::new(settling).poll(cx)) else {
+            charge.not_settled();
             return Poll::Ready(Err(SettleFailed));
         };
         charge.settled(&posted);
@@ -133,5 +146,10 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.interrupt();
         self.end();
+        if !self.span.is_disabled()
+            && let Some(charged) = self.charge.charged()
+        {
+            self.span.charged(charged);
+        }
     }
 }

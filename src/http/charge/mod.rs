@@ -183,7 +183,10 @@ impl Charge {
     pub async fn refund(&self, receipt: &Receipt, amount: Amount) -> Result<EntryId, Rejection> {
         let action = Action::Refund { entry: receipt.entry, amount };
         match self.state.post(action).await {
-            Ok(Posted { outcome: Outcome::Refunded { entry }, .. }) => Ok(entry),
+            Ok(Posted { outcome: Outcome::Refunded { entry }, .. }) => {
+                self.state.refunded(amount);
+                Ok(entry)
+            }
             Ok(_) => Err(self.error(Refusal::Misconfigured)),
             Err(refusal) => Err(self.error(refusal)),
         }

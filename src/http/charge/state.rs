@@ -250,7 +250,7 @@ impl ChargeState {
             let mut totals = self.totals();
             let (note, claim) = totals.note_and_claim()?;
             let posting = self.posting(Action::Hold { amount, ttl, on_expiry, note, claim });
-            let hold = ChargeHold { id: posting.id, amount, ttl, answered: false, expired: false };
+            let hold = ChargeHold::new(posting.id, amount, ttl);
             totals.holds.push(hold);
             posting
         };
@@ -260,7 +260,9 @@ impl ChargeState {
                 let mut totals = self.totals();
                 let hold = totals.holds.iter_mut().find(|hold| hold.id == id);
                 // Only a charge that was cut off has settled a hold without an answer.
-                hold.ok_or(Refusal::UNAVAILABLE)?.answered = true;
+                let hold = hold.ok_or(Refusal::UNAVAILABLE)?;
+                hold.answered = true;
+                hold.counted = Some(self.keys.metrics.open_holds.enter());
                 drop(totals);
                 self.renew_later(ttl);
                 Ok(())
@@ -292,6 +294,9 @@ impl ChargeState {
         if !matches!(posted, Err(Refusal::Unavailable { .. })) {
             totals.unanswered.retain(|payment| *payment != id);
         }
+        if posted.is_ok() {
+            totals.charged = totals.charged.saturating_add(amount);
+        }
         if let (Some(claim), Ok(_)) = (&mut totals.claim, &posted) {
             claim.paid.push(id);
         }
@@ -309,13 +314,20 @@ impl ChargeState {
         };
         let mut entry = None;
         for settling in sent.into_iter().flatten() {
-            let posted = settling.await.map_err(|_| Refusal::UNAVAILABLE)??;
+            let posted = settling.await.map_err(|_| Refusal::UNAVAILABLE).flatten();
+            let posted = posted.inspect_err(|_| self.not_settled())?;
             self.settled(&posted);
             if let Outcome::Settled { entry: Some(posted) } = posted.outcome {
                 entry = Some(posted);
             }
         }
         Ok(entry)
+    }
+
+    /// Records that a payment was given back.
+    pub(super) fn refunded(&self, amount: Amount) {
+        let mut totals = self.totals();
+        totals.charged = totals.charged.saturating_sub(amount);
     }
 
     pub(super) async fn post(&self, action: Action) -> Result<Posted, Refusal> {
@@ -445,6 +457,17 @@ impl ChargeState {
         self.totals().remaining = Some(posted.remaining);
     }
 
+    /// Records that a settle failed.
+    pub(super) fn not_settled(&self) {
+        self.totals().settle_failed = true;
+    }
+
+    /// Returns what was charged so far, with settles that are sent; `None` where one failed.
+    pub(super) fn charged(&self) -> Option<Amount> {
+        let totals = self.totals();
+        (!totals.settle_failed).then_some(totals.charged)
+    }
+
     /// Sends a settle, and returns its answer if the end of the response has to wait for it.
     ///
     /// It needs no runtime and does not wait, so it works in a destructor.
@@ -459,6 +482,7 @@ impl ChargeState {
         }
         let total = totals.take_cost();
         let cost = total.min(MAX_COST);
+        totals.charged = totals.charged.saturating_add(cost);
         if total > cost {
             tracing::error!(
                 key = %self.lineage().id(),

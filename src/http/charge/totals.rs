@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::hold::OnInterrupt;
 use crate::engine::batch::Settling;
+use crate::engine::metrics::Counted;
 use crate::engine::open_charges::ChargePermit;
 use crate::engine::renewals::RenewalKey;
 use crate::ledger::IdempotencyClaim;
@@ -27,6 +28,10 @@ pub(super) struct ChargeTotals {
     pub(super) cut_off_settle: Option<Settling>,
     pub(super) on_interrupt: OnInterrupt,
     pub(super) added: Amount,
+    /// What was charged so far: what was settled and paid, less what was refunded.
+    pub(super) charged: Amount,
+    /// Whether a settle failed, so that it is not known what was charged.
+    pub(super) settle_failed: bool,
     /// What was charged for whole holds beyond what had been added. Later cost counts against it.
     pub(super) prepaid: Amount,
     pub(super) holds: Vec<ChargeHold>,
@@ -52,14 +57,23 @@ pub(super) struct ChargeTotals {
     pub(super) shows_remaining: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct ChargeHold {
     pub(super) id: PostingId,
     pub(super) amount: Amount,
     pub(super) ttl: Duration,
     pub(super) answered: bool,
+    /// Counts the hold among the open ones, while it is live.
+    pub(super) counted: Option<Counted>,
     /// The hold has expired, so its money is not set aside any more.
     pub(super) expired: bool,
+}
+
+impl ChargeHold {
+    /// Returns a hold that is not answered yet.
+    pub(super) fn new(id: PostingId, amount: Amount, ttl: Duration) -> Self {
+        Self { id, amount, ttl, answered: false, counted: None, expired: false }
+    }
 }
 
 impl ChargeTotals {
@@ -123,10 +137,10 @@ impl ChargeTotals {
     }
 
     pub(super) fn mark_expired(&mut self, expired: &[PostingId]) {
-        self.holds
-            .iter_mut()
-            .filter(|hold| expired.contains(&hold.id))
-            .for_each(|hold| hold.expired = true);
+        self.holds.iter_mut().filter(|hold| expired.contains(&hold.id)).for_each(|hold| {
+            hold.expired = true;
+            hold.counted = None;
+        });
     }
 }
 

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use super::posting::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Posting};
 use crate::model::{
-    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Lineage, Note, PostingId,
+    Account, AccountId, Amount, Balance, Entry, EntryId, Key, KeyId, Lineage, Note, OpenHold,
+    PostingId,
 };
 
 /// The state of some accounts while a store has locked them.
@@ -61,6 +62,12 @@ pub struct HoldRow {
     pub on_expiry: OnExpiry,
     pub note: Note,
     pub state: HoldState,
+}
+
+impl From<HoldRow> for OpenHold {
+    fn from(row: HoldRow) -> Self {
+        Self::stored(row.id, row.account, row.key, row.amount, row.created_at, row.expires_at)
+    }
 }
 
 /// Whether a hold still sets money aside.
@@ -347,6 +354,11 @@ impl Book {
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &EntryRow> {
         self.entries.values()
+    }
+
+    /// Returns the holds that are live, in no order.
+    pub fn live_holds(&self) -> impl Iterator<Item = &HoldRow> {
+        self.live.iter().filter_map(|id| self.holds.get(id))
     }
 
     /// Returns the live holds of an account that have expired at `now`.

@@ -330,12 +330,19 @@ impl<V: Validator> CachedAccount<V> {
 
 impl<V: Validator> CachedKey<V> {
     fn size(&self) -> usize {
-        let Key { name, prefix, start, scopes, .. } = &self.key;
+        let Key { name, prefix, start, scopes, subject, .. } = &self.key;
+        let subject = subject.as_ref().map_or(0, |it| it.issuer().len() + it.id().len());
         let scopes: usize = scopes
             .iter()
             .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD / 4)
             .sum();
-        OVERHEAD + size_of::<(KeyId, Self)>() + name.len() + prefix.len() + start.len() + scopes
+        OVERHEAD
+            + size_of::<(KeyId, Self)>()
+            + name.len()
+            + prefix.len()
+            + start.len()
+            + scopes
+            + subject
     }
 }
 

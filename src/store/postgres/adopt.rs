@@ -37,6 +37,8 @@ pub struct Adoption {
     scopes: ScopeSet,
     budget: Budget,
     columns: BTreeMap<KeyColumn, String>,
+    /// The issuer of the subjects in rows that name none.
+    issuer: Option<String>,
     /// The columns that switch keys off; `None` for a column that does not, whatever its name is.
     switches: BTreeMap<String, Option<SwitchedOff>>,
 }
@@ -45,7 +47,24 @@ impl Adoption {
     /// Sets what NULL scopes mean in the table, and what NULL in the column of the limit means. A row with a limit and
     /// no period is limited for its lifetime. A row with a period and no limit has this limit in its own period.
     pub const fn new(scopes: ScopeSet, budget: Budget) -> Self {
-        Self { scopes, budget, columns: BTreeMap::new(), switches: BTreeMap::new() }
+        Self { scopes, budget, columns: BTreeMap::new(), issuer: None, switches: BTreeMap::new() }
+    }
+
+    /// Names the issuer of the subjects in the column [`KeyColumn::Subject`], which has bare ids. From then on a
+    /// [verifier](crate::AgentKeyLayer::verifier) finds these keys by their subjects, and so does
+    /// [`AgentKeys::find_subject`](crate::AgentKeys::find_subject). Default: none, so that no subject finds them.
+    ///
+    /// ```
+    /// use agentkey::{Budget, ScopeSet};
+    /// use agentkey::store::Adoption;
+    ///
+    /// let adoption = Adoption::new(ScopeSet::unrestricted(), Budget::unlimited())
+    ///     .issuer("https://clerk.example.com");
+    /// # let _ = adoption;
+    /// ```
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
     }
 
     /// Takes a field from a column of another name than [`KeyColumn`] says. If there is no such column, it is added by
@@ -108,7 +127,8 @@ impl Adoption {
 /// | `Metadata` | `metadata` | | `jsonb`, `json` | added |
 /// | `UsedCents` | none | `budget_used_cents` | integers | nothing was spent |
 /// | `ResetsAt` | none | `budget_reset_at` | as `CreatedAt` | windows are counted from `CreatedAt` |
-/// | `Subject` | none | `external_subject` | `text`, `varchar` | none |
+/// | `Subject` | `agentkey_sub` | `external_subject` | `text`, `varchar` | added |
+/// | `Issuer` | `agentkey_issuer` | | `text`, `varchar` | added |
 ///
 /// `UsedCents` and `ResetsAt` are read once, at the adoption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,9 +183,12 @@ pub enum KeyColumn {
     /// When its window ends and the next one begins. The window is taken to be one period long. A longer window, whose
     /// period was shortened while it ran, ends a whole number of periods earlier.
     ResetsAt,
-    /// The user that it is used for. [`PostgresStore::find_by_subject`](crate::PostgresStore::find_by_subject) finds keys
-    /// by it. It becomes the label `external_subject` of the opening entry, if it is valid as a label.
+    /// The id of the subject that it is for, as its issuer gave it. The issuer is in `Issuer`, or is that of
+    /// [`Adoption::issuer`]. [`PostgresStore::find_by_subject`](crate::PostgresStore::find_by_subject) finds keys by the
+    /// id alone. It becomes the label `external_subject` of the opening entry, if it is valid as a label.
     Subject,
+    /// The issuer of its subject. NULL is that of [`Adoption::issuer`].
+    Issuer,
 }
 
 /// The description of a field.
@@ -210,7 +233,7 @@ const RANGES: Types = Types { names: &["_cidr"], shown: "cidr[]" };
 const TEXTS: Types = Types { names: &["text", "varchar"], shown: "text or varchar" };
 
 impl KeyColumn {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::Id,
         Self::Account,
         Self::Hash,
@@ -235,6 +258,7 @@ impl KeyColumn {
         Self::UsedCents,
         Self::ResetsAt,
         Self::Subject,
+        Self::Issuer,
     ];
 
     const fn spec(self) -> Spec {
@@ -278,7 +302,10 @@ impl KeyColumn {
             Self::Metadata => ("metadata", Some("metadata"), None, JSON, Some("jsonb")),
             Self::UsedCents => ("used_cents", None, Some("budget_used_cents"), INTEGERS, None),
             Self::ResetsAt => ("resets_at", None, Some("budget_reset_at"), INSTANTS, None),
-            Self::Subject => ("subject", None, Some("external_subject"), TEXTS, None),
+            Self::Subject => {
+                ("subject", Some("agentkey_sub"), Some("external_subject"), TEXTS, Some("text"))
+            }
+            Self::Issuer => ("issuer", Some("agentkey_issuer"), None, TEXTS, Some("text")),
         };
         Spec { name, column, npm_column, types, added_type }
     }
@@ -290,7 +317,7 @@ impl KeyColumn {
 
     /// Returns whether agentkey writes the field.
     const fn agentkey_writes(self) -> bool {
-        !matches!(self, Self::Id | Self::UsedCents | Self::ResetsAt | Self::Subject)
+        !matches!(self, Self::Id | Self::UsedCents | Self::ResetsAt)
     }
 }
 

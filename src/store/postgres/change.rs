@@ -1,6 +1,7 @@
 //! Policy changes, each with its event in one transaction.
 
 mod import;
+mod subjects;
 
 use jiff::Timestamp;
 
@@ -40,7 +41,22 @@ impl Inner {
 
     /// Changes a key.
     pub(super) async fn change_key(&self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
-        self.attempt(async |mut session| session.change_key(change, rules).await).await
+        let mut attempts = 0;
+        loop {
+            let changed =
+                self.attempt(async |mut session| session.change_key(change, rules).await).await;
+            attempts += 1;
+            let is_conflict = match &changed {
+                Ok(Err(ChangeError::TableRule { .. })) => true,
+                Err(error) => database_error(error).is_some_and(|broken| broken.code() == UNIQUE),
+                _ => false,
+            };
+            // Another process has made the key of the subject in the meantime.
+            match change {
+                KeyChange::EnsureSubject { .. } if is_conflict && attempts < 2 => {}
+                _ => return changed,
+            }
+        }
     }
 
     /// Creates or changes an account.
@@ -186,12 +202,21 @@ struct PolicyTransaction<'i, 's, 'c> {
 impl PolicyTransaction<'_, '_, '_> {
     async fn change_key(&mut self, change: &KeyChange, rules: &Rules) -> ChangeOutcome<Key> {
         let account = match change {
-            KeyChange::Create { draft, .. } => Some(draft.account.clone()),
+            KeyChange::Create { draft, .. } | KeyChange::EnsureSubject { draft, .. } => {
+                Some(draft.account.clone())
+            }
             KeyChange::Update { key, .. }
             | KeyChange::Rotate { key, .. }
+            | KeyChange::EndGrace { key }
             | KeyChange::Revoke { key, .. } => self.lock_key(*key).await?,
         };
         self.lock_accounts(&account).await?;
+        if let KeyChange::EnsureSubject { subject, .. } = change
+            && let Some(id) = self.key_of_subject(&subject.subject).await?
+        {
+            let found = self.lineage(id).await?;
+            return Ok(subject.check_found(id, found.as_ref().map(Lineage::key)));
+        }
         let now = self.now;
         let (mut lineage, time) = match change.load() {
             Load::Lineage(id) => (self.lineage(id).await?, now),
@@ -358,6 +383,9 @@ impl PolicyTransaction<'_, '_, '_> {
             KeyRecord::Rotate { hash, retires_at } => {
                 self.rotate_token(&key, &hash, retires_at, at).await?
             }
+            KeyRecord::EndGrace => {
+                self.run(self.inner.sql.end_grace.query().bind(key.id.get())).await?
+            }
             KeyRecord::Revoke => {
                 let query = self.inner.sql.revoke_key.query().bind(key.id.get()).bind(Instant(at));
                 self.run(query.bind(key.revoked_reason.clone())).await?;
@@ -389,7 +417,9 @@ impl PolicyTransaction<'_, '_, '_> {
             .bind(columns.stored_metadata(&key.metadata))
             .bind(key.disabled_at.map(Instant))
             .bind(stored_rate_limit(key.rate_limit.as_ref()))
-            .bind(stored_cidrs(key));
+            .bind(stored_cidrs(key))
+            .bind(key.subject.as_ref().map(|subject| subject.issuer().to_owned()))
+            .bind(key.subject.as_ref().map(|subject| subject.id().to_owned()));
         let rows = self.statements.fetch(query).await?;
         let id = first(&rows, None)?;
         id.map(KeyId::new).ok_or_else(|| invalid_row("a key was inserted without an id"))

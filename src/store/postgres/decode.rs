@@ -79,6 +79,8 @@ impl<'r> Cells<'r> {
         let (revoked_at, revoked_reason) = (self.maybe_instant()?, self.maybe_text()?);
         let delegated_by = self.maybe_text()?.filter(|human| !human.is_empty());
         let metadata = self.maybe_text()?;
+        let issuer = self.maybe_text()?.or(columns.default_issuer.as_deref());
+        let subject = (issuer, self.maybe_text()?);
         let version = self.read()?;
         let (policy, money) = (policy(), self.money()?);
         let key = StoredKey {
@@ -88,6 +90,7 @@ impl<'r> Cells<'r> {
             name,
             prefix,
             start,
+            subject,
             policy,
             created_at,
             expires_at,

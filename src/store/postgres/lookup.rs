@@ -14,12 +14,9 @@ use super::types::Instant;
 use super::validator::ByRowVersion;
 use crate::ledger::{Book, Take, Taken};
 use crate::model::TokenHash;
-use crate::store::Found;
 use crate::store::cache::{Revalidation, Snapshot};
 use crate::store::stale::{ReadResult, Stale};
-
-/// What look-ups found, and what was taken with them.
-type FoundAndTaken = (Vec<Option<Found>>, Option<Vec<Taken>>);
+use crate::store::{Found, FoundAndTaken};
 
 /// The pauses between attempts of a look-up.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -114,7 +111,7 @@ impl Inner {
         let members = read::members(&rows, &self.schema.columns)?;
         self.insert(&revalidation, &members, &rest);
         let invalid_rows = &self.schema.columns.invalid_rows;
-        let mut late = read::found(rest.len(), &members, self.clock.now(), invalid_rows);
+        let mut late = read::found(&rest, &members, self.clock.now(), invalid_rows);
         self.end_expired(connection, &members, &mut late.value).await?;
         slots.iter_mut().zip(late.value).for_each(|(slot, found)| **slot = found);
         Ok((ReadResult { value, stale: late.stale }, was_taken))
@@ -176,7 +173,7 @@ impl Inner {
             };
             snapshot.add_account(account.clone());
             if let Some(hash) = hashes.get(index)
-                && let Some((key, version)) = read::current(lineage)
+                && let Some((key, version)) = read::current(lineage, hash)
             {
                 snapshot.add_token(*hash, key, version, None);
             }

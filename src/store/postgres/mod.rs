@@ -50,14 +50,16 @@ use self::inner::Inner;
 use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
-    StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, FoundAndTaken, ImportResult,
+    KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal, StoredSigningKey,
+    Subject, TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -177,7 +179,7 @@ impl Store for PostgresStore {
         &'a self,
         hashes: &'a [TokenHash],
         takes: &'a [Take],
-    ) -> BoxFuture<'a, StoreResult<(Vec<Option<Found>>, Option<Vec<Taken>>)>> {
+    ) -> BoxFuture<'a, StoreResult<FoundAndTaken>> {
         self.answer(self.inner.find_tokens(hashes, takes))
     }
 
@@ -234,6 +236,14 @@ impl Store for PostgresStore {
         self.answer(self.inner.account(account))
     }
 
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        self.answer(self.inner.accounts(query))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.answer(self.inner.open_holds(limit))
+    }
+
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
         self.answer(self.inner.keys(query))
     }
@@ -284,6 +294,18 @@ impl Store for PostgresStore {
         new: Option<&'a NewSigningKey>,
     ) -> BoxFuture<'a, StoreResult<Vec<StoredSigningKey>>> {
         self.answer(self.inner.signing_keys(new))
+    }
+
+    fn bind_subject<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, StoreResult<bool>> {
+        self.answer(self.inner.bind_subject(subject))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        self.answer(async move { self.inner.claim_first_seen(&claim).await })
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        self.answer(async move { self.inner.release_first_seen(&claim).await })
     }
 
     fn width(&self) -> Width {

@@ -14,12 +14,12 @@ use super::schema::KeyColumns;
 use super::types::{Instant, RowVersion};
 use super::validator::{ByRowVersion, CurrentVersions};
 use crate::ledger::Take;
-use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+use crate::model::{Account, AccountId, Key, KeyId, Lineage, OpenHold, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::cache::Revalidation;
 use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
-use crate::store::{Found, KeyQuery, KeysOf};
+use crate::store::{AccountQuery, Found, KeyQuery, KeysOf};
 
 impl Inner {
     /// Builds the look-up by token, at an instant or at the time of the server's clock.
@@ -55,11 +55,11 @@ impl Inner {
 
     /// Returns the lineages of the keys of an adopted table with this subject.
     pub(super) async fn find_by_subject(&self, subject: &str) -> Result<Vec<Lineage>> {
-        let Some(column) = &self.schema.columns.subject else { return Ok(Vec::new()) };
-        let text = format!(
-            "SELECT k.{{k.id}}::int8 FROM {{keys}} k WHERE k.{column} = $1 ORDER BY k.{{k.id}}"
-        );
-        let text = self.schema.sql(&text);
+        if self.schema.columns.is_own {
+            return Ok(Vec::new());
+        }
+        let text = "SELECT k.{k.id}::int8 FROM {keys} k WHERE k.{k.sub} = $1 ORDER BY k.{k.id}";
+        let text = self.schema.sql(text);
         let rows = self.connections.fetch(text.query().bind(subject.to_owned())).await?;
         let ids = rows.iter().map(|row| Cells::new(row).key_id()).collect::<Result<Vec<_>>>()?;
         Ok(self.find_by_ids(&ids).await?.into_iter().flatten().collect())
@@ -69,6 +69,37 @@ impl Inner {
         let account =
             self.refreshed(async |statements| self.account_in(statements, id, None).await).await?;
         Ok(account.map(|(account, _)| account))
+    }
+
+    pub(super) async fn accounts(&self, query: &AccountQuery) -> Result<Vec<Account>> {
+        self.refreshed(async |statements| self.accounts_in(statements, query).await).await
+    }
+
+    async fn accounts_in(
+        &self,
+        statements: &mut Statements<'_>,
+        query: &AccountQuery,
+    ) -> Result<ReadResult<Vec<Account>>> {
+        let after = query.after.as_ref().map_or("", AccountId::as_str).to_owned();
+        let page = self.sql.accounts.query().bind(after).bind(i64::from(query.limit));
+        let rows = statements.fetch(page).await?;
+        let now = self.clock.now();
+        let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
+        for row in &rows {
+            let Some(row) = Cells::new(row).maybe_account()? else { continue };
+            if row.is_overdue(now) {
+                result.stale.add_account(&row.account.id);
+            }
+            result.value.push(row.account.rolled(now.max(row.changed_at)));
+        }
+        Ok(result)
+    }
+
+    /// Returns the live holds of all accounts, the oldest first.
+    pub(super) async fn open_holds(&self, limit: u32) -> Result<Vec<OpenHold>> {
+        let rows =
+            self.connections.fetch(self.sql.open_holds.query().bind(i64::from(limit))).await?;
+        rows.iter().map(|row| Cells::new(row).hold().map(OpenHold::from)).collect()
     }
 
     pub(super) async fn keys(&self, query: &KeyQuery) -> Result<Vec<Key>> {
@@ -144,6 +175,7 @@ impl Inner {
         let mut after = query.after.map_or(i64::MIN, KeyId::get);
         let limit = query.limit as usize;
         let owner = match &query.of {
+            KeysOf::All => "$1::text IS NULL",
             KeysOf::Account(account) if !columns.account_type.can_hold(account.as_str()) => {
                 return Ok(result);
             }
@@ -154,10 +186,16 @@ impl Inner {
                 FROM family f JOIN {keys} c ON c.{k.parent} = f.id) SELECT id FROM family)"
             }
         };
-        let text = self.schema.sql(&include_str!("sql/list_keys.sql").replace("{owner}", owner));
+        let kind = match query.only_subjects {
+            true => "k.{k.sub} IS NOT NULL AND coalesce(k.{k.issuer}::text, {issuer}) IS NOT NULL",
+            false => "true",
+        };
+        let text = include_str!("sql/list_keys.sql").replace("{owner}", owner);
+        let text = self.schema.sql(&text.replace("{kind}", kind));
         // Invalid rows are skipped and replaced by later ones: a short page would mean that there are no more keys.
         while result.value.len() < limit {
             let page = match &query.of {
+                KeysOf::All => text.query().bind(None::<String>),
                 KeysOf::Account(account) => text.query().bind(account.as_str().to_owned()),
                 KeysOf::Parent(key) | KeysOf::Subtree(key) => text.query().bind(key.get()),
             };
@@ -268,10 +306,23 @@ pub(super) fn lineages(members: &[Member]) -> impl Iterator<Item = (usize, &[Mem
     })
 }
 
-/// Returns the key that was found by its present token.
-pub(super) fn current(members: &[Member]) -> Option<(&Key, RowVersion)> {
-    let first = members.first().filter(|first| first.retires_at.is_none())?;
+/// Returns the key that was found by its present token, or by its subject.
+pub(super) fn current<'m>(
+    members: &'m [Member],
+    hash: &TokenHash,
+) -> Option<(&'m Key, RowVersion)> {
+    let first = members.first().filter(|first| first.retires_at.is_none() && first.opens(hash))?;
     first.key.as_ref().map(|(row, version)| (&row.key, *version))
+}
+
+impl Member {
+    /// Returns whether a hash opens the key. The application may have given the row of a subject another one.
+    fn opens(&self, hash: &TokenHash) -> bool {
+        self.key.as_ref().is_none_or(|(KeyRow { key, .. }, _)| {
+            !key.was_made_for_subject()
+                || key.subject.as_ref().is_some_and(|subject| subject.digest() == *hash)
+        })
+    }
 }
 
 /// Returns the keys of a lineage from the key up. Every member up to the root must exist and be in one account. What a
@@ -310,14 +361,19 @@ pub(super) fn assemble(members: &[Member], now: Timestamp, stale: &mut Stale) ->
 
 /// Returns what look-ups found, each at the place of its hash.
 pub(super) fn found(
-    count: usize,
+    hashes: &[TokenHash],
     members: &[Member],
     now: Timestamp,
     invalid_rows: &InvalidRows,
 ) -> ReadResult<Vec<Option<Found>>> {
     let mut result = ReadResult { value: Vec::new(), stale: Stale::default() };
-    result.value.resize_with(count, || None);
+    result.value.resize_with(hashes.len(), || None);
     for (index, lineage) in lineages(members) {
+        let is_opened =
+            hashes.get(index).zip(lineage.first()).is_some_and(|(hash, first)| first.opens(hash));
+        if !is_opened {
+            continue;
+        }
         let retires_at = lineage.first().and_then(|first| first.retires_at);
         let keys: Option<Vec<_>> =
             (lineage.iter()).map(|member| member.key.as_ref().map(|(row, _)| &row.key)).collect();

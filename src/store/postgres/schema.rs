@@ -34,8 +34,11 @@ pub(super) struct KeyColumns {
     pub(super) start: Ident,
     /// Whether the column of the start has the prefix in it too, such as `ak_588e90fe`.
     pub(super) start_has_prefix: bool,
-    /// The column of the user that a key is used for, if the table has one.
-    pub(super) subject: Option<Ident>,
+    /// The columns of the subject that a key is for.
+    pub(super) issuer: Ident,
+    pub(super) sub: Ident,
+    /// The issuer of the subjects in rows that name none.
+    pub(super) default_issuer: Option<String>,
     pub(super) scopes: Ident,
     pub(super) limit: Ident,
     pub(super) limit_unit: LimitUnit,
@@ -127,7 +130,9 @@ impl Schema {
             prefix: Ident::from_static("prefix"),
             start: Ident::from_static("start"),
             start_has_prefix: false,
-            subject: None,
+            issuer: Ident::from_static("issuer"),
+            sub: Ident::from_static("sub"),
+            default_issuer: None,
             scopes: Ident::from_static("scopes"),
             limit: Ident::from_static("limit_micros"),
             limit_unit: LimitUnit::Micros,
@@ -196,6 +201,8 @@ impl Schema {
             ("{k.revoked_reason}", &c.revoked_reason),
             ("{k.delegated_by}", &c.delegated_by),
             ("{k.metadata}", &c.metadata),
+            ("{k.issuer}", &c.issuer),
+            ("{k.sub}", &c.sub),
         ] {
             text = text.replace(token, &column.to_string());
         }
@@ -208,7 +215,9 @@ impl Schema {
             text = text
                 .replace(token, if column.is_without_zone { " AT TIME ZONE 'UTC'" } else { "" });
         }
+        let issuer = c.default_issuer.as_deref().map_or_else(|| "NULL".to_owned(), literal);
         text = text
+            .replace("{issuer}", &format!("{issuer}::text"))
             .replace("{switched_off_by}", &c.switched_off_by())
             .replace("{disabled_at}", &c.disabled_at_sql());
         text = text
@@ -226,6 +235,7 @@ impl Schema {
             "last_used",
             "rate_limits",
             "signing_keys",
+            "first_seen",
             "policy_changes",
             "migrations",
             "adoption",
@@ -239,7 +249,8 @@ impl Schema {
 }
 
 /// The parts that statements have in common. A part may contain parts that come after it.
-const PARTS: [(&str, &str); 14] = [
+const PARTS: [(&str, &str); 15] = [
+    ("{bound}", include_str!("sql/parts/bound.sql")),
     ("{delegator}", include_str!("sql/parts/delegator.sql")),
     ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
     ("{ancestors}", include_str!("sql/parts/ancestors.sql")),

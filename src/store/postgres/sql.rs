@@ -20,15 +20,18 @@ macro_rules! statements {
 
 statements! {
     // Look-ups and lists.
-    find lineages revalidate account overdue_accounts policy_version fold_policy_changes
+    find lineages revalidate account accounts open_holds overdue_accounts policy_version fold_policy_changes
 
     // The rows that fill a book, under the lock of its accounts.
     lock_accounts make_accounts unmade_accounts expired_holds next_expiry update_next_expiry holds claims entries
 
     // Policy changes.
     lock_account lock_new_account lock_key known_tokens insert_key update_anchor switched_off revoke_key upsert_balance upsert_account touch_account
-    shorten_retired_tokens retire_token replace_token delete_retired_tokens insert_event
+    shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace insert_event
     children_in_force
+
+    // Subjects.
+    subject_key bind_subject claim_first_seen release_first_seen
 
     // The ledger.
     entry spent_by_key spent_by_account

@@ -17,7 +17,7 @@ use crate::ledger::{
 };
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Imported, Key, KeyId, Lineage, ScopeSet, Spent,
-    TokenHash,
+    Subject, TokenHash,
 };
 use crate::store::ImportResult;
 use crate::store::key_row::stored_rate_limit;
@@ -36,6 +36,13 @@ pub(super) fn change_key(
 ) -> ChangeOutcome<Key> {
     in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
+        if let KeyChange::EnsureSubject { subject, .. } = change
+            && let Some(id) = key_of(connection, &subject.subject.digest())?
+        {
+            let found = current(connection, now, || read::lineage(connection, id, now))?;
+            let key = subject.check_found(id, found.as_ref().map(Lineage::key));
+            return Ok((key, Written::default()));
+        }
         let (lineage, time, account) = load(connection, change.load(), now)?;
         let caller = match change.load_caller(lineage.as_ref(), rules) {
             Some(id) => current(connection, now, || read::lineage(connection, id, now))?,
@@ -61,14 +68,12 @@ pub(super) fn import_keys(
     imports: &[ImportDraft],
     rules: &Rules,
 ) -> Result<Vec<ImportResult>> {
-    const KNOWN: &str = include_str!("sql/key_of_any_token.sql");
     in_write_transaction(open, cache, |connection, _| {
         let now = clock.now();
         let (mut answers, mut openings) = (Vec::with_capacity(imports.len()), Vec::new());
         let mut policy = Vec::new();
         for import in imports {
-            let hash = import.token.hash.to_string();
-            if let Some(known) = one(connection, KNOWN, [hash], |mut cells| cells.key_id())? {
+            if let Some(known) = key_of(connection, &import.token.hash)? {
                 answers.push(Ok(Imported::Known(known)));
                 continue;
             }
@@ -88,6 +93,12 @@ pub(super) fn import_keys(
         let index_rows = post::post_openings(connection, now, &openings)?;
         Ok((answers, Written { policy, index_rows, ..Written::default() }))
     })
+}
+
+/// Returns the key that has a token, or had it before a rotation.
+fn key_of(connection: &Connection, hash: &TokenHash) -> Result<Option<KeyId>> {
+    const SQL: &str = include_str!("sql/key_of_any_token.sql");
+    one(connection, SQL, [hash.to_string()], |mut cells| cells.key_id())
 }
 
 /// Creates or changes an account.
@@ -152,6 +163,7 @@ fn account(
 
 fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
     const REVOKE: &str = "UPDATE agent_keys SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1";
+    const END_GRACE: &str = "DELETE FROM agentkey_retired_tokens WHERE key_id = ?1";
     let KeyWrite { mut key, at, record } = write;
     let Some((record, event)) = record else { return Ok(key) };
     touch(connection, &key.account, at)?;
@@ -173,6 +185,7 @@ fn write_key(connection: &Connection, write: KeyWrite) -> Result<Key> {
         KeyRecord::Rotate { hash, retires_at } => {
             rotate_token(connection, &key, &hash, retires_at, at)?
         }
+        KeyRecord::EndGrace => run(connection, END_GRACE, params![key.id.get()]).map(drop)?,
         KeyRecord::Revoke => {
             let row = params![key.id.get(), micros(at), key.revoked_reason];
             run(connection, REVOKE, row).map(drop)?;
@@ -214,6 +227,8 @@ fn insert_key(connection: &Connection, key: &Key, hash: &TokenHash) -> Result<Ke
         key.disabled_at.map(micros),
         stored_rate_limit(key.rate_limit.as_ref()),
         key.allowed_cidrs.as_ref().map(json).transpose()?,
+        key.subject.as_ref().map(Subject::issuer),
+        key.subject.as_ref().map(Subject::id),
     ];
     run(connection, SQL, row)?;
     Ok(KeyId::new(connection.last_insert_rowid()))

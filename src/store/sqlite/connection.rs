@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::error::{Error, Result, corrupt, is_busy, is_unusable};
 use super::file_id::{FileId, file_id};
 use super::index::RecentEntries;
-use super::migrate::migrate;
+use super::migrate::{check, migrate};
 use super::options::{Location, SqliteOptions};
 use super::validator::Cache;
 use super::version_reader::VersionReader;
@@ -53,7 +53,8 @@ impl Connections {
         let versions = Arc::new(VersionReader::new(path));
         let slot = |writes| {
             let (location, cache, versions) = (location.clone(), cache.clone(), versions.clone());
-            Slot { location, timeout, deadline, writes, cache, versions, open: None }
+            let migrates = options.migrate;
+            Slot { location, timeout, deadline, writes, migrates, cache, versions, open: None }
         };
         let mut ends = Vec::new();
         let mut start = |slot| {
@@ -221,6 +222,8 @@ struct Slot {
     /// The deadline for the waits of the current job.
     deadline: Instant,
     writes: bool,
+    /// Whether it brings the tables up to date, or only checks them.
+    migrates: bool,
     cache: Arc<Cache>,
     versions: Arc<VersionReader>,
     open: Option<Open>,
@@ -311,6 +314,10 @@ impl Slot {
             }
         };
         connection.busy_timeout(self.remaining_wait())?;
+        if !self.migrates {
+            // Before anything is set: the file may be another program's.
+            check(&connection)?;
+        }
         connection.set_prepared_statement_cache_capacity(MAX_STATEMENTS);
         connection.pragma_update(None, "synchronous", "FULL")?;
         if self.writes {
@@ -327,7 +334,9 @@ impl Slot {
             }
         }
         // A reading connection migrates too: the file may be an older one that has just replaced ours.
-        migrate(&mut connection)?;
+        if self.migrates {
+            migrate(&mut connection)?;
+        }
         Ok(Open {
             connection,
             versions: self.versions.clone(),

@@ -37,6 +37,7 @@ impl<'r> Cells<'r> {
             name: self.text()?,
             prefix: self.text()?,
             start: self.text()?,
+            subject: (self.maybe_text()?, self.maybe_text()?),
             policy: Ok(self.policy()?),
             created_at: self.instant()?,
             expires_at: self.maybe_instant()?,

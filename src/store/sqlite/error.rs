@@ -42,9 +42,12 @@ pub(super) fn store_error(error: Error) -> StoreError {
 /// has worked yet, and the settings are what is wrong.
 pub(super) fn opening_error(location: &Location, error: Error) -> StoreError {
     match (location, error) {
-        (Location::File { path, create: false }, _) if !path.exists() => StoreError::failed(
-            format!("{location}: there is no such file, and ?mode=rw makes none"),
-        ),
+        (Location::File { path, create: false }, _) if !path.exists() => {
+            StoreError::failed(format!(
+                "{location}: there is no such file, and it is not made (`?mode=rw`, or \
+                 `SqliteOptions::migrate(false)`)"
+            ))
+        }
         (Location::File { path, .. }, error) if is_not_writable(&error) => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             StoreError::failed(format!(

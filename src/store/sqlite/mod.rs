@@ -14,6 +14,7 @@ mod connection;
 mod decode;
 mod error;
 mod file_id;
+mod first_seen;
 mod index;
 mod last_used;
 mod load;
@@ -44,25 +45,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use self::connection::{Connections, Open, Worker};
 use self::error::{opening_error, store_error};
+use self::options::Location;
 pub use self::options::SqliteOptions;
 use self::rate_limits::RateLimitFile;
 use self::statement::in_snapshot;
 use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
-    BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery, Store, StoreError,
-    StoreResult, Usage, UsageQuery, Width,
+    AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, Found, ImportResult, KeyQuery,
+    Store, StoreError, StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
-    AccountChange, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take, Taken,
+    AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
+    Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, Refusal, StoredSigningKey,
-    TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Key, KeyId, Lineage, OpenHold, Refusal,
+    StoredSigningKey, TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -104,6 +107,43 @@ impl SqliteStore {
             RateLimitFile::new(&location, options.busy_timeout, options.clock.clone());
         let (out_of_service, clock) = (Arc::default(), options.clock);
         Ok(Self { connections, cache, out_of_service, rate_limits, clock })
+    }
+
+    /// Returns the SQL that [`open`](Self::open) would run for these options, as one transaction. It is empty if nothing
+    /// is to be done. This method changes nothing, and makes no file.
+    ///
+    /// ```
+    /// use agentkey::SqliteStore;
+    /// use agentkey::store::SqliteOptions;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agentkey::StoreError> {
+    /// let sql = SqliteStore::migration_sql(SqliteOptions::new("sqlite:no-such-file.db")).await?;
+    /// assert!(sql.contains("CREATE TABLE agent_keys"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the path or URL cannot be used, or the file cannot be read. Fails if a newer version of the crate made
+    /// its tables.
+    pub async fn migration_sql(options: SqliteOptions) -> Result<String, StoreError> {
+        let location = options.location().map_err(StoreError::failed)?;
+        let script = move || {
+            let script = match &location {
+                Location::File { path, .. } if path.exists() => {
+                    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                    let connection = Connection::open_with_flags(path, flags);
+                    connection.map_err(error::Error::from).and_then(|connection| {
+                        connection.busy_timeout(options.busy_timeout)?;
+                        migrate::script(Some(&connection))
+                    })
+                }
+                _ => migrate::script(None),
+            };
+            script.map_err(|error| opening_error(&location, error))
+        };
+        let script = tokio::task::spawn_blocking(script).await;
+        script.map_err(|_| store_error(error::Error::Panicked))?
     }
 
     /// Opens the database at a path, or at an URL such as `sqlite:keys.db`.
@@ -320,6 +360,15 @@ impl Store for SqliteStore {
         }))
     }
 
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        let query = query.clone();
+        answer(self.current(move |connection, now| read::accounts(connection, &query, now)))
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.report(move |connection| read::open_holds(connection, limit))
+    }
+
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
         let query = query.clone();
         answer(self.current(move |connection, now| read::keys(connection, &query, now)))
@@ -373,6 +422,18 @@ impl Store for SqliteStore {
         let Some(new) = new.cloned() else { return self.report(signing_keys::read) };
         answer(self.write_with(move |open, cache, clock| {
             signing_keys::add(open, cache, &new, clock.now())
+        }))
+    }
+
+    fn claim_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<bool>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::claim(open, cache, &claim, clock.now())
+        }))
+    }
+
+    fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.write_with(move |open, cache, clock| {
+            first_seen::release(open, cache, &claim, clock.now())
         }))
     }
 

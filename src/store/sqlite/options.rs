@@ -27,6 +27,7 @@ pub struct SqliteOptions {
     pub(super) clock: Clock,
     pub(super) busy_timeout: Duration,
     pub(super) readers: u32,
+    pub(super) migrate: bool,
 }
 
 impl SqliteOptions {
@@ -40,6 +41,7 @@ impl SqliteOptions {
             clock: Clock::default(),
             busy_timeout: Duration::from_secs(5),
             readers: 1,
+            migrate: true,
         }
     }
 
@@ -63,7 +65,26 @@ impl SqliteOptions {
         self
     }
 
+    /// Sets whether opening makes a missing file, and brings the tables up to date. If not, opening fails if the file is
+    /// missing, or if the tables are missing, older or newer than this version. It then changes nothing, also in a file
+    /// of another program. Default: it does.
+    ///
+    /// [`SqliteStore::migration_sql`](crate::SqliteStore::migration_sql) returns the SQL that would run.
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
     pub(super) fn location(&self) -> Result<Location, String> {
+        Ok(match self.target()? {
+            Location::File { path, create } => {
+                Location::File { path, create: create && self.migrate }
+            }
+            Location::Memory => Location::Memory,
+        })
+    }
+
+    fn target(&self) -> Result<Location, String> {
         check("busy_timeout", self.busy_timeout, Duration::ZERO..=MAX_WAIT)?;
         check("readers", self.readers, 1..=64)?;
         // Neither text is shown: it may contain a password.

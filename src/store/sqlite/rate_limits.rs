@@ -23,8 +23,11 @@ pub(super) struct RateLimitFile {
     path: Option<PathBuf>,
     busy_timeout: Duration,
     clock: Clock,
-    open: Arc<Mutex<Option<(Connection, Option<FileId>)>>>,
+    open: Arc<Mutex<Option<Open>>>,
 }
+
+/// A connection, and the file that it has open.
+type Open = (Connection, Option<FileId>);
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS agentkey_rate_limits \
     (key_id INTEGER PRIMARY KEY, used_until INTEGER NOT NULL) STRICT";

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
+use rusqlite::types::Null;
 use rusqlite::{Connection, ToSql, params};
 
 use super::decode::ReadCells;
@@ -13,12 +14,12 @@ use super::validator::{ByFileVersion, Cache};
 use super::version::FileVersion;
 use super::write::micros;
 use crate::ledger::{Book, MAX_DEPTH};
-use crate::model::{Account, AccountId, Key, KeyId, Lineage, TokenHash};
+use crate::model::{Account, AccountId, Key, KeyId, Lineage, OpenHold, TokenHash};
 use crate::store::account_row::AccountRow;
 use crate::store::broken_lineage::{BrokenLineage, OutOfService};
 use crate::store::key_row::KeyRow;
 use crate::store::stale::{ReadResult, Stale};
-use crate::store::{Found, KeyQuery, KeysOf, cache};
+use crate::store::{AccountQuery, Found, KeyQuery, KeysOf, cache};
 
 /// Keys and accounts that were read in one snapshot, each once. `None` is a row that does not exist.
 #[derive(Default)]
@@ -241,6 +242,31 @@ pub(super) fn account(
     Ok(ReadResult { value: row.map(rolled), stale })
 }
 
+/// Returns accounts, each rolled to its time.
+pub(super) fn accounts(
+    connection: &Connection,
+    query: &AccountQuery,
+    now: Timestamp,
+) -> Result<ReadResult<Vec<Account>>> {
+    const SQL: &str = include_str!("sql/accounts.sql");
+    let mut stale = Stale::default();
+    let after = query.after.as_ref().map_or("", AccountId::as_str);
+    let accounts = all(connection, SQL, params![after, query.limit], |mut cells| {
+        let Some(row) = cells.maybe_account()? else { return Ok(None) };
+        if row.is_overdue(now) {
+            stale.add_account(&row.account.id);
+        }
+        Ok(Some(row.account.rolled(now.max(row.changed_at))))
+    })?;
+    Ok(ReadResult { value: accounts.into_iter().flatten().collect(), stale })
+}
+
+/// Returns the live holds of all accounts, the oldest first.
+pub(super) fn open_holds(connection: &Connection, limit: u32) -> Result<Vec<OpenHold>> {
+    const SQL: &str = include_str!("sql/open_holds.sql");
+    all(connection, SQL, [limit], |mut cells| cells.hold().map(OpenHold::from))
+}
+
 const IN_SUBTREE: &str = "k.id IN (WITH RECURSIVE family (id) AS (SELECT ?1 UNION \
     SELECT c.id FROM family f CROSS JOIN agent_keys c ON c.parent_id = f.id) SELECT id FROM family)";
 
@@ -262,11 +288,13 @@ pub(super) fn keys(
     now: Timestamp,
 ) -> Result<ReadResult<Vec<Key>>> {
     let (condition, owner): (_, &dyn ToSql) = match &query.of {
+        KeysOf::All => ("?1 IS NULL", &Null),
         KeysOf::Account(account) => ("k.account_id = ?1", &account.as_str()),
         KeysOf::Parent(parent) => ("k.parent_id = ?1", &parent.get()),
         KeysOf::Subtree(root) => (IN_SUBTREE, &root.get()),
     };
-    let sql = include_str!("sql/keys.sql").replace("{owner}", condition);
+    let kind = if query.only_subjects { "k.issuer IS NOT NULL" } else { "true" };
+    let sql = include_str!("sql/keys.sql").replace("{owner}", condition).replace("{kind}", kind);
     let after = query.after.map_or(i64::MIN, KeyId::get);
     let mut stale = Stale::default();
     let keys = all(connection, &sql, params![owner, after, query.limit], |mut cells| {

@@ -3,6 +3,7 @@
 mod client;
 mod logs;
 mod spy;
+mod verifier;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 pub(crate) use client::{Client, Seen, Version, raw};
 pub(crate) use logs::{capture_logs, logged};
 pub(crate) use spy::{Fault, Faults, Spy, is_hold, is_open, is_pay, is_settle};
+pub(crate) use verifier::{Table, subject};
 
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(60);

@@ -9,9 +9,9 @@ use agentkey::ledger::{
     AccountChange, Action, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules, Take,
     Taken,
 };
-use agentkey::model::{Account, Entry, Lineage, StoredSigningKey, TokenHash};
+use agentkey::model::{Account, Entry, Lineage, OpenHold, StoredSigningKey, TokenHash};
+use agentkey::store::{AccountQuery, Cursor, Store, Usage};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
-use agentkey::store::{Cursor, Store, Usage};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -257,6 +257,14 @@ impl Store for SpyStore {
         self.store.account(account)
     }
 
+    fn accounts<'a>(&'a self, query: &'a AccountQuery) -> BoxFuture<'a, StoreResult<Vec<Account>>> {
+        self.store.accounts(query)
+    }
+
+    fn open_holds(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<OpenHold>>> {
+        self.store.open_holds(limit)
+    }
+
     fn keys<'a>(&'a self, query: &'a KeyQuery) -> BoxFuture<'a, StoreResult<Vec<Key>>> {
         self.store.keys(query)
     }
@@ -337,6 +345,27 @@ impl Store for SpyStore {
 
     fn width(&self) -> Width {
         self.store.width()
+    }
+
+    fn bind_subject<'a>(
+        &'a self,
+        subject: &'a agentkey::model::Subject,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        self.store.bind_subject(subject)
+    }
+
+    fn claim_first_seen(
+        &self,
+        claim: agentkey::ledger::FirstSeenClaim,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
+        self.store.claim_first_seen(claim)
+    }
+
+    fn release_first_seen(
+        &self,
+        claim: agentkey::ledger::FirstSeenClaim,
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        self.store.release_first_seen(claim)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -8,6 +8,7 @@ mod minimal;
 mod npm;
 mod policy;
 mod schema_checks;
+mod subjects;
 mod switches;
 mod versions;
 

@@ -7,6 +7,7 @@ use sqlx::Row;
 use super::record::{self, Record};
 use super::shape::{self, Shape};
 use super::{Adoption, KeyColumn};
+use crate::model::Subject;
 use crate::store::postgres::connection::Statements;
 use crate::store::postgres::error::{Error, Result, config_error};
 use crate::store::postgres::names::{Ident, Sql, TableName, literal};
@@ -50,6 +51,10 @@ pub(in crate::store::postgres) async fn plan(
                 .budget
                 .validate()
                 .map_err(|error| config_error(format!("`PostgresOptions::adopt`: {error}")))?;
+            if let Some(issuer) = &adoption.issuer {
+                Subject::new(issuer, "-")
+                    .map_err(|error| config_error(format!("`Adoption::issuer`: {error}")))?;
+            }
             if adoption.budget.more().next().is_some() {
                 return Err(config_error(
                     "`PostgresOptions::adopt`: a row without a limit has one limit: give a budget with one",
@@ -74,8 +79,12 @@ pub(in crate::store::postgres) async fn plan(
     if !problems.is_empty() {
         return Err(refused(&quoted, &problems, if is_first { IMPORT_INSTEAD } else { "" }));
     }
-    let columns =
-        shape.key_columns(&record.columns, &record.switches, record.null_defaults.clone());
+    let columns = shape.key_columns(
+        &record.columns,
+        &record.switches,
+        record.null_defaults.clone(),
+        record.issuer.clone(),
+    );
     let columns = columns.map_err(config_error)?;
     let schema = Schema { name: own.name.clone(), keys: quoted, columns };
     let quoted = &schema.keys;
@@ -261,6 +270,11 @@ fn steps(
             columns.id
         )));
     }
+    let subject = name(KeyColumn::Subject);
+    if record.issuer.is_some() && !shape.is_indexed(subject, true) {
+        let sub = &columns.sub;
+        steps.push(Step::useful(format!("CREATE INDEX ON {keys} ({sub}) WHERE {sub} IS NOT NULL")));
+    }
     if is_first {
         // Writers of the table wait while its spending is taken over. Readers wait if a column was added.
         steps.push(Step::needed(format!("LOCK TABLE {keys} IN SHARE ROW EXCLUSIVE MODE")));
@@ -289,10 +303,10 @@ fn take_over(
         None => "NULL::timestamptz".to_owned(),
     };
     let labels = match record.columns.get(&KeyColumn::Subject) {
-        Some(name) => include_str!("../sql/adopt/labels.sql")
+        Some(name) if shape.has_texts(name) => include_str!("../sql/adopt/labels.sql")
             .trim_end()
             .replace("{subject}", &ident(name)?.to_string()),
-        None => "'{}'".to_owned(),
+        _ => "'{}'".to_owned(),
     };
     let used = Ident::new(used).map_err(config_error)?;
     // A part may contain parts that come after it.

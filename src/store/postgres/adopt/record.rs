@@ -28,6 +28,8 @@ pub(super) struct Record {
     pub(super) columns: BTreeMap<KeyColumn, String>,
     pub(super) switches: Switches,
     pub(super) null_defaults: NullDefaults,
+    /// The issuer of the subjects in rows that name none.
+    pub(super) issuer: Option<String>,
 }
 
 /// Returns the record in the side tables of `schema`, if there is one.
@@ -39,7 +41,7 @@ pub(super) async fn read(
         return Ok(None);
     }
     let text = schema
-        .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at, switches::text FROM {adoption} WHERE is_one");
+        .sql("SELECT table_name, columns::text, scopes, limit_micros, period, adopted_at, switches::text, issuer FROM {adoption} WHERE is_one");
     let rows = statements.fetch(text.query()).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let names: BTreeMap<String, String> =
@@ -73,6 +75,7 @@ pub(super) async fn read(
         columns: names.into_iter().map(column).collect::<Result<_>>()?,
         switches: switches.into_iter().map(switch).collect::<Result<_>>()?,
         null_defaults: NullDefaults { scopes, budget: Budget::new(limit, period), created_at },
+        issuer: row.try_get(7)?,
     }))
 }
 
@@ -97,7 +100,8 @@ impl Record {
             budget: adoption.budget,
             created_at: at,
         };
-        Self { table: table.to_owned(), columns, switches, null_defaults }
+        let issuer = adoption.issuer.clone();
+        Self { table: table.to_owned(), columns, switches, null_defaults, issuer }
     }
 
     /// Returns the statement that inserts the record. `now` is an SQL expression.
@@ -108,13 +112,14 @@ impl Record {
             self.switches.iter().map(|(column, off)| (column, off.as_str())).collect();
         let json = |map: serde_json::Result<String>| literal(&map.unwrap_or_default());
         format!(
-            "INSERT INTO {} (table_name, columns, switches, scopes, limit_micros, period, adopted_at)\n\
-             VALUES ({}, {}, {}, {}, {now})",
+            "INSERT INTO {} (table_name, columns, switches, scopes, limit_micros, period, issuer, adopted_at)\n\
+             VALUES ({}, {}, {}, {}, {}, {now})",
             schema.fill("{adoption}"),
             literal(&self.table),
             json(serde_json::to_string(&columns)),
             json(serde_json::to_string(&switches)),
             null_defaults_sql(&self.null_defaults.scopes, &self.null_defaults.budget).join(", "),
+            self.issuer.as_deref().map_or_else(|| "NULL".to_owned(), literal),
         )
     }
 
@@ -156,6 +161,17 @@ impl Record {
                      `Adoption::ignore` out, or change `switches` in {adoption_table} {RESTART}"
                 ));
             }
+        }
+        if let Some(issuer) = &adoption.issuer
+            && self.issuer.as_ref() != Some(issuer)
+        {
+            let recorded =
+                self.issuer.as_deref().map_or_else(|| "none".to_owned(), |it| format!("{it:?}"));
+            return Err(format!(
+                "{table} was adopted with another issuer of its subjects ({recorded}): leave `Adoption::issuer` out, or, \
+                 to change it, run: UPDATE {adoption_table} SET issuer = {}; {RESTART}",
+                literal(issuer),
+            ));
         }
         if adoption.scopes != self.null_defaults.scopes
             || adoption.budget != self.null_defaults.budget

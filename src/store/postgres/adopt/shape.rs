@@ -325,6 +325,7 @@ impl Shape {
         columns: &BTreeMap<KeyColumn, String>,
         switches: &Switches,
         null_defaults: NullDefaults,
+        default_issuer: Option<String>,
     ) -> Result<KeyColumns, String> {
         let name = |field: KeyColumn| columns.get(&field).map_or("", String::as_str);
         let ident = |field| Ident::new(name(field));
@@ -369,7 +370,9 @@ impl Shape {
             prefix: ident(KeyColumn::Prefix)?,
             start: ident(KeyColumn::Start)?,
             start_has_prefix: name(KeyColumn::Start) == KEY_PREFIX,
-            subject: columns.get(&KeyColumn::Subject).map(|name| Ident::new(name)).transpose()?,
+            issuer: ident(KeyColumn::Issuer)?,
+            sub: ident(KeyColumn::Subject)?,
+            default_issuer,
             scopes: ident(KeyColumn::Scopes)?,
             limit: ident(limit)?,
             limit_unit,

@@ -1,6 +1,7 @@
 mod cache;
 mod external_writes;
 mod index;
+mod migrations;
 mod model;
 mod policy;
 mod read_only;

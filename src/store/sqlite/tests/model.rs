@@ -225,8 +225,12 @@ async fn compare(stores: &[Arc<dyn Store>; 2], clock: &ManualClock, seed: u64) {
             3 => {
                 let of =
                     past.dice.pick(&[KeysOf::Account(key.account.clone()), KeysOf::Parent(key.id)]);
-                let query =
-                    KeyQuery { of, after: past.dice.pick(&[None, Some(KeyId::new(2))]), limit: 3 };
+                let query = KeyQuery {
+                    of,
+                    only_subjects: false,
+                    after: past.dice.pick(&[None, Some(KeyId::new(2))]),
+                    limit: 3,
+                };
                 same!(stores.keys(&query));
             }
             _ => {

@@ -1,0 +1,5 @@
+//! The program `agentkey`.
+
+fn main() -> std::process::ExitCode {
+    agentkey_cli::main()
+}

@@ -1,0 +1,110 @@
+//! `doctor`: what it finds, and what it says to do.
+
+use agentkey::jiff::{SignedDuration, Timestamp};
+use agentkey::model::ManualClock;
+use agentkey::{Amount, NewKey};
+use serde_json::Value;
+
+use crate::postgres;
+use crate::world::{World, on_both_databases};
+
+on_both_databases! {
+    a_healthy_database_passes
+    holds_that_no_process_looks_after_are_found
+}
+
+fn check<'d>(document: &'d Value, name: &str) -> &'d Value {
+    let checks = document["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .find(|check| check["name"] == name)
+        .unwrap_or_else(|| panic!("{name}: {document}"))
+}
+
+async fn a_healthy_database_passes(world: &World) {
+    let document = world.json(&["doctor"]);
+    assert_eq!(document["is_healthy"], true, "{document}");
+    for name in ["tables", "holds", "rights", "clock", "WAL"] {
+        let status = check(&document, name)["status"].as_str().unwrap();
+        assert!(["ok", "info"].contains(&status), "{name}: {document}");
+    }
+    let table = world.ok(&["doctor"]);
+    assert!(table.contains("up to date"), "{table}");
+}
+
+/// Holds of a process that was killed, in an account without requests.
+async fn holds_that_no_process_looks_after_are_found(world: &World) {
+    // The clock of the process that dies is an hour behind, so its hold is over long since.
+    let then = Timestamp::now() - SignedDuration::from_hours(1);
+    let keys = world.service_with_clock(&ManualClock::at(then)).await;
+    let key = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap().key;
+    let key = keys.authorize_by_id(key.id).await.unwrap();
+    let charge = keys.charge(&key).await.unwrap();
+    charge.hold(Amount::cents(5)).await.unwrap();
+    let document = world.json(&["doctor"]);
+    let found = check(&document, "expired holds");
+    assert_eq!(found["status"], "warning", "{document}");
+    assert!(found["mend"].as_str().unwrap().contains("sweep"), "{document}");
+    assert_eq!(document["is_healthy"], true, "a warning is no failure");
+    charge.settle().await.unwrap();
+    keys.shutdown().await;
+    assert_eq!(check(&world.json(&["doctor"]), "holds")["status"], "ok");
+}
+
+#[test]
+fn a_missing_file_and_missing_tables_fail_with_the_mend() {
+    let world = World::without_tables();
+    let run = world.run(&["doctor", "--json"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let document = run.document();
+    let found = check(&document, "file");
+    assert_eq!((&found["status"], &document["is_healthy"]), (&"failed".into(), &false.into()));
+    assert!(found["mend"].as_str().unwrap().contains("`agentkey migrate`"));
+    std::fs::write(world.database(), "").unwrap();
+    let run = world.run(&["doctor", "--json"]);
+    assert_eq!(check(&run.document(), "tables")["status"], "failed", "{run:?}");
+    assert_eq!(std::fs::read(world.database()).unwrap(), b"", "it changes nothing");
+    std::fs::write(
+        world.database(),
+        "some text that is longer than the header of a database has to be, by far",
+    )
+    .unwrap();
+    let run = world.run(&["doctor", "--json"]);
+    assert_eq!(check(&run.document(), "settings")["status"], "failed", "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn a_standby_and_a_server_that_is_away_are_named() {
+    let Some(primary) = postgres::Server::start(&[]) else { return };
+    let database = primary.database().await;
+    World::at(database.url()).ok(&["migrate"]);
+    let replica = primary.replica(false).await;
+    let standby = World::at(&replica.url(database.name()));
+    let run = standby.run(&["doctor", "--json"]);
+    let found = run.document();
+    assert_eq!((run.code, &check(&found, "role of the server")["status"]), (1, &"failed".into()));
+    assert!(run.stdout.contains("name the primary"), "{run:?}");
+    let document = World::at(database.url()).json(&["doctor"]);
+    assert_eq!(check(&document, "standbys")["status"], "warning", "it is not synchronous");
+
+    let run = World::at("postgres://app:s3cret@127.0.0.1:1/app").run(&["doctor"]);
+    assert_eq!(run.code, 1);
+    assert!(
+        run.stdout.contains("refused the connection") && !run.stdout.contains("s3cret"),
+        "{run:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: ./scripts/test"]
+async fn tables_that_are_missing_fail() {
+    let Some(world) = World::empty_postgres().await else { return };
+    let run = world.run(&["doctor", "--json"]);
+    assert_eq!(run.code, 1);
+    let document = run.document();
+    assert_eq!(check(&document, "tables")["status"], "failed");
+    assert_eq!(check(&document, "server")["status"], "ok");
+    // The tests' shared server does not wait for the disk.
+    assert_eq!(check(&document, "writes to disk")["status"], "warning");
+}

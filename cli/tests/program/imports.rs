@@ -1,0 +1,134 @@
+//! Imports from files and standard input.
+
+use agentkey::model::TokenHash;
+use agentkey::{Amount, Budget, Token};
+
+use crate::world::{World, on_both_databases};
+
+on_both_databases! {
+    a_csv_file_is_imported_once
+    json_lines_come_from_standard_input
+    many_keys_are_imported_in_one_command
+    no_error_shows_a_value
+    a_file_that_cannot_be_read_says_so
+}
+
+const TOKEN: &str = "sk-proj-abcdefghijklmnop0123";
+
+async fn a_csv_file_is_imported_once(world: &World) {
+    let hash = TokenHash::digest("sk-1-0123456789");
+    let file = world.file(
+        "keys.csv",
+        &format!(
+            "hash,token,account,scopes,name,budget,period,spent,disabled\n\
+             {hash},,acme,read proxy.*,crawler,50,month,12.5,\n\
+             ,{TOKEN},acme,*,,,,,true\n\
+             ,,acme,read,,,,,\n"
+        ),
+    );
+    let run = world.run(&["key", "import", &file]);
+    assert_eq!(run.code, 1, "one record has no hash: {run:?}");
+    assert!(run.stdout.contains("Imported 2 keys; 0 were known"), "{run:?}");
+    assert!(run.stderr.contains("line 4: not imported: hash: "), "{run:?}");
+    assert!(run.stderr.contains("correct them"), "{run:?}");
+    let again = world.run(&["key", "import", &file, "--json"]);
+    let report = again.document();
+    assert_eq!((&report["new"], &report["known"]), (&0.into(), &2.into()));
+    assert_eq!((again.code, &report["failed"][0]["line"]), (1, &4.into()));
+
+    let service = world.service().await;
+    let token = |text| Token::parse_foreign(text).unwrap();
+    let first = service.find(&token("sk-1-0123456789")).await.unwrap().unwrap();
+    assert_eq!(
+        (first.key().name.as_str(), first.remaining()),
+        ("crawler", Some(Amount::cents(3_750)))
+    );
+    assert_eq!(first.key().budget, Budget::monthly(Amount::units(50)));
+    let second = service.find(&token(TOKEN)).await.unwrap().unwrap();
+    assert!(second.key().scopes.is_unrestricted() && second.key().disabled_at.is_some());
+    assert!(TOKEN.starts_with(&second.key().start) && !second.key().start.is_empty());
+    service.shutdown().await;
+}
+
+async fn json_lines_come_from_standard_input(world: &World) {
+    let lines = format!(
+        "{}\n\n{}\n{}\n{}\n",
+        r#"{"token": "sk-2-0123456789", "scopes": ["read", "write"], "budget": 0.1, "metadata": {"a": 1}}"#,
+        format_args!(
+            r#"{{"hash": "{}", "scopes": "*", "account": "other"}}"#,
+            TokenHash::digest("b")
+        ),
+        r#"{"token": "sk-3-0123456789", "scopes": "", "budgt": 5}"#,
+        r#"["sk-4-0123456789"]"#,
+    );
+    let import = ["key", "import", "-", "--format", "jsonl", "--account", "acme"];
+    let checked = world.run_with_input(&[&import[..], &["--check"]].concat(), &lines);
+    assert!(checked.stdout.contains("2 records can be imported"), "{checked:?}");
+    assert!(world.ok(&["key", "list"]).is_empty(), "--check imports nothing");
+    let run = world.run_with_input(&[&import[..], &["--json"]].concat(), &lines);
+    let report = run.document();
+    assert_eq!((run.code, &report["new"]), (1, &2.into()), "{run:?}");
+    let failed: Vec<_> =
+        report["failed"].as_array().unwrap().iter().map(|f| f["line"].clone()).collect();
+    assert_eq!(failed, [4, 5]);
+    let service = world.service().await;
+    let token = Token::parse_foreign("sk-2-0123456789").unwrap();
+    let found = service.find(&token).await.unwrap().unwrap();
+    assert_eq!(
+        (found.account_id().as_str(), found.key().scopes.to_string()),
+        ("acme", "read write".into())
+    );
+    assert_eq!(found.key().budget, Budget::lifetime(Amount::cents(10)));
+    assert_eq!(found.key().metadata.to_string(), r#"{"a":1}"#);
+    service.shutdown().await;
+    world.fails(&["key", "import", "-"], 2, &["--format csv"]);
+}
+
+async fn many_keys_are_imported_in_one_command(world: &World) {
+    let record = |n: u32| format!("{},acme,read\n", TokenHash::digest(&format!("token {n}")));
+    let csv = (0..2_500).fold("hash,account,scopes\n".to_owned(), |csv, n| csv + &record(n));
+    let report = world.json(&["key", "import", &world.file("many.csv", &csv)]);
+    assert_eq!((&report["new"], report["keys"].as_array().unwrap().len()), (&2_500.into(), 2_500));
+    let listed = world.json(&["key", "list", "--account", "acme"]);
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 2_500, "over all pages");
+}
+
+/// A column that slipped has a token where another value belongs.
+async fn no_error_shows_a_value(world: &World) {
+    for (name, content) in [
+        ("no-header.csv", format!("{TOKEN},acme,read\n{TOKEN},acme,read\n")),
+        ("slipped.csv", format!("disabled,account,scopes,hash\n{TOKEN},acme,read,{TOKEN}\n")),
+        ("budget.csv", format!("hash,account,scopes,budget\n{TOKEN},acme,read,{TOKEN}\n")),
+        ("scopes.csv", format!("token,account,scopes\n{TOKEN},,a {TOKEN}\"b\n")),
+        ("fields.csv", format!("hash,account,scopes\n{TOKEN},acme\n")),
+        ("text.jsonl", format!("\"{TOKEN}\"\n{{\"token\": {TOKEN}}}\n{TOKEN}\n")),
+        ("member.jsonl", format!("{{\"{TOKEN}\": 1, \"scopes\": \"\"}}\n")),
+        (
+            "kind.jsonl",
+            format!(
+                "{{\"hash\": \"{TOKEN}\", \"account\": \"a\", \"scopes\": \"\", \"disabled\": \"{TOKEN}\"}}\n"
+            ),
+        ),
+        (
+            "both.jsonl",
+            format!(
+                "{{\"hash\": \"{TOKEN}\", \"token\": \"{TOKEN}\", \"account\": \"a\", \"scopes\": \"\"}}\n"
+            ),
+        ),
+    ] {
+        let run = world.run(&["key", "import", &world.file(name, &content)]);
+        assert_eq!(run.code, 1, "{name}: {run:?}");
+        assert!(!run.stdout.contains(TOKEN) && !run.stderr.contains(TOKEN), "{name}: {run:?}");
+        assert!(run.stderr.contains("correct") || run.stderr.contains("the members"), "{run:?}");
+    }
+    assert!(world.ok(&["key", "list"]).is_empty());
+}
+
+async fn a_file_that_cannot_be_read_says_so(world: &World) {
+    world.fails(
+        &["key", "import", "/no/such/keys.csv"],
+        1,
+        &["/no/such/keys.csv", "cannot be read"],
+    );
+    world.fails(&["key", "import", "keys.txt"], 2, &["--format csv"]);
+}

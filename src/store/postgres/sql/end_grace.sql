@@ -1,0 +1,1 @@
+DELETE FROM {retired_tokens} WHERE key_id = $1
