@@ -122,7 +122,7 @@
 //! | `cargo run -p example-quickstart` | a scoped and a paid route on one SQLite file, with curl lines to paste |
 //! | `cargo run -p example-marketplace` | purchases under an `Idempotency-Key`, refunds, and keys for sub-agents |
 //! | `cargo run -p example-self-serve` | an agent signs up, mints a narrower key, looks at its usage and revokes it |
-//! | `cargo run -p example-llm-proxy` | a streaming chat route, charged by tokens |
+//! | `cargo run -p example-llm-proxy` | a proxy for language models, metered by tokens |
 //! | `cargo run -p example-postgres` | two instances on one database, and money in the application's own transaction |
 //! | `cargo run -p example-hyper` | the layers on a plain hyper server |
 //! | `cargo run -p example-tonic` | the layers in front of gRPC |
@@ -138,6 +138,7 @@
 //! - [`Charge`] charges a request; [`http::charge`] says when what is posted.
 //! - [`AgentKeys::authorize`] and [`AgentKeys::charge`] do the same for work outside of a request.
 //! - [`Rejection`] is what extractors return; [`Refusal`] and [`Error`] convert into it.
+//! - `llm` (feature `llm`) meters the answers of language models.
 //! - `routes::SelfServe` (feature `self-serve`) is the router by which agents serve themselves.
 //! - [`model`] has the values and records, [`store`] the stores and queries, [`mod@http`] the services.
 //!
@@ -146,6 +147,7 @@
 //! | Feature | Default | What it brings |
 //! |---|---|---|
 //! | `axum` | yes | extractors for [`KeyContext`], [`Charge`] and [`Replayable`]; the layers work without it |
+//! | `llm` | no | `llm`: a meter for the answers of language models, with prices by model |
 //! | `metrics` | no | metrics of decisions, money, queues and the store, by the facade of the crate `metrics` |
 //! | `self-serve` | no | `routes`: an axum router by which agents sign up, look at themselves and mint narrower keys |
 //! | `openapi` | no | `routes::openapi`: the OpenAPI document of these routes, which their router can serve |
@@ -166,6 +168,8 @@ pub mod http;
 pub mod identity;
 #[doc(hidden)]
 pub mod ledger;
+#[cfg(feature = "llm")]
+pub mod llm;
 pub mod model;
 #[cfg(feature = "self-serve")]
 pub mod routes;
@@ -215,6 +219,9 @@ mod documents {
     struct AdoptionDocs;
     #[doc = include_str!("../docs/audit.md")]
     struct AuditDocs;
+    #[cfg(feature = "llm")]
+    #[doc = include_str!("../docs/llm.md")]
+    struct LlmDocs;
     #[doc = include_str!("../docs/operations.md")]
     struct OperationsDocs;
     #[doc = include_str!("../docs/self-serve.md")]

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 /// Bottom up.
-const FLOORS: [&str; 8] =
-    ["model", "ledger", "store", "engine", "identity", "http", "routes", "testing"];
+const FLOORS: [&str; 9] =
+    ["model", "ledger", "store", "engine", "identity", "http", "llm", "routes", "testing"];
 
 /// A module path, such as `["store", "cache"]`. The root is empty.
 type Module = Vec<String>;

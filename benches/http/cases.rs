@@ -264,7 +264,7 @@ impl Service {
             }
             _ => layer,
         };
-        let addr = service::serve(service::keyed_by(layer)).await?;
+        let addr = service::serve(service::keyed_by(layer).merge(service::refused(&keys))).await?;
         Ok(Self { on, keys, addr, tokens })
     }
 }

@@ -33,7 +33,7 @@ pub fn keyed_by(layer: AgentKeyLayer) -> Router {
 
 /// A route whose scope no key has. Each refusal is counted in an event, and is answered with 200, which is what the client
 /// of the benches takes.
-fn refused(keys: &AgentKeys) -> Router {
+pub fn refused(keys: &AgentKeys) -> Router {
     Router::new()
         .route("/refused", get(read))
         .layer((AgentKeyLayer::new(keys), RequireScope::one("refused").expect("a scope")))

@@ -2,7 +2,7 @@
 
 use crate::model::Amount;
 
-/// The price of a language model, per million input, cached and output tokens.
+/// The price of a language model, per million tokens of each kind.
 ///
 /// A negative price counts as zero.
 ///
@@ -22,13 +22,15 @@ pub struct TokenPrice {
     input: Amount,
     output: Amount,
     cached: Amount,
+    cache_write: Amount,
+    reasoning: Amount,
 }
 
 impl TokenPrice {
-    /// Returns a price per million input tokens and per million output tokens. Cached input costs
-    /// the same as other input.
+    /// Returns a price per million input tokens and per million output tokens. Input that is cached
+    /// or written to the cache costs the same as other input, and reasoning the same as other output.
     pub const fn new(input: Amount, output: Amount) -> Self {
-        Self { input, output, cached: input }
+        Self { input, output, cached: input, cache_write: input, reasoning: output }
     }
 
     /// Sets the price per million input tokens that the model's provider had in its cache.
@@ -37,16 +39,32 @@ impl TokenPrice {
         self
     }
 
+    /// Sets the price per million input tokens that the model's provider wrote to its cache.
+    pub const fn cache_write(mut self, cache_write: Amount) -> Self {
+        self.cache_write = cache_write;
+        self
+    }
+
+    /// Sets the price per million output tokens that the model used to reason.
+    pub const fn reasoning(mut self, reasoning: Amount) -> Self {
+        self.reasoning = reasoning;
+        self
+    }
+
     /// Returns what `usage` costs. The sum is rounded up, once, to a micro-unit. It saturates at
     /// [`Amount::MAX`].
     pub fn cost(&self, usage: TokenUsage) -> Amount {
         const TOKENS: u128 = 1_000_000;
         let cached = usage.cached.min(usage.input);
-        // Cannot overflow: a price is below 2⁶³, and a count below 2⁶⁴, as is the sum of input and
-        // cached.
-        let millionths = part(self.input, usage.input - cached)
+        let cache_write = usage.cache_write.min(usage.input - cached);
+        let reasoning = usage.reasoning.min(usage.output);
+        // Cannot overflow: a price is below 2⁶³, and all tokens of input together are below 2⁶⁴, as
+        // are those of output.
+        let millionths = part(self.input, usage.input - cached - cache_write)
             + part(self.cached, cached)
-            + part(self.output, usage.output);
+            + part(self.cache_write, cache_write)
+            + part(self.output, usage.output - reasoning)
+            + part(self.reasoning, reasoning);
         i64::try_from(millionths.div_ceil(TOKENS)).map_or(Amount::MAX, Amount::micros)
     }
 }
@@ -75,20 +93,38 @@ pub struct TokenUsage {
     /// Anthropic counts them apart; there `input` is the sum of both. What exceeds `input` is
     /// ignored.
     pub cached: u64,
-    /// Tokens written.
+    /// How many of `input` were written to the cache, as Anthropic reports it
+    /// (`cache_creation_input_tokens`). What exceeds the rest of `input` is ignored.
+    pub cache_write: u64,
+    /// Tokens written, those of reasoning included.
     pub output: u64,
+    /// How many of `output` the model used to reason, as OpenAI reports it
+    /// (`completion_tokens_details.reasoning_tokens`). What exceeds `output` is ignored.
+    pub reasoning: u64,
 }
 
 impl TokenUsage {
     /// Returns the usage of `input` tokens read, none of them from the cache, and `output` tokens
     /// written.
     pub const fn new(input: u64, output: u64) -> Self {
-        Self { input, cached: 0, output }
+        Self { input, cached: 0, cache_write: 0, output, reasoning: 0 }
     }
 
     /// Sets how many of the input tokens came from the cache.
     pub const fn cached(mut self, cached: u64) -> Self {
         self.cached = cached;
+        self
+    }
+
+    /// Sets how many of the input tokens were written to the cache.
+    pub const fn cache_write(mut self, cache_write: u64) -> Self {
+        self.cache_write = cache_write;
+        self
+    }
+
+    /// Sets how many of the output tokens were used to reason.
+    pub const fn reasoning(mut self, reasoning: u64) -> Self {
+        self.reasoning = reasoning;
         self
     }
 }
@@ -130,10 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn reasoning_and_written_input_have_their_own_prices_where_given() {
+        let usage = TokenUsage::new(1_000_000, 1_000_000).cache_write(400_000).reasoning(500_000);
+        assert_eq!(PRICE.cost(usage), Amount::units(18));
+        let price = PRICE.cache_write(Amount::cents(375)).reasoning(Amount::units(30));
+        assert_eq!(price.cost(usage), Amount::cents(180 + 150 + 750 + 1_500));
+        // Input is counted once: what came from the cache was not written to it.
+        let usage = TokenUsage::new(10, 10).cached(8).cache_write(8).reasoning(u64::MAX);
+        assert_eq!(price.cost(usage), Amount::micros(32 + 300));
+    }
+
+    #[test]
     fn extremes_saturate_and_negative_prices_are_zero() {
         let dear = TokenPrice::new(Amount::MAX, Amount::MAX);
         assert_eq!(
-            dear.cost(TokenUsage::new(u64::MAX, u64::MAX).cached(u64::MAX / 2)),
+            dear.cost(TokenUsage::new(u64::MAX, u64::MAX).cached(u64::MAX / 2).reasoning(1)),
             Amount::MAX
         );
         assert_eq!(dear.cost(TokenUsage::new(1_000_000, 0)), Amount::MAX);

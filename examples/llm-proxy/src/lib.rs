@@ -1,0 +1,200 @@
+//! A proxy for language models: it routes, and has a price table. The meter is agentkey's.
+//!
+//! An agent uses the SDK of OpenAI or Anthropic with this proxy's URL and its agentkey token. The provider's own key stays
+//! here.
+
+pub mod fake;
+
+use std::sync::Arc;
+
+use agentkey::llm::{Format, Meter, PriceTable, Prompt, TokenEstimator};
+use agentkey::{AgentKeyLayer, AgentKeys, Amount, Charge, Rejection, RequireScope};
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing::post};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use serde_json::json;
+use tiktoken_rs::CoreBPE;
+
+/// Any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where requests go, and what they cost.
+pub struct Proxy {
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// The URL of the provider, without a path.
+    upstream: String,
+    /// Our own key there. The agent's goes no further than here.
+    upstream_key: String,
+    prices: PriceTable,
+    tokenizer: Tokenizer,
+}
+
+impl Proxy {
+    /// Returns a proxy with the prices of `prices.toml`.
+    ///
+    /// # Errors
+    ///
+    /// Where this machine has no root certificates.
+    pub fn new(upstream: String, upstream_key: String) -> Result<Self, BoxError> {
+        let https = HttpsConnectorBuilder::new()
+            .with_native_roots()?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self {
+            http: Client::builder(TokioExecutor::new()).build(https),
+            upstream,
+            upstream_key,
+            prices: toml::from_str(include_str!("../prices.toml"))?,
+            tokenizer: Tokenizer(Arc::new(tiktoken_rs::o200k_base()?)),
+        })
+    }
+}
+
+/// OpenAI's own tokenizer, for the estimate while an answer streams. Its tables are in the crate.
+#[derive(Clone)]
+struct Tokenizer(Arc<CoreBPE>);
+
+impl TokenEstimator for Tokenizer {
+    fn tokens(&self, text: &str) -> u64 {
+        self.0.encode_ordinary(text).len() as u64
+    }
+}
+
+/// Returns the routes.
+///
+/// # Errors
+///
+/// None: the scope is a valid one.
+pub fn app(keys: &AgentKeys, proxy: Proxy) -> Result<Router, BoxError> {
+    // An SDK reads a refusal in the shape of its provider.
+    let layer = AgentKeyLayer::new(keys).on_refusal(|request, response| {
+        match Format::of_path(request.parts.uri.path()) {
+            Some(format) => format.refusal(request.refusal, response),
+            None => response,
+        }
+    });
+    let forward = || post(forward);
+    Ok(Router::new()
+        .route("/v1/chat/completions", forward())
+        .route("/v1/completions", forward())
+        .route("/v1/responses", forward())
+        .route("/v1/messages", forward())
+        .layer(RequireScope::one("chat")?)
+        .layer(layer)
+        .with_state(Arc::new(proxy)))
+}
+
+async fn forward(
+    State(proxy): State<Arc<Proxy>>,
+    charge: Charge,
+    request: Request,
+) -> Result<Response, Error> {
+    let (head, body) = request.into_parts();
+    let format = Format::of_path(head.uri.path()).ok_or(Error::BadRequest)?;
+    let body = axum::body::to_bytes(body, 4 << 20).await.map_err(|_| Error::BadRequest)?;
+    let prompt = Prompt::read(&body, &proxy.tokenizer).map_err(|_| Error::BadRequest)?;
+    let body = format.to_upstream(&body).map_err(|_| Error::BadRequest)?;
+    let model = prompt.model.clone().unwrap_or_default();
+    let price = proxy.prices.price(&model).map_err(|_| Error::UnknownModel(model.clone()))?;
+    charge.label("model", model)?;
+    charge.label("upstream", proxy.upstream.as_str())?;
+
+    let meter = Meter::new(price).estimator(proxy.tokenizer.clone()).prompt(prompt);
+    charge.hold_for(&meter).await?; // 402 before the model is asked
+    let answer = proxy.send(&head.uri, &head.headers, body).await.map_err(|error| {
+        charge.set_cost(Amount::ZERO);
+        Error::Upstream(error)
+    })?;
+    if let Some(id) = REQUEST_IDS.into_iter().find_map(|name| answer.headers().get(name)) {
+        charge.label("request_id", id.to_str().unwrap_or_default())?;
+    }
+    Ok(charge.meter(answer, format, meter).map(Body::new))
+}
+
+/// By which header OpenAI and Anthropic name a request.
+const REQUEST_IDS: [&str; 2] = ["x-request-id", "request-id"];
+
+impl Proxy {
+    async fn send(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<axum::http::Response<Incoming>, BoxError> {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = axum::http::Request::post(format!("{}{path}", self.upstream))
+            .header(CONTENT_TYPE, "application/json");
+        // OpenAI and what is compatible reads the first of them, Anthropic the second.
+        request = request
+            .header(AUTHORIZATION, format!("Bearer {}", self.upstream_key))
+            .header("x-api-key", &self.upstream_key);
+        for name in ["anthropic-version", "anthropic-beta"] {
+            if let Some(value) = headers.get(name) {
+                request = request.header(name, value);
+            }
+        }
+        let mut answer = self.http.request(request.body(Full::from(body))?).await?;
+        // What is about the connection stays behind.
+        let passed = ["content-type", "content-encoding", "x-should-retry", RETRY_AFTER.as_str()];
+        let passed = passed.into_iter().chain(REQUEST_IDS).filter_map(|name| {
+            let value = answer.headers().get(name)?.clone();
+            Some((HeaderName::from_static(name), value))
+        });
+        *answer.headers_mut() = passed.collect();
+        Ok(answer)
+    }
+}
+
+enum Error {
+    BadRequest,
+    UnknownModel(String),
+    Charge(Rejection),
+    Upstream(BoxError),
+}
+
+impl From<Rejection> for Error {
+    fn from(error: Rejection) -> Self {
+        Self::Charge(error)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, kind, code, message) = match self {
+            Self::Charge(rejection) => return rejection.into_response(),
+            Self::BadRequest => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "invalid_json",
+                "the body is not a JSON object".to_owned(),
+            ),
+            Self::UnknownModel(model) => (
+                StatusCode::NOT_FOUND,
+                "invalid_request_error",
+                "model_not_found",
+                format!("the model {model:?} has no price here"),
+            ),
+            Self::Upstream(error) => {
+                tracing::error!(%error, "the upstream failed");
+                (
+                    StatusCode::BAD_GATEWAY,
+                    "api_error",
+                    "upstream_failed",
+                    "the model could not be asked".to_owned(),
+                )
+            }
+        };
+        // Both SDKs read `error`; Anthropic's reads the outer type too.
+        let error = json!({ "message": message, "type": kind, "code": code });
+        (status, Json(json!({ "type": "error", "error": error }))).into_response()
+    }
+}

@@ -1,0 +1,243 @@
+//! The meter: bytes in, and out of it what they cost. No I/O.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::answer::Answer;
+use super::estimator::{FourBytes, TokenEstimator};
+use super::events::{EventBuffer, EventTooLong, data, without_mark};
+use super::prompt::Prompt;
+use super::tally::Tally;
+use crate::model::{Amount, TokenPrice, TokenUsage};
+
+/// The default bound on one event, and on a whole answer.
+const MAX_EVENT: usize = 16 << 20;
+
+/// Says what a model's answer costs, while it comes.
+///
+/// It reads event streams and whole answers in every [format](super::Format). Feed it bytes as they
+/// come; what it says does not depend on how they are cut.
+///
+/// - While the answer comes, the estimate is the floor: of the prompt, and of the text that was seen.
+/// - A told figure raises the cost at any time.
+/// - A told figure lowers the cost only at the end, and only if it is plausible: a quarter of the
+///   estimate or more, and told after the last text.
+///
+/// ```
+/// use agentkey::Amount;
+/// use agentkey::llm::{Meter, Prompt};
+/// use agentkey::model::{TokenPrice, TokenUsage};
+///
+/// let price = TokenPrice::new(Amount::units(3), Amount::units(15)); // 3 and 15 micros a token
+/// let mut meter = Meter::new(price);
+/// meter.feed(br#"data: {"choices":[{"delta":{"content":"once upon a time, "}}]}"#)?;
+/// meter.feed(b"\n\n")?;
+/// assert_eq!((meter.text(), meter.cost()), (5, Amount::micros(75)));
+///
+/// meter.feed(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4}}\n\n")?;
+/// assert_eq!(meter.cost(), Amount::micros(9 * 3 + 75)); // raised at once
+/// meter.feed(b"data: [DONE]\n\n")?;
+/// assert_eq!(meter.cost(), Amount::micros(9 * 3 + 4 * 15)); // lowered at the end
+/// assert_eq!(meter.usage(), TokenUsage::new(9, 4));
+/// # Ok::<(), agentkey::llm::MeterError>(())
+/// ```
+#[derive(Clone)]
+pub struct Meter {
+    tally: Tally,
+    estimator: Arc<dyn TokenEstimator>,
+    max_event: usize,
+    reader: Reader,
+    /// Whether an event was read, so that no byte order mark may come.
+    is_begun: bool,
+}
+
+/// How the answer is read.
+#[derive(Clone, Debug)]
+enum Reader {
+    /// Not known before its first byte that is no white space. The bytes before it are kept.
+    Unknown(BytesMut),
+    Events(EventBuffer),
+    /// A JSON document. It is kept until its end, so that its usage is known before it is passed on.
+    Whole(BytesMut),
+}
+
+/// An event, or a whole answer, is longer than the meter's [bound](Meter::max_event).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event or an answer of the model is longer than the bound of its meter")]
+#[non_exhaustive]
+pub struct MeterError;
+
+impl Meter {
+    /// Returns a meter of an answer at this price, with the default estimator and no prompt.
+    pub fn new(price: TokenPrice) -> Self {
+        Self {
+            tally: Tally::new(price),
+            estimator: Arc::new(FourBytes),
+            max_event: MAX_EVENT,
+            reader: Reader::Unknown(BytesMut::new()),
+            is_begun: false,
+        }
+    }
+
+    /// Sets the estimator of the text. Default: [`FourBytes`].
+    #[must_use]
+    pub fn estimator(mut self, estimator: impl TokenEstimator + 'static) -> Self {
+        self.estimator = Arc::new(estimator);
+        self
+    }
+
+    /// Sets the prompt, which costs from now on.
+    #[must_use]
+    pub fn prompt(mut self, prompt: Prompt) -> Self {
+        self.tally.set_prompt(prompt);
+        self
+    }
+
+    /// Sets the most bytes of one event, and of an answer that is no event stream. Default: 16 MiB.
+    ///
+    /// The meter keeps no more than that in memory.
+    #[must_use]
+    pub fn max_event(mut self, bytes: usize) -> Self {
+        self.max_event = bytes;
+        self
+    }
+
+    /// Reads the next bytes of the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`MeterError`] where an event is longer than the bound. Nothing more can be read then.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), MeterError> {
+        let mut bytes = Bytes::copy_from_slice(bytes);
+        while self.next_event(&mut bytes)?.is_some() {}
+        Ok(())
+    }
+
+    /// Reads the end of the answer.
+    pub fn finish(&mut self) {
+        drop(self.rest());
+        self.end();
+    }
+
+    /// Returns the estimated tokens of the text that was seen.
+    pub fn text(&self) -> u64 {
+        self.tally.text()
+    }
+
+    /// Returns the usage that was told last, if any.
+    pub fn told(&self) -> Option<TokenUsage> {
+        self.tally.told()
+    }
+
+    /// Returns the usage that is charged, as it stands.
+    pub fn usage(&self) -> TokenUsage {
+        self.tally.usage()
+    }
+
+    /// Returns what the answer has cost so far.
+    pub fn cost(&self) -> Amount {
+        self.tally.cost()
+    }
+
+    /// Takes the bytes up to the end of an event, counts it, and returns it. Takes all bytes where
+    /// none ends.
+    pub(super) fn next_event(&mut self, bytes: &mut Bytes) -> Result<Option<Bytes>, MeterError> {
+        if let Reader::Unknown(kept) = &mut self.reader
+            && let Some(first) = bytes.iter().copied().find(|byte| !is_white(*byte))
+        {
+            if !kept.is_empty() {
+                kept.extend_from_slice(bytes);
+                *bytes = std::mem::take(kept).freeze();
+            }
+            self.reader = match first {
+                b'{' | b'[' => Reader::Whole(BytesMut::new()),
+                _ => Reader::Events(EventBuffer::new(self.max_event)),
+            };
+        }
+        match &mut self.reader {
+            Reader::Unknown(kept) | Reader::Whole(kept) => {
+                if kept.len() + bytes.len() > self.max_event {
+                    return Err(MeterError);
+                }
+                kept.extend_from_slice(bytes);
+                bytes.clear();
+                Ok(None)
+            }
+            Reader::Events(buffer) => {
+                let event = buffer.take(bytes).map_err(|EventTooLong| MeterError)?;
+                if let Some(event) = &event {
+                    self.count_event(event);
+                }
+                Ok(event)
+            }
+        }
+    }
+
+    /// Counts what the answer ended with, and returns it: an event without an end, or the whole
+    /// answer.
+    pub(super) fn rest(&mut self) -> Option<Bytes> {
+        match &mut self.reader {
+            Reader::Unknown(kept) => Some(kept.split().freeze()).filter(|kept| !kept.is_empty()),
+            Reader::Events(buffer) => {
+                let rest = buffer.rest()?;
+                self.count_event(&rest);
+                Some(rest)
+            }
+            Reader::Whole(kept) => {
+                let whole = kept.split().freeze();
+                self.tally.add_whole(Answer::read(without_mark(&whole), &*self.estimator));
+                Some(whole)
+            }
+        }
+    }
+
+    /// Records that the answer has ended, so that a told figure may lower the cost.
+    pub(super) fn end(&mut self) {
+        self.tally.end();
+    }
+
+    /// Returns whether the answer is an event stream, as far as it came.
+    pub(super) fn is_events(&self) -> bool {
+        matches!(self.reader, Reader::Events(_))
+    }
+
+    pub(super) fn request(&self) -> &Prompt {
+        self.tally.prompt()
+    }
+
+    /// Returns what so many tokens of output cost.
+    pub(super) fn output_cost(&self, tokens: u64) -> Amount {
+        self.tally.price().cost(TokenUsage::new(0, tokens))
+    }
+
+    fn count_event(&mut self, event: &[u8]) {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        let event = if is_first { without_mark(event) } else { event };
+        let estimator = &*self.estimator;
+        let mut stray = Answer::default();
+        let data = data(event, |line| {
+            let line = Answer::text(&String::from_utf8_lossy(line), estimator);
+            stray.text.add(line.text);
+        });
+        let mut answer = data.map(|data| Answer::read(&data, estimator)).unwrap_or_default();
+        answer.text.add(stray.text);
+        self.tally.add(answer);
+    }
+}
+
+/// Whether a byte may stand before JSON, or is of a byte order mark.
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0xEF | 0xBB | 0xBF)
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter")
+            .field("text", &self.text())
+            .field("told", &self.told())
+            .field("cost", &self.cost())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+//! The meter for the answers of language models, in front of real stores.
+#![cfg(all(feature = "axum", feature = "llm"))]
+
+mod bodies;
+mod formats;
+mod properties;
+mod streams;
+mod support;
