@@ -7,7 +7,7 @@ use std::time::Duration;
 use agentkey::model::RateLimit;
 use agentkey::{AgentKeyLayer, AgentKeys, MemoryStore, SqliteStore};
 
-use crate::support::{Result, service};
+use crate::support::{Result, jwt, service};
 
 /// In every set of keys.
 pub const KEYS: usize = 1_000;
@@ -35,6 +35,8 @@ pub enum Keys {
     InOneAccount,
     InAccountsOfTheirOwn,
     Hot,
+    /// Subjects of another issuer, with signed tokens.
+    Subjects,
 }
 
 pub struct Case {
@@ -49,7 +51,7 @@ const fn case(on: On, path: &'static str, keys: Keys, bar: Option<f64>) -> Case 
     Case { on, path, keys, bar }
 }
 
-pub const CASES: [Case; 31] = {
+pub const CASES: [Case; 33] = {
     use Keys::*;
     use On::*;
     [
@@ -84,6 +86,8 @@ pub const CASES: [Case; 31] = {
         case(PostgresLimited, "/add", InOneAccount, None),
         case(PostgresShared, "/read", InOneAccount, None),
         case(PostgresShared, "/add", InOneAccount, None),
+        case(MemoryCached, "/jwt", Subjects, None),
+        case(Sqlite, "/jwt", Subjects, None),
     ]
 };
 
@@ -103,12 +107,14 @@ impl Case {
         let what = match self.path {
             "/read" => "authenticate + scope",
             "/refused" => "authenticate + a refusal, counted",
+            "/jwt" => "authenticate by JWT (RS256) + scope",
             "/add" => "authenticate + one posting",
             _ => "authenticate + hold + settle",
         };
         let keys = match (self.keys, self.path) {
             (Keys::Hot, _) => "one hot key",
             (_, "/read" | "/refused") => "1,000 keys",
+            (Keys::Subjects, _) => "1,000 subjects",
             (Keys::InOneAccount, _) => "1,000 keys in one account",
             (Keys::InAccountsOfTheirOwn, _) => "1,000 keys in 1,000 accounts",
         };
@@ -135,6 +141,7 @@ struct Service {
 struct Tokens {
     in_one_account: Vec<String>,
     in_accounts_of_their_own: Vec<String>,
+    of_subjects: Vec<String>,
 }
 
 impl Services {
@@ -234,6 +241,7 @@ impl Services {
             Keys::InOneAccount => &service.tokens.in_one_account[..],
             Keys::InAccountsOfTheirOwn => &service.tokens.in_accounts_of_their_own[..],
             Keys::Hot => &service.tokens.in_one_account[..1],
+            Keys::Subjects => &service.tokens.of_subjects[..],
         };
         (service.addr, tokens)
     }
@@ -264,7 +272,10 @@ impl Service {
             }
             _ => layer,
         };
-        let addr = service::serve(service::keyed_by(layer).merge(service::refused(&keys))).await?;
+        let app = service::keyed_by(layer)
+            .merge(service::refused(&keys))
+            .merge(service::of_subjects(jwt::layer(&keys)?));
+        let addr = service::serve(app).await?;
         Ok(Self { on, keys, addr, tokens })
     }
 }
@@ -274,6 +285,7 @@ impl Tokens {
         Ok(Arc::new(Self {
             in_one_account: service::make_keys(keys, KEYS, 1).await?,
             in_accounts_of_their_own: service::make_keys(keys, KEYS, KEYS).await?,
+            of_subjects: jwt::make_tokens(keys, KEYS).await?,
         }))
     }
 }

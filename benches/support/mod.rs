@@ -3,6 +3,7 @@
 
 #[cfg(feature = "postgres")]
 pub mod database;
+pub mod jwt;
 pub mod service;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -43,6 +43,12 @@ pub fn refused(keys: &AgentKeys) -> Router {
         }))
 }
 
+/// Behind a layer that verifies tokens of another issuer.
+pub fn of_subjects(layer: AgentKeyLayer) -> Router {
+    let scope = RequireScope::one("read").expect("a scope");
+    Router::new().route("/jwt", get(read)).layer((layer, scope))
+}
+
 async fn read(key: KeyContext) -> &'static str {
     std::hint::black_box(key.id());
     "ok"
@@ -96,6 +102,6 @@ pub async fn make_lineage(keys: &AgentKeys, depth: usize) -> Result<String> {
     Ok(last.token.expose().to_owned())
 }
 
-fn policy(new: NewKey) -> Result<NewKey> {
+pub(super) fn policy(new: NewKey) -> Result<NewKey> {
     Ok(new.scopes(ScopeSet::parse(["read"])?).budget(Budget::monthly(Amount::units(1_000))))
 }
