@@ -124,6 +124,7 @@
 //! | `cargo run -p example-self-serve` | an agent signs up, mints a narrower key, looks at its usage and revokes it |
 //! | `cargo run -p example-oidc` | machines with tokens of an identity provider, which changes its key while requests go on |
 //! | `cargo run -p example-clerk` | a verifier of your own: tokens of Clerk, against a stand-in of its API |
+//! | `cargo run -p example-mcp` | an MCP server whose tools have scopes and prices |
 //! | `cargo run -p example-llm-proxy` | a proxy for language models, metered by tokens |
 //! | `cargo run -p example-postgres` | two instances on one database, and money in the application's own transaction |
 //! | `cargo run -p example-hyper` | the layers on a plain hyper server |

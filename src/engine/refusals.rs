@@ -169,7 +169,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Account, AccountId, Balance, Budget, Key};
+    use crate::model::{Account, AccountId, Actor, Balance, Budget, Key};
 
     fn lineage(id: i64) -> Lineage {
         let (at, account) = (Timestamp::UNIX_EPOCH, AccountId::new("acme").unwrap());

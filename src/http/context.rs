@@ -11,7 +11,8 @@ use crate::http::options::HttpOptions;
 use crate::http::rejection::Rejection;
 use crate::identity::Verified;
 use crate::model::{
-    Account, AccountId, Amount, Key, KeyId, Lineage, Refusal, Scope, ScopeSet, Subject,
+    Account, AccountId, Amount, Key, KeyId, Lineage, MissingScope, Refusal, Scope, ScopeSet,
+    Subject,
 };
 use crate::store::Found;
 
@@ -143,6 +144,21 @@ impl KeyContext {
     /// ```
     pub fn has_scope(&self, scope: &str) -> bool {
         scope.parse().is_ok_and(|scope| self.allows(&scope))
+    }
+
+    /// Checks that `scope` is [allowed](Self::allows), for a service whose route does not say what a
+    /// request needs, such as the tools of an MCP server. Routes have
+    /// [`RequireScope`](crate::RequireScope).
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InsufficientScope`], which names the scope: a 403.
+    pub fn require(&self, scope: &Scope) -> Result<(), Rejection> {
+        if self.allows(scope) {
+            return Ok(());
+        }
+        let missing = MissingScope { required: vec![scope.clone()], held: self.scopes() };
+        Err(Rejection::new(Refusal::InsufficientScope(Box::new(missing)), self.http.clone()))
     }
 
     /// Returns the scopes that the key, every ancestor and the credential of the request allow.
