@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, adjust, adopt, completions, doctor, entries, export, key, migrate, refund, usage,
+    account, adjust, adopt, completions, doctor, entries, events, export, key, migrate, refund,
+    usage,
 };
 use crate::database::DatabaseArgs;
 use crate::error::Error;
@@ -56,6 +57,8 @@ enum Command {
     Usage(usage::Args),
     /// List the ledger: each charge, refund and adjustment
     Entries(entries::Args),
+    /// List the audit trail: what was done to keys, and by whom
+    Events(events::Args),
     /// Top up what a key or an account may spend, or correct what it has spent
     Adjust(adjust::Args),
     /// Give back what an entry charged
@@ -84,6 +87,7 @@ impl Cli {
             Command::Account(command) => command.run(database, ui).await,
             Command::Usage(args) => args.run(database, ui).await,
             Command::Entries(args) => args.run(database, ui).await,
+            Command::Events(args) => args.run(database, ui).await,
             Command::Adjust(args) => args.run(database, ui).await,
             Command::Refund(args) => args.run(database, ui).await,
             Command::Migrate(args) => args.run(database, ui).await,

@@ -1,6 +1,8 @@
 //! Which database a command works on, and how it is opened.
 
-use agentkey::model::Scope;
+use std::env;
+
+use agentkey::model::{Actor, Origin, Scope};
 use agentkey::store::{PostgresOptions, SqliteOptions};
 use agentkey::{AgentKeys, PostgresStore, SqliteStore};
 use clap::Args;
@@ -34,6 +36,9 @@ pub(crate) struct DatabaseArgs {
     /// The scope that includes every other one, as the service has it
     #[arg(long, global = true, env = "AGENTKEY_ADMIN_SCOPE", value_name = "SCOPE")]
     admin_scope: Option<Scope>,
+    /// Who acts, for the audit trail [default: cli: and the name of the user]
+    #[arg(long, global = true, env = "AGENTKEY_ACTOR", value_name = "NAME")]
+    actor: Option<String>,
 }
 
 /// A database that was named, and not opened yet.
@@ -104,10 +109,17 @@ impl DatabaseArgs {
         &self,
         work: impl AsyncFnOnce(&AgentKeys) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let keys = self.open().await?;
+        let keys = self.open().await?.with_origin(Origin::by(self.actor()));
         let done = work(&keys).await;
         keys.shutdown().await;
         done
+    }
+
+    /// Returns who acts, as the audit trail has it.
+    fn actor(&self) -> Actor {
+        let user = || env::var("USER").or_else(|_| env::var("USERNAME"));
+        let default = || user().map_or_else(|_| "cli".to_owned(), |user| format!("cli:{user}"));
+        Actor::principal(&self.actor.clone().unwrap_or_else(default))
     }
 
     async fn open(&self) -> Result<AgentKeys, Error> {

@@ -6,6 +6,7 @@ pub(crate) mod adopt;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod entries;
+pub(crate) mod events;
 pub(crate) mod export;
 pub(crate) mod key;
 pub(crate) mod migrate;

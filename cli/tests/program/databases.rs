@@ -15,7 +15,7 @@ async fn execute(url: &str, sql: &str) {
 }
 
 /// Every command that opens the database.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &["key", "create", "--name", "a"],
     &["key", "list"],
     &["key", "show", "1"],
@@ -29,6 +29,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["account", "set", "acme", "--no-limit", "--create"],
     &["usage"],
     &["entries"],
+    &["events"],
     &["adjust", "--key", "1", "--top-up", "1", "--reason", "a"],
 ];
 

@@ -203,6 +203,7 @@ async fn an_unknown_key_is_not_found(world: &World) {
         &["key", "create", "--parent", "987"],
         &["usage", "--key", "987"],
         &["entries", "--key", "987"],
+        &["events", "--key", "987"],
         &["adjust", "--key", "987", "--top-up", "1", "--reason", "a"],
     ] {
         world.fails(command, 3, &["there is no key 987", "`agentkey key list`"]);

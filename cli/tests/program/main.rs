@@ -9,6 +9,7 @@ mod adoption;
 mod arguments;
 mod databases;
 mod doctor;
+mod events;
 mod exports;
 mod imports;
 mod keys;

@@ -52,6 +52,8 @@ async fn tokens_are_shown_once_and_nowhere_else(world: &World) {
         &["account", "set", "default", "--spend-limit", "90"],
         &["usage", "--by", "key"],
         &["entries"],
+        &["events"],
+        &["events", "--jsonl"],
         &["adjust", "--key", "1", "--top-up", "1", "--reason", "a"],
         &["refund", &entry, "--whole"],
         &["migrate"],
