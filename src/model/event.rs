@@ -111,7 +111,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::AccountCreated,
         Self::AccountUpdated,
         Self::KeyCreated,
@@ -129,18 +129,6 @@ impl EventKind {
         Self::HoldCharged,
         Self::Refused,
     ];
-
-    /// The names of all kinds.
-    #[cfg(feature = "openapi")]
-    pub(crate) const NAMES: &[&str] = &{
-        let mut names = [""; Self::ALL.len()];
-        let mut n = 0;
-        while n < names.len() {
-            names[n] = Self::ALL[n].as_str();
-            n += 1;
-        }
-        names
-    };
 
     /// Returns its name in JSON and in the database.
     pub const fn as_str(self) -> &'static str {

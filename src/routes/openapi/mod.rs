@@ -26,6 +26,7 @@ use utoipa::openapi::{
 use self::operations::{Body, Caller, Kind, OPERATIONS, Operation, Parameter};
 use self::schemas::{components, key_id, reference, text};
 use super::shared::json;
+use crate::model::EventKind;
 
 pub(super) use self::operations::Group;
 
@@ -120,13 +121,21 @@ fn parameter(parameter: &Parameter) -> ParameterBuilder {
         Kind::Number { min, max } => {
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min)).maximum(Some(max))
         }
+        Kind::Event => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(EventKind::ALL.map(EventKind::as_str))),
         Kind::OneOf(names) => {
             ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names.to_vec()))
         }
     };
     let is_in_path = !matches!(
         parameter.kind,
-        Kind::Text | Kind::Instant | Kind::Flag | Kind::Number { .. } | Kind::OneOf(_)
+        Kind::Text
+            | Kind::Instant
+            | Kind::Flag
+            | Kind::Number { .. }
+            | Kind::OneOf(_)
+            | Kind::Event
     );
     let place = if is_in_path { ParameterIn::Path } else { ParameterIn::Query };
     ParameterBuilder::new()

@@ -2,8 +2,6 @@
 
 use utoipa::openapi::HttpMethod::{self, Delete, Get, Patch, Post};
 
-use crate::model::EventKind;
-
 /// The routes that the host switches on together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::routes) enum Group {
@@ -73,6 +71,8 @@ pub(super) enum Kind {
         max: u32,
     },
     OneOf(&'static [&'static str]),
+    /// The name of a kind of event.
+    Event,
 }
 
 const fn of_query(name: &'static str, kind: Kind, description: &'static str) -> Parameter {
@@ -81,8 +81,7 @@ const fn of_query(name: &'static str, kind: Kind, description: &'static str) -> 
 
 const KEY_ID: Parameter = of_query("id", Kind::KeyId, "The id of the key.");
 const KEY: &[Parameter] = &[KEY_ID];
-const KIND: Parameter =
-    of_query("kind", Kind::OneOf(EventKind::NAMES), "What the events are about.");
+const KIND: Parameter = of_query("kind", Kind::Event, "What the events are about.");
 const SINCE: Parameter = of_query("since", Kind::Instant, "The first instant.");
 const UNTIL: Parameter = of_query("until", Kind::Instant, "The instant after the last.");
 #[cfg(feature = "sessions")]

@@ -136,7 +136,10 @@ schema!(
     text("The kind of an entry.")
         .enum_values(Some(["settle", "pay", "refund", "expiry", "opening", "adjust"]))
 );
-schema!(EventKind, text("What an event is about.").enum_values(Some(EventKind::NAMES.to_vec())));
+schema!(
+    EventKind,
+    text("What an event is about.").enum_values(Some(EventKind::ALL.map(EventKind::as_str)))
+);
 schema!(
     Actor,
     ObjectBuilder::new()
