@@ -291,7 +291,8 @@ fn what_a_meter_says_does_not_depend_on_where_bytes_are_cut() {
             let whole = row.metered(&[stream]);
             assert!(whole.0 > 0, "{name}");
             let len = stream.len();
-            let is_edge = |at: &usize| len < 6_000 || *at < 300 || len - *at < 300 || at.is_multiple_of(29);
+            let is_edge =
+                |at: &usize| len < 6_000 || *at < 300 || len - *at < 300 || at.is_multiple_of(29);
             for at in (0..=len).filter(is_edge) {
                 let cut = row.metered(&[&stream[..at], &stream[at..]]);
                 assert_eq!(cut, whole, "{name} cut at {at}");

@@ -167,7 +167,7 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
     ] {
         let error = refused(&path, sql);
         assert!(
-            error.contains("the id, account and parent of a key never change"),
+            error.contains("the id, account, parent and subject of a key never change"),
             "{sql}: {error}"
         );
     }

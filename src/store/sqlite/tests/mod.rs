@@ -212,15 +212,17 @@ async fn sums_beyond_the_range_of_amounts_saturate() {
 #[tokio::test]
 async fn rows_are_looked_up_through_indexes() {
     let store = SqliteStore::in_memory().await.unwrap();
-    let plans = |open: &mut Open| {
+    let keys =
+        |owner| include_str!("../sql/keys.sql").replace("{owner}", owner).replace("{kind}", "true");
+    let plans = move |open: &mut Open| {
         for sql in [
             include_str!("../sql/expired_holds.sql"),
             include_str!("../sql/hold.sql"),
             include_str!("../sql/claim.sql"),
             usage::ENTRY,
             include_str!("../sql/key_of_token.sql"),
-            &include_str!("../sql/keys.sql").replace("{owner}", "k.account_id = ?1"),
-            &include_str!("../sql/keys.sql").replace("{owner}", "k.parent_id = ?1"),
+            &keys("k.account_id = ?1"),
+            &keys("k.parent_id = ?1"),
             &usage::page_sql(usage::EntriesOf::Account),
             &usage::page_sql(usage::EntriesOf::Key),
             usage::SPENT_BY_KEY,
