@@ -76,21 +76,38 @@ impl Refusals {
         }
     }
 
-    /// Writes what was counted. What the store does not accept is kept for the next write.
+    /// Writes what was counted. What the store does not accept now is kept for the next write. What it
+    /// rejects for good is lost, and keeps nothing else out.
     ///
     /// If an answer of the store is lost, the refusals of that write may be counted twice.
     pub(crate) async fn write(&self, store: &dyn Store) {
         let mut unwritten = self.take();
-        while let Some(batch) = unwritten.events.chunks(BATCH).next() {
+        let (mut size, mut rejected) = (BATCH, None);
+        while let Some(batch) = unwritten.events.chunks(size).next() {
             let written = batch.len();
-            if let Err(error) = unwinding(|| store.record_refusals(batch)).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "agentkey could not write events of refusals; the next sweep tries again"
-                );
-                break;
+            match unwinding(|| store.record_refusals(batch)).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "agentkey could not write events of refusals; the next sweep tries again"
+                    );
+                    break;
+                }
+                // One of them is rejected, so each is written by itself.
+                Err(_) if written > 1 => {
+                    size = 1;
+                    continue;
+                }
+                Err(error) => rejected = Some(error),
             }
             unwritten.events.drain(..written);
+        }
+        if let Some(error) = rejected {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the store rejects events of refusals, which are lost"
+            );
         }
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -158,6 +175,8 @@ fn event(code: &str, lineage: &Lineage, now: Timestamp, mut origin: Origin) -> E
     event.lineage = lineage.keys().map(|key| key.id).collect();
     event.delegated_by = lineage.delegated_by().map(str::to_owned);
     origin.actor = actor_of(key);
+    // A request for a tunnel has no path. Stores fold such refusals with those without a route.
+    origin.route = origin.route.filter(|route| !route.is_empty());
     event.origin = origin;
     event
 }

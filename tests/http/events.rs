@@ -13,7 +13,7 @@ use http::Request;
 use http_body_util::Full;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use super::support::{World, acme, clock};
+use super::support::{Faults, World, acme, capture_logs, clock, logged};
 
 async fn charged(charge: Charge) -> &'static str {
     charge.add(Amount::cents(3));
@@ -132,6 +132,41 @@ async fn a_service_without_a_router_has_its_path() {
     let refused = refused(&world).await;
     assert_eq!((refused[0].key, refused[0].count), (Some(id), 1));
     assert_eq!(refused[0].origin.route.as_deref(), Some("/chat/{token}"));
+}
+
+/// A request for a tunnel has no path, and stores tell an empty route from none no better than readers do.
+#[tokio::test]
+async fn a_request_without_a_path_is_counted_with_those_without_a_route() {
+    let world = World::new().await;
+    let (id, token) = world.create(NewKey::new(acme())).await;
+    world.keys.revoke(id, None).await.unwrap();
+    let app = Router::new().layer(world.layer());
+    let request = Request::builder().method("CONNECT").uri("api.example.com:443");
+    let request = request.header("x-api-key", token.expose()).body(Body::empty()).unwrap();
+    assert_eq!(app.oneshot(request).await.unwrap().status(), 401);
+    world.keys.authorize(&token).await.unwrap_err();
+    world.keys.shutdown().await;
+    let refused = refused(&world).await;
+    let shown: Vec<_> = refused.iter().map(|it| (it.count, it.origin.route.as_deref())).collect();
+    assert_eq!(shown, [(2, None)]);
+}
+
+#[tokio::test]
+async fn an_event_that_the_store_rejects_keeps_no_other_one_out() {
+    let world = World::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (id, token) = world.create(NewKey::new(acme())).await;
+        world.keys.revoke(id, None).await.unwrap();
+        world.keys.authorize(&token).await.unwrap_err();
+        ids.push(id);
+    }
+    world.spy.set(Faults { refusals_of: Some(ids[1]), ..Faults::default() });
+    capture_logs();
+    world.keys.shutdown().await;
+    let written: Vec<_> = refused(&world).await.iter().filter_map(|event| event.key).collect();
+    assert_eq!(written, [ids[0], ids[2]]);
+    assert_eq!(logged(&["an event is rejected", "lost"]).len(), 1);
 }
 
 #[tokio::test]

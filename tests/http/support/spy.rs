@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) posts: Fault,
     pub(crate) signing_keys: Fault,
     pub(crate) revocations: Fault,
+    /// The refusals of this key are never accepted.
+    pub(crate) refusals_of: Option<KeyId>,
     /// Only batches with such a posting fail.
     pub(crate) only: Option<Which>,
 }
@@ -287,6 +289,10 @@ impl Store for SpyStore {
     }
 
     fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
+        let rejected = self.spy.faults.borrow().refusals_of;
+        if refusals.iter().any(|event| rejected.is_some() && event.key == rejected) {
+            return Box::pin(std::future::ready(Err(StoreError::failed("an event is rejected"))));
+        }
         self.store.record_refusals(refusals)
     }
 
