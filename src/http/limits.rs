@@ -84,8 +84,7 @@ impl Limits {
     ///
     /// So has the whole tree below it: neither a child nor a limit that a child is given lifts it.
     pub(crate) fn of(lineage: &Lineage, default: Option<RateLimit>) -> Option<Self> {
-        let is_limited = default.is_some() || lineage.keys().any(|key| key.rate_limit.is_some());
-        if !is_limited {
+        if !Self::bind(lineage, default) {
             return None;
         }
         let limit_of = |key: &crate::model::Key| {
@@ -94,6 +93,11 @@ impl Limits {
         };
         let limits: Vec<_> = lineage.keys().filter_map(limit_of).collect();
         (!limits.is_empty()).then(|| Self { own: lineage.id(), limits })
+    }
+
+    /// Returns whether a lineage has limits.
+    pub(crate) fn bind(lineage: &Lineage, default: Option<RateLimit>) -> bool {
+        default.is_some() || lineage.keys().any(|key| key.rate_limit.is_some())
     }
 
     pub(crate) fn rates(&self) -> Rates {

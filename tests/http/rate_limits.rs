@@ -265,6 +265,21 @@ async fn the_default_is_of_a_key_without_a_parent_and_no_child_lifts_it() {
 }
 
 #[tokio::test]
+async fn an_outer_layer_that_limits_nothing_lifts_no_limit_of_an_inner_one() {
+    let clock = clock();
+    for is_shared in [false, true] {
+        let builder = AgentKeys::builder().shared_rate_limits(is_shared);
+        let world = World::with_clock(builder, &clock).await;
+        let (_, token) = world.create(NewKey::new(acme())).await;
+        let limited = routes().layer(world.layer().rate_limit(RateLimit::per_minute(2)));
+        let app = limited.layer(world.layer()).layer(world.layer());
+        assert_eq!(left(&free(&app, &token).await), "1");
+        assert_eq!(left(&free(&app, &token).await), "0");
+        assert_eq!(free(&app, &token).await.refused(), (429, "rate_limited".into()));
+    }
+}
+
+#[tokio::test]
 async fn a_changed_limit_is_in_force_at_once_and_zero_lets_nothing_through() {
     let clock = clock();
     for is_shared in [false, true] {

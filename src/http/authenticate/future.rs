@@ -253,6 +253,7 @@ where
         let http = options.http.of_request(&request, Some((keys, &found)));
         record_key(&tracing::Span::current(), &found);
         span.admit(decision::ACCEPTED);
+        options.mark_counted(&found, &mut request);
         let guard = guard(&request, &found, keys, &http, span);
         let context = KeyContext::new(found, guard.charge_state().clone(), http, verified);
         insert_caller(request.extensions_mut(), Ok(context));

@@ -10,13 +10,13 @@ use http::Request;
 use zeroize::Zeroizing;
 
 use super::options::AuthenticateOptions;
+use crate::engine::agent_keys::Inner;
 use crate::engine::rate_limits::InFlightPermit;
 use crate::http::client::{Client, client_address};
-use crate::http::context::KeyContext;
 use crate::http::limits::{Admitted, Limits, Refused, check_address};
 use crate::identity::{Identified, Verifier};
 use crate::ledger::Taken;
-use crate::model::{Refusal, TokenHash};
+use crate::model::{KeyId, Refusal, TokenHash};
 use crate::store::{BoxFuture, Found};
 
 /// What is looked up.
@@ -44,6 +44,13 @@ pub(super) enum Gate {
     Open(Admitted),
     /// The rates are to be asked, which all processes share.
     Ask(Limits, Option<InFlightPermit>),
+}
+
+/// Marks a request that was counted for the limits of a key.
+#[derive(Clone)]
+struct Counted {
+    keys: Arc<Inner>,
+    key: KeyId,
 }
 
 impl AuthenticateOptions {
@@ -165,9 +172,17 @@ impl AuthenticateOptions {
 
     /// Returns whether an outer layer has counted this request for this key.
     fn is_counted<B>(&self, found: &Found, request: &Request<B>) -> bool {
-        let outer = request.extensions().get::<KeyContext>();
+        let outer = request.extensions().get::<Counted>();
         outer.is_some_and(|outer| {
-            outer.id() == found.lineage.id() && Arc::ptr_eq(outer.charge_state().keys(), &self.keys)
+            outer.key == found.lineage.id() && Arc::ptr_eq(&outer.keys, &self.keys)
         })
+    }
+
+    /// Tells the layers inside that a request is counted, if there is a limit that it counts for.
+    pub(super) fn mark_counted<B>(&self, found: &Found, request: &mut Request<B>) {
+        if Limits::bind(&found.lineage, self.rate_limit) {
+            let (keys, key) = (self.keys.clone(), found.lineage.id());
+            request.extensions_mut().insert(Counted { keys, key });
+        }
     }
 }

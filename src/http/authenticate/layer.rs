@@ -62,7 +62,8 @@ impl AgentKeyLayer {
     /// beyond are refused with 429, before their scope and budget. Every response says in `RateLimit`
     /// what is left.
     ///
-    /// A request that passes several layers with the same key counts once, at the outermost.
+    /// A request that passes several layers with the same key counts once, at the outermost that has a
+    /// limit for it.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};
