@@ -56,7 +56,10 @@ pub(super) async fn introspect(
         Err(refusal @ Refusal::Unavailable { .. }) => return Err(shared.refuse(refusal)),
         // The token of a session that is forged or has expired.
         Err(_) => None,
-        Ok(found) => found.filter(|found| found.lineage.check_active().is_ok()),
+        // From where the token came is not known here.
+        Ok(found) => found.filter(|found| {
+            found.lineage.check_active().is_ok() && !found.lineage.has_allowed_cidrs()
+        }),
     };
     let answer = found.map(|found| active(&found, &shared)).unwrap_or_default();
     Ok(json(StatusCode::OK, &answer))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentkey::model::Grace;
+use agentkey::model::{Cidrs, Grace};
 use agentkey::routes::{ProtectedResource, ResourceServer};
 use agentkey::{Amount, Budget, NewKey};
 use axum::Router;
@@ -63,6 +63,13 @@ async fn a_token_in_force_is_shown_and_another_is_inactive_and_nothing_more() {
     }
     app.keys.disable(key.id).await.unwrap();
     assert_eq!(introspect(&app, key.token.expose()).await, inactive);
+    // Nobody says from where the token came.
+    let office = Cidrs::parse(["192.0.2.0/24"]).unwrap();
+    let bound = app.create(NewKey::new(acme()).allowed_cidrs(office)).await;
+    let child = app.create(NewKey::child_of(bound.id)).await;
+    for token in [&bound.token, &child.token] {
+        assert_eq!(introspect(&app, token.expose()).await, inactive);
+    }
     app.keys.enable(key.id).await.unwrap();
     app.clock.set("2026-01-31T13:00:00Z".parse().unwrap());
     assert_eq!(introspect(&app, key.token.expose()).await, inactive);
