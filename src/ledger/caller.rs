@@ -148,10 +148,16 @@ impl CallerRules {
             }
             self.minting.check(caller, admin_scope).map_err(ChangeError::Refused)?;
         }
-        if ask == Ask::Rotate {
+        let beyond = match ask {
             // The caller gets the token.
-            beyond_caller(self.ceiling.beyond(target, admin_scope))?;
-        }
+            Ask::Rotate => self.ceiling.beyond(target, admin_scope),
+            // The caller may have the token.
+            Ask::Enable if place == Place::Below => {
+                self.ceiling.scopes_beyond(target, admin_scope).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        beyond_caller(beyond)?;
         match (place, ask) {
             (Place::Itself, Ask::Narrow | Ask::Disable | Ask::Enable) => refused(Refusal::OwnKey),
             // A token of another key, or a key that works again, is more than the caller had.
@@ -275,10 +281,15 @@ impl CallerRules {
 impl Ceiling {
     /// Names what of a key is beyond the ceiling.
     fn beyond(&self, target: &Lineage, admin_scope: Option<&Scope>) -> Vec<FieldError> {
-        let within = target.clone().narrowed(self.scopes.as_ref());
-        let scopes = scopes_beyond(&target.scopes(admin_scope), &within, admin_scope);
+        let scopes = self.scopes_beyond(target, admin_scope);
         let expiry = expiry_beyond(target.expires_at(), self.expires_at);
         scopes.into_iter().chain(expiry).collect()
+    }
+
+    /// Names the scopes, if a key may do more than the ceiling allows.
+    fn scopes_beyond(&self, target: &Lineage, admin_scope: Option<&Scope>) -> Option<FieldError> {
+        let within = target.clone().narrowed(self.scopes.as_ref());
+        scopes_beyond(&target.scopes(admin_scope), &within, admin_scope)
     }
 }
 

@@ -111,7 +111,13 @@ async fn nothing_is_minted_beyond_the_credential() {
     assert_eq!((refused.status.as_u16(), refused.fields()), (403, beyond));
     let narrow = minted["key"]["id"].as_i64().unwrap();
     app.post(&caller, &format!("/keys/{narrow}/rotate"), "").await.is(200);
-    // To take away is allowed.
+    // So would be a key that works again. To take away is allowed.
+    app.post(&caller, &format!("/keys/{}/disable", wide.id), "").await.is(200);
+    let enable = format!("/keys/{}/enable", wide.id);
+    let refused = app.post(&caller, &enable, "").await;
+    assert_eq!((refused.status.as_u16(), refused.fields()), (403, vec!["scopes".to_owned()]));
+    verifier.narrow(&["read", "write.*"]);
+    app.post(&caller, &enable, "").await.is(200);
     app.call(Some(&caller.token), Method::DELETE, &format!("/keys/{}", wide.id), "").await.is(200);
 }
 
