@@ -4,6 +4,7 @@ use axum::extract::{Request, State as StateOf};
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::keys::{PathId, key_id, visible};
 use super::principal::{Requester, State};
@@ -66,7 +67,13 @@ async fn page(
 
 /// Returns an event as a key sees it, or a caller that manages the account: without what is above the
 /// key.
-fn seen_by(own: Option<KeyId>, event: Event) -> wire::Event {
+fn seen_by(own: Option<KeyId>, mut event: Event) -> wire::Event {
+    if own.is_some()
+        && event.key == own
+        && let Some(parent) = event.detail.get_mut("parent")
+    {
+        *parent = Value::Null;
+    }
     let mut lineage = event.lineage;
     if let Some(end) = own.and_then(|own| lineage.iter().position(|id| *id == own)) {
         lineage.truncate(end + 1);

@@ -85,6 +85,13 @@ async fn a_child_sees_nothing_of_what_is_above_it() {
     assert_eq!(disabled["lineage"], json!([grandchild.id, child.id]));
     assert_eq!(disabled["route"], json!(null));
     assert_eq!(page["events"].as_array().unwrap().len(), 3);
+    let parents = |page: &Value| {
+        let made = &page["events"].as_array().unwrap()[..2];
+        made.iter().map(|it| it["detail"]["parent"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(parents(&page), [json!(null), json!(child.id)]);
+    let page = app.get(&agent, &format!("/keys/{}/events", child.id)).await.is(200);
+    assert_eq!(parents(&page), [json!(agent.id), json!(child.id)]);
 }
 
 #[tokio::test]
