@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agentkey::http::PeerAddress;
-use agentkey::model::{Cidrs, Limit, Period, RateLimit};
+use agentkey::model::{Cidrs, Limit, Lineage, Period, RateLimit};
 use agentkey::routes::SelfServe;
 #[cfg(feature = "postgres")]
 use agentkey::store::{PostgresOptions, PostgresStore};
@@ -188,8 +188,10 @@ async fn nothing_is_wider(keys: &AgentKeys, before: &mut Vec<Key>) {
                 "{key:?} {ancestor:?}"
             );
             assert!(key.expires_at.is_some(), "the root ends, so all do: {key:?}");
-            if let (Some(own), Some(above)) = (&key.allowed_cidrs, &ancestor.allowed_cidrs) {
-                assert!(own.is_within(above), "{key:?} {ancestor:?}");
+            // The ranges of an ancestor that became fewer bind a key whose own did not.
+            for address in ["10.0.0.1", "10.1.0.1", "10.128.0.1", "11.0.0.1", "2001:db8::1"] {
+                let may = |lineage: &Lineage| lineage.allows_address(address.parse().unwrap());
+                assert!(may(&above) || !may(&lineage), "{address} {key:?} {ancestor:?}");
             }
         }
         if let Some(old) = before.iter().find(|old| old.id == key.id) {
