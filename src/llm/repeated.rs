@@ -257,7 +257,7 @@ mod tests {
             (CHAT, " time", "a\",\"b\":\"c"),
             (CHAT, " time", "a\nb"),
             (CHAT, "content", "reasoning"),
-            (CHAT, "null}\n", "null}"),
+            (CHAT, "null}]", "null}"),
             (CHAT, "x8Bq", "x\\"),
             (CHAT, "\n\n", "\n"),
             (RESPONSES, ":17,", ":017,"),
