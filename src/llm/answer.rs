@@ -52,7 +52,11 @@ impl Tokens {
 impl Answer {
     /// Reads the data of an event, or a whole answer. What is no JSON object is text.
     pub(super) fn read(data: &[u8], estimator: &dyn TokenEstimator) -> Self {
-        let data = String::from_utf8_lossy(data);
+        // Which is many times as fast as the other where all is well.
+        let data = match std::str::from_utf8(data) {
+            Ok(data) => Cow::Borrowed(data),
+            Err(_) => String::from_utf8_lossy(data),
+        };
         match data.trim_ascii() {
             "" => Self::default(),
             "[DONE]" => Self { is_last: true, ..Self::default() },

@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::answer::Answer;
 use super::estimator::{FourBytes, TokenEstimator};
-use super::events::{EventBuffer, EventTooLong, data, without_mark};
+use super::events::{EventBuffer, EventTooLong, without_mark};
 use super::prompt::Prompt;
+use super::repeated::EventReader;
 use super::tally::Tally;
 use crate::model::{Amount, TokenPrice, TokenUsage};
 
@@ -49,6 +50,7 @@ pub struct Meter {
     estimator: Arc<dyn TokenEstimator>,
     max_event: usize,
     reader: Reader,
+    events: EventReader,
     /// Whether an event was read, so that no byte order mark may come.
     is_begun: bool,
 }
@@ -77,6 +79,7 @@ impl Meter {
             estimator: Arc::new(FourBytes),
             max_event: MAX_EVENT,
             reader: Reader::Unknown(BytesMut::new()),
+            events: EventReader::default(),
             is_begun: false,
         }
     }
@@ -215,14 +218,7 @@ impl Meter {
     fn count_event(&mut self, event: &[u8]) {
         let is_first = !std::mem::replace(&mut self.is_begun, true);
         let event = if is_first { without_mark(event) } else { event };
-        let estimator = &*self.estimator;
-        let mut stray = Answer::default();
-        let data = data(event, |line| {
-            let line = Answer::text(&String::from_utf8_lossy(line), estimator);
-            stray.text.add(line.text);
-        });
-        let mut answer = data.map(|data| Answer::read(&data, estimator)).unwrap_or_default();
-        answer.text.add(stray.text);
+        let answer = self.events.read(event, &*self.estimator);
         self.tally.add(answer);
     }
 }

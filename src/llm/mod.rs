@@ -30,6 +30,7 @@ mod meter;
 mod metering;
 mod price_table;
 mod prompt;
+mod repeated;
 mod tally;
 mod told;
 mod upstream;
