@@ -12,8 +12,9 @@ use crate::model::{
 };
 use crate::routes::wire::{self, Usd};
 
-/// Members of requests that may be `null`: it says something else than leaving them out.
+/// Members that may be `null` where others are left out: it says something else than leaving them out.
 const NULLABLE: &[(&str, &str)] = &[
+    ("Actor", "name"),
     ("KeyRequest", "allowed_cidrs"),
     ("KeyRequest", "budgets"),
     ("KeyRequest", "expires_at"),
@@ -22,7 +23,7 @@ const NULLABLE: &[(&str, &str)] = &[
 ];
 
 /// Answers that leave members out. The others have every member, and `null` where there is no value.
-const SPARSE: &[&str] = &["Introspection", "ResourceMetadata", "Problem"];
+const SPARSE: &[&str] = &["Actor", "Introspection", "ResourceMetadata", "Problem"];
 
 /// Returns the schemas of all requests and answers.
 pub(super) fn components() -> Components {
