@@ -10,8 +10,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::estimator::TokenEstimator;
-use super::told::{ObjectOr, ReadMembers, ReadTold, Told};
-use super::walk::{NameOf, Text};
+use super::lenient::{NameOf, ObjectOr, ReadMembers};
+use super::told::{ReadTold, Told};
+use super::walk::Text;
 
 /// What one event says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl<'de> Visitor<'de> for ReadAnswer<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Answer, A::Error> {
         let protocol = Text::protocol(self.estimator);
         let mut read = Answer::default();
-        let (mut told, mut is_beginning) = (Told::default(), false);
+        let (mut told, mut kind) = (Told::default(), Kind::Other);
         while let Some(place) = members.next_key_seed(NameOf(Place::of))? {
             let mut text = Tokens::default();
             match place {
@@ -109,15 +110,16 @@ impl<'de> Visitor<'de> for ReadAnswer<'_> {
                     told.merge(inner.told);
                 }
                 Place::Usage => told.merge(members.next_value_seed(ReadTold)?),
-                Place::Type => {
-                    (read.is_last, is_beginning) = members.next_value_seed(ReadType)?;
-                }
+                Place::Type => kind = members.next_value_seed(ReadType)?,
                 Place::Other => drop(members.next_value::<IgnoredAny>()?),
             }
             read.text.add(text);
         }
-        if is_beginning {
-            (read.text.item, read.text.part) = (0, 0);
+        match kind {
+            Kind::Last => read.is_last = true,
+            Kind::Beginning => (read.text.item, read.text.part) = (0, 0),
+            Kind::Sound => read.text.delta = 0,
+            Kind::Other => {}
         }
         read.told = Some(told).filter(|told| *told != Told::default());
         Ok(read)
@@ -170,28 +172,43 @@ impl ReadMembers for ReadText<'_> {
     }
 }
 
-/// Says whether a type is that of the last event, and whether it is that of a beginning.
+/// What an event is, by its type.
+#[derive(Clone, Copy, Default)]
+enum Kind {
+    /// It ends the stream.
+    Last,
+    /// It begins an item or a part, whose text comes later.
+    Beginning,
+    /// Its delta is encoded sound.
+    Sound,
+    #[default]
+    Other,
+}
+
 struct ReadType;
 
 impl<'de> DeserializeSeed<'de> for ReadType {
-    type Value = (bool, bool);
+    type Value = Kind;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Kind, D::Error> {
         deserializer.deserialize_any(ObjectOr(self))
     }
 }
 
 impl ReadMembers for ReadType {
-    type Value = (bool, bool);
+    type Value = Kind;
 
-    fn text(self, kind: &str) -> (bool, bool) {
-        (LAST.contains(&kind), kind.ends_with(".added"))
+    fn text(self, kind: &str) -> Kind {
+        match kind {
+            "message_stop" | "response.completed" | "response.incomplete" | "response.failed" => {
+                Kind::Last
+            }
+            "response.audio.delta" => Kind::Sound,
+            kind if kind.ends_with(".added") => Kind::Beginning,
+            _ => Kind::Other,
+        }
     }
 }
-
-/// The events that end a stream, by `type`.
-const LAST: [&str; 4] =
-    ["message_stop", "response.completed", "response.incomplete", "response.failed"];
 
 /// What an event says in an object of its own: the message of `message_start`, and the response of
 /// `response.completed`.
@@ -304,7 +321,17 @@ mod tests {
                 r#"{"type":"response.completed","response":{"instructions":"long and longer","output":[{"content":[{"text":"Hello"}]}]}}"#,
                 2,
             ),
+            (r#"{"type":"response.audio.delta","delta":"AAAAAAAAAAAA"}"#, 0),
+            (r#"{"type":"response.audio.transcript.delta","delta":"Hello"}"#, 2),
             // RawMessageStreamEvent: anthropic 2.14
+            (
+                r#"{"type":"content_block_start","index":1,"content_block":{"type":"mcp_tool_result","tool_use_id":"t","content":[{"type":"text","text":"Hello"}]}}"#,
+                0,
+            ),
+            (
+                r#"{"content":[{"content":{"stdout":"Hello"},"type":"bash_code_execution_tool_result"},{"type":"text","text":"Hello"}]}"#,
+                2,
+            ),
             (
                 r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}"#,
                 2,

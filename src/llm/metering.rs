@@ -89,8 +89,8 @@ impl Charge {
         }
         self.set_cost(meter.cost());
         head.headers.remove(CONTENT_LENGTH); // a stream may be cut
-        let encoding = head.headers.get(CONTENT_ENCODING);
-        let body = match encoding.filter(|encoding| *encoding != "identity") {
+        let mut encodings = head.headers.get_all(CONTENT_ENCODING).iter();
+        let body = match encodings.find(|encoding| *encoding != "identity") {
             None => MeteredBody::metered(body, self, meter, format),
             Some(encoding) => {
                 tracing::error!(

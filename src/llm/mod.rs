@@ -26,6 +26,7 @@ mod error;
 mod estimator;
 mod events;
 mod format;
+mod lenient;
 mod meter;
 mod metering;
 mod price_table;

@@ -32,11 +32,13 @@ pub struct Prompt {
     pub model: Option<String>,
     /// Whether it asks for an event stream.
     pub is_stream: bool,
-    /// The most tokens that it lets the model write, over all choices; `None` where it does not say.
+    /// The most tokens that it lets the model write, over all choices and prompts;
+    /// `None` where it does not say.
     pub max_output: Option<u64>,
     /// The estimated tokens of its text.
     pub text: u64,
-    /// The tokens that its images and sounds count, by stated figures.
+    /// The tokens that its images and sounds count, by stated figures, and its encoded files. A told
+    /// figure is not compared with them.
     pub media: u64,
 }
 
@@ -49,7 +51,7 @@ impl Prompt {
     /// Reads the body of a request, as any of the [formats](super::Format) has it.
     ///
     /// The estimate is over the whole request: messages, instructions, tools, schemas. An image counts
-    /// [`IMAGE_TOKENS`], sound a token for every 100 characters, and a file counts as text.
+    /// [`IMAGE_TOKENS`], sound a token for every 100 characters, and a file as its encoding.
     ///
     /// # Errors
     ///
@@ -57,7 +59,7 @@ impl Prompt {
     pub fn read(body: &[u8], estimator: &dyn TokenEstimator) -> Result<Self, PromptError> {
         let request: Map<String, Value> = serde_json::from_slice(body).map_err(PromptError)?;
         let mut prompt = Self::default();
-        let (mut max_output, mut choices) = (None, 1);
+        let (mut max_output, mut choices, mut prompts) = (None::<u64>, 1, 1);
         for (name, value) in &request {
             let counted = match &**name {
                 "model" => {
@@ -69,7 +71,7 @@ impl Prompt {
                     continue;
                 }
                 "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
-                    max_output = value.as_u64().or(max_output);
+                    max_output = value.as_u64().max(max_output);
                     continue;
                 }
                 "n" | "best_of" => {
@@ -77,13 +79,18 @@ impl Prompt {
                     continue;
                 }
                 name if UNREAD.contains(&name) => continue,
-                "messages" | "input" | "system" | "prompt" => message(value, estimator),
+                "prompt" => {
+                    prompts = count_prompts(value);
+                    message(value, estimator)
+                }
+                "messages" | "input" | "system" => message(value, estimator),
                 _ => Counted::text(free(value, estimator)),
             };
             prompt.text = prompt.text.saturating_add(counted.text);
             prompt.media = prompt.media.saturating_add(counted.media);
         }
-        prompt.max_output = max_output.map(|tokens: u64| tokens.saturating_mul(choices));
+        prompt.max_output =
+            max_output.map(|tokens| tokens.saturating_mul(choices).saturating_mul(prompts));
         Ok(prompt)
     }
 
@@ -120,6 +127,13 @@ const UNREAD: [&str; 22] = [
     "verbosity",
 ];
 
+/// Returns how many prompts a legacy completion has: a list may be one of prompts, or of the tokens of
+/// one prompt. The model answers each.
+fn count_prompts(prompt: &Value) -> u64 {
+    let prompts = prompt.as_array().filter(|items| !items.iter().all(Value::is_number));
+    prompts.map_or(1, |prompts| prompts.len() as u64)
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     text: u64,
@@ -135,6 +149,10 @@ impl Counted {
         Self { text: 0, media }
     }
 
+    fn tokens(self) -> u64 {
+        self.text.saturating_add(self.media)
+    }
+
     fn add(self, other: Self) -> Self {
         Self {
             text: self.text.saturating_add(other.text),
@@ -146,31 +164,47 @@ impl Counted {
 /// Counts messages, or a part of one. Their names are those of the protocol, and are no text.
 fn message(value: &Value, estimator: &dyn TokenEstimator) -> Counted {
     match value {
-        Value::String(text) if text.starts_with("data:image/") => Counted::media(IMAGE_TOKENS),
         Value::String(text) => Counted::text(estimator.tokens(text)),
+        // A token by its number: the prompt of a legacy completion may be a list of them.
+        Value::Number(_) => Counted::text(1),
         Value::Array(items) => {
             items.iter().fold(Counted::default(), |sum, item| sum.add(message(item, estimator)))
         }
         Value::Object(members) => {
-            match members.get("type").and_then(Value::as_str).unwrap_or_default() {
-                "image" | "image_url" | "input_image" | "computer_screenshot" => {
-                    return Counted::media(IMAGE_TOKENS);
-                }
-                "input_audio" | "audio" => {
-                    return Counted::media(chars(value).div_ceil(SOUND_CHARS_PER_TOKEN) as u64);
-                }
-                _ => {}
-            }
-            members.iter().fold(Counted::default(), |sum, (name, member)| {
-                sum.add(match &**name {
-                    "type" | "id" | "call_id" | "tool_call_id" | "tool_use_id"
-                    | "cache_control" | "status" | "signature" => Counted::default(),
-                    "input" | "arguments" => Counted::text(free(member, estimator)),
-                    _ => message(member, estimator),
-                })
+            let kind = members.get("type").and_then(Value::as_str).unwrap_or_default();
+            let image = if IMAGES.contains(&kind) { IMAGE_TOKENS } else { 0 };
+            members.iter().fold(Counted::media(image), |sum, (name, value)| {
+                sum.add(member(kind, name, value, estimator))
             })
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => Counted::default(),
+        Value::Null | Value::Bool(_) => Counted::default(),
+    }
+}
+
+/// The types of parts that are an image.
+const IMAGES: [&str; 4] = ["image", "image_url", "input_image", "computer_screenshot"];
+
+/// Counts a member of a part of this type. What an image or a sound has beside it is text: its type
+/// is what the client says.
+fn member(kind: &str, name: &str, value: &Value, estimator: &dyn TokenEstimator) -> Counted {
+    match (kind, name) {
+        (
+            _,
+            "type" | "id" | "call_id" | "tool_call_id" | "tool_use_id" | "cache_control" | "status"
+            | "signature",
+        ) => Counted::default(),
+        (kind, "image_url" | "source" | "file_id" | "detail") if IMAGES.contains(&kind) => {
+            Counted::default()
+        }
+        ("input_audio" | "audio", "input_audio" | "audio" | "source") => {
+            Counted::media(chars(value).div_ceil(SOUND_CHARS_PER_TOKEN) as u64)
+        }
+        (_, "input" | "arguments") => Counted::text(free(value, estimator)),
+        // Encoded: what the model reads of it may be much less.
+        (_, "file_data" | "encrypted_content") | ("base64" | "redacted_thinking", "data") => {
+            Counted::media(message(value, estimator).tokens())
+        }
+        _ => message(value, estimator),
     }
 }
 
@@ -260,8 +294,44 @@ mod tests {
             let prompt = read(json!({ "messages": [{ "role": "user", "content": [part] }] }));
             assert_eq!((prompt.text, prompt.media), (1, media), "{part}");
         }
-        let file = json!({ "type": "file", "file": { "file_data": data } });
-        assert_eq!(read(json!({ "messages": [{ "content": [file] }] })).text, 25_000);
+    }
+
+    #[test]
+    fn what_is_encoded_counts_whole_and_is_not_compared() {
+        let data = "a".repeat(100_000);
+        for part in [
+            json!({ "type": "file", "file": { "file_data": data } }),
+            json!({ "type": "input_file", "file_data": data }),
+            json!({ "type": "document", "source": { "type": "base64", "data": data } }),
+            json!({ "type": "redacted_thinking", "data": data }),
+            json!({ "type": "reasoning", "encrypted_content": data }),
+        ] {
+            let prompt = read(json!({ "messages": [{ "content": [part] }] }));
+            assert_eq!((prompt.text, prompt.media), (0, 25_000), "{}", part["type"]);
+        }
+        let text = json!({ "type": "document", "source": { "type": "text", "data": data } });
+        assert_eq!(read(json!({ "messages": [{ "content": [text] }] })).text, 25_000);
+    }
+
+    #[test]
+    fn text_that_calls_itself_an_image_or_a_sound_is_text() {
+        let text = format!("data:image/{}", "a".repeat(400_000));
+        for message in [
+            json!({ "content": text }),
+            json!({ "content": [{ "type": "text", "text": text }] }),
+            json!({ "content": text, "type": "image" }),
+            json!({ "content": text, "type": "input_audio" }),
+        ] {
+            assert_eq!(read(json!({ "messages": [message] })).text, 100_003);
+            assert_eq!(read(json!({ "input": [message] })).text, 100_003);
+        }
+        assert_eq!(read(json!({ "input": text })).text, 100_003);
+    }
+
+    #[test]
+    fn a_prompt_of_tokens_counts_each_of_them() {
+        assert_eq!(read(json!({ "prompt": [17, 4, 100_000] })).text, 3);
+        assert_eq!(read(json!({ "prompt": [[17, 4], [100_000]] })).text, 3);
     }
 
     #[test]
@@ -271,6 +341,14 @@ mod tests {
             (json!({ "max_tokens": 100 }), Some(100)),
             (json!({ "max_completion_tokens": 100, "n": 3 }), Some(300)),
             (json!({ "max_output_tokens": 100, "n": 0 }), Some(100)),
+            (json!({ "max_tokens": 100, "prompt": "a" }), Some(100)),
+            (json!({ "max_tokens": 100, "prompt": [17, 4] }), Some(100)),
+            (json!({ "max_tokens": 100, "prompt": [] }), Some(100)),
+            (json!({ "max_tokens": 100, "prompt": ["a", "b"], "n": 2 }), Some(400)),
+            (json!({ "max_tokens": 100, "prompt": [[17], [4], [1]] }), Some(300)),
+            (json!({ "max_completion_tokens": 100, "max_tokens": 1 }), Some(100)),
+            (json!({ "max_completion_tokens": 1, "max_tokens": 100 }), Some(100)),
+            (json!({ "max_completion_tokens": 100, "max_tokens": null }), Some(100)),
             (json!({ "max_tokens": null, "n": u64::MAX }), None),
         ] {
             assert_eq!(read(request.clone()).max_output, max, "{request}");

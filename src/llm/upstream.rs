@@ -17,9 +17,12 @@ impl Format {
     /// It asks for the usage of a stream, which OpenAI's completions do not tell by themselves. What a
     /// model reasons in secret is in no text, so without the usage nobody would pay for it.
     ///
+    /// It does not pass on `background` of a Responses request. Such a response is answered before the
+    /// model writes, so nobody would pay for what it writes later; without it the answer is complete.
+    ///
     /// Each member of the request is sent once. Where a client sends one twice, it is the last that
     /// counts, here and in [`Prompt::read`](super::Prompt::read); otherwise the upstream might answer
-    /// by another model than the one that is priced. The members themselves stay as they are.
+    /// by another model than the one that is priced. The other members stay as they are.
     ///
     /// # Errors
     ///
@@ -36,6 +39,9 @@ impl Format {
     pub fn to_upstream(self, body: &[u8]) -> Result<Bytes, PromptError> {
         let mut members: BTreeMap<String, Box<RawValue>> =
             serde_json::from_slice(body).map_err(PromptError)?;
+        if self == Self::Responses {
+            members.remove("background");
+        }
         let is_stream = members.get("stream").is_some_and(|stream| stream.get() == "true");
         if is_stream && matches!(self, Self::ChatCompletions | Self::Completions) {
             let options = members.get(STREAM_OPTIONS).map_or("{}", |options| options.get());
@@ -79,6 +85,13 @@ mod tests {
         }
         for format in [Format::Responses, Format::Messages] {
             assert_eq!(sent(format, r#"{"stream":true}"#), r#"{"stream":true}"#);
+        }
+    }
+
+    #[test]
+    fn a_response_is_not_written_in_the_background() {
+        for body in [r#"{"background":true,"model":"m"}"#, r#"{"background":false,"model":"m"}"#] {
+            assert_eq!(sent(Format::Responses, body), r#"{"model":"m"}"#);
         }
     }
 

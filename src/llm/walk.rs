@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::estimator::TokenEstimator;
+use super::lenient::{ObjectOr, ReadMembers};
 
 /// Counts the tokens of the strings in a value.
 ///
@@ -91,11 +92,15 @@ impl<'de> Visitor<'de> for Text<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<u64, A::Error> {
-        let (mut tokens, mut reasoning) = (0_u64, 0_u64);
+        let (mut tokens, mut reasoning, mut is_read) = (0_u64, 0_u64, false);
         while let Some((member, name)) = members.next_key_seed(Name(self))? {
             let text = match member {
                 Member::NoText => {
                     members.next_value::<IgnoredAny>()?;
+                    0
+                }
+                Member::Type => {
+                    is_read = members.next_value_seed(ReadByModel)?;
                     0
                 }
                 Member::Text => members.next_value_seed(self)?,
@@ -107,7 +112,27 @@ impl<'de> Visitor<'de> for Text<'_> {
             };
             tokens = tokens.saturating_add(name).saturating_add(text);
         }
-        Ok(tokens.saturating_add(reasoning))
+        Ok(if is_read { 0 } else { tokens.saturating_add(reasoning) })
+    }
+}
+
+/// Reads a type, and says whether it is what a tool on the provider's side answered. The model reads
+/// that, and does not write it: `WebSearchToolResultBlock` and its like in anthropic 2.14.
+struct ReadByModel;
+
+impl<'de> DeserializeSeed<'de> for ReadByModel {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(ObjectOr(self))
+    }
+}
+
+impl ReadMembers for ReadByModel {
+    type Value = bool;
+
+    fn text(self, kind: &str) -> bool {
+        kind.ends_with("_tool_result")
     }
 }
 
@@ -118,6 +143,7 @@ enum Member {
     /// different ages.
     Reasoning,
     Free,
+    Type,
     NoText,
 }
 
@@ -129,9 +155,9 @@ impl Member {
             }
             // An object here is a tool's input; a string counts in the same way.
             "input" | "arguments" | "parameters" | "action" => Self::Free,
+            "type" => Self::Type,
             // Names, states and figures of the protocol.
             "id"
-            | "type"
             | "role"
             | "object"
             | "index"
@@ -160,29 +186,6 @@ impl Member {
             "results" | "outputs" | "output" | "tools" => Self::NoText,
             _ => Self::Text,
         }
-    }
-}
-
-/// Reads the name of a member without a copy of it, and says what it means.
-pub(super) struct NameOf<T>(pub(super) fn(&str) -> T);
-
-impl<'de, T> DeserializeSeed<'de> for NameOf<T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<T> Visitor<'_> for NameOf<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<T, E> {
-        Ok((self.0)(name))
     }
 }
 

@@ -6,7 +6,7 @@
 //! anthropic-sdk-python.
 
 use agentkey::Amount;
-use agentkey::llm::{Format, Meter};
+use agentkey::llm::{Format, FourBytes, Meter, Prompt};
 use agentkey::model::TokenUsage;
 
 use crate::support::{End, PRICE, Setting, Upstream, World};
@@ -273,4 +273,30 @@ async fn a_whole_answer_is_charged_by_its_usage() {
             assert_eq!(world.settled().await, PRICE.cost(usage).as_micros(), "{answer}");
         }
     }
+}
+
+#[test]
+fn what_is_encoded_or_read_by_the_model_does_not_make_a_told_figure_implausible() {
+    // A page of a PDF, of which the model reads 3,000 tokens.
+    let file = "a".repeat(200_000);
+    let request = serde_json::json!({ "messages": [{ "role": "user", "content": [
+        { "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": file } },
+    ] }] });
+    let prompt = Prompt::read(request.to_string().as_bytes(), &FourBytes).unwrap();
+    assert_eq!((prompt.text, prompt.media), (5, 50_000)); // the role and the media type are text
+    let mut meter = Meter::new(PRICE).prompt(prompt);
+    assert_eq!(meter.usage().input, 50_005);
+    let result = serde_json::json!({ "type": "content_block_start", "index": 0, "content_block":
+        { "type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "content": [{ "type": "text", "text": file }] } });
+    for event in [
+        r#"{"type":"message_start","message":{"content":[],"usage":{"input_tokens":3000,"output_tokens":1}}}"#,
+        &result.to_string(),
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"Hello"}}"#,
+        r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":20}}"#,
+    ] {
+        meter.feed(format!("data: {event}\n\n").as_bytes()).unwrap();
+    }
+    assert_eq!(meter.usage(), TokenUsage::new(50_005, 20)); // a client that leaves here pays the estimate
+    meter.feed(b"data: {\"type\":\"message_stop\"}\n\n").unwrap();
+    assert_eq!(meter.usage(), TokenUsage::new(3_000, 20));
 }

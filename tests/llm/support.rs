@@ -80,7 +80,7 @@ impl Upstream {
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers.insert(name, value.parse().unwrap());
+        self.headers.append(name, value.parse().unwrap());
         self
     }
 

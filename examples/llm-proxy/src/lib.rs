@@ -63,9 +63,19 @@ impl Proxy {
 #[derive(Clone)]
 struct Tokenizer(Arc<CoreBPE>);
 
+/// The most bytes that the tokenizer gets at once. A run of a million blanks makes it panic, and one
+/// of letters takes it the square of its length. In pieces, a text counts at most a few tokens more.
+const PIECE: usize = 4096;
+
 impl TokenEstimator for Tokenizer {
     fn tokens(&self, text: &str) -> u64 {
-        self.0.encode_ordinary(text).len() as u64
+        let (mut rest, mut tokens) = (text, 0);
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE));
+            tokens += self.0.encode_ordinary(piece).len() as u64;
+            rest = after;
+        }
+        tokens
     }
 }
 
@@ -196,5 +206,20 @@ impl IntoResponse for Error {
         // Both SDKs read `error`; Anthropic's reads the outer type too.
         let error = json!({ "message": message, "type": kind, "code": code });
         (status, Json(json!({ "type": "error", "error": error }))).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_the_largest_request_is_counted_whatever_it_is() {
+        let tokenizer = Tokenizer(Arc::new(tiktoken_rs::o200k_base().unwrap()));
+        for (piece, least) in [(" ", 31_000), ("a", 500_000), ("語", 1_300_000), ("", 0)] {
+            let text = piece.repeat((4 << 20) / piece.len().max(1));
+            assert!(tokenizer.tokens(&text) >= least, "{piece:?}");
+        }
+        assert_eq!(tokenizer.tokens("once upon a time, "), 6);
     }
 }
