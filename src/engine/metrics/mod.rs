@@ -64,7 +64,7 @@ impl Metrics {
                 size: Gauge::register(&SETTLE_BACKLOG, None),
                 age: Gauge::register(&SETTLE_AGE, None),
                 lost: Counter::register(&SETTLES_LOST, None),
-                since: Since::default(),
+                since: Default::default(),
             },
             open_charges: Gauge::register(&OPEN_CHARGES, None),
             open_holds: Gauge::register(&OPEN_HOLDS, None),
