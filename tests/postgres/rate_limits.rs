@@ -38,7 +38,7 @@ async fn a_cached_look_up_takes_in_its_own_statement() {
     keys.shutdown().await;
 }
 
-/// What the application's own SQL writes binds from the next request, and what makes no sense is refused.
+/// What the application's own SQL writes binds from the next request, and an invalid value is refused.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn the_applications_sql_sets_limits_and_ranges() {

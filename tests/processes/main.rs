@@ -199,7 +199,7 @@ async fn an_accounts_ceiling_holds_over_ten_unlimited_keys(fixture: &Fixture, pr
 async fn a_shared_limit_of_a_hundred_is_a_hundred(fixture: &Fixture, processes: usize) {
     let minute = RateLimit::per_minute(100);
     let day = RateLimit::new(100, Duration::from_secs(86_400));
-    // In a minute, requests come back while the test runs, so there the time stands still.
+    // In a minute, requests come back while the test runs, so there the clock is stopped.
     for (limit, noon) in [(minute, Some("2026-01-31T12:00:00Z")), (day, None)] {
         let parent = fixture.create(NewKey::new(ACCOUNT.parse().unwrap()).rate_limit(limit)).await;
         let workers = fixture.limited_workers(processes, noon);

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 
 pub const DATABASE: &str = "AGENTKEY_TEST_WORKER_DATABASE";
 
-/// Says that rate limits are shared, and at which instant the time stands still, if it does.
+/// Says that rate limits are shared, and at which instant the clock is stopped, if at one.
 const LIMITED: &str = "AGENTKEY_TEST_WORKER_LIMITED";
 
 #[derive(serde::Deserialize)]
