@@ -190,7 +190,9 @@ pub mod store;
 #[doc(hidden)]
 pub mod testing;
 
-pub use engine::{AgentKeys, BuildError, Builder, Created, Error, Holder, Page, PageStream};
+pub use engine::{
+    AgentKeys, BuildError, Builder, Created, Error, Holder, Page, PageStream, Prune, Pruned,
+};
 pub use http::{
     AgentKeyLayer, Charge, Hold, KeyContext, Rejection, Replayable, RequireBudget, RequireScope,
 };

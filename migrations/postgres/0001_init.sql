@@ -95,6 +95,24 @@ CREATE INDEX ON {entries} (key_id, seq);
 CREATE INDEX ON {entries} (account_id, counts_at) WHERE refunds IS NOT NULL;
 CREATE INDEX ON {entries} (refunds) WHERE refunds IS NOT NULL;
 
+-- The sums of entries that are no longer kept, by account, key, hour and labels. `id` is a digest of these. The whole sum
+-- counts at `counts_at`, the start of the hour. `amount` is the charges less the refunds. Both sums are in two parts, the
+-- multiples of 2^32 and the rest, so that none overflows.
+CREATE TABLE {rollups} (
+    id            uuid PRIMARY KEY,
+    account_id    text COLLATE "C" NOT NULL,
+    key_id        bigint,     -- NULL where the account itself was adjusted
+    counts_at     timestamptz NOT NULL,
+    labels        jsonb       NOT NULL,
+    amount_high   bigint      NOT NULL,
+    amount_low    bigint      NOT NULL,
+    charges       bigint      NOT NULL,
+    adjusted_high bigint      NOT NULL,
+    adjusted_low  bigint      NOT NULL
+);
+CREATE INDEX ON {rollups} (account_id, counts_at);
+CREATE INDEX ON {rollups} (key_id, counts_at) WHERE key_id IS NOT NULL;
+
 -- What clients sent as `Idempotency-Key`.
 CREATE TABLE {idempotency_keys} (
     key_id          bigint NOT NULL,
@@ -105,6 +123,8 @@ CREATE TABLE {idempotency_keys} (
     entry           uuid,
     PRIMARY KEY (key_id, idempotency_key)
 );
+-- When an entry is rolled up, the idempotency key that is bound to it goes with it.
+CREATE INDEX ON {idempotency_keys} (entry) WHERE entry IS NOT NULL;
 
 -- The audit trail. Each row is written in the transaction of what it tells, and holds no secret. The refusals of a key in
 -- one minute, for one reason and on one route, are one row. Only such a row has a `reason`; its `at` is the minute.
@@ -153,13 +173,17 @@ DECLARE
     n bigint;
     before bigint[];
 BEGIN
-    -- Rows are made and locked in the order of the keys, so that instances wait and do not deadlock.
-    IF EXISTS (SELECT FROM unnest(keys) k WHERE NOT EXISTS (SELECT FROM {rate_limits} r WHERE r.key_id = k)) THEN
-        INSERT INTO {rate_limits} (key_id, used_until) SELECT k, 0 FROM unnest(keys) k ORDER BY k ON CONFLICT DO NOTHING;
-    END IF;
-    SELECT array_agg(r.used_until ORDER BY w.place) INTO before
-    FROM (SELECT * FROM unnest(keys) WITH ORDINALITY w (key_id, place) ORDER BY w.key_id OFFSET 0) w
-    CROSS JOIN LATERAL (SELECT r.used_until FROM {rate_limits} r WHERE r.key_id = w.key_id OFFSET 0 FOR UPDATE) r;
+    -- Rows are made and locked in the order of the keys, so that instances wait and do not deadlock. A row that was
+    -- pruned before its lock is made again.
+    LOOP
+        IF EXISTS (SELECT FROM unnest(keys) k WHERE NOT EXISTS (SELECT FROM {rate_limits} r WHERE r.key_id = k)) THEN
+            INSERT INTO {rate_limits} (key_id, used_until) SELECT k, 0 FROM unnest(keys) k ORDER BY k ON CONFLICT DO NOTHING;
+        END IF;
+        SELECT array_agg(r.used_until ORDER BY w.place) INTO before
+        FROM (SELECT * FROM unnest(keys) WITH ORDINALITY w (key_id, place) ORDER BY w.key_id OFFSET 0) w
+        CROSS JOIN LATERAL (SELECT r.used_until FROM {rate_limits} r WHERE r.key_id = w.key_id OFFSET 0 FOR UPDATE) r;
+        EXIT WHEN coalesce(cardinality(before), 0) = cardinality(keys);
+    END LOOP;
     used := before;
     -- After the lock, so that no later batch has an earlier instant.
     taken_at := (extract(epoch FROM coalesce(shown, clock_timestamp())) * 1000000)::bigint * 1000;

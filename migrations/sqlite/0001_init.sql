@@ -212,6 +212,24 @@ CREATE TABLE agentkey_index_parts (
 WITH RECURSIVE parts (part) AS (SELECT 0 UNION ALL SELECT part + 1 FROM parts WHERE part < 31)
 INSERT INTO agentkey_index_parts (part, last, due) SELECT part, 0, 0 FROM parts;
 
+-- The sums of entries that are no longer kept, by account, key, hour and labels. `id` is a digest of these. The whole sum
+-- counts at `counts_at`, the start of the hour. `amount` is the charges less the refunds. Both sums are in two parts, the
+-- multiples of 2^32 and the rest, so that none overflows.
+CREATE TABLE agentkey_rollups (
+    id            BLOB    PRIMARY KEY NOT NULL CHECK (length(id) = 16),
+    account_id    TEXT    NOT NULL,
+    key_id        INTEGER, -- NULL where the account itself was adjusted
+    counts_at     INTEGER NOT NULL,
+    labels        TEXT    NOT NULL,
+    amount_high   INTEGER NOT NULL,
+    amount_low    INTEGER NOT NULL,
+    charges       INTEGER NOT NULL,
+    adjusted_high INTEGER NOT NULL,
+    adjusted_low  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX agentkey_rollups_account ON agentkey_rollups (account_id, counts_at);
+CREATE INDEX agentkey_rollups_key ON agentkey_rollups (key_id, counts_at) WHERE key_id IS NOT NULL;
+
 -- What clients sent as `Idempotency-Key`.
 CREATE TABLE agentkey_idempotency_keys (
     key_id          INTEGER NOT NULL,
@@ -222,6 +240,8 @@ CREATE TABLE agentkey_idempotency_keys (
     entry           BLOB,
     PRIMARY KEY (key_id, idempotency_key)
 ) STRICT, WITHOUT ROWID;
+-- When an entry is rolled up, the idempotency key that is bound to it goes with it.
+CREATE INDEX agentkey_idempotency_keys_entry ON agentkey_idempotency_keys (entry) WHERE entry IS NOT NULL;
 
 -- The audit trail. Each row is written in the transaction of what it tells, and holds no secret. The refusals of a key in
 -- one minute, for one reason and on one route, are one row. Only such a row has a `reason`; its `at` is the minute.

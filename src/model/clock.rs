@@ -111,8 +111,16 @@ pub(crate) fn from_micros(micros: i64) -> Timestamp {
 
 /// Returns `at + by`, clamped to the range of time.
 pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
-    let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
-    from_micros(at.as_microsecond().saturating_add(by))
+    from_micros(at.as_microsecond().saturating_add(micros(by)))
+}
+
+/// Returns `at - by`, clamped to the range of time.
+pub(crate) fn earlier(at: Timestamp, by: Duration) -> Timestamp {
+    from_micros(at.as_microsecond().saturating_sub(micros(by)))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

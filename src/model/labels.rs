@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(labels.insert("", "x").is_err());
 /// # Ok::<(), agentkey::model::LabelError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Labels(BTreeMap<String, String>);
 
@@ -59,6 +59,11 @@ impl Labels {
     /// Sets a label whose name and value are known to be valid, without a check of their number.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Removes a label.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
     }
 
     /// Returns the value of a label.

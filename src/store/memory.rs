@@ -1,6 +1,8 @@
 //! The reference model: everything in one book, under one lock.
 
-use std::collections::HashMap;
+mod prune;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,17 +11,19 @@ use jiff::Timestamp;
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
     AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult,
-    KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
+    KeyQuery, KeysOf, Prunable, PruneCutoffs, PruneStep, PrunedStep, Store, StoreResult, Usage,
+    UsageBy, UsageQuery,
 };
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
-    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take,
-    Taken, rate_time,
+    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rollup, Rules,
+    Take, Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
     Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Imported,
-    Key, KeyId, Lineage, OpenHold, Origin, PostingId, Refusal, Spent, StoredSigningKey, TokenHash,
+    Key, KeyId, Labels, Lineage, OpenHold, Origin, PostingId, Refusal, Spent, StoredSigningKey,
+    TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -44,13 +48,17 @@ struct Tables {
     tokens: HashMap<TokenHash, TokenRow>,
     /// Entries in the order in which they were written.
     order: Vec<EntryId>,
-    events: Vec<Event>,
+    /// Events by their positions.
+    events: BTreeMap<i64, Event>,
+    last_event: i64,
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
     signing_keys: Vec<StoredSigningKey>,
     /// By subject, who is making its key and until when.
     first_seen: HashMap<TokenHash, (PostingId, Timestamp)>,
     rate_limits: HashMap<KeyId, i64>,
+    /// The sums of entries that are no longer kept, by their ids.
+    rollups: HashMap<[u8; 16], Rollup>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -286,6 +294,16 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(taken)))
     }
 
+    fn prune<'a>(&'a self, step: &'a PruneStep) -> BoxFuture<'a, StoreResult<PrunedStep>> {
+        let pruned = self.lock().prune(step);
+        Box::pin(std::future::ready(Ok(pruned)))
+    }
+
+    fn prunable(&self, cutoffs: PruneCutoffs) -> BoxFuture<'_, StoreResult<Prunable>> {
+        let prunable = self.lock().prunable(cutoffs);
+        Box::pin(std::future::ready(Ok(prunable)))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -328,7 +346,7 @@ impl Tables {
     fn record(&mut self) -> usize {
         let changes = self.book.take_writes();
         self.order.extend(changes.entries.iter().map(|entry| entry.id));
-        self.events.extend(changes.events);
+        changes.events.into_iter().for_each(|event| self.add_event(event));
         changes.changed_holds.len()
     }
 
@@ -398,7 +416,11 @@ impl Tables {
                     entry.account == key.account && self.book.path(entry.key).contains(&key.id)
                 };
                 for window in recount {
-                    let amount = self.spent(|row| of_key(&row.entry), window.since);
+                    let in_rollup = |rollup: &Rollup| {
+                        rollup.account == key.account
+                            && self.book.path(rollup.key).contains(&key.id)
+                    };
+                    let amount = self.spent(|row| of_key(&row.entry), in_rollup, window.since);
                     key.balance.set_spent(Spent { amount, ..window });
                 }
             }
@@ -415,8 +437,13 @@ impl Tables {
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());
-        self.events.push(event);
+        self.add_event(event);
         key
+    }
+
+    fn add_event(&mut self, event: Event) {
+        self.last_event += 1;
+        self.events.insert(self.last_event, event);
     }
 
     /// Counts a refusal, with those of its key, minute, reason and route.
@@ -427,9 +454,9 @@ impl Tables {
                 && event.reason() == refusal.reason()
                 && event.origin.route == refusal.origin.route
         };
-        match self.events.iter_mut().filter(|event| event.reason().is_some()).find(is_same) {
+        match self.events.values_mut().filter(|event| event.reason().is_some()).find(is_same) {
             Some(event) => event.count += refusal.count,
-            None => self.events.push(refusal.clone()),
+            None => self.add_event(refusal.clone()),
         }
     }
 
@@ -458,11 +485,12 @@ impl Tables {
         let AccountWrite { mut account, at, recount, event } =
             AccountWrite::decide(id, change, current, now, origin)?;
         for window in recount {
-            let amount = self.spent(|row| row.entry.account == *id, window.since);
+            let is_of = |row: &EntryRow| row.entry.account == *id;
+            let amount = self.spent(is_of, |rollup| rollup.account == *id, window.since);
             account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
-        self.events.extend(event);
+        event.into_iter().for_each(|event| self.add_event(event));
         Ok(account)
     }
 
@@ -472,9 +500,16 @@ impl Tables {
         }
     }
 
-    fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
+    fn spent(
+        &self,
+        counts: impl Fn(&EntryRow) -> bool,
+        in_rollup: impl Fn(&Rollup) -> bool,
+        since: Timestamp,
+    ) -> Amount {
         let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
-        saturated(rows.map(|row| i128::from(row.entry.amount.as_micros())).sum())
+        let rollups = self.rollups.values().filter(|it| it.counts_at >= since && in_rollup(it));
+        let kept: i128 = rows.map(|row| i128::from(row.entry.amount.as_micros())).sum();
+        saturated(kept + rollups.map(|rollup| rollup.amount + rollup.adjusted).sum::<i128>())
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
@@ -540,9 +575,7 @@ impl Tables {
     }
 
     fn events(&self, query: &EventQuery) -> Vec<(Cursor, Event)> {
-        let all = self.events.iter().enumerate().filter_map(|(position, event)| {
-            Some((Cursor(i64::try_from(position).ok()?.checked_add(1)?), event))
-        });
+        let all = self.events.iter().map(|(position, event)| (Cursor(*position), event));
         all.filter(|(position, event)| {
             event.account == query.account
                 && self.is_of(event.key, query.key, query.with_descendants)
@@ -579,12 +612,7 @@ impl Tables {
             if !counts {
                 continue;
             }
-            let group = |by: &UsageBy| match (by, by.unit()) {
-                (_, Some(unit)) => bucket(entry.counts_at, unit),
-                (UsageBy::Label(name), _) => entry.note.labels.get(name).unwrap_or("").to_owned(),
-                _ => entry.key.map_or_else(String::new, |key| key.to_string()),
-            };
-            let group = (group(&query.by), query.then_by.as_ref().map(group));
+            let group = group(query, entry.key, entry.counts_at, &entry.note.labels);
             let is_kept = !refunded.is_positive() || *refunded < entry.amount;
             let is_charge = entry.kind != EntryKind::Refund && is_kept;
             let micros = i128::from(entry.amount.as_micros());
@@ -593,8 +621,33 @@ impl Tables {
                 _ => groups.add(group, micros, u64::from(is_charge), 0),
             }
         }
+        let rollups = self.rollups.values().filter(|rollup| {
+            rollup.account == query.account
+                && self.is_of(rollup.key, query.key, query.with_descendants)
+                && query.since.is_none_or(|since| rollup.counts_at >= since)
+                && query.until.is_none_or(|until| rollup.counts_at < until)
+        });
+        for Rollup { key, counts_at, labels, amount, charges, adjusted, .. } in rollups {
+            let group = group(query, *key, *counts_at, labels);
+            groups.add(group, *amount, charges.unsigned_abs(), *adjusted);
+        }
         groups.into_usage()
     }
+}
+
+/// Returns the group, and the group within it, of what a key was charged at an instant with these labels.
+fn group(
+    query: &UsageQuery,
+    key: Option<KeyId>,
+    counts_at: Timestamp,
+    labels: &Labels,
+) -> (String, Option<String>) {
+    let group = |by: &UsageBy| match (by, by.unit()) {
+        (_, Some(unit)) => bucket(counts_at, unit),
+        (UsageBy::Label(name), _) => labels.get(name).unwrap_or("").to_owned(),
+        _ => key.map_or_else(String::new, |key| key.to_string()),
+    };
+    (group(&query.by), query.then_by.as_ref().map(group))
 }
 
 impl Account {

@@ -20,6 +20,7 @@ mod key_row;
 mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+mod prune;
 mod query;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod range;
@@ -55,6 +56,7 @@ pub use error::StoreError;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{Adoption, KeyColumn, PostgresOptions, PostgresStore, SwitchedOff};
+pub use prune::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
 pub use query::{
     AccountQuery, Cursor, EntryQuery, EventQuery, KeyQuery, KeysOf, UnknownUsageBy, Usage, UsageBy,
     UsageQuery,
@@ -273,6 +275,14 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Ends a claim, if its owner has it.
     fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Deletes rows that retention no longer keeps, some of one table in one transaction. Entries are rolled up by
+    /// [`roll_up`](crate::ledger::roll_up) in the same transaction, and their sums stay in [`usage`](Self::usage) and in
+    /// every window that is counted again.
+    fn prune<'a>(&'a self, step: &'a PruneStep) -> BoxFuture<'a, StoreResult<PrunedStep>>;
+
+    /// Counts the rows that are older than retention keeps them.
+    fn prunable(&self, cutoffs: PruneCutoffs) -> BoxFuture<'_, StoreResult<Prunable>>;
 
     /// Returns how many look-ups and how many batches of postings the store can process at once.
     fn width(&self) -> Width {

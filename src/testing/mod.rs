@@ -58,6 +58,7 @@ pub mod queries;
 pub mod rate_limits;
 pub mod records;
 pub mod refunds;
+pub mod retention;
 pub mod signing_keys;
 pub mod subjects;
 pub mod windows;
@@ -303,6 +304,16 @@ suite! { $
         refusals_are_folded
         refusals_are_counted_at_once
         events_come_in_pages
+    }
+    retention {
+        usage_is_the_same_after_a_roll_up
+        a_label_may_be_left_out
+        a_charge_goes_with_its_refunds
+        a_new_limit_counts_what_was_rolled_up
+        roll_ups_do_not_overflow
+        idempotency_keys_go_with_their_entries
+        ended_holds_go
+        old_events_go
     }
     signing_keys {
         the_first_signing_key_is_made_once

@@ -360,6 +360,34 @@ impl Book {
         self.entries.values()
     }
 
+    /// Takes entries out of the book, with the claims that are bound to them. Returns how many claims.
+    pub(crate) fn remove_entries(&mut self, ids: &HashSet<EntryId>) -> usize {
+        self.entries.retain(|id, _| !ids.contains(id));
+        self.remove_claims(|claim| claim.entry.is_some_and(|entry| ids.contains(&entry)))
+    }
+
+    /// Takes holds out of the book that a condition names. Returns how many.
+    pub(crate) fn remove_holds(&mut self, is_over: impl Fn(&HoldRow) -> bool) -> usize {
+        let before = self.holds.len();
+        self.holds.retain(|_, hold| !is_over(hold));
+        before - self.holds.len()
+    }
+
+    /// Takes claims out of the book that a condition names. Returns how many.
+    pub(crate) fn remove_claims(&mut self, is_over: impl Fn(&IdempotencyRow) -> bool) -> usize {
+        let before = self.claims.len();
+        self.claims.retain(|_, claim| !is_over(claim));
+        before - self.claims.len()
+    }
+
+    pub(crate) fn holds(&self) -> impl Iterator<Item = &HoldRow> {
+        self.holds.values()
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &IdempotencyRow> {
+        self.claims.values()
+    }
+
     /// Returns the holds that are live, in no order.
     pub fn live_holds(&self) -> impl Iterator<Item = &HoldRow> {
         self.live.iter().filter_map(|id| self.holds.get(id))

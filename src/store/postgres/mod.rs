@@ -27,6 +27,7 @@ mod opening;
 mod options;
 mod params;
 mod post;
+mod prune;
 mod rate_limits;
 mod read;
 mod schema;
@@ -52,7 +53,8 @@ use self::opening::opening_error;
 pub use self::options::PostgresOptions;
 use super::{
     AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, FoundAndTaken,
-    ImportResult, KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    ImportResult, KeyQuery, Prunable, PruneCutoffs, PruneStep, PrunedStep, Store, StoreError,
+    StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
@@ -319,6 +321,14 @@ impl Store for PostgresStore {
 
     fn release_first_seen(&self, claim: FirstSeenClaim) -> BoxFuture<'_, StoreResult<()>> {
         self.answer(async move { self.inner.release_first_seen(&claim).await })
+    }
+
+    fn prune<'a>(&'a self, step: &'a PruneStep) -> BoxFuture<'a, StoreResult<PrunedStep>> {
+        self.answer(self.inner.prune(step))
+    }
+
+    fn prunable(&self, cutoffs: PruneCutoffs) -> BoxFuture<'_, StoreResult<Prunable>> {
+        self.answer(self.inner.prunable(cutoffs))
     }
 
     fn width(&self) -> Width {

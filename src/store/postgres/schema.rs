@@ -230,6 +230,7 @@ impl Schema {
             "retired_tokens",
             "holds",
             "entries",
+            "rollups",
             "idempotency_keys",
             "events",
             "last_used",
@@ -249,7 +250,7 @@ impl Schema {
 }
 
 /// The parts that statements have in common. A part may contain parts that come after it.
-const PARTS: [(&str, &str); 15] = [
+const PARTS: [(&str, &str); 14] = [
     ("{bound}", include_str!("sql/parts/bound.sql")),
     ("{delegator}", include_str!("sql/parts/delegator.sql")),
     ("{of_chain}", include_str!("sql/parts/of_chain.sql")),
@@ -261,7 +262,6 @@ const PARTS: [(&str, &str); 15] = [
     ("{of_balance}", include_str!("sql/parts/of_balance.sql")),
     ("{of_hold}", include_str!("sql/parts/of_hold.sql")),
     ("{of_entry}", include_str!("sql/parts/of_entry.sql")),
-    ("{sum}", include_str!("sql/parts/sum.sql")),
     ("{writable}", include_str!("sql/parts/writable.sql")),
     // The incarnation of the server that answers.
     ("{server_incarnation}", "pg_postmaster_start_time()"),

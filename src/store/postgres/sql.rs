@@ -36,6 +36,10 @@ statements! {
     // The ledger.
     entry spent_by_key spent_by_account
 
+    // Retention.
+    prunable prunable_account prunable_entries refunds upsert_rollups delete_entries prune_holds prune_events
+    prune_idempotency_keys prune_rate_limits
+
     // The audit trail.
     insert_event record_refusals
 

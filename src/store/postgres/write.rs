@@ -347,7 +347,7 @@ fn path(hold: &HoldRow) -> String {
 }
 
 /// Returns the labels as JSON. A map of texts can always be serialized.
-fn json(labels: &Labels) -> String {
+pub(super) fn json(labels: &Labels) -> String {
     serde_json::to_string(labels).unwrap_or_else(|_| "{}".to_owned())
 }
 

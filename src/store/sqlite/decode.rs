@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::Row;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{Value, ValueRef};
 use zeroize::Zeroizing;
 
 use super::error::{Error, Result, corrupt};
@@ -26,6 +26,11 @@ impl<'r> Cells<'r> {
         let cell = self.row.get_ref(self.next)?;
         self.next += 1;
         Ok(cell)
+    }
+
+    /// Reads a cell of any type.
+    pub(super) fn value(&mut self) -> Result<Value> {
+        self.cell()?.try_into().map_err(corrupt)
     }
 
     /// Reads a key and its balance.

@@ -22,6 +22,7 @@ mod load;
 mod migrate;
 mod options;
 mod post;
+mod prune;
 mod rate_limits;
 mod read;
 mod signing_keys;
@@ -58,7 +59,8 @@ use self::validator::Cache;
 use super::stale::{ReadResult, Stale};
 use super::{
     AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult,
-    KeyQuery, Store, StoreError, StoreResult, Usage, UsageQuery, Width,
+    KeyQuery, Prunable, PruneCutoffs, PruneStep, PruneTable, PrunedStep, Store, StoreError,
+    StoreResult, Usage, UsageQuery, Width,
 };
 use crate::ledger::{
     AccountChange, FirstSeenClaim, ImportDraft, KeyChange, NewSigningKey, Posted, Posting, Rules,
@@ -252,6 +254,31 @@ impl SqliteStore {
             match self.expire_holds(overdue).await? {
                 0 => return Ok(total),
                 ended => total += ended,
+            }
+        }
+    }
+
+    async fn prune_step(&self, step: PruneStep) -> error::Result<PrunedStep> {
+        match step.table {
+            PruneTable::Entries | PruneTable::Holds | PruneTable::Events => {
+                self.write_with(move |open, cache, _| prune::prune(open, cache, &step)).await
+            }
+            PruneTable::IdempotencyKeys => {
+                let before = step.before;
+                let find = move |open: &mut Open| prune::dead_claims(&open.connection, &step);
+                let claims = self.connections.reporter().run(find).await?;
+                if claims.is_empty() {
+                    return Ok(PrunedStep::default());
+                }
+                let delete = move |open: &mut Open, cache: &Cache, _: &Clock| {
+                    prune::delete_claims(open, cache, before, &claims)
+                };
+                let rows = self.write_with(delete).await?;
+                Ok(PrunedStep::of_first(rows))
+            }
+            PruneTable::RateLimits => {
+                let rows = self.rate_limits.prune(step.before, step.limit).await?;
+                Ok(PrunedStep::of_first(rows))
             }
         }
     }
@@ -452,6 +479,14 @@ impl Store for SqliteStore {
         answer(self.write_with(move |open, cache, clock| {
             first_seen::release(open, cache, &claim, clock.now())
         }))
+    }
+
+    fn prune<'a>(&'a self, step: &'a PruneStep) -> BoxFuture<'a, StoreResult<PrunedStep>> {
+        answer(self.prune_step(step.clone()))
+    }
+
+    fn prunable(&self, cutoffs: PruneCutoffs) -> BoxFuture<'_, StoreResult<Prunable>> {
+        self.report(move |connection| prune::prunable(connection, cutoffs))
     }
 
     fn width(&self) -> Width {

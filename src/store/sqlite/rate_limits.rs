@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::error::{Error, Result};
@@ -52,7 +53,27 @@ impl RateLimitFile {
         work.await.map_err(|_| Error::Panicked)?
     }
 
+    /// Deletes some rows of which nothing was in use at `before`. Returns how many.
+    pub(super) async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        const DELETE: &str = "DELETE FROM agentkey_rate_limits WHERE key_id IN \
+            (SELECT key_id FROM agentkey_rate_limits WHERE used_until < ?1 LIMIT ?2)";
+        let file = self.clone();
+        let delete = move || {
+            let delete = |connection: &mut Connection| {
+                Ok(connection.execute(DELETE, params![rate_time(before), limit])? as u64)
+            };
+            // A service without shared limits has no such file, and gets none.
+            let exists = file.path.as_deref().is_none_or(std::path::Path::exists);
+            if exists { file.with_connection(delete) } else { Ok(0) }
+        };
+        tokio::task::spawn_blocking(delete).await.map_err(|_| Error::Panicked)?
+    }
+
     fn take_now(&self, takes: &[Take]) -> Result<Vec<Taken>> {
+        self.with_connection(|connection| take_in(connection, takes, &self.clock))
+    }
+
+    fn with_connection<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a path there is no file that another could be put in the place of.
         let current = self.path.as_deref().and_then(file_id);
@@ -61,10 +82,10 @@ impl RateLimitFile {
             _ => self.connect()?,
         };
         // After an error the connection is not used again.
-        let taken = take_in(&mut connection, takes, &self.clock)?;
+        let done = work(&mut connection)?;
         let file = self.path.as_deref().and_then(file_id);
         *open = Some((connection, file));
-        Ok(taken)
+        Ok(done)
     }
 
     fn connect(&self) -> Result<Connection> {

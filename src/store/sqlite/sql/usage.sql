@@ -18,3 +18,8 @@ FROM (
     WHERE e.account_id = ?1 AND {key} AND e.refunds IS NOT NULL AND e.counts_at >= ?5 AND e.counts_at < ?6
 ) e
 GROUP BY 1, 2
+UNION ALL
+SELECT {group}, {subgroup}, sum(e.amount_high), sum(e.amount_low), sum(e.charges), sum(e.adjusted_high), sum(e.adjusted_low)
+FROM agentkey_rollups e
+WHERE e.account_id = ?1 AND {key} AND e.counts_at >= ?5 AND e.counts_at < ?6
+GROUP BY 1, 2

@@ -1,0 +1,176 @@
+//! Pruning: entries are rolled up, and other rows that retention no longer keeps are deleted.
+
+use uuid::Uuid;
+
+use super::connection::{Query, Statements};
+use super::decode::{Cells, ReadCells};
+use super::error::{Result, invalid_row, is_contention};
+use super::inner::Inner;
+use super::step::first;
+use super::types::Instant;
+use super::write::json;
+use crate::ledger::{Rollup, rate_time, roll_up};
+use crate::model::{AccountId, Entry, KeyId};
+use crate::store::fast_path::seq_after;
+use crate::store::prune::halves;
+use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
+
+impl Inner {
+    /// Makes a step of a run.
+    pub(super) async fn prune(&self, step: &PruneStep) -> Result<PrunedStep> {
+        let limit = i64::from(step.limit);
+        match step.table {
+            PruneTable::Entries => self.prune_entries(step).await,
+            PruneTable::Holds => {
+                let after = match step.after {
+                    Some(PrunePosition::Id(id)) => Uuid::from_bytes(id),
+                    _ => Uuid::nil(),
+                };
+                let query = self.sql.prune_holds.query().bind(after);
+                self.prune_in_order(query.bind(Instant(step.before)).bind(limit), |cells| {
+                    Ok(cells.maybe_id()?.map(PrunePosition::Id))
+                })
+                .await
+            }
+            PruneTable::Events => {
+                let after = match step.after {
+                    Some(PrunePosition::Number(seq)) => seq,
+                    _ => i64::MIN,
+                };
+                let query = self.sql.prune_events.query().bind(after);
+                self.prune_in_order(query.bind(Instant(step.before)).bind(limit), |cells| {
+                    Ok(cells.maybe_number()?.map(PrunePosition::Number))
+                })
+                .await
+            }
+            PruneTable::IdempotencyKeys => {
+                let query = self.sql.prune_idempotency_keys.query().bind(Instant(step.before));
+                self.prune_first(query.bind(limit)).await
+            }
+            PruneTable::RateLimits => {
+                let query = self.sql.prune_rate_limits.query().bind(rate_time(step.before));
+                self.prune_first(query.bind(limit)).await
+            }
+        }
+    }
+
+    /// Counts the rows that are older than retention keeps them.
+    pub(super) async fn prunable(&self, cutoffs: PruneCutoffs) -> Result<Prunable> {
+        let query = self.sql.prunable.query();
+        let query = query
+            .bind(seq_after(cutoffs.entries))
+            .bind(Instant(cutoffs.entries))
+            .bind(Instant(cutoffs.holds))
+            .bind(Instant(cutoffs.events));
+        let rows = self.connections.fetch(query).await?;
+        let row = rows.first().ok_or_else(|| invalid_row("nothing was counted"))?;
+        let mut cells = Cells::new(row);
+        let mut count = || cells.number().map(i64::unsigned_abs);
+        Ok(Prunable::new(count()?, count()?, count()?))
+    }
+
+    /// Runs a statement that deletes the first rows it finds, and returns how many.
+    async fn prune_first(&self, query: Query<'_>) -> Result<PrunedStep> {
+        let deleted: i64 = first(&self.connections.fetch(query).await?, 0)?;
+        Ok(PrunedStep::of_first(deleted.unsigned_abs()))
+    }
+
+    /// Runs a statement that deletes old rows among the next ones of a table in the order of time. It returns the last of
+    /// them, how many are old, and how many it deleted.
+    async fn prune_in_order(
+        &self,
+        query: Query<'_>,
+        last: impl FnOnce(&mut Cells<'_>) -> Result<Option<PrunePosition>>,
+    ) -> Result<PrunedStep> {
+        let rows = self.connections.fetch(query).await?;
+        let row = rows.first().ok_or_else(|| invalid_row("nothing was pruned"))?;
+        let mut cells = Cells::new(row);
+        let last = last(&mut cells)?;
+        let (old, deleted) = (cells.number()?, cells.number()?.unsigned_abs());
+        Ok(PrunedStep { rows: deleted, idempotency_keys: 0, next: last.filter(|_| old > 0) })
+    }
+
+    /// Rolls up entries of the next account that has old ones.
+    async fn prune_entries(&self, step: &PruneStep) -> Result<PrunedStep> {
+        let (account, seq) = match &step.after {
+            Some(PrunePosition::Seq(account, seq)) => (account.as_str().to_owned(), *seq),
+            _ => (String::new(), i64::MIN),
+        };
+        let end = seq_after(step.before);
+        let query = self.sql.prunable_account.query().bind(account.clone()).bind(seq).bind(end);
+        let rows = self.connections.fetch(query).await?;
+        let Some(row) = rows.first() else { return Ok(PrunedStep::default()) };
+        let id = Cells::new(row).account_id()?;
+        let after = if id.as_str() == account { seq } else { i64::MIN };
+        let work = async |statements: &mut Statements<'_>| {
+            self.roll_up_account(statements, &id, after, step).await
+        };
+        match self.connections.short_lock_timeout(work).await {
+            // Another transaction has the account locked. The next run tries it again.
+            Err(error) if is_contention(&error) => {
+                tracing::debug!(account = %id, "agentkey skips the entries of a locked account");
+                let next = Some(PrunePosition::Seq(id, i64::MAX));
+                Ok(PrunedStep { next, ..PrunedStep::default() })
+            }
+            pruned => pruned,
+        }
+    }
+
+    /// Rolls up the next entries of an account, under its lock: no refund of one of them begins in the meantime.
+    async fn roll_up_account(
+        &self,
+        statements: &mut Statements<'_>,
+        account: &AccountId,
+        after: i64,
+        step: &PruneStep,
+    ) -> Result<PrunedStep> {
+        let id = || account.as_str().to_owned();
+        statements.run(self.sql.lock_account.query().bind(id())).await?;
+        let query = self.sql.prunable_entries.query().bind(id()).bind(after);
+        let query = query.bind(seq_after(step.before)).bind(Instant(step.before));
+        let rows = statements.fetch(query.bind(i64::from(step.limit))).await?;
+        let mut last = after;
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut cells = Cells::new(row);
+            last = cells.number()?;
+            entries.push(cells.entry()?);
+        }
+        let refunds = self.sql.refunds.query().bind(ids(&entries));
+        for row in &statements.fetch(refunds).await? {
+            entries.push(Cells::new(row).entry()?);
+        }
+        let rollups = roll_up(&entries, &step.left_out);
+        statements.run(self.upsert_rollups(&rollups)).await?;
+        let delete = self.sql.delete_entries.query().bind(ids(&entries));
+        let claims: i64 = first(&statements.fetch(delete).await?, 0)?;
+        let is_last = rows.len() < step.limit as usize;
+        let next = PrunePosition::Seq(account.clone(), if is_last { i64::MAX } else { last });
+        Ok(PrunedStep {
+            rows: entries.len() as u64,
+            idempotency_keys: claims.unsigned_abs(),
+            next: Some(next),
+        })
+    }
+
+    fn upsert_rollups(&self, rollups: &[Rollup]) -> Query<'static> {
+        let amounts = || rollups.iter().map(|rollup| halves(rollup.amount));
+        let adjusted = || rollups.iter().map(|rollup| halves(rollup.adjusted));
+        let query = self.sql.upsert_rollups.query();
+        query
+            .bind(rollups.iter().map(|it| Uuid::from_bytes(it.id())).collect::<Vec<_>>())
+            .bind(rollups.iter().map(|it| it.account.as_str().to_owned()).collect::<Vec<_>>())
+            .bind(rollups.iter().map(|it| it.key.map(KeyId::get)).collect::<Vec<_>>())
+            .bind(rollups.iter().map(|it| Instant(it.counts_at)).collect::<Vec<_>>())
+            .bind(rollups.iter().map(|it| json(&it.labels)).collect::<Vec<_>>())
+            .bind(amounts().map(|(high, _)| high).collect::<Vec<_>>())
+            .bind(amounts().map(|(_, low)| low).collect::<Vec<_>>())
+            .bind(rollups.iter().map(|rollup| rollup.charges).collect::<Vec<_>>())
+            .bind(adjusted().map(|(high, _)| high).collect::<Vec<_>>())
+            .bind(adjusted().map(|(_, low)| low).collect::<Vec<_>>())
+    }
+}
+
+fn ids(entries: &[Entry]) -> Vec<Uuid> {
+    entries.iter().map(|entry| Uuid::from_bytes(*entry.id.as_bytes())).collect()
+}
