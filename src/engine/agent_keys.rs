@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -21,15 +20,10 @@ use crate::engine::refusals::Refusals;
 use crate::engine::renewals::Renewals;
 #[cfg(feature = "sessions")]
 use crate::engine::sessions::{Sessions, state::SessionState};
-#[cfg(feature = "self-serve")]
-use crate::ledger::CallerRules;
-use crate::ledger::{AccountChange, KeyChange, KeyDraft, LeftOut, NewToken, Rules};
-use crate::model::key::Owner;
-use crate::model::{
-    Account, AccountId, Budget, ChangeError, Grace, Key, KeyId, KeyPatch, Lineage, NewKey, Origin,
-    Refusal, Token, TokenHash,
-};
-use crate::store::{AccountQuery, Found, KeyQuery, Store, StoreResult, unwinding};
+use crate::engine::sweeper::Sweeper;
+use crate::ledger::Rules;
+use crate::model::{Key, KeyId, Lineage, Origin, Refusal, Token, TokenHash};
+use crate::store::{Found, KeyQuery, Store, StoreResult, unwinding};
 
 /// The handle to the keys of a service. It creates, finds, changes and revokes keys, and
 /// [`AgentKeyLayer`] looks keys up through it.
@@ -85,40 +79,6 @@ pub(crate) struct Inner {
     #[cfg(feature = "sessions")]
     pub(crate) sessions: Option<Arc<SessionState>>,
     tasks: Vec<AbortHandle>,
-}
-
-/// A key that was just created or rotated, with its token, which is never shown again.
-///
-/// Its serialised form contains the secret: it is the answer that shows the token once.
-#[derive(Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Created {
-    /// The record.
-    pub key: Key,
-    /// The secret.
-    #[serde(with = "exposed")]
-    pub token: Token,
-}
-
-/// Serialises a token with its secret, for the one answer that shows it.
-mod exposed {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::model::Token;
-
-    pub(super) fn serialize<S: Serializer>(
-        token: &Token,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(token.expose())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Token, D::Error> {
-        Token::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
 }
 
 impl AgentKeys {
@@ -188,114 +148,6 @@ impl AgentKeys {
         Rules { origin: (*self.origin).clone(), ..self.inner.rules.clone() }
     }
 
-    /// Creates a key. Its token is in the answer and nowhere else.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the parent is
-    /// not in force. [`Error::Store`] where the store does not answer.
-    pub async fn create(&self, new: NewKey) -> Result<Created, Error> {
-        let (account, parent) = self.owner_of(&new).await?;
-        let prefix = new.prefix.as_ref().unwrap_or(&self.inner.options.prefix);
-        let token = Token::generate(prefix)?;
-        let draft = KeyDraft::new(account, parent, new);
-        let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
-        Ok(Created { key: self.change_key(change).await?, token })
-    }
-
-    /// Returns the account of a new key, and its parent.
-    pub(super) async fn owner_of(&self, new: &NewKey) -> Result<(AccountId, Option<KeyId>), Error> {
-        match &new.owner {
-            Owner::Account(account) => Ok((account.clone(), None)),
-            Owner::Parent(parent) => {
-                let lineage = self.find_by_id(*parent).await?;
-                let lineage = lineage.ok_or(ChangeError::UnknownKey(*parent))?;
-                Ok((lineage.account_id().clone(), Some(*parent)))
-            }
-        }
-    }
-
-    /// Creates an account with a ceiling over all its keys together, and returns it.
-    ///
-    /// An account that exists is returned as it is: every instance may call this when it starts.
-    /// Its ceiling is changed by [`set_account_budget`](Self::set_account_budget) alone. An account
-    /// that its first key has created has no ceiling.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where the limit is negative; [`Error::Store`] where the store does not
-    /// answer.
-    pub async fn ensure_account(
-        &self,
-        account: AccountId,
-        budget: Budget,
-    ) -> Result<Account, Error> {
-        self.change_account(&account, AccountChange::Ensure(budget)).await
-    }
-
-    /// Sets the ceiling of an account. What its keys have spent and hold stays.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where the limit is negative, or there is no such account; [`Error::Store`]
-    /// where the store does not answer.
-    pub async fn set_account_budget(
-        &self,
-        account: &AccountId,
-        budget: Budget,
-    ) -> Result<Account, Error> {
-        self.change_account(account, AccountChange::SetBudget(budget)).await
-    }
-
-    /// Returns an account, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Store`] where the store does not answer.
-    pub async fn account(&self, account: &AccountId) -> Result<Option<Account>, Error> {
-        self.with_store(|store| store.account(account)).await
-    }
-
-    /// Returns a page of accounts, in the order of their ids.
-    ///
-    /// In an adopted table, an account is there from its first charge, or from its first change
-    /// through this crate.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where the limit of the query is not 1 to 1,000; [`Error::Store`] where the
-    /// store does not answer.
-    pub async fn accounts(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, Error> {
-        let limit = page_limit(query.limit)?;
-        let query = AccountQuery { limit: limit + 1, ..query.clone() };
-        let items = self.with_store(|store| store.accounts(&query)).await?;
-        Ok(Page::cut(items, limit, |account| account.id.clone()))
-    }
-
-    /// Returns a stream of accounts over all pages. The limit of the query is the size of a page.
-    ///
-    /// The stream ends with the first error.
-    ///
-    /// ```
-    /// use agentkey::store::AccountQuery;
-    /// use agentkey::{AgentKeys, Budget, MemoryStore};
-    /// use futures_util::TryStreamExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let keys = AgentKeys::new(MemoryStore::new())?;
-    /// keys.ensure_account("acme".parse()?, Budget::unlimited()).await?;
-    /// let accounts: Vec<_> = keys.account_stream(AccountQuery::all()).try_collect().await?;
-    /// assert_eq!(accounts[0].id.as_str(), "acme");
-    /// # Ok(()) }
-    /// ```
-    pub fn account_stream(&self, query: AccountQuery) -> PageStream<Account, AccountId> {
-        let keys = self.clone();
-        PageStream::new(query.after.clone(), move |after| {
-            let (keys, query) = (keys.clone(), AccountQuery { after, ..query.clone() });
-            Box::pin(async move { keys.accounts(&query).await })
-        })
-    }
-
     /// Returns the key with this token, in force or not. See [`Lineage::check_active`].
     ///
     /// # Errors
@@ -355,93 +207,6 @@ impl AgentKeys {
         })
     }
 
-    /// Changes a key. The change is in force from the next request on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where a field is out of bounds or outside the parent's, or the key is
-    /// revoked. [`Error::Store`] where the store does not answer.
-    pub async fn update(&self, key: KeyId, patch: KeyPatch) -> Result<Key, Error> {
-        self.change_key(KeyChange::Update { key, patch }).await
-    }
-
-    /// Disables a key and its descendants, which are refused from the next request on, until it is
-    /// [enabled](Self::enable) again.
-    ///
-    /// Its money and its holds stay, and charges that run go on.
-    ///
-    /// # Errors
-    ///
-    /// As for [`update`](Self::update).
-    pub async fn disable(&self, key: KeyId) -> Result<Key, Error> {
-        self.update(key, KeyPatch::new().disabled(true)).await
-    }
-
-    /// Enables a key that was disabled. One that is not stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// As for [`update`](Self::update).
-    pub async fn enable(&self, key: KeyId) -> Result<Key, Error> {
-        self.update(key, KeyPatch::new().disabled(false)).await
-    }
-
-    /// Gives a key another token. Its id, policy, balance and children stay.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where there is no such key, or it is revoked; [`Error::Store`] where the
-    /// store does not answer.
-    pub async fn rotate(&self, key: KeyId, grace: Grace) -> Result<Created, Error> {
-        let old = self.find_by_id(key).await?.ok_or(ChangeError::UnknownKey(key))?;
-        let own: Option<crate::model::TokenPrefix> = old.key().prefix.parse().ok();
-        let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let change = KeyChange::Rotate { key, token: NewToken::from_token(&token), grace: grace.0 };
-        Ok(Created { key: self.change_key(change).await?, token })
-    }
-
-    /// Ends the tokens of a key that were rotated away and are still in their [`Grace`]. They are
-    /// refused from the next request on; the key and its current token stay.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where there is no such key; [`Error::Store`] where the store does not answer.
-    pub async fn end_grace(&self, key: KeyId) -> Result<Key, Error> {
-        self.change_key(KeyChange::EndGrace { key }).await
-    }
-
-    /// Revokes a key and its descendants, which are refused from the next request on. A second
-    /// revocation changes nothing.
-    ///
-    /// The key keeps the `reason`, of up to 255 characters: [`Key::revoked_reason`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Change`] where there is no such key, or the reason is too long; [`Error::Store`]
-    /// where the store does not answer.
-    pub async fn revoke(&self, key: KeyId, reason: Option<&str>) -> Result<Key, Error> {
-        self.change_key(KeyChange::Revoke { key, reason: reason.map(str::to_owned) }).await
-    }
-
-    /// Revokes a key as [`revoke`](Self::revoke) does, if it is of this account.
-    ///
-    /// It is for an id that a client names: no key of another account is revoked.
-    ///
-    /// # Errors
-    ///
-    /// As for [`revoke`](Self::revoke). A key of another account is unknown.
-    pub async fn revoke_in(
-        &self,
-        account: &AccountId,
-        key: KeyId,
-        reason: Option<&str>,
-    ) -> Result<Key, Error> {
-        // The account of a key never changes.
-        let found = self.find_by_id(key).await?.filter(|found| found.account_id() == account);
-        found.ok_or(ChangeError::UnknownKey(key))?;
-        self.revoke(key, reason).await
-    }
-
     /// Returns when an [`AgentKeyLayer`](crate::AgentKeyLayer) last let each key through, in the
     /// order of `keys`; `None` for never.
     ///
@@ -453,151 +218,6 @@ impl AgentKeys {
     /// [`Error::Store`] where the store does not answer.
     pub async fn last_used(&self, keys: &[KeyId]) -> Result<Vec<Option<Timestamp>>, Error> {
         self.with_store(|store| store.last_used(keys)).await
-    }
-
-    /// Waits until every open charge is posted, refuses new ones, and closes the store.
-    ///
-    /// Call it after the server has shut down gracefully. It has no time limit: it waits for each
-    /// [`Charge`](crate::Charge) that the application keeps, and so for each response that streams.
-    /// [`shutdown_within`](Self::shutdown_within) has a limit.
-    pub async fn shutdown(&self) {
-        self.inner.open_charges.close().await;
-        self.inner.batches.drain().await;
-        self.close_store().await;
-    }
-
-    /// Does what [`shutdown`](Self::shutdown) does, and ends the charges that are still open at the
-    /// bound.
-    ///
-    /// At the bound, each open charge is settled:
-    ///
-    /// - It is charged what was added, or the whole hold where
-    ///   [`OnInterrupt`](crate::http::OnInterrupt) says so.
-    /// - A response without a head becomes a 503, and the body of a response ends with an error. So
-    ///   the client sees that the response was cut off.
-    /// - A hold or a payment that its handles still ask for is refused as unavailable. What they
-    ///   still add is posted if the store is open, and otherwise logged, for
-    ///   [`settle_as`](Self::settle_as).
-    ///
-    /// It returns when these settles are answered: at once while the store works, and after
-    /// [`settle_timeout`](crate::Builder::settle_timeout) while it does not. Charges that could not
-    /// be posted are logged.
-    ///
-    /// Call it when the server begins its graceful shutdown, which waits for the bodies that are
-    /// ended here. New charges are refused with 503 from the call on.
-    ///
-    /// ```
-    /// # #[cfg(feature = "axum")] mod serving {
-    /// use std::time::Duration;
-    ///
-    /// async fn serve(app: axum::Router, keys: agentkey::AgentKeys) -> std::io::Result<()> {
-    ///     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-    ///     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    ///     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
-    ///     let server = tokio::spawn(async { server.await });
-    ///
-    ///     tokio::signal::ctrl_c().await?;
-    ///     drop(stop); // the server accepts no more connections
-    ///     keys.shutdown_within(Duration::from_secs(20)).await;
-    ///     // A client that does not read keeps its connection, and so the server.
-    ///     drop(tokio::time::timeout(Duration::from_secs(5), server).await);
-    ///     Ok(())
-    /// }
-    /// # }
-    /// ```
-    pub async fn shutdown_within(&self, bound: Duration) {
-        let Inner { open_charges, batches, options, .. } = &*self.inner;
-        if timeout(bound, open_charges.close()).await.is_err() {
-            open_charges.cut_off();
-            open_charges.close().await;
-        }
-        batches.drain().await;
-        // A store that hangs must not keep the process.
-        if timeout(options.batches.timeout(), self.close_store()).await.is_err() {
-            tracing::warn!("agentkey could not close the store in time");
-        }
-    }
-
-    async fn close_store(&self) {
-        self.inner.end_tasks().await;
-        self.inner.last_used.write(&*self.inner.store).await;
-        self.inner.refusals.write(&*self.inner.store).await;
-        self.inner.store.close().await;
-    }
-
-    /// Creates a key for a caller that is not the application's own code.
-    #[cfg(feature = "self-serve")]
-    pub(crate) async fn create_as(
-        &self,
-        caller: CallerRules,
-        draft: KeyDraft,
-    ) -> Result<Created, Error> {
-        let token = Token::generate(&self.inner.options.prefix)?;
-        let change = KeyChange::Create { draft, token: NewToken::from_token(&token) };
-        Ok(Created { key: self.change_key_as(caller, &change).await?, token })
-    }
-
-    /// Gives a key another token for a caller. `old` is the key as it was read before.
-    #[cfg(feature = "self-serve")]
-    pub(crate) async fn rotate_as(
-        &self,
-        caller: CallerRules,
-        old: &Key,
-        grace: Grace,
-    ) -> Result<Created, Error> {
-        let own: Option<crate::model::TokenPrefix> = old.prefix.parse().ok();
-        let token = Token::generate(own.as_ref().unwrap_or(&self.inner.options.prefix))?;
-        let (key, new) = (old.id, NewToken::from_token(&token));
-        let change = KeyChange::Rotate { key, token: new, grace: grace.0 };
-        Ok(Created { key: self.change_key_as(caller, &change).await?, token })
-    }
-
-    /// Changes a key for a caller that is not the application's own code.
-    #[cfg(feature = "self-serve")]
-    pub(crate) async fn change_key_as(
-        &self,
-        caller: CallerRules,
-        change: &KeyChange,
-    ) -> Result<Key, Error> {
-        let rules = Rules { caller: Some(caller), ..self.rules() };
-        self.change_key_by(change, &rules).await
-    }
-
-    async fn change_account(
-        &self,
-        account: &AccountId,
-        change: AccountChange,
-    ) -> Result<Account, Error> {
-        let changed = self
-            .change_store(|store| store.change_account(account, change, &self.origin))
-            .await??;
-        if let AccountChange::SetBudget(_) = change {
-            tracing::info!(%account, "agentkey set the ceiling of an account");
-        }
-        Ok(changed)
-    }
-
-    async fn change_key(&self, change: KeyChange) -> Result<Key, Error> {
-        self.change_key_by(&change, &self.rules()).await
-    }
-
-    pub(crate) async fn change_key_by(
-        &self,
-        change: &KeyChange,
-        rules: &Rules,
-    ) -> Result<Key, Error> {
-        let key = self.change_store(|store| store.change_key(change, rules)).await??;
-        let done = match change {
-            KeyChange::Create { .. } => "created",
-            KeyChange::EnsureSubject { .. } => "ensured",
-            KeyChange::Update { .. } => "updated",
-            KeyChange::Rotate { .. } => "rotated",
-            KeyChange::EndGrace { .. } => "ended the grace of",
-            KeyChange::Revoke { .. } => "revoked",
-        };
-        let parent = key.parent.map(tracing::field::display);
-        tracing::info!(key = %key.id, account = %key.account, parent, "agentkey {done} a key");
-        Ok(key)
     }
 
     /// Changes something in the store.
@@ -622,35 +242,6 @@ impl AgentKeys {
         call: impl FnOnce(&'a dyn Store) -> crate::store::BoxFuture<'a, StoreResult<T>>,
     ) -> Result<T, Error> {
         Ok(calls.observe(unwinding(|| call(&*self.inner.store))).await?)
-    }
-}
-
-impl KeyDraft {
-    /// Returns a draft of a key with this owner, whatever owner `new` has.
-    pub(crate) fn new(account: AccountId, parent: Option<KeyId>, new: NewKey) -> Self {
-        Self {
-            account,
-            parent,
-            name: new.name,
-            scopes: new.scopes,
-            budget: new.budget,
-            rate_limit: new.rate_limit,
-            allowed_cidrs: new.allowed_cidrs,
-            delegated_by: new.delegated_by,
-            metadata: new.metadata,
-            expiry: new.expiry,
-            left_out: LeftOut::default(),
-        }
-    }
-}
-
-impl NewToken {
-    fn from_token(token: &Token) -> Self {
-        Self {
-            hash: token.hash(),
-            prefix: token.prefix().to_owned(),
-            start: token.start().to_owned(),
-        }
     }
 }
 
@@ -721,7 +312,7 @@ impl Inner {
 
     /// Stops the tasks, and waits until each has given back what it was writing. On a runtime that
     /// nothing drives any more, no task ends.
-    async fn end_tasks(&self) {
+    pub(super) async fn end_tasks(&self) {
         self.stop_tasks();
         let ended = async {
             while !self.tasks.iter().all(AbortHandle::is_finished) {
@@ -737,34 +328,5 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop_tasks();
-    }
-}
-
-/// What is done once per interval.
-struct Sweeper {
-    store: Arc<dyn Store>,
-    last_used: Arc<LastUsed>,
-    refusals: Arc<Refusals>,
-    calls: StoreCalls,
-}
-
-impl Sweeper {
-    /// Ends expired holds in accounts without requests, and writes when keys were last used and what
-    /// they were refused.
-    async fn run(self, interval: Duration) {
-        let Self { store, last_used, refusals, calls } = self;
-        loop {
-            tokio::time::sleep(interval).await;
-            last_used.write(&*store).await;
-            refusals.write(&*store).await;
-            match calls.observe(unwinding(|| store.sweep())).await {
-                Ok(0) => {}
-                Ok(holds) => tracing::debug!(holds, "agentkey ended expired holds"),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "agentkey could not end expired holds; the next sweep tries again"
-                ),
-            }
-        }
     }
 }

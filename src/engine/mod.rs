@@ -1,9 +1,12 @@
 //! The handle [`AgentKeys`], its builder, and its tasks: batches, renewals and the sweep.
 
+mod accounts;
 pub(crate) mod agent_keys;
 pub(crate) mod batch;
 mod build_error;
 mod builder;
+mod changes;
+mod created;
 mod error;
 mod events;
 mod import;
@@ -19,11 +22,14 @@ pub(crate) mod refusals;
 pub(crate) mod renewals;
 #[cfg(feature = "sessions")]
 pub(crate) mod sessions;
+mod shutdown;
 mod subjects;
+mod sweeper;
 
-pub use agent_keys::{AgentKeys, Created};
+pub use agent_keys::AgentKeys;
 pub use build_error::BuildError;
 pub use builder::Builder;
+pub use created::Created;
 pub use error::Error;
 pub use money::Holder;
 pub use page::{Page, PageStream};
