@@ -5,7 +5,7 @@ use crate::engine::created::Created;
 use crate::engine::error::Error;
 #[cfg(feature = "self-serve")]
 use crate::ledger::CallerRules;
-use crate::ledger::{KeyChange, KeyDraft, LeftOut, NewToken, Rules};
+use crate::ledger::{KeyChange, KeyDraft, NewToken, Rules};
 use crate::model::key::Owner;
 use crate::model::{AccountId, ChangeError, Grace, Key, KeyId, KeyPatch, NewKey, Token};
 
@@ -183,34 +183,5 @@ impl AgentKeys {
         let parent = key.parent.map(tracing::field::display);
         tracing::info!(key = %key.id, account = %key.account, parent, "agentkey {done} a key");
         Ok(key)
-    }
-}
-
-impl KeyDraft {
-    /// Returns a draft of a key with this owner, whatever owner `new` has.
-    pub(crate) fn new(account: AccountId, parent: Option<KeyId>, new: NewKey) -> Self {
-        Self {
-            account,
-            parent,
-            name: new.name,
-            scopes: new.scopes,
-            budget: new.budget,
-            rate_limit: new.rate_limit,
-            allowed_cidrs: new.allowed_cidrs,
-            delegated_by: new.delegated_by,
-            metadata: new.metadata,
-            expiry: new.expiry,
-            left_out: LeftOut::default(),
-        }
-    }
-}
-
-impl NewToken {
-    fn from_token(token: &Token) -> Self {
-        Self {
-            hash: token.hash(),
-            prefix: token.prefix().to_owned(),
-            start: token.start().to_owned(),
-        }
     }
 }

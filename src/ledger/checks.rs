@@ -1,7 +1,7 @@
 //! Checks of the fields of a key: by themselves, and against its parent.
 
 use super::caller::{budget_beyond, cidrs_beyond};
-use crate::model::{Budget, ChangeError, Key, Lineage, Scope, TokenHash};
+use crate::model::{Budget, ChangeError, Key, Lineage, Refusal, Scope, TokenHash};
 
 pub(super) fn check_name(name: &str) -> Result<(), ChangeError> {
     check_text("name", name)
@@ -100,5 +100,18 @@ pub(super) fn check_expiry_within(key: &Key, parent: &Lineage) -> Result<(), Cha
             Err(ChangeError::invalid("expires_at", format!("is after the parent's, {latest}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks that neither the key nor an ancestor is revoked. An expired key may be changed and
+/// rotated.
+pub(super) fn check_not_revoked(lineage: &Lineage) -> Result<(), ChangeError> {
+    match lineage.keys().find(|key| key.revoked_at.is_some()) {
+        Some(revoked) => Err(ChangeError::NotInForce {
+            key: lineage.id(),
+            by: revoked.id,
+            refusal: Refusal::RevokedKey,
+        }),
+        None => Ok(()),
     }
 }
