@@ -22,6 +22,9 @@
 
 pub(crate) mod guard;
 mod hold;
+mod postings;
+mod renewal;
+mod settle;
 pub(crate) mod state;
 mod totals;
 
