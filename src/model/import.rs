@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::model::{
-    AccountId, Amount, Budget, KeyId, Metadata, NewKey, Period, ScopeSet, TokenHash,
+    AccountId, Amount, Budget, Cidrs, KeyId, Metadata, NewKey, Period, RateLimit, ScopeSet,
+    TokenHash,
 };
 
 /// A key whose token another program made. It is known by the hash of its token.
@@ -39,6 +41,8 @@ use crate::model::{
 /// | `disabled` | `false` | whether the key is disabled |
 /// | `delegated_by` | none | the human on whose behalf the key acts |
 /// | `metadata` | none | a JSON object |
+/// | `rate_limit` | none | a [`RateLimit`] in JSON, as an object or as its text |
+/// | `allowed_cidrs` | any address | a list of ranges, or a text with spaces between them; an empty list is nowhere |
 ///
 /// ```
 /// use agentkey::KeyImport;
@@ -157,6 +161,10 @@ struct FlatRecord {
     delegated_by: Option<String>,
     #[serde(default)]
     metadata: Option<String>,
+    #[serde(default)]
+    rate_limit: Option<Value>,
+    #[serde(default)]
+    allowed_cidrs: Option<Value>,
 }
 
 impl TryFrom<FlatRecord> for KeyImport {
@@ -187,12 +195,45 @@ impl TryFrom<FlatRecord> for KeyImport {
         {
             key = key.metadata(metadata);
         }
+        if let Some(limit) = record.rate_limit.filter(|value| !is_empty(value)) {
+            key = key.rate_limit(read("rate_limit", rate_limit(limit))?);
+        }
+        if let Some(ranges) = record.allowed_cidrs.filter(|value| !is_empty(value)) {
+            key = key.allowed_cidrs(read("allowed_cidrs", cidrs(ranges))?);
+        }
         let resets_at = instant("resets_at", record.resets_at.as_deref())?;
         let opening = Opening { spent: spent.unwrap_or_default(), resets_at };
         Ok(Self::new(key, read("hash", TokenHash::parse(&record.hash))?)
             .start(record.start.unwrap_or_default())
             .opening(opening)
             .disabled(record.disabled.unwrap_or_default()))
+    }
+}
+
+/// Returns whether a member has the empty text of a CSV file. An empty list is a value.
+fn is_empty(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.trim().is_empty())
+}
+
+/// Reads an object, or its text.
+fn rate_limit(value: Value) -> Result<RateLimit, String> {
+    let read = match value {
+        Value::String(text) => serde_json::from_str(&text),
+        Value::Object(_) => serde_json::from_value(value),
+        _ => {
+            return Err(r#"it is an object such as {"requests": 100, "window_seconds": 60}"#.into());
+        }
+    };
+    read.map_err(|error| error.to_string())
+}
+
+/// Reads a list of ranges, or a text with spaces between them.
+fn cidrs(value: Value) -> Result<Cidrs, String> {
+    match value {
+        Value::String(text) => {
+            Cidrs::parse(text.split_whitespace()).map_err(|error| error.to_string())
+        }
+        list => serde_json::from_value(list).map_err(|error| error.to_string()),
     }
 }
 
@@ -244,16 +285,56 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_requests_are_json_or_its_text() {
+        let limit = RateLimit::per_minute(100).burst(20).in_flight(4);
+        let ranges = Cidrs::parse(["192.0.2.0/24", "2001:db8::1"]).unwrap();
+        for rest in [
+            r#", "rate_limit": {"requests": 100, "window_seconds": 60, "burst": 20, "in_flight": 4},
+                "allowed_cidrs": ["192.0.2.0/24", "2001:db8::1/128"]"#,
+            r#", "rate_limit": "{\"requests\": 100, \"window_seconds\": 60, \"burst\": 20, \"in_flight\": 4}",
+                "allowed_cidrs": " 192.0.2.0/24  2001:db8::1""#,
+        ] {
+            let import = record(rest).unwrap();
+            assert_eq!(import.new.rate_limit, Some(limit));
+            assert_eq!(import.new.allowed_cidrs, Some(ranges.clone()));
+        }
+        let nowhere = record(r#", "allowed_cidrs": []"#).unwrap();
+        assert_eq!(nowhere.new.allowed_cidrs, Some(Cidrs::nowhere()), "an empty list is a value");
+    }
+
+    /// The reader of CSV tells numbers from texts by itself.
+    #[test]
+    fn limits_of_requests_come_from_a_csv_file() {
+        let csv = format!(
+            "hash,account,scopes,rate_limit,allowed_cidrs\n\
+             {HASH},acme,read,\"{{\"\"requests\"\": 5, \"\"window_seconds\"\": 1}}\",192.0.2.0/24 ::1\n\
+             {HASH},acme,read,,\n\
+             {HASH},acme,read,100,\n"
+        );
+        let mut records = csv::Reader::from_reader(csv.as_bytes()).into_deserialize::<KeyImport>();
+        let first = records.next().unwrap().unwrap().new;
+        assert_eq!(first.rate_limit, Some(RateLimit::per_second(5)));
+        assert_eq!(first.allowed_cidrs, Some(Cidrs::parse(["192.0.2.0/24", "::1"]).unwrap()));
+        let second = records.next().unwrap().unwrap().new;
+        assert_eq!((second.rate_limit, second.allowed_cidrs), (None, None));
+        let error = records.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("rate_limit: it is an object such as"), "{error}");
+    }
+
+    #[test]
     fn what_is_empty_null_or_missing_has_the_default() {
         for rest in [
             "",
-            r#", "budget": null, "period": null, "spent": null, "resets_at": null, "expires_at": null, "disabled": null"#,
-            r#", "budget": "", "period": "", "spent": "", "resets_at": "", "delegated_by": "", "metadata": """#,
+            r#", "budget": null, "period": null, "spent": null, "resets_at": null, "expires_at": null, "disabled": null,
+                "rate_limit": null, "allowed_cidrs": null"#,
+            r#", "budget": "", "period": "", "spent": "", "resets_at": "", "delegated_by": "", "metadata": "",
+                "rate_limit": "", "allowed_cidrs": """#,
         ] {
             let import = record(rest).unwrap();
             assert_eq!(import.new.budget, Budget::unlimited());
             assert_eq!((import.new.expiry, import.opening), (Expiry::Never, Opening::default()));
             assert!(!import.is_disabled && import.new.delegated_by.is_none());
+            assert!(import.new.rate_limit.is_none() && import.new.allowed_cidrs.is_none());
         }
         let scopes = |text: &str| {
             let line = format!(r#"{{"hash": "{HASH}", "account": "a", "scopes": "{text}"}}"#);
@@ -271,6 +352,13 @@ mod tests {
             (r#", "spent": "NaN""#, "spent: an amount is a decimal number"),
             (r#", "resets_at": "soon""#, "resets_at: "),
             (r#", "metadata": "[]""#, "metadata: metadata is a JSON object"),
+            (r#", "rate_limit": {"requests": 5}"#, "rate_limit: a rate limit has requests and"),
+            (r#", "rate_limit": {"per": 5}"#, "rate_limit: unknown field `per`"),
+            (r#", "rate_limit": 5"#, "rate_limit: it is an object such as"),
+            (r#", "rate_limit": "5/m""#, "rate_limit: "),
+            (r#", "allowed_cidrs": "192.0.2.1/24""#, "allowed_cidrs: 192.0.2.1/24 has bits"),
+            (r#", "allowed_cidrs": ["office"]"#, "allowed_cidrs: \"office\" is no range"),
+            (r#", "allowed_cidrs": {}"#, "allowed_cidrs: invalid type: map"),
             (r#", "limit": "5""#, "unknown field `limit`"),
         ] {
             let found = record(rest).unwrap_err();

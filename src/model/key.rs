@@ -122,7 +122,7 @@ impl Key {
     pub(crate) const SUBJECT_PREFIX: &str = "subject:";
 
     /// Returns whether this crate made the key for a subject, so that the key has no token at all.
-    pub(crate) fn was_made_for_subject(&self) -> bool {
+    pub fn was_made_for_subject(&self) -> bool {
         self.prefix == Self::SUBJECT_PREFIX
     }
 

@@ -2,8 +2,8 @@
 
 use super::world::*;
 use crate::model::{
-    Amount, Budget, ChangeError, Clock, EntryKind, Imported, KeyId, KeyImport, KeyPatch, Lineage,
-    NewKey, Opening, Period, Refusal, ScopeSet, TokenHash,
+    Amount, Budget, ChangeError, Cidrs, Clock, EntryKind, Imported, KeyId, KeyImport, KeyPatch,
+    Lineage, NewKey, Opening, Period, RateLimit, Refusal, ScopeSet, TokenHash,
 };
 use crate::store::{EntryQuery, Store};
 
@@ -38,8 +38,12 @@ async fn found<S: Store>(w: &World<S>, n: usize) -> Lineage {
 pub async fn an_imported_key_is_what_the_import_says<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
     let (ends, scopes) = (w.clock.now() + secs(DAY), ScopeSet::parse(["read"]).expect("scopes"));
+    let limit = RateLimit::per_minute(100).burst(20).in_flight(4);
+    let ranges = Cidrs::parse(["192.0.2.0/24", "2001:db8::/48"]).expect("ranges");
     let new = NewKey::new(account("acme"))
         .name("crawler")
+        .rate_limit(limit)
+        .allowed_cidrs(ranges.clone())
         .scopes(scopes.clone())
         .budget(Budget::monthly(c(100)).and_daily(c(10)))
         .expires_at(ends)
@@ -55,6 +59,7 @@ pub async fn an_imported_key_is_what_the_import_says<S: Store>(make: impl AsyncF
     assert_eq!((key.created_at, key.expires_at), (w.clock.now(), Some(ends)));
     assert_eq!(key.delegated_by.as_deref(), Some("user_456"));
     assert_eq!(key.metadata.to_string(), r#"{"team":"search"}"#);
+    assert_eq!((key.rate_limit, key.allowed_cidrs.as_ref()), (Some(limit), Some(&ranges)));
     assert_eq!((key.disabled_at, key.revoked_at), (Some(w.clock.now()), None));
     assert_eq!(lineage.check_active(), Err(Refusal::DisabledKey));
     assert_eq!(w.ledger(&account("acme")).await, []);
@@ -162,7 +167,11 @@ pub async fn a_hash_is_imported_once<S: Store>(make: impl AsyncFn(Clock) -> S) {
 /// An import that is refused says why, and the others of its batch are made.
 pub async fn a_refused_import_does_not_hinder_the_others<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
-    let parent = w.create(acme().scopes(ScopeSet::parse(["read"]).expect("scopes"))).await;
+    let ranges = |list: [&'static str; 1]| Cidrs::parse(list).expect("ranges");
+    let parent = acme()
+        .scopes(ScopeSet::parse(["read"]).expect("scopes"))
+        .allowed_cidrs(ranges(["192.0.2.0/24"]));
+    let parent = w.create(parent).await;
     let child = |scopes| NewKey::child_of(parent.id).scopes(scopes);
     let answers = w
         .import(vec![
@@ -173,17 +182,22 @@ pub async fn a_refused_import_does_not_hinder_the_others<S: Store>(make: impl As
             import(4, acme().budget(Budget::monthly(c(-1)))),
             import(5, acme().name("x".repeat(256))),
             import(6, child(ScopeSet::unrestricted())),
-            import(7, NewKey::new(account("globex"))).opening(spent(2)),
+            import(7, acme().rate_limit(RateLimit::per_minute(1_000_001))),
+            import(8, child(ScopeSet::none()).allowed_cidrs(ranges(["192.0.0.0/16"]))),
+            import(9, NewKey::new(account("globex"))).opening(spent(2)),
         ])
         .await;
     let refused = |n: usize| match &answers[n] {
         Err(ChangeError::Invalid { field, .. }) => *field,
         other => panic!("answered as {other:?}"),
     };
-    let fields: Vec<_> = (1..=6).map(refused).collect();
-    assert_eq!(fields, ["spent", "start", "start", "budgets", "name", "scopes"]);
-    assert!(answers[0].is_ok() && answers[7].is_ok(), "{answers:?}");
-    for n in 1..=6 {
+    let fields: Vec<_> = (1..=8).map(refused).collect();
+    assert_eq!(
+        fields,
+        ["spent", "start", "start", "budgets", "name", "scopes", "rate_limit", "allowed_cidrs"]
+    );
+    assert!(answers[0].is_ok() && answers[9].is_ok(), "{answers:?}");
+    for n in 1..=8 {
         assert!(w.find(hash(n)).await.is_none(), "{n}");
     }
     assert_eq!(w.ledger(&account("acme")).await, [("opening", c(1))]);

@@ -197,7 +197,7 @@ impl Sink {
     }
 }
 
-const KEY: [&str; 14] = [
+const KEY: [&str; 16] = [
     "id",
     "account",
     "parent",
@@ -212,9 +212,11 @@ const KEY: [&str; 14] = [
     "disabled_at",
     "revoked_at",
     "delegated_by",
+    "issuer",
+    "subject",
 ];
 
-fn key(key: &Key) -> [String; 14] {
+fn key(key: &Key) -> [String; 16] {
     let instant = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
     [
         key.id.to_string(),
@@ -234,6 +236,8 @@ fn key(key: &Key) -> [String; 14] {
         instant(key.disabled_at),
         instant(key.revoked_at),
         key.delegated_by.clone().unwrap_or_default(),
+        key.subject.as_ref().map(|subject| subject.issuer().to_owned()).unwrap_or_default(),
+        key.subject.as_ref().map(|subject| subject.id().to_owned()).unwrap_or_default(),
     ]
 }
 

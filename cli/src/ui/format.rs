@@ -50,10 +50,13 @@ pub(crate) fn scopes(scopes: &ScopeSet) -> String {
     if list.is_empty() { "none".to_owned() } else { list.join(" ") }
 }
 
-/// Returns the start of a key's token, by which people recognise it.
+/// Returns the start of a key's token, by which people recognise it, or what it has in place of one.
 pub(crate) fn token_start(key: &Key) -> String {
     if key.is_session() {
         return "session".to_owned();
+    }
+    if key.was_made_for_subject() {
+        return "subject".to_owned();
     }
     match (key.prefix.as_str(), key.start.as_str()) {
         ("", "") => "-".to_owned(),

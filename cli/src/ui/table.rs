@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{
-    Attribute, Cell, CellAlignment, Color, ContentArrangement, LineStyle, TableStyle,
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle,
+    TableStyle,
 };
 
 use crate::error::Error;
@@ -57,6 +58,13 @@ impl Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
         self
+    }
+
+    /// Leaves a column out, which has nothing to show.
+    pub(crate) fn hide(&mut self, column: usize) {
+        if let Some(column) = self.table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
     }
 
     /// Adds a row.

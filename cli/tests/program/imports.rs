@@ -1,6 +1,6 @@
 //! Imports from files and standard input.
 
-use agentkey::model::TokenHash;
+use agentkey::model::{Cidrs, RateLimit, TokenHash};
 use agentkey::{Amount, Budget, Token};
 
 use crate::world::{World, on_both_databases};
@@ -9,6 +9,7 @@ on_both_databases! {
     a_csv_file_is_imported_once
     json_lines_come_from_standard_input
     many_keys_are_imported_in_one_command
+    limits_of_requests_are_imported
     no_error_shows_a_value
     a_file_that_cannot_be_read_says_so
 }
@@ -93,6 +94,50 @@ async fn many_keys_are_imported_in_one_command(world: &World) {
     assert_eq!(listed["keys"].as_array().unwrap().len(), 2_500, "over all pages");
 }
 
+/// As the application's own SELECT, or a person with an editor, writes them.
+async fn limits_of_requests_are_imported(world: &World) {
+    let csv = "token,account,scopes,rate_limit,allowed_cidrs\n\
+               sk-1-0123456789,acme,read,\"{\"\"requests\"\": 100, \"\"window_seconds\"\": 60}\",192.0.2.0/24 ::1\n\
+               sk-2-0123456789,acme,read,,\n\
+               sk-3-0123456789,acme,read,100/1m,\n\
+               sk-4-0123456789,acme,read,,192.0.2.1/24\n";
+    let file = world.file("keys.csv", csv);
+    let run = world.run(&["key", "import", &file, "--json"]);
+    let report = run.document();
+    assert_eq!((run.code, &report["new"]), (1, &2.into()), "{run:?}");
+    let errors: Vec<_> =
+        report["failed"].as_array().unwrap().iter().map(|it| &it["error"]).collect();
+    let [rate, range] = &errors[..] else { panic!("{run:?}") };
+    assert!(rate.as_str().unwrap().starts_with("rate_limit: it is an object such as {"), "{rate}");
+    assert!(range.as_str().unwrap().ends_with("the range is 192.0.2.0/24"), "{range}");
+
+    let lines = r#"
+{"token": "sk-5-0123456789", "scopes": "", "rate_limit": {"requests": 5, "window_seconds": 1, "in_flight": 2}, "allowed_cidrs": ["10.0.0.0/8"]}
+{"token": "sk-6-0123456789", "scopes": "", "rate_limit": null, "allowed_cidrs": []}
+"#;
+    let import = ["key", "import", "-", "--format", "jsonl", "--account", "acme"];
+    assert_eq!(world.run_with_input(&import, lines).code, 0);
+
+    let service = world.service().await;
+    let mut found = Vec::new();
+    for n in [1, 2, 5, 6] {
+        let token = Token::parse_foreign(&format!("sk-{n}-0123456789")).unwrap();
+        let key = service.find(&token).await.unwrap().expect("it was imported").key().clone();
+        found.push((key.rate_limit, key.allowed_cidrs));
+    }
+    service.shutdown().await;
+    let ranges = |list: &[&str]| Some(Cidrs::parse(list.iter().copied()).unwrap());
+    assert_eq!(
+        found,
+        [
+            (Some(RateLimit::per_minute(100)), ranges(&["192.0.2.0/24", "::1"])),
+            (None, None),
+            (Some(RateLimit::per_second(5).in_flight(2)), ranges(&["10.0.0.0/8"])),
+            (None, ranges(&[])), // from nowhere
+        ]
+    );
+}
+
 /// A column that slipped has a token where another value belongs.
 async fn no_error_shows_a_value(world: &World) {
     for (name, content) in [
@@ -113,6 +158,17 @@ async fn no_error_shows_a_value(world: &World) {
             "both.jsonl",
             format!(
                 "{{\"hash\": \"{TOKEN}\", \"token\": \"{TOKEN}\", \"account\": \"a\", \"scopes\": \"\"}}\n"
+            ),
+        ),
+        (
+            "rate.jsonl",
+            format!(
+                "{{\"hash\": \"\", \"account\": \"a\", \"rate_limit\": {{\"{TOKEN}\": 1}}}}\n\
+                 {{\"hash\": \"\", \"account\": \"a\", \"rate_limit\": {{\"requests\": \"{TOKEN}\"}}}}\n\
+                 {{\"hash\": \"\", \"account\": \"a\", \"rate_limit\": \"{{\\\"requests\\\": \\\"{TOKEN}\\\"}}\"}}\n\
+                 {{\"hash\": \"\", \"account\": \"a\", \"rate_limit\": \"{TOKEN}\"}}\n\
+                 {{\"hash\": \"\", \"account\": \"a\", \"allowed_cidrs\": [\"{TOKEN}\"]}}\n\
+                 {{\"hash\": \"\", \"account\": \"a\", \"allowed_cidrs\": \"::1 {TOKEN}\"}}\n"
             ),
         ),
     ] {

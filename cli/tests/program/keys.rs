@@ -1,7 +1,7 @@
 //! Keys from their creation to their end.
 
-use agentkey::model::{Account, Cidrs, RateLimit};
-use agentkey::{Amount, Budget, Created, Key, ScopeSet, Token};
+use agentkey::model::{Account, Cidrs, RateLimit, Subject};
+use agentkey::{Amount, Budget, Created, Key, NewKey, ScopeSet, Token};
 use serde_json::Value;
 
 use crate::world::{World, on_both_databases};
@@ -14,6 +14,7 @@ on_both_databases! {
     a_revoked_subtree_is_counted_and_confirmed
     a_rotation_prints_the_new_token_alone
     states_of_ancestors_show
+    subjects_show
     an_unknown_key_is_not_found
     what_the_parent_does_not_allow_is_refused
 }
@@ -188,6 +189,37 @@ async fn states_of_ancestors_show(world: &World) {
     assert_eq!(keys(&world.json(&["key", "children", &leaf])), []);
     world.ok(&["key", "enable", &root]);
     assert_eq!(world.json(&["key", "show", &leaf])["state"], "active");
+}
+
+/// A key that a service made for an identity of another issuer.
+async fn subjects_show(world: &World) {
+    let (token_key, _) = world.create(&["--name", "with a token"]);
+    assert!(!world.ok(&["key", "list"]).contains("SUBJECT"), "a column with nothing in it");
+
+    let service = world.service().await;
+    let subject = Subject::new("https://issuer.example", "robot-7").unwrap();
+    let new = NewKey::new("default".parse().unwrap()).name("robot");
+    let made = service.ensure_subject(subject.clone(), new).await.unwrap();
+    service.shutdown().await;
+
+    let id = made.id.to_string();
+    assert_eq!(key(world, &id).subject, Some(subject));
+    let listed = keys(&world.json(&["key", "list"]));
+    assert_eq!(listed.iter().find(|key| key.id == made.id).unwrap().subject, made.subject);
+    let table = world.ok(&["key", "list"]);
+    assert!(table.contains("SUBJECT"), "{table}");
+    let row = |name: &str| table.lines().find(|line| line.contains(name)).unwrap();
+    assert!(row("robot").contains("robot-7 of https://issuer.example"), "{table}");
+    assert!(!row("with a token").contains("issuer"), "{table}");
+    assert!(row("robot").ends_with("active") && row("with a token").ends_with("active"));
+    let shown = world.ok(&["key", "show", &id]);
+    let line = |name: &str| shown.lines().find(|line| line.trim().starts_with(name)).unwrap();
+    assert!(line("Subject").ends_with("robot-7 of https://issuer.example"), "{shown}");
+    assert!(line("Token").ends_with("subject"), "it has no token: {shown}");
+    assert!(world.ok(&["key", "show", &token_key]).contains("Subject"), "as `-`");
+    let csv = world.ok(&["export", "keys", "--format", "csv"]);
+    assert!(csv.lines().any(|line| line.ends_with("https://issuer.example,robot-7")), "{csv}");
+    world.fails(&["key", "rotate", &id], 1, &["subject"]);
 }
 
 async fn an_unknown_key_is_not_found(world: &World) {

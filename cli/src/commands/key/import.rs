@@ -22,7 +22,8 @@ Example:
   psql -c 'COPY (SELECT …) TO STDOUT (FORMAT csv, HEADER)' | agentkey key import - --format csv
 
 Each record has `hash` or `token`, `account` and `scopes`, and may have name, start, budget,
-period, spent, resets_at, expires_at, disabled, delegated_by and metadata: see docs/adoption.md.
+period, spent, resets_at, expires_at, disabled, delegated_by, metadata, rate_limit and
+allowed_cidrs: see docs/adoption.md.
 A record whose key is known changes nothing, so the command can be repeated.";
 
 /// How many records are imported in one call.

@@ -14,6 +14,9 @@ use crate::ui::{self, Table, Ui};
 /// How many keys are read at once.
 const PAGE: u32 = 500;
 
+/// The column of subjects, which is shown where a listed key has one.
+const SUBJECT: usize = 5;
+
 /// The arguments of `key list`.
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -76,10 +79,12 @@ async fn print(
         return ui.list("keys", keys).await;
     }
     let now = Timestamp::now();
-    let header =
-        ["ID", "NAME", "ACCOUNT", "PARENT", "TOKEN", "SCOPES", "SPENT", "EXPIRES", "STATE"];
+    let header = [
+        "ID", "NAME", "ACCOUNT", "PARENT", "TOKEN", "SUBJECT", "SCOPES", "SPENT", "EXPIRES",
+        "STATE",
+    ];
     let mut table = Table::new(&header).right(0).right(3);
-    let mut count = 0_usize;
+    let (mut count, mut has_subject) = (0_usize, false);
     let mut keys = std::pin::pin!(keys);
     while let Some(key) = keys.try_next().await? {
         let state = states.of(&key, now);
@@ -92,6 +97,7 @@ async fn print(
                 key.account.to_string(),
                 parent,
                 ui::token_start(&key),
+                key.subject.as_ref().map(ToString::to_string).unwrap_or_default(),
                 ui::scopes(&key.scopes),
                 ui::budget(&key.budget, &key.balance),
                 expires,
@@ -99,10 +105,14 @@ async fn print(
             state,
         );
         count += 1;
+        has_subject |= key.subject.is_some();
     }
     if count == 0 {
         ui.note("There are no keys.");
         return Ok(());
+    }
+    if !has_subject {
+        table.hide(SUBJECT);
     }
     table.print()
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::secrets;
 
 /// What a record may have: the members of [`KeyImport`], and a token in place of its hash.
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 16] = [
     "hash",
     "token",
     "account",
@@ -26,7 +26,12 @@ const MEMBERS: [&str; 14] = [
     "disabled",
     "delegated_by",
     "metadata",
+    "rate_limit",
+    "allowed_cidrs",
 ];
+
+/// What the member `rate_limit` may have.
+const RATE_LIMIT: [&str; 4] = ["requests", "window_seconds", "burst", "in_flight"];
 
 /// A record, or what is wrong with it, and its line.
 pub(super) struct Record {
@@ -128,7 +133,10 @@ impl Record {
         if members.keys().any(|name| known(&name)) {
             return Err(format!("a member is not one of {}", MEMBERS.join(", ")));
         }
-        let values: Vec<String> = members.values().map(text).collect();
+        let mut values = Vec::new();
+        for value in members.values() {
+            texts(value, &mut values);
+        }
         let import = read(members.clone());
         import.map_err(|error| {
             let values = values
@@ -141,6 +149,8 @@ impl Record {
 
 fn read(mut members: Map<String, Value>) -> Result<KeyImport, String> {
     // Numbers become the texts that they are written as, so that no amount passes through a float.
+    let rate_limit = members.remove("rate_limit").map(rate_limit).transpose()?;
+    let ranges = members.remove("allowed_cidrs");
     for value in members.values_mut() {
         match value {
             Value::Number(number) => *value = Value::from(number.to_string()),
@@ -175,9 +185,44 @@ fn read(mut members: Map<String, Value>) -> Result<KeyImport, String> {
             *slot = Value::from("");
         }
     }
+    members.extend(rate_limit.map(|limit| ("rate_limit".to_owned(), limit)));
+    members.extend(ranges.map(|ranges| ("allowed_cidrs".to_owned(), ranges)));
     serde_json::from_value(Value::Object(members)).map_err(|error| error.to_string())
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// Returns a rate limit as an object. The names of its members are checked here, because the error
+/// of another one would show it.
+fn rate_limit(value: Value) -> Result<Value, String> {
+    let no_object =
+        "rate_limit: it is an object such as {\"requests\": 100, \"window_seconds\": 60}";
+    let value = match value {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
+        Value::String(text) => serde_json::from_str(&text).map_err(|_| no_object)?,
+        value => value,
+    };
+    match &value {
+        Value::Null => Ok(value),
+        Value::Object(limit) if limit.keys().all(|name| RATE_LIMIT.contains(&name.as_str())) => {
+            Ok(value)
+        }
+        Value::Object(_) => {
+            Err(format!("rate_limit: a member is not one of {}", RATE_LIMIT.join(", ")))
+        }
+        _ => Err(no_object.to_owned()),
+    }
+}
+
+/// Collects the texts and numbers of a value, also those of lists and objects in it.
+fn texts(value: &Value, all: &mut Vec<String>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|value| texts(value, all)),
+        Value::Object(members) => members.values().for_each(|value| texts(value, all)),
+        Value::String(text) => {
+            all.push(text.clone());
+            if let Ok(inner @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text) {
+                texts(&inner, all);
+            }
+        }
+        value => all.push(value.to_string()),
+    }
 }
