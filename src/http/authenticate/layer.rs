@@ -62,8 +62,8 @@ impl AgentKeyLayer {
     /// beyond are refused with 429, before their scope and budget. Every response says in `RateLimit`
     /// what is left.
     ///
-    /// A request that passes several layers with the same key counts once, at the outermost that has a
-    /// limit for it.
+    /// A request that passes several layers with the same key counts once for each limit, and the
+    /// defaults of all these layers bind. Each default has a count of its own.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};
