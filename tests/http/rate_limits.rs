@@ -542,6 +542,36 @@ async fn only_trusted_hops_say_from_where_a_request_comes() {
     }
 }
 
+/// What comes past the proxies has the address of nobody: neither that of a proxy, nor its peer's.
+#[tokio::test]
+async fn a_request_past_the_trusted_hops_has_no_address() {
+    capture_logs();
+    let world = World::new().await;
+    let (_, of_network) =
+        world.create(NewKey::new(acme()).allowed_cidrs(ranges(&["10.0.0.0/8"]))).await;
+    let (_, anywhere) = world.create(NewKey::new(acme())).await;
+    let layer = world.layer().trusted_hops(2).unknown_key_limit(RateLimit::per_minute(2));
+    let app = routes().layer(layer);
+    let send = async |token: &Token, forwarded: &str, peer: &str| {
+        let mut request = request(token.expose(), "/free", Some(peer));
+        request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+        Seen::read(app.clone().oneshot(request).await.unwrap()).await
+    };
+    assert_eq!(send(&of_network, "10.0.0.7, 10.0.0.1", "10.0.0.2").await.status, 200);
+    for forwarded in ["", "10.0.0.7", "nonsense, 10.0.0.1"] {
+        let seen = send(&of_network, forwarded, "10.0.0.2").await;
+        assert_eq!(seen.refused(), (403, "address_not_allowed".into()), "{forwarded}");
+        assert_eq!(send(&anywhere, forwarded, "10.0.0.2").await.status, 200);
+    }
+    assert!(!logged(&["ERROR", "X-Forwarded-For", "trusted_hops"]).is_empty());
+    // They are one client, whatever their peers.
+    let unknown = || Token::generate(&"ak".parse().unwrap()).unwrap();
+    assert_eq!(send(&unknown(), "10.0.0.7", "10.0.0.2").await.status, 401);
+    assert_eq!(send(&unknown(), "", "10.0.0.3").await.status, 401);
+    assert_eq!(send(&unknown(), "10.0.0.8", "10.0.0.4").await.status, 429);
+    assert_eq!(send(&unknown(), "192.0.2.1, 10.0.0.8", "10.0.0.4").await.status, 401);
+}
+
 #[tokio::test]
 async fn a_flood_of_unknown_tokens_is_refused_before_the_look_up() {
     let clock = clock();

@@ -151,11 +151,18 @@ impl AuthenticateOptions {
         let address = self.address(request);
         if address.is_none() {
             self.warning.call_once(|| {
-                tracing::error!(
-                    "agentkey does not know the addresses of clients, so keys with `allowed_cidrs` are refused: serve the \
-                     app with into_make_service_with_connect_info::<SocketAddr>(), put a `PeerAddress` into the \
-                     extensions of each request, or say by `AgentKeyLayer::trusted_hops` how many proxies there are"
-                );
+                match self.trusted_hops {
+                    0 => tracing::error!(
+                        "agentkey does not know the addresses of clients, so keys with `allowed_cidrs` are refused: serve \
+                         the app with into_make_service_with_connect_info::<SocketAddr>(), put a `PeerAddress` into the \
+                         extensions of each request, or say by `AgentKeyLayer::trusted_hops` how many proxies there are"
+                    ),
+                    hops => tracing::error!(
+                        hops,
+                        "agentkey refused a key with `allowed_cidrs`, because X-Forwarded-For has fewer addresses than \
+                         `AgentKeyLayer::trusted_hops`: let each proxy append one, and let no request pass them by"
+                    ),
+                }
             });
         }
         check_address(&found.lineage, address)
