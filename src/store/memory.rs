@@ -371,7 +371,8 @@ impl Tables {
             .count_children(rules)
             .map_or(0, |parent| self.children_in_force(parent, clock.now()));
         let descendants = change.count_descendants().map_or(0, |key| self.descendants(key));
-        let loaded = Loaded { lineage, caller, children, descendants, time };
+        let in_grace = change.count_in_grace().map_or(0, |key| self.in_grace(key, clock.now()));
+        let loaded = Loaded { lineage, caller, children, descendants, in_grace, time };
         Ok(self.write_key(change.decide(&loaded, rules)?))
     }
 
@@ -465,6 +466,13 @@ impl Tables {
             it.id != key && it.revoked_at.is_none() && self.book.path(it.id).contains(&key)
         };
         self.book.keys().filter(is_counted).map(|_| 1).sum()
+    }
+
+    fn in_grace(&self, key: KeyId, now: Timestamp) -> u64 {
+        let works = |token: &&TokenRow| {
+            token.key == key && token.retires_at.is_some_and(|retires_at| retires_at > now)
+        };
+        self.tokens.values().filter(works).map(|_| 1).sum()
     }
 
     fn children_in_force(&self, parent: KeyId, now: Timestamp) -> u64 {

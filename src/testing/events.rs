@@ -73,6 +73,29 @@ pub async fn a_change_has_one_event<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert!(!text.contains(&TokenHash::digest("token 1").to_string()), "no hash of a token");
 }
 
+/// The end of a grace has an event if a token was in its grace, and none if none was.
+pub async fn the_end_of_no_grace_has_no_event<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let (key, other) = (w.create(acme()).await, w.create(acme()).await);
+    let end = async || w.change_key(KeyChange::EndGrace { key: key.id }).await.expect("it may");
+    let ended = async || {
+        let query = EventQuery::for_account(account("acme")).kind(EventKind::KeyGraceEnded);
+        events(&w, query).await.len()
+    };
+    w.rotate(&other, MINUTE).await;
+    end().await;
+    assert_eq!(ended().await, 0, "no token of the key was rotated away");
+    w.rotate(&key, MINUTE).await;
+    end().await;
+    assert_eq!(ended().await, 1);
+    end().await;
+    assert_eq!(ended().await, 1, "the grace was over");
+    w.rotate(&key, MINUTE).await;
+    w.clock.advance(secs(MINUTE));
+    end().await;
+    assert_eq!(ended().await, 1, "the grace had ended by itself");
+}
+
 /// A change that is refused has no event.
 pub async fn a_refused_change_has_no_event<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;

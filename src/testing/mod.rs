@@ -296,6 +296,7 @@ suite! { $
     }
     events {
         a_change_has_one_event
+        the_end_of_no_grace_has_no_event
         a_refused_change_has_no_event
         a_session_opens_and_ends
         accounts_and_imports_have_events

@@ -96,6 +96,14 @@ impl KeyChange {
         }
     }
 
+    /// Returns the key whose tokens in their grace are counted, which are ended.
+    pub fn count_in_grace(&self) -> Option<KeyId> {
+        match self {
+            Self::EndGrace { key } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Decides by what was loaded.
     ///
     /// # Errors
@@ -146,7 +154,7 @@ impl KeyChange {
             }
             Self::Update { key, patch } => patch.update(found(key)?, rules),
             Self::Rotate { key, token, grace } => token.rotate(found(key)?, *grace),
-            Self::EndGrace { key } => Ok(end_grace(found(key)?)),
+            Self::EndGrace { key } => Ok(end_grace(found(key)?, loaded.in_grace)),
             Self::Revoke { key, reason } => {
                 revoke(found(key)?, reason.as_deref(), loaded.descendants)
             }

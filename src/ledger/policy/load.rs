@@ -25,6 +25,9 @@ pub struct Loaded {
     pub children: u64,
     /// The descendants of the key that [`KeyChange::count_descendants`](crate::ledger::KeyChange::count_descendants) names that are not revoked.
     pub descendants: u64,
+    /// The tokens of the key that [`KeyChange::count_in_grace`](crate::ledger::KeyChange::count_in_grace) names
+    /// that were rotated away and still work.
+    pub in_grace: u64,
     /// The time that [`Load::Time`] names, or the store's own.
     pub time: Timestamp,
 }

@@ -62,9 +62,12 @@ impl NewToken {
     }
 }
 
-/// Ends the grace of every token that was rotated away. The key stays as it is.
-pub(super) fn end_grace(lineage: &Lineage) -> KeyWrite {
+/// Ends the grace of the tokens that were rotated away, if there are any. The key stays as it is.
+pub(super) fn end_grace(lineage: &Lineage, in_grace: u64) -> KeyWrite {
     let (key, at) = (lineage.key().clone(), lineage.at());
+    if in_grace == 0 {
+        return KeyWrite { key, at, record: None };
+    }
     let (kind, ancestors) = (EventKind::KeyGraceEnded, lineage.ancestors());
     let event = events::of_key(kind, &key, ancestors, at, json!({}));
     KeyWrite { key, at, record: Some((KeyRecord::EndGrace, event)) }

@@ -238,7 +238,11 @@ impl PolicyTransaction<'_, '_, '_> {
             Some(key) => self.descendants(key).await?,
             None => 0,
         };
-        let loaded = Loaded { lineage, caller, children, descendants, time };
+        let in_grace = match change.count_in_grace() {
+            Some(key) => self.in_grace(key).await?,
+            None => 0,
+        };
+        let loaded = Loaded { lineage, caller, children, descendants, in_grace, time };
         let write = change.decide(&loaded, rules);
         // Also a refused change has ended the expired holds.
         match write.and_then(|write| self.inner.schema.columns.check(&write).map(|()| write)) {
@@ -327,13 +331,21 @@ impl PolicyTransaction<'_, '_, '_> {
     /// Returns how many children of a key are neither revoked nor expired.
     async fn children_in_force(&mut self, parent: KeyId) -> Result<u64> {
         let query = self.inner.sql.children_in_force.query();
-        let rows = self.statements.fetch(query.bind(parent.get()).bind(Instant(self.now))).await?;
-        Ok(first(&rows, None::<i64>)?.unwrap_or_default().unsigned_abs())
+        self.count(query.bind(parent.get()).bind(Instant(self.now))).await
     }
 
     /// Returns how many descendants of a key are not revoked.
     async fn descendants(&mut self, key: KeyId) -> Result<u64> {
-        let query = self.inner.sql.descendants.query().bind(key.get());
+        self.count(self.inner.sql.descendants.query().bind(key.get())).await
+    }
+
+    /// Returns how many tokens of a key were rotated away and still work.
+    async fn in_grace(&mut self, key: KeyId) -> Result<u64> {
+        let query = self.inner.sql.in_grace.query();
+        self.count(query.bind(key.get()).bind(Instant(self.now))).await
+    }
+
+    async fn count(&mut self, query: Query<'_>) -> Result<u64> {
         let rows = self.statements.fetch(query).await?;
         Ok(first(&rows, None::<i64>)?.unwrap_or_default().unsigned_abs())
     }

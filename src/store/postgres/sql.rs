@@ -27,7 +27,7 @@ statements! {
 
     // Policy changes.
     lock_account lock_new_account lock_key known_tokens insert_key update_anchor switched_off revoke_key upsert_balance upsert_account touch_account
-    shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace
+    shorten_retired_tokens retire_token replace_token delete_retired_tokens end_grace in_grace
     children_in_force descendants
 
     // Subjects.

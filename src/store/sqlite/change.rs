@@ -56,7 +56,11 @@ pub(super) fn change_key(
             Some(key) => read::descendants(connection, key)?,
             None => 0,
         };
-        let loaded = Loaded { lineage, caller, children, descendants, time };
+        let in_grace = match change.count_in_grace() {
+            Some(key) => read::in_grace(connection, key, now)?,
+            None => 0,
+        };
+        let loaded = Loaded { lineage, caller, children, descendants, in_grace, time };
         let changed = match change.decide(&loaded, rules) {
             Ok(write) => Ok(write_key(connection, write)?),
             Err(refused) => Err(refused),

@@ -289,6 +289,14 @@ pub(super) fn descendants(connection: &Connection, key: KeyId) -> Result<u64> {
     Ok(count.unwrap_or_default().unsigned_abs())
 }
 
+/// Returns how many tokens of a key were rotated away and still work.
+pub(super) fn in_grace(connection: &Connection, key: KeyId, now: Timestamp) -> Result<u64> {
+    const SQL: &str =
+        "SELECT count(*) FROM agentkey_retired_tokens WHERE key_id = ?1 AND retires_at > ?2";
+    let count = one(connection, SQL, params![key.get(), micros(now)], |mut row| row.number())?;
+    Ok(count.unwrap_or_default().unsigned_abs())
+}
+
 pub(super) fn keys(
     connection: &Connection,
     query: &KeyQuery,

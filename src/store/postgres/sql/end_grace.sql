@@ -1,1 +1,1 @@
-DELETE FROM {retired_tokens} WHERE key_id = $1
+DELETE FROM {retired_tokens} WHERE key_id = $1 AND sub IS NULL
