@@ -1,13 +1,15 @@
 //! The reference model: everything in one book, under one lock.
 
 mod prune;
+mod trail;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use self::trail::Trail;
 use super::usage_sums::{UsageSums, bucket, saturated};
 use super::{
     AccountQuery, BoxFuture, ChangeResult, Cursor, EntryQuery, EventQuery, Found, ImportResult,
@@ -48,9 +50,7 @@ struct Tables {
     tokens: HashMap<TokenHash, TokenRow>,
     /// Entries in the order in which they were written.
     order: Vec<EntryId>,
-    /// Events by their positions.
-    events: BTreeMap<i64, Event>,
-    last_event: i64,
+    trail: Trail,
     last_key: i64,
     last_used: HashMap<KeyId, Timestamp>,
     signing_keys: Vec<StoredSigningKey>,
@@ -198,7 +198,7 @@ impl Store for MemoryStore {
 
     fn record_refusals<'a>(&'a self, refusals: &'a [Event]) -> BoxFuture<'a, StoreResult<()>> {
         let mut state = self.lock();
-        refusals.iter().for_each(|event| state.fold(event));
+        refusals.iter().for_each(|event| state.trail.fold(event));
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -346,7 +346,7 @@ impl Tables {
     fn record(&mut self) -> usize {
         let changes = self.book.take_writes();
         self.order.extend(changes.entries.iter().map(|entry| entry.id));
-        changes.events.into_iter().for_each(|event| self.add_event(event));
+        changes.events.into_iter().for_each(|event| self.trail.add(event));
         changes.changed_holds.len()
     }
 
@@ -438,27 +438,8 @@ impl Tables {
             KeyRecord::Revoke => {}
         }
         self.book.add_key(key.clone());
-        self.add_event(event);
+        self.trail.add(event);
         key
-    }
-
-    fn add_event(&mut self, event: Event) {
-        self.last_event += 1;
-        self.events.insert(self.last_event, event);
-    }
-
-    /// Counts a refusal, with those of its key, minute, reason and route.
-    fn fold(&mut self, refusal: &Event) {
-        let is_same = |event: &&mut Event| {
-            event.key == refusal.key
-                && event.at == refusal.at
-                && event.reason() == refusal.reason()
-                && event.origin.route == refusal.origin.route
-        };
-        match self.events.values_mut().filter(|event| event.reason().is_some()).find(is_same) {
-            Some(event) => event.count += refusal.count,
-            None => self.add_event(refusal.clone()),
-        }
     }
 
     fn descendants(&self, key: KeyId) -> u64 {
@@ -498,7 +479,7 @@ impl Tables {
             account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
-        event.into_iter().for_each(|event| self.add_event(event));
+        event.into_iter().for_each(|event| self.trail.add(event));
         Ok(account)
     }
 
@@ -583,7 +564,7 @@ impl Tables {
     }
 
     fn events(&self, query: &EventQuery) -> Vec<(Cursor, Event)> {
-        let all = self.events.iter().map(|(position, event)| (Cursor(*position), event));
+        let all = self.trail.iter().map(|(position, event)| (Cursor(position), event));
         all.filter(|(position, event)| {
             event.account == query.account
                 && self.is_of(event.key, query.key, query.with_descendants)

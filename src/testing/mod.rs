@@ -315,6 +315,7 @@ suite! { $
         idempotency_keys_go_with_their_entries
         ended_holds_go
         old_events_go
+        refusals_are_counted_after_old_events_went
     }
     signing_keys {
         the_first_signing_key_is_made_once

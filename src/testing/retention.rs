@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::adjustments::adjust_by;
 use super::world::*;
 use crate::ledger::{Action, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posting};
 use crate::model::{
-    Budget, Clock, EventKind, Key, KeyImport, KeyPatch, Labels, NewKey, Note, Opening, Origin,
-    Refusal,
+    Budget, Clock, Event, EventKind, Key, KeyImport, KeyPatch, Labels, NewKey, Note, Opening,
+    Origin, Refusal,
 };
 use crate::store::{
     EntryQuery, EventQuery, Prunable, PruneCutoffs, PruneStep, PruneTable, Store, Usage, UsageBy,
@@ -306,6 +308,28 @@ pub async fn ended_holds_go<S: Store>(make: impl AsyncFn(Clock) -> S) {
     assert_eq!(w.prune(PruneTable::Holds, secs(DAY)).await, 1, "the charged one");
     w.accept(&settle(&key, &[&live], c(5))).await;
     assert_eq!(w.balance(&key).await, (c(7), NOTHING));
+}
+
+/// Refusals that come after their event was pruned are an event again.
+pub async fn refusals_are_counted_after_old_events_went<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await;
+    let key = w.key(10).await;
+    let mut refusal = Event::new(
+        w.clock.now(),
+        key.account,
+        EventKind::Refused,
+        json!({"reason": "revoked_key"}),
+    );
+    (refusal.key, refusal.lineage, refusal.count) = (Some(key.id), vec![key.id], 3);
+    w.store.record_refusals(&[refusal.clone()]).await.unwrap();
+    w.clock.advance(secs(DAY));
+    assert_eq!(w.prune(PruneTable::Events, secs(HOUR)).await, 2);
+    for count in [3, 6] {
+        w.store.record_refusals(&[refusal.clone()]).await.unwrap();
+        let events = w.store.events(&EventQuery::for_account(account("acme"))).await.unwrap();
+        let counts: Vec<_> = events.iter().map(|(_, event)| event.count).collect();
+        assert_eq!(counts, [count]);
+    }
 }
 
 /// Old events go, and those that follow keep their positions.

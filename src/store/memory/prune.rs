@@ -22,11 +22,7 @@ impl Tables {
                     hold.created_at < before && is_over(hold, |id| charges.contains(id))
                 })
             }
-            PruneTable::Events => {
-                let all = self.events.len();
-                self.events.retain(|_, event| event.at >= before);
-                all - self.events.len()
-            }
+            PruneTable::Events => self.trail.prune(before),
             PruneTable::IdempotencyKeys => self.book.remove_claims(|claim| {
                 claim.entry.is_none() && claim.in_flight_until.is_some_and(|until| until < before)
             }),
@@ -42,7 +38,7 @@ impl Tables {
     pub(super) fn prunable(&self, cutoffs: PruneCutoffs) -> Prunable {
         let entries = self.book.entries().filter(|row| row.entry.at < cutoffs.entries);
         let holds = self.book.holds().filter(|hold| hold.created_at < cutoffs.holds);
-        let events = self.events.values().filter(|event| event.at < cutoffs.events);
+        let events = self.trail.iter().filter(|(_, event)| event.at < cutoffs.events);
         Prunable::new(entries.count() as u64, holds.count() as u64, events.count() as u64)
     }
 
