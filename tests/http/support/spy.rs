@@ -14,6 +14,7 @@ use agentkey::model::{
 };
 use agentkey::store::{AccountQuery, Cursor, EventQuery, Store, Usage};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
+use agentkey::store::{Prunable, PruneCutoffs, PruneStep, PrunedStep};
 use agentkey::{AccountId, EntryId, EntryQuery, Key, KeyId, Refusal, StoreError, UsageQuery};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -361,6 +362,14 @@ impl Store for SpyStore {
             self.spy.pass(|faults| faults.signing_keys).await?;
             self.store.signing_keys(new).await
         })
+    }
+
+    fn prune<'a>(&'a self, step: &'a PruneStep) -> BoxFuture<'a, StoreResult<PrunedStep>> {
+        self.store.prune(step)
+    }
+
+    fn prunable(&self, cutoffs: PruneCutoffs) -> BoxFuture<'_, StoreResult<Prunable>> {
+        self.store.prunable(cutoffs)
     }
 
     fn width(&self) -> Width {
