@@ -24,6 +24,7 @@ mod events;
 mod policy;
 mod posting;
 mod rate;
+mod reconcile;
 mod signing_keys;
 mod subjects;
 
@@ -40,5 +41,6 @@ pub use posting::{
 };
 pub use rate::{Quota, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
+pub use reconcile::Recount;
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
 pub use subjects::{ActClaim, FirstSeenClaim, NewSubject};

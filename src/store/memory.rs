@@ -12,14 +12,15 @@ use super::{
     KeyQuery, KeysOf, Store, StoreResult, Usage, UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
-    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, Rules, Take,
-    Taken, rate_time,
+    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, HoldRow, ImportDraft,
+    ImportWrite, KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting,
+    Recount, Rules, Take, Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Imported,
-    Key, KeyId, Lineage, OpenHold, Origin, PostingId, Refusal, Spent, StoredSigningKey, TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Holder,
+    Imported, Key, KeyId, Lineage, OpenHold, Origin, PostingId, Reconciled, Refusal, Spent,
+    StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -289,6 +290,27 @@ impl Store for MemoryStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let recount = self.lock().recount(holder, self.clock.now());
+        Box::pin(std::future::ready(Ok(recount.map(|recount| recount.reconciled()))))
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let mended = self.lock().mend(holder, origin, self.clock.now());
+        Box::pin(std::future::ready(Ok(mended)))
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 impl Tables {
@@ -394,11 +416,8 @@ impl Tables {
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
             KeyRecord::Update { recount, .. } => {
-                let of_key = |entry: &Entry| {
-                    entry.account == key.account && self.book.path(entry.key).contains(&key.id)
-                };
                 for window in recount {
-                    let amount = self.spent(|row| of_key(&row.entry), window.since);
+                    let amount = self.spent_by_key(&key, window.since);
                     key.balance.set_spent(Spent { amount, ..window });
                 }
             }
@@ -458,7 +477,7 @@ impl Tables {
         let AccountWrite { mut account, at, recount, event } =
             AccountWrite::decide(id, change, current, now, origin)?;
         for window in recount {
-            let amount = self.spent(|row| row.entry.account == *id, window.since);
+            let amount = self.spent_by_account(id, window.since);
             account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
@@ -472,9 +491,64 @@ impl Tables {
         }
     }
 
+    /// Returns what a key and its descendants were charged since then in its account.
+    fn spent_by_key(&self, key: &Key, since: Timestamp) -> Amount {
+        let of_key = |entry: &Entry| {
+            entry.account == key.account && self.book.path(entry.key).contains(&key.id)
+        };
+        self.spent(|row| of_key(&row.entry), since)
+    }
+
+    /// Returns what all keys of an account were charged since then.
+    fn spent_by_account(&self, id: &AccountId, since: Timestamp) -> Amount {
+        self.spent(|row| row.entry.account == *id, since)
+    }
+
     fn spent(&self, counts: impl Fn(&EntryRow) -> bool, since: Timestamp) -> Amount {
         let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
         saturated(rows.map(|row| i128::from(row.entry.amount.as_micros())).sum())
+    }
+
+    fn recount(&self, holder: &Holder, now: Timestamp) -> Option<Recount> {
+        let time = |account: &AccountId| self.book.now(account).map_or(now, |last| last.max(now));
+        let held = |of: &dyn Fn(&HoldRow) -> bool| {
+            let live = self.book.live_holds().filter(|hold| of(hold));
+            saturated(live.map(|hold| i128::from(hold.amount.as_micros())).sum())
+        };
+        match holder {
+            Holder::Account(id) => {
+                let account = self.book.account(id)?.clone().rolled(time(id));
+                let held = held(&|hold| hold.account == *id);
+                let mut recount = Recount::new(id.clone(), None, account.balance, held);
+                for window in recount.windows() {
+                    recount.add_sum(window, self.spent_by_account(id, window.since));
+                }
+                Some(recount)
+            }
+            Holder::Key(id) => {
+                let mut key = self.book.key(*id)?.clone();
+                key.roll(time(&key.account));
+                let held = held(&|hold| hold.account == key.account && hold.path.contains(id));
+                let (account, balance) = (key.account.clone(), key.balance);
+                let mut recount = Recount::new(account, Some(*id), balance, held);
+                for window in recount.windows() {
+                    recount.add_sum(window, self.spent_by_key(&key, window.since));
+                }
+                Some(recount)
+            }
+        }
+    }
+
+    fn mend(&mut self, holder: &Holder, origin: &Origin, now: Timestamp) -> Option<Reconciled> {
+        let account = match holder {
+            Holder::Account(id) => id.clone(),
+            Holder::Key(id) => self.book.key(*id)?.account.clone(),
+        };
+        let now = self.expire(&account, now);
+        let recount = self.recount(holder, now)?;
+        let differences = self.book.mend(&recount, origin);
+        self.record();
+        Some(Reconciled { differences, ..recount.reconciled() })
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {
