@@ -25,6 +25,7 @@ mod post;
 mod prune;
 mod rate_limits;
 mod read;
+mod reconcile;
 mod signing_keys;
 mod statement;
 #[cfg(test)]
@@ -67,8 +68,8 @@ use crate::ledger::{
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Event, Key, KeyId, Lineage, OpenHold, Origin,
-    Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Event, Holder, Key, KeyId, Lineage, OpenHold,
+    Origin, Reconciled, Refusal, StoredSigningKey, TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -496,6 +497,36 @@ impl Store for SqliteStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.rate_limits.close();
         Box::pin(self.connections.close())
+    }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let (holder, clock) = (holder.clone(), self.clock.clone());
+        self.report(move |connection| {
+            in_snapshot(connection, |connection| {
+                let recount = reconcile::recount(connection, &holder, clock.now())?;
+                Ok(recount.map(|recount| recount.reconciled()))
+            })
+        })
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let (holder, origin) = (holder.clone(), origin.clone());
+        answer(self.write_with(move |open, cache, clock| {
+            reconcile::mend(open, cache, clock, &holder, &origin)
+        }))
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.write_with(|open, _, _| {
+            Ok(open.connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?)
+        }))
     }
 }
 
