@@ -262,7 +262,7 @@ impl SqliteStore {
     async fn prune_step(&self, step: PruneStep) -> error::Result<PrunedStep> {
         match step.table {
             PruneTable::Entries | PruneTable::Holds | PruneTable::Events => {
-                self.write_with(move |open, cache, _| prune::prune(open, cache, &step)).await
+                self.connections.writer().run(move |open| prune::prune(open, &step)).await
             }
             PruneTable::IdempotencyKeys => {
                 let before = step.before;
@@ -271,10 +271,9 @@ impl SqliteStore {
                 if claims.is_empty() {
                     return Ok(PrunedStep::default());
                 }
-                let delete = move |open: &mut Open, cache: &Cache, _: &Clock| {
-                    prune::delete_claims(open, cache, before, &claims)
-                };
-                let rows = self.write_with(delete).await?;
+                let delete =
+                    move |open: &mut Open| prune::delete_claims(&open.connection, before, &claims);
+                let rows = self.connections.writer().run(delete).await?;
                 Ok(PrunedStep::of_first(rows))
             }
             PruneTable::RateLimits => {
