@@ -154,8 +154,9 @@ CREATE TABLE {last_used} (
     used_at timestamptz NOT NULL
 );
 
--- What keys have used of their rate limits, where all instances share them. `used_until` is the instant, in nanoseconds
--- since 1970, at which nothing of it counts any more. It is no loss if a crash of the server empties the table.
+-- What keys have used of their rate limits, where all instances share them. `key_id` is a key, or for the default of a
+-- layer a negative number that follows from both (`RateId` in `src/ledger/rate.rs`). `used_until` is the instant, in
+-- nanoseconds since 1970, at which nothing of it counts any more. It is no loss if a crash of the server empties the table.
 CREATE UNLOGGED TABLE {rate_limits} (
     key_id     bigint PRIMARY KEY,
     used_until bigint NOT NULL

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::ledger::actor_of;
 use crate::model::clock::from_micros;
-use crate::model::{Event, EventKind, KeyId, Lineage, Origin, Refusal};
+use crate::model::{AccountId, Event, EventKind, KeyId, Lineage, Origin, Refusal};
 use crate::store::{Store, unwinding};
 
 /// The most events in one write.
@@ -28,8 +28,9 @@ const MINUTE: i64 = 60_000_000;
 
 /// The refusals that are not written yet, folded by key, minute, reason and route.
 ///
-/// They are in 16 shards, so that requests seldom wait for each other. A refusal for which there is no
-/// room is counted, and the count is logged.
+/// They are in 16 shards, so that requests seldom wait for each other. A shard that is full has the same
+/// share for each account, so no account's flood keeps out the refusals of another. A refusal for which
+/// there is no room is counted, and the count is logged.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     shards: [Mutex<Shard>; SHARDS],
@@ -39,6 +40,8 @@ pub(crate) struct Refusals {
 #[derive(Debug, Default)]
 struct Shard {
     by_key: HashMap<KeyId, Vec<Event>>,
+    /// How many events each account has.
+    of_account: HashMap<AccountId, usize>,
     events: usize,
 }
 
@@ -68,12 +71,11 @@ impl Refusals {
     }
 
     fn add(&self, event: Event) {
-        let (Some(key), count) = (event.key, event.count) else { return };
+        let Some(key) = event.key else { return };
         let shard = usize::try_from(key.get().rem_euclid(SHARDS as i64)).ok();
         let Some(shard) = shard.and_then(|shard| self.shards.get(shard)) else { return };
-        if !lock(shard).add(key, event) {
-            self.lost.fetch_add(count, Ordering::Relaxed);
-        }
+        let lost = lock(shard).add(key, event);
+        self.lost.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// Writes what was counted. What the store does not accept now is kept for the next write. What it
@@ -138,22 +140,53 @@ impl Drop for Unwritten<'_> {
 }
 
 impl Shard {
-    /// Returns whether there was room.
-    fn add(&mut self, key: KeyId, mut event: Event) -> bool {
-        let events = self.by_key.entry(key).or_default();
-        if fold(events, &event) {
-            return true;
+    /// Returns how many refusals are lost: this one, or those of the event that made room for it.
+    fn add(&mut self, key: KeyId, mut event: Event) -> u64 {
+        if let Some(events) = self.by_key.get_mut(&key) {
+            if fold(events, &event) {
+                return 0;
+            }
+            let is_full = events.len() >= MAX_ROUTES;
+            if is_full && event.origin.route.take().is_some() && fold(events, &event) {
+                return 0;
+            }
         }
-        if events.len() >= MAX_ROUTES && event.origin.route.take().is_some() && fold(events, &event)
-        {
-            return true;
-        }
+        let mut lost = 0;
         if self.events >= MAX_EVENTS {
-            return false;
+            if !self.is_below_share(&event.account) {
+                return event.count;
+            }
+            lost = self.make_room();
         }
-        events.push(event);
+        *self.of_account.entry(event.account.clone()).or_default() += 1;
+        self.by_key.entry(key).or_default().push(event);
         self.events += 1;
-        true
+        lost
+    }
+
+    /// Returns whether an account has less than an equal share of the places.
+    fn is_below_share(&self, account: &AccountId) -> bool {
+        let events = self.of_account.get(account).copied().unwrap_or(0);
+        let accounts = self.of_account.len() + usize::from(events == 0);
+        events < MAX_EVENTS / accounts.max(1)
+    }
+
+    /// Removes an event of the account that has the most, and returns its count.
+    fn make_room(&mut self) -> u64 {
+        let Some((account, left)) = self.of_account.iter_mut().max_by_key(|(_, events)| **events)
+        else {
+            return 0;
+        };
+        *left -= 1;
+        let of_account = |events: &&mut Vec<Event>| {
+            events.first().is_some_and(|event| event.account == *account)
+        };
+        let most = self.by_key.values_mut().filter(of_account).max_by_key(|events| events.len());
+        let removed = most.and_then(Vec::pop);
+        self.by_key.retain(|_, events| !events.is_empty());
+        self.of_account.retain(|_, events| *events > 0);
+        self.events -= 1;
+        removed.map_or(0, |event| event.count)
     }
 }
 
@@ -187,11 +220,17 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
-    use crate::model::{Account, AccountId, Actor, Balance, Budget, Key};
+    use crate::model::{Account, Actor, Balance, Budget, Key};
 
     fn lineage(id: i64) -> Lineage {
-        let (at, account) = (Timestamp::UNIX_EPOCH, AccountId::new("acme").unwrap());
+        lineage_of("acme", id)
+    }
+
+    fn lineage_of(account: &str, id: i64) -> Lineage {
+        let (at, account) = (Timestamp::UNIX_EPOCH, AccountId::new(account).unwrap());
         let balance = Balance::empty(&Budget::unlimited(), at, at);
         let key = Key::stored(KeyId::new(id), account.clone(), at, balance);
         Lineage::new(key, Vec::new(), Account::new(account, at), at)
@@ -251,5 +290,38 @@ mod tests {
         assert_eq!(of_keys.len(), MAX_EVENTS);
         let lost = refusals.lost.load(Ordering::Relaxed);
         assert_eq!(of_keys.iter().map(|event| event.count).sum::<u64>() + lost, 1_999);
+        let keys: usize = refusals.shards.iter().map(|shard| lock(shard).by_key.len()).sum();
+        assert!(keys <= MAX_EVENTS, "{keys} keys are kept of {MAX_EVENTS} events");
+    }
+
+    #[test]
+    fn an_account_takes_no_more_than_its_share_from_the_others() {
+        let refusals = Refusals::default();
+        let sent = Cell::new(0);
+        let refuse = |account: &str, id: i64, routes: i64| {
+            for n in 0..routes {
+                let (refusal, at) = (Refusal::RevokedKey, Timestamp::UNIX_EPOCH);
+                let origin = || Origin::new().route(&format!("/{n}"));
+                refusals.record(&refusal, &lineage_of(account, id), at, origin);
+                sent.set(sent.get() + 1);
+            }
+        };
+        let flood = |account, first| (first..first + 5_000).for_each(|id| refuse(account, id, 2));
+        let of = |account: &str| {
+            let kept = kept(&refusals);
+            kept.iter().filter(|event| event.account.as_str() == account).count()
+        };
+        flood("noisy", 0);
+        assert_eq!(of("noisy"), SHARDS * MAX_EVENTS, "nobody else needs the places");
+        flood("calm", 10_000);
+        assert_eq!([of("noisy"), of("calm")], [SHARDS * MAX_EVENTS / 2; 2]);
+        flood("noisy", 20_000);
+        refuse("quiet", 30_000, 3);
+        flood("noisy", 40_000);
+        assert_eq!((of("quiet"), of("noisy") + of("calm")), (3, SHARDS * MAX_EVENTS - 3));
+        assert!(of("noisy").abs_diff(of("calm")) <= 3);
+        // What made room is lost, and counted.
+        let kept: u64 = kept(&refusals).iter().map(|event| event.count).sum();
+        assert_eq!(kept + refusals.lost.load(Ordering::Relaxed), sent.get());
     }
 }

@@ -3,17 +3,18 @@
 //! `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-11, structured
 //! fields of RFC 9651.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Response};
 
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::takes::Rates;
 use crate::engine::rate_limits::InFlightPermit;
-use crate::ledger::{Quota, Taken, rate_time};
-use crate::model::{KeyId, Lineage, RateLimit, Refusal};
+use crate::ledger::{Quota, RateId, Taken, rate_time};
+use crate::model::{Key, KeyId, Lineage, RateLimit, Refusal};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -21,11 +22,26 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// How long a client waits that has too many requests in flight.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
-/// The rate limits of a lineage, of the key first.
+/// The limits that a request counts for at a layer: those of its lineage, of the key first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     own: KeyId,
-    limits: Vec<(KeyId, RateLimit)>,
+    limits: Vec<Limit>,
+    /// Whether an outer layer has counted the request for limits too.
+    is_inner: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Limit {
+    id: RateId,
+    key: KeyId,
+    limit: RateLimit,
+}
+
+/// What layers have counted a request for: the limits of its lineage, and these defaults.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted {
+    defaults: Vec<RateLimit>,
 }
 
 /// What is left to a request of the limits that it has passed or not.
@@ -33,6 +49,8 @@ pub(crate) struct Limits {
 pub(crate) struct RateStatus {
     rate: Option<RateLeft>,
     in_flight: Option<InFlightLeft>,
+    /// Whether an outer layer says what is left too.
+    is_inner: bool,
 }
 
 /// The rate that has the least left.
@@ -80,19 +98,32 @@ pub(crate) fn check_address(lineage: &Lineage, address: Option<IpAddr>) -> Resul
 }
 
 impl Limits {
-    /// Returns the limits of a lineage. A key without a parent that has none of its own has the default.
+    /// Returns the limits of a lineage that no outer layer has `counted` the request for. A key without a
+    /// parent that has none of its own has the default.
     ///
     /// So has the whole tree below it: neither a child nor a limit that a child is given lifts it.
-    pub(crate) fn of(lineage: &Lineage, default: Option<RateLimit>) -> Option<Self> {
+    pub(crate) fn of(
+        lineage: &Lineage,
+        default: Option<RateLimit>,
+        counted: Option<&Counted>,
+    ) -> Option<Self> {
         if !Self::bind(lineage, default) {
             return None;
         }
-        let limit_of = |key: &crate::model::Key| {
-            let default = default.filter(|_| key.parent.is_none());
-            Some((key.id, key.rate_limit.or(default)?))
+        let default =
+            default.filter(|limit| !counted.is_some_and(|it| it.defaults.contains(limit)));
+        let limit_of = |key: &Key| match (key.rate_limit, default) {
+            (Some(limit), _) if counted.is_none() => {
+                Some(Limit { id: key.id.into(), key: key.id, limit })
+            }
+            (None, Some(limit)) if key.parent.is_none() => {
+                Some(Limit { id: RateId::of_default(key.id, &limit), key: key.id, limit })
+            }
+            _ => None,
         };
         let limits: Vec<_> = lineage.keys().filter_map(limit_of).collect();
-        (!limits.is_empty()).then(|| Self { own: lineage.id(), limits })
+        let is_inner = counted.is_some();
+        (!limits.is_empty()).then(|| Self { own: lineage.id(), limits, is_inner })
     }
 
     /// Returns whether a lineage has limits.
@@ -101,12 +132,12 @@ impl Limits {
     }
 
     pub(crate) fn rates(&self) -> Rates {
-        self.limits.iter().filter_map(|(key, limit)| Some((*key, Quota::of(limit)?))).collect()
+        self.limits.iter().filter_map(|it| Some((it.id, Quota::of(&it.limit)?))).collect()
     }
 
     /// Counts a request that is in flight, or refuses it.
     pub(crate) fn enter(&self, keys: &Inner) -> Result<Option<InFlightPermit>, Refused> {
-        let max = |(key, limit): &(KeyId, RateLimit)| Some((*key, limit.max_in_flight()?));
+        let max = |it: &Limit| Some((it.id, it.limit.max_in_flight()?));
         let limits: Vec<_> = self.limits.iter().filter_map(max).collect();
         if limits.is_empty() {
             return Ok(None);
@@ -114,7 +145,7 @@ impl Limits {
         let permit = keys.rate_limits.in_flight.enter(limits);
         permit.map(Some).ok_or_else(|| Refused {
             refusal: Refusal::RateLimited { retry_after: IN_FLIGHT_WAIT },
-            status: Some(RateStatus { rate: None, in_flight: self.in_flight_left(keys) }),
+            status: Some(self.status(None, keys)),
         })
     }
 
@@ -130,17 +161,15 @@ impl Limits {
         permit: Option<InFlightPermit>,
         keys: &Inner,
     ) -> Result<Admitted, Refused> {
-        let rates =
-            self.limits.iter().filter_map(|(key, limit)| Some((*key, *limit, Quota::of(limit)?)));
-        let left = rates.zip(&taken.used).map(|((key, limit, quota), used)| RateLeft {
-            name: if key == self.own { "key" } else { "ancestor" },
-            limit,
+        let rates = self.limits.iter().filter_map(|it| Some((it, Quota::of(&it.limit)?)));
+        let left = rates.zip(&taken.used).map(|((it, quota), used)| RateLeft {
+            name: if it.key == self.own { "key" } else { "ancestor" },
+            limit: it.limit,
             left: quota.available(*used, taken.at),
             next_in: quota.next_in(*used, taken.at).map(nanos),
         });
-        // Of equals, the one that takes longer.
-        let rate = left.min_by_key(|rate| (rate.left, std::cmp::Reverse(rate.next_in)));
-        let status = Some(RateStatus { rate, in_flight: self.in_flight_left(keys) });
+        let rate = left.min_by_key(RateLeft::rank);
+        let status = Some(self.status(rate, keys));
         if taken.granted > 0 {
             return Ok(Admitted { permit, status });
         }
@@ -150,22 +179,55 @@ impl Limits {
         Err(Refused { refusal: Refusal::RateLimited { retry_after }, status })
     }
 
-    fn in_flight_left(&self, keys: &Inner) -> Option<InFlightLeft> {
-        let left = self.limits.iter().filter_map(|(key, limit)| {
-            let max = limit.max_in_flight()?;
-            Some(InFlightLeft {
-                max,
-                left: max.saturating_sub(keys.rate_limits.in_flight.of(*key)),
-            })
+    fn status(&self, rate: Option<RateLeft>, keys: &Inner) -> RateStatus {
+        let left = self.limits.iter().filter_map(|it| {
+            let max = it.limit.max_in_flight()?;
+            let left = max.saturating_sub(keys.rate_limits.in_flight.of(it.id));
+            Some(InFlightLeft { max, left })
         });
-        left.min_by_key(|limit| limit.left)
+        let in_flight = left.min_by_key(InFlightLeft::rank);
+        RateStatus { rate, in_flight, is_inner: self.is_inner }
+    }
+}
+
+impl Counted {
+    /// Returns what a request is counted for with a layer's default.
+    pub(crate) fn and(mut self, default: Option<RateLimit>) -> Self {
+        self.defaults.extend(default);
+        self
+    }
+}
+
+impl RateLeft {
+    /// The least has the least left. Of equals, it is the one that takes longer.
+    fn rank(&self) -> (u32, Reverse<Option<Duration>>) {
+        (self.left, Reverse(self.next_in))
+    }
+}
+
+impl InFlightLeft {
+    fn rank(&self) -> (u32, u32) {
+        (self.left, self.max)
     }
 }
 
 impl RateStatus {
-    /// Sets the headers that say what is left. Values that are already there are replaced: a proxy's
-    /// upstream may have put its own.
-    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+    /// Sets the headers that say what is left, at this layer or an inner one, whichever is less. Other
+    /// values that are already there are replaced: a proxy's upstream may have put its own.
+    pub(crate) fn put<B>(mut self, response: &mut Response<B>) {
+        if let Some(inner) = response.extensions_mut().remove::<Self>() {
+            let rates = self.rate.into_iter().chain(inner.rate);
+            let in_flight = self.in_flight.into_iter().chain(inner.in_flight);
+            self.rate = rates.min_by_key(RateLeft::rank);
+            self.in_flight = in_flight.min_by_key(InFlightLeft::rank);
+        }
+        self.put_headers(response.headers_mut());
+        if self.is_inner {
+            response.extensions_mut().insert(self);
+        }
+    }
+
+    fn put_headers(&self, headers: &mut HeaderMap) {
         let (mut policy, mut now) = (String::new(), String::new());
         if let Some(RateLeft { name, limit, left, next_in }) = self.rate {
             let window = limit.window().unwrap_or_default().as_secs();

@@ -40,7 +40,7 @@ pub use posting::{
     Action, Fingerprint, IdempotencyClaim, IdempotencyKey, OnExpiry, Outcome, Posted, Posting,
     PostingResult,
 };
-pub use rate::{Quota, Take, Taken};
+pub use rate::{Quota, RateId, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
 pub use reconcile::Recount;
 pub use rollup::{Rollup, hour_start, roll_up};

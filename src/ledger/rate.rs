@@ -69,12 +69,54 @@ impl Quota {
     }
 }
 
+/// What the use of a limit is counted under: an id of a key for the limit of its record, and a negative
+/// number for the default that a layer gives to a key.
+///
+/// So layers with different defaults take nothing from one another. The number follows from the key and
+/// the default, and is the same in all processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RateId(i64);
+
+impl RateId {
+    /// Returns what the default of a layer is counted under for a key.
+    pub fn of_default(key: KeyId, default: &RateLimit) -> Self {
+        let rate = default.rate();
+        let parts = [
+            rate.map_or(u64::MAX, |rate| rate.requests.into()),
+            rate.map_or(u64::MAX, |rate| rate.window_seconds.into()),
+            rate.map_or(u64::MAX, |rate| rate.burst.into()),
+            default.max_in_flight().map_or(u64::MAX, u64::from),
+            key.get().cast_unsigned(),
+        ];
+        Self(parts.into_iter().fold(0, mix).cast_signed() | i64::MIN)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl From<KeyId> for RateId {
+    fn from(key: KeyId) -> Self {
+        Self(key.get())
+    }
+}
+
+/// The step of SplitMix64: of one `mixed`, no two numbers have the same result.
+fn mix(mixed: u64, number: u64) -> u64 {
+    let mut z = (mixed ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// Requests of one lineage, to be taken from all its limits or from none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Take {
-    /// The members of the lineage that have a rate, each with it.
-    pub limits: Vec<(KeyId, Quota)>,
+    /// The limits of the lineage that have a rate, each with it.
+    pub limits: Vec<(RateId, Quota)>,
     pub requests: u32,
 }
 
@@ -120,6 +162,7 @@ pub(crate) fn rate_time(at: Timestamp) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -133,7 +176,8 @@ mod tests {
     }
 
     fn take(quota: Quota, used: &mut i64, at: i64, requests: u32) -> u32 {
-        let taken = Take { limits: vec![(KeyId::new(1), quota)], requests }.decide(&[*used], at);
+        let taken =
+            Take { limits: vec![(KeyId::new(1).into(), quota)], requests }.decide(&[*used], at);
         *used = taken.used[0];
         taken.granted
     }
@@ -162,7 +206,7 @@ mod tests {
     #[test]
     fn all_limits_of_a_lineage_are_taken_from_or_none() {
         let [wide, narrow] = [RateLimit::per_minute(10), RateLimit::per_minute(3)].map(quota);
-        let limits = vec![(KeyId::new(2), wide), (KeyId::new(1), narrow)];
+        let limits = vec![(KeyId::new(2).into(), wide), (KeyId::new(1).into(), narrow)];
         let first = Take { limits: limits.clone(), requests: 5 }.decide(&[0, 0], START);
         assert_eq!(first.granted, 3);
         let left = [wide.available(first.used[0], START), narrow.available(first.used[1], START)];
@@ -180,6 +224,27 @@ mod tests {
         // What a day's limit used does not bind a limit of a minute for a day.
         assert_eq!(quota.available(START + 86_400 * NANOS, START), 0);
         assert_eq!(quota.next_in(START + 86_400 * NANOS, START), Some(NANOS));
+    }
+
+    #[test]
+    fn a_default_is_counted_apart_for_each_key_and_default() {
+        let defaults = [
+            RateLimit::per_minute(100),
+            RateLimit::per_minute(99),
+            RateLimit::per_hour(100),
+            RateLimit::per_minute(100).burst(20),
+            RateLimit::per_minute(100).in_flight(4),
+            RateLimit::at_once(100),
+        ];
+        let keys = || (1..=1_000).map(KeyId::new);
+        let ids: BTreeSet<_> = keys()
+            .flat_map(|key| defaults.map(|default| RateId::of_default(key, &default)))
+            .chain(keys().map(RateId::from))
+            .collect();
+        assert_eq!(ids.len(), 7_000);
+        // Processes of different versions count together, so no version may change it.
+        let id = RateId::of_default(KeyId::new(7), &RateLimit::per_minute(100));
+        assert_eq!(id.get(), -7_932_483_029_524_217_320);
     }
 
     fn limits() -> impl Strategy<Value = RateLimit> {

@@ -222,7 +222,7 @@ impl Signup {
     /// wrote it. Default: 0, the address of the connection.
     ///
     /// Name only proxies that every request has to pass: what is before their part of the header is
-    /// the client's own text.
+    /// the client's own text. Requests without their part have the limit of one client.
     pub fn trusted_hops(mut self, hops: usize) -> Self {
         self.trusted_hops = hops;
         self
@@ -308,8 +308,9 @@ pub(super) async fn signup(
     if client == Client::Unknown {
         state.warning.call_once(|| {
             tracing::warn!(
-                "agentkey does not know the addresses of clients, so all sign-ups have the limit of one: serve the app \
-                 with into_make_service_with_connect_info::<SocketAddr>()"
+                "agentkey does not know the addresses of clients, so these sign-ups have the limit of one: serve the app \
+                 with into_make_service_with_connect_info::<SocketAddr>(), and let each of `trusted_hops` proxies append \
+                 to X-Forwarded-For"
             );
         });
     }

@@ -17,7 +17,7 @@ use super::{
 use crate::ledger::{
     AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, HoldRow, ImportDraft,
     ImportWrite, KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting,
-    Recount, Rollup, Rules, Take, Taken, rate_time,
+    RateId, Recount, Rollup, Rules, Take, Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
@@ -56,7 +56,7 @@ struct Tables {
     signing_keys: Vec<StoredSigningKey>,
     /// By subject, who is making its key and until when.
     first_seen: HashMap<TokenHash, (PostingId, Timestamp)>,
-    rate_limits: HashMap<KeyId, i64>,
+    rate_limits: HashMap<RateId, i64>,
     /// The sums of entries that are no longer kept, by their ids.
     rollups: HashMap<[u8; 16], Rollup>,
 }

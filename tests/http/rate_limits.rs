@@ -279,6 +279,102 @@ async fn an_outer_layer_that_limits_nothing_lifts_no_limit_of_an_inner_one() {
     }
 }
 
+/// An app with a limit of its own in front of `/free`, and one of the whole app in front of all.
+fn nested(world: &World, whole: RateLimit, free: RateLimit) -> Router {
+    let free = Router::new()
+        .route("/free", get(async |_: KeyContext| "free"))
+        .layer(world.layer().rate_limit(free));
+    free.route("/other", get(async |_: KeyContext| "other")).layer(world.layer().rate_limit(whole))
+}
+
+#[tokio::test]
+async fn the_defaults_of_nested_layers_all_bind_and_the_tightest_is_told() {
+    let clock = clock();
+    for is_shared in [false, true] {
+        let builder = AgentKeys::builder().shared_rate_limits(is_shared);
+        let world = World::with_clock(builder, &clock).await;
+        let token = async || world.create(NewKey::new(acme())).await.1;
+        let per_minute = RateLimit::per_minute;
+
+        let (app, first) = (nested(&world, per_minute(5), per_minute(2)), token().await);
+        let other = async || send(&app, first.expose(), "/other", None).await;
+        for left_over in ["1", "0"] {
+            let seen = free(&app, &first).await;
+            assert_eq!((seen.status.as_u16(), left(&seen)), (200, left_over.to_owned()));
+            assert_eq!(seen.header("ratelimit-policy"), Some("\"key\";q=2;w=60"));
+        }
+        let refused = free(&app, &first).await;
+        assert_eq!(refused.refused(), (429, "rate_limited".into()));
+        assert_eq!(refused.header("ratelimit-policy"), Some("\"key\";q=2;w=60"));
+        // Each request has counted once for the whole app, the refused one too, and the rest of the app
+        // has what is left of that.
+        for left_over in ["1", "0"] {
+            let seen = other().await;
+            assert_eq!((seen.status.as_u16(), left(&seen)), (200, left_over.to_owned()));
+            assert_eq!(seen.header("ratelimit-policy"), Some("\"key\";q=5;w=60"));
+        }
+        assert_eq!([other().await.status, free(&app, &first).await.status], [429, 429]);
+
+        // The tightest may be the outer one,
+        let (app, second) = (nested(&world, per_minute(2), per_minute(5)), token().await);
+        assert_eq!(
+            [left(&free(&app, &second).await), left(&free(&app, &second).await)],
+            ["1", "0"]
+        );
+        assert_eq!(free(&app, &second).await.header("ratelimit-policy"), Some("\"key\";q=2;w=60"));
+        // and what a long window counts takes nothing of a short one.
+        let daily = RateLimit::new(1_000, Duration::from_secs(86_400));
+        let (app, third) = (nested(&world, daily, per_minute(2)), token().await);
+        for status in [200, 200, 429] {
+            assert_eq!(free(&app, &third).await.status, status);
+        }
+        assert_eq!(send(&app, third.expose(), "/other", None).await.status, 200);
+        // Nor do layers beside one another.
+        let other = Router::new().route("/other", get(async |_: KeyContext| "other"));
+        let app = routes()
+            .layer(world.layer().rate_limit(per_minute(2)))
+            .merge(other.layer(world.layer().rate_limit(daily)));
+        let fourth = token().await;
+        let other = send(&app, fourth.expose(), "/other", None).await;
+        assert_eq!([left(&other), left(&free(&app, &fourth).await)], ["999", "1"]);
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_count_for_each_of_nested_layers() {
+    let world = World::new().await;
+    let (_, token) = world.create(NewKey::new(acme())).await;
+    let (started, mut runs) = mpsc::unbounded_channel();
+    let waits = async move |_: KeyContext| -> Response {
+        started.send(()).unwrap();
+        std::future::pending().await
+    };
+    let app = Router::new()
+        .route("/free", get(async |_: KeyContext| "free"))
+        .route("/waits", get(waits.clone()))
+        .layer(world.layer().rate_limit(RateLimit::at_once(1)))
+        .route("/outside", get(waits))
+        .layer(world.layer().rate_limit(RateLimit::at_once(2)));
+    let mut running = JoinSet::new();
+    let mut start = async |running: &mut JoinSet<_>, path| {
+        running.spawn(app.clone().oneshot(request(token.expose(), path, None)));
+        runs.recv().await.unwrap();
+    };
+    // What is in flight in the rest of the app takes no place of the inner layer.
+    start(&mut running, "/outside").await;
+    let seen = free(&app, &token).await;
+    assert_eq!((seen.status.as_u16(), seen.header("ratelimit")), (200, Some("\"in-flight\";r=0")));
+    start(&mut running, "/waits").await;
+    assert_eq!(free(&app, &token).await.refused(), (429, "rate_limited".into()));
+    running.shutdown().await;
+    start(&mut running, "/waits").await;
+    let seen = free(&app, &token).await;
+    let policy = Some("\"in-flight\";q=1;qu=\"concurrent-requests\"");
+    assert_eq!((seen.status.as_u16(), seen.header("ratelimit-policy")), (429, policy));
+    running.shutdown().await;
+    assert_eq!(free(&app, &token).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_changed_limit_is_in_force_at_once_and_zero_lets_nothing_through() {
     let clock = clock();
@@ -444,6 +540,36 @@ async fn only_trusted_hops_say_from_where_a_request_comes() {
         let response = app.oneshot(forwarded("10.0.0.1")).await.unwrap();
         assert_eq!(response.status(), status, "{hops}");
     }
+}
+
+/// What comes past the proxies has the address of nobody: neither that of a proxy, nor its peer's.
+#[tokio::test]
+async fn a_request_past_the_trusted_hops_has_no_address() {
+    capture_logs();
+    let world = World::new().await;
+    let (_, of_network) =
+        world.create(NewKey::new(acme()).allowed_cidrs(ranges(&["10.0.0.0/8"]))).await;
+    let (_, anywhere) = world.create(NewKey::new(acme())).await;
+    let layer = world.layer().trusted_hops(2).unknown_key_limit(RateLimit::per_minute(2));
+    let app = routes().layer(layer);
+    let send = async |token: &Token, forwarded: &str, peer: &str| {
+        let mut request = request(token.expose(), "/free", Some(peer));
+        request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+        Seen::read(app.clone().oneshot(request).await.unwrap()).await
+    };
+    assert_eq!(send(&of_network, "10.0.0.7, 10.0.0.1", "10.0.0.2").await.status, 200);
+    for forwarded in ["", "10.0.0.7", "nonsense, 10.0.0.1"] {
+        let seen = send(&of_network, forwarded, "10.0.0.2").await;
+        assert_eq!(seen.refused(), (403, "address_not_allowed".into()), "{forwarded}");
+        assert_eq!(send(&anywhere, forwarded, "10.0.0.2").await.status, 200);
+    }
+    assert!(!logged(&["ERROR", "X-Forwarded-For", "trusted_hops"]).is_empty());
+    // They are one client, whatever their peers.
+    let unknown = || Token::generate(&"ak".parse().unwrap()).unwrap();
+    assert_eq!(send(&unknown(), "10.0.0.7", "10.0.0.2").await.status, 401);
+    assert_eq!(send(&unknown(), "", "10.0.0.3").await.status, 401);
+    assert_eq!(send(&unknown(), "10.0.0.8", "10.0.0.4").await.status, 429);
+    assert_eq!(send(&unknown(), "192.0.2.1, 10.0.0.8", "10.0.0.4").await.status, 401);
 }
 
 #[tokio::test]

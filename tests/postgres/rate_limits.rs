@@ -20,7 +20,7 @@ async fn a_cached_look_up_takes_in_its_own_statement() {
         keys.create(NewKey::new("acme".parse().unwrap()).rate_limit(limit)).await.unwrap();
     let hashes = [created.token.hash()];
     let quota = Quota::of(&limit).unwrap();
-    let take = [Take { limits: vec![(created.key.id, quota)], requests: 60 }];
+    let take = [Take { limits: vec![(created.key.id.into(), quota)], requests: 60 }];
 
     assert!(store.peek(&hashes[0]).is_none());
     let (found, taken) = store.find_and_take(&hashes, &take).await.unwrap();

@@ -233,6 +233,9 @@ async fn forged_addresses_move_no_limit() {
         statuses.push(from(&app, "10.0.0.1:1", &[("x-forwarded-for", forwarded)]).await);
     }
     assert_eq!(statuses, [201, 201, 429, 429]);
+    // What comes past the proxy is one client, from whichever address.
+    assert_eq!(from(&app, "10.0.0.2:1", &[]).await, 201);
+    assert_eq!(from(&app, "10.0.0.3:1", &[("x-forwarded-for", "nonsense")]).await, 429);
 }
 
 #[tokio::test]

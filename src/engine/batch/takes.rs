@@ -10,15 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use super::options::{BatchOptions, MIN_TIMEOUT};
 use crate::engine::metrics::{Counted, QueueMetrics, StoreCalls};
-use crate::ledger::{Quota, Take, Taken};
-use crate::model::{KeyId, Refusal};
+use crate::ledger::{Quota, RateId, Take, Taken};
+use crate::model::Refusal;
 use crate::store::Store;
 
 /// The most requests in one query.
 const BATCH: usize = 512;
 
 /// The rates of a lineage.
-pub(crate) type Rates = Vec<(KeyId, Quota)>;
+pub(crate) type Rates = Vec<(RateId, Quota)>;
 
 #[derive(Debug)]
 pub(super) struct TakeBatcher {

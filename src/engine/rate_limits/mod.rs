@@ -8,15 +8,15 @@ use std::sync::Arc;
 pub(crate) use in_flight::{InFlight, InFlightPermit};
 use table::RateTable;
 
-use crate::model::KeyId;
+use crate::ledger::RateId;
 
-/// The most keys whose use is kept at once. A full table takes about 18 MB.
+/// The most keys and defaults whose use is kept at once. A full table takes about 18 MB.
 const MAX_KEYS: usize = 917_504;
 
 /// The rate limits of a handle.
 #[derive(Debug)]
 pub(crate) struct RateLimits {
-    pub(crate) used: RateTable<KeyId>,
+    pub(crate) used: RateTable<RateId>,
     pub(crate) in_flight: Arc<InFlight>,
     /// Whether all processes on the database share the rates.
     pub(crate) is_shared: bool,

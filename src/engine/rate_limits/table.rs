@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ledger::{Quota, Taken, decide_rate};
 
 /// For each key the instant until which what it used counts: 16 bytes for a
-/// [`KeyId`](crate::model::KeyId), and one that the map adds.
+/// [`RateId`](crate::ledger::RateId), and one that the map adds.
 ///
 /// The number of keys is bounded. In a full table, keys of whose use nothing counts any more go first,
 /// then those that have used least. A key that had to go has its whole burst again. So a flood of keys

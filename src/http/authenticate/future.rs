@@ -340,7 +340,7 @@ where
         polled.map_ok(|mut response| {
             let Admitted { permit, status } = mem::take(this.admitted);
             if let Some(status) = status {
-                status.put(response.headers_mut());
+                status.put(&mut response);
             }
             response.map(|body| body.with_permit(permit))
         })

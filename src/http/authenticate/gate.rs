@@ -13,7 +13,7 @@ use super::options::AuthenticateOptions;
 use crate::engine::agent_keys::Inner;
 use crate::engine::rate_limits::InFlightPermit;
 use crate::http::client::{Client, client_address};
-use crate::http::limits::{Admitted, Limits, Refused, check_address};
+use crate::http::limits::{Admitted, Counted, Limits, Refused, check_address};
 use crate::identity::{Identified, Verifier};
 use crate::ledger::Taken;
 use crate::model::{KeyId, Refusal, TokenHash};
@@ -48,9 +48,10 @@ pub(super) enum Gate {
 
 /// Marks a request that was counted for the limits of a key.
 #[derive(Clone)]
-struct Counted {
+struct CountedRequest {
     keys: Arc<Inner>,
     key: KeyId,
+    counted: Counted,
 }
 
 impl AuthenticateOptions {
@@ -114,10 +115,7 @@ impl AuthenticateOptions {
         let found = self.keys.batches.peek(hash)?;
         found.lineage.check_active().ok()?;
         self.check_address(&found, request).ok()?;
-        if self.is_counted(&found, request) {
-            return None;
-        }
-        let limits = Limits::of(&found.lineage, self.rate_limit)?;
+        let limits = self.limits(&found, request)?;
         let permit = limits.enter(&self.keys).ok()?;
         (!limits.rates().is_empty()).then_some((limits, permit))
     }
@@ -131,10 +129,7 @@ impl AuthenticateOptions {
     ) -> Result<Gate, Refused> {
         found.lineage.check_active()?;
         self.check_address(found, request)?;
-        if self.is_counted(found, request) {
-            return Ok(Gate::Open(Admitted::default()));
-        }
-        let Some(limits) = Limits::of(&found.lineage, self.rate_limit) else {
+        let Some(limits) = self.limits(found, request) else {
             return Ok(Gate::Open(Admitted::default()));
         };
         // The limits may have been changed since the key was cached. Then they are asked again.
@@ -156,11 +151,18 @@ impl AuthenticateOptions {
         let address = self.address(request);
         if address.is_none() {
             self.warning.call_once(|| {
-                tracing::error!(
-                    "agentkey does not know the addresses of clients, so keys with `allowed_cidrs` are refused: serve the \
-                     app with into_make_service_with_connect_info::<SocketAddr>(), put a `PeerAddress` into the \
-                     extensions of each request, or say by `AgentKeyLayer::trusted_hops` how many proxies there are"
-                );
+                match self.trusted_hops {
+                    0 => tracing::error!(
+                        "agentkey does not know the addresses of clients, so keys with `allowed_cidrs` are refused: serve \
+                         the app with into_make_service_with_connect_info::<SocketAddr>(), put a `PeerAddress` into the \
+                         extensions of each request, or say by `AgentKeyLayer::trusted_hops` how many proxies there are"
+                    ),
+                    hops => tracing::error!(
+                        hops,
+                        "agentkey refused a key with `allowed_cidrs`, because X-Forwarded-For has fewer addresses than \
+                         `AgentKeyLayer::trusted_hops`: let each proxy append one, and let no request pass them by"
+                    ),
+                }
             });
         }
         check_address(&found.lineage, address)
@@ -170,19 +172,26 @@ impl AuthenticateOptions {
         client_address(request.headers(), request.extensions(), self.trusted_hops)
     }
 
-    /// Returns whether an outer layer has counted this request for this key.
-    fn is_counted<B>(&self, found: &Found, request: &Request<B>) -> bool {
-        let outer = request.extensions().get::<Counted>();
-        outer.is_some_and(|outer| {
+    /// Returns the limits that a request counts for at this layer.
+    fn limits<B>(&self, found: &Found, request: &Request<B>) -> Option<Limits> {
+        Limits::of(&found.lineage, self.rate_limit, self.counted(found, request))
+    }
+
+    /// Returns what outer layers have counted this request for with this key.
+    fn counted<'a, B>(&self, found: &Found, request: &'a Request<B>) -> Option<&'a Counted> {
+        let outer = request.extensions().get::<CountedRequest>().filter(|outer| {
             outer.key == found.lineage.id() && Arc::ptr_eq(&outer.keys, &self.keys)
-        })
+        });
+        outer.map(|outer| &outer.counted)
     }
 
     /// Tells the layers inside that a request is counted, if there is a limit that it counts for.
     pub(super) fn mark_counted<B>(&self, found: &Found, request: &mut Request<B>) {
         if Limits::bind(&found.lineage, self.rate_limit) {
+            let counted = self.counted(found, request).cloned().unwrap_or_default();
+            let counted = counted.and(self.rate_limit);
             let (keys, key) = (self.keys.clone(), found.lineage.id());
-            request.extensions_mut().insert(Counted { keys, key });
+            request.extensions_mut().insert(CountedRequest { keys, key, counted });
         }
     }
 }

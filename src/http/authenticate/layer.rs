@@ -62,8 +62,8 @@ impl AgentKeyLayer {
     /// beyond are refused with 429, before their scope and budget. Every response says in `RateLimit`
     /// what is left.
     ///
-    /// A request that passes several layers with the same key counts once, at the outermost that has a
-    /// limit for it.
+    /// A request that passes several layers with the same key counts once for each limit, and the
+    /// defaults of all these layers bind. Each default has a count of its own.
     ///
     /// ```
     /// # use agentkey::{AgentKeyLayer, AgentKeys};
@@ -95,7 +95,8 @@ impl AgentKeyLayer {
     ///
     /// Where a client is decides about [`allowed_cidrs`](crate::NewKey::allowed_cidrs) and
     /// [`unknown_key_limit`](Self::unknown_key_limit). Clients write more into that header than these
-    /// proxies do, so a number that is too high lets them choose their address.
+    /// proxies do, so a number that is too high lets them choose their address. A request with fewer
+    /// addresses in it came past a proxy, and has no known address: a key with ranges is refused.
     pub fn trusted_hops(mut self, hops: usize) -> Self {
         self.options.trusted_hops = hops;
         self
