@@ -1,6 +1,7 @@
 //! A database with charges of sixty days, made by SQL.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use agentkey::AgentKeys;
@@ -32,8 +33,10 @@ const TABLES: [&str; 5] = [
     "agentkey_events",
 ];
 
+/// No charge of the past is later.
 pub fn two_days_ago() -> Timestamp {
-    Timestamp::now() - 2 * DAY
+    static NOW: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+    *NOW - 2 * DAY
 }
 
 /// The first instant in microseconds, and how far charges are apart.
@@ -161,7 +164,7 @@ impl Database {
 const SQLITE: [&str; 6] = [
     "INSERT INTO agentkey_entries (number, id, seq, account_id, key_id, kind, amount, at, counts_at, labels, account_part) \
      WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
-     SELECT n, unhex(printf('%016x', n)) || randomblob(8), (?2 + n * ?3) * 256, 'acme-' || (n * 7919 % ?4 % ?5), \
+     SELECT n, unhex(printf('%016x', n) || hex(randomblob(8))), (?2 + n * ?3) * 256, 'acme-' || (n * 7919 % ?4 % ?5), \
      n * 7919 % ?4 + 1, 'settle', n % 1000, ?2 + n * ?3, ?2 + n * ?3, json_object('model', 'model-' || (n % 5), \
      'request_id', printf('0191f0c0-%016x', n), 'route', '/v1/chat/completions'), n * 7919 % ?4 % ?5 FROM n",
     "INSERT INTO agentkey_entries (id, seq, account_id, key_id, kind, amount, at, counts_at, refunds, labels, account_part) \
