@@ -191,15 +191,16 @@ pub mod store;
 pub mod testing;
 
 pub use engine::{
-    AgentKeys, BuildError, Builder, Created, Error, Holder, Page, PageStream, Prune, Pruned,
+    AgentKeys, BuildError, Builder, Created, Error, Health, Page, PageStream, Prune, Pruned,
+    ReconcileQuery,
 };
 pub use http::{
     AgentKeyLayer, Charge, Hold, KeyContext, Rejection, Replayable, RequireBudget, RequireScope,
 };
 pub use jiff;
 pub use model::{
-    AccountId, Amount, Budget, EntryId, Grace, Imported, Key, KeyId, KeyImport, KeyPatch, NewKey,
-    Opening, Refusal, ScopeSet, Token,
+    AccountId, Amount, Budget, EntryId, Grace, Holder, Imported, Key, KeyId, KeyImport, KeyPatch,
+    NewKey, Opening, Refusal, ScopeSet, Token,
 };
 #[cfg(feature = "postgres")]
 pub use store::PostgresStore;

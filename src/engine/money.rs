@@ -5,31 +5,10 @@ use crate::engine::error::Error;
 use crate::engine::page::{Page, PageStream, page_limit};
 use crate::ledger::{Action, Outcome, Posting};
 use crate::model::{
-    AccountId, Amount, ChangeError, Entry, EntryId, KeyId, Note, OpenHold, PostingId, Refusal,
+    AccountId, Amount, ChangeError, Entry, EntryId, Holder, KeyId, Note, OpenHold, PostingId,
+    Refusal,
 };
 use crate::store::{Cursor, EntryQuery, Usage, UsageQuery};
-
-/// What has a balance of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Holder {
-    /// A key: its balance, those of its ancestors, and its account's.
-    Key(KeyId),
-    /// An account alone.
-    Account(AccountId),
-}
-
-impl From<KeyId> for Holder {
-    fn from(key: KeyId) -> Self {
-        Self::Key(key)
-    }
-}
-
-impl From<AccountId> for Holder {
-    fn from(account: AccountId) -> Self {
-        Self::Account(account)
-    }
-}
 
 impl AgentKeys {
     /// Returns a page of entries, oldest first.

@@ -107,6 +107,15 @@ impl OpenCharges {
         Ok(ChargePermit { charges: self.clone(), number, _counted: self.gauge.enter() })
     }
 
+    /// Returns how many charges have a place, of how many places, and whether new charges are
+    /// refused.
+    pub(crate) fn places(&self) -> (usize, usize, bool) {
+        let now = Instant::now();
+        let mut register = self.register();
+        register.free_places(|charge| now.duration_since(charge.since) >= self.max_age);
+        (register.places, self.limits.total, register.is_closed)
+    }
+
     /// Refuses new charges, and waits until none is open.
     pub(crate) async fn close(&self) {
         let mut none_left = std::pin::pin!(self.none_left.notified());

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::caller::{Caller, CallerRules};
 use crate::model::{
-    Account, Actor, Budget, Entry, Event, EventKind, Key, KeyId, Lineage, Note, Origin,
+    Account, Actor, Budget, Difference, Entry, Event, EventKind, Key, KeyId, Lineage, Note, Origin,
 };
 
 /// Returns an event about a key, which is `key` after the change. `ancestors` are its own.
@@ -128,6 +128,27 @@ pub(super) fn of_adjustment(entry: &Entry, path: Vec<&Key>, origin: &Origin) -> 
         "reference": entry.note.reference,
     });
     let event = Event::new(entry.at, entry.account.clone(), EventKind::Adjusted, detail);
+    let mut event = of_path(event, entry.key, path);
+    event.origin = origin.clone();
+    event
+}
+
+/// Returns the event of a figure of a balance that was set to what the ledger says.
+pub(super) fn of_mended_balance(
+    entry: &Entry,
+    path: Vec<&Key>,
+    difference: &Difference,
+    origin: &Origin,
+) -> Event {
+    let detail = json!({
+        "entry": entry.id,
+        "figure": difference.figure.as_str(),
+        "period": difference.figure.period(),
+        "from_cents": difference.stored,
+        "to_cents": difference.computed,
+    });
+    let kind = EventKind::BalanceReconciled;
+    let event = Event::new(entry.at, entry.account.clone(), kind, detail);
     let mut event = of_path(event, entry.key, path);
     event.origin = origin.clone();
     event

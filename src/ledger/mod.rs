@@ -24,6 +24,7 @@ mod events;
 mod policy;
 mod posting;
 mod rate;
+mod reconcile;
 mod rollup;
 mod signing_keys;
 mod subjects;
@@ -41,6 +42,7 @@ pub use posting::{
 };
 pub use rate::{Quota, RateId, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
+pub use reconcile::Recount;
 pub use rollup::{Rollup, hour_start, roll_up};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
 pub use subjects::{ActClaim, FirstSeenClaim, NewSubject};

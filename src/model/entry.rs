@@ -4,10 +4,13 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::model::labels::is_text;
 use crate::model::origin::fits_label;
-use crate::model::{AccountId, Amount, ChangeError, EntryId, KeyId, LabelError, Labels};
+use crate::model::{
+    AccountId, Amount, ChangeError, Difference, EntryId, KeyId, LabelError, Labels,
+};
 
 /// One line of the ledger. Entries are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +142,9 @@ impl Note {
 impl Note {
     /// The label that holds the reason of an adjustment.
     pub const REASON: &str = "reason";
+    /// The reason of an entry by which [`AgentKeys::mend_balance`](crate::AgentKeys::mend_balance) says
+    /// what it has set. Its labels `figure`, `period`, `from_cents` and `to_cents` have the rest.
+    pub const RECONCILED: &str = "reconciled";
     /// The label that holds the route of the request, unless the handler has set another one.
     pub const ROUTE: &str = "route";
     /// The label that holds the id of the request, unless the handler has set another one.
@@ -160,6 +166,23 @@ impl Note {
                 .map_err(|error| invalid("reference", error.to_string()))?;
         }
         Ok(note)
+    }
+
+    /// Returns the note of the entry that mends a figure of a balance.
+    pub(crate) fn reconciling(difference: &Difference) -> Self {
+        let cents = |amount: Amount| match serde_json::to_value(amount) {
+            Ok(Value::String(cents)) => cents,
+            cents => cents.unwrap_or_default().to_string(),
+        };
+        let mut note = Self::default();
+        note.labels.set(Self::REASON, Self::RECONCILED);
+        note.labels.set("figure", difference.figure.as_str());
+        if let Some(period) = difference.figure.period() {
+            note.labels.set("period", period.as_str());
+        }
+        note.labels.set("from_cents", &cents(difference.stored));
+        note.labels.set("to_cents", &cents(difference.computed));
+        note
     }
 
     /// Sets the labels of the request, its route and its id, unless the handler has set them.

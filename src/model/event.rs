@@ -104,6 +104,8 @@ pub enum EventKind {
     SessionEnded,
     /// What a key or an account has spent was adjusted.
     Adjusted,
+    /// A figure of a balance that differed from the ledger was set to what the ledger says.
+    BalanceReconciled,
     /// A hold was charged whole when it expired.
     HoldCharged,
     /// Requests were refused.
@@ -111,7 +113,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::AccountCreated,
         Self::AccountUpdated,
         Self::KeyCreated,
@@ -126,6 +128,7 @@ impl EventKind {
         Self::SessionOpened,
         Self::SessionEnded,
         Self::Adjusted,
+        Self::BalanceReconciled,
         Self::HoldCharged,
         Self::Refused,
     ];
@@ -147,6 +150,7 @@ impl EventKind {
             Self::SessionOpened => "session.opened",
             Self::SessionEnded => "session.ended",
             Self::Adjusted => "adjusted",
+            Self::BalanceReconciled => "balance.reconciled",
             Self::HoldCharged => "hold.charged",
             Self::Refused => "refused",
         }

@@ -17,15 +17,15 @@ use super::{
     UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
-    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, RateId, Rollup,
-    Rules, Take, Taken, rate_time,
+    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, HoldRow, ImportDraft,
+    ImportWrite, KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting,
+    RateId, Recount, Rollup, Rules, Take, Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
-    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Imported,
-    Key, KeyId, Labels, Lineage, OpenHold, Origin, PostingId, Refusal, Spent, StoredSigningKey,
-    TokenHash,
+    Account, AccountId, Amount, ChangeError, Clock, Entry, EntryId, EntryKind, Event, Holder,
+    Imported, Key, KeyId, Labels, Lineage, OpenHold, Origin, PostingId, Reconciled, Refusal, Spent,
+    StoredSigningKey, TokenHash,
 };
 
 /// A store in memory, which is dropped with its process. It is meant for tests, and is the model that every other store
@@ -307,6 +307,27 @@ impl Store for MemoryStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let recount = self.lock().recount(holder, self.clock.now());
+        Box::pin(std::future::ready(Ok(recount.map(|recount| recount.reconciled()))))
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let mended = self.lock().mend(holder, origin, self.clock.now());
+        Box::pin(std::future::ready(Ok(mended)))
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 impl Tables {
@@ -413,15 +434,8 @@ impl Tables {
                 self.tokens.insert(hash, TokenRow { key: key.id, retires_at: None });
             }
             KeyRecord::Update { recount, .. } => {
-                let of_key = |entry: &Entry| {
-                    entry.account == key.account && self.book.path(entry.key).contains(&key.id)
-                };
                 for window in recount {
-                    let in_rollup = |rollup: &Rollup| {
-                        rollup.account == key.account
-                            && self.book.path(rollup.key).contains(&key.id)
-                    };
-                    let amount = self.spent(|row| of_key(&row.entry), in_rollup, window.since);
+                    let amount = self.spent_by_key(&key, window.since);
                     key.balance.set_spent(Spent { amount, ..window });
                 }
             }
@@ -474,8 +488,7 @@ impl Tables {
         let AccountWrite { mut account, at, recount, event } =
             AccountWrite::decide(id, change, current, now, origin)?;
         for window in recount {
-            let is_of = |row: &EntryRow| row.entry.account == *id;
-            let amount = self.spent(is_of, |rollup| rollup.account == *id, window.since);
+            let amount = self.spent_by_account(id, window.since);
             account.balance.set_spent(Spent { amount, ..window });
         }
         self.book.open(account.clone(), at, at);
@@ -489,16 +502,72 @@ impl Tables {
         }
     }
 
+    /// Returns what a key and its descendants were charged since then in its account.
+    fn spent_by_key(&self, key: &Key, since: Timestamp) -> Amount {
+        self.spent(&key.account, since, |of| self.book.path(of).contains(&key.id))
+    }
+
+    /// Returns what all keys of an account were charged since then.
+    fn spent_by_account(&self, id: &AccountId, since: Timestamp) -> Amount {
+        self.spent(id, since, |_| true)
+    }
+
     fn spent(
         &self,
-        counts: impl Fn(&EntryRow) -> bool,
-        in_rollup: impl Fn(&Rollup) -> bool,
+        account: &AccountId,
         since: Timestamp,
+        is_of: impl Fn(Option<KeyId>) -> bool,
     ) -> Amount {
-        let rows = self.book.entries().filter(|row| row.entry.counts_at >= since && counts(row));
-        let rollups = self.rollups.values().filter(|it| it.counts_at >= since && in_rollup(it));
-        let kept: i128 = rows.map(|row| i128::from(row.entry.amount.as_micros())).sum();
+        let counts = |of: &AccountId, key: Option<KeyId>, at: Timestamp| {
+            of == account && at >= since && is_of(key)
+        };
+        let entries = self.book.entries().map(|row| &row.entry);
+        let entries = entries.filter(|it| counts(&it.account, it.key, it.counts_at));
+        let rollups = self.rollups.values().filter(|it| counts(&it.account, it.key, it.counts_at));
+        let kept: i128 = entries.map(|entry| i128::from(entry.amount.as_micros())).sum();
         saturated(kept + rollups.map(|rollup| rollup.amount + rollup.adjusted).sum::<i128>())
+    }
+
+    fn recount(&self, holder: &Holder, now: Timestamp) -> Option<Recount> {
+        let time = |account: &AccountId| self.book.now(account).map_or(now, |last| last.max(now));
+        let held = |of: &dyn Fn(&HoldRow) -> bool| {
+            let live = self.book.live_holds().filter(|hold| of(hold));
+            saturated(live.map(|hold| i128::from(hold.amount.as_micros())).sum())
+        };
+        match holder {
+            Holder::Account(id) => {
+                let account = self.book.account(id)?.clone().rolled(time(id));
+                let held = held(&|hold| hold.account == *id);
+                let mut recount = Recount::new(id.clone(), None, account.balance, held);
+                for window in recount.windows() {
+                    recount.add_sum(window, self.spent_by_account(id, window.since));
+                }
+                Some(recount)
+            }
+            Holder::Key(id) => {
+                let mut key = self.book.key(*id)?.clone();
+                key.roll(time(&key.account));
+                let held = held(&|hold| hold.account == key.account && hold.path.contains(id));
+                let (account, balance) = (key.account.clone(), key.balance);
+                let mut recount = Recount::new(account, Some(*id), balance, held);
+                for window in recount.windows() {
+                    recount.add_sum(window, self.spent_by_key(&key, window.since));
+                }
+                Some(recount)
+            }
+        }
+    }
+
+    fn mend(&mut self, holder: &Holder, origin: &Origin, now: Timestamp) -> Option<Reconciled> {
+        let account = match holder {
+            Holder::Account(id) => id.clone(),
+            Holder::Key(id) => self.book.key(*id)?.account.clone(),
+        };
+        let now = self.expire(&account, now);
+        let recount = self.recount(holder, now)?;
+        let differences = self.book.mend(&recount, origin);
+        self.record();
+        Some(Reconciled { differences, ..recount.reconciled() })
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {

@@ -46,8 +46,8 @@ use crate::ledger::{
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, ChangeError, Entry, EntryId, Event, Imported, Key, KeyId, Lineage,
-    OpenHold, Origin, Refusal, StoredSigningKey, Subject, TokenHash,
+    Account, AccountId, ChangeError, Entry, EntryId, Event, Holder, Imported, Key, KeyId, Lineage,
+    OpenHold, Origin, Reconciled, Refusal, StoredSigningKey, Subject, TokenHash,
 };
 
 #[cfg(feature = "postgres")]
@@ -291,6 +291,24 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Closes files and connections. No method is called after it.
     fn close(&self) -> BoxFuture<'_, ()>;
+
+    /// Compares the balance of a holder with the sums of its entries and its live holds, all of one snapshot. `None` if
+    /// there is no such holder, or its key is out of service. It changes nothing.
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>>;
+
+    /// Compares as [`reconcile`](Self::reconcile) does, and sets what differs by
+    /// [`Book::mend`](crate::ledger::Book::mend), in one transaction under the lock. Returns what it has set.
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>>;
+
+    /// Fails if the store takes no postings now. It changes nothing.
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>>;
 }
 
 /// How much a store can process at once.

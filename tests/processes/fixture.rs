@@ -46,6 +46,17 @@ impl Fixture {
         Self { home, keys, offsets: &[] }
     }
 
+    /// Adds so many old charges of a key by SQL, and refunds of some of them.
+    pub async fn add_old_charges(&self, key: KeyId, charges: u32) {
+        let address = self.home.address();
+        match &self.home {
+            #[cfg(feature = "sqlite")]
+            Home::Sqlite(_) => crate::retention::add_to_sqlite(&address, key, charges),
+            #[cfg(feature = "postgres")]
+            Home::Postgres(_) => crate::retention::add_to_postgres(&address, key, charges).await,
+        }
+    }
+
     /// The same database once more, at another time.
     pub async fn open_at(&self, clock: impl Into<Clock>) -> AgentKeys {
         open(&self.home.address(), clock.into()).await

@@ -7,6 +7,7 @@ mod fixture;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+mod retention;
 mod worker;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use http::StatusCode;
 use tokio::task::JoinSet;
 
 use fixture::{ACCOUNT, Fixture};
+use retention::a_prune_goes_on_beside_load_where_kill_9_stopped_it;
 use worker::Worker;
 
 /// Makes of every check a test with so many processes. Without a database there is none.
@@ -67,6 +69,7 @@ checks! {
     two_hundred_first_requests_of_a_subject_ask_the_hook_once
     kill_9_loses_no_acknowledged_charge_and_doubles_none
     refusals_of_all_processes_are_counted_in_a_handful_of_events
+    a_prune_goes_on_beside_load_where_kill_9_stopped_it
 }
 
 /// Sends all requests at once, spread over the workers; counts the answers by status.

@@ -7,8 +7,10 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use agentkey::identity::{Subject, Verified, Verifier, VerifyError, VerifyFuture};
 use agentkey::model::{Clock, ManualClock};
-use agentkey::{AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Rejection};
-use axum::extract::Query;
+use agentkey::{
+    AgentKeyLayer, AgentKeys, Amount, Budget, Charge, KeyContext, NewKey, Prune, Rejection,
+};
+use axum::extract::{Query, State};
 use axum::{Router, routing::post};
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -87,6 +89,13 @@ async fn never(charge: Charge) -> Result<&'static str, Rejection> {
     std::future::pending().await
 }
 
+/// Prunes what is older than forty days. Writes a line to the test after each step.
+async fn prune(State(keys): State<AgentKeys>) -> Result<String, Rejection> {
+    let prune = Prune::older_than(crate::retention::KEPT);
+    let pruned = keys.prune_reporting(&prune, |_| worked()).await?;
+    Ok(pruned.entries.to_string())
+}
+
 /// Serves until the test that started the process is gone.
 pub fn serve(database: &str) {
     std::thread::spawn(|| {
@@ -105,6 +114,7 @@ pub fn serve(database: &str) {
             .route("/never", post(never))
             .route("/free", post(async |_: KeyContext| "free"));
         let app = app.layer(layer(&keys));
+        let app = app.route("/prune", post(prune).with_state(keys.clone()));
         let app = app.route("/asked", post(async || ASKED.load(Ordering::SeqCst).to_string()));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

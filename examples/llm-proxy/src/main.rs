@@ -2,14 +2,17 @@
 //! checks what the ledger says. With `-- --serve` it stays up afterwards.
 //!
 //! With `UPSTREAM=https://api.openai.com` and `UPSTREAM_KEY` it serves in front of that provider, at the prices of
-//! `prices.toml`.
+//! `prices.toml`. With `DATABASE=keys.db` it serves the keys of that file, which the program `agentkey` makes: see README.md.
 
 use std::env;
 use std::future::IntoFuture;
 use std::time::Duration;
 
 use agentkey::model::{Balance, TokenPrice, TokenUsage};
-use agentkey::{AgentKeys, Amount, Budget, Created, EntryQuery, KeyId, NewKey, ScopeSet, Token};
+use agentkey::store::SqliteOptions;
+use agentkey::{
+    AgentKeys, Amount, Budget, Created, EntryQuery, KeyId, NewKey, ScopeSet, SqliteStore, Token,
+};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{Request, StatusCode};
 use example_llm_proxy::fake::{self, Fake};
@@ -33,7 +36,8 @@ async fn main() -> Result<(), BoxError> {
         Some(upstream) => Proxy::new(upstream.clone(), env::var("UPSTREAM_KEY")?)?,
         None => Proxy::new(fake.url.clone(), fake::KEY.to_owned())?,
     };
-    let keys = AgentKeys::in_memory().await?; // a service keeps them in a file: `AgentKeys::sqlite("keys.db")`
+    let database = env::var("DATABASE").ok();
+    let keys = open(database.as_deref()).await?;
     let listener = TcpListener::bind(env::var("ADDR").as_deref().unwrap_or("127.0.0.1:0")).await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -41,10 +45,13 @@ async fn main() -> Result<(), BoxError> {
         .with_graceful_shutdown(async { drop(stopped.await) });
     let serving = tokio::spawn(serving.into_future());
 
-    if real.is_none() {
+    if real.is_none() && database.is_none() {
         walk(&Agent { keys: keys.clone(), url: url.clone() }, &mut fake).await?;
     }
-    if real.is_some() || env::args().any(|arg| arg == "--serve") {
+    if let Some(file) = &database {
+        println!("Listening on {url}, keys in {file}. Ctrl-C ends it.");
+        tokio::signal::ctrl_c().await?;
+    } else if real.is_some() || env::args().any(|arg| arg == "--serve") {
         let token = mint(&keys, Amount::cents(10)).await?.token;
         println!("\nListening on {url}. Ctrl-C ends it. With 10 cents to spend:\n");
         println!("  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={}", token.expose());
@@ -55,6 +62,14 @@ async fn main() -> Result<(), BoxError> {
     serving.await??;
     keys.shutdown().await; // every charge is posted before the process ends
     Ok(())
+}
+
+/// Opens the keys of a file. Without one they are in memory, and end with the process.
+async fn open(database: Option<&str>) -> Result<AgentKeys, BoxError> {
+    let Some(file) = database else { return Ok(AgentKeys::in_memory().await?) };
+    // What was refused is in the audit trail a second later, for a person who looks on. The default is 30.
+    let builder = AgentKeys::builder().sweep_interval(Duration::from_secs(1));
+    Ok(builder.build(SqliteStore::open(SqliteOptions::new(file)).await?)?)
 }
 
 async fn walk(agent: &Agent, fake: &mut Fake) -> Result<(), BoxError> {

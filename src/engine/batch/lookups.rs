@@ -56,6 +56,11 @@ impl LookupBatcher {
         Self { queue, metrics }
     }
 
+    /// Returns how many look-ups wait for the next query.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     pub(super) async fn find(
         &self,
         hash: TokenHash,

@@ -175,6 +175,13 @@ impl Batches {
         drop(all);
     }
 
+    /// Returns how many look-ups and how many postings other than settles wait.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let lookups = self.lookups.iter().map(LookupBatcher::waiting).sum();
+        let permits = self.waiting.available_permits();
+        (lookups, self.options.max_queue.saturating_sub(permits))
+    }
+
     fn queue_of(&self, account: &AccountId) -> Option<&CommitQueue> {
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         pick(&self.postings, hasher.hash_one(account))

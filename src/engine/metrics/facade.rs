@@ -1,12 +1,11 @@
 //! Metrics by the facade of the crate `metrics`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::names::{Kind, Metric};
+use super::since::Since;
 
 /// The value of a metric's label, if it has one.
 type Value = Option<&'static str>;
@@ -86,55 +85,12 @@ impl Timer {
     }
 }
 
-/// Since when each of some things lasts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Since(Arc<Mutex<Register>>);
-
-#[derive(Debug, Default)]
-struct Register {
-    last: u64,
-    /// By number, and so in the order in which they began.
-    begun: BTreeMap<u64, Instant>,
-}
-
-/// One of the things, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Entered {
-    since: Since,
-    number: u64,
-}
-
-impl Since {
-    pub(super) fn enter(&self) -> Entered {
-        let mut register = self.register();
-        register.last += 1;
-        let number = register.last;
-        register.begun.insert(number, Instant::now());
-        Entered { since: self.clone(), number }
-    }
-
-    /// Returns how long the oldest lasts; zero if there is none.
-    pub(super) fn oldest(&self) -> Duration {
-        self.register().begun.first_key_value().map(|(_, at)| at.elapsed()).unwrap_or_default()
-    }
-
-    fn register(&self) -> MutexGuard<'_, Register> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.since.register().begun.remove(&self.number);
-    }
-}
-
 /// Sets a gauge to the age of the oldest, for as long as it is polled.
 pub(super) fn keep_age(age: &Gauge, since: &Since) -> Option<impl Future<Output = ()> + use<>> {
     let (age, since) = (age.0.clone(), since.clone());
     Some(async move {
         loop {
-            age.set(since.oldest());
+            age.set(since.oldest().1.unwrap_or_default());
             tokio::time::sleep(AGE_INTERVAL).await;
         }
     })

@@ -1,13 +1,17 @@
 //! Metrics: their names and labels, and what each of them counts.
 //!
 //! The metrics of a handle are registered when it is built, with the recorder that the application has installed by
-//! then. Without the feature `metrics`, every type here is empty, and every call compiles to nothing.
+//! then. Without the feature `metrics`, the types of the metrics are empty, and their calls compile to nothing. Only
+//! the settles that wait are counted without it too, for [`AgentKeys::health`](crate::AgentKeys::health).
 
 #[cfg(feature = "metrics")]
 mod facade;
 pub(crate) mod names;
 #[cfg(not(feature = "metrics"))]
 mod off;
+mod since;
+
+use std::time::Duration;
 
 use crate::ledger::{Action, Outcome, Posted};
 use crate::model::Amount;
@@ -19,11 +23,12 @@ use facade as backend;
 use off as backend;
 
 pub(crate) use backend::{Counter, Gauge};
-use backend::{Histogram, Since, Timer};
+use backend::{Histogram, Timer};
 use names::{
     ALL, BATCH_SIZE, OPEN_CHARGES, OPEN_HOLDS, POSTED, QUEUE_DEPTH, REQUESTS, RETRIES, SETTLE_AGE,
     SETTLE_BACKLOG, SETTLES_LOST, STORE_DURATION, STORE_ERRORS, decision,
 };
+use since::{Entered, Since};
 
 /// The metrics of a handle.
 #[derive(Clone, Debug)]
@@ -64,7 +69,7 @@ impl Metrics {
                 size: Gauge::register(&SETTLE_BACKLOG, None),
                 age: Gauge::register(&SETTLE_AGE, None),
                 lost: Counter::register(&SETTLES_LOST, None),
-                since: Default::default(),
+                since: Since::default(),
             },
             open_charges: Gauge::register(&OPEN_CHARGES, None),
             open_holds: Gauge::register(&OPEN_HOLDS, None),
@@ -179,6 +184,11 @@ impl SettleBacklog {
         }
     }
 
+    /// Returns how many settles are not committed, and how long the oldest of them waits.
+    pub(crate) fn oldest(&self) -> (usize, Option<Duration>) {
+        self.since.oldest()
+    }
+
     /// Returns what sets the age of the oldest settle each second, for as long as it is polled.
     pub(crate) fn keep_age(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
         backend::keep_age(&self.age, &self.since)
@@ -190,7 +200,7 @@ impl SettleBacklog {
 pub(crate) struct SentSettle {
     _counted: Counted,
     lost: Counter,
-    _since: backend::Entered,
+    _since: Entered,
 }
 
 impl SentSettle {

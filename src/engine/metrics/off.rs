@@ -3,6 +3,7 @@
 use std::future::Ready;
 
 use super::names::Metric;
+use super::since::Since;
 
 type Value = Option<&'static str>;
 
@@ -49,18 +50,6 @@ pub(super) struct Timer;
 impl Timer {
     pub(super) fn start() -> Self {
         Self
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Since;
-
-#[derive(Debug)]
-pub(super) struct Entered;
-
-impl Since {
-    pub(super) fn enter(&self) -> Entered {
-        Entered
     }
 }
 

@@ -3,6 +3,7 @@
 mod check;
 mod decide;
 mod effect;
+mod mend;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -47,6 +47,8 @@ pub(super) struct SessionOptions {
     others: SessionKind,
     /// The same for statements that must not keep rows locked while they wait.
     short_lock_timeout: SessionKind,
+    /// The same for several reads of one snapshot.
+    snapshots: SessionKind,
 }
 
 /// How sessions of a kind are set up, and how their transactions begin.
@@ -76,10 +78,11 @@ impl SessionOptions {
                 .replace("{lock_timeout}", lock_timeout)
                 .replace("{local}", if local { "true" } else { "false" })
         };
-        let of_pool = |is_short| SessionKind {
+        let beginning = |begin, is_short| SessionKind {
             set_up: None,
-            begin: Sql::new(&format!("{BEGIN};\n{}", set(true, is_short))),
+            begin: Sql::new(&format!("{begin};\n{}", set(true, is_short))),
         };
+        let of_pool = |is_short| beginning(BEGIN, is_short);
         let dedicated = |is_short| match transactions_only {
             true => of_pool(is_short),
             false => SessionKind {
@@ -96,6 +99,7 @@ impl SessionOptions {
             postings: dedicated(true),
             others: of_pool(false),
             short_lock_timeout: of_pool(true),
+            snapshots: beginning(BEGIN_SNAPSHOT, false),
         }
     }
 
@@ -107,6 +111,10 @@ impl SessionOptions {
 
 /// How every transaction of the store begins, whatever the defaults of the database are.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// How a transaction begins all of whose statements see one snapshot. It asks for the right to write, because a standby
+/// may be behind.
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE";
 
 /// How long postings wait for a row, in milliseconds: longer than other instances of agentkey keep one locked.
 const LOCK_TIMEOUT: &str = "'100'";
@@ -205,6 +213,15 @@ impl Connections {
     ) -> Result<T> {
         let kind = &self.session.short_lock_timeout;
         self.of_pool(kind).await?.run(async |connection| connection.transaction(work).await).await
+    }
+
+    /// Runs reads in one snapshot, on a connection of the pool.
+    pub(super) async fn in_snapshot<T>(
+        &self,
+        read: impl AsyncFnOnce(&mut Statements<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let kind = &self.session.snapshots;
+        self.of_pool(kind).await?.run(async |connection| connection.transaction(read).await).await
     }
 
     /// Runs one statement on a connection of the pool.

@@ -26,6 +26,12 @@ const MAX_PAUSE: Duration = Duration::from_millis(100);
 const MAX_POLICY_CHANGES: i64 = 500;
 
 impl Inner {
+    /// Fails on a standby and on a read-only server. It takes the connection of a posting.
+    pub(super) async fn check_writable(&self) -> Result<()> {
+        let query = self.sql.check_writable.query();
+        self.connections.posting(async |connection| connection.fetch(query).await).await.map(drop)
+    }
+
     /// Looks tokens up. Replaces a lost connection for as long as one is waited for, because a look-up can be repeated
     /// safely. A server that stops and comes back takes all connections with it.
     ///

@@ -30,6 +30,7 @@ mod post;
 mod prune;
 mod rate_limits;
 mod read;
+mod reconcile;
 mod schema;
 mod signing_keys;
 mod sql;
@@ -61,8 +62,8 @@ use crate::ledger::{
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Entry, EntryId, Event, Key, KeyId, Lineage, OpenHold, Origin, Refusal,
-    StoredSigningKey, Subject, TokenHash,
+    Account, AccountId, Entry, EntryId, Event, Holder, Key, KeyId, Lineage, OpenHold, Origin,
+    Reconciled, Refusal, StoredSigningKey, Subject, TokenHash,
 };
 
 /// Keys and money in a PostgreSQL database. Clones share one store, and are cheap.
@@ -340,6 +341,25 @@ impl Store for PostgresStore {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.inner.connections.close())
+    }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        self.answer(self.inner.recount(holder))
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        self.answer(self.inner.mend(holder, origin))
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        self.answer(self.inner.check_writable())
     }
 }
 

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
-use super::error::{Result, invalid_row, is_contention};
+use super::error::{Result, invalid_row, is_contention, is_locked, is_row_error};
 use super::inner::Inner;
 use super::step::first;
 use super::types::Instant;
@@ -14,6 +14,9 @@ use crate::model::{AccountId, Entry, KeyId};
 use crate::store::fast_path::seq_after;
 use crate::store::prune::halves;
 use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
+
+/// How often an account is tried that another transaction has locked.
+const ATTEMPTS: u32 = 50;
 
 impl Inner {
     /// Makes a step of a run.
@@ -102,17 +105,23 @@ impl Inner {
         let Some(row) = rows.first() else { return Ok(PrunedStep::default()) };
         let id = Cells::new(row).account_id()?;
         let after = if id.as_str() == account { seq } else { i64::MIN };
-        let work = async |statements: &mut Statements<'_>| {
-            self.roll_up_account(statements, &id, after, step).await
-        };
-        match self.connections.short_lock_timeout(work).await {
-            // Another transaction has the account locked. The next run tries it again.
-            Err(error) if is_contention(&error) => {
-                tracing::debug!(account = %id, "agentkey skips the entries of a locked account");
-                let next = Some(PrunePosition::Seq(id, i64::MAX));
-                Ok(PrunedStep { next, ..PrunedStep::default() })
+        let mut attempts = 0;
+        loop {
+            let work = async |statements: &mut Statements<'_>| {
+                self.roll_up_account(statements, &id, after, step).await
+            };
+            attempts += 1;
+            match self.connections.short_lock_timeout(work).await {
+                Err(error)
+                    if (is_locked(&error) || is_contention(&error)) && attempts < ATTEMPTS => {}
+                // The other accounts do not wait for this one. The next run tries it again.
+                Err(error) if is_row_error(&error) => {
+                    tracing::warn!(%error, account = %id, "agentkey could not roll up the entries of an account");
+                    let next = Some(PrunePosition::Seq(id, i64::MAX));
+                    return Ok(PrunedStep { next, ..PrunedStep::default() });
+                }
+                pruned => return pruned,
             }
-            pruned => pruned,
         }
     }
 

@@ -34,7 +34,10 @@ statements! {
     subject_key bind_subject claim_first_seen release_first_seen
 
     // The ledger.
-    entry spent_by_key spent_by_account
+    entry spent_by_key spent_by_account held balances_without_key
+
+    // Whether postings are taken.
+    check_writable
 
     // Retention.
     prunable prunable_account prunable_entries refunds upsert_rollups delete_entries prune_holds prune_events

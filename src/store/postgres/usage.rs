@@ -88,7 +88,7 @@ impl Inner {
     }
 
     /// Returns what a key and its descendants were charged since then in its account.
-    async fn spent_by_key(
+    pub(super) async fn spent_by_key(
         &self,
         statements: &mut Statements<'_>,
         key: &Key,

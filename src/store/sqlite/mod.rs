@@ -25,6 +25,7 @@ mod post;
 mod prune;
 mod rate_limits;
 mod read;
+mod reconcile;
 mod signing_keys;
 mod statement;
 #[cfg(test)]
@@ -67,8 +68,8 @@ use crate::ledger::{
     Take, Taken,
 };
 use crate::model::{
-    Account, AccountId, Clock, Entry, EntryId, Event, Key, KeyId, Lineage, OpenHold, Origin,
-    Refusal, StoredSigningKey, TokenHash,
+    Account, AccountId, Clock, Entry, EntryId, Event, Holder, Key, KeyId, Lineage, OpenHold,
+    Origin, Reconciled, Refusal, StoredSigningKey, TokenHash,
 };
 use crate::store::broken_lineage::OutOfService;
 
@@ -261,7 +262,7 @@ impl SqliteStore {
     async fn prune_step(&self, step: PruneStep) -> error::Result<PrunedStep> {
         match step.table {
             PruneTable::Entries | PruneTable::Holds | PruneTable::Events => {
-                self.write_with(move |open, cache, _| prune::prune(open, cache, &step)).await
+                self.connections.writer().run(move |open| prune::prune(open, &step)).await
             }
             PruneTable::IdempotencyKeys => {
                 let before = step.before;
@@ -270,10 +271,9 @@ impl SqliteStore {
                 if claims.is_empty() {
                     return Ok(PrunedStep::default());
                 }
-                let delete = move |open: &mut Open, cache: &Cache, _: &Clock| {
-                    prune::delete_claims(open, cache, before, &claims)
-                };
-                let rows = self.write_with(delete).await?;
+                let delete =
+                    move |open: &mut Open| prune::delete_claims(&open.connection, before, &claims);
+                let rows = self.connections.writer().run(delete).await?;
                 Ok(PrunedStep::of_first(rows))
             }
             PruneTable::RateLimits => {
@@ -496,6 +496,36 @@ impl Store for SqliteStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         self.rate_limits.close();
         Box::pin(self.connections.close())
+    }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let (holder, clock) = (holder.clone(), self.clock.clone());
+        self.report(move |connection| {
+            in_snapshot(connection, |connection| {
+                let recount = reconcile::recount(connection, &holder, clock.now())?;
+                Ok(recount.map(|recount| recount.reconciled()))
+            })
+        })
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        let (holder, origin) = (holder.clone(), origin.clone());
+        answer(self.write_with(move |open, cache, clock| {
+            reconcile::mend(open, cache, clock, &holder, &origin)
+        }))
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        answer(self.write_with(|open, _, _| {
+            Ok(open.connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?)
+        }))
     }
 }
 

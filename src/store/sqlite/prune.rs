@@ -12,8 +12,6 @@ use super::decode::ReadCells;
 use super::error::Result;
 use super::index::RecentEntries;
 use super::statement::{all, each, one, run};
-use super::transaction::{Written, in_write_transaction};
-use super::validator::Cache;
 use super::write::{json, micros};
 use crate::ledger::{Rollup, roll_up};
 use crate::model::{Entry, KeyId};
@@ -32,6 +30,9 @@ struct Ordered {
 const ENTRIES: Ordered = Ordered { name: "agentkey_entries", key: "number", at: "at" };
 const HOLDS: Ordered = Ordered { name: "agentkey_holds", key: "id", at: "created_at" };
 const EVENTS: Ordered = Ordered { name: "agentkey_events", key: "seq", at: "at" };
+
+/// A key before all others: to SQLite, every number is less than every blob.
+const FIRST: Value = Value::Integer(i64::MIN);
 
 /// Some rows of a table.
 struct Rows {
@@ -64,13 +65,9 @@ impl Ordered {
         Ok(rows.and_then(old))
     }
 
-    fn first(&self) -> Value {
-        if self.key == HOLDS.key { Value::Blob(Vec::new()) } else { Value::Integer(i64::MIN) }
-    }
-
     fn count(&self, connection: &Connection, before: Timestamp) -> Result<u64> {
         const ROWS: u32 = 16_384;
-        let (mut count, mut after) = (0, self.first());
+        let (mut count, mut after) = (0, FIRST);
         while let Some(rows) = self.next_rows(connection, after, before, ROWS)? {
             count += rows.old;
             after = rows.last;
@@ -90,7 +87,7 @@ pub(super) fn prunable(connection: &Connection, cutoffs: PruneCutoffs) -> Result
 }
 
 /// Makes a step in a table whose rows are in the order of time.
-pub(super) fn prune(open: &mut Open, cache: &Cache, step: &PruneStep) -> Result<PrunedStep> {
+pub(super) fn prune(open: &mut Open, step: &PruneStep) -> Result<PrunedStep> {
     const HOLD: &str = include_str!("sql/prune_holds.sql");
     const EVENT: &str = "DELETE FROM agentkey_events WHERE seq > ?1 AND seq <= ?2 AND at < ?3";
     let table = match step.table {
@@ -99,11 +96,11 @@ pub(super) fn prune(open: &mut Open, cache: &Cache, step: &PruneStep) -> Result<
         PruneTable::Events => EVENTS,
         PruneTable::IdempotencyKeys | PruneTable::RateLimits => return Ok(PrunedStep::default()),
     };
-    let pruned = in_write_transaction(open, cache, |connection, _| {
-        let after = step.after.as_ref().map_or_else(|| table.first(), value);
+    let pruned = in_transaction(&open.connection, |connection| {
+        let after = step.after.as_ref().map_or(FIRST, value);
         let rows = table.next_rows(connection, after, step.before, step.limit)?;
         let Some(Rows { after, last, .. }) = rows else {
-            return Ok((PrunedStep::default(), Written::default()));
+            return Ok(PrunedStep::default());
         };
         let range = params![after, last, micros(step.before)];
         let (rows, idempotency_keys) = match step.table {
@@ -116,13 +113,25 @@ pub(super) fn prune(open: &mut Open, cache: &Cache, step: &PruneStep) -> Result<
             PruneTable::Holds => (run(connection, HOLD, range)? as u64, 0),
             _ => (run(connection, EVENT, range)? as u64, 0),
         };
-        Ok((PrunedStep { rows, idempotency_keys, next: position(last) }, Written::default()))
+        Ok(PrunedStep { rows, idempotency_keys, next: position(last) })
     })?;
     if step.table == PruneTable::Entries {
         // No entry that is gone is indexed later.
         open.recent = RecentEntries::default();
     }
     Ok(pruned)
+}
+
+/// Runs `write` under the lock of the file. No look-up and no posting reads from a cache what it changes, so the file keeps its
+/// version, and every process its cache.
+fn in_transaction<T>(
+    connection: &Connection,
+    write: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    run(connection, "BEGIN IMMEDIATE", [])?;
+    let value = write(connection)?;
+    run(connection, "COMMIT", [])?;
+    Ok(value)
 }
 
 fn value(position: &PrunePosition) -> Value {
@@ -205,19 +214,18 @@ pub(super) fn dead_claims(connection: &Connection, step: &PruneStep) -> Result<V
 
 /// Deletes these idempotency keys, unless another request has taken them over.
 pub(super) fn delete_claims(
-    open: &mut Open,
-    cache: &Cache,
+    connection: &Connection,
     before: Timestamp,
     claims: &[Claim],
 ) -> Result<u64> {
     const DELETE: &str = "DELETE FROM agentkey_idempotency_keys WHERE key_id = ?1 \
         AND idempotency_key = ?2 AND entry IS NULL AND in_flight_until < ?3";
-    in_write_transaction(open, cache, |connection, _| {
+    in_transaction(connection, |connection| {
         let mut deleted = 0;
         each(connection, DELETE, claims, |statement, (key, claim)| {
             deleted += statement.execute(params![key, claim, micros(before)])? as u64;
             Ok(())
         })?;
-        Ok((deleted, Written::default()))
+        Ok(deleted)
     })
 }

@@ -151,7 +151,7 @@ pub(super) fn recount_key(connection: &Connection, key: &mut Key, window: Spent)
 }
 
 /// Returns what a key and its descendants were charged since then in its account.
-fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
+pub(super) fn spent_by_key(connection: &Connection, key: &Key, since: Timestamp) -> Result<Amount> {
     // No entry counts later than it was written.
     let (first, last) = seq_range(Some(since), None);
     total(

@@ -10,7 +10,8 @@ use agentkey::ledger::{
     Taken,
 };
 use agentkey::model::{
-    Account, Entry, Event, Lineage, OpenHold, Origin, StoredSigningKey, TokenHash,
+    Account, Entry, Event, Holder, Lineage, OpenHold, Origin, Reconciled, StoredSigningKey,
+    TokenHash,
 };
 use agentkey::store::{AccountQuery, Cursor, EventQuery, Store, Usage};
 use agentkey::store::{BoxFuture, ChangeResult, Found, ImportResult, KeyQuery, StoreResult, Width};
@@ -395,6 +396,28 @@ impl Store for SpyStore {
         claim: agentkey::ledger::FirstSeenClaim,
     ) -> BoxFuture<'_, StoreResult<()>> {
         self.store.release_first_seen(claim)
+    }
+
+    fn reconcile<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        self.store.reconcile(holder)
+    }
+
+    fn mend<'a>(
+        &'a self,
+        holder: &'a Holder,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, StoreResult<Option<Reconciled>>> {
+        self.store.mend(holder, origin)
+    }
+
+    fn check_writable(&self) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(async {
+            self.spy.pass(|faults| faults.of(&[])).await?;
+            self.store.check_writable().await
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
