@@ -469,6 +469,7 @@ mod tests {
                 caller: None,
                 children: 0,
                 descendants: 0,
+                in_grace: 0,
                 time: at,
             };
             let rules = Rules { caller, origin: Origin::by(named), ..Rules::default() };

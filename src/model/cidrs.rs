@@ -86,9 +86,13 @@ impl Cidrs {
         self.0.iter().all(|range| others.iter().any(|other| other.contains(range)))
     }
 
+    pub(crate) fn ranges(&self) -> &[IpNet] {
+        &self.0
+    }
+
     /// Returns the ranges as texts, each with its prefix.
     pub fn iter(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(ToString::to_string)
+        self.ranges().iter().map(ToString::to_string)
     }
 }
 

@@ -59,11 +59,12 @@ async fn rows_that_make_no_sense_cannot_be_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
-async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
+async fn a_key_keeps_its_account_parent_and_subject_and_is_not_deleted_with_its_entries() {
     let Some((_database, world, pool)) = site().await else { return };
     let key = key(&world, "acme", 100).await;
     assert!(world.post(&pay(&key, 2)).await.is_ok());
-    for set in ["account_id = 'beta'", "parent_id = 7", "id = 9"] {
+    let another_subject = "issuer = 'https://issuer.example', sub = 'm7'";
+    for set in ["account_id = 'beta'", "parent_id = 7", "id = 9", another_subject] {
         let error = refused(&pool, &format!("UPDATE agent_keys SET {set}")).await;
         assert!(error.contains("never change: revoke it and make another"), "{set}: {error}");
     }

@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use jiff::Timestamp;
 
 use super::pending::CacheDelta;
+use super::size::{OVERHEAD, size_of_hold, texts_of_key};
 use super::validator::{Validated, Validator};
 use crate::ledger::{BalanceRow, HoldRow, HoldState, MAX_DEPTH};
 use crate::model::{AccountId, Key, KeyId, Lineage, PostingId, TokenHash};
@@ -14,9 +15,6 @@ use crate::store::account_row::AccountRow;
 
 /// The maximum of cached bytes, by an estimate.
 const MAX_SIZE: usize = if cfg!(test) { 256 * 1024 } else { 64 * 1024 * 1024 };
-
-/// The estimated overhead of a text or a table entry, in bytes.
-const OVERHEAD: usize = 128;
 
 pub(super) struct Entries<V: Validator> {
     accounts: HashMap<AccountId, CachedAccount<V>>,
@@ -330,27 +328,8 @@ impl<V: Validator> CachedAccount<V> {
 
 impl<V: Validator> CachedKey<V> {
     fn size(&self) -> usize {
-        let Key { name, prefix, start, scopes, subject, .. } = &self.key;
-        let subject = subject.as_ref().map_or(0, |it| it.issuer().len() + it.id().len());
-        let scopes: usize = scopes
-            .iter()
-            .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD / 4)
-            .sum();
-        OVERHEAD
-            + size_of::<(KeyId, Self)>()
-            + name.len()
-            + prefix.len()
-            + start.len()
-            + scopes
-            + subject
+        OVERHEAD + size_of::<(KeyId, Self)>() + texts_of_key(&self.key)
     }
-}
-
-fn size_of_hold(hold: &HoldRow) -> usize {
-    let labels: usize =
-        hold.note.labels.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD / 2).sum();
-    let reference = hold.note.reference.as_ref().map_or(0, |reference| reference.len());
-    OVERHEAD + size_of::<(PostingId, HoldRow)>() + size_of_val(&*hold.path) + labels + reference
 }
 
 impl<V: Validator> Default for Entries<V> {

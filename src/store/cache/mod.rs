@@ -18,6 +18,7 @@
 mod account_cache;
 mod entries;
 mod pending;
+mod size;
 #[cfg(test)]
 mod tests;
 mod validator;

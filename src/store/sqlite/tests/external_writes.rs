@@ -155,7 +155,7 @@ async fn scopes_and_accounts_that_are_refused_as_new_ones_are_read_as_they_are()
 }
 
 #[tokio::test]
-async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries() {
+async fn a_key_keeps_its_account_parent_and_subject_and_is_not_deleted_with_its_entries() {
     let directory = directory();
     let path = directory.path().join("keys.db");
     let store = family(&path).await;
@@ -164,6 +164,7 @@ async fn a_key_keeps_its_account_and_parent_and_is_not_deleted_with_its_entries(
         "UPDATE agent_keys SET parent_id = NULL WHERE id = 2",
         "UPDATE agent_keys SET parent_id = 2 WHERE id = 1",
         "UPDATE agent_keys SET id = 9 WHERE id = 2",
+        "UPDATE agent_keys SET issuer = 'https://issuer.example', sub = 'm7' WHERE id = 2",
     ] {
         let error = refused(&path, sql);
         assert!(
