@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, adjust, adopt, completions, doctor, entries, events, export, key, migrate, refund,
-    usage,
+    account, adjust, adopt, completions, doctor, entries, events, export, key, migrate, prune,
+    reconcile, refund, usage,
 };
 use crate::database::DatabaseArgs;
 use crate::error::Error;
@@ -40,7 +40,7 @@ Example:
 
 Exit codes:
   0  done
-  1  refused or failed; a check of `doctor` failed
+  1  refused or failed; a check of `doctor` failed; `reconcile` found a difference
   2  the arguments make no sense
   3  there is no such key, account or entry
   4  the database is missing, out of reach, not up to date, or the role lacks rights";
@@ -67,6 +67,10 @@ enum Command {
     Migrate(migrate::Args),
     /// Keep keys in a table of your own (PostgreSQL)
     Adopt(adopt::Args),
+    /// Sum up old entries, and delete old events and ended holds
+    Prune(prune::Args),
+    /// Compare balances with the ledger, and mend them where you say so
+    Reconcile(reconcile::Args),
     /// Check the database, and say what to do
     Doctor(doctor::Args),
     /// Write keys, accounts or entries as JSON lines or CSV
@@ -92,6 +96,8 @@ impl Cli {
             Command::Refund(args) => args.run(database, ui).await,
             Command::Migrate(args) => args.run(database, ui).await,
             Command::Adopt(args) => args.run(database, ui).await,
+            Command::Prune(args) => args.run(database, ui).await,
+            Command::Reconcile(args) => args.run(database, ui).await,
             Command::Doctor(args) => args.run(database, ui).await,
             Command::Export(args) => args.run(database, ui).await,
             Command::Completions(args) => args.run(ui),

@@ -73,7 +73,9 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
 
 /// Writes the log lines of the library to standard error: warnings, or what `RUST_LOG` asks for.
 fn start_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // What is mended is the output of `reconcile` itself.
+    let default = || EnvFilter::new("warn,agentkey::engine::reconcile=error");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // A host that took the commands in may have a log of its own.
     drop(log.with_ansi(stderr().is_terminal() && ui::wants_colors()).try_init());

@@ -11,6 +11,8 @@ pub(crate) mod export;
 pub(crate) mod key;
 pub(crate) mod migrate;
 mod owner;
+pub(crate) mod prune;
+pub(crate) mod reconcile;
 pub(crate) mod refund;
 pub(crate) mod usage;
 

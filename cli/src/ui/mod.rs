@@ -1,6 +1,7 @@
 //! What the program prints: tables for people, one JSON document for programs.
 
 mod format;
+pub(crate) mod progress;
 mod table;
 
 use std::cell::Cell;

@@ -1,8 +1,10 @@
 //! `doctor`: what it finds, and what it says to do.
 
+use std::time::Duration;
+
 use agentkey::jiff::{SignedDuration, Timestamp};
 use agentkey::model::ManualClock;
-use agentkey::{Amount, NewKey};
+use agentkey::{AgentKeys, Amount, Hold, NewKey};
 use serde_json::Value;
 
 use crate::postgres;
@@ -24,7 +26,7 @@ fn check<'d>(document: &'d Value, name: &str) -> &'d Value {
 async fn a_healthy_database_passes(world: &World) {
     let document = world.json(&["doctor"]);
     assert_eq!(document["is_healthy"], true, "{document}");
-    for name in ["tables", "holds", "rights", "clock", "WAL"] {
+    for name in ["tables", "service", "holds", "rights", "clock", "WAL"] {
         let status = check(&document, name)["status"].as_str().unwrap();
         assert!(["ok", "info"].contains(&status), "{name}: {document}");
     }
@@ -36,7 +38,9 @@ async fn a_healthy_database_passes(world: &World) {
 async fn holds_that_no_process_looks_after_are_found(world: &World) {
     // The clock of the process that dies is an hour behind, so its hold is over long since.
     let then = Timestamp::now() - SignedDuration::from_hours(1);
-    let keys = world.service_with_clock(&ManualClock::at(then)).await;
+    let day = Duration::from_secs(86_400);
+    let options = AgentKeys::builder().max_hold_age(day);
+    let keys = world.build(options, &ManualClock::at(then)).await;
     let key = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap().key;
     let key = keys.authorize_by_id(key.id).await.unwrap();
     let charge = keys.charge(&key).await.unwrap();
@@ -45,10 +49,39 @@ async fn holds_that_no_process_looks_after_are_found(world: &World) {
     let found = check(&document, "expired holds");
     assert_eq!(found["status"], "warning", "{document}");
     assert!(found["mend"].as_str().unwrap().contains("sweep"), "{document}");
+    assert!(found["found"].as_str().unwrap().starts_with("1 of 0.05"), "{document}");
     assert_eq!(document["is_healthy"], true, "a warning is no failure");
+    // Another one was made at the same time, and may last for a day.
+    let long = Hold::new(Amount::cents(7)).ttl(day);
+    charge.hold(long).await.unwrap();
+    let document = world.json(&["doctor"]);
+    assert!(check(&document, "expired holds")["found"].as_str().unwrap().starts_with("1 of 0.05"));
+    let old = check(&document, "old holds");
+    let found = old["found"].as_str().unwrap();
+    assert!(found.starts_with("1 of 0.07 in all for more than 15 minutes"), "{document}");
+    assert!(old["mend"].as_str().unwrap().contains("keeps its charge"), "{document}");
+    let shown = world.ok(&["key", "show", &key.id().to_string()]);
+    assert!(shown.contains("0.07 held"), "the other keeps no money from being spent: {shown}");
     charge.settle().await.unwrap();
     keys.shutdown().await;
     assert_eq!(check(&world.json(&["doctor"]), "holds")["status"], "ok");
+}
+
+/// As a program that left a transaction open.
+#[test]
+fn a_file_that_takes_no_postings_fails() {
+    let world = World::sqlite();
+    let other = rusqlite::Connection::open(world.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let run = world.run(&["doctor", "--json"]);
+    let found = run.document();
+    let service = check(&found, "service");
+    assert_eq!((run.code, &service["status"]), (1, &"failed".into()), "{run:?}");
+    assert!(service["found"].as_str().unwrap().contains("takes no postings"), "{run:?}");
+    assert!(service["mend"].as_str().unwrap().contains("keeps the lock"), "{run:?}");
+    assert!(run.stderr.contains("agentkey is not ready"), "the log says why: {run:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    world.ok(&["doctor"]);
 }
 
 #[test]

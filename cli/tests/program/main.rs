@@ -14,6 +14,8 @@ mod exports;
 mod imports;
 mod keys;
 mod money;
+mod reconciliation;
+mod retention;
 mod secrets;
 mod service;
 mod terminal;

@@ -68,3 +68,19 @@ fn a_subtree_is_revoked_after_a_yes_only() {
     assert!(run.stdout.contains("Revoked key 1 (root), and with it the key"), "{run:?}");
     assert_eq!(world.json(&["key", "show", &root])["state"], "revoked");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_asks_and_shows_how_far_it_is() {
+    let world = World::sqlite();
+    crate::retention::with_old_charges(&world, 3).await;
+    let prune = "prune --older-than 90d";
+    let run = on_terminal(&world, 100, prune, "n\n", "1");
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stdout.contains("sums up 3 entries") && run.stdout.contains("[y/N]"), "{run:?}");
+    assert!(run.stdout.contains("nothing was changed"), "{run:?}");
+    let run = on_terminal(&world, 100, prune, "y\n", "1");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stdout.contains("/4 rows"), "three entries and an event: {run:?}");
+    let is_row = |line: &str| line.split_whitespace().eq(["entries", "3", "0"]);
+    assert!(run.stdout.lines().any(is_row), "{run:?}");
+}

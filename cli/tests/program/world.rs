@@ -8,10 +8,11 @@ use std::thread;
 use agentkey::model::ManualClock;
 use agentkey::store::{AccountQuery, PostgresOptions, SqliteOptions};
 use agentkey::{
-    AgentKeys, Amount, EntryId, EntryQuery, KeyId, KeyQuery, PostgresStore, SqliteStore,
+    AgentKeys, Amount, Builder, EntryId, EntryQuery, KeyId, KeyQuery, PostgresStore, SqliteStore,
 };
 use futures_util::TryStreamExt;
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection};
 use tempfile::TempDir;
 
 use crate::postgres;
@@ -216,17 +217,32 @@ impl World {
 
     /// The database as a service with another clock opens it.
     pub(crate) async fn service_with_clock(&self, clock: &ManualClock) -> AgentKeys {
+        self.build(AgentKeys::builder(), clock).await
+    }
+
+    /// The database as a service with another clock and options opens it.
+    pub(crate) async fn build(&self, options: Builder, clock: &ManualClock) -> AgentKeys {
         let keys = match &self.server {
             None => {
-                let options = SqliteOptions::new(&self.database).clock(clock);
-                AgentKeys::new(SqliteStore::open(options).await.unwrap())
+                let file = SqliteOptions::new(&self.database).clock(clock);
+                options.build(SqliteStore::open(file).await.unwrap())
             }
             Some(_) => {
-                let options = PostgresOptions::new(&self.database).clock(clock);
-                AgentKeys::new(PostgresStore::open(options).await.unwrap())
+                let server = PostgresOptions::new(&self.database).clock(clock);
+                options.build(PostgresStore::open(server).await.unwrap())
             }
         };
         keys.unwrap()
+    }
+
+    /// Runs SQL in the database, as a person who does not know better does.
+    pub(crate) async fn execute(&self, sql: &str) {
+        if self.server.is_none() {
+            return rusqlite::Connection::open(&self.database).unwrap().execute_batch(sql).unwrap();
+        }
+        let mut connection = sqlx::PgConnection::connect(&self.database).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
     }
 
     /// The database as a service opens it.

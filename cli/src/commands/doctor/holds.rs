@@ -1,8 +1,8 @@
 //! Holds that no process looks after.
 
-use agentkey::AgentKeys;
 use agentkey::jiff::{SignedDuration, Timestamp};
 use agentkey::model::OpenHold;
+use agentkey::{AgentKeys, Amount};
 
 use super::check::Check;
 use crate::error::Error;
@@ -22,30 +22,40 @@ pub(super) async fn check(
     checks: &mut Vec<Check>,
 ) -> Result<(), Error> {
     let holds = keys.open_holds(OLDEST).await?;
-    let is_overdue = |hold: &&OpenHold| now.duration_since(hold.expires_at) > MAX_OVERDUE;
-    let is_old =
-        |hold: &&OpenHold| !is_overdue(hold) && now.duration_since(hold.created_at) > MAX_AGE;
-    let overdue = holds.iter().filter(is_overdue).count();
-    let old: Vec<_> = holds.iter().filter(is_old).collect();
-    checks.push(if overdue > 0 {
-        Check::warning(
+    // There may be more than were looked at.
+    let more = if holds.len() >= OLDEST as usize { " or more" } else { "" };
+    let counted = |holds: &[&OpenHold]| format!("{}{more} of {} in all", holds.len(), sum(holds));
+    let is_overdue = |hold: &OpenHold| now.duration_since(hold.expires_at) > MAX_OVERDUE;
+    let is_old = |hold: &OpenHold| now.duration_since(hold.created_at) > MAX_AGE;
+    let (overdue, open): (Vec<_>, Vec<_>) = holds.iter().partition(|hold| is_overdue(hold));
+    let old: Vec<_> = open.iter().copied().filter(|hold| is_old(hold)).collect();
+    if !overdue.is_empty() {
+        checks.push(Check::warning(
             "expired holds",
-            format!("{overdue} holds are over and were not ended"),
-            "no process sweeps: start the service, which ends them within its `sweep_interval`",
-        )
-    } else if let Some(oldest) = old.first() {
-        let age = now.duration_since(oldest.created_at).as_mins();
-        Check::warning(
+            format!("{} were not ended; they keep no money from being spent", counted(&overdue)),
+            "no process sweeps: start the service, which ends them within its `sweep_interval`, and \
+             charges those that are to be charged at their end",
+        ));
+    }
+    checks.push(match old.first() {
+        Some(oldest) => Check::warning(
             "old holds",
-            format!("{} holds are old; key {} has one for {age} minutes", old.len(), oldest.key),
-            "look for a handler that keeps its charge, or a `max_hold_age` above 15 minutes",
-        )
-    } else {
-        let count = match u32::try_from(holds.len()) {
-            Ok(OLDEST) => format!("{OLDEST} or more"),
-            _ => holds.len().to_string(),
-        };
-        Check::ok("holds", format!("{count} open, none of them old"))
+            format!(
+                "{} for more than {} minutes; key {} for {}",
+                counted(&old),
+                MAX_AGE.as_mins(),
+                oldest.key,
+                now.duration_since(oldest.created_at).as_mins()
+            ),
+            "well where work takes that long; else look for a response that nobody reads, or a \
+             handler that keeps its charge",
+        ),
+        None if open.is_empty() => Check::ok("holds", "none is open".to_owned()),
+        None => Check::ok("holds", format!("{} open, none of them for long", counted(&open))),
     });
     Ok(())
+}
+
+fn sum(holds: &[&OpenHold]) -> Amount {
+    holds.iter().fold(Amount::ZERO, |sum, hold| sum.saturating_add(hold.amount))
 }

@@ -3,18 +3,18 @@
 mod record;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 
 use agentkey::{AccountId, AgentKeys, Imported, KeyId, KeyImport};
 use clap::{Args as ClapArgs, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use self::record::Record;
 use crate::database::DatabaseArgs;
 use crate::error::Error;
-use crate::ui::Ui;
+use crate::ui::{Ui, progress};
 
 const EXAMPLES: &str = "\
 Example:
@@ -90,7 +90,7 @@ impl Args {
             let length = file.metadata().map_err(open)?.len();
             (Box::new(file), Some(length))
         };
-        let progress = progress(length);
+        let progress = progress::bytes(length);
         let input = BufReader::new(progress.wrap_read(input));
         let records = match format {
             Format::Csv => record::csv(input)?,
@@ -128,22 +128,6 @@ impl Args {
         }
         Ok(record)
     }
-}
-
-/// A bar on standard error, where that is a terminal.
-fn progress(length: Option<u64>) -> ProgressBar {
-    let (bar, template) = match length {
-        Some(length) => {
-            (ProgressBar::new(length), "{bar:30} {binary_bytes}/{binary_total_bytes}  {msg}")
-        }
-        None => (ProgressBar::no_length(), "{spinner} {binary_bytes}  {msg}"),
-    };
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    bar.with_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
 }
 
 fn check(records: impl Iterator<Item = Result<Record, Error>>) -> Result<Report, Error> {
