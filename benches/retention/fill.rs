@@ -161,7 +161,7 @@ impl Database {
 }
 
 /// Charges ?1, the first instant ?2, the time between two ?3, keys ?4, accounts ?5. Ids are in the order of time.
-const SQLITE: [&str; 6] = [
+const SQLITE: [&str; 7] = [
     "INSERT INTO agentkey_entries (number, id, seq, account_id, key_id, kind, amount, at, counts_at, labels, account_part) \
      WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
      SELECT n, unhex(printf('%016x', n) || hex(randomblob(8))), (?2 + n * ?3) * 256, 'acme-' || (n * 7919 % ?4 % ?5), \
@@ -177,6 +177,7 @@ const SQLITE: [&str; 6] = [
      SELECT key_id, 'request-' || number, randomblob(32), id, id FROM agentkey_entries WHERE kind = 'settle' AND number % 10 = 0",
     "INSERT INTO agentkey_entries_of_account SELECT account_id, seq, number FROM agentkey_entries ORDER BY 1, 2",
     "INSERT INTO agentkey_entries_of_key SELECT key_id, seq, number FROM agentkey_entries ORDER BY 1, 2",
+    "UPDATE agentkey_index_parts SET last = n, due = n FROM (SELECT max(number) AS n FROM agentkey_entries)",
 ];
 
 #[cfg(feature = "postgres")]
