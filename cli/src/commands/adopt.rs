@@ -54,9 +54,13 @@ impl Args {
                     .to_owned(),
             ));
         }
+        if database.postgres_url().is_none() {
+            database.name()?;
+            return Err(not_postgres());
+        }
         let target = match database.with_table(&self.adopted).target()? {
             Target::Postgres(options) => Target::Postgres(Box::new(options.adopt(adoption))),
-            Target::Sqlite(_) => return Err(not_postgres()),
+            file => file,
         };
         let sql = target.migration_sql().await?;
         if !self.print {

@@ -42,7 +42,11 @@ impl OwnerArgs {
         }
         match keys.account(&self.account).await? {
             Some(account) => Ok((account.id, None)),
-            None => Err(ChangeError::UnknownAccount(self.account.clone()).into()),
+            None => Err(Error::NotFound(format!(
+                "there is no account {}: name another with `--account`; `agentkey account list` \
+                 shows those that there are",
+                self.account
+            ))),
         }
     }
 }

@@ -24,7 +24,10 @@ fn bad_flags_name_the_good_ones_and_change_nothing() {
         (&["key", "show", "seven"], &["whole number"]),
         (&["key", "rotate", "1", "--grace", "1mo"], &["such as 30m"]),
         (&["completions", "tcsh"], &["bash"]),
-        (&["adopt", "keys", "--null-scopes", "*", "--null-limit", "none"], &["PostgreSQL"]),
+        (
+            &["adopt", "keys", "--null-scopes", "*", "--null-limit", "none"],
+            &["`agentkey key import`"],
+        ),
         (&["key", "list", "--table", "keys"], &["PostgreSQL"]),
     ] {
         world.fails(arguments, 2, words);

@@ -144,6 +144,10 @@ async fn a_revoked_subtree_is_counted_and_confirmed(world: &World) {
     let revoked = world.json(&revoke);
     assert_eq!(revoked["revoked_with"], 2);
     assert_eq!(revoked["key"]["revoked_reason"], "leaked");
+    let again = ["key", "revoke", &root, "--reason", "once more"];
+    assert_eq!(world.ok(&again), format!("Key {root} (root) was revoked before.\n"));
+    let again = world.json(&again);
+    assert_eq!((&again["revoked_with"], &again["key"]), (&0.into(), &revoked["key"]));
     assert_eq!(world.json(&["key", "show", &child])["state"], "revoked");
     let service = world.service().await;
     assert!(service.authorize(&Token::parse(&token).unwrap()).await.is_err());

@@ -39,9 +39,12 @@ impl Args {
     pub(crate) async fn run(self, database: &DatabaseArgs, ui: &Ui) -> Result<(), Error> {
         let work = async |keys: &AgentKeys| {
             let found = find(keys, self.key).await?;
+            let key = found.key();
+            if key.revoked_at.is_some() {
+                return Ok((key.clone(), None));
+            }
             let with = descendants(keys, self.key).await?;
             if with > 0 && !self.yes {
-                let key = found.key();
                 ui.confirm(&format!(
                     "Revoking key {}{} also revokes the {} minted from it, for good.",
                     key.id,
@@ -49,17 +52,20 @@ impl Args {
                     count(with)
                 ))?;
             }
-            Ok((keys.revoke(self.key, self.reason.as_deref()).await?, with))
+            Ok((keys.revoke(self.key, self.reason.as_deref()).await?, Some(with)))
         };
         let (key, revoked_with) = database.with_keys(work).await?;
         if ui.is_json() {
-            return ui.document(&Revoked { key: &key, revoked_with });
+            return ui.document(&Revoked { key: &key, revoked_with: revoked_with.unwrap_or(0) });
         }
-        let with = match revoked_with {
-            0 => String::new(),
-            with => format!(", and with it the {} minted from it", count(with)),
-        };
-        ui.line(&format!("Revoked key {}{}{with}.", key.id, super::show::named(&key)))
+        let name = format!("{}{}", key.id, super::show::named(&key));
+        ui.line(&match revoked_with {
+            None => format!("Key {name} was revoked before."),
+            Some(0) => format!("Revoked key {name}."),
+            Some(with) => {
+                format!("Revoked key {name}, and with it the {} minted from it.", count(with))
+            }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ Limits replace all that there were, and a rate replaces the one before. What was
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = EXAMPLES,
+    override_usage = "agentkey key update [OPTIONS] <ID>",
     group = ArgGroup::new("change").args(["spend_limit", "limit_cents", "rate", "in_flight", "allow_cidr"]).required(true).multiple(true)
 )]
 pub(crate) struct Args {
