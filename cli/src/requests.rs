@@ -103,6 +103,18 @@ pub(crate) fn shown(limit: &RateLimit) -> String {
     parts.join(", ")
 }
 
+/// Returns a limit as one word.
+pub(crate) fn word(limit: &RateLimit) -> String {
+    let mut parts = Vec::new();
+    if let (Some(requests), Some(window)) = (limit.requests(), limit.window()) {
+        parts.push(format!("{requests}/{}s", window.as_secs()));
+        let burst = limit.burst_size().filter(|burst| *burst != requests);
+        parts.extend(burst.map(|burst| format!("burst:{burst}")));
+    }
+    parts.extend(limit.max_in_flight().map(|requests| format!("in_flight:{requests}")));
+    parts.join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

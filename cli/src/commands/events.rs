@@ -1,12 +1,13 @@
 //! `events`: the audit trail.
 
+mod detail;
+
 use std::time::Duration;
 
 use agentkey::model::{Actor, Event, EventKind};
 use agentkey::{AgentKeys, EventQuery};
 use clap::Args as ClapArgs;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use serde_json::{Map, Value};
 
 use crate::commands::OwnerArgs;
 use crate::database::DatabaseArgs;
@@ -122,7 +123,7 @@ async fn print(events: impl Stream<Item = Result<Event, Error>>, ui: &Ui) -> Res
             actor(&event.origin.actor),
             event.origin.route.clone().unwrap_or_default(),
             event.count.to_string(),
-            detail(&event.detail),
+            detail::words(&event.detail),
         ]);
         is_empty = false;
     }
@@ -146,41 +147,8 @@ fn sentence(event: &Event) -> String {
     words.push(format!("by {}", actor(&event.origin.actor).escape_debug()));
     words.extend(event.origin.route.as_ref().map(|route| format!("at {}", route.escape_debug())));
     words.extend((event.count > 1).then(|| format!("{} times", event.count)));
-    words.extend(Some(detail(&event.detail)).filter(|detail| !detail.is_empty()));
+    words.extend(Some(detail::words(&event.detail)).filter(|detail| !detail.is_empty()));
     words.join(" ")
-}
-
-/// Returns what an event adds: `name=value` of what is there, and of changes `name: before → after`.
-fn detail(detail: &Value) -> String {
-    let members = detail.as_object().into_iter().flatten();
-    let words = members.filter_map(|(name, value)| match (name.as_str(), value) {
-        ("changed", Value::Object(fields)) => Some(changes(fields)),
-        (_, Value::Null) => None,
-        (_, Value::Object(members)) if members.is_empty() => None,
-        (name, value) => Some(format!("{name}={}", word(value))),
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
-fn changes(fields: &Map<String, Value>) -> String {
-    let changes = fields.iter().map(|(name, change)| {
-        format!("{name}: {} → {}", word(&change["from"]), word(&change["to"]))
-    });
-    changes.collect::<Vec<_>>().join(", ")
-}
-
-/// Returns a text as it is, if it is one word, and everything else as JSON.
-fn word(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text)
-            if !text.is_empty() && text.chars().all(|char| char.is_ascii_graphic()) =>
-        {
-            text.clone()
-        }
-        Value::String(text) => format!("{text:?}"),
-        value => value.to_string(),
-    }
 }
 
 /// Returns who acted, in a word or two.
@@ -194,29 +162,5 @@ fn actor(actor: &Actor) -> String {
         Actor::Session { id } => format!("session {id}"),
         Actor::Subject { subject, .. } => subject.to_string(),
         _ => "another".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn details_are_words_and_forge_no_line() {
-        for (event, text) in [
-            (json!(null), ""),
-            (json!({ "reason": "rate_limited" }), "reason=rate_limited"),
-            (json!({ "reason": null, "descendants": 2 }), "descendants=2"),
-            (json!({ "reason": "a b\n\u{9b}2J" }), r#"reason="a b\n\u{9b}2J""#),
-            (json!({ "scopes": ["chat"], "metadata": {} }), r#"scopes=["chat"]"#),
-            (
-                json!({ "changed": { "name": { "from": "a", "to": "" }, "rate_limit": { "from": { "in_flight": 1 }, "to": null } } }),
-                r#"name: a → "", rate_limit: {"in_flight":1} → none"#,
-            ),
-        ] {
-            assert_eq!(detail(&event), text);
-        }
     }
 }
