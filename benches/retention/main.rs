@@ -131,11 +131,11 @@ async fn charge_for(keys: &AgentKeys, time: Duration) -> Result<f64> {
     Ok(charged.load(Ordering::Relaxed) as f64 / time.as_secs_f64())
 }
 
-/// What was charged up to two days ago, by hour and model.
+/// What was charged up to two days ago, by day and model.
 async fn usage(keys: &AgentKeys) -> Result<Vec<Vec<Usage>>> {
     let mut all = Vec::new();
     for account in 0..ACCOUNTS {
-        let query = UsageQuery::for_account(format!("acme-{account}").parse()?, UsageBy::Hour);
+        let query = UsageQuery::for_account(format!("acme-{account}").parse()?, UsageBy::Day);
         let query = query.then_by(UsageBy::Label("model".to_owned())).until(fill::two_days_ago());
         all.push(keys.usage(&query).await?);
     }

@@ -95,8 +95,8 @@ CREATE INDEX ON {entries} (key_id, seq);
 CREATE INDEX ON {entries} (account_id, counts_at) WHERE refunds IS NOT NULL;
 CREATE INDEX ON {entries} (refunds) WHERE refunds IS NOT NULL;
 
--- The sums of entries that are no longer kept, by account, key, hour and labels. `id` is a digest of these. The whole sum
--- counts at `counts_at`, the start of the hour. `amount` is the charges less the refunds. Both sums are in two parts, the
+-- The sums of entries that are no longer kept, by account, key, day and labels. `id` is a digest of these. The whole sum
+-- counts at `counts_at`, the start of the day. `amount` is the charges less the refunds. Both sums are in two parts, the
 -- multiples of 2^32 and the rest, so that none overflows.
 CREATE TABLE {rollups} (
     id            uuid PRIMARY KEY,

@@ -212,8 +212,8 @@ CREATE TABLE agentkey_index_parts (
 WITH RECURSIVE parts (part) AS (SELECT 0 UNION ALL SELECT part + 1 FROM parts WHERE part < 31)
 INSERT INTO agentkey_index_parts (part, last, due) SELECT part, 0, 0 FROM parts;
 
--- The sums of entries that are no longer kept, by account, key, hour and labels. `id` is a digest of these. The whole sum
--- counts at `counts_at`, the start of the hour. `amount` is the charges less the refunds. Both sums are in two parts, the
+-- The sums of entries that are no longer kept, by account, key, day and labels. `id` is a digest of these. The whole sum
+-- counts at `counts_at`, the start of the day. `amount` is the charges less the refunds. Both sums are in two parts, the
 -- multiples of 2^32 and the rest, so that none overflows.
 CREATE TABLE agentkey_rollups (
     id            BLOB    PRIMARY KEY NOT NULL CHECK (length(id) = 16),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::agent_keys::AgentKeys;
 use crate::engine::error::Error;
-use crate::ledger::hour_start;
+use crate::ledger::day_start;
 use crate::model::clock::earlier;
 use crate::model::{ChangeError, Note};
 use crate::store::{Prunable, PruneCutoffs, PruneStep, PruneTable};
@@ -22,11 +22,14 @@ const MIN_AGE: Duration = Duration::from_secs(32 * 24 * 3_600);
 const HOLDS_KEPT: Duration = DAY;
 
 /// The most rows of one transaction.
-const ROWS: u32 = 1_000;
+const ROWS: u32 = 500;
+
+/// How many times as long as a step a run rests after it, so that it takes a quarter of one writer.
+const REST: u32 = 3;
 
 /// What is pruned, and how long it may take.
 ///
-/// Entries older than the age become hourly sums by key and labels. Usage and budgets have the same figures as
+/// Entries older than the age become daily sums by key and labels. Usage and budgets have the same figures as
 /// before. What was summed up is no longer listed, and can no longer be refunded: use [`AgentKeys::adjust`].
 ///
 /// ```
@@ -93,8 +96,8 @@ impl Prune {
 
     fn cutoffs(&self, now: Timestamp) -> PruneCutoffs {
         PruneCutoffs {
-            // Whole hours, so that no hour has sums and entries.
-            entries: hour_start(earlier(now, self.older_than)),
+            // Whole days, so that no day has sums and entries.
+            entries: day_start(earlier(now, self.older_than)),
             holds: earlier(now, HOLDS_KEPT),
             events: earlier(now, self.events_older_than),
         }
@@ -124,12 +127,13 @@ pub struct Pruned {
 impl AgentKeys {
     /// Rolls up old entries, and deletes ended holds, old events and what else is no longer read.
     ///
-    /// Run it once a day, from one process or from several. It works in small transactions, and rests as long as it works,
-    /// so that it runs beside full load. If its process dies, the next run goes on where it stopped.
+    /// Run it once a day, from one process or from several. It works in small transactions, and rests three times as
+    /// long as it works, so that it runs beside full load. If its process dies, the next run goes on where it stopped.
     ///
-    /// An entry is rolled up into the sum of its hour (UTC), its key and its labels, so
-    /// [`usage`](Self::usage) over whole hours, by any group, has the same figures as before. In a part of an hour that
-    /// was rolled up, the hour counts at its start. Balances stay as they are. A limit that is added later is counted as
+    /// An entry is rolled up into the sum of its day (UTC), its key and its labels, so
+    /// [`usage`](Self::usage) over whole days, by any group but the hour, has the same figures as before.
+    /// In a part of a day that was rolled up, and by the hour, the day counts at its start. Balances
+    /// stay as they are. A limit that is added later is counted as
     /// before. A charge stays as long as a refund of it is younger than the age.
     ///
     /// # Errors
@@ -191,7 +195,7 @@ impl AgentKeys {
                 progress(&pruned);
                 let Some(next) = done.next else { break };
                 step.after = Some(next);
-                tokio::time::sleep(began.elapsed()).await;
+                tokio::time::sleep(REST * began.elapsed()).await;
             }
         }
         pruned.left = self.with_store(|store| store.prunable(cutoffs)).await?;

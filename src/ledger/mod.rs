@@ -43,6 +43,6 @@ pub use posting::{
 pub use rate::{Quota, RateId, Take, Taken};
 pub(crate) use rate::{decide_rate, rate_time};
 pub use reconcile::Recount;
-pub use rollup::{Rollup, hour_start, roll_up};
+pub use rollup::{Rollup, day_start, roll_up};
 pub use signing_keys::{NewSigningKey, SigningKeysWrite};
 pub use subjects::{ActClaim, FirstSeenClaim, NewSubject};

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::model::clock::from_micros;
 use crate::model::{AccountId, Entry, EntryId, EntryKind, KeyId, Labels};
 
-/// The sums of the entries of one key, one hour and one set of labels.
+/// The sums of the entries of one key, one day and one set of labels.
 ///
 /// Sums are in micro-units. They have room for any number of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Rollup {
     pub account: AccountId,
     /// `None` for adjustments of the account itself.
     pub key: Option<KeyId>,
-    /// The start of the hour in UTC. The whole sum counts at this instant.
+    /// The start of the day in UTC. The whole sum counts at this instant.
     pub counts_at: Timestamp,
     pub labels: Labels,
     /// What was charged, less what was refunded.
@@ -51,11 +51,11 @@ impl Rollup {
     }
 }
 
-/// Returns the start of the hour of an instant, in UTC.
-pub fn hour_start(at: Timestamp) -> Timestamp {
-    const HOUR: i64 = Duration::from_secs(3_600).as_micros() as i64;
+/// Returns the start of the day of an instant, in UTC.
+pub fn day_start(at: Timestamp) -> Timestamp {
+    const DAY: i64 = Duration::from_secs(24 * 3_600).as_micros() as i64;
     let micros = at.as_microsecond();
-    from_micros(micros - micros.rem_euclid(HOUR))
+    from_micros(micros - micros.rem_euclid(DAY))
 }
 
 /// Sums up entries, each charge together with all its refunds. Labels with these names are left out.
@@ -70,7 +70,7 @@ pub fn roll_up(entries: &[Entry], left_out: &[String]) -> Vec<Rollup> {
     for entry in entries {
         let mut labels = entry.note.labels.clone();
         left_out.iter().for_each(|name| labels.remove(name));
-        let counts_at = hour_start(entry.counts_at);
+        let counts_at = day_start(entry.counts_at);
         let group = (entry.account.clone(), entry.key, counts_at, labels);
         let sums: &mut (i128, i64, i128) = rollups.entry(group).or_default();
         let micros = i128::from(entry.amount.as_micros());
@@ -102,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_starts_at_or_before_its_instants() {
+    fn a_day_starts_at_or_before_its_instants() {
         for (at, start) in [
-            ("2026-01-31T12:59:59.999999Z", "2026-01-31T12:00:00Z"),
-            ("2026-01-31T13:00:00Z", "2026-01-31T13:00:00Z"),
-            ("1969-12-31T23:00:00.000001Z", "1969-12-31T23:00:00Z"),
+            ("2026-01-31T23:59:59.999999Z", "2026-01-31T00:00:00Z"),
+            ("2026-02-01T00:00:00Z", "2026-02-01T00:00:00Z"),
+            ("1969-12-31T00:00:00.000001Z", "1969-12-31T00:00:00Z"),
         ] {
             let instant = |text: &str| text.parse::<Timestamp>().unwrap();
-            assert_eq!(hour_start(instant(at)), instant(start));
+            assert_eq!(day_start(instant(at)), instant(start));
         }
     }
 

@@ -308,8 +308,10 @@ suite! { $
     }
     retention {
         usage_is_the_same_after_a_roll_up
+        a_rolled_up_day_counts_at_its_start
         a_label_may_be_left_out
         a_charge_goes_with_its_refunds
+        refunds_race_with_a_roll_up
         a_new_limit_counts_what_was_rolled_up
         roll_ups_do_not_overflow
         idempotency_keys_go_with_their_entries

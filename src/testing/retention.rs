@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use serde_json::json;
 
 use super::adjustments::adjust_by;
@@ -61,20 +63,20 @@ fn pay_with(key: &Key, cents: i32, note: Note) -> Posting {
 }
 
 /// Returns usage by every group, and by pairs of groups, of the account, of keys and of a subtree, over ranges of whole
-/// hours.
+/// days.
 async fn every_usage<S: Store>(w: &World<S>, root: &Key, child: &Key) -> Vec<Vec<Usage>> {
     let groups = || {
         let label = |name: &str| UsageBy::Label(name.to_owned());
-        [UsageBy::Key, UsageBy::Hour, UsageBy::Day, UsageBy::Month, label("model"), label("route")]
+        [UsageBy::Key, UsageBy::Day, UsageBy::Month, label("model"), label("route")]
     };
-    let start = at("2026-01-31T12:00:00Z");
-    let hour = |n: u64| start + secs(n * HOUR);
+    let start = at("2026-01-31T00:00:00Z");
+    let day = |n: u64| start + secs(n * DAY);
     let ranges = [
         (None, None),
-        (Some(hour(1)), None),
-        (None, Some(hour(25))),
-        (Some(hour(2)), Some(hour(3))),
-        (Some(hour(12)), Some(hour(60))),
+        (Some(day(1)), None),
+        (None, Some(day(2))),
+        (Some(day(1)), Some(day(2))),
+        (Some(day(2)), Some(day(40))),
     ];
     let mut all = Vec::new();
     for by in groups() {
@@ -132,7 +134,7 @@ async fn history<S: Store>(w: &World<S>) -> (Key, Key) {
     (root, child)
 }
 
-/// Usage over whole hours, by any group, is the same before and after entries are rolled up, part by part; and what was
+/// Usage over whole days, by any group, is the same before and after entries are rolled up, part by part; and what was
 /// rolled up is listed no more.
 pub async fn usage_is_the_same_after_a_roll_up<S: Store>(make: impl AsyncFn(Clock) -> S) {
     let w = World::new(make).await;
@@ -163,6 +165,22 @@ pub async fn usage_is_the_same_after_a_roll_up<S: Store>(make: impl AsyncFn(Cloc
     assert_eq!(after, spent, "balances stay");
     w.paid(&root, 5).await;
     assert_eq!(w.ledger(&account("acme")).await, [("pay", c(5))], "the ledger goes on");
+}
+
+/// By the hour, and in a range within a day, a day that was rolled up counts at its start.
+pub async fn a_rolled_up_day_counts_at_its_start<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    let w = World::new(make).await; // noon
+    let key = w.key(100).await;
+    w.paid(&key, 3).await;
+    w.clock.advance(secs(2 * HOUR));
+    w.paid(&key, 4).await;
+    w.clock.advance(secs(DAY));
+    assert_eq!(w.prune_entries(0).await, 2);
+    let query = UsageQuery::for_account(account("acme"), UsageBy::Hour);
+    let midnight = at("2026-01-31T00:00:00Z");
+    let day = [Usage::new(midnight.to_string(), c(7), 2, NOTHING)];
+    assert_eq!(w.usage_of(&query.clone().until(midnight + secs(HOUR))).await, day);
+    assert_eq!(w.usage_of(&query.since(midnight + secs(HOUR))).await, []);
 }
 
 /// A label that sums leave out is in the group without a value afterwards.
@@ -205,6 +223,44 @@ pub async fn a_charge_goes_with_its_refunds<S: Store>(make: impl AsyncFn(Clock) 
         [Usage::new(key.id.to_string(), c(10), 1, NOTHING)],
         "one was given back whole"
     );
+}
+
+/// A refund that comes while its charge is rolled up is accepted and counted, or refused: no charge is counted as kept that
+/// was given back.
+pub async fn refunds_race_with_a_roll_up<S: Store>(make: impl AsyncFn(Clock) -> S) {
+    const CHARGES: i32 = 120;
+    let w = World::new(make).await;
+    let key = w.key(100_000).await;
+    let mut charges = Vec::new();
+    for _ in 0..CHARGES {
+        charges.push(w.paid(&key, 10).await);
+    }
+    w.clock.advance(secs(40 * DAY));
+    let mut racing = JoinSet::new();
+    for part in charges.chunks(15) {
+        let (store, part, key) = (w.store.clone(), part.to_vec(), key.clone());
+        racing.spawn(async move {
+            let mut accepted = 0;
+            for entry in part {
+                match store.post(&[refund(&key, entry, c(10))]).await.unwrap().remove(0) {
+                    Ok(_) => accepted += 1,
+                    Err(refusal) => assert_eq!(refusal, Refusal::UnknownEntry),
+                }
+            }
+            accepted
+        });
+    }
+    w.prune_entries(32).await;
+    let accepted: i32 = racing.join_all().await.into_iter().sum();
+    let kept = u64::try_from(CHARGES - accepted).unwrap();
+    let query = UsageQuery::for_account(account("acme"), UsageBy::Key);
+    let usage = [Usage::new(key.id.to_string(), c(10 * (CHARGES - accepted)), kept, NOTHING)];
+    assert_eq!(w.usage_of(&query).await, usage);
+    assert_eq!(w.balance(&key).await.0, c(10 * (CHARGES - accepted)));
+    w.clock.advance(secs(40 * DAY));
+    w.prune_entries(32).await;
+    assert_eq!(w.usage_of(&query).await, usage);
+    assert!(w.ledger(&account("acme")).await.is_empty());
 }
 
 /// A limit that is added, and another period, count what was rolled up, of the key, its descendants and the account.

@@ -97,10 +97,10 @@ pub async fn a_prune_goes_on_beside_load_where_kill_9_stopped_it(
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(cents), Amount::ZERO));
 }
 
-/// What was charged before what is kept, by day, by hour and key, and by label.
+/// What was charged before what is kept, by day, month and label, each with the key.
 async fn old_usage(keys: &AgentKeys) -> Vec<Vec<Usage>> {
     let mut all = Vec::new();
-    for by in [UsageBy::Day, UsageBy::Hour, UsageBy::Label("model".to_owned())] {
+    for by in [UsageBy::Day, UsageBy::Month, UsageBy::Label("model".to_owned())] {
         let query = UsageQuery::for_account(ACCOUNT.parse().unwrap(), by).then_by(UsageBy::Key);
         let until = jiff::Timestamp::now() - DAY;
         all.push(keys.usage(&query.until(until)).await.unwrap());

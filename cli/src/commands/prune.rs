@@ -19,7 +19,7 @@ Example:
   agentkey prune --older-than 90d --events-older-than 400d --time-bound 10m --yes
   agentkey prune --older-than 90d --dry-run
 
-Entries become hourly sums: usage and budgets have the same figures as before. Run it once a day,
+Entries become daily sums: usage and budgets have the same figures as before. Run it once a day,
 beside the service. If it is stopped or killed, the next run goes on. See docs/operations.md.";
 
 /// The arguments of `prune`.

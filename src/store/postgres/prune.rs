@@ -1,10 +1,11 @@
 //! Pruning: entries are rolled up, and other rows that retention no longer keeps are deleted.
 
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
-use super::error::{Result, invalid_row, is_contention, is_locked, is_row_error};
+use super::error::{Result, Retry, invalid_row, is_contention, is_locked, is_row_error};
 use super::inner::Inner;
 use super::step::first;
 use super::types::Instant;
@@ -15,7 +16,7 @@ use crate::store::fast_path::seq_after;
 use crate::store::prune::halves;
 use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
 
-/// How often an account is tried that another transaction has locked.
+/// How often a step is tried that another transaction is in the way of.
 const ATTEMPTS: u32 = 50;
 
 impl Inner {
@@ -105,27 +106,26 @@ impl Inner {
         let Some(row) = rows.first() else { return Ok(PrunedStep::default()) };
         let id = Cells::new(row).account_id()?;
         let after = if id.as_str() == account { seq } else { i64::MIN };
-        let mut attempts = 0;
-        loop {
+        for _ in 0..ATTEMPTS {
             let work = async |statements: &mut Statements<'_>| {
                 self.roll_up_account(statements, &id, after, step).await
             };
-            attempts += 1;
             match self.connections.short_lock_timeout(work).await {
-                Err(error)
-                    if (is_locked(&error) || is_contention(&error)) && attempts < ATTEMPTS => {}
-                // The other accounts do not wait for this one. The next run tries it again.
+                Err(error) if is_locked(&error) || is_contention(&error) => {}
+                // The other accounts do not wait for this one.
                 Err(error) if is_row_error(&error) => {
                     tracing::warn!(%error, account = %id, "agentkey could not roll up the entries of an account");
-                    let next = Some(PrunePosition::Seq(id, i64::MAX));
-                    return Ok(PrunedStep { next, ..PrunedStep::default() });
+                    break;
                 }
                 pruned => return pruned,
             }
         }
+        // The next run tries it again.
+        let next = Some(PrunePosition::Seq(id, i64::MAX));
+        Ok(PrunedStep { next, ..PrunedStep::default() })
     }
 
-    /// Rolls up the next entries of an account, under its lock: no refund of one of them begins in the meantime.
+    /// Rolls up the next entries of an account.
     async fn roll_up_account(
         &self,
         statements: &mut Statements<'_>,
@@ -133,9 +133,7 @@ impl Inner {
         after: i64,
         step: &PruneStep,
     ) -> Result<PrunedStep> {
-        let id = || account.as_str().to_owned();
-        statements.run(self.sql.lock_account.query().bind(id())).await?;
-        let query = self.sql.prunable_entries.query().bind(id()).bind(after);
+        let query = self.sql.prunable_entries.query().bind(account.as_str().to_owned()).bind(after);
         let query = query.bind(seq_after(step.before)).bind(Instant(step.before));
         let rows = statements.fetch(query.bind(i64::from(step.limit))).await?;
         let mut last = after;
@@ -145,21 +143,29 @@ impl Inner {
             last = cells.number()?;
             entries.push(cells.entry()?);
         }
-        let refunds = self.sql.refunds.query().bind(ids(&entries));
-        for row in &statements.fetch(refunds).await? {
+        let charged = ids(&entries);
+        for row in &self.refunds(statements, charged.clone()).await? {
             entries.push(Cells::new(row).entry()?);
+        }
+        let delete = self.sql.delete_entries.query().bind(ids(&entries));
+        let deleted = statements.fetch(delete).await?;
+        let row = deleted.first().ok_or_else(|| invalid_row("nothing was deleted"))?;
+        let mut cells = Cells::new(row);
+        let (gone, claims) = (cells.number()?, cells.number()?.unsigned_abs());
+        // Another run took some of them, or one of the charges was refunded before it was locked.
+        let is_whole = usize::try_from(gone) == Ok(entries.len());
+        if !is_whole || !self.refunds(statements, charged).await?.is_empty() {
+            return Err(Retry::Conflict.into());
         }
         let rollups = roll_up(&entries, &step.left_out);
         statements.run(self.upsert_rollups(&rollups)).await?;
-        let delete = self.sql.delete_entries.query().bind(ids(&entries));
-        let claims: i64 = first(&statements.fetch(delete).await?, 0)?;
         let is_last = rows.len() < step.limit as usize;
         let next = PrunePosition::Seq(account.clone(), if is_last { i64::MAX } else { last });
-        Ok(PrunedStep {
-            rows: entries.len() as u64,
-            idempotency_keys: claims.unsigned_abs(),
-            next: Some(next),
-        })
+        Ok(PrunedStep { rows: entries.len() as u64, idempotency_keys: claims, next: Some(next) })
+    }
+
+    async fn refunds(&self, statements: &mut Statements<'_>, of: Vec<Uuid>) -> Result<Vec<PgRow>> {
+        statements.fetch(self.sql.refunds.query().bind(of)).await
     }
 
     fn upsert_rollups(&self, rollups: &[Rollup]) -> Query<'static> {
