@@ -51,7 +51,7 @@ const fn case(on: On, path: &'static str, keys: Keys, bar: Option<f64>) -> Case 
     Case { on, path, keys, bar }
 }
 
-pub const CASES: [Case; 33] = {
+pub const CASES: [Case; 34] = {
     use Keys::*;
     use On::*;
     [
@@ -65,6 +65,7 @@ pub const CASES: [Case; 33] = {
         case(Sqlite, "/hold", InAccountsOfTheirOwn, None),
         case(Postgres, "/read", InOneAccount, Some(0.40)),
         case(Postgres, "/read", Hot, None),
+        case(Postgres, "/refused", InOneAccount, None),
         case(Postgres, "/add", InOneAccount, Some(0.20)),
         case(Postgres, "/add", InAccountsOfTheirOwn, Some(0.20)),
         case(Postgres, "/add", Hot, Some(0.20)),

@@ -5,6 +5,8 @@
 //! directly before or after a run of the bare route with the same requests, and its share is of that run. Odd rounds go
 //! backwards. The table shows medians over the rounds. Commits wait for the disk, on SQLite and on PostgreSQL.
 //!
+//! With the feature `metrics`, all metrics are recorded, as an application that serves them to Prometheus does it.
+//!
 //! `ROUNDS`, `SECONDS` and `CONNECTIONS` override the defaults. `-- hold` runs the cases with that in their name, in
 //! whatever case. `-- instances` measures several handles on one database instead; see [`instances`].
 
@@ -50,10 +52,25 @@ async fn measure(argument: Option<&str>) -> Result<()> {
         time: Duration::from_secs(setting("SECONDS", 3).max(1) as u64),
         connections: setting("CONNECTIONS", 64).max(1),
     };
+    #[cfg(feature = "metrics")]
+    record_metrics()?;
     match argument {
         Some("instances") => instances::run(&plan).await,
         filter => shares(&plan, &filter.unwrap_or_default().to_lowercase()).await,
     }
+}
+
+/// Installs a recorder, for the handles that are built from now on.
+#[cfg(feature = "metrics")]
+fn record_metrics() -> Result<()> {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            recorder.run_upkeep();
+        }
+    });
+    Ok(())
 }
 
 async fn shares(plan: &Plan, filter: &str) -> Result<()> {
@@ -139,7 +156,8 @@ impl Plan {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let (connections, rounds, seconds) = (self.connections, self.rounds, self.time.as_secs());
         println!(
-            "\n{connections} connections, {rounds} rounds of {seconds} s, medians; {cores} cores for everything"
+            "\n{connections} connections, {rounds} rounds of {seconds} s, medians; {cores} cores for everything; {} metrics",
+            if cfg!(feature = "metrics") { "with" } else { "without" }
         );
     }
 }

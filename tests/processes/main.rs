@@ -3,6 +3,7 @@
 //! The worker processes are this test binary again; their environment says to serve instead of test.
 #![cfg(all(feature = "axum", any(feature = "postgres", feature = "sqlite")))]
 
+mod first_seen;
 mod fixture;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
@@ -14,10 +15,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use agentkey::model::{EventKind, ManualClock, RateLimit};
-use agentkey::{Amount, Budget, EntryQuery, EventQuery, KeyQuery, NewKey};
+use agentkey::{Amount, Budget, EntryQuery, EventQuery, NewKey};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
+use first_seen::{
+    another_process_takes_over_from_one_that_was_killed_in_the_hook,
+    two_hundred_first_requests_of_a_subject_ask_the_hook_once,
+};
 use fixture::{ACCOUNT, Fixture};
 use retention::a_prune_goes_on_beside_load_where_kill_9_stopped_it;
 use worker::Worker;
@@ -67,6 +72,7 @@ checks! {
     work_in_flight_in_one_process_is_taken_over_by_no_other
     clients_that_hang_up_pay_for_the_work_and_free_the_rest
     two_hundred_first_requests_of_a_subject_ask_the_hook_once
+    another_process_takes_over_from_one_that_was_killed_in_the_hook
     kill_9_loses_no_acknowledged_charge_and_doubles_none
     refusals_of_all_processes_are_counted_in_a_handful_of_events
     a_prune_goes_on_beside_load_where_kill_9_stopped_it
@@ -115,26 +121,6 @@ async fn a_thousand_requests_against_a_hundred_cents_are_a_hundred(
     }
     assert_eq!(worked, 100, "only the requests that could hold did the work");
     assert_eq!(fixture.spent_and_held(key).await, (Amount::cents(100), Amount::ZERO));
-}
-
-async fn two_hundred_first_requests_of_a_subject_ask_the_hook_once(
-    fixture: &Fixture,
-    processes: usize,
-) {
-    let workers = fixture.workers(processes);
-    let answers = storm(&workers, &["ext.m7".to_owned()], "/hold", 200).await;
-
-    assert_eq!(answers.get(&StatusCode::OK), Some(&100), "{answers:?}");
-    let (mut asked, mut worked) = (0, 0);
-    for worker in &workers {
-        asked += worker.hooks_that_were_asked().await;
-        worked += worker.handlers_that_worked().await;
-    }
-    assert_eq!((asked, worked), (1, 100));
-    let subjects = KeyQuery::for_account(ACCOUNT.parse().unwrap()).subjects();
-    let subjects = fixture.keys.keys(&subjects).await.unwrap().items;
-    assert_eq!(subjects.len(), 1, "{subjects:?}");
-    assert_eq!(fixture.spent_and_held(subjects[0].id).await, (Amount::cents(100), Amount::ZERO));
 }
 
 async fn refusals_of_all_processes_are_counted_in_a_handful_of_events(

@@ -17,6 +17,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::Notify;
 
 pub const DATABASE: &str = "AGENTKEY_TEST_WORKER_DATABASE";
 
@@ -34,6 +35,12 @@ static WORKED: AtomicUsize = AtomicUsize::new(0);
 /// How often this process was asked which key a subject gets.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
+/// How many credentials of another issuer this process has verified.
+static VERIFIED: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets the hook go on for a subject that is slow.
+static GO: Notify = Notify::const_new();
+
 /// What another issuer made: `ext.` and the id of its subject.
 #[derive(Debug)]
 struct External;
@@ -44,6 +51,7 @@ impl Verifier for External {
     }
 
     fn verify<'a>(&'a self, credential: &'a str) -> VerifyFuture<'a> {
+        VERIFIED.fetch_add(1, Ordering::SeqCst);
         let id = credential.trim_start_matches("ext.");
         let subject = Subject::new("https://issuer.example", id);
         let verified = subject.map(Verified::new);
@@ -54,6 +62,9 @@ impl Verifier for External {
 fn layer(keys: &agentkey::AgentKeys) -> AgentKeyLayer {
     AgentKeyLayer::new(keys).verifier(External).on_first_seen(async |verified| {
         ASKED.fetch_add(1, Ordering::SeqCst);
+        if verified.subject.id().starts_with("slow.") {
+            GO.notified().await;
+        }
         let new = NewKey::new(crate::fixture::ACCOUNT.parse().expect("an account"));
         Ok(new.name(verified.subject.id()).budget(Budget::lifetime(Amount::cents(100))))
     })
@@ -116,6 +127,9 @@ pub fn serve(database: &str) {
         let app = app.layer(layer(&keys));
         let app = app.route("/prune", post(prune).with_state(keys.clone()));
         let app = app.route("/asked", post(async || ASKED.load(Ordering::SeqCst).to_string()));
+        let app =
+            app.route("/verified", post(async || VERIFIED.load(Ordering::SeqCst).to_string()));
+        let app = app.route("/go", post(async || GO.notify_one()));
         let app = app.route("/worked", post(async || WORKED.load(Ordering::SeqCst).to_string()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("\nADDR {}", listener.local_addr().unwrap());
@@ -212,6 +226,10 @@ impl Worker {
         self.count("/asked").await
     }
 
+    pub async fn credentials_that_were_verified(&self) -> usize {
+        self.count("/verified").await
+    }
+
     async fn count(&self, path: &str) -> usize {
         self.client().post(path, "").await.unwrap().1.parse().unwrap()
     }
@@ -223,6 +241,11 @@ impl Worker {
         let waited = self.worked.changed.wait_timeout_while(count, super::HANG, enough).unwrap();
         assert!(!waited.1.timed_out(), "no load");
         drop(waited);
+        self.kill();
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
