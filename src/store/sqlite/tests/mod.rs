@@ -5,6 +5,7 @@ mod migrations;
 mod model;
 mod policy;
 mod read_only;
+mod reconcile;
 mod threads;
 mod version_reader;
 
