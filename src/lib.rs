@@ -133,6 +133,7 @@
 //! # Where things are
 //!
 //! - [`AgentKeys`] creates, finds, changes, rotates and revokes keys, and reads entries and usage.
+//! - [`AgentKeys::reconcile`] compares balances with the ledger, and [`AgentKeys::health`] answers a readiness probe.
 //! - [`AgentKeys::import`] takes over keys whose tokens another program made.
 //! - [`AgentKeys::ensure_subject`] gives an identity of another issuer a key, and
 //!   [`AgentKeyLayer::verifier`] verifies its requests: see [`identity`].

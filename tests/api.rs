@@ -7,8 +7,9 @@ use agentkey::UsageQuery;
 use agentkey::model::{Account, ChangeError, Entry, ManualClock};
 use agentkey::store::UsageBy;
 use agentkey::{
-    AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error, Grace, Key,
-    KeyId, KeyPatch, KeyQuery, MemoryStore, NewKey, Refusal, Rejection, RequireScope, ScopeSet,
+    AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error,
+    Grace, Holder, Key, KeyId, KeyPatch, KeyQuery, MemoryStore, NewKey, ReconcileQuery, Refusal,
+    Rejection, RequireScope, ScopeSet,
 };
 use axum::response::IntoResponse;
 use futures_util::TryStreamExt;
@@ -259,6 +260,57 @@ async fn lists_are_pages_and_streams_of_the_same() {
         assert!(stream.try_next().await.is_err());
         assert!(stream.try_next().await.unwrap().is_none(), "it ends with the error");
     }
+}
+
+#[tokio::test]
+async fn balances_are_compared_in_pages_accounts_first() {
+    let keys = AgentKeys::in_memory().await.unwrap();
+    let mut wanted: Vec<Holder> = Vec::new();
+    let mut made = Vec::new();
+    for account in ["a", "b", "c"] {
+        let account: AccountId = account.parse().unwrap();
+        wanted.push(account.clone().into());
+        for _ in 0..2 {
+            let key = keys.create(NewKey::new(account.clone())).await.unwrap().key;
+            keys.adjust(key.id, Amount::cents(3), "a correction", None).await.unwrap();
+            made.push(key);
+        }
+    }
+    wanted.extend(made.iter().map(|key| Holder::Key(key.id)));
+    for size in [1, 2, 3, 4, 100] {
+        let mut query = ReconcileQuery::all().limit(size);
+        let mut found = Vec::new();
+        loop {
+            let page = keys.reconcile(&query).await.unwrap();
+            assert!(page.items.len() <= size as usize && page.items.iter().all(|it| it.agrees()));
+            found.extend(page.items.iter().map(|it| it.holder()));
+            // The cursor survives in the hands of a client.
+            let Some(next) = page.next else { break };
+            let next = serde_json::from_value(serde_json::to_value(next).unwrap()).unwrap();
+            query = query.after(next);
+        }
+        assert_eq!(found, wanted, "{size}");
+    }
+    let of_b: Vec<_> = keys
+        .reconcile_stream(ReconcileQuery::for_account("b".parse().unwrap()).limit(1))
+        .map_ok(|found| found.holder())
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(of_b, [wanted[1].clone(), made[2].id.into(), made[3].id.into()]);
+    let unknown = ReconcileQuery::for_account("nobody".parse().unwrap());
+    assert_eq!(keys.reconcile(&unknown).await.unwrap().items, []);
+    assert!(matches!(
+        keys.reconcile(&ReconcileQuery::all().limit(0)).await,
+        Err(Error::Change(ChangeError::Invalid { field: "limit", .. }))
+    ));
+
+    assert!(keys.mend_balance(made[0].id).await.unwrap().agrees());
+    let account: AccountId = "nobody".parse().unwrap();
+    let error = keys.mend_balance(account.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Change(ChangeError::UnknownAccount(of)) if of == account));
+    let error = keys.mend_balance(KeyId::new(99)).await.unwrap_err();
+    assert!(matches!(error, Error::Change(ChangeError::UnknownKey(of)) if of.get() == 99));
 }
 
 #[tokio::test]

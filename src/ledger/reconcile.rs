@@ -1,7 +1,9 @@
 //! Reconciliation: a stored balance is compared with the ledger.
 
+use jiff::Timestamp;
+
 use crate::model::{
-    AccountId, Amount, Balance, Difference, Figure, KeyId, Period, Reconciled, Spent,
+    Account, AccountId, Amount, Balance, Difference, Figure, Key, KeyId, Period, Reconciled, Spent,
 };
 
 /// A stored balance, and what entries and live holds add up to, all of one snapshot.
@@ -12,53 +14,75 @@ use crate::model::{
 pub struct Recount {
     pub(super) account: AccountId,
     pub(super) key: Option<KeyId>,
-    balance: Balance,
-    held: Amount,
-    sums: Vec<Sum>,
+    /// What is stored as held, and what live holds add up to.
+    held: (Amount, Amount),
+    counted: Vec<Counted>,
 }
 
-/// What was counted in the window of a period.
+/// What is stored as spent in a window, and what entries add up to.
 #[derive(Clone, Debug)]
-struct Sum {
-    period: Period,
-    amount: Amount,
+struct Counted {
+    window: Spent,
+    sum: Option<Amount>,
     /// How much less and how much more it may be, by keys whose rows are gone.
     slack: (Amount, Amount),
 }
 
 impl Recount {
-    /// Returns a recount of a balance that was rolled to the time of its account. `held` is the sum
-    /// of the live holds.
-    pub const fn new(
-        account: AccountId,
+    /// Returns the recount of a key as it is stored, at the time of its account. `held` is the sum of the
+    /// live holds.
+    pub fn of_key(key: &Key, at: Timestamp, held: Amount) -> Self {
+        Self::new(&key.account, Some(key.id), key.balance, key.anchor, at, held)
+    }
+
+    /// Returns the recount of an account itself.
+    pub fn of_account(account: &Account, at: Timestamp, held: Amount) -> Self {
+        Self::new(&account.id, None, account.balance, account.created_at, at, held)
+    }
+
+    fn new(
+        account: &AccountId,
         key: Option<KeyId>,
-        balance: Balance,
+        mut balance: Balance,
+        anchor: Timestamp,
+        at: Timestamp,
         held: Amount,
     ) -> Self {
-        Self { account, key, balance, held, sums: Vec::new() }
+        balance.roll(anchor, at);
+        // The balance of an adopted key begins with the adoption, and roll-ups count at the start of
+        // their hour, which is before it.
+        let counted = |spent: &Spent| {
+            let window = Spent { since: spent.period.window(anchor, at).start, ..*spent };
+            Counted { window, sum: None, slack: (Amount::ZERO, Amount::ZERO) }
+        };
+        let counted = balance.windows().map(counted).collect();
+        Self { account: account.clone(), key, held: (balance.held, held), counted }
     }
 
     /// Returns the windows whose entries are to be summed up.
     pub fn windows(&self) -> Vec<Spent> {
-        self.balance.windows().copied().collect()
+        self.counted.iter().map(|counted| counted.window).collect()
     }
 
-    /// Adds the sum of the entries of a window.
-    pub fn add_sum(&mut self, window: Spent, amount: Amount) {
-        let slack = (Amount::ZERO, Amount::ZERO);
-        self.sums.push(Sum { period: window.period, amount, slack });
+    /// Sets the sum of the entries of a window.
+    pub fn set_sum(&mut self, window: Spent, sum: Amount) {
+        self.counted_in(window).for_each(|counted| counted.sum = Some(sum));
     }
 
     /// Adds the sum of the entries of a window of a key whose row is gone. Which ancestors that key
     /// had is not known any more, so its entries may count for this key or not.
-    pub fn add_sum_of_gone(&mut self, window: Spent, amount: Amount) {
-        for sum in self.sums.iter_mut().filter(|sum| sum.period == window.period) {
-            let (less, more) = sum.slack;
-            sum.slack = match amount.is_negative() {
-                true => (less.saturating_add(amount), more),
-                false => (less, more.saturating_add(amount)),
+    pub fn add_sum_of_gone(&mut self, window: Spent, sum: Amount) {
+        for counted in self.counted_in(window) {
+            let (less, more) = counted.slack;
+            counted.slack = match sum.is_negative() {
+                true => (less.saturating_add(sum), more),
+                false => (less, more.saturating_add(sum)),
             };
         }
+    }
+
+    fn counted_in(&mut self, window: Spent) -> impl Iterator<Item = &mut Counted> {
+        self.counted.iter_mut().filter(move |counted| counted.window.period == window.period)
     }
 
     /// Returns what was found.
@@ -68,35 +92,30 @@ impl Recount {
 
     /// Returns the figures of the balance that differ from what was counted.
     pub(super) fn differences(&self) -> Vec<Difference> {
-        let compared = |spent: &Spent| {
-            let sum = self.sums.iter().find(|sum| sum.period == spent.period)?;
-            let (period, since) = (spent.period, Some(spent.since));
-            let since = since.filter(|_| period != Period::Lifetime);
-            let figure = Figure::Spent { period, since };
-            Some(Difference::new(figure, spent.amount, sum.nearest_to(spent.amount)))
-        };
-        let held = Difference::new(Figure::Held, self.balance.held, self.held);
-        let spent = self.balance.windows().filter_map(compared);
+        let spent = self.counted.iter().filter_map(|counted| {
+            let Spent { period, since, amount, .. } = counted.window;
+            let since = Some(since).filter(|_| period != Period::Lifetime);
+            Some(Difference::new(Figure::Spent { period, since }, amount, counted.computed()?))
+        });
+        let (stored, computed) = self.held;
+        let held = Difference::new(Figure::Held, stored, computed);
         spent.chain([held]).filter(|it| it.stored != it.computed).collect()
     }
 }
 
-impl Sum {
-    /// Returns the amount nearest to the stored one that agrees with the entries.
-    fn nearest_to(&self, stored: Amount) -> Amount {
+impl Counted {
+    /// Returns the amount that agrees with the entries and is nearest to the stored one; `None` where
+    /// that cannot be said.
+    fn computed(&self) -> Option<Amount> {
         // At the bounds of an amount, the entries may add up to more than a balance can have.
-        if [Amount::MAX, Amount::micros(i64::MIN)].contains(&self.amount) {
-            return stored;
-        }
+        let sum = self.sum.filter(|sum| ![Amount::MAX, Amount::micros(i64::MIN)].contains(sum))?;
         let (less, more) = self.slack;
-        stored.max(self.amount.saturating_add(less)).min(self.amount.saturating_add(more))
+        Some(self.window.amount.max(sum.saturating_add(less)).min(sum.saturating_add(more)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::model::Budget;
 
@@ -108,14 +127,15 @@ mod tests {
         let mut balance = Balance::empty(&budget, START, START);
         balance.held = Amount::cents(2);
         balance.set_spent(Spent::new(Period::Day, Amount::cents(5), START));
-        balance.set_spent(Spent::new(Period::Lifetime, Amount::cents(9), Timestamp::MIN));
-        Recount::new("acme".parse().unwrap(), Some(KeyId::new(7)), balance, Amount::cents(2))
+        balance.set_spent(Spent::new(Period::Lifetime, Amount::cents(9), START));
+        let key = Key::stored(KeyId::new(7), "acme".parse().unwrap(), START, balance);
+        Recount::of_key(&key, START, Amount::cents(2))
     }
 
     fn with_sums(lifetime: Amount, day: Amount) -> Recount {
         let mut recount = recount();
         for (window, sum) in recount.windows().into_iter().zip([lifetime, day]) {
-            recount.add_sum(window, sum);
+            recount.set_sum(window, sum);
         }
         recount
     }
@@ -124,7 +144,7 @@ mod tests {
     fn each_figure_is_compared_for_itself() {
         assert!(with_sums(Amount::cents(9), Amount::cents(5)).reconciled().agrees());
         let mut other = with_sums(Amount::cents(9), Amount::cents(4));
-        other.held = Amount::cents(3);
+        other.held.1 = Amount::cents(3);
         let day = Figure::Spent { period: Period::Day, since: Some(START) };
         assert_eq!(
             other.differences(),
@@ -136,6 +156,12 @@ mod tests {
         let lifetime = Figure::Spent { period: Period::Lifetime, since: None };
         let wanted = Difference::new(lifetime, Amount::cents(9), Amount::cents(10));
         assert_eq!(with_sums(Amount::cents(10), Amount::cents(5)).differences(), [wanted]);
+    }
+
+    #[test]
+    fn a_lifetime_is_counted_from_its_beginning() {
+        let [lifetime, day] = recount().windows()[..] else { panic!("two windows") };
+        assert_eq!((lifetime.since, day.since), (Timestamp::MIN, START));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The reference model: everything in one book, under one lock.
 
 mod prune;
+mod reconcile;
 mod trail;
 
 use std::collections::HashMap;
@@ -17,9 +18,9 @@ use super::{
     UsageBy, UsageQuery,
 };
 use crate::ledger::{
-    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, HoldRow, ImportDraft,
-    ImportWrite, KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting,
-    RateId, Recount, Rollup, Rules, Take, Taken, rate_time,
+    AccountChange, AccountWrite, Action, Book, EntryRow, FirstSeenClaim, ImportDraft, ImportWrite,
+    KeyChange, KeyRecord, KeyWrite, Load, Loaded, NewSigningKey, Posted, Posting, RateId, Rollup,
+    Rules, Take, Taken, rate_time,
 };
 use crate::model::clock::later;
 use crate::model::{
@@ -526,48 +527,6 @@ impl Tables {
         let rollups = self.rollups.values().filter(|it| counts(&it.account, it.key, it.counts_at));
         let kept: i128 = entries.map(|entry| i128::from(entry.amount.as_micros())).sum();
         saturated(kept + rollups.map(|rollup| rollup.amount + rollup.adjusted).sum::<i128>())
-    }
-
-    fn recount(&self, holder: &Holder, now: Timestamp) -> Option<Recount> {
-        let time = |account: &AccountId| self.book.now(account).map_or(now, |last| last.max(now));
-        let held = |of: &dyn Fn(&HoldRow) -> bool| {
-            let live = self.book.live_holds().filter(|hold| of(hold));
-            saturated(live.map(|hold| i128::from(hold.amount.as_micros())).sum())
-        };
-        match holder {
-            Holder::Account(id) => {
-                let account = self.book.account(id)?.clone().rolled(time(id));
-                let held = held(&|hold| hold.account == *id);
-                let mut recount = Recount::new(id.clone(), None, account.balance, held);
-                for window in recount.windows() {
-                    recount.add_sum(window, self.spent_by_account(id, window.since));
-                }
-                Some(recount)
-            }
-            Holder::Key(id) => {
-                let mut key = self.book.key(*id)?.clone();
-                key.roll(time(&key.account));
-                let held = held(&|hold| hold.account == key.account && hold.path.contains(id));
-                let (account, balance) = (key.account.clone(), key.balance);
-                let mut recount = Recount::new(account, Some(*id), balance, held);
-                for window in recount.windows() {
-                    recount.add_sum(window, self.spent_by_key(&key, window.since));
-                }
-                Some(recount)
-            }
-        }
-    }
-
-    fn mend(&mut self, holder: &Holder, origin: &Origin, now: Timestamp) -> Option<Reconciled> {
-        let account = match holder {
-            Holder::Account(id) => id.clone(),
-            Holder::Key(id) => self.book.key(*id)?.account.clone(),
-        };
-        let now = self.expire(&account, now);
-        let recount = self.recount(holder, now)?;
-        let differences = self.book.mend(&recount, origin);
-        self.record();
-        Some(Reconciled { differences, ..recount.reconciled() })
     }
 
     fn keys(&mut self, query: &KeyQuery, clock: &Clock) -> Vec<Key> {

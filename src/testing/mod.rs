@@ -56,6 +56,7 @@ pub mod policy;
 pub mod policy_version;
 pub mod queries;
 pub mod rate_limits;
+pub mod reconcile;
 pub mod records;
 pub mod refunds;
 pub mod retention;
@@ -334,6 +335,13 @@ suite! { $
         the_windows_of_a_subject_turn
         subjects_are_listed
         a_claim_of_first_sight_ends_with_its_lease
+    }
+    reconcile {
+        a_healthy_balance_agrees
+        a_saturated_balance_agrees
+        unknown_holders_are_not_compared
+        a_balance_that_agrees_is_not_mended
+        balances_agree_while_they_are_charged
     }
     policy_version {
         a_cached_look_up_knows_the_changes_of_its_store

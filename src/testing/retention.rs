@@ -41,7 +41,7 @@ impl<S: Store> World<S> {
         self.store.prunable(cutoffs).await.unwrap()
     }
 
-    async fn prune_entries(&self, days: u64) -> u64 {
+    pub(super) async fn prune_entries(&self, days: u64) -> u64 {
         self.prune(PruneTable::Entries, secs(days * DAY)).await
     }
 

@@ -15,6 +15,7 @@ mod charge_lifetime;
 mod connection_loss;
 mod detached;
 mod events;
+mod health;
 mod idempotency;
 mod last_used;
 mod layers;

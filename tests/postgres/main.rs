@@ -13,6 +13,7 @@ mod connection_loss;
 mod documented;
 mod external_writes;
 mod failover;
+mod health;
 mod imports;
 #[path = "../support/invariants.rs"]
 mod invariants;
@@ -26,6 +27,7 @@ mod policy_version;
 mod postgres_server;
 mod proxy;
 mod rate_limits;
+mod reconcile;
 mod row_locks;
 mod server;
 mod service;

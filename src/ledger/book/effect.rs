@@ -38,29 +38,7 @@ impl Book {
     /// Charges saturate: the entry records no more than every balance can absorb. So a refund takes
     /// back no more than that.
     pub(super) fn charge(&mut self, path: &[KeyId], mut entry: Entry) {
-        let members = || {
-            let keys = path
-                .iter()
-                .filter_map(|id| self.keys.get(id))
-                .filter(|key| key.account == entry.account);
-            let account = self.account(&entry.account);
-            let account = account.map(|account| (account.created_at, &account.balance));
-            keys.map(|key| (key.anchor, &key.balance)).chain(account)
-        };
-        let overflows = |spent: &Spent| spent.amount.checked_add(entry.amount).is_none();
-        // Where a balance seems full, its window may have ended, which makes room.
-        if members().any(|(_, balance)| balance.windows().any(overflows)) {
-            let rolled = members().map(|(anchor, balance)| rolled(anchor, *balance, entry.at));
-            let rolled: Vec<_> = rolled.collect();
-            let spent = rolled.iter().flat_map(Balance::windows).map(|spent| spent.amount);
-            entry.amount = if entry.amount.is_negative() {
-                let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
-                room.map_or(entry.amount, |room| room.min(Amount::ZERO).max(entry.amount))
-            } else {
-                let room = spent.map(|spent| Amount::MAX.saturating_sub(spent)).min();
-                room.map_or(entry.amount, |room| room.min(entry.amount))
-            };
-        }
+        entry.amount = self.absorbed(&entry.account, path, entry.at, entry.amount, |_| true);
         let amount = entry.amount;
         self.each_member(&entry.account, path, entry.at, |balance| {
             for spent in balance.windows_mut() {
@@ -70,26 +48,60 @@ impl Book {
         self.record(entry);
     }
 
+    /// Returns how much of an amount every balance can absorb in the windows that count it.
+    fn absorbed(
+        &self,
+        account: &AccountId,
+        path: &[KeyId],
+        at: Timestamp,
+        amount: Amount,
+        counts: impl Fn(&Spent) -> bool,
+    ) -> Amount {
+        let members = || {
+            let keys = path
+                .iter()
+                .filter_map(|id| self.keys.get(id))
+                .filter(|key| key.account == *account);
+            let account = self.account(account);
+            let account = account.map(|account| (account.created_at, &account.balance));
+            keys.map(|key| (key.anchor, &key.balance)).chain(account)
+        };
+        let overflows = |spent: &Spent| spent.amount.checked_add(amount).is_none();
+        // Where a balance seems full, its window may have ended, which makes room.
+        if !members().any(|(_, balance)| balance.windows().any(overflows)) {
+            return amount;
+        }
+        let rolled = members().map(|(anchor, balance)| rolled(anchor, *balance, at));
+        let rolled: Vec<_> = rolled.collect();
+        let spent = rolled.iter().flat_map(Balance::windows).filter(|spent| counts(spent));
+        let spent = spent.map(|spent| spent.amount);
+        if amount.is_negative() {
+            let room = spent.map(|spent| Amount::micros(i64::MIN).saturating_sub(spent)).max();
+            room.map_or(amount, |room| room.min(Amount::ZERO).max(amount))
+        } else {
+            let room = spent.map(|spent| Amount::MAX.saturating_sub(spent)).min();
+            room.map_or(amount, |room| room.min(amount))
+        }
+    }
+
     /// Writes a refund, and reduces `spent` of each limit whose window of the refunded entry is
-    /// current.
+    /// current. Refunds saturate as charges do.
     pub(super) fn give_back(&mut self, id: EntryId, of: EntryId, amount: Amount, now: Timestamp) {
-        let Some(row) = self.entries.get_mut(&of) else { return };
-        row.refunded = row.refunded.saturating_add(amount);
+        let Some(row) = self.entries.get(&of) else { return };
         let Entry { account, key, counts_at, note, .. } = row.entry.clone();
         let path = self.path(key);
+        let counts = |spent: &Spent| counts_at >= spent.since;
+        let amount = Amount::ZERO.saturating_sub(amount);
+        let amount = self.absorbed(&account, &path, now, amount, counts);
+        if let Some(row) = self.entries.get_mut(&of) {
+            row.refunded = row.refunded.saturating_sub(amount);
+        }
         self.each_member(&account, &path, now, |balance| {
-            for spent in balance.windows_mut().filter(|spent| counts_at >= spent.since) {
-                spent.amount = spent.amount.saturating_sub(amount);
+            for spent in balance.windows_mut().filter(|spent| counts(spent)) {
+                spent.amount = spent.amount.saturating_add(amount);
             }
         });
-        let mut entry = Entry::stored(
-            id,
-            account,
-            key,
-            EntryKind::Refund,
-            Amount::ZERO.saturating_sub(amount),
-            now,
-        );
+        let mut entry = Entry::stored(id, account, key, EntryKind::Refund, amount, now);
         entry.counts_at = counts_at;
         entry.refunds = Some(of);
         entry.note = note;

@@ -1,10 +1,13 @@
 //! Mending: a balance is set to what its entries and live holds add up to.
 
+use jiff::Timestamp;
+
 use super::Book;
 use crate::ledger::events;
 use crate::ledger::reconcile::Recount;
 use crate::model::{
-    AccountId, Amount, Balance, Difference, Entry, EntryKind, KeyId, Note, Origin, PostingId,
+    AccountId, Amount, Balance, Difference, Entry, EntryKind, Figure, KeyId, Note, Origin,
+    PostingId, Spent,
 };
 
 impl Book {
@@ -59,11 +62,11 @@ impl Book {
 }
 
 fn set_figure(balance: &mut Balance, difference: &Difference) {
-    match difference.figure.period() {
-        None => balance.held = difference.computed,
-        Some(period) => balance
-            .windows_mut()
-            .filter(|spent| spent.period == period)
-            .for_each(|spent| spent.amount = difference.computed),
+    match difference.figure {
+        Figure::Held => balance.held = difference.computed,
+        Figure::Spent { period, since } => {
+            let since = since.unwrap_or(Timestamp::MIN);
+            balance.set_spent(Spent::new(period, difference.computed, since));
+        }
     }
 }

@@ -88,20 +88,20 @@ impl Inner {
         match holder {
             Holder::Account(id) => {
                 let read = self.account_in(statements, id, now).await?;
-                let Some((account, _)) = read.value else { return Ok(None) };
-                self.recount_account(statements, account).await.map(Some)
+                let Some((account, at)) = read.value else { return Ok(None) };
+                self.recount_account(statements, &account, at).await.map(Some)
             }
             Holder::Key(id) => {
                 let rows = statements.fetch(self.lineages(&[*id])).await?;
                 let now = now.unwrap_or_else(|| self.clock.now());
                 let first = members(&rows, &self.schema.columns)?.into_iter().next();
-                let Some((Some((KeyRow { mut key, .. }, _)), account)) =
+                let Some((Some((KeyRow { key, .. }, _)), account)) =
                     first.map(|first| (first.key, first.account))
                 else {
                     return Ok(None);
                 };
-                key.roll(account.map_or(now, |row| now.max(row.changed_at)));
-                self.recount_key_whole(statements, &key).await.map(Some)
+                let at = account.map_or(now, |row| now.max(row.changed_at));
+                self.recount_balance(statements, &key, at).await.map(Some)
             }
         }
     }
@@ -109,27 +109,29 @@ impl Inner {
     async fn recount_account(
         &self,
         statements: &mut Statements<'_>,
-        account: Account,
+        account: &Account,
+        at: Timestamp,
     ) -> Result<Recount> {
         let held = self.held(statements, &account.id, None).await?;
-        let mut recount = Recount::new(account.id.clone(), None, account.balance, held);
+        let mut recount = Recount::of_account(account, at, held);
         for window in recount.windows() {
             let sum = self.spent_by_account(statements, &account.id, window.since).await?;
-            recount.add_sum(window, sum);
+            recount.set_sum(window, sum);
         }
         Ok(recount)
     }
 
-    async fn recount_key_whole(
+    async fn recount_balance(
         &self,
         statements: &mut Statements<'_>,
         key: &Key,
+        at: Timestamp,
     ) -> Result<Recount> {
         let held = self.held(statements, &key.account, Some(key.id)).await?;
-        let mut recount = Recount::new(key.account.clone(), Some(key.id), key.balance, held);
+        let mut recount = Recount::of_key(key, at, held);
         for window in recount.windows() {
             let sum = self.spent_by_key(statements, key, window.since).await?;
-            recount.add_sum(window, sum);
+            recount.set_sum(window, sum);
         }
         if recount.reconciled().agrees() {
             return Ok(recount);

@@ -25,13 +25,14 @@ pub(super) fn recount(
 ) -> Result<Option<Recount>> {
     match holder {
         Holder::Account(id) => {
-            account(connection, id, now)?.map(|it| of_account(connection, it.0)).transpose()
+            let account = account(connection, id, now)?;
+            account.map(|(account, at)| of_account(connection, &account, at)).transpose()
         }
         Holder::Key(id) => {
             let row = one(connection, read::KEY, [id.get()], |mut cells| cells.key_row())?;
-            let Some(mut key) = row.map(|row| row.key) else { return Ok(None) };
-            key.roll(account(connection, &key.account, now)?.map_or(now, |(_, at)| at));
-            of_key(connection, &key).map(Some)
+            let Some(key) = row.map(|row| row.key) else { return Ok(None) };
+            let at = account(connection, &key.account, now)?.map_or(now, |(_, at)| at);
+            of_key(connection, &key, at).map(Some)
         }
     }
 }
@@ -88,22 +89,22 @@ fn account(
     Ok(read::account(connection, id, now)?.value)
 }
 
-fn of_account(connection: &Connection, account: Account) -> Result<Recount> {
+fn of_account(connection: &Connection, account: &Account, at: Timestamp) -> Result<Recount> {
     let held = held(connection, &account.id, None)?;
-    let mut recount = Recount::new(account.id.clone(), None, account.balance, held);
+    let mut recount = Recount::of_account(account, at, held);
     for window in recount.windows() {
         let sum = usage::spent_by_account(connection, &account.id, window.since)?;
-        recount.add_sum(window, sum);
+        recount.set_sum(window, sum);
     }
     Ok(recount)
 }
 
-fn of_key(connection: &Connection, key: &Key) -> Result<Recount> {
+fn of_key(connection: &Connection, key: &Key, at: Timestamp) -> Result<Recount> {
     const GONE: &str = include_str!("sql/balances_without_key.sql");
     let held = held(connection, &key.account, Some(key.id))?;
-    let mut recount = Recount::new(key.account.clone(), Some(key.id), key.balance, held);
+    let mut recount = Recount::of_key(key, at, held);
     for window in recount.windows() {
-        recount.add_sum(window, usage::spent_by_key(connection, key, window.since)?);
+        recount.set_sum(window, usage::spent_by_key(connection, key, window.since)?);
     }
     if recount.reconciled().agrees() {
         return Ok(recount);

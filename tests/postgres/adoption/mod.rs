@@ -7,6 +7,7 @@ mod locking;
 mod minimal;
 mod npm;
 mod policy;
+mod reconcile;
 mod schema_checks;
 mod subjects;
 mod switches;

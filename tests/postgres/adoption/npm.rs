@@ -154,6 +154,7 @@ async fn ten_thousand_keys_are_taken_over() {
     }
     assert!(openings.len() > 4_000 && postings.len() > 2_000);
     check_openings(&store, openings).await;
+    assert_eq!(crate::reconcile::differences(&store).await, []);
 
     // The windows go on from there, and charges write nothing to the table.
     let refused = async |postings: &[Posting]| {

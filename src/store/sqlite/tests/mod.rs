@@ -5,6 +5,7 @@ mod migrations;
 mod model;
 mod policy;
 mod read_only;
+mod reconcile;
 mod threads;
 mod version_reader;
 
@@ -128,10 +129,21 @@ async fn a_long_lock_is_unavailable_until_it_ends() {
     let pay = Action::Pay { amount: Amount::cents(1), note: Note::default(), claim: None };
     let postings = [Posting::new(account("acme"), key.id, pay)];
     assert!(store.post(&postings).await.unwrap_err().is_transient());
+    assert!(store.check_writable().await.unwrap_err().is_transient());
     SqliteStore::open(options).await.unwrap();
     assert!(store.find(&[token(0).hash]).await.unwrap()[0].is_some(), "a reader does not wait");
     other.execute_batch("ROLLBACK").unwrap();
     assert!(store.post(&postings).await.unwrap()[0].is_ok());
+
+    let state = || -> i64 {
+        other.query_row("SELECT state FROM agentkey_ledger", [], |row| row.get(0)).unwrap()
+    };
+    quiet(&store).await;
+    let before = state();
+    store.check_writable().await.unwrap();
+    assert_eq!(state(), before, "no cache is emptied by it");
+    store.close().await;
+    assert!(store.check_writable().await.is_err());
 }
 
 #[tokio::test]

@@ -137,3 +137,21 @@ async fn files_beside_it_that_cannot_be_opened_are_refused_at_opening() {
 fn what_is_read_only_later_is_unavailable() {
     assert!(store_error(error::Error::ReadOnly).is_transient());
 }
+
+/// A file that can only be read takes the place of the one that is open: it answers no posting, and says so.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_becomes_read_only_takes_no_postings() {
+    let directory = directory();
+    let (path, other) = (directory.path().join("keys.db"), directory.path().join("other.db"));
+    SqliteStore::connect(&other).await.unwrap().close().await;
+    let store = SqliteStore::connect(&path).await.unwrap();
+    store.check_writable().await.unwrap();
+    let Some(read_only) = ReadOnly::new(&other) else { return };
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&other, &path).unwrap();
+    let error = store.check_writable().await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    drop(read_only);
+    store.check_writable().await.unwrap();
+}
