@@ -127,6 +127,7 @@
 //! | `cargo run -p example-mcp` | an MCP server whose tools have scopes and prices |
 //! | `cargo run -p example-llm-proxy` | a proxy for language models, metered by tokens |
 //! | `cargo run -p example-postgres` | two instances on one database, and money in the application's own transaction |
+//! | `cargo run -p example-observed` | metrics for Prometheus, and probes of readiness and liveness |
 //! | `cargo run -p example-hyper` | the layers on a plain hyper server |
 //! | `cargo run -p example-tonic` | the layers in front of gRPC |
 //!

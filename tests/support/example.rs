@@ -29,16 +29,20 @@ pub(crate) fn walk(command: Command) -> String {
 /// An example that serves, and what it printed about itself.
 pub(crate) struct Served {
     running: Running,
-    addr: String,
+    address: Address,
+    shown: String,
     /// That of the curl lines, if it printed any.
     pub(crate) token: Option<String>,
 }
+
+/// Where an example listens.
+pub(crate) struct Address(String);
 
 impl Served {
     /// Starts it, and reads what it prints up to its address and, where `shows_token`, the curl line with the token.
     pub(crate) fn start(command: Command, shows_token: bool) -> Self {
         let mut running = Running::start(command);
-        let (mut addr, mut token) = (None, None);
+        let (mut addr, mut token, mut shown) = (None, None, String::new());
         while addr.is_none() || (shows_token && token.is_none()) {
             let line = running.next_line().expect("it ended early");
             if let Some(rest) = line.split("Listening on http://").nth(1) {
@@ -47,24 +51,20 @@ impl Served {
             if let Some(rest) = line.split("Bearer ").nth(1) {
                 token = Some(rest.split('\'').next().unwrap().to_owned());
             }
+            shown = shown + &line + "\n";
         }
-        Self { running, addr: addr.unwrap(), token }
+        Self { running, address: Address(addr.unwrap()), shown, token }
+    }
+
+    /// Another address, which it has printed after these words.
+    pub(crate) fn also_at(&self, words: &str) -> Address {
+        let rest = self.shown.split(words).nth(1).expect("it printed the words");
+        Address(rest.split([',', ' ', '\n']).next().unwrap().trim_end_matches('.').to_owned())
     }
 
     /// The status and the body of the response.
     pub(crate) fn ask(&self, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.addr).unwrap();
-        stream.set_read_timeout(Some(HANG)).unwrap();
-        let authorization =
-            token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-        // HTTP/1.0: the body is not chunked, and ends with the connection.
-        stream
-            .write_all(format!("{method} {path} HTTP/1.0\r\n{authorization}\r\n").as_bytes())
-            .unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
-        (head.split(' ').nth(1).expect("a status").parse().unwrap(), body.to_owned())
+        self.address.ask(method, path, token)
     }
 
     /// Expects a refusal with this status and this `error`.
@@ -92,6 +92,24 @@ impl Served {
         }
         assert!(self.running.child.wait().unwrap().success(), "{shown}");
         shown
+    }
+}
+
+impl Address {
+    /// The status and the body of the response.
+    pub(crate) fn ask(&self, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.0).unwrap();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        let authorization =
+            token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+        // HTTP/1.0: the body is not chunked, and ends with the connection.
+        stream
+            .write_all(format!("{method} {path} HTTP/1.0\r\n{authorization}\r\n").as_bytes())
+            .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");
+        (head.split(' ').nth(1).expect("a status").parse().unwrap(), body.to_owned())
     }
 }
 

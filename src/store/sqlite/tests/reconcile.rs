@@ -134,7 +134,7 @@ async fn each_falsified_figure_is_found_and_mended() {
         assert_eq!(entries(&store).await, before, "nothing is mended unless it is said: {sql}");
 
         let mended = mend(&store, holder).await;
-        assert_eq!(mended.differences, [found.clone()], "{sql}");
+        assert_eq!(mended.differences, std::slice::from_ref(found), "{sql}");
         assert_eq!(differences(&store).await, [], "after {sql}");
         assert_eq!(mend(&store, holder).await.differences, [], "a second time: {sql}");
         assert_told(&store, &before, holder, found).await;
