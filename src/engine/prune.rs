@@ -1,5 +1,6 @@
 //! Retention: what is older than it is to be kept is rolled up or deleted.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// longest window that is open, a month, began less than this ago.
 const MIN_AGE: Duration = Duration::from_secs(32 * 24 * 3_600);
 
-/// How long an ended hold is kept, so that a retry finds it.
+/// How old a hold is at least when it goes, so that a retry finds it.
 const HOLDS_KEPT: Duration = DAY;
 
 /// The most rows of one transaction.
@@ -53,7 +54,7 @@ impl Prune {
     /// Prunes entries and events of this age, which is at least 32 days.
     ///
     /// A client's `Idempotency-Key` is kept as long as the entry that it was charged by. A posting id takes effect at most
-    /// once within this age. Ended holds are kept for one day, whatever the age: nothing but a retry reads them.
+    /// once within this age. An ended hold goes one day after it was made, whatever the age: nothing but a retry reads it.
     pub fn older_than(age: Duration) -> Self {
         let left_out = vec![Note::REQUEST_ID.to_owned()];
         Self { older_than: age, events_older_than: age, time_bound: None, left_out }
@@ -65,7 +66,7 @@ impl Prune {
         self
     }
 
-    /// Stops after this time, with a small overrun. The next run goes on where this one stopped.
+    /// Begins no step after this time. A step takes some milliseconds, and what is left is counted after it.
     pub const fn time_bound(mut self, bound: Duration) -> Self {
         self.time_bound = Some(bound);
         self
@@ -174,28 +175,35 @@ impl AgentKeys {
         let deadline = prune.time_bound.and_then(|bound| Instant::now().checked_add(bound));
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let mut pruned = Pruned { is_complete: true, ..Pruned::default() };
-        for (table, before) in [
+        let tables = [
             (PruneTable::Entries, cutoffs.entries),
             (PruneTable::Holds, cutoffs.holds),
             (PruneTable::Events, cutoffs.events),
             (PruneTable::IdempotencyKeys, cutoffs.entries),
             (PruneTable::RateLimits, now),
-        ] {
+        ];
+        let step = |(table, before)| {
             let left_out = prune.left_out.clone();
-            let mut step = PruneStep { table, before, after: None, limit: ROWS, left_out };
-            loop {
-                if is_over() {
-                    pruned.is_complete = false;
-                    break;
-                }
-                let began = Instant::now();
-                let done = self.change_store(|store| store.prune(&step)).await?;
-                pruned.add(table, done.rows);
-                pruned.idempotency_keys += done.idempotency_keys;
-                progress(&pruned);
-                let Some(next) = done.next else { break };
+            PruneStep { table, before, after: None, limit: ROWS, left_out }
+        };
+        // A step of each table in turn, so that none waits until another has nothing left.
+        let mut steps: VecDeque<_> = tables.into_iter().map(step).collect();
+        while let Some(mut step) = steps.pop_front() {
+            if is_over() {
+                pruned.is_complete = false;
+                break;
+            }
+            let began = Instant::now();
+            let done = self.change_store(|store| store.prune(&step)).await?;
+            pruned.add(step.table, done.rows);
+            pruned.idempotency_keys += done.idempotency_keys;
+            progress(&pruned);
+            if let Some(next) = done.next {
                 step.after = Some(next);
-                tokio::time::sleep(REST * began.elapsed()).await;
+                steps.push_back(step);
+                let rest = REST * began.elapsed();
+                let left = deadline.map_or(rest, |it| it.saturating_duration_since(Instant::now()));
+                tokio::time::sleep(rest.min(left)).await;
             }
         }
         pruned.left = self.with_store(|store| store.prunable(cutoffs)).await?;

@@ -82,7 +82,8 @@ impl AgentKeys {
     /// Returns a stream of what was found of each balance, over all pages. The limit of the query is the
     /// size of a page.
     ///
-    /// The stream ends with the first error.
+    /// The stream ends with the first error. [`ReconcileQuery::after`] goes on behind the holder that
+    /// failed.
     ///
     /// ```
     /// use agentkey::{AgentKeys, Amount, MemoryStore, NewKey, ReconcileQuery};

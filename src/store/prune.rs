@@ -44,6 +44,8 @@ pub enum PrunePosition {
     Id([u8; 16]),
     /// A `seq` in an account.
     Seq(AccountId, i64),
+    /// An idempotency key of a key.
+    Claim(i64, String),
 }
 
 /// What a step deleted.

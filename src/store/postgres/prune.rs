@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::connection::{Query, Statements};
 use super::decode::{Cells, ReadCells};
-use super::error::{Result, Retry, invalid_row, is_contention, is_locked, is_row_error};
+use super::error::{Result, Retry, invalid_row, is_contention, is_locked};
 use super::inner::Inner;
 use super::step::first;
 use super::types::Instant;
@@ -18,6 +18,12 @@ use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable,
 
 /// How often a step is tried that another transaction is in the way of.
 const ATTEMPTS: u32 = 50;
+
+/// How many accounts a step looks at.
+const ACCOUNTS: i64 = 1_000;
+
+/// How many times as many idempotency keys a step looks at as rows of other tables: most of them stay.
+const CLAIMS: i64 = 10;
 
 impl Inner {
     /// Makes a step of a run.
@@ -48,8 +54,18 @@ impl Inner {
                 .await
             }
             PruneTable::IdempotencyKeys => {
-                let query = self.sql.prune_idempotency_keys.query().bind(Instant(step.before));
-                self.prune_first(query.bind(limit)).await
+                let (key, claim) = match &step.after {
+                    Some(PrunePosition::Claim(key, claim)) => (*key, claim.clone()),
+                    _ => (i64::MIN, String::new()),
+                };
+                let query = self.sql.prune_idempotency_keys.query().bind(key).bind(claim);
+                let query = query.bind(Instant(step.before)).bind(CLAIMS * limit);
+                let rows = self.connections.fetch(query).await?;
+                let Some(row) = rows.first() else { return Ok(PrunedStep::default()) };
+                let mut cells = Cells::new(row);
+                let last = PrunePosition::Claim(cells.number()?, cells.text()?.to_owned());
+                let rows = cells.number()?.unsigned_abs();
+                Ok(PrunedStep { rows, idempotency_keys: 0, next: Some(last) })
             }
             PruneTable::RateLimits => {
                 let query = self.sql.prune_rate_limits.query().bind(rate_time(step.before));
@@ -66,7 +82,12 @@ impl Inner {
             .bind(Instant(cutoffs.entries))
             .bind(Instant(cutoffs.holds))
             .bind(Instant(cutoffs.events));
-        let rows = self.connections.fetch(query).await?;
+        // A count of a large table takes as long as it takes.
+        let work = async |statements: &mut Statements<'_>| {
+            statements.run_script("SET LOCAL statement_timeout = 0").await?;
+            statements.fetch(query).await
+        };
+        let rows = self.connections.pooled(work).await?;
         let row = rows.first().ok_or_else(|| invalid_row("nothing was counted"))?;
         let mut cells = Cells::new(row);
         let mut count = || cells.number().map(i64::unsigned_abs);
@@ -94,58 +115,77 @@ impl Inner {
         Ok(PrunedStep { rows: deleted, idempotency_keys: 0, next: last.filter(|_| old > 0) })
     }
 
-    /// Rolls up entries of the next account that has old ones.
+    /// Rolls up entries of the next accounts.
     async fn prune_entries(&self, step: &PruneStep) -> Result<PrunedStep> {
         let (account, seq) = match &step.after {
             Some(PrunePosition::Seq(account, seq)) => (account.as_str().to_owned(), *seq),
             _ => (String::new(), i64::MIN),
         };
-        let end = seq_after(step.before);
-        let query = self.sql.prunable_account.query().bind(account.clone()).bind(seq).bind(end);
+        let query = self.sql.prunable_accounts.query().bind(account.clone()).bind(ACCOUNTS);
         let rows = self.connections.fetch(query).await?;
-        let Some(row) = rows.first() else { return Ok(PrunedStep::default()) };
-        let id = Cells::new(row).account_id()?;
-        let after = if id.as_str() == account { seq } else { i64::MIN };
+        let row = rows.first().ok_or_else(|| invalid_row("no accounts were counted"))?;
+        let mut cells = Cells::new(row);
+        let Some(last) = cells.maybe_text()? else { return Ok(PrunedStep::default()) };
+        let last = AccountId::stored(last).map_err(invalid_row)?;
+        let is_end = cells.number()? < ACCOUNTS;
+        let end = || PrunePosition::Seq(last.clone(), i64::MAX);
         for _ in 0..ATTEMPTS {
             let work = async |statements: &mut Statements<'_>| {
-                self.roll_up_account(statements, &id, after, step).await
+                self.roll_up_accounts(statements, (&account, seq), &last, step).await
             };
             match self.connections.short_lock_timeout(work).await {
                 Err(error) if is_locked(&error) || is_contention(&error) => {}
-                // The other accounts do not wait for this one.
-                Err(error) if is_row_error(&error) => {
-                    tracing::warn!(%error, account = %id, "agentkey could not roll up the entries of an account");
-                    break;
+                Err(error) => return Err(error),
+                Ok(PrunedStep { next: None, rows, idempotency_keys }) => {
+                    let next = (!is_end).then(end);
+                    return Ok(PrunedStep { rows, idempotency_keys, next });
                 }
-                pruned => return pruned,
+                Ok(pruned) => return Ok(pruned),
             }
         }
-        // The next run tries it again.
-        let next = Some(PrunePosition::Seq(id, i64::MAX));
-        Ok(PrunedStep { next, ..PrunedStep::default() })
+        tracing::warn!(
+            from = account,
+            to = last.as_str(),
+            "agentkey could not roll up the entries of some accounts, because other transactions had them locked; the next run tries again"
+        );
+        Ok(PrunedStep { next: (!is_end).then(end), ..PrunedStep::default() })
     }
 
-    /// Rolls up the next entries of an account.
-    async fn roll_up_account(
+    /// Rolls up entries from a position on, of accounts up to the last. Where it found fewer than a step takes, there are no
+    /// more.
+    async fn roll_up_accounts(
         &self,
         statements: &mut Statements<'_>,
-        account: &AccountId,
-        after: i64,
+        (account, seq): (&str, i64),
+        last: &AccountId,
         step: &PruneStep,
     ) -> Result<PrunedStep> {
-        let query = self.sql.prunable_entries.query().bind(account.as_str().to_owned()).bind(after);
+        let query = self.sql.prunable_entries.query().bind(account.to_owned()).bind(seq);
         let query = query.bind(seq_after(step.before)).bind(Instant(step.before));
-        let rows = statements.fetch(query.bind(i64::from(step.limit))).await?;
-        let mut last = after;
+        let query = query.bind(i64::from(step.limit)).bind(last.as_str().to_owned());
+        let rows = statements.fetch(query).await?;
+        let mut next = None;
         let mut entries = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut cells = Cells::new(row);
-            last = cells.number()?;
-            entries.push(cells.entry()?);
+            let seq = cells.number()?;
+            match cells.entry() {
+                Ok(entry) => {
+                    next = Some(PrunePosition::Seq(entry.account.clone(), seq));
+                    entries.push(entry);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "agentkey leaves an invalid entry where it is")
+                }
+            }
         }
         let charged = ids(&entries);
         for row in &self.refunds(statements, charged.clone()).await? {
-            entries.push(Cells::new(row).entry()?);
+            let refund = Cells::new(row).entry()?;
+            if refund.at >= step.before {
+                return Err(Retry::Conflict.into()); // the charge was refunded just now
+            }
+            entries.push(refund);
         }
         let delete = self.sql.delete_entries.query().bind(ids(&entries));
         let deleted = statements.fetch(delete).await?;
@@ -159,9 +199,11 @@ impl Inner {
         }
         let rollups = roll_up(&entries, &step.left_out);
         statements.run(self.upsert_rollups(&rollups)).await?;
-        let is_last = rows.len() < step.limit as usize;
-        let next = PrunePosition::Seq(account.clone(), if is_last { i64::MAX } else { last });
-        Ok(PrunedStep { rows: entries.len() as u64, idempotency_keys: claims, next: Some(next) })
+        Ok(PrunedStep {
+            rows: entries.len() as u64,
+            idempotency_keys: claims,
+            next: next.filter(|_| rows.len() >= step.limit as usize),
+        })
     }
 
     async fn refunds(&self, statements: &mut Statements<'_>, of: Vec<Uuid>) -> Result<Vec<PgRow>> {

@@ -40,7 +40,7 @@ statements! {
     check_writable
 
     // Retention.
-    prunable prunable_account prunable_entries refunds upsert_rollups delete_entries prune_holds prune_events
+    prunable prunable_accounts prunable_entries refunds upsert_rollups delete_entries prune_holds prune_events
     prune_idempotency_keys prune_rate_limits
 
     // The audit trail.

@@ -35,6 +35,9 @@ const MAX_SCAN: i64 = 4 * PART_INTERVAL;
 /// The number of recent entries in memory. A part is indexed a few batches after it is due.
 const MAX_RECENT: usize = if cfg!(test) { 80 } else { 20_480 };
 
+/// A day in `seq`. Entries are kept for longer.
+const DAY: i64 = (24 * 3_600 * 1_000_000) << 8;
+
 /// The columns of an entry that its indexes need.
 #[derive(Clone, Debug)]
 pub(super) struct IndexRow {
@@ -75,6 +78,11 @@ impl RecentEntries {
         self.version = to;
         self.rows.extend(rows);
         self.rows.drain(..self.rows.len().saturating_sub(MAX_RECENT));
+        // What may have been pruned by another process is read again.
+        let oldest = self.rows.back().map_or(i64::MIN, |newest| newest.seq.saturating_sub(DAY));
+        while self.rows.front().is_some_and(|row| row.seq < oldest) {
+            self.rows.pop_front();
+        }
     }
 
     /// Returns the entries of a part after number `last` and up to `end`; `None` if not all of them are in memory.

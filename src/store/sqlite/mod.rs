@@ -267,14 +267,16 @@ impl SqliteStore {
             PruneTable::IdempotencyKeys => {
                 let before = step.before;
                 let find = move |open: &mut Open| prune::dead_claims(&open.connection, &step);
-                let claims = self.connections.reporter().run(find).await?;
-                if claims.is_empty() {
-                    return Ok(PrunedStep::default());
+                let found = self.connections.reporter().run(find).await?;
+                let Some((last, claims)) = found else { return Ok(PrunedStep::default()) };
+                let mut rows = 0;
+                if !claims.is_empty() {
+                    let delete = move |open: &mut Open| {
+                        prune::delete_claims(&open.connection, before, &claims)
+                    };
+                    rows = self.connections.writer().run(delete).await?;
                 }
-                let delete =
-                    move |open: &mut Open| prune::delete_claims(&open.connection, before, &claims);
-                let rows = self.connections.writer().run(delete).await?;
-                Ok(PrunedStep::of_first(rows))
+                Ok(PrunedStep { rows, idempotency_keys: 0, next: Some(last) })
             }
             PruneTable::RateLimits => {
                 let rows = self.rate_limits.prune(step.before, step.limit).await?;

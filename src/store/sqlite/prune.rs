@@ -106,8 +106,13 @@ pub(super) fn prune(open: &mut Open, step: &PruneStep) -> Result<PrunedStep> {
         let (rows, idempotency_keys) = match step.table {
             PruneTable::Entries => {
                 let entries = all(connection, PRUNABLE_ENTRIES, range, |mut cells| {
-                    Ok((cells.number()?, cells.number()?, cells.entry()?))
+                    let (number, seq) = (cells.number()?, cells.number()?);
+                    let entry = cells.entry().inspect_err(|error| {
+                        tracing::warn!(%error, number, "agentkey leaves an invalid entry where it is");
+                    });
+                    Ok(entry.ok().map(|entry| (number, seq, entry)))
                 })?;
+                let entries: Vec<_> = entries.into_iter().flatten().collect();
                 (entries.len() as u64, roll_up_entries(connection, entries, &step.left_out)?)
             }
             PruneTable::Holds => (run(connection, HOLD, range)? as u64, 0),
@@ -136,8 +141,9 @@ fn in_transaction<T>(
 
 fn value(position: &PrunePosition) -> Value {
     match position {
-        PrunePosition::Number(number) | PrunePosition::Seq(_, number) => Value::Integer(*number),
+        PrunePosition::Number(number) => Value::Integer(*number),
         PrunePosition::Id(id) => Value::Blob(id.to_vec()),
+        PrunePosition::Seq(..) | PrunePosition::Claim(..) => FIRST,
     }
 }
 
@@ -201,16 +207,34 @@ fn upsert_rollup(statement: &mut CachedStatement<'_>, rollup: Rollup) -> Result<
 }
 
 /// An idempotency key of a key.
-type Claim = (i64, String);
+pub(super) type Claim = (i64, String);
 
-/// Returns some idempotency keys whose request never ended.
-pub(super) fn dead_claims(connection: &Connection, step: &PruneStep) -> Result<Vec<Claim>> {
-    const DEAD: &str = "SELECT key_id, idempotency_key FROM agentkey_idempotency_keys \
-        WHERE entry IS NULL AND in_flight_until < ?1 LIMIT ?2";
-    all(connection, DEAD, params![micros(step.before), step.limit], |mut cells| {
-        Ok((cells.number()?, cells.text()?.to_owned()))
-    })
+/// Returns the last of the next idempotency keys, and those among them whose request never ended; `None` where there are no
+/// more.
+pub(super) fn dead_claims(
+    connection: &Connection,
+    step: &PruneStep,
+) -> Result<Option<(PrunePosition, Vec<Claim>)>> {
+    const NEXT: &str = "SELECT key_id, idempotency_key, coalesce(entry IS NULL AND in_flight_until < ?3, 0) \
+        FROM agentkey_idempotency_keys WHERE (key_id, idempotency_key) > (?1, ?2) ORDER BY 1, 2 LIMIT ?4";
+    let (key, claim) = match &step.after {
+        Some(PrunePosition::Claim(key, claim)) => (*key, claim.as_str()),
+        _ => (i64::MIN, ""),
+    };
+    let page = params![key, claim, micros(step.before), CLAIMS * step.limit];
+    let mut last = None;
+    let mut dead = all(connection, NEXT, page, |mut cells| {
+        let claim = (cells.number()?, cells.text()?.to_owned());
+        last = Some(claim.clone());
+        Ok((cells.number()? != 0, claim))
+    })?;
+    dead.retain(|(is_dead, _)| *is_dead);
+    let dead = dead.into_iter().map(|(_, claim)| claim).collect();
+    Ok(last.map(|(key, claim)| (PrunePosition::Claim(key, claim), dead)))
 }
+
+/// How many times as many idempotency keys a step looks at as rows of other tables: most of them stay.
+const CLAIMS: u32 = 10;
 
 /// Deletes these idempotency keys, unless another request has taken them over.
 pub(super) fn delete_claims(
