@@ -36,6 +36,7 @@ mod tally;
 mod told;
 mod upstream;
 mod walk;
+mod written;
 
 pub use body::MeteredBody;
 pub use estimator::{FourBytes, TokenEstimator};
