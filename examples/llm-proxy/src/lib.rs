@@ -124,8 +124,11 @@ async fn forward(
         charge.set_cost(Amount::ZERO);
         Error::Upstream(error)
     })?;
-    if let Some(id) = REQUEST_IDS.into_iter().find_map(|name| answer.headers().get(name)) {
-        charge.label("request_id", id.to_str().unwrap_or_default())?;
+    // The model was asked. From here on, nothing may come between its answer and the charge.
+    if let Some(id) = REQUEST_IDS.into_iter().find_map(|name| answer.headers().get(name))
+        && let Err(error) = charge.label("request_id", String::from_utf8_lossy(id.as_bytes()))
+    {
+        tracing::warn!(?error, "the upstream's request id is no label");
     }
     Ok(charge.meter(answer, format, meter).map(Body::new))
 }
