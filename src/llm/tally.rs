@@ -109,8 +109,19 @@ impl Tally {
         self.price.cost(self.usage())
     }
 
-    pub(super) fn price(&self) -> TokenPrice {
-        self.price
+    /// Returns what so many tokens of output cost.
+    pub(super) fn output_cost(&self, tokens: u64) -> Amount {
+        self.price.cost(TokenUsage::new(0, tokens))
+    }
+
+    /// Returns the most that the prompt and so many tokens of output cost: what of them is written to a
+    /// cache, or is reasoning, may be dearer.
+    pub(super) fn most(&self, output: u64) -> Amount {
+        let input = TokenUsage::new(self.prompt.tokens(), 0);
+        let output = TokenUsage::new(0, output);
+        let input = self.dearer(input, input.cache_write(input.input));
+        let output = self.dearer(output, output.reasoning(output.output));
+        self.price.cost(join(input, output))
     }
 
     fn input(&self) -> TokenUsage {
