@@ -8,6 +8,8 @@ use libfuzzer_sys::fuzz_target;
 
 const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
 
+const FORMATS: [Format; 4] = [Format::ChatCompletions, Format::Completions, Format::Responses, Format::Messages];
+
 /// What a meter says while a stream comes in these pieces, and at its end.
 fn read(pieces: &[&[u8]]) -> Option<[(u64, Option<TokenUsage>, Amount); 2]> {
     let mut meter = Meter::new(PRICE).max_event(1 << 14);
@@ -34,11 +36,15 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(read(&pieces), whole);
 
     if let Ok(prompt) = Prompt::read(stream, &FourBytes) {
-        assert!(prompt.tokens() >= prompt.text);
-        let sent = Format::ChatCompletions.to_upstream(stream);
-        if let Ok(sent) = sent {
+        let meter = Meter::new(PRICE).prompt(prompt.clone());
+        for format in FORMATS {
+            let sent = meter.to_upstream(format, stream).expect("it is a request");
             let again = Prompt::read(&sent, &FourBytes).expect("what is sent is a request");
-            assert_eq!((again.model, again.text, again.media), (prompt.model, prompt.text, prompt.media));
+            assert_eq!((&again.model, again.media, again.answers), (&prompt.model, prompt.media, prompt.answers));
+            assert!(again.text <= prompt.text, "what is sent is counted");
+            let held = prompt.max_output.unwrap_or(4_096);
+            let is_held = again.max_output.is_some_and(|sent| sent <= held);
+            assert!(prompt.is_stream || is_held, "no more is asked for than is held");
         }
     }
 });

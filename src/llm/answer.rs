@@ -11,43 +11,19 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::estimator::TokenEstimator;
 use super::lenient::{NameOf, ObjectOr, ReadMembers};
-use super::told::{ReadTold, Told};
+use super::told::{ReadTold, Told, figure};
 use super::walk::Text;
+use super::written::Tokens;
 
 /// What one event says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) text: Tokens,
+    /// The item that the text is of, by its place in the output: a Responses answer has many.
+    pub(super) item: Option<u64>,
     pub(super) told: Option<Told>,
     /// Whether the protocol ends with this event.
     pub(super) is_last: bool,
-}
-
-/// The tokens of text, by where they are. The same text may come in several of these places: first
-/// in pieces, and then whole. So each place is summed by itself, and the largest sum counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tokens {
-    /// What is new in this event.
-    pub(super) delta: u64,
-    /// A part that is done, whole.
-    pub(super) part: u64,
-    /// An item that is done, whole.
-    pub(super) item: u64,
-    /// The answer, whole.
-    pub(super) whole: u64,
-}
-
-impl Tokens {
-    pub(super) fn add(&mut self, other: Self) {
-        self.delta = self.delta.saturating_add(other.delta);
-        self.part = self.part.saturating_add(other.part);
-        self.item = self.item.saturating_add(other.item);
-        self.whole = self.whole.max(other.whole);
-    }
-
-    pub(super) fn max(&self) -> u64 {
-        self.delta.max(self.part).max(self.item).max(self.whole)
-    }
 }
 
 impl Answer {
@@ -110,6 +86,7 @@ impl<'de> Visitor<'de> for ReadAnswer<'_> {
                     told.merge(inner.told);
                 }
                 Place::Usage => told.merge(members.next_value_seed(ReadTold)?),
+                Place::ItemIndex => read.item = figure(members.next_value()?),
                 Place::Type => kind = members.next_value_seed(ReadType)?,
                 Place::Other => drop(members.next_value::<IgnoredAny>()?),
             }
@@ -118,7 +95,7 @@ impl<'de> Visitor<'de> for ReadAnswer<'_> {
         match kind {
             Kind::Last => read.is_last = true,
             Kind::Beginning => (read.text.item, read.text.part) = (0, 0),
-            Kind::Sound => read.text.delta = 0,
+            Kind::NoText => read.text = Tokens::default(),
             Kind::Other => {}
         }
         read.told = Some(told).filter(|told| *told != Told::default());
@@ -134,6 +111,7 @@ enum Place {
     Whole,
     Inner,
     Usage,
+    ItemIndex,
     Type,
     Other,
 }
@@ -142,11 +120,14 @@ impl Place {
     fn of(name: &str) -> Self {
         match name {
             "choices" | "delta" | "content_block" | "content" | "completion" => Self::Delta,
-            "text" | "arguments" | "refusal" | "transcript" | "code" | "input" => Self::Part,
+            "text" | "arguments" | "refusal" | "transcript" | "code" | "command" | "input" => {
+                Self::Part
+            }
             "item" => Self::Item,
             "output" => Self::Whole,
             "message" | "response" | "x_groq" => Self::Inner,
             "usage" => Self::Usage,
+            "output_index" => Self::ItemIndex,
             "type" => Self::Type,
             _ => Self::Other,
         }
@@ -179,8 +160,8 @@ enum Kind {
     Last,
     /// It begins an item or a part, whose text comes later.
     Beginning,
-    /// Its delta is encoded sound.
-    Sound,
+    /// It has encoded sound, or what a tool on the provider's side answered.
+    NoText,
     #[default]
     Other,
 }
@@ -203,7 +184,9 @@ impl ReadMembers for ReadType {
             "message_stop" | "response.completed" | "response.incomplete" | "response.failed" => {
                 Kind::Last
             }
-            "response.audio.delta" => Kind::Sound,
+            "response.audio.delta"
+            | "response.shell_call_output_content.delta"
+            | "response.shell_call_output_content.done" => Kind::NoText,
             kind if kind.ends_with(".added") => Kind::Beginning,
             _ => Kind::Other,
         }
@@ -323,6 +306,15 @@ mod tests {
             ),
             (r#"{"type":"response.audio.delta","delta":"AAAAAAAAAAAA"}"#, 0),
             (r#"{"type":"response.audio.transcript.delta","delta":"Hello"}"#, 2),
+            (r#"{"type":"response.shell_call_command.done","command":"ls -l"}"#, 2),
+            (
+                r#"{"type":"response.shell_call_output_content.delta","delta":{"stdout":"Hello"}}"#,
+                0,
+            ),
+            (
+                r#"{"type":"response.shell_call_output_content.done","output":[{"stdout":"Hello","stderr":""}]}"#,
+                0,
+            ),
             // RawMessageStreamEvent: anthropic 2.14
             (
                 r#"{"type":"content_block_start","index":1,"content_block":{"type":"mcp_tool_result","tool_use_id":"t","content":[{"type":"text","text":"Hello"}]}}"#,

@@ -15,12 +15,6 @@ use super::meter::{Meter, MeterError};
 use crate::http::{BodyError, Charge, Rejection};
 use crate::model::{Amount, Refusal};
 
-/// For how many tokens of output money is held at a time, at the least.
-pub(super) const STEP: u64 = 256;
-
-/// More is held at once for a long answer: this part of what it has cost.
-const PART_OF_COST: i64 = 8;
-
 type Holding = Pin<Box<dyn Future<Output = Result<(), Rejection>> + Send>>;
 
 pin_project! {
@@ -46,7 +40,7 @@ pin_project! {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// The answer is metered.
     Metered,
     /// The answer says that the upstream failed. It is passed on as it is.
@@ -59,19 +53,13 @@ enum State {
 }
 
 impl<B> MeteredBody<B> {
-    pub(super) fn metered(inner: B, charge: Charge, meter: Meter, format: Format) -> Self {
-        Self::new(inner, charge, meter, format, State::Metered)
-    }
-
-    pub(super) fn plain(inner: B, charge: Charge, meter: Meter, format: Format) -> Self {
-        Self::new(inner, charge, meter, format, State::Plain)
-    }
-
-    pub(super) fn unreadable(inner: B, charge: Charge, meter: Meter, format: Format) -> Self {
-        Self::new(inner, charge, meter, format, State::Unreadable)
-    }
-
-    fn new(inner: B, charge: Charge, meter: Meter, format: Format, state: State) -> Self {
+    pub(super) fn new(
+        inner: B,
+        charge: Charge,
+        meter: Meter,
+        format: Format,
+        state: State,
+    ) -> Self {
         Self {
             inner: Some(inner),
             charge: Some(charge),
@@ -248,10 +236,8 @@ fn refused(format: Format, refusal: &Refusal) -> ClientError {
 }
 
 fn hold_more(charge: &Charge, meter: &Meter) -> Holding {
-    let cost = meter.cost();
-    let short = cost.saturating_sub(charge.held());
-    let part = Amount::micros(cost.as_micros() / PART_OF_COST);
-    Box::pin(hold(charge.clone(), short, meter.output_cost(STEP).max(part)))
+    let short = meter.cost().saturating_sub(charge.held());
+    Box::pin(hold(charge.clone(), short, meter.next_hold()))
 }
 
 /// Holds the shortfall, and more ahead where there is more: then what is left, and at last the

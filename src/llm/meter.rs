@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::answer::Answer;
 use super::estimator::{FourBytes, TokenEstimator};
 use super::events::{EventBuffer, EventTooLong, without_mark};
+use super::format::Format;
 use super::prompt::Prompt;
 use super::repeated::EventReader;
 use super::tally::Tally;
@@ -15,6 +16,15 @@ use crate::model::{Amount, TokenPrice, TokenUsage};
 
 /// The default bound on one event, and on a whole answer.
 const MAX_EVENT: usize = 16 << 20;
+
+/// The default of the most tokens of a whole answer.
+const MAX_OUTPUT: u64 = 4_096;
+
+/// For how many tokens of output money is held at a time, at the least.
+const STEP: u64 = 256;
+
+/// More is held at once for a long answer: this part of what it has cost.
+const PART_OF_COST: i64 = 8;
 
 /// Says what a model's answer costs, while it comes.
 ///
@@ -49,6 +59,8 @@ pub struct Meter {
     tally: Tally,
     estimator: Arc<dyn TokenEstimator>,
     max_event: usize,
+    max_output: u64,
+    chat_limit: Option<String>,
     reader: Reader,
     events: EventReader,
     /// Whether an event was read, so that no byte order mark may come.
@@ -78,6 +90,8 @@ impl Meter {
             tally: Tally::new(price),
             estimator: Arc::new(FourBytes),
             max_event: MAX_EVENT,
+            max_output: MAX_OUTPUT,
+            chat_limit: None,
             reader: Reader::Unknown(BytesMut::new()),
             events: EventReader::default(),
             is_begun: false,
@@ -104,6 +118,29 @@ impl Meter {
     #[must_use]
     pub fn max_event(mut self, bytes: usize) -> Self {
         self.max_event = bytes;
+        self
+    }
+
+    /// Sets the most tokens of an answer that is no event stream, where its request does not say.
+    /// Default: 4,096.
+    ///
+    /// Nobody can stop such an answer halfway. So [`Charge::hold_for`](crate::Charge::hold_for) holds
+    /// the whole of it before the model is asked, and [`to_upstream`](Self::to_upstream) tells the
+    /// upstream to write no more. A model that reasons counts its reasoning too, and may need more.
+    #[must_use]
+    pub fn max_output(mut self, tokens: u64) -> Self {
+        self.max_output = tokens;
+        self
+    }
+
+    /// Sets the name by which [`to_upstream`](Self::to_upstream) tells an upstream of Chat Completions
+    /// the most tokens. Default: what the request calls it, else `max_completion_tokens`.
+    ///
+    /// OpenAI's newer models refuse `max_tokens`. Mistral, and others that call themselves compatible,
+    /// know nothing else.
+    #[must_use]
+    pub fn chat_limit_name(mut self, name: impl Into<String>) -> Self {
+        self.chat_limit = Some(name.into());
         self
     }
 
@@ -210,9 +247,37 @@ impl Meter {
         self.tally.prompt()
     }
 
-    /// Returns what so many tokens of output cost.
-    pub(super) fn output_cost(&self, tokens: u64) -> Amount {
-        self.tally.price().cost(TokenUsage::new(0, tokens))
+    /// Returns the most tokens that the model may write in one answer.
+    pub(super) fn most_output(&self) -> u64 {
+        self.request().max_output.unwrap_or(self.max_output)
+    }
+
+    /// Returns the names by which an upstream reads the most tokens. The first is sent where the request
+    /// has neither.
+    pub(super) fn limit_names(&self, format: Format) -> [&str; 2] {
+        match (format, &self.chat_limit) {
+            (Format::ChatCompletions, Some(name)) => [name; 2],
+            (Format::ChatCompletions, None) => ["max_completion_tokens", "max_tokens"],
+            (Format::Completions | Format::Messages, _) => ["max_tokens"; 2],
+            (Format::Responses, _) => ["max_output_tokens"; 2],
+        }
+    }
+
+    /// Returns what is held before the model is asked: the most that a whole answer may cost, and of a
+    /// stream its beginning.
+    pub(super) fn first_hold(&self) -> Amount {
+        let output = self.most_output().saturating_mul(self.request().answers.max(1));
+        if self.request().is_stream {
+            self.cost().saturating_add(self.tally.output_cost(output.min(STEP)))
+        } else {
+            self.tally.most(output)
+        }
+    }
+
+    /// Returns what is held ahead with an event: more for an answer that has cost more.
+    pub(super) fn next_hold(&self) -> Amount {
+        let part = Amount::micros(self.cost().as_micros() / PART_OF_COST);
+        self.tally.output_cost(STEP).max(part)
     }
 
     fn count_event(&mut self, event: &[u8]) {

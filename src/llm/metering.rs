@@ -1,11 +1,11 @@
 //! The charge of a metered answer.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderMap, Response};
 use http_body::Body;
 
-use super::body::{MeteredBody, STEP};
+use super::body::{MeteredBody, State};
 use super::format::Format;
 use super::meter::Meter;
 use crate::http::{BodyError, Charge, Rejection};
@@ -17,8 +17,9 @@ impl Charge {
     /// the prompt costs.
     ///
     /// For a stream that is the prompt and 256 tokens of output, because [`meter`](Self::meter) holds
-    /// more while it comes. For a whole answer it is the prompt and the most that the request lets
-    /// the model write, because nobody can stop it halfway.
+    /// more while it comes. For a whole answer it is the prompt and the most that the model may write,
+    /// because nobody can stop it halfway: the limit of the request, else that of the meter
+    /// ([`Meter::max_output`]).
     ///
     /// Where the model is not asked after all, set the cost to zero.
     ///
@@ -26,14 +27,8 @@ impl Charge {
     ///
     /// As for [`hold`](Self::hold).
     pub async fn hold_for(&self, meter: &Meter) -> Result<(), Rejection> {
-        let request = meter.request();
-        let output = match (request.is_stream, request.max_output) {
-            (true, max) => max.unwrap_or(STEP).min(STEP),
-            (false, max) => max.unwrap_or(STEP),
-        };
-        let prompt = meter.cost();
-        self.hold(prompt.saturating_add(meter.output_cost(output))).await?;
-        self.set_cost(prompt);
+        self.hold(meter.first_hold()).await?;
+        self.set_cost(meter.cost());
         Ok(())
     }
 
@@ -44,7 +39,7 @@ impl Charge {
     /// - Where no more can be held, the stream is cut: it ends with an error event of the format, and
     ///   the upstream is hung up on. Charged is what was passed on, and the one event that was not.
     /// - An answer that is no event stream is kept until its end, charged by its usage, and passed on
-    ///   whole, as debt if need be.
+    ///   whole. What it costs beyond what is held is debt.
     /// - An answer with another status than 2xx is passed on as it is, and costs nothing.
     ///
     /// The charge has the cost of the meter in place of all that was added before. At the end of the
@@ -66,10 +61,12 @@ impl Charge {
     /// # async fn ask<B: http_body::Body<Data = Bytes>>(_: Bytes) -> Response<B> { unimplemented!() }
     /// # async fn chat<B>(charge: Charge, body: Bytes) -> Result<Response<agentkey::llm::MeteredBody<B>>, Box<dyn std::error::Error>>
     /// # where B: http_body::Body<Data = Bytes>, B::Error: Into<agentkey::http::BodyError> {
+    /// let format = Format::ChatCompletions;
     /// let meter = Meter::new(PRICE).prompt(Prompt::read(&body, &FourBytes)?);
+    /// let request = meter.to_upstream(format, &body)?;
     /// charge.hold_for(&meter).await?; // refused here: 402 before the model is asked
-    /// let answer: Response<B> = ask(body).await;
-    /// Ok(charge.meter(answer, Format::ChatCompletions, meter))
+    /// let answer: Response<B> = ask(request).await;
+    /// Ok(charge.meter(answer, format, meter))
     /// # }
     /// ```
     pub fn meter<B>(
@@ -83,23 +80,27 @@ impl Charge {
         B::Error: Into<BodyError>,
     {
         let (mut head, body) = answer.into_parts();
-        if !head.status.is_success() {
+        let state = if head.status.is_success() { state_of(&head.headers) } else { State::Plain };
+        if state == State::Plain {
             self.set_cost(Amount::ZERO);
-            return Response::from_parts(head, MeteredBody::plain(body, self, meter, format));
+        } else {
+            self.set_cost(meter.cost());
+            head.headers.remove(CONTENT_LENGTH); // a stream may be cut
         }
-        self.set_cost(meter.cost());
-        head.headers.remove(CONTENT_LENGTH); // a stream may be cut
-        let mut encodings = head.headers.get_all(CONTENT_ENCODING).iter();
-        let body = match encodings.find(|encoding| *encoding != "identity") {
-            None => MeteredBody::metered(body, self, meter, format),
-            Some(encoding) => {
-                tracing::error!(
-                    ?encoding,
-                    "agentkey cannot meter an encoded answer; send the upstream no Accept-Encoding"
-                );
-                MeteredBody::unreadable(body, self, meter, format)
-            }
-        };
-        Response::from_parts(head, body)
+        Response::from_parts(head, MeteredBody::new(body, self, meter, format, state))
+    }
+}
+
+fn state_of(headers: &HeaderMap) -> State {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    match encodings.find(|encoding| *encoding != "identity") {
+        None => State::Metered,
+        Some(encoding) => {
+            tracing::error!(
+                ?encoding,
+                "agentkey cannot meter an encoded answer; send the upstream no Accept-Encoding"
+            );
+            State::Unreadable
+        }
     }
 }

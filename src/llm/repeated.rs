@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memchr::memmem;
 
-use super::answer::{Answer, Tokens};
+use super::answer::Answer;
 use super::estimator::TokenEstimator;
 use super::events::data;
+use super::written::Tokens;
 
 /// The longest event that the next one is compared with. It bounds what is kept of it.
 const MAX_SHAPE: usize = 4096;
@@ -220,7 +221,8 @@ mod tests {
     const DONE: &str = "data: {\"type\":\"response.output_text.done\",\"sequence_number\":0,\"text\":\" time\"}\r\n\r\n";
     const USAGE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\" time\"}}],\"usage\":{\"completion_tokens\":7}}\n\n";
     const TOOL: &str = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\" time\"}}]}}]}\n\n";
-    const EVENTS: [&str; 6] = [CHAT, RESPONSES, MESSAGES, DONE, USAGE, TOOL];
+    const ITEM: &str = "data: {\"type\":\"response.output_text.delta\",\"output_index\":4,\"delta\":\" time\"}\n\n";
+    const EVENTS: [&str; 7] = [CHAT, RESPONSES, MESSAGES, DONE, USAGE, TOOL, ITEM];
 
     fn shape(event: &str) -> Shape {
         Shape::of(event.as_bytes(), &FourBytes).1.expect("it has a shape")
@@ -267,6 +269,7 @@ mod tests {
             (RESPONSES, "output_text", "other"),
             (MESSAGES, "\"index\":0", "\"index\":1"),
             (USAGE, ":7", ":8"),
+            (ITEM, ":4", ":5"),
         ] {
             let next = event.replace(from, to);
             assert_ne!(next, event, "{from}");

@@ -1,8 +1,9 @@
 //! What a stream has used so far: by estimate, and by what its provider told.
 
-use super::answer::{Answer, Tokens};
+use super::answer::Answer;
 use super::prompt::Prompt;
 use super::told::Told;
+use super::written::Written;
 use crate::model::{Amount, TokenPrice, TokenUsage};
 
 /// How many times as much as the told figure the estimate may be. Beyond that, the told figure is
@@ -14,7 +15,7 @@ const PLAUSIBLE: u64 = 4;
 pub(super) struct Tally {
     price: TokenPrice,
     prompt: Prompt,
-    text: Tokens,
+    text: Written,
     /// Of all inputs that were told, the one that costs most.
     dearest_input: TokenUsage,
     /// Of all outputs that were told, the one that costs most.
@@ -31,7 +32,7 @@ impl Tally {
         Self {
             price,
             prompt: Prompt::default(),
-            text: Tokens::default(),
+            text: Written::default(),
             dearest_input: TokenUsage::default(),
             dearest_output: TokenUsage::default(),
             told: Told::default(),
@@ -51,7 +52,7 @@ impl Tally {
     /// Adds what one event says.
     pub(super) fn add(&mut self, answer: Answer) {
         let has_text = answer.text.delta > 0 && !answer.is_last;
-        self.text.add(answer.text);
+        self.text.add(answer.item, answer.text);
         if has_text {
             (self.is_covered, self.is_ended) = (false, false);
         }
@@ -88,7 +89,7 @@ impl Tally {
 
     /// Returns the estimated tokens of the text.
     pub(super) fn text(&self) -> u64 {
-        self.text.max()
+        self.text.tokens()
     }
 
     /// Returns what was told last.
@@ -108,8 +109,19 @@ impl Tally {
         self.price.cost(self.usage())
     }
 
-    pub(super) fn price(&self) -> TokenPrice {
-        self.price
+    /// Returns what so many tokens of output cost.
+    pub(super) fn output_cost(&self, tokens: u64) -> Amount {
+        self.price.cost(TokenUsage::new(0, tokens))
+    }
+
+    /// Returns the most that the prompt and so many tokens of output cost: what of them is written to a
+    /// cache, or is reasoning, may be dearer.
+    pub(super) fn most(&self, output: u64) -> Amount {
+        let input = TokenUsage::new(self.prompt.tokens(), 0);
+        let output = TokenUsage::new(0, output);
+        let input = self.dearer(input, input.cache_write(input.input));
+        let output = self.dearer(output, output.reasoning(output.output));
+        self.price.cost(join(input, output))
     }
 
     fn input(&self) -> TokenUsage {

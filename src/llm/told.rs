@@ -3,9 +3,8 @@
 //! The names are those of `CompletionUsage` and `ResponseUsage` in the Python package openai 3.57,
 //! and of `Usage` and `MessageDeltaUsage` in anthropic 2.14.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess};
+use serde_json::value::RawValue;
 
 use super::lenient::{NameOf, ObjectOr, ReadMembers};
 use crate::model::TokenUsage;
@@ -104,7 +103,7 @@ impl ReadMembers for ReadTold {
         let mut told = Told::default();
         while let Some(member) = members.next_key_seed(NameOf(Member::of))? {
             match member {
-                Member::Figure(figure) => *figure(&mut told) = members.next_value_seed(Figure)?,
+                Member::Figure(of) => *of(&mut told) = figure(members.next_value()?),
                 Member::Details => told.merge(members.next_value_seed(ReadTold)?),
                 Member::Other => drop(members.next_value::<IgnoredAny>()?),
             }
@@ -140,58 +139,13 @@ impl Member {
     }
 }
 
-/// Reads a whole number of tokens. Anything else, a negative number and a fraction too, says
-/// nothing.
-struct Figure;
-
-impl<'de> DeserializeSeed<'de> for Figure {
-    type Value = Option<u64>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<u64>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Figure {
-    type Value = Option<u64>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of tokens")
-    }
-
-    fn visit_u64<E: Error>(self, figure: u64) -> Result<Option<u64>, E> {
-        Ok(Some(figure))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Option<u64>, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E: Error>(self, figure: f64) -> Result<Option<u64>, E> {
-        // Only what is beyond u64 and whole becomes a float that is too large to be believed.
-        Ok((figure >= u64::MAX as f64).then_some(u64::MAX))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Option<u64>, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Option<u64>, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Option<u64>, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<u64>, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Option<u64>, A::Error> {
-        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
+/// Returns a whole number of tokens. Anything else, a negative number and a fraction too, says nothing.
+pub(super) fn figure(value: &RawValue) -> Option<u64> {
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match value.get() {
+        // What is beyond any count is told too, so that it is found to be.
+        digits if is_digits(digits) => Some(digits.parse().unwrap_or(u64::MAX)),
+        _ => None,
     }
 }
 

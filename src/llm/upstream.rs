@@ -1,57 +1,105 @@
 //! The request as it is sent to the upstream.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use serde_json::value::RawValue;
+use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
 use super::format::Format;
-use super::prompt::PromptError;
+use super::meter::Meter;
+use super::prompt::{LIMITS, Members, PromptError, limit};
 
 const STREAM_OPTIONS: &str = "stream_options";
 
-impl Format {
+/// The most tokens of a legacy completion that names no limit: the default of its protocol.
+const LEGACY_OUTPUT: u64 = 16;
+
+impl Meter {
     /// Returns the body of a request as it is to be sent to the upstream.
     ///
-    /// It asks for the usage of a stream, which OpenAI's completions do not tell by themselves. What a
+    /// A stream is asked for its usage, which OpenAI's completions do not tell by themselves. What a
     /// model reasons in secret is in no text, so without the usage nobody would pay for it.
     ///
-    /// It does not pass on `background` of a Responses request. Such a response is answered before the
-    /// model writes, so nobody would pay for what it writes later; without it the answer is complete.
+    /// A whole answer gets a limit where its request has none: the [most output](Self::max_output) that
+    /// is held for it. A legacy completion gets 16 tokens at most, the default of its protocol. A limit
+    /// that has the name of another format is sent by the name of this one.
     ///
-    /// Each member of the request is sent once. Where a client sends one twice, it is the last that
-    /// counts, here and in [`Prompt::read`](super::Prompt::read); otherwise the upstream might answer
-    /// by another model than the one that is priced. The other members stay as they are.
+    /// What might be answered otherwise than it is priced is not passed on:
+    ///
+    /// - `background` of a Responses request. Such a response is answered before the model writes;
+    ///   without it the answer is complete.
+    /// - All but the last of members with the same name, and a name that differs only in its case from
+    ///   `model` or another that the meter reads. Which of them counts depends on the upstream's parser.
+    ///
+    /// The other members stay as they are.
     ///
     /// # Errors
     ///
     /// [`PromptError`] where the body is not a JSON object.
     ///
     /// ```
-    /// use agentkey::llm::Format;
+    /// use agentkey::Amount;
+    /// use agentkey::llm::{Format, FourBytes, Meter, Prompt};
+    /// use agentkey::model::TokenPrice;
     ///
-    /// let body = br#"{"stream":true,"model":"small-1"}"#;
-    /// let sent = Format::ChatCompletions.to_upstream(body)?;
-    /// assert_eq!(sent, r#"{"model":"small-1","stream":true,"stream_options":{"include_usage":true}}"#);
+    /// let price = TokenPrice::new(Amount::units(3), Amount::units(15));
+    /// let sent = |body: &[u8]| {
+    ///     let meter = Meter::new(price).prompt(Prompt::read(body, &FourBytes)?);
+    ///     meter.to_upstream(Format::ChatCompletions, body)
+    /// };
+    /// assert_eq!(
+    ///     sent(br#"{"stream":true,"model":"small-1"}"#)?,
+    ///     r#"{"model":"small-1","stream":true,"stream_options":{"include_usage":true}}"#,
+    /// );
+    /// assert_eq!(
+    ///     sent(br#"{"model":"small-1"}"#)?,
+    ///     r#"{"max_completion_tokens":4096,"model":"small-1"}"#,
+    /// );
     /// # Ok::<(), agentkey::llm::PromptError>(())
     /// ```
-    pub fn to_upstream(self, body: &[u8]) -> Result<Bytes, PromptError> {
-        let mut members: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_slice(body).map_err(PromptError)?;
-        if self == Self::Responses {
+    pub fn to_upstream(&self, format: Format, body: &[u8]) -> Result<Bytes, PromptError> {
+        let (options, most);
+        let mut members: Members<'_> = serde_json::from_slice(body).map_err(PromptError)?;
+        members.retain(|name, _| !is_look_alike(name));
+        if format == Format::Responses {
             members.remove("background");
         }
         let is_stream = members.get("stream").is_some_and(|stream| stream.get() == "true");
-        if is_stream && matches!(self, Self::ChatCompletions | Self::Completions) {
-            let options = members.get(STREAM_OPTIONS).map_or("{}", |options| options.get());
-            let mut options: Map<String, Value> = serde_json::from_str(options).unwrap_or_default();
-            options.insert("include_usage".into(), true.into());
-            let options = serde_json::value::to_raw_value(&options).map_err(PromptError)?;
-            members.insert(STREAM_OPTIONS.into(), options);
+
+        let names = self.limit_names(format);
+        // What is no number is no limit: llama.cpp takes -1 for none.
+        members.retain(|name, value| {
+            let name = &**name;
+            !LIMITS.contains(&name) || (names.contains(&name) && limit(value).is_some())
+        });
+        let said = self.request().max_output;
+        let is_limited = names.into_iter().any(|name| members.contains_key(name));
+        if !is_limited && (!is_stream || said.is_some()) {
+            let output = match (format, said) {
+                (Format::Completions, None) => self.most_output().min(LEGACY_OUTPUT),
+                _ => self.most_output(),
+            };
+            most = to_raw_value(&output).map_err(PromptError)?;
+            members.insert(names[0].to_owned(), &most);
+        }
+
+        if is_stream && matches!(format, Format::ChatCompletions | Format::Completions) {
+            let given = members.get(STREAM_OPTIONS).map_or("{}", |given| given.get());
+            let mut given: Map<String, Value> = serde_json::from_str(given).unwrap_or_default();
+            given.insert("include_usage".into(), true.into());
+            options = to_raw_value(&given).map_err(PromptError)?;
+            members.insert(STREAM_OPTIONS.into(), &options);
         }
         serde_json::to_vec(&members).map(Bytes::from).map_err(PromptError)
     }
+}
+
+/// Returns whether a name differs only in its case from one that is read here. Parsers in Go take it
+/// for the same, and the last of them counts.
+fn is_look_alike(name: &str) -> bool {
+    const READ: [&str; 6] = ["model", "stream", STREAM_OPTIONS, "background", "n", "best_of"];
+    // Both ways: `ſ` is no capital letter, and `K` (Kelvin) no small one.
+    let folded = name.to_uppercase().to_lowercase();
+    folded != name && READ.iter().chain(&LIMITS).any(|read| *read == folded)
 }
 
 #[cfg(test)]
@@ -59,9 +107,16 @@ mod tests {
     use super::*;
     use crate::llm::estimator::FourBytes;
     use crate::llm::prompt::Prompt;
+    use crate::model::{Amount, TokenPrice};
+
+    fn meter(body: &str) -> Meter {
+        let price = TokenPrice::new(Amount::units(3), Amount::units(15));
+        Meter::new(price).prompt(Prompt::read(body.as_bytes(), &FourBytes).unwrap())
+    }
 
     fn sent(format: Format, body: &str) -> String {
-        String::from_utf8(format.to_upstream(body.as_bytes()).unwrap().to_vec()).unwrap()
+        let sent = meter(body).to_upstream(format, body.as_bytes()).unwrap();
+        String::from_utf8(sent.to_vec()).unwrap()
     }
 
     #[test]
@@ -81,7 +136,6 @@ mod tests {
                 others.contains(r#""include_obfuscation":false"#)
                     && others.contains(r#""include_usage":true"#)
             );
-            assert_eq!(sent(format, r#"{"stream":false}"#), r#"{"stream":false}"#);
         }
         for format in [Format::Responses, Format::Messages] {
             assert_eq!(sent(format, r#"{"stream":true}"#), r#"{"stream":true}"#);
@@ -89,18 +143,77 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_answer_has_the_limit_that_is_held_for_it() {
+        for (format, body, right) in [
+            (Format::ChatCompletions, r#"{}"#, r#"{"max_completion_tokens":4096}"#),
+            (
+                Format::Responses,
+                r#"{"stream":false}"#,
+                r#"{"max_output_tokens":4096,"stream":false}"#,
+            ),
+            (Format::Messages, r#"{"max_tokens":null}"#, r#"{"max_tokens":4096}"#),
+            (Format::Completions, r#"{}"#, r#"{"max_tokens":16}"#),
+            // The request has one.
+            (Format::ChatCompletions, r#"{"max_tokens":7}"#, r#"{"max_tokens":7}"#),
+            (
+                Format::ChatCompletions,
+                r#"{"max_completion_tokens":64000}"#,
+                r#"{"max_completion_tokens":64000}"#,
+            ),
+            (Format::Completions, r#"{"max_tokens":1e3}"#, r#"{"max_tokens":1e3}"#),
+            (Format::Messages, r#"{"max_tokens":0}"#, r#"{"max_tokens":0}"#),
+            // It has one by a name that this upstream does not read.
+            (Format::Responses, r#"{"max_tokens":7}"#, r#"{"max_output_tokens":7}"#),
+            (Format::Completions, r#"{"max_completion_tokens":99}"#, r#"{"max_tokens":99}"#),
+            (Format::Messages, r#"{"max_output_tokens":99,"max_tokens":7}"#, r#"{"max_tokens":7}"#),
+            // It has none that is a number.
+            (Format::ChatCompletions, r#"{"max_tokens":-1}"#, r#"{"max_completion_tokens":4096}"#),
+            (Format::Messages, r#"{"max_tokens":"many"}"#, r#"{"max_tokens":4096}"#),
+            // A stream is held while it comes.
+            (Format::Messages, r#"{"stream":true}"#, r#"{"stream":true}"#),
+            (
+                Format::Responses,
+                r#"{"max_tokens":7,"stream":true}"#,
+                r#"{"max_output_tokens":7,"stream":true}"#,
+            ),
+        ] {
+            assert_eq!(sent(format, body), right, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_application_says_the_limit_and_its_name() {
+        let sent = |body: &str| {
+            let meter = meter(body).max_output(1_000).chat_limit_name("max_tokens");
+            meter.to_upstream(Format::ChatCompletions, body.as_bytes()).unwrap()
+        };
+        assert_eq!(sent(r#"{"n":2}"#), r#"{"max_tokens":1000,"n":2}"#);
+        assert_eq!(sent(r#"{"max_tokens":7}"#), r#"{"max_tokens":7}"#);
+        assert_eq!(sent(r#"{"max_completion_tokens":7}"#), r#"{"max_tokens":7}"#);
+    }
+
+    #[test]
     fn a_response_is_not_written_in_the_background() {
-        for body in [r#"{"background":true,"model":"m"}"#, r#"{"background":false,"model":"m"}"#] {
-            assert_eq!(sent(Format::Responses, body), r#"{"model":"m"}"#);
+        for body in [
+            r#"{"background":true,"max_output_tokens":7,"model":"m"}"#,
+            r#"{"background":false,"Background":true,"max_output_tokens":7,"model":"m"}"#,
+        ] {
+            let right = r#"{"max_output_tokens":7,"model":"m"}"#;
+            assert_eq!(sent(Format::Responses, body), right);
         }
     }
 
     #[test]
     fn what_is_priced_is_what_is_sent() {
-        let body = r#"{"model":"small-1","messages":[{"b":1,"a":1.50}],"model":"large-1"}"#;
-        let sent = sent(Format::ChatCompletions, body);
-        assert_eq!(sent, r#"{"messages":[{"b":1,"a":1.50}],"model":"large-1"}"#);
+        let body =
+            r#"{"model":"small-1","messages":[{"b":1,"a":1.50}],"model":"large-1","stream":true}"#;
+        let right = r#"{"messages":[{"b":1,"a":1.50}],"model":"large-1","stream":true}"#;
+        assert_eq!(sent(Format::Messages, body), right);
         let prompt = Prompt::read(body.as_bytes(), &FourBytes).unwrap();
         assert_eq!(prompt.model.as_deref(), Some("large-1"));
+
+        let body = r#"{"model":"small-1","Model":"large-1","ſtream":true,"max_toKens":9,"Max_Tokens":9,"max_tokens":7,"N":9,"Tools":[]}"#;
+        let right = r#"{"Tools":[],"max_tokens":7,"model":"small-1"}"#;
+        assert_eq!(sent(Format::Messages, body), right);
     }
 }

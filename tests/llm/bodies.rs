@@ -20,6 +20,8 @@ async fn what_an_answer_may_cost_at_first_is_held_before_the_model_is_asked() {
         (ASK.replace("\"stream\":true", "\"stream\":true,\"max_tokens\":100"), 15 + 100 * 15),
         (ASK.replace("\"stream\":true", "\"stream\":true,\"max_tokens\":64000"), 15 + 256 * 15),
         (ASK.replace("\"stream\":true", "\"max_tokens\":64000"), 15 + 64_000 * 15),
+        (ASK.replace("\"stream\":true", "\"stream\":false"), 15 + 4_096 * 15),
+        (ASK.replace("\"stream\":true", "\"n\":3"), 15 + 3 * 4_096 * 15),
     ] {
         let world = World::new(TEN).await;
         let upstream = Upstream::default().end(End::Hangs);
@@ -33,7 +35,7 @@ async fn what_an_answer_may_cost_at_first_is_held_before_the_model_is_asked() {
         let seen = upstream.seen.clone();
         let answer = poor.send(setting(upstream, Meter::new(PRICE)), &request).await;
         assert_eq!(answer.status, 402, "{request}");
-        assert!(!seen.is_hung_up.load(Ordering::SeqCst), "the upstream was not asked");
+        assert!(!seen.is_asked.load(Ordering::SeqCst));
         assert_eq!(poor.ledger().await, (0, 0));
     }
 }

@@ -28,7 +28,7 @@ const fn stream(
     Stream { format, events, text, usage }
 }
 
-const STREAMS: [Stream; 7] = [
+const STREAMS: [Stream; 8] = [
     stream(
         Format::ChatCompletions,
         &[
@@ -90,6 +90,25 @@ const STREAMS: [Stream; 7] = [
         ],
         4,
         TokenUsage::new(37, 3),
+    ),
+    // Some items come in pieces, and some only when they are done, one between the other.
+    stream(
+        Format::Responses,
+        &[
+            "event: response.output_item.added\ndata: {\"type\":\"response.output_item.added\",\"sequence_number\":1,\"output_index\":0,\"item\":{\"id\":\"rs_1\",\"type\":\"reasoning\",\"summary\":[]}}",
+            "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"sequence_number\":2,\"output_index\":0,\"item\":{\"id\":\"rs_1\",\"type\":\"reasoning\",\"summary\":[{\"type\":\"summary_text\",\"text\":\"A greeting in Rome.\"}]}}",
+            "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":3,\"item_id\":\"msg_1\",\"output_index\":1,\"content_index\":0,\"delta\":\"Hello\",\"logprobs\":[]}",
+            "event: response.function_call_arguments.delta\ndata: {\"type\":\"response.function_call_arguments.delta\",\"sequence_number\":4,\"item_id\":\"fc_1\",\"output_index\":2,\"delta\":\"{\\\"city\\\":\"}",
+            "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":5,\"item_id\":\"msg_1\",\"output_index\":1,\"content_index\":0,\"delta\":\" there!\",\"logprobs\":[]}",
+            "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"sequence_number\":6,\"output_index\":3,\"item\":{\"id\":\"fc_2\",\"type\":\"function_call\",\"call_id\":\"call_2\",\"name\":\"look\",\"arguments\":\"{\\\"city\\\":\\\"Rome\\\"}\",\"status\":\"completed\"}}",
+            "event: response.function_call_arguments.delta\ndata: {\"type\":\"response.function_call_arguments.delta\",\"sequence_number\":7,\"item_id\":\"fc_1\",\"output_index\":2,\"delta\":\"\\\"Oslo\\\"}\"}",
+            "event: response.function_call_arguments.done\ndata: {\"type\":\"response.function_call_arguments.done\",\"sequence_number\":8,\"item_id\":\"fc_1\",\"output_index\":2,\"arguments\":\"{\\\"city\\\":\\\"Oslo\\\"}\"}",
+            "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"sequence_number\":9,\"output_index\":2,\"item\":{\"id\":\"fc_1\",\"type\":\"function_call\",\"call_id\":\"call_1\",\"name\":\"look\",\"arguments\":\"{\\\"city\\\":\\\"Oslo\\\"}\",\"status\":\"completed\"}}",
+            "event: response.output_item.done\ndata: {\"type\":\"response.output_item.done\",\"sequence_number\":10,\"output_index\":1,\"item\":{\"id\":\"msg_1\",\"type\":\"message\",\"status\":\"completed\",\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\"text\":\"Hello there!\",\"annotations\":[]}]}}",
+            "event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":11,\"response\":{\"id\":\"resp_1\",\"object\":\"response\",\"status\":\"completed\",\"output\":[],\"usage\":{\"input_tokens\":37,\"output_tokens\":17,\"output_tokens_details\":{\"reasoning_tokens\":5},\"total_tokens\":54}}}",
+        ],
+        19,
+        TokenUsage::new(37, 17).reasoning(5),
     ),
     // The prompt is told at the beginning, in three parts, and the output at the end.
     stream(
@@ -164,6 +183,18 @@ fn a_stream_is_read_the_same_wherever_it_is_cut() {
             assert_eq!(meter.text(), stream.text, "{bytes} cut at {at}");
         }
     }
+}
+
+/// A client may leave after any event: until then each item counts, whether it came in pieces or not.
+#[test]
+fn each_item_of_a_response_counts_while_it_comes() {
+    let stream = STREAMS.iter().find(|it| it.text == 19).unwrap();
+    let mut meter = Meter::new(price());
+    let running = stream.events.iter().map(|event| {
+        meter.feed(format!("{event}\n\n").as_bytes()).unwrap();
+        meter.text()
+    });
+    assert_eq!(running.collect::<Vec<_>>(), [0, 5, 7, 9, 11, 16, 18, 18, 19, 19, 19]);
 }
 
 /// The SDKs hang up when they have read the last event, before the stream has ended.

@@ -6,3 +6,4 @@ mod formats;
 mod properties;
 mod streams;
 mod support;
+mod whole;

@@ -25,6 +25,8 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
+use crate::whole::Tale;
+
 /// 3 micros a token of input, 15 a token of output.
 pub(crate) const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
 
@@ -41,6 +43,8 @@ pub(crate) struct Upstream {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) pieces: Vec<Bytes>,
+    /// What it answers instead, if that depends on what it is asked.
+    pub(crate) tale: Option<Tale>,
     pub(crate) end: End,
     pub(crate) seen: Arc<Seen>,
 }
@@ -50,6 +54,7 @@ pub(crate) struct Upstream {
 pub(crate) struct Seen {
     /// How many pieces were read of it.
     pub(crate) read: AtomicUsize,
+    pub(crate) is_asked: AtomicBool,
     pub(crate) is_hung_up: AtomicBool,
 }
 
@@ -84,8 +89,10 @@ impl Upstream {
         self
     }
 
-    fn answer(&self) -> http::Response<Sending> {
-        let pieces = self.pieces.iter().cloned().collect();
+    fn answer(&self, format: Format, request: &[u8]) -> http::Response<Sending> {
+        self.seen.is_asked.store(true, Ordering::SeqCst);
+        let told = self.tale.as_ref().map(|tale| tale.tell(format, request).into());
+        let pieces = self.pieces.iter().cloned().chain(told).collect();
         let sending = Sending { pieces, end: Some(self.end.clone()), seen: self.seen.clone() };
         let mut answer = http::Response::new(sending);
         *answer.status_mut() = self.status;
@@ -149,8 +156,9 @@ async fn proxy(
 ) -> Result<Response, Rejection> {
     let Setting { upstream, format, meter } = setting.lock().unwrap().clone();
     let meter = meter.prompt(Prompt::read(&body, &FourBytes).unwrap());
+    let request = meter.to_upstream(format, &body).unwrap();
     charge.hold_for(&meter).await?;
-    Ok(charge.meter(upstream.answer(), format, meter).map(Body::new))
+    Ok(charge.meter(upstream.answer(format, &request), format, meter).map(Body::new))
 }
 
 /// A key with a limit, and the proxy that it calls.

@@ -33,6 +33,7 @@ pub struct Proxy {
     upstream: String,
     /// Our own key there. The agent's goes no further than here.
     upstream_key: String,
+    chat_limit: Option<String>,
     prices: PriceTable,
     tokenizer: Tokenizer,
 }
@@ -53,9 +54,17 @@ impl Proxy {
             http: Client::builder(TokioExecutor::new()).build(https),
             upstream,
             upstream_key,
+            chat_limit: None,
             prices: toml::from_str(include_str!("../prices.toml"))?,
             tokenizer: Tokenizer(Arc::new(tiktoken_rs::o200k_base()?)),
         })
+    }
+
+    /// Sets what the provider calls the most tokens of a Chat Completion, where it is not `max_completion_tokens`.
+    #[must_use]
+    pub fn chat_limit(mut self, name: Option<String>) -> Self {
+        self.chat_limit = name;
+        self
     }
 }
 
@@ -112,20 +121,26 @@ async fn forward(
     let format = Format::of_path(head.uri.path()).ok_or(Error::BadRequest)?;
     let body = axum::body::to_bytes(body, 4 << 20).await.map_err(|_| Error::BadRequest)?;
     let prompt = Prompt::read(&body, &proxy.tokenizer).map_err(|_| Error::BadRequest)?;
-    let body = format.to_upstream(&body).map_err(|_| Error::BadRequest)?;
     let model = prompt.model.clone().unwrap_or_default();
     let price = proxy.prices.price(&model).map_err(|_| Error::UnknownModel(model.clone()))?;
     charge.label("model", model)?;
     charge.label("upstream", proxy.upstream.as_str())?;
 
-    let meter = Meter::new(price).estimator(proxy.tokenizer.clone()).prompt(prompt);
+    let mut meter = Meter::new(price).estimator(proxy.tokenizer.clone()).prompt(prompt);
+    if let Some(name) = &proxy.chat_limit {
+        meter = meter.chat_limit_name(name);
+    }
+    let body = meter.to_upstream(format, &body).map_err(|_| Error::BadRequest)?;
     charge.hold_for(&meter).await?; // 402 before the model is asked
     let answer = proxy.send(&head.uri, &head.headers, body).await.map_err(|error| {
         charge.set_cost(Amount::ZERO);
         Error::Upstream(error)
     })?;
-    if let Some(id) = REQUEST_IDS.into_iter().find_map(|name| answer.headers().get(name)) {
-        charge.label("request_id", id.to_str().unwrap_or_default())?;
+    // The model was asked. From here on, nothing may come between its answer and the charge.
+    if let Some(id) = REQUEST_IDS.into_iter().find_map(|name| answer.headers().get(name))
+        && let Err(error) = charge.label("request_id", String::from_utf8_lossy(id.as_bytes()))
+    {
+        tracing::warn!(?error, "the upstream's request id is no label");
     }
     Ok(charge.meter(answer, format, meter).map(Body::new))
 }

@@ -2,7 +2,9 @@
 //! checks what the ledger says. With `-- --serve` it stays up afterwards.
 //!
 //! With `UPSTREAM=https://api.openai.com` and `UPSTREAM_KEY` it serves in front of that provider, at the prices of
-//! `prices.toml`. With `DATABASE=keys.db` it serves the keys of that file, which the program `agentkey` makes: see README.md.
+//! `prices.toml`. `CHAT_LIMIT=max_tokens` is for a provider that refuses `max_completion_tokens`, as Mistral does.
+//!
+//! With `DATABASE=keys.db` it serves the keys of that file, which the program `agentkey` makes: see README.md.
 
 use std::env;
 use std::future::IntoFuture;
@@ -33,7 +35,8 @@ async fn main() -> Result<(), BoxError> {
     let real = env::var("UPSTREAM").ok();
     let mut fake = Fake::start().await?;
     let proxy = match &real {
-        Some(upstream) => Proxy::new(upstream.clone(), env::var("UPSTREAM_KEY")?)?,
+        Some(upstream) => Proxy::new(upstream.clone(), env::var("UPSTREAM_KEY")?)?
+            .chat_limit(env::var("CHAT_LIMIT").ok()),
         None => Proxy::new(fake.url.clone(), fake::KEY.to_owned())?,
     };
     let database = env::var("DATABASE").ok();

@@ -32,6 +32,7 @@ def caught(error):
         "type": body.get("type"),
         "limit_cents": body.get("limit_cents"),
         "remaining_cents": body.get("remaining_cents"),
+        "required_cents": body.get("required_cents"),
     }
 
 
@@ -99,6 +100,9 @@ answer = OpenAI("response").responses.create(model="tales-1", input="Tell me a t
 show("response", pieces=answer.output_text.count("once"), usage=answer.usage.output_tokens)
 answer = Anthropic("message").messages.create(**ask, max_tokens=60)
 show("message", pieces=answer.content[0].text.count("once"), usage=answer.usage.output_tokens)
+# Without a limit, the proxy sets one.
+answer = OpenAI("chat default").chat.completions.create(**ask)
+show("chat default", pieces=answer.choices[0].message.content.count("once"), usage=answer.usage.completion_tokens)
 
 # Streams without an end, which are cut off at the limit.
 read("chat cut", OpenAI("chat cut").chat.completions.create(**ask, stream=True), chat_text, lambda chunk: None)
@@ -127,6 +131,7 @@ show("chat left", pieces=pieces)
 
 # Refusals.
 refused("chat refused", lambda: OpenAI("poor").chat.completions.create(**ask, max_completion_tokens=1000))
+refused("default refused", lambda: OpenAI("poor").chat.completions.create(**ask))
 refused("response refused", lambda: OpenAI("poor").responses.create(model="tales-1", input="Hi", stream=True))
 refused("message refused", lambda: Anthropic("poor").messages.create(**ask, max_tokens=1000))
 tokens["nobody"] = "sk-nobody"

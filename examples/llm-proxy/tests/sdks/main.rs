@@ -19,7 +19,7 @@ const ENOUGH: Amount = Amount::units(1);
 const LITTLE: Amount = Amount::cents(1);
 
 /// The keys of the agent, by the step that uses them, and their limits.
-const KEYS: [(&str, Amount); 12] = [
+const KEYS: [(&str, Amount); 13] = [
     ("chat stream", ENOUGH),
     ("completion stream", ENOUGH),
     ("response stream", ENOUGH),
@@ -27,6 +27,7 @@ const KEYS: [(&str, Amount); 12] = [
     ("chat", ENOUGH),
     ("response", ENOUGH),
     ("message", ENOUGH),
+    ("chat default", ENOUGH),
     ("chat cut", LITTLE),
     ("response cut", LITTLE),
     ("message cut", LITTLE),
@@ -119,6 +120,10 @@ async fn the_sdks_read_streams_cuts_and_refusals() {
         assert_eq!((world.pieces(step), &world.steps[step]["usage"]), (10, &json!(60)));
         assert_eq!(world.spent(step).await, cost(fake::PROMPT_TOKENS, 10), "{step}");
     }
+    // A tale without end ends at the limit that the proxy sets.
+    let pieces = 4_096 / fake::PIECE_TOKENS;
+    assert_eq!(world.pieces("chat default"), pieces);
+    assert_eq!(world.spent("chat default").await, cost(fake::PROMPT_TOKENS, pieces));
 
     for (step, class, module, kind, status) in [
         ("chat cut", "APIError", "openai", "insufficient_quota", Value::Null),
@@ -139,6 +144,7 @@ async fn the_sdks_read_streams_cuts_and_refusals() {
 
     for (step, class, status, code, kind) in [
         ("chat refused", "APIStatusError", 402, "budget_exceeded", "insufficient_quota"),
+        ("default refused", "APIStatusError", 402, "budget_exceeded", "insufficient_quota"),
         ("response refused", "APIStatusError", 402, "budget_exceeded", "insufficient_quota"),
         ("message refused", "PaymentRequiredError", 402, "budget_exceeded", "billing_error"),
         ("chat unknown", "AuthenticationError", 401, "invalid_key", "invalid_request_error"),
@@ -160,6 +166,9 @@ async fn the_sdks_read_streams_cuts_and_refusals() {
             );
         }
     }
+    // The agent may ask again with a limit that it can pay for: 4,096 tokens are 6.144 cents.
+    let required = &world.steps["default refused"]["error"]["required_cents"];
+    assert!(required.as_f64().is_some_and(|cents| (6.144..6.2).contains(&cents)), "{required}");
 
     // Each charge says which model, which upstream and which request it was.
     let query = EntryQuery::for_account("acme".parse().unwrap()).key(world.ids["chat"]);
