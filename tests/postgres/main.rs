@@ -28,6 +28,7 @@ mod postgres_server;
 mod proxy;
 mod rate_limits;
 mod reconcile;
+mod retention;
 mod row_locks;
 mod server;
 mod service;
