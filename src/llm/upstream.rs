@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::format::Format;
 use super::meter::Meter;
-use super::prompt::{LIMITS, Members, PromptError, limit};
+use super::prompt::{ANSWERS, LIMITS, Members, PromptError, limit};
 
 const STREAM_OPTIONS: &str = "stream_options";
 
@@ -27,6 +27,7 @@ impl Meter {
     ///
     /// - `background` of a Responses request. Such a response is answered before the model writes;
     ///   without it the answer is complete.
+    /// - A number of answers (`n`, `best_of`) that is no number, such as `" 3"`.
     /// - All but the last of members with the same name, and a name that differs only in its case from
     ///   `model` or another that the meter reads. Which of them counts depends on the upstream's parser.
     ///
@@ -66,10 +67,16 @@ impl Meter {
         let is_stream = members.get("stream").is_some_and(|stream| stream.get() == "true");
 
         let names = self.limit_names(format);
-        // What is no number is no limit: llama.cpp takes -1 for none.
+        // What is no number here may be one there: pydantic reads " 3" and "1_0", and llama.cpp takes a
+        // limit of -1 for none.
         members.retain(|name, value| {
             let name = &**name;
-            !LIMITS.contains(&name) || (names.contains(&name) && limit(value).is_some())
+            match (LIMITS.contains(&name), names.contains(&name)) {
+                (false, false) => !ANSWERS.contains(&name) || limit(value).is_some(),
+                (true, true) => limit(value).is_some(),
+                // A limit that this upstream does not read, or one that was not read here.
+                _ => false,
+            }
         });
         let said = self.request().max_output;
         let is_limited = names.into_iter().any(|name| members.contains_key(name));
@@ -96,10 +103,10 @@ impl Meter {
 /// Returns whether a name differs only in its case from one that is read here. Parsers in Go take it
 /// for the same, and the last of them counts.
 fn is_look_alike(name: &str) -> bool {
-    const READ: [&str; 6] = ["model", "stream", STREAM_OPTIONS, "background", "n", "best_of"];
+    const READ: [&str; 5] = ["model", "prompt", "stream", STREAM_OPTIONS, "background"];
     // Both ways: `ſ` is no capital letter, and `K` (Kelvin) no small one.
     let folded = name.to_uppercase().to_lowercase();
-    folded != name && READ.iter().chain(&LIMITS).any(|read| *read == folded)
+    folded != name && READ.iter().chain(&ANSWERS).chain(&LIMITS).any(|read| *read == folded)
 }
 
 #[cfg(test)]
@@ -190,6 +197,29 @@ mod tests {
         assert_eq!(sent(r#"{"n":2}"#), r#"{"max_tokens":1000,"n":2}"#);
         assert_eq!(sent(r#"{"max_tokens":7}"#), r#"{"max_tokens":7}"#);
         assert_eq!(sent(r#"{"max_completion_tokens":7}"#), r#"{"max_tokens":7}"#);
+
+        // By a name of its own, what the client says was not read and is not held.
+        let body = r#"{"max_new_tokens":1000000}"#;
+        let meter = meter(body).max_output(1_000).chat_limit_name("max_new_tokens");
+        let sent = meter.to_upstream(Format::ChatCompletions, body.as_bytes()).unwrap();
+        assert_eq!(sent, r#"{"max_new_tokens":1000}"#);
+    }
+
+    /// Each is a number to pydantic 2, which many an upstream reads requests by, but not to the meter.
+    #[test]
+    fn no_more_answers_are_asked_for_than_are_held() {
+        for name in ANSWERS {
+            for number in [r#"" 3""#, r#""1_0""#, r#""\u0033""#] {
+                let body = format!(r#"{{"max_tokens":7,"{name}":{number}}}"#);
+                assert_eq!(meter(&body).request().answers, 1, "{body}");
+                assert_eq!(sent(Format::ChatCompletions, &body), r#"{"max_tokens":7}"#);
+            }
+            let body = format!(r#"{{"max_tokens":7,"{name}":"3"}}"#);
+            assert_eq!(meter(&body).request().answers, 3, "{body}");
+            assert_eq!(sent(Format::ChatCompletions, &body).matches("\"3\"").count(), 1);
+        }
+        let body = r#"{"max_tokens":7,"Prompt":["a","b","c"],"prompt":"a"}"#;
+        assert_eq!(sent(Format::Completions, body), r#"{"max_tokens":7,"prompt":"a"}"#);
     }
 
     #[test]

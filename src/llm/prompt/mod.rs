@@ -73,7 +73,7 @@ impl Prompt {
                     prompt.max_output = limit(value).max(prompt.max_output);
                     continue;
                 }
-                "n" | "best_of" => {
+                name if ANSWERS.contains(&name) => {
                     choices = limit(value).unwrap_or(1).max(choices);
                     continue;
                 }
@@ -105,6 +105,10 @@ pub(super) type Members<'a> = BTreeMap<String, &'a RawValue>;
 
 /// The names of the most tokens that a model may write.
 pub(super) const LIMITS: [&str; 3] = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+
+/// The names of how many answers a model writes. Only the largest counts: of the best of five, it
+/// writes five.
+pub(super) const ANSWERS: [&str; 2] = ["n", "best_of"];
 
 /// Reads a limit as the most lenient upstream does: also from a fraction, and from a string.
 pub(super) fn limit(value: &RawValue) -> Option<u64> {
