@@ -79,6 +79,9 @@ mod tests {
     use super::*;
     use crate::model::{AccountId, Balance, Budget, Cidrs, KeyId, Subject};
 
+    /// Sets a field.
+    type Set<'a> = &'a dyn Fn(&mut Key);
+
     #[test]
     fn everything_that_a_key_may_have_counts() {
         let account = AccountId::new("acme").unwrap();
@@ -88,7 +91,7 @@ mod tests {
         let ranges: Vec<_> = (0..64).map(|n| format!("2001:db8:{n:x}::/48")).collect();
         let members: Vec<_> = (0..250).map(|n| format!("\"m{n}\": {n}")).collect();
         let metadata = format!("{{{}, \"deep\": [{{\"text\": \"{long}\"}}]}}", members.join(", "));
-        let fields: [(&str, usize, &dyn Fn(&mut Key)); 9] = [
+        let fields: [(&str, usize, Set<'_>); 9] = [
             ("name", 255, &|key| key.name.clone_from(&long)),
             ("prefix", 255, &|key| key.prefix.clone_from(&long)),
             ("start", 255, &|key| key.start.clone_from(&long)),
