@@ -57,7 +57,7 @@ impl AgentKeys {
     ///
     /// What was spent is compared with the entries of the current window, and what is held with the
     /// live holds. Each balance is read in one snapshot with its entries and holds, so charges that go
-    /// on make no difference. It takes no lock, and reads the entries of the windows of each balance.
+    /// on make no difference. Comparing takes no lock, and reads the entries of the windows of each balance.
     ///
     /// A balance differs where the application's own SQL wrote it, where a database was restored in
     /// part, or by a fault of this crate. A page may be empty or short while there are more. Keys

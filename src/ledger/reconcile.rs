@@ -50,7 +50,7 @@ impl Recount {
     ) -> Self {
         balance.roll(anchor, at);
         // The balance of an adopted key begins with the adoption, and roll-ups count at the start of
-        // their hour, which is before it.
+        // their day, which is before it.
         let counted = |spent: &Spent| {
             let window = Spent { since: spent.period.window(anchor, at).start, ..*spent };
             Counted { window, sum: None, slack: (Amount::ZERO, Amount::ZERO) }

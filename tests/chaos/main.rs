@@ -31,8 +31,23 @@ mod worker;
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+
 /// Only a hang gets here.
 const HANG: Duration = Duration::from_secs(90);
+
+/// Panics where a balance differs from the ledger by the word of the crate itself.
+async fn agree(store: impl agentkey::store::Store) {
+    let keys = agentkey::AgentKeys::new(store).unwrap();
+    let mut balances = keys.reconcile_stream(agentkey::ReconcileQuery::all());
+    let mut compared = 0;
+    while let Some(found) = balances.try_next().await.unwrap() {
+        assert!(found.agrees(), "{found:?}");
+        compared += 1;
+    }
+    assert!(compared > 1, "there are balances");
+    keys.shutdown().await;
+}
 
 #[test]
 fn a_worker_process() {

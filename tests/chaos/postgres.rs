@@ -57,6 +57,7 @@ async fn whatever_dies_the_books_are_right() {
     .await
     .unwrap();
     assert_eq!(held, 0, "what the dead held is free");
+    crate::agree(store).await;
     check(&pool, &journals).await;
     let log = server.log();
     assert!(!log.contains("deadlock detected"), "{log}");

@@ -64,7 +64,7 @@ async fn whatever_dies_the_books_are_right() {
     let later = ManualClock::at(jiff::Timestamp::now() + Duration::from_secs(120));
     let store = SqliteStore::open(SqliteOptions::new(&database).clock(&later)).await.unwrap();
     store.sweep().await.unwrap();
-    store.close().await;
+    crate::agree(store).await;
     let held: i64 = Connection::open(&database)
         .unwrap()
         .query_one(

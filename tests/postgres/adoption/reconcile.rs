@@ -21,7 +21,7 @@ const TABLE: &str = "CREATE TABLE sdk_api_keys (id bigint PRIMARY KEY, account_i
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn adopted_balances_agree() {
     let Some(mut host) = Host::with(TABLE).await else { return };
-    // Not at a full hour, at which a roll-up would count.
+    // Not at the start of a day, at which a roll-up counts.
     host.clock.set("2026-01-31T12:34:56Z".parse().unwrap());
     let store = host.open(open_handed()).await.unwrap();
     assert_eq!(differences(&store).await, [], "with the openings alone");
