@@ -168,12 +168,10 @@ impl Inner {
         let mut entries = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut cells = Cells::new(row);
-            let seq = cells.number()?;
+            let (seq, account) = (cells.number()?, cells.account_id()?);
+            next = Some(PrunePosition::Seq(account, seq));
             match cells.entry() {
-                Ok(entry) => {
-                    next = Some(PrunePosition::Seq(entry.account.clone(), seq));
-                    entries.push(entry);
-                }
+                Ok(entry) => entries.push(entry),
                 Err(error) => {
                     tracing::warn!(%error, "agentkey leaves an invalid entry where it is")
                 }
