@@ -12,6 +12,7 @@ use super::refusals::{answer, ask, ask_with, paid};
 use super::support::{Fault, Faults, World, dollar, is_hold, is_settle, soon};
 
 const DOCUMENT: &str = include_str!("../../docs/operations.md");
+const DASHBOARD: &str = include_str!("../../docs/grafana-dashboard.json");
 
 /// A recorder of one test. The handle has to be built while it is the recorder of the thread.
 fn recorder() -> (&'static PrometheusRecorder, PrometheusHandle) {
@@ -93,15 +94,62 @@ async fn the_document_has_every_metric() {
     let (recorder, prometheus) = recorder();
     let _recording = metrics::set_default_local_recorder(recorder);
     let world = World::new().await;
-    let (_, token) = world.key().await;
-    // Two of the decisions that are no refusals are registered when they are made.
+    // The one decision of those in the table that is not there before it is made.
     let app = Router::new().route("/", get(async || "")).layer(world.layer().optional(true));
     assert_eq!(answer(&app, ask("/")).await.status, 200);
-    let app = Router::new().route("/", get(async || "")).layer(world.layer().fail_open(true));
-    world.spy.set(Faults::finds(Fault::Down));
-    let wait = answer(&app, ask_with("/", &token));
-    assert_eq!(soon(wait).await.status, 200);
     assert_eq!(registered(&prometheus), documented());
+}
+
+/// Fails if an expression of Prometheus reads a series that no metric has, or sums by another label; the metrics it reads.
+fn reads(expression: &str, metrics: &BTreeMap<String, Described>) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = expression.split(|c| !is_name(c)).filter(|word| word.starts_with("agentkey_"));
+    let read: BTreeSet<String> = names
+        .map(|name| {
+            let parts = ["_bucket", "_sum", "_count"];
+            let of_histogram = parts.iter().find_map(|part| name.strip_suffix(part));
+            let (name, kind) = of_histogram.map_or((name, None), |name| (name, Some("histogram")));
+            let metric = metrics.get(name).unwrap_or_else(|| panic!("no {name}: {expression}"));
+            assert_eq!(kind.is_some(), metric.kind == "histogram", "{expression}");
+            let is_rate = ["rate(", "increase("].iter().any(|rate| expression.contains(rate));
+            assert_eq!(is_rate, metric.kind != "gauge", "{expression}");
+            name.to_owned()
+        })
+        .collect();
+    for by in expression.split("by (").skip(1) {
+        for label in by.split(')').next().unwrap().split(", ").filter(|label| *label != "le") {
+            assert!(read.iter().any(|name| metrics[name].label == label), "{label}: {expression}");
+        }
+    }
+    let pieces: Vec<_> = expression.split('"').collect();
+    for [before, values] in pieces.as_chunks::<2>().0 {
+        if values.starts_with('$') {
+            continue; // a variable of the dashboard
+        }
+        let label = before.trim_end_matches(['=', '~']).rsplit(|c| !is_name(c)).next().unwrap();
+        let of_label = read.iter().map(|name| &metrics[name]).find(|metric| metric.label == label);
+        let of_label = of_label.unwrap_or_else(|| panic!("{label}: {expression}"));
+        assert!(values.split('|').all(|value| of_label.values.contains(value)), "{expression}");
+    }
+    read
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_read_metrics_that_there_are() {
+    let metrics = documented();
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let shown: BTreeSet<_> =
+        targets.flat_map(|target| reads(target["expr"].as_str().unwrap(), &metrics)).collect();
+    assert!(shown.iter().eq(metrics.keys()), "each metric has a panel: {shown:?}");
+
+    let (_, table) = DOCUMENT.split_once("| Alert | Why |\n").unwrap();
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    for row in rows {
+        let alert = row.split('`').nth(1).unwrap().replace("\\|", "|");
+        assert!(!reads(&alert, &metrics).is_empty(), "{row}");
+    }
 }
 
 async fn panics() -> &'static str {

@@ -48,9 +48,7 @@ impl Metrics {
     pub(crate) fn register() -> Self {
         ALL.iter().for_each(backend::describe);
         Self {
-            decisions: Decisions {
-                accepted: Counter::register(&REQUESTS, Some(decision::ACCEPTED)),
-            },
+            decisions: Decisions::register(),
             lookups: QueueMetrics::register("lookups"),
             takes: QueueMetrics::register("takes"),
             postings: PostingMetrics {
@@ -93,6 +91,15 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
+    /// The decisions that alerts watch are there from the start: to Prometheus, a series that begins with
+    /// its first request has not increased.
+    fn register() -> Self {
+        for watched in decision::WATCHED {
+            Counter::register(&REQUESTS, Some(watched));
+        }
+        Self { accepted: Counter::register(&REQUESTS, Some(decision::ACCEPTED)) }
+    }
+
     /// Counts a decision: one of [`decision`], or the code of a refusal.
     pub(crate) fn count(&self, decision: &'static str) {
         if decision == decision::ACCEPTED {

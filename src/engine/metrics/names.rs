@@ -101,11 +101,16 @@ pub(super) const ALL: [Metric; 12] = [
     SETTLES_LOST,
 ];
 
-/// The decisions that are no refusals.
+/// The decisions that are no refusals, and those that are watched.
 pub(crate) mod decision {
+    use crate::model::Refusal;
+
     pub(crate) const ACCEPTED: &str = "accepted";
     /// Let through without a credential.
     pub(crate) const ANONYMOUS: &str = "anonymous";
     /// Let through although the key could not be looked up.
     pub(crate) const FAIL_OPEN: &str = "fail_open";
+    /// Those that `docs/operations.md` has alerts for.
+    pub(crate) const WATCHED: [&str; 3] =
+        [FAIL_OPEN, Refusal::UNAVAILABLE.code(), Refusal::Misconfigured.code()];
 }
