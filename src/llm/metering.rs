@@ -58,8 +58,7 @@ impl Charge {
     ///
     /// const PRICE: TokenPrice = TokenPrice::new(Amount::units(3), Amount::units(15));
     ///
-    /// # async fn ask<B: http_body::Body<Data = Bytes>>(_: Bytes) -> Response<B> { unimplemented!() }
-    /// # async fn chat<B>(charge: Charge, body: Bytes) -> Result<Response<agentkey::llm::MeteredBody<B>>, Box<dyn std::error::Error>>
+    /// # async fn chat<B>(charge: Charge, body: Bytes, ask: impl AsyncFnOnce(Bytes) -> Response<B>) -> Result<Response<agentkey::llm::MeteredBody<B>>, Box<dyn std::error::Error>>
     /// # where B: http_body::Body<Data = Bytes>, B::Error: Into<agentkey::http::BodyError> {
     /// let format = Format::ChatCompletions;
     /// let meter = Meter::new(PRICE).prompt(Prompt::read(&body, &FourBytes)?);

@@ -24,7 +24,7 @@ pub async fn two_hundred_first_requests_of_a_subject_ask_the_hook_once(
     assert_eq!(charged_to_the_only_subject(fixture).await, Amount::cents(100));
 }
 
-/// The clocks of the processes stand still at instants before and after the end of the dead one's lease.
+/// The clocks of the processes stand still at instants before and after the lease of the killed process ends.
 pub async fn another_process_takes_over_from_one_that_was_killed_in_the_hook(
     fixture: &Fixture,
     processes: usize,
