@@ -29,7 +29,12 @@ impl RequestOrigin {
             return Self { matched: Some(matched.clone()), uri: None, request_id };
         }
         let uri = Some(whole_uri(request.uri(), request.extensions()).clone());
-        Self { uri, request_id, ..Self::default() }
+        Self {
+            #[cfg(feature = "axum")]
+            matched: None,
+            uri,
+            request_id,
+        }
     }
 
     /// Returns the origin: the route that matched, or else the path of the request.

@@ -124,6 +124,7 @@ impl Spy {
     }
 
     /// How often lineages were read by the ids of their keys.
+    #[cfg(feature = "self-serve")]
     pub(crate) fn lineages(&self) -> usize {
         self.lineages.load(Ordering::SeqCst)
     }
