@@ -6,6 +6,7 @@
 #![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod addresses;
 mod bad_input;
 mod bodies;
 mod budget_refusals;
