@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use agentkey::UsageQuery;
 use agentkey::model::{Account, ChangeError, Entry, ManualClock};
-use agentkey::store::UsageBy;
+use agentkey::store::{SqliteOptions, UsageBy};
 use agentkey::{
     AccountId, AgentKeyLayer, AgentKeys, Amount, Budget, BuildError, Created, EntryQuery, Error,
-    Grace, Holder, Key, KeyId, KeyPatch, KeyQuery, MemoryStore, NewKey, ReconcileQuery, Refusal,
-    Rejection, RequireScope, ScopeSet,
+    Grace, Holder, Key, KeyId, KeyPatch, KeyQuery, MemoryStore, NewKey, Prune, ReconcileQuery,
+    Refusal, Rejection, RequireScope, ScopeSet, SqliteStore,
 };
 use axum::response::IntoResponse;
 use futures_util::TryStreamExt;
@@ -468,4 +468,28 @@ async fn the_span_of_a_request_gets_the_key_and_the_account() {
     };
     assert_eq!(field("agentkey.key_id"), Some(created.key.id.get().to_string()), "{recorded:?}");
     assert_eq!(field("agentkey.account"), Some("\"acme\"".to_owned()), "{recorded:?}");
+}
+
+#[tokio::test]
+async fn each_table_is_pruned_in_turn_and_none_waits_for_another() {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let clock = ManualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
+    let store = SqliteStore::open(SqliteOptions::new(":memory:").clock(&clock)).await.unwrap();
+    let keys = AgentKeys::new(store).unwrap();
+    let key = keys.create(NewKey::new("acme".parse().unwrap())).await.unwrap().key;
+    let context = keys.authorize_by_id(key.id).await.unwrap();
+    let charge = keys.charge(&context).await.unwrap();
+    charge.hold(Amount::cents(1)).await.unwrap();
+    for _ in 0..1_100 {
+        charge.pay(Amount::micros(1)).await.unwrap();
+    }
+    charge.settle().await.unwrap();
+    clock.advance(100 * DAY);
+    let mut reports = Vec::new();
+    let prune = Prune::older_than(90 * DAY);
+    let pruned = keys.prune_reporting(&prune, |so_far| reports.push(*so_far)).await.unwrap();
+    assert_eq!((pruned.entries, pruned.holds, pruned.events), (1_100, 1, 1));
+    let first = reports.iter().find(|so_far| so_far.holds + so_far.events == 2).unwrap();
+    assert!(first.entries < 1_100, "{first:?}");
+    assert!(reports.windows(2).all(|two| two[0].entries <= two[1].entries));
 }

@@ -119,7 +119,8 @@ pub struct Pruned {
     pub idempotency_keys: u64,
     /// The rows of shared rate limits that were deleted, because nothing was in use.
     pub rate_limits: u64,
-    /// Whether the run came to its end within its time.
+    /// Whether the run came to its end within its time, and left no account out whose entries other transactions had
+    /// locked.
     pub is_complete: bool,
     /// What is older than it is kept, and still there.
     pub left: Prunable,
@@ -197,6 +198,7 @@ impl AgentKeys {
             let done = self.change_store(|store| store.prune(&step)).await?;
             pruned.add(step.table, done.rows);
             pruned.idempotency_keys += done.idempotency_keys;
+            pruned.is_complete &= !done.has_left_some;
             progress(&pruned);
             if let Some(next) = done.next {
                 step.after = Some(next);

@@ -57,13 +57,15 @@ pub struct PrunedStep {
     pub idempotency_keys: u64,
     /// Where the next step begins; `None` where the table has no more such rows.
     pub next: Option<PrunePosition>,
+    /// Whether it left rows to the next run, because other transactions had them locked.
+    pub has_left_some: bool,
 }
 
 impl PrunedStep {
     /// Returns the result of a step that deleted the first rows it found. While there are any, the next step begins anew.
-    pub const fn of_first(rows: u64) -> Self {
+    pub fn of_first(rows: u64) -> Self {
         let next = if rows > 0 { Some(PrunePosition::Number(0)) } else { None };
-        Self { rows, idempotency_keys: 0, next }
+        Self { rows, next, ..Self::default() }
     }
 }
 
@@ -95,6 +97,15 @@ pub struct PruneCutoffs {
     pub entries: Timestamp,
     pub holds: Timestamp,
     pub events: Timestamp,
+}
+
+/// Returns the entries of the charges of which every row could be read: `rows` are a charge and its entries, or `None` for
+/// what could not. A charge and its refunds stay together, so that no more is ever refunded than it was.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(super) fn of_whole_charges<C: PartialEq, E>(rows: Vec<(C, Option<E>)>) -> Vec<E> {
+    let (rows, unreadable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, it)| it.is_some());
+    let is_whole = |charge: &C| unreadable.iter().all(|(other, _)| other != charge);
+    rows.into_iter().filter_map(|(charge, entry)| entry.filter(|_| is_whole(&charge))).collect()
 }
 
 /// Returns a sum in two halves, of which stores add up each: the multiples of 2^32, and the rest.

@@ -151,12 +151,12 @@ fn print_pruned(pruned: Pruned, ui: &Ui) -> Result<(), Error> {
     }
     table.print()?;
     if !pruned.is_complete {
-        ui.note("The time is up. Run it again to go on.");
-    } else if left.entries + left.holds > 0 {
         ui.note(
-            "What is left goes later: charges with a refund that is younger, and live holds or \
-             accounts that another transaction keeps locked.",
+            "It did not come to its end: the time was up, or other transactions kept entries \
+             locked. Run it again to go on.",
         );
+    } else if left.entries + left.holds > 0 {
+        ui.note("What is left goes later: charges with a refund that is younger, and live holds.");
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl Tables {
             sum.charges += rollup.charges;
             sum.adjusted += rollup.adjusted;
         }
-        PrunedStep { rows: entries.len() as u64, idempotency_keys, next: None }
+        PrunedStep { rows: entries.len() as u64, idempotency_keys, ..PrunedStep::default() }
     }
 }
 

@@ -13,10 +13,10 @@ use super::write::json;
 use crate::ledger::{Rollup, rate_time, roll_up};
 use crate::model::{AccountId, Entry, KeyId};
 use crate::store::fast_path::seq_after;
-use crate::store::prune::halves;
+use crate::store::prune::{halves, of_whole_charges};
 use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
 
-/// How often a step is tried that another transaction is in the way of.
+/// How often a step is tried whose rows other transactions have locked or changed.
 const ATTEMPTS: u32 = 50;
 
 /// How many accounts a step looks at.
@@ -65,7 +65,7 @@ impl Inner {
                 let mut cells = Cells::new(row);
                 let last = PrunePosition::Claim(cells.number()?, cells.text()?.to_owned());
                 let rows = cells.number()?.unsigned_abs();
-                Ok(PrunedStep { rows, idempotency_keys: 0, next: Some(last) })
+                Ok(PrunedStep { rows, next: Some(last), ..PrunedStep::default() })
             }
             PruneTable::RateLimits => {
                 let query = self.sql.prune_rate_limits.query().bind(rate_time(step.before));
@@ -112,7 +112,7 @@ impl Inner {
         let mut cells = Cells::new(row);
         let last = last(&mut cells)?;
         let (old, deleted) = (cells.number()?, cells.number()?.unsigned_abs());
-        Ok(PrunedStep { rows: deleted, idempotency_keys: 0, next: last.filter(|_| old > 0) })
+        Ok(PrunedStep { rows: deleted, next: last.filter(|_| old > 0), ..PrunedStep::default() })
     }
 
     /// Rolls up entries of the next accounts.
@@ -136,9 +136,8 @@ impl Inner {
             match self.connections.short_lock_timeout(work).await {
                 Err(error) if is_locked(&error) || is_contention(&error) => {}
                 Err(error) => return Err(error),
-                Ok(PrunedStep { next: None, rows, idempotency_keys }) => {
-                    let next = (!is_end).then(end);
-                    return Ok(PrunedStep { rows, idempotency_keys, next });
+                Ok(pruned @ PrunedStep { next: None, .. }) => {
+                    return Ok(PrunedStep { next: (!is_end).then(end), ..pruned });
                 }
                 Ok(pruned) => return Ok(pruned),
             }
@@ -148,7 +147,8 @@ impl Inner {
             to = last.as_str(),
             "agentkey could not roll up the entries of some accounts, because other transactions had them locked; the next run tries again"
         );
-        Ok(PrunedStep { next: (!is_end).then(end), ..PrunedStep::default() })
+        let next = (!is_end).then(end);
+        Ok(PrunedStep { next, has_left_some: true, ..PrunedStep::default() })
     }
 
     /// Rolls up entries from a position on, of accounts up to the last. Where it found fewer than a step takes, there are no
@@ -165,27 +165,24 @@ impl Inner {
         let query = query.bind(i64::from(step.limit)).bind(last.as_str().to_owned());
         let rows = statements.fetch(query).await?;
         let mut next = None;
-        let mut entries = Vec::with_capacity(rows.len());
+        let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut cells = Cells::new(row);
             let (seq, account) = (cells.number()?, cells.account_id()?);
             next = Some(PrunePosition::Seq(account, seq));
-            match cells.entry() {
-                Ok(entry) => entries.push(entry),
-                Err(error) => {
-                    tracing::warn!(%error, "agentkey leaves an invalid entry where it is")
-                }
-            }
+            found.push(charge_and_entry(&mut cells)?);
         }
-        let charged = ids(&entries);
-        for row in &self.refunds(statements, charged.clone()).await? {
-            let refund = Cells::new(row).entry()?;
-            if refund.at >= step.before {
+        let charges = found.iter().filter_map(|(_, entry)| entry.as_ref().map(id)).collect();
+        for row in &self.refunds(statements, charges).await? {
+            let (charge, refund) = charge_and_entry(&mut Cells::new(row))?;
+            if refund.as_ref().is_some_and(|refund| refund.at >= step.before) {
                 return Err(Retry::Conflict.into()); // the charge was refunded just now
             }
-            entries.push(refund);
+            found.push((charge, refund));
         }
-        let delete = self.sql.delete_entries.query().bind(ids(&entries));
+        let entries = of_whole_charges(found);
+        let charged: Vec<_> = entries.iter().map(id).collect();
+        let delete = self.sql.delete_entries.query().bind(charged.clone());
         let deleted = statements.fetch(delete).await?;
         let row = deleted.first().ok_or_else(|| invalid_row("nothing was deleted"))?;
         let mut cells = Cells::new(row);
@@ -201,6 +198,7 @@ impl Inner {
             rows: entries.len() as u64,
             idempotency_keys: claims,
             next: next.filter(|_| rows.len() >= step.limit as usize),
+            has_left_some: false,
         })
     }
 
@@ -226,6 +224,15 @@ impl Inner {
     }
 }
 
-fn ids(entries: &[Entry]) -> Vec<Uuid> {
-    entries.iter().map(|entry| Uuid::from_bytes(*entry.id.as_bytes())).collect()
+fn id(entry: &Entry) -> Uuid {
+    Uuid::from_bytes(*entry.id.as_bytes())
+}
+
+/// Reads the charge that a row is about, and its entry, unless it is invalid.
+fn charge_and_entry(cells: &mut Cells<'_>) -> Result<(Uuid, Option<Entry>)> {
+    let charge: Uuid = cells.read()?;
+    let entry = cells.entry().inspect_err(|error| {
+        tracing::warn!(%error, %charge, "agentkey leaves an invalid entry and its charge where they are");
+    });
+    Ok((charge, entry.ok()))
 }

@@ -276,7 +276,7 @@ impl SqliteStore {
                     };
                     rows = self.connections.writer().run(delete).await?;
                 }
-                Ok(PrunedStep { rows, idempotency_keys: 0, next: Some(last) })
+                Ok(PrunedStep { rows, next: Some(last), ..PrunedStep::default() })
             }
             PruneTable::RateLimits => {
                 let rows = self.rate_limits.prune(step.before, step.limit).await?;

@@ -15,7 +15,7 @@ use super::statement::{all, each, one, run};
 use super::write::{json, micros};
 use crate::ledger::{Rollup, roll_up};
 use crate::model::{Entry, KeyId};
-use crate::store::prune::halves;
+use crate::store::prune::{halves, of_whole_charges};
 use crate::store::{Prunable, PruneCutoffs, PrunePosition, PruneStep, PruneTable, PrunedStep};
 
 /// A table whose rows are in the order of time.
@@ -106,21 +106,21 @@ pub(super) fn prune(open: &mut Open, step: &PruneStep) -> Result<PrunedStep> {
         let (rows, idempotency_keys) = match step.table {
             PruneTable::Entries => {
                 let entries = all(connection, PRUNABLE_ENTRIES, range, |mut cells| {
-                    let (number, seq) = (cells.number()?, cells.number()?);
+                    let (charge, number, seq) = (cells.value()?, cells.number()?, cells.number()?);
                     let entry = cells.entry().inspect_err(|error| {
-                        tracing::warn!(%error, number, "agentkey leaves an invalid entry where it is");
+                        tracing::warn!(%error, number, "agentkey leaves an invalid entry and its charge where they are");
                     });
-                    Ok(entry.ok().map(|entry| (number, seq, entry)))
+                    Ok((charge, entry.ok().map(|entry| (number, seq, entry))))
                 })?;
-                let entries: Vec<_> = entries.into_iter().flatten().collect();
+                let entries = of_whole_charges(entries);
                 (entries.len() as u64, roll_up_entries(connection, entries, &step.left_out)?)
             }
             PruneTable::Holds => (run(connection, HOLD, range)? as u64, 0),
             _ => (run(connection, EVENT, range)? as u64, 0),
         };
-        Ok(PrunedStep { rows, idempotency_keys, next: position(last) })
+        Ok(PrunedStep { rows, idempotency_keys, next: position(last), has_left_some: false })
     })?;
-    if step.table == PruneTable::Entries {
+    if step.table == PruneTable::Entries && pruned.rows > 0 {
         // No entry that is gone is indexed later.
         open.recent = RecentEntries::default();
     }

@@ -1,6 +1,6 @@
 -- The next entries of the accounts from $1 to $6 that can be rolled up: what was written before $4. A charge stays while a
 -- refund of it is younger, or while a request may still add to it.
-SELECT e.seq, e.account_id, {of_entry}
+SELECT e.seq, e.account_id, coalesce(e.refunds, e.id), {of_entry}
 FROM (SELECT a.id FROM {accounts} a WHERE a.id >= $1 AND a.id <= $6 ORDER BY a.id OFFSET 0) a
 CROSS JOIN LATERAL (
     SELECT * FROM {entries} e

@@ -7,8 +7,8 @@ WITH charges AS MATERIALIZED (
         AND NOT EXISTS (SELECT 1 FROM agentkey_entries r WHERE r.refunds = e.id AND r.at >= ?3)
         AND NOT EXISTS (SELECT 1 FROM agentkey_idempotency_keys c WHERE c.entry = e.id AND c.in_flight_until >= ?3)
 )
-SELECT e.number, e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
+SELECT coalesce(e.refunds, e.id), e.number, e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
 FROM charges c CROSS JOIN agentkey_entries e ON e.number = c.number
 UNION ALL
-SELECT e.number, e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
+SELECT e.refunds, e.number, e.seq, e.id, e.account_id, e.key_id, e.kind, e.amount, e.at, e.counts_at, e.refunds, e.labels, e.reference
 FROM charges c CROSS JOIN agentkey_entries e ON e.refunds = c.id

@@ -6,6 +6,7 @@ mod model;
 mod policy;
 mod read_only;
 mod reconcile;
+mod retention;
 mod threads;
 mod version_reader;
 
