@@ -154,19 +154,19 @@ CREATE TABLE {last_used} (
     used_at timestamptz NOT NULL
 );
 
--- What keys have used of their rate limits, where all instances share them. `limit_id` follows from the key and the limit
--- (`RateId` in `src/ledger/rate.rs`). `used_until` is the instant, in nanoseconds since 1970, at which nothing of it
--- counts any more. It is no loss if a crash of the server empties the table.
+-- What keys have used of their rate limits, where all instances share them. `key_id` is a key, or for the default of a
+-- layer a negative number that follows from both (`RateId` in `src/ledger/rate.rs`). `used_until` is the instant, in
+-- nanoseconds since 1970, at which nothing of it counts any more. It is no loss if a crash of the server empties the table.
 CREATE UNLOGGED TABLE {rate_limits} (
-    limit_id   bigint PRIMARY KEY,
+    key_id     bigint PRIMARY KEY,
     used_until bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 -- Takes from rate limits for groups of requests, each of one lineage: of as many requests of a group as all limits of its
--- lineage let through. `limits` are their ids in order, each once. The limits of the groups follow one another, so many for
--- each group as `sizes` says, each with its place in `limits`. It decides as `Take::decide` in `src/ledger/rate.rs`.
+-- lineage let through. `keys` are in order, each once. The limits of the groups follow one another, so many for each group
+-- as `sizes` says, each with the place of its key in `keys`. It decides as `Take::decide` in `src/ledger/rate.rs`.
 CREATE FUNCTION {schema}."agentkey_take_rates"(
-    limits bigint[], places int4[], intervals bigint[], capacities bigint[], sizes int4[], requests int4[], shown timestamptz,
+    keys bigint[], places int4[], intervals bigint[], capacities bigint[], sizes int4[], requests int4[], shown timestamptz,
     OUT granted int4[], OUT used bigint[], OUT taken_at bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -174,16 +174,16 @@ DECLARE
     n bigint;
     before bigint[];
 BEGIN
-    -- Rows are made and locked in the order of the ids, so that instances wait and do not deadlock. A row that was
+    -- Rows are made and locked in the order of the keys, so that instances wait and do not deadlock. A row that was
     -- pruned before its lock is made again.
     LOOP
-        IF EXISTS (SELECT FROM unnest(limits) l WHERE NOT EXISTS (SELECT FROM {rate_limits} r WHERE r.limit_id = l)) THEN
-            INSERT INTO {rate_limits} (limit_id, used_until) SELECT l, 0 FROM unnest(limits) l ORDER BY l ON CONFLICT DO NOTHING;
+        IF EXISTS (SELECT FROM unnest(keys) k WHERE NOT EXISTS (SELECT FROM {rate_limits} r WHERE r.key_id = k)) THEN
+            INSERT INTO {rate_limits} (key_id, used_until) SELECT k, 0 FROM unnest(keys) k ORDER BY k ON CONFLICT DO NOTHING;
         END IF;
         SELECT array_agg(r.used_until ORDER BY w.place) INTO before
-        FROM (SELECT * FROM unnest(limits) WITH ORDINALITY w (limit_id, place) ORDER BY w.limit_id OFFSET 0) w
-        CROSS JOIN LATERAL (SELECT r.used_until FROM {rate_limits} r WHERE r.limit_id = w.limit_id OFFSET 0 FOR UPDATE) r;
-        EXIT WHEN coalesce(cardinality(before), 0) = cardinality(limits);
+        FROM (SELECT * FROM unnest(keys) WITH ORDINALITY w (key_id, place) ORDER BY w.key_id OFFSET 0) w
+        CROSS JOIN LATERAL (SELECT r.used_until FROM {rate_limits} r WHERE r.key_id = w.key_id OFFSET 0 FOR UPDATE) r;
+        EXIT WHEN coalesce(cardinality(before), 0) = cardinality(keys);
     END LOOP;
     used := before;
     -- After the lock, so that no later batch has an earlier instant.
@@ -202,8 +202,8 @@ BEGIN
         END IF;
         first := first + sizes[g];
     END LOOP;
-    UPDATE {rate_limits} r SET used_until = w.used_until FROM unnest(limits, before, used) w (limit_id, was, used_until)
-    WHERE r.limit_id = w.limit_id AND w.used_until <> w.was;
+    UPDATE {rate_limits} r SET used_until = w.used_until FROM unnest(keys, before, used) w (key_id, was, used_until)
+    WHERE r.key_id = w.key_id AND w.used_until <> w.was;
 END $$;
 
 -- The keys that sign the tokens of sessions, where the application brings none. A signing key alone opens no session:

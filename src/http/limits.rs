@@ -12,7 +12,7 @@ use http::{HeaderMap, Response};
 
 use crate::engine::agent_keys::Inner;
 use crate::engine::batch::takes::Rates;
-use crate::engine::rate_limits::{InFlightId, InFlightPermit};
+use crate::engine::rate_limits::InFlightPermit;
 use crate::ledger::{Quota, RateId, Taken, rate_time};
 use crate::model::{Key, KeyId, Lineage, RateLimit, Refusal};
 
@@ -33,20 +33,9 @@ pub(crate) struct Limits {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Limit {
+    id: RateId,
     key: KeyId,
     limit: RateLimit,
-    /// Whether it is the layer's, and not of the key's record.
-    is_default: bool,
-}
-
-impl Limit {
-    fn rate(&self) -> Option<(RateId, Quota)> {
-        Some((RateId::of(self.key, &self.limit), Quota::of(&self.limit)?))
-    }
-
-    fn in_flight_id(&self) -> InFlightId {
-        (self.key, self.is_default.then_some(self.limit))
-    }
 }
 
 /// What layers have counted a request for: the limits of its lineage, and these defaults.
@@ -125,10 +114,10 @@ impl Limits {
             default.filter(|limit| !counted.is_some_and(|it| it.defaults.contains(limit)));
         let limit_of = |key: &Key| match (key.rate_limit, default) {
             (Some(limit), _) if counted.is_none() => {
-                Some(Limit { key: key.id, limit, is_default: false })
+                Some(Limit { id: key.id.into(), key: key.id, limit })
             }
             (None, Some(limit)) if key.parent.is_none() => {
-                Some(Limit { key: key.id, limit, is_default: true })
+                Some(Limit { id: RateId::of_default(key.id, &limit), key: key.id, limit })
             }
             _ => None,
         };
@@ -143,12 +132,12 @@ impl Limits {
     }
 
     pub(crate) fn rates(&self) -> Rates {
-        self.limits.iter().filter_map(Limit::rate).collect()
+        self.limits.iter().filter_map(|it| Some((it.id, Quota::of(&it.limit)?))).collect()
     }
 
     /// Counts a request that is in flight, or refuses it.
     pub(crate) fn enter(&self, keys: &Inner) -> Result<Option<InFlightPermit>, Refused> {
-        let max = |it: &Limit| Some((it.in_flight_id(), it.limit.max_in_flight()?));
+        let max = |it: &Limit| Some((it.id, it.limit.max_in_flight()?));
         let limits: Vec<_> = self.limits.iter().filter_map(max).collect();
         if limits.is_empty() {
             return Ok(None);
@@ -193,7 +182,7 @@ impl Limits {
     fn status(&self, rate: Option<RateLeft>, keys: &Inner) -> RateStatus {
         let left = self.limits.iter().filter_map(|it| {
             let max = it.limit.max_in_flight()?;
-            let left = max.saturating_sub(keys.rate_limits.in_flight.of(it.in_flight_id()));
+            let left = max.saturating_sub(keys.rate_limits.in_flight.of(it.id));
             Some(InFlightLeft { max, left })
         });
         let in_flight = left.min_by_key(InFlightLeft::rank);

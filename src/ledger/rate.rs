@@ -63,29 +63,29 @@ impl Quota {
         used_until.saturating_sub(self.interval)
     }
 
-    /// A clock that went back leaves no more used than a burst.
+    /// A clock that went back, and a limit that was lowered, leave no more used than a burst.
     fn current(self, used_until: i64, at: i64) -> i64 {
         used_until.clamp(at, at.saturating_add(self.capacity))
     }
 }
 
-/// What the use of a rate is counted under. It follows from the key and its limit, and is the same in all
-/// processes.
+/// What the use of a limit is counted under: an id of a key for the limit of its record, and a negative
+/// number for the default that a layer gives to a key.
 ///
-/// So a limit that is changed has nothing used, however long the window was before, and layers with
-/// different defaults take nothing from one another.
+/// So layers with different defaults take nothing from one another. The number follows from the key and
+/// the default, and is the same in all processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RateId(i64);
 
 impl RateId {
-    /// Returns what a limit of a key is counted under.
-    pub fn of(key: KeyId, limit: &RateLimit) -> Self {
-        let rate = limit.rate();
+    /// Returns what the default of a layer is counted under for a key.
+    pub fn of_default(key: KeyId, default: &RateLimit) -> Self {
+        let rate = default.rate();
         let parts = [
             rate.map_or(u64::MAX, |rate| rate.requests.into()),
             rate.map_or(u64::MAX, |rate| rate.window_seconds.into()),
             rate.map_or(u64::MAX, |rate| rate.burst.into()),
-            limit.max_in_flight().map_or(u64::MAX, u64::from),
+            default.max_in_flight().map_or(u64::MAX, u64::from),
             key.get().cast_unsigned(),
         ];
         Self(parts.into_iter().fold(0, mix).cast_signed() | i64::MIN)
@@ -94,6 +94,12 @@ impl RateId {
     /// Returns the number.
     pub const fn get(self) -> i64 {
         self.0
+    }
+}
+
+impl From<KeyId> for RateId {
+    fn from(key: KeyId) -> Self {
+        Self(key.get())
     }
 }
 
@@ -170,7 +176,8 @@ mod tests {
     }
 
     fn take(quota: Quota, used: &mut i64, at: i64, requests: u32) -> u32 {
-        let taken = Take { limits: vec![(RateId(1), quota)], requests }.decide(&[*used], at);
+        let taken =
+            Take { limits: vec![(KeyId::new(1).into(), quota)], requests }.decide(&[*used], at);
         *used = taken.used[0];
         taken.granted
     }
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn all_limits_of_a_lineage_are_taken_from_or_none() {
         let [wide, narrow] = [RateLimit::per_minute(10), RateLimit::per_minute(3)].map(quota);
-        let limits = vec![(RateId(2), wide), (RateId(1), narrow)];
+        let limits = vec![(KeyId::new(2).into(), wide), (KeyId::new(1).into(), narrow)];
         let first = Take { limits: limits.clone(), requests: 5 }.decide(&[0, 0], START);
         assert_eq!(first.granted, 3);
         let left = [wide.available(first.used[0], START), narrow.available(first.used[1], START)];
@@ -209,16 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_leaves_a_burst_at_most() {
+    fn a_clock_that_goes_back_and_a_lowered_limit_leave_a_burst_at_most() {
         let (quota, mut used) = (quota(RateLimit::per_minute(60)), 0);
         assert_eq!(take(quota, &mut used, START + 86_400 * NANOS, 60), 60);
         assert_eq!(take(quota, &mut used, START, 1), 0);
         assert_eq!(quota.next_in(used, START), Some(NANOS));
+        // What a day's limit used does not bind a limit of a minute for a day.
+        assert_eq!(quota.available(START + 86_400 * NANOS, START), 0);
+        assert_eq!(quota.next_in(START + 86_400 * NANOS, START), Some(NANOS));
     }
 
     #[test]
-    fn each_limit_of_each_key_is_counted_apart() {
-        let limits = [
+    fn a_default_is_counted_apart_for_each_key_and_default() {
+        let defaults = [
             RateLimit::per_minute(100),
             RateLimit::per_minute(99),
             RateLimit::per_hour(100),
@@ -227,11 +237,13 @@ mod tests {
             RateLimit::at_once(100),
         ];
         let keys = || (1..=1_000).map(KeyId::new);
-        let ids: BTreeSet<_> =
-            keys().flat_map(|key| limits.map(|limit| RateId::of(key, &limit))).collect();
-        assert_eq!(ids.len(), 6_000);
+        let ids: BTreeSet<_> = keys()
+            .flat_map(|key| defaults.map(|default| RateId::of_default(key, &default)))
+            .chain(keys().map(RateId::from))
+            .collect();
+        assert_eq!(ids.len(), 7_000);
         // Processes of different versions count together, so no version may change it.
-        let id = RateId::of(KeyId::new(7), &RateLimit::per_minute(100));
+        let id = RateId::of_default(KeyId::new(7), &RateLimit::per_minute(100));
         assert_eq!(id.get(), -7_932_483_029_524_217_320);
     }
 

@@ -20,14 +20,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// assert_eq!(limit, same);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     rate: Option<Rate>,
     in_flight: Option<u32>,
 }
 
 /// So many requests in a window, and so many at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) requests: u32,
     pub(crate) window_seconds: u32,

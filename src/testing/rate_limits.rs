@@ -16,7 +16,7 @@ fn ranges(list: &[&str]) -> Cidrs {
 
 fn take(keys: &[&Key], limit: RateLimit, requests: u32) -> Take {
     let quota = Quota::of(&limit).expect("a rate");
-    Take { limits: keys.iter().map(|key| (RateId::of(key.id, &limit), quota)).collect(), requests }
+    Take { limits: keys.iter().map(|key| (key.id.into(), quota)).collect(), requests }
 }
 
 /// A rate limit and ranges of addresses are kept as they were given, and removed.
@@ -102,18 +102,20 @@ pub async fn all_limits_are_taken_from_or_none<S: Store>(make: impl AsyncFn(Cloc
     let w = World::new(make).await;
     let parent = w.key(1).await;
     let child = w.create(NewKey::child_of(parent.id)).await;
-    let rate = |key, limit| (RateId::of(key, &limit), Quota::of(&limit).expect("a rate"));
-    let own = rate(child.id, RateLimit::per_minute(10));
-    let both =
-        |requests| Take { limits: vec![own, rate(parent.id, RateLimit::per_minute(4))], requests };
-    let of_child = Take { limits: vec![own], requests: 20 };
-    let unknown =
-        Take { limits: vec![rate(KeyId::new(9_999), RateLimit::per_minute(10))], requests: 1 };
-    let other = Take { limits: vec![rate(parent.id, RateLimit::per_hour(4))], requests: 9 };
-    let taken = w.store.take(&[both(3), both(3), of_child, unknown, other]).await.unwrap();
+    let quota = |limit: RateLimit| Quota::of(&limit).expect("a rate");
+    let (own, above) = (quota(RateLimit::per_minute(10)), quota(RateLimit::per_minute(4)));
+    let both = |requests| Take {
+        limits: vec![(child.id.into(), own), (parent.id.into(), above)],
+        requests,
+    };
+    let of_child = Take { limits: vec![(child.id.into(), own)], requests: 20 };
+    let unknown = Take { limits: vec![(KeyId::new(9_999).into(), own)], requests: 1 };
+    let default = RateId::of_default(parent.id, &RateLimit::per_minute(4));
+    let of_default = Take { limits: vec![(default, above)], requests: 9 };
+    let taken = w.store.take(&[both(3), both(3), of_child, unknown, of_default]).await.unwrap();
     let granted: Vec<_> = taken.iter().map(|taken| taken.granted).collect();
-    // The parent's limit has refused two, which took nothing of the child's. Another limit of the parent
-    // has a count of its own.
+    // The parent's limit has refused two, which took nothing of the child's. A layer's default has a
+    // count of its own.
     assert_eq!(granted, [3, 1, 6, 1, 4]);
     assert_eq!(w.store.take(&[both(1)]).await.unwrap()[0].granted, 0);
 }

@@ -1,7 +1,7 @@
 //! Rate limits that all instances share: where they are taken, and that no other session's lock stops them for good.
 
 use agentkey::AgentKeys;
-use agentkey::ledger::{Quota, RateId, Take};
+use agentkey::ledger::{Quota, Take};
 use agentkey::model::RateLimit;
 use agentkey::store::Store;
 
@@ -19,8 +19,8 @@ async fn a_cached_look_up_takes_in_its_own_statement() {
     let created =
         keys.create(NewKey::new("acme".parse().unwrap()).rate_limit(limit)).await.unwrap();
     let hashes = [created.token.hash()];
-    let rate = (RateId::of(created.key.id, &limit), Quota::of(&limit).unwrap());
-    let take = [Take { limits: vec![rate], requests: 60 }];
+    let quota = Quota::of(&limit).unwrap();
+    let take = [Take { limits: vec![(created.key.id.into(), quota)], requests: 60 }];
 
     assert!(store.peek(&hashes[0]).is_none());
     let (found, taken) = store.find_and_take(&hashes, &take).await.unwrap();

@@ -3,32 +3,24 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::{KeyId, RateLimit};
+use crate::ledger::RateId;
 
 /// Counts the requests in flight for each limit of them. Its memory is bounded by the requests in
 /// flight.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Mutex<HashMap<InFlightId, u32>>);
-
-/// A key, for the limit of its record; with the default that a layer gives to the key, for that.
-///
-/// Requests that are in flight count for a limit that is changed meanwhile.
-pub(crate) type InFlightId = (KeyId, Option<RateLimit>);
+pub(crate) struct InFlight(Mutex<HashMap<RateId, u32>>);
 
 /// A request in flight. It is over when this is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlightPermit {
     counts: Arc<InFlight>,
-    limits: Vec<InFlightId>,
+    limits: Vec<RateId>,
 }
 
 impl InFlight {
     /// Counts a request for all these limits, each with the most that it lets through; or for none, if
     /// one has as many.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        limits: Vec<(InFlightId, u32)>,
-    ) -> Option<InFlightPermit> {
+    pub(crate) fn enter(self: &Arc<Self>, limits: Vec<(RateId, u32)>) -> Option<InFlightPermit> {
         let mut counts = self.lock();
         if limits.iter().any(|(id, max)| counts.get(id).copied().unwrap_or(0) >= *max) {
             return None;
@@ -40,11 +32,11 @@ impl InFlight {
     }
 
     /// Returns how many requests are in flight of those that a limit counts.
-    pub(crate) fn of(&self, id: InFlightId) -> u32 {
+    pub(crate) fn of(&self, id: RateId) -> u32 {
         self.lock().get(&id).copied().unwrap_or(0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<InFlightId, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RateId, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,11 +58,12 @@ impl Drop for InFlightPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::KeyId;
 
     #[test]
     fn a_request_counts_for_all_its_limits_or_for_none_until_it_is_over() {
         let counts = Arc::new(InFlight::default());
-        let [child, parent] = [2, 1].map(|id| (KeyId::new(id), None));
+        let [child, parent] = [2, 1].map(|id| RateId::from(KeyId::new(id)));
         let first = counts.enter(vec![(child, 1), (parent, 2)]).unwrap();
         assert!(counts.enter(vec![(child, 1), (parent, 2)]).is_none());
         assert_eq!((counts.of(child), counts.of(parent)), (1, 1));

@@ -5,12 +5,12 @@ pub(crate) mod table;
 
 use std::sync::Arc;
 
-pub(crate) use in_flight::{InFlight, InFlightId, InFlightPermit};
+pub(crate) use in_flight::{InFlight, InFlightPermit};
 use table::RateTable;
 
 use crate::ledger::RateId;
 
-/// The most limits of keys whose use is kept at once. A full table takes about 18 MB.
+/// The most keys and defaults whose use is kept at once. A full table takes about 18 MB.
 const MAX_KEYS: usize = 917_504;
 
 /// The rate limits of a handle.

@@ -11,10 +11,10 @@ use super::inner::Inner;
 use super::types::Instant;
 use crate::ledger::{Take, Taken};
 
-/// The parameters of `agentkey_take_rates`, from `limits` to `shown`.
+/// The parameters of `agentkey_take_rates`, from `keys` to `shown`.
 struct TakeParams {
-    limits: Vec<i64>,
-    /// The place in `limits` of each limit of each request.
+    keys: Vec<i64>,
+    /// The place of each limit's key in `keys`.
     places: Vec<i32>,
     intervals: Vec<i64>,
     capacities: Vec<i64>,
@@ -25,16 +25,16 @@ struct TakeParams {
 impl TakeParams {
     fn new(takes: &[Take]) -> Self {
         let limits = || takes.iter().flat_map(|take| &take.limits);
-        let ids: BTreeSet<_> = limits().map(|(id, _)| id.get()).collect();
-        let ids: Vec<_> = ids.into_iter().collect();
-        let place = |id: i64| ids.binary_search(&id).map_or(0, |at| small(at + 1));
+        let keys: BTreeSet<_> = limits().map(|(key, _)| key.get()).collect();
+        let keys: Vec<_> = keys.into_iter().collect();
+        let place = |key: i64| keys.binary_search(&key).map_or(0, |at| small(at + 1));
         Self {
-            places: limits().map(|(id, _)| place(id.get())).collect(),
+            places: limits().map(|(key, _)| place(key.get())).collect(),
             intervals: limits().map(|(_, quota)| quota.interval).collect(),
             capacities: limits().map(|(_, quota)| quota.capacity).collect(),
             sizes: takes.iter().map(|take| small(take.limits.len())).collect(),
             requests: takes.iter().map(|take| small(take.requests as usize)).collect(),
-            limits: ids,
+            keys,
         }
     }
 }
@@ -47,9 +47,9 @@ fn small(number: usize) -> i32 {
 impl Inner {
     /// Adds the parameters of what is to be taken to a query.
     pub(super) fn bind_takes<'q>(&self, query: Query<'q>, takes: &[Take]) -> Query<'q> {
-        let TakeParams { limits, places, intervals, capacities, sizes, requests } =
+        let TakeParams { keys, places, intervals, capacities, sizes, requests } =
             TakeParams::new(takes);
-        let query = query.bind(limits).bind(places).bind(intervals).bind(capacities);
+        let query = query.bind(keys).bind(places).bind(intervals).bind(capacities);
         query.bind(sizes).bind(requests).bind(self.clock.set().map(Instant))
     }
 

@@ -31,7 +31,7 @@ pub(super) struct RateLimitFile {
 type Open = (Connection, Option<FileId>);
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS agentkey_rate_limits \
-    (limit_id INTEGER PRIMARY KEY, used_until INTEGER NOT NULL) STRICT";
+    (key_id INTEGER PRIMARY KEY, used_until INTEGER NOT NULL) STRICT";
 
 impl RateLimitFile {
     pub(super) fn new(location: &Location, busy_timeout: Duration, clock: Clock) -> Self {
@@ -55,8 +55,8 @@ impl RateLimitFile {
 
     /// Deletes some rows of which nothing was in use at `before`. Returns how many.
     pub(super) async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        const DELETE: &str = "DELETE FROM agentkey_rate_limits WHERE limit_id IN \
-            (SELECT limit_id FROM agentkey_rate_limits WHERE used_until < ?1 LIMIT ?2)";
+        const DELETE: &str = "DELETE FROM agentkey_rate_limits WHERE key_id IN \
+            (SELECT key_id FROM agentkey_rate_limits WHERE used_until < ?1 LIMIT ?2)";
         let file = self.clone();
         let delete = move || {
             let delete = |connection: &mut Connection| {
@@ -107,9 +107,9 @@ impl RateLimitFile {
 }
 
 fn take_in(connection: &mut Connection, takes: &[Take], clock: &Clock) -> Result<Vec<Taken>> {
-    const READ: &str = "SELECT used_until FROM agentkey_rate_limits WHERE limit_id = ?1";
-    const WRITE: &str = "INSERT INTO agentkey_rate_limits (limit_id, used_until) VALUES (?1, ?2) \
-        ON CONFLICT (limit_id) DO UPDATE SET used_until = excluded.used_until";
+    const READ: &str = "SELECT used_until FROM agentkey_rate_limits WHERE key_id = ?1";
+    const WRITE: &str = "INSERT INTO agentkey_rate_limits (key_id, used_until) VALUES (?1, ?2) \
+        ON CONFLICT (key_id) DO UPDATE SET used_until = excluded.used_until";
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Under the lock, so that no later batch has an earlier instant.
     let at = rate_time(clock.now());
@@ -118,14 +118,14 @@ fn take_in(connection: &mut Connection, takes: &[Take], clock: &Clock) -> Result
         let (mut read, mut write) = (tx.prepare_cached(READ)?, tx.prepare_cached(WRITE)?);
         for take in takes {
             let mut used = Vec::with_capacity(take.limits.len());
-            for (id, _) in &take.limits {
-                let mut rows = read.query([id.get()])?;
+            for (key, _) in &take.limits {
+                let mut rows = read.query([key.get()])?;
                 used.push(rows.next()?.map_or(Ok(0), |row| row.get(0))?);
             }
             let taken = take.decide(&used, at);
             if taken.granted > 0 {
-                for ((id, _), until) in take.limits.iter().zip(&taken.used) {
-                    write.execute(params![id.get(), until])?;
+                for ((key, _), until) in take.limits.iter().zip(&taken.used) {
+                    write.execute(params![key.get(), until])?;
                 }
             }
             all.push(taken);
