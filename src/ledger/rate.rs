@@ -221,9 +221,11 @@ mod tests {
         assert_eq!(take(quota, &mut used, START + 86_400 * NANOS, 60), 60);
         assert_eq!(take(quota, &mut used, START, 1), 0);
         assert_eq!(quota.next_in(used, START), Some(NANOS));
-        // What a day's limit used does not bind a limit of a minute for a day.
-        assert_eq!(quota.available(START + 86_400 * NANOS, START), 0);
-        assert_eq!(quota.next_in(START + 86_400 * NANOS, START), Some(NANOS));
+        // What a day's limit used counts for that day, so that no change of a limit gives a burst anew.
+        for at in [START, START + 86_339 * NANOS] {
+            assert_eq!(quota.available(START + 86_400 * NANOS, at), 0);
+            assert_eq!(quota.next_in(START + 86_400 * NANOS, at), Some(NANOS));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::error::ClientError;
 use super::format::Format;
 use super::meter::{Meter, MeterError};
-use crate::http::{BodyError, Charge, Rejection};
+use crate::http::{BodyError, Charge, OnInterrupt, Rejection};
 use crate::model::{Amount, Refusal};
 
 type Holding = Pin<Box<dyn Future<Output = Result<(), Rejection>> + Send>>;
@@ -177,7 +177,7 @@ impl<B> MeteredBody<B> {
             }
             break;
         }
-        charge.set_cost(this.meter.cost());
+        set_cost(charge, this.meter);
         *this.counted = counted;
         Some(all.slice(..covered)).filter(|passed| !passed.is_empty())
     }
@@ -192,7 +192,7 @@ impl<B> MeteredBody<B> {
         *this.state = State::Ended;
         *this.counted = this.meter.rest();
         if let Some(charge) = this.charge.as_ref() {
-            charge.set_cost(this.meter.cost());
+            set_cost(charge, this.meter);
             let is_event = this.counted.is_some() && this.meter.is_events();
             if is_event && this.meter.cost() > charge.held() {
                 *this.holding = Some(hold_more(charge, this.meter));
@@ -206,7 +206,7 @@ impl<B> MeteredBody<B> {
         *this.state = State::Done;
         this.meter.end();
         if let Some(charge) = this.charge.take() {
-            charge.set_cost(this.meter.cost());
+            set_cost(&charge, this.meter);
         }
         this.trailers.take().map(Ok)
     }
@@ -218,7 +218,9 @@ impl<B> MeteredBody<B> {
         this.inner.set(None);
         *this.counted = None;
         *this.frame = Bytes::new();
-        *this.charge = None;
+        if let Some(charge) = this.charge.take() {
+            charge.on_interrupt(OnInterrupt::Added);
+        }
         Some(Ok(Frame::data(event)))
     }
 
@@ -228,6 +230,14 @@ impl<B> MeteredBody<B> {
         let is_stream = self.meter.is_events();
         let cut = self.as_mut().cut(event);
         if is_stream { cut } else { Some(Err(MeterError.into())) }
+    }
+}
+
+/// Sets the cost so far. Once the answer has ended, that is what a client pays who leaves.
+fn set_cost(charge: &Charge, meter: &Meter) {
+    charge.set_cost(meter.cost());
+    if meter.is_ended() {
+        charge.on_interrupt(OnInterrupt::Added);
     }
 }
 

@@ -60,6 +60,7 @@ pub struct Meter {
     estimator: Arc<dyn TokenEstimator>,
     max_event: usize,
     max_output: u64,
+    has_hidden_reasoning: bool,
     chat_limit: Option<String>,
     reader: Reader,
     events: EventReader,
@@ -91,6 +92,7 @@ impl Meter {
             estimator: Arc::new(FourBytes),
             max_event: MAX_EVENT,
             max_output: MAX_OUTPUT,
+            has_hidden_reasoning: false,
             chat_limit: None,
             reader: Reader::Unknown(BytesMut::new()),
             events: EventReader::default(),
@@ -121,15 +123,30 @@ impl Meter {
         self
     }
 
-    /// Sets the most tokens of an answer that is no event stream, where its request does not say.
-    /// Default: 4,096.
+    /// Sets the most tokens of an answer that is held whole, where its request does not say: one that is
+    /// no event stream, or that has [hidden reasoning](Self::hidden_reasoning). Default: 4,096.
     ///
     /// Nobody can stop such an answer halfway. So [`Charge::hold_for`](crate::Charge::hold_for) holds
     /// the whole of it before the model is asked, and [`to_upstream`](Self::to_upstream) tells the
     /// upstream to write no more. A model that reasons counts its reasoning too, and may need more.
+    ///
+    /// A request that sets its limit to zero is held for as one that does not say: some gateways leave
+    /// a zero out.
     #[must_use]
     pub fn max_output(mut self, tokens: u64) -> Self {
         self.max_output = tokens;
+        self
+    }
+
+    /// Sets whether the model reasons in tokens that it bills and does not send, as OpenAI's reasoning
+    /// models do. Default: no.
+    ///
+    /// Such tokens are in no event before the usage at the end, so no meter sees them coming. An event
+    /// stream is then held and limited as an answer that is [no stream](Self::max_output), and a client
+    /// that leaves it early is charged the whole hold.
+    #[must_use]
+    pub fn hidden_reasoning(mut self, has_hidden_reasoning: bool) -> Self {
+        self.has_hidden_reasoning = has_hidden_reasoning;
         self
     }
 
@@ -247,9 +264,19 @@ impl Meter {
         self.tally.prompt()
     }
 
+    /// Returns whether the most that the answer may cost is held before the model is asked.
+    pub(super) fn is_held_whole(&self) -> bool {
+        !self.request().is_stream || self.has_hidden_reasoning
+    }
+
+    /// Returns whether the answer has ended, so that its cost is known.
+    pub(super) fn is_ended(&self) -> bool {
+        self.tally.is_ended()
+    }
+
     /// Returns the most tokens that the model may write in one answer.
     pub(super) fn most_output(&self) -> u64 {
-        self.request().max_output.unwrap_or(self.max_output)
+        self.request().max_output.filter(|most| *most > 0).unwrap_or(self.max_output)
     }
 
     /// Returns the names by which an upstream reads the most tokens. The first is sent where the request
@@ -263,14 +290,14 @@ impl Meter {
         }
     }
 
-    /// Returns what is held before the model is asked: the most that a whole answer may cost, and of a
-    /// stream its beginning.
+    /// Returns what is held before the model is asked: the most that the answer may cost, or the beginning
+    /// of a stream.
     pub(super) fn first_hold(&self) -> Amount {
         let output = self.most_output().saturating_mul(self.request().answers.max(1));
-        if self.request().is_stream {
-            self.cost().saturating_add(self.tally.output_cost(output.min(STEP)))
-        } else {
+        if self.is_held_whole() {
             self.tally.most(output)
+        } else {
+            self.cost().saturating_add(self.tally.output_cost(output.min(STEP)))
         }
     }
 

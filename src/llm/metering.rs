@@ -8,7 +8,7 @@ use http_body::Body;
 use super::body::{MeteredBody, State};
 use super::format::Format;
 use super::meter::Meter;
-use crate::http::{BodyError, Charge, Rejection};
+use crate::http::{BodyError, Charge, OnInterrupt, Rejection};
 use crate::model::Amount;
 
 /// Metered answers of language models (feature `llm`).
@@ -19,7 +19,11 @@ impl Charge {
     /// For a stream that is the prompt and 256 tokens of output, because [`meter`](Self::meter) holds
     /// more while it comes. For a whole answer it is the prompt and the most that the model may write,
     /// because nobody can stop it halfway: the limit of the request, else that of the meter
-    /// ([`Meter::max_output`]).
+    /// ([`Meter::max_output`]). So it is for a stream with [hidden reasoning](Meter::hidden_reasoning).
+    ///
+    /// What is held whole is charged whole where the client leaves, or the upstream breaks off, before
+    /// the cost is known: the model may have written all of it. Call
+    /// [`on_interrupt`](Self::on_interrupt) after this for another rule.
     ///
     /// Where the model is not asked after all, set the cost to zero.
     ///
@@ -29,6 +33,9 @@ impl Charge {
     pub async fn hold_for(&self, meter: &Meter) -> Result<(), Rejection> {
         self.hold(meter.first_hold()).await?;
         self.set_cost(meter.cost());
+        if meter.is_held_whole() {
+            self.on_interrupt(OnInterrupt::WholeHold);
+        }
         Ok(())
     }
 
@@ -43,8 +50,8 @@ impl Charge {
     /// - An answer with another status than 2xx is passed on as it is, and costs nothing.
     ///
     /// The charge has the cost of the meter in place of all that was added before. At the end of the
-    /// answer it settles by its usage; on a disconnect or an error of the upstream, by what was
-    /// passed on: see [`http::charge`](crate::http::charge).
+    /// answer it settles by its usage. On a disconnect or an error of the upstream it settles by what
+    /// was passed on, or by the [whole hold](Self::hold_for): see [`http::charge`](crate::http::charge).
     ///
     /// The upstream must not encode its answer, so send it no `Accept-Encoding`. An encoded answer
     /// fails.
@@ -82,6 +89,7 @@ impl Charge {
         let state = if head.status.is_success() { state_of(&head.headers) } else { State::Plain };
         if state == State::Plain {
             self.set_cost(Amount::ZERO);
+            self.on_interrupt(OnInterrupt::Added);
         } else {
             self.set_cost(meter.cost());
             head.headers.remove(CONTENT_LENGTH); // a stream may be cut

@@ -2,8 +2,8 @@
 //!
 //! A [`Meter`] reads what a model answers, and says what it costs while it comes. [`Charge::meter`]
 //! puts it between an upstream and a client: it holds the money for each event before it passes the
-//! event on, so a stream cannot overrun its limit. The most that a whole answer may cost is held before
-//! the model is asked.
+//! event on, so a stream cannot overrun its limit. The most that a whole answer may cost, or a
+//! stream with [hidden reasoning](Meter::hidden_reasoning), is held before the model is asked.
 //!
 //! ```text
 //! client ◄── event ◄── hold the shortfall ◄── count its text and usage ◄── event ◄── upstream

@@ -11,7 +11,8 @@ use crate::model::{Amount, TokenPrice};
 ///
 /// Prices are in units of the account's currency per million tokens, with at most six decimals. What
 /// is not given costs as much as other input or output. A model that is not listed has the price
-/// under `default`; without one it is refused.
+/// under `default`; without one it is refused. `hidden_reasoning` is for
+/// [`Meter::hidden_reasoning`](super::Meter::hidden_reasoning).
 ///
 /// ```
 /// use agentkey::Amount;
@@ -21,11 +22,13 @@ use crate::model::{Amount, TokenPrice};
 /// let table: PriceTable = serde_json::from_str(r#"{
 ///     "models": {
 ///         "small-1": { "input": 0.15, "output": "0.60" },
-///         "large-1": { "input": 3, "cached_input": 0.30, "cache_write": 3.75, "output": 15, "reasoning": 15 }
+///         "large-1": { "input": 3, "cached_input": 0.30, "cache_write": 3.75, "output": 15, "reasoning": 15 },
+///         "deep-1": { "input": 1, "output": 8, "hidden_reasoning": true }
 ///     }
 /// }"#)?;
 /// let small = TokenPrice::new(Amount::cents(15), Amount::cents(60));
 /// assert_eq!(table.price("small-1")?, small);
+/// assert!(table.has_hidden_reasoning("deep-1") && !table.has_hidden_reasoning("small-1"));
 /// assert!(table.price("unheard-of").is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -54,13 +57,26 @@ impl PriceTable {
     ///
     /// [`UnknownModel`] where the table has neither.
     pub fn price(&self, model: &str) -> Result<TokenPrice, UnknownModel> {
-        let price = self.models.get(model).or(self.default.as_ref());
-        price.map(|price| price.0).ok_or_else(|| UnknownModel { model: model.to_owned() })
+        let row = self.row(model);
+        row.map(|row| row.price).ok_or_else(|| UnknownModel { model: model.to_owned() })
+    }
+
+    /// Returns whether a model reasons in tokens that it bills and does not send, as its row says, or the
+    /// default.
+    pub fn has_hidden_reasoning(&self, model: &str) -> bool {
+        self.row(model).is_some_and(|row| row.has_hidden_reasoning)
+    }
+
+    fn row(&self, model: &str) -> Option<&Price> {
+        self.models.get(model).or(self.default.as_ref())
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Price(TokenPrice);
+struct Price {
+    price: TokenPrice,
+    has_hidden_reasoning: bool,
+}
 
 impl<'de> Deserialize<'de> for Price {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -69,7 +85,7 @@ impl<'de> Deserialize<'de> for Price {
             .cached(row.cached_input.unwrap_or(row.input).0)
             .cache_write(row.cache_write.unwrap_or(row.input).0)
             .reasoning(row.reasoning.unwrap_or(row.output).0);
-        Ok(Self(price))
+        Ok(Self { price, has_hidden_reasoning: row.hidden_reasoning })
     }
 }
 
@@ -81,6 +97,8 @@ struct Row {
     cached_input: Option<Units>,
     cache_write: Option<Units>,
     reasoning: Option<Units>,
+    #[serde(default)]
+    hidden_reasoning: bool,
 }
 
 /// An amount in units, as a number or a text. It is never negative.

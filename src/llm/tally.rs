@@ -87,6 +87,10 @@ impl Tally {
         self.is_ended = true;
     }
 
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
     /// Returns the estimated tokens of the text.
     pub(super) fn text(&self) -> u64 {
         self.text.tokens()

@@ -10,6 +10,12 @@ use super::prompt::{ANSWERS, LIMITS, Members, PromptError, limit};
 
 const STREAM_OPTIONS: &str = "stream_options";
 
+/// What some upstreams read as another model than `model`, or as another limit than those of the
+/// protocols: `models` of OpenRouter, `n_predict` of llama.cpp, which takes it before `max_tokens`, and
+/// the names of others for the same.
+const OVERRIDES: [&str; 6] =
+    ["models", "fallbacks", "route", "n_predict", "num_predict", "max_new_tokens"];
+
 /// The most tokens of a legacy completion that names no limit: the default of its protocol.
 const LEGACY_OUTPUT: u64 = 16;
 
@@ -17,10 +23,10 @@ impl Meter {
     /// Returns the body of a request as it is to be sent to the upstream.
     ///
     /// A stream is asked for its usage, which OpenAI's completions do not tell by themselves. What a
-    /// model reasons in secret is in no text, so without the usage nobody would pay for it.
+    /// model reasons without sending it is in no text, so without the usage nobody would pay for it.
     ///
-    /// A whole answer gets a limit where its request has none: the [most output](Self::max_output) that
-    /// is held for it. A legacy completion gets 16 tokens at most, the default of its protocol. A limit
+    /// An answer that is held whole gets a limit where its request has none: the
+    /// [most output](Self::max_output) that is held for it. A legacy completion gets 16 tokens at most, the default of its protocol. A limit
     /// that has the name of another format is sent by the name of this one.
     ///
     /// What might be answered otherwise than it is priced is not passed on:
@@ -28,6 +34,9 @@ impl Meter {
     /// - `background` of a Responses request. Such a response is answered before the model writes;
     ///   without it the answer is complete.
     /// - A number of answers (`n`, `best_of`) that is no number, such as `" 3"`.
+    /// - What some upstreams read as another model (`models`, `fallbacks`, `route`) or as another limit
+    ///   (`n_predict`, `num_predict`, `max_new_tokens`).
+    /// - `echo` of a legacy completion, by which the prompt is a part of the answer.
     /// - All but the last of members with the same name, and a name that differs only in its case from
     ///   `model` or another that the meter reads. Which of them counts depends on the upstream's parser.
     ///
@@ -60,19 +69,22 @@ impl Meter {
     pub fn to_upstream(&self, format: Format, body: &[u8]) -> Result<Bytes, PromptError> {
         let (options, most);
         let mut members: Members<'_> = serde_json::from_slice(body).map_err(PromptError)?;
-        members.retain(|name, _| !is_look_alike(name));
-        if format == Format::Responses {
-            members.remove("background");
-        }
+        let names = self.limit_names(format);
+        members.retain(|name, _| !is_look_alike(name, names));
+        match format {
+            Format::Responses => members.remove("background"),
+            Format::Completions => members.remove("echo"),
+            Format::ChatCompletions | Format::Messages => None,
+        };
         let is_stream = members.get("stream").is_some_and(|stream| stream.get() == "true");
 
-        let names = self.limit_names(format);
         // What is no number here may be one there: pydantic reads " 3" and "1_0", and llama.cpp takes a
         // limit of -1 for none.
         members.retain(|name, value| {
             let name = &**name;
             match (LIMITS.contains(&name), names.contains(&name)) {
-                (false, false) => !ANSWERS.contains(&name) || limit(value).is_some(),
+                (false, false) if ANSWERS.contains(&name) => limit(value).is_some(),
+                (false, false) => !OVERRIDES.contains(&name),
                 (true, true) => limit(value).is_some(),
                 // A limit that this upstream does not read, or one that was not read here.
                 _ => false,
@@ -80,7 +92,7 @@ impl Meter {
         });
         let said = self.request().max_output;
         let is_limited = names.into_iter().any(|name| members.contains_key(name));
-        if !is_limited && (!is_stream || said.is_some()) {
+        if !is_limited && (self.is_held_whole() || said.is_some()) {
             let output = match (format, said) {
                 (Format::Completions, None) => self.most_output().min(LEGACY_OUTPUT),
                 _ => self.most_output(),
@@ -102,11 +114,12 @@ impl Meter {
 
 /// Returns whether a name differs only in its case from one that is read here. Parsers in Go take it
 /// for the same, and the last of them counts.
-fn is_look_alike(name: &str) -> bool {
-    const READ: [&str; 5] = ["model", "prompt", "stream", STREAM_OPTIONS, "background"];
+fn is_look_alike(name: &str, limits: [&str; 2]) -> bool {
+    const READ: [&str; 6] = ["model", "prompt", "stream", STREAM_OPTIONS, "background", "echo"];
     // Both ways: `ſ` is no capital letter, and `K` (Kelvin) no small one.
     let folded = name.to_uppercase().to_lowercase();
-    folded != name && READ.iter().chain(&ANSWERS).chain(&LIMITS).any(|read| *read == folded)
+    let read = READ.iter().chain(&ANSWERS).chain(&LIMITS).chain(&OVERRIDES).chain(&limits);
+    folded != name && read.into_iter().any(|read| *read == folded)
 }
 
 #[cfg(test)]
@@ -176,6 +189,17 @@ mod tests {
             // It has none that is a number.
             (Format::ChatCompletions, r#"{"max_tokens":-1}"#, r#"{"max_completion_tokens":4096}"#),
             (Format::Messages, r#"{"max_tokens":"many"}"#, r#"{"max_tokens":4096}"#),
+            // What others read as another model or limit.
+            (
+                Format::ChatCompletions,
+                r#"{"max_tokens":7,"models":["large-1"],"fallbacks":[],"route":"fallback","n_predict":9}"#,
+                r#"{"max_tokens":7}"#,
+            ),
+            (
+                Format::Completions,
+                r#"{"max_tokens":7,"echo":true,"num_predict":9,"N_Predict":9,"max_new_tokens":9}"#,
+                r#"{"max_tokens":7}"#,
+            ),
             // A stream is held while it comes.
             (Format::Messages, r#"{"stream":true}"#, r#"{"stream":true}"#),
             (
@@ -199,10 +223,24 @@ mod tests {
         assert_eq!(sent(r#"{"max_completion_tokens":7}"#), r#"{"max_tokens":7}"#);
 
         // By a name of its own, what the client says was not read and is not held.
-        let body = r#"{"max_new_tokens":1000000}"#;
+        let body = r#"{"max_new_tokens":1000000,"Max_New_Tokenſ":1000000}"#;
         let meter = meter(body).max_output(1_000).chat_limit_name("max_new_tokens");
         let sent = meter.to_upstream(Format::ChatCompletions, body.as_bytes()).unwrap();
         assert_eq!(sent, r#"{"max_new_tokens":1000}"#);
+    }
+
+    #[test]
+    fn a_stream_with_hidden_reasoning_has_the_limit_that_is_held_for_it() {
+        for (body, right) in [
+            (r#"{"stream":true}"#, r#"{"max_output_tokens":4096,"stream":true}"#),
+            (
+                r#"{"max_output_tokens":70000,"stream":true}"#,
+                r#"{"max_output_tokens":70000,"stream":true}"#,
+            ),
+        ] {
+            let meter = meter(body).hidden_reasoning(true);
+            assert_eq!(meter.to_upstream(Format::Responses, body.as_bytes()).unwrap(), right);
+        }
     }
 
     /// Each is a number to pydantic 2, which many an upstream reads requests by, but not to the meter.

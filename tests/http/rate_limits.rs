@@ -383,6 +383,10 @@ async fn a_changed_limit_is_in_force_at_once_and_zero_lets_nothing_through() {
             async |limit| world.keys.update(id, KeyPatch::new().rate_limit(limit)).await.unwrap();
         assert_eq!([free(&app, &token).await.status, free(&app, &token).await.status], [200, 200]);
         assert_eq!(free(&app, &token).await.status, 429);
+        for narrowed in [RateLimit::per_hour(2).in_flight(9), RateLimit::per_hour(1)] {
+            patch(Some(narrowed)).await;
+            assert_eq!(free(&app, &token).await.status, 429, "no change gives a burst anew");
+        }
         patch(Some(RateLimit::per_minute(0))).await;
         let seen = free(&app, &token).await;
         assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (429, Some("60")));

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod formats;
+mod held_whole;
 mod properties;
 mod streams;
 mod support;

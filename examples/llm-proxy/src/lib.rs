@@ -120,20 +120,28 @@ async fn forward(
     let (head, body) = request.into_parts();
     let format = Format::of_path(head.uri.path()).ok_or(Error::BadRequest)?;
     let body = axum::body::to_bytes(body, 4 << 20).await.map_err(|_| Error::BadRequest)?;
-    let prompt = Prompt::read(&body, &proxy.tokenizer).map_err(|_| Error::BadRequest)?;
+    // A long prompt takes the tokenizer a while.
+    let (tokenizer, request) = (proxy.tokenizer.clone(), body.clone());
+    let read = tokio::task::spawn_blocking(move || Prompt::read(&request, &tokenizer));
+    let prompt = read.await.map_err(|_| Error::BadRequest)?.map_err(|_| Error::BadRequest)?;
     let model = prompt.model.clone().unwrap_or_default();
     let price = proxy.prices.price(&model).map_err(|_| Error::UnknownModel(model.clone()))?;
+    let mut meter = Meter::new(price).estimator(proxy.tokenizer.clone()).prompt(prompt);
+    if proxy.prices.has_hidden_reasoning(&model) {
+        meter = meter.hidden_reasoning(true).max_output(MAX_REASONED);
+    }
     charge.label("model", model)?;
     charge.label("upstream", proxy.upstream.as_str())?;
-
-    let mut meter = Meter::new(price).estimator(proxy.tokenizer.clone()).prompt(prompt);
     if let Some(name) = &proxy.chat_limit {
         meter = meter.chat_limit_name(name);
     }
     let body = meter.to_upstream(format, &body).map_err(|_| Error::BadRequest)?;
     charge.hold_for(&meter).await?; // 402 before the model is asked
     let answer = proxy.send(&head.uri, &head.headers, body).await.map_err(|error| {
-        charge.set_cost(Amount::ZERO);
+        // Where the connection broke later, the model may have read the prompt, and that is charged.
+        if is_unsent(&*error) {
+            charge.set_cost(Amount::ZERO);
+        }
         Error::Upstream(error)
     })?;
     // The model was asked. From here on, nothing may come between its answer and the charge.
@@ -144,6 +152,14 @@ async fn forward(
     }
     Ok(charge.meter(answer, format, meter).map(Body::new))
 }
+
+/// Whether the request never reached the upstream.
+fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|it| it.is_connect())
+}
+
+/// The most tokens of an answer with hidden reasoning, where its request does not say.
+const MAX_REASONED: u64 = 16_384;
 
 /// By which header OpenAI and Anthropic name a request.
 const REQUEST_IDS: [&str; 2] = ["x-request-id", "request-id"];

@@ -11,8 +11,7 @@ use crate::ledger::{Quota, Taken, decide_rate};
 /// [`RateId`](crate::ledger::RateId), and one that the map adds.
 ///
 /// The number of keys is bounded. In a full table, keys of whose use nothing counts any more go first,
-/// then those that have used least. A key that had to go has its whole burst again. So a flood of keys
-/// never frees one that is at its limit before those that are not.
+/// then those whose use counts for the shortest time. A key that had to go has its whole burst again.
 pub(crate) struct RateTable<K> {
     used: Mutex<HashMap<K, i64>>,
     max: usize,
