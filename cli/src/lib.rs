@@ -75,7 +75,11 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
 fn start_log() {
     // What is mended is the output of `reconcile` itself.
     let default = || EnvFilter::new("warn,agentkey::engine::reconcile=error");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
+    // It shows the values of parameters of the URL that it does not know.
+    if let Ok(directive) = "sqlx_postgres::options=error".parse() {
+        filter = filter.add_directive(directive);
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // A host that took the commands in may have a log of its own.
     drop(log.with_ansi(stderr().is_terminal() && ui::wants_colors()).try_init());

@@ -27,7 +27,7 @@ pub(crate) struct RequestArgs {
 impl RequestArgs {
     /// Sets what was given.
     pub(crate) fn create(&self, mut new: NewKey) -> Result<NewKey, Error> {
-        if let Some(limit) = self.rate_limit() {
+        if let Some(limit) = self.rate_limit(None) {
             new = new.rate_limit(limit);
         }
         if let Some(ranges) = self.cidrs()? {
@@ -36,16 +36,22 @@ impl RequestArgs {
         Ok(new)
     }
 
-    /// Sets what was given. What is to be removed and is not set, is removed.
+    /// Returns whether the limit of requests is to be set.
+    pub(crate) fn sets_limit(&self) -> bool {
+        self.rate.is_some() || self.in_flight.is_some()
+    }
+
+    /// Sets what was given, beside what stays of the key's limit. What is to be removed and is not set, is removed.
     pub(crate) fn update(
         &self,
         mut patch: KeyPatch,
+        stays: Option<RateLimit>,
         removes_rate: bool,
         removes_cidrs: bool,
     ) -> Result<KeyPatch, Error> {
-        let (limit, ranges) = (self.rate_limit(), self.cidrs()?);
-        if limit.is_some() || removes_rate {
-            patch = patch.rate_limit(limit);
+        let ranges = self.cidrs()?;
+        if self.sets_limit() || removes_rate {
+            patch = patch.rate_limit(self.rate_limit(stays.filter(|_| !removes_rate)));
         }
         if ranges.is_some() || removes_cidrs {
             patch = patch.allowed_cidrs(ranges);
@@ -53,15 +59,16 @@ impl RequestArgs {
         Ok(patch)
     }
 
-    fn rate_limit(&self) -> Option<RateLimit> {
-        let limit = match (self.rate, self.in_flight) {
-            (None, in_flight) => in_flight.map(RateLimit::at_once),
-            (Some(rate), None) => Some(rate),
-            (Some(rate), Some(in_flight)) => Some(rate.in_flight(in_flight)),
+    fn rate_limit(&self, stays: Option<RateLimit>) -> Option<RateLimit> {
+        let rate = match self.burst {
+            Some(burst) => self.rate.map(|rate| rate.burst(burst)),
+            None => self.rate,
         };
-        match self.burst {
-            Some(burst) => limit.map(|limit| limit.burst(burst)),
-            None => limit,
+        let in_flight = self.in_flight.or(stays.and_then(|limit| limit.max_in_flight()));
+        match (rate.or(stays), in_flight) {
+            (limit, None) => limit,
+            (None, Some(in_flight)) => Some(RateLimit::at_once(in_flight)),
+            (Some(limit), Some(in_flight)) => Some(limit.in_flight(in_flight)),
         }
     }
 

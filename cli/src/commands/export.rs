@@ -13,6 +13,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 
+use super::owner;
 use crate::database::DatabaseArgs;
 use crate::error::Error;
 use crate::ui::{self, Ui};
@@ -97,6 +98,11 @@ impl Args {
     }
 
     async fn export(&self, keys: &AgentKeys) -> Result<u64, Error> {
+        if let Some(account) = &self.account
+            && keys.account(account).await?.is_none()
+        {
+            return Err(owner::unknown(account));
+        }
         let mut sink = Sink::new(self.format, self.writer()?);
         match self.what {
             What::Keys => {

@@ -42,13 +42,17 @@ impl OwnerArgs {
         }
         match keys.account(&self.account).await? {
             Some(account) => Ok((account.id, None)),
-            None => Err(Error::NotFound(format!(
-                "there is no account {}: name another with `--account`; `agentkey account list` \
-                 shows those that there are",
-                self.account
-            ))),
+            None => Err(unknown(&self.account)),
         }
     }
+}
+
+/// Returns the error of an account that does not exist.
+pub(crate) fn unknown(account: &AccountId) -> Error {
+    Error::NotFound(format!(
+        "there is no account {account}: name another with `--account`; `agentkey account list` \
+         shows those that there are"
+    ))
 }
 
 /// Returns the key with this id.

@@ -116,9 +116,19 @@ impl Table {
     }
 }
 
-/// Replaces control characters, with which a name could move the cursor or forge a row.
+/// Replaces control characters, with which a name could move the cursor, forge a row or turn its text around.
 fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+    text.chars()
+        .map(|char| if char.is_control() || is_bidi(char) { '\u{fffd}' } else { char })
+        .collect()
+}
+
+/// Whether a character changes the direction of the text around it (UAX #9).
+fn is_bidi(char: char) -> bool {
+    matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 #[cfg(test)]
@@ -129,6 +139,7 @@ mod tests {
     #[test]
     fn a_name_cannot_forge_a_row_or_move_the_cursor() {
         assert_eq!(printable("a\nb\u{1b}[2Jc"), "a\u{fffd}b\u{fffd}[2Jc");
+        assert_eq!(printable("a\u{202e}b"), "a\u{fffd}b", "nor turn the text around");
         let mut table = Table::new(&["NAME"]);
         table.row(["one\n99 two"]);
         assert_eq!(table.table.lines().count(), 2, "a header and a row");

@@ -106,6 +106,31 @@ fn a_missing_file_and_missing_tables_fail_with_the_mend() {
     assert_eq!(check(&run.document(), "settings")["status"], "failed", "{run:?}");
 }
 
+#[test]
+fn a_file_is_found_by_the_url_that_made_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::at(&format!("sqlite:{}/a%20b.db", folder.path().display()));
+    world.ok(&["migrate"]);
+    let table = world.ok(&["doctor"]);
+    assert!(table.contains("a b.db"), "{table}");
+}
+
+#[test]
+fn no_command_shows_the_password_of_a_database() {
+    for database in [
+        "mysql://app:s3cret@db/app",
+        "Postgres://app:s3cret@db/app",
+        "host=db user=app password=s3cret",
+        "postgres://app:s3cret@127.0.0.1:1/app?passwrod=s3cret",
+    ] {
+        for command in [&["doctor"][..], &["key", "list"], &["migrate"]] {
+            let run = World::at(database).run(command);
+            assert_ne!(run.code, 0, "{run:?}");
+            assert!(!format!("{run:?}").contains("s3cret"), "{database}: {run:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: ./scripts/test"]
 async fn a_standby_and_a_server_that_is_away_are_named() {

@@ -30,6 +30,12 @@ async fn json_lines_are_the_records(world: &World) {
     assert_eq!(entries[0].id, entry);
     assert!(world.ok(&["export", "entries", "--until", "1h"]).is_empty());
     world.fails(&["export", "keys", "--since", "1d"], 2, &["for entries"]);
+    let none = world.path("none.jsonl");
+    for what in ["keys", "accounts", "entries"] {
+        let export = ["export", what, "--account", "acem", "--output", none.to_str().unwrap()];
+        world.fails(&export, 3, &["no account acem"]);
+    }
+    assert!(!is_there(&none));
     assert_eq!(world.run(&["export", "keys", "--json"]).code, 2);
 }
 

@@ -11,6 +11,7 @@ on_both_databases! {
     many_keys_are_imported_in_one_command
     limits_of_requests_are_imported
     no_error_shows_a_value
+    a_broken_line_hides_nothing_of_what_was_imported
     a_file_that_cannot_be_read_says_so
 }
 
@@ -145,6 +146,12 @@ async fn no_error_shows_a_value(world: &World) {
         ("slipped.csv", format!("disabled,account,scopes,hash\n{TOKEN},acme,read,{TOKEN}\n")),
         ("budget.csv", format!("hash,account,scopes,budget\n{TOKEN},acme,read,{TOKEN}\n")),
         ("scopes.csv", format!("token,account,scopes\n{TOKEN},,a {TOKEN}\"b\n")),
+        (
+            "quoted.jsonl",
+            format!(
+                "{{\"hash\": \"\", \"account\": \"a\", \"scopes\": \"\", \"disabled\": \"\\\"{TOKEN}\\u202e\"}}\n"
+            ),
+        ),
         ("fields.csv", format!("hash,account,scopes\n{TOKEN},acme\n")),
         ("text.jsonl", format!("\"{TOKEN}\"\n{{\"token\": {TOKEN}}}\n{TOKEN}\n")),
         ("member.jsonl", format!("{{\"{TOKEN}\": 1, \"scopes\": \"\"}}\n")),
@@ -178,6 +185,21 @@ async fn no_error_shows_a_value(world: &World) {
         assert!(run.stderr.contains("correct") || run.stderr.contains("the members"), "{run:?}");
     }
     assert!(world.ok(&["key", "list"]).is_empty());
+}
+
+/// Some before the broken lines, some after, and more than are imported at once.
+async fn a_broken_line_hides_nothing_of_what_was_imported(world: &World) {
+    let record = |n: usize| format!("sk-broken-{n:06},acme,read\n");
+    let mut csv = "token,account,scopes\n".to_owned();
+    (0..1_200).for_each(|n| csv += &record(n));
+    csv += "sk-broken-short,acme\n";
+    csv += &record(1_200);
+    let run = world.run(&["key", "import", &world.file("broken.csv", &csv), "--json"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let report: serde_json::Value =
+        serde_json::from_str(run.stdout.lines().next().unwrap_or_default()).unwrap();
+    assert_eq!((&report["new"], &report["failed"][0]["line"]), (&1_201.into(), &1_202.into()));
+    assert_eq!(world.json(&["key", "list"])["keys"].as_array().unwrap().len(), 1_201);
 }
 
 async fn a_file_that_cannot_be_read_says_so(world: &World) {

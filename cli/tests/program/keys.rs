@@ -274,8 +274,13 @@ async fn requests_are_limited_by_rate_and_address(world: &World) {
 
     world.ok(&["key", "update", &id, "--rate", "5/s"]);
     let changed = key(world, &id);
-    assert_eq!(changed.rate_limit, Some(RateLimit::per_second(5)), "in place of all there was");
+    let in_place_of_the_rate = Some(RateLimit::per_second(5).in_flight(4));
+    assert_eq!(changed.rate_limit, in_place_of_the_rate, "what is not named stays");
     assert_eq!(changed.allowed_cidrs, made.allowed_cidrs, "the rest stays");
+    world.ok(&["key", "update", &id, "--rate", "100/1m", "--burst", "20"]);
+    world.ok(&["key", "update", &id, "--in-flight", "9"]);
+    let changed = key(world, &id).rate_limit;
+    assert_eq!(changed, Some(RateLimit::per_minute(100).burst(20).in_flight(9)));
     world.ok(&["key", "update", &id, "--no-rate", "--no-cidr"]);
     let changed = key(world, &id);
     assert_eq!((changed.rate_limit, changed.allowed_cidrs), (None, None));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::Clock;
+use crate::store::StoreError;
 use crate::store::address::is_postgres;
 use crate::store::range::{MAX_WAIT, check};
 
@@ -73,6 +74,18 @@ impl SqliteOptions {
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
+    }
+
+    /// Returns the path of the file; `None` for a database in memory. It opens nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] where the options name no file that could be opened, or one is out of its range.
+    pub fn file(&self) -> Result<Option<PathBuf>, StoreError> {
+        match self.location().map_err(StoreError::failed)? {
+            Location::File { path, .. } => Ok(Some(path)),
+            Location::Memory => Ok(None),
+        }
     }
 
     pub(super) fn location(&self) -> Result<Location, String> {

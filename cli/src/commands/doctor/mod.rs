@@ -21,7 +21,7 @@ use crate::ui::{Table, Ui};
 /// The arguments of `doctor`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Example:\n  agentkey doctor\n\nIt changes nothing. A failed check is exit code 1; a warning is 0."
+    after_help = "Example:\n  agentkey doctor\n\nIt changes nothing but the journal of an SQLite file, to WAL. A failed check is exit code 1; a warning is 0."
 )]
 pub(crate) struct Args {}
 
@@ -41,7 +41,10 @@ impl Args {
         )];
         // The time of the store's clock, if the server could be asked.
         let now = match &target {
-            Target::Sqlite(_) => sqlite::check(database.name()?, &mut checks),
+            Target::Sqlite(options) => match options.file()? {
+                Some(path) => sqlite::check(&path, &mut checks),
+                None => None,
+            },
             Target::Postgres(_) => postgres::check(database.name()?, &mut checks).await,
         };
         if let Some(now) = now {

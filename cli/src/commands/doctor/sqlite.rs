@@ -1,7 +1,7 @@
 //! Checks of an SQLite file. They read the file and its settings, and change nothing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agentkey::jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
@@ -20,18 +20,17 @@ const MIB: u64 = 1024 * 1024;
 const REMOTE: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs"];
 
 /// Returns the time of the store's clock, if the file is worth looking into.
-pub(super) fn check(database: &str, checks: &mut Vec<Check>) -> Option<Timestamp> {
-    let path = path(database);
-    let Ok(file) = fs::metadata(&path) else {
+pub(super) fn check(path: &Path, checks: &mut Vec<Check>) -> Option<Timestamp> {
+    let Ok(file) = fs::metadata(path) else {
         let mend = "correct `--database`, or run `agentkey migrate`, which makes the file";
         checks.push(Check::failed("file", format!("there is no file {}", path.display()), mend));
         return None;
     };
     checks.push(Check::ok("file", format!("{} of {} MiB", path.display(), file.len() / MIB)));
-    checks.push(place(&path));
-    checks.push(wal_size(&path));
+    checks.push(place(path));
+    checks.push(wal_size(path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let opened = Connection::open_with_flags(&path, flags);
+    let opened = Connection::open_with_flags(path, flags);
     match opened.and_then(|connection| settings(&connection, file.len())) {
         Ok(found) => checks.extend(found),
         Err(error) => {
@@ -42,13 +41,6 @@ pub(super) fn check(database: &str, checks: &mut Vec<Check>) -> Option<Timestamp
     }
     checks.push(Check::info("clock", "SQLite has the clock of this machine".to_owned()));
     Some(Timestamp::now())
-}
-
-/// Returns the path in a name such as `sqlite:///var/lib/keys.db?mode=rw`.
-fn path(database: &str) -> PathBuf {
-    let Some(url) = database.strip_prefix("sqlite:") else { return database.into() };
-    let url = url.strip_prefix("//").unwrap_or(url);
-    url.split_once('?').map_or(url, |(path, _)| path).into()
 }
 
 fn settings(connection: &Connection, size: u64) -> rusqlite::Result<Vec<Check>> {

@@ -62,6 +62,9 @@ struct Report {
     known: u64,
     checked: u64,
     failed: Vec<Failed>,
+    /// Why the file could not be read to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
     keys: Vec<Done>,
 }
 
@@ -98,7 +101,7 @@ impl Args {
         };
         let records = records.map(|record| self.with_account(record));
         let report = match self.check {
-            true => check(records)?,
+            true => check(records),
             false => {
                 database.with_keys(async |keys| import(keys, records, &progress).await).await?
             }
@@ -130,16 +133,16 @@ impl Args {
     }
 }
 
-fn check(records: impl Iterator<Item = Result<Record, Error>>) -> Result<Report, Error> {
+fn check(records: impl Iterator<Item = Result<Record, Error>>) -> Report {
     let mut report = Report::default();
     for record in records {
-        let record = record?;
+        let Some(record) = report.read(record) else { break };
         match record.import() {
             Ok(_) => report.checked += 1,
             Err(error) => report.failed.push(Failed { line: record.line(), error }),
         }
     }
-    Ok(report)
+    report
 }
 
 async fn import(
@@ -150,7 +153,7 @@ async fn import(
     let mut report = Report::default();
     let mut chunk: Vec<(u64, KeyImport)> = Vec::with_capacity(CHUNK);
     for record in records {
-        let record = record?;
+        let Some(record) = report.read(record) else { break };
         match record.import() {
             Ok(import) => chunk.push((record.line(), import)),
             Err(error) => report.failed.push(Failed { line: record.line(), error }),
@@ -165,6 +168,11 @@ async fn import(
 }
 
 impl Report {
+    /// Returns the next record, or notes that no more can be read. What was imported before is reported.
+    fn read(&mut self, record: Result<Record, Error>) -> Option<Record> {
+        record.inspect_err(|error| self.unreadable = Some(error.to_string())).ok()
+    }
+
     /// Imports a chunk, and empties it.
     async fn add(
         &mut self,
@@ -200,6 +208,9 @@ impl Report {
             for Failed { line, error } in &self.failed {
                 ui.note(&format!("line {line}: not imported: {error}"));
             }
+        }
+        if let Some(error) = &self.unreadable {
+            return Err(Error::Failed(error.clone()));
         }
         match self.failed.len() {
             0 => Ok(()),

@@ -1,7 +1,7 @@
 //! `key update`.
 
-use agentkey::model::Metadata;
-use agentkey::{Budget, KeyId, KeyPatch, ScopeSet};
+use agentkey::model::{Metadata, RateLimit};
+use agentkey::{AgentKeys, Budget, KeyId, KeyPatch, ScopeSet};
 use clap::{ArgGroup, Args as ClapArgs};
 
 use crate::database::DatabaseArgs;
@@ -16,7 +16,8 @@ Example:
   agentkey key update 7 --no-limit --no-expiry
   agentkey key update 7 --scopes read
 
-Limits replace all that there were, and a rate replaces the one before. What was spent stays.";
+Limits of money replace all that there were. A rate, with its burst, replaces the one before, and so
+does a number in flight; neither touches the other. What was spent stays.";
 
 /// The arguments of `key update`.
 #[derive(Debug, ClapArgs)]
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     no_limit: bool,
     #[command(flatten)]
     requests: RequestArgs,
-    /// Remove its own rate limit; those of its parents stay
+    /// Remove its own limit of requests, also of those in flight; those of its parents stay
     #[arg(long, group = "change", conflicts_with_all = ["rate", "in_flight"])]
     no_rate: bool,
     /// Let it be used from everywhere that its parents may be used from
@@ -70,12 +71,19 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self, database: &DatabaseArgs, ui: &Ui) -> Result<(), Error> {
-        let (id, patch) = (self.key, self.patch()?);
-        let key = database.with_keys(async |keys| Ok(keys.update(id, patch).await?)).await?;
+        let id = self.key;
+        let update = async |keys: &AgentKeys| {
+            let stays = match self.requests.sets_limit() {
+                true => keys.find_by_id(id).await?.and_then(|found| found.key().rate_limit),
+                false => None,
+            };
+            Ok(keys.update(id, self.patch(stays)?).await?)
+        };
+        let key = database.with_keys(update).await?;
         super::change::show(&key, "Updated", ui)
     }
 
-    fn patch(self) -> Result<KeyPatch, Error> {
+    fn patch(self, stays: Option<RateLimit>) -> Result<KeyPatch, Error> {
         let mut patch = KeyPatch::new();
         if let Some(name) = self.name {
             patch = patch.name(name);
@@ -90,7 +98,7 @@ impl Args {
         if let Some(budget) = self.budget.budget()?.or(self.no_limit.then(Budget::unlimited)) {
             patch = patch.budget(budget);
         }
-        patch = self.requests.update(patch, self.no_rate, self.no_cidr)?;
+        patch = self.requests.update(patch, stays, self.no_rate, self.no_cidr)?;
         patch = match self.expires {
             Some(Expiry::At(at)) => patch.expires_at(at),
             Some(Expiry::In(validity)) => patch.expires_in(validity),

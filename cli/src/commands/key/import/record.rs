@@ -56,7 +56,15 @@ pub(super) fn csv(input: impl Read + 'static) -> Result<Records, Error> {
         }
     }
     let records = reader.into_records().map(move |record| {
-        let record = record.map_err(|error| Error::Failed(csv_error(&error)))?;
+        let record = match record {
+            Ok(record) => record,
+            Err(error) if error.is_io_error() => return Err(Error::Failed(csv_error(&error))),
+            // The records after it are read.
+            Err(error) => {
+                let line = error.position().map_or(1, csv::Position::line);
+                return Ok(Record { line, members: Err(what_is_wrong(&error)) });
+            }
+        };
         let line = record.position().map_or(0, csv::Position::line);
         let members = header.iter().zip(&record).map(|(name, text)| {
             let value = match (name, text) {
@@ -92,15 +100,18 @@ pub(super) fn json_lines(input: impl BufRead + 'static) -> Records {
 /// Returns the position and the kind of an error, without the fields.
 fn csv_error(error: &csv::Error) -> String {
     let line = error.position().map_or(1, csv::Position::line);
-    let what = match error.kind() {
+    format!("line {line}: {}: correct the file, and import it again", what_is_wrong(error))
+}
+
+fn what_is_wrong(error: &csv::Error) -> String {
+    match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("it has {len} fields, and the header has {expected_len}")
         }
         csv::ErrorKind::Utf8 { .. } => "it is not UTF-8".to_owned(),
         csv::ErrorKind::Io(error) => error.to_string(),
         _ => "it is no record of CSV".to_owned(),
-    };
-    format!("line {line}: {what}: correct the file, and import it again")
+    }
 }
 
 fn boolean(text: &str) -> Value {
@@ -139,9 +150,11 @@ impl Record {
         }
         let import = read(members.clone());
         import.map_err(|error| {
-            let values = values
-                .iter()
-                .flat_map(|value| [value.as_str()].into_iter().chain(value.split_whitespace()));
+            // Some errors quote a text as Rust does.
+            let quoted = values.iter().map(|value| format!("{value:?}"));
+            let values: Vec<_> = values.iter().cloned().chain(quoted).collect();
+            let words = values.iter().flat_map(|value| value.split_whitespace());
+            let values = values.iter().map(|value| value.trim_matches('"')).chain(words);
             secrets::without_values(&error, values)
         })
     }
