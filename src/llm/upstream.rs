@@ -26,8 +26,9 @@ impl Meter {
     /// model reasons without sending it is in no text, so without the usage nobody would pay for it.
     ///
     /// An answer that is held whole gets a limit where its request has none: the
-    /// [most output](Self::max_output) that is held for it. A legacy completion gets 16 tokens at most, the default of its protocol. A limit
-    /// that has the name of another format is sent by the name of this one.
+    /// [most output](Self::max_output) that is held for it. A legacy completion gets 16 tokens at most,
+    /// the default of its protocol. A limit that has the name of another format is sent by the name of
+    /// this one.
     ///
     /// What might be answered otherwise than it is priced is not passed on:
     ///
