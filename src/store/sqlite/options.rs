@@ -81,6 +81,14 @@ impl SqliteOptions {
     /// # Errors
     ///
     /// [`StoreError`] where the options name no file that could be opened, or one is out of its range.
+    ///
+    /// ```
+    /// use agentkey::store::SqliteOptions;
+    /// use std::path::PathBuf;
+    ///
+    /// assert_eq!(SqliteOptions::new("sqlite:a%20b.db").file()?, Some(PathBuf::from("a b.db")));
+    /// # Ok::<(), agentkey::StoreError>(())
+    /// ```
     pub fn file(&self) -> Result<Option<PathBuf>, StoreError> {
         match self.location().map_err(StoreError::failed)? {
             Location::File { path, .. } => Ok(Some(path)),
